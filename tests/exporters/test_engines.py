@@ -107,14 +107,18 @@ def test_auto_keeps_pytorch_for_few_images(models, photos, monkeypatch):
     assert len(_predicted(models["one"], photos)[0]) == 12
 
 
-def _wrong(path):
-    session = runtimes.open_onnx(path)
-    return runtimes.Session("wrong", lambda images: tuple(x + 1e-2 * x**2 for x in session.run(images)), {})
+def _wrong(change):
+    def wrong(path):
+        session = runtimes.open_onnx(path)
+        return runtimes.Session("wrong", lambda images: tuple(x + change * x**2 for x in session.run(images)), {})
+
+    return wrong
 
 
-def test_an_engine_that_disagrees_computes_nothing(models, photos, monkeypatch, timings, log):
+@pytest.mark.parametrize("change", [1e-2, float("nan")])
+def test_an_engine_that_disagrees_computes_nothing(change, models, photos, monkeypatch, timings, log):
     for name in ENGINES:
-        monkeypatch.setitem(engines._OPEN, name, _wrong)
+        monkeypatch.setitem(engines._OPEN, name, _wrong(change))
     with pytest.raises(ev2.InputError, match=mentioning("onnxruntime", "differs", "engine=torch")):
         _predicted(models["one"], photos, engine="onnxruntime")
     timings(1)
@@ -132,6 +136,8 @@ def test_auto_survives_a_model_that_cannot_be_exported(models, photos, monkeypat
     timings()
     assert len(_predicted(models["one"], photos, engine="auto")[0]) == 12
     assert mentions(log.messages, "Engine", "torch", "no such operator")
+    with pytest.raises(ev2.InputError, match=mentioning("onnxruntime", "no such operator", "engine=torch")):
+        _predicted(models["one"], photos, engine="onnxruntime")
 
 
 def test_wrong_engines_are_refused(models, photos):

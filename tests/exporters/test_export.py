@@ -17,13 +17,18 @@ from typer.testing import CliRunner
 
 import efficientnetv2 as ev2
 from efficientnetv2.cli.main import app
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.exporters import classify, formats, runtimes, verify
-from efficientnetv2.exporters.graph import metadata
+from efficientnetv2.exporters.graph import Encoding, metadata
 from efficientnetv2.models import model_file
 from efficientnetv2.models.ensemble import write_members
 from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.training.overrides import TrainOverrides
+from efficientnetv2.utils.device import place
+from efficientnetv2.workflows import benchmark
 from efficientnetv2.workflows import export as workflow
+from efficientnetv2.workflows.crossval_config import CrossValConfig, SavedCrossVal
 
 pytest.importorskip("onnxruntime")
 
@@ -200,6 +205,23 @@ def test_half_precision_shrinks_the_file(model, photos, tmp_path):
     assert half.size_bytes < whole.size_bytes
 
 
+def test_writing_a_program_keeps_the_memory_format_of_the_model(tmp_path):
+    network = place(small_network(), torch.device("cpu"))
+    formats.write(network, tmp_path / "model.pt2", "torch", Encoding())
+    weights = [weight for weight in network.parameters() if weight.ndim == 4 and min(weight.shape[1:]) > 1]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+@pytest.mark.parametrize("crop", ["squash", "center", "border"])
+def test_raw_images_for_equal_pixels_are_what_the_graph_crops(crop):
+    own = Preprocessing(image_size=25, crop_mode=crop, crop_pct=0.8)
+    padded = verify._uncropped(np.ones((1, 25, 25, 3), np.uint8), own)
+    spare = 0 if crop == "border" else 6
+    assert padded.shape == (1, 25 + spare, 25 + spare, 3)
+    assert padded[0, spare // 2 : spare // 2 + 25, spare // 2 : spare // 2 + 25].all()
+
+
 def _flipped(open_file):
     """A runtime that gives the classes in reverse."""
 
@@ -208,6 +230,10 @@ def _flipped(open_file):
         return runtimes.Session(session.name, lambda x: tuple(y[:, ::-1] for y in session.run(x)), session.metadata)
 
     return flipped
+
+
+def _failing(*_):
+    raise RuntimeError("no such operator")
 
 
 def _stopped(*_):
@@ -221,8 +247,11 @@ def _stopped(*_):
         (classify, "load_input", lambda file, info: np.zeros((1, 3, 32, 32), np.float32), "labels .* differently"),
         (verify, "read_pixels", _stopped, ""),
         (workflow, "compare", lambda *_: 1 / 0, "division"),
+        (runtimes.OPEN, "onnx", _failing, "no such operator.*`format`"),
+        (runtimes.OPEN, "onnx", lambda _: runtimes.Session("", _failing, {"input": "float"}), "no such operator"),
+        (formats._WRITERS, "onnx", _failing, "no such operator"),
     ],
-    ids=["wrong pixels", "wrong label", "stopped", "failed"],
+    ids=["wrong pixels", "wrong label", "stopped", "failed", "not opened", "not run", "not written"],
 )
 def test_what_disagrees_or_is_stopped_leaves_nothing(place, name, wrong, error, model, photos, monkeypatch):
     (monkeypatch.setitem if isinstance(place, dict) else monkeypatch.setattr)(place, name, wrong)
@@ -238,6 +267,33 @@ def test_an_earlier_export_stays_until_the_new_one_is_proved(model, photos, monk
     with pytest.raises(ev2.InputError, match="differs"):
         ev2.export(model, data=photos, overwrite=True)
     assert (model.parent / "model.onnx").read_bytes() == before
+
+
+def test_an_earlier_export_stays_if_the_new_one_cannot_be_moved(tmp_path):
+    target, before = tmp_path / "model_openvino", tmp_path / "before"
+    target.mkdir()
+    (target / "model.xml").write_text("earlier")
+    with pytest.raises(FileNotFoundError):
+        workflow._replace(target, tmp_path / "missing", before)
+    assert (target / "model.xml").read_text() == "earlier"
+
+
+def test_the_program_is_written_after_the_model(model, photos, monkeypatch):
+    monkeypatch.setattr(workflow, "_replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ev2.export(model, data=photos)
+    assert [path.name for path in model.parent.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["run", "crossval"])
+def test_labels_of_a_multi_label_run_or_cross_validation_are_split(kind, tmp_path):
+    (tmp_path / "dataset.csv").write_text("path,label,split\n1.jpg,a;b,val\n2.jpg,b,val\n")
+    if kind == "run":
+        (tmp_path / "run.json").write_text('{"schema_version": 2, "label_separator": ";"}')
+    else:
+        source = DataConfig("photos", label_separator=";")
+        SavedCrossVal(TrainOverrides(), CrossValConfig(), source, "digest").save(tmp_path)
+    assert workflow._run_dataset(tmp_path, "to compare on", "data").class_names == ("a", "b")
 
 
 def test_what_cannot_be_exported_is_refused_by_name(model, photos, tmp_path):
@@ -289,6 +345,35 @@ def test_the_command_prints_size_time_and_agreement(model, photos, tmp_path):
     assert mentions(again.stderr, "--output", "exists", "--overwrite")
     done = CliRunner().invoke(app, [*words, "--overwrite", "--json"])
     assert json.loads(done.stdout)["label_agreement"] == 1
+
+
+def test_the_table_of_formats_has_those_that_fail(model, photos, monkeypatch):
+    names, runs = ["onnx", "openvino", "torch"], []
+    monkeypatch.setattr(benchmark, "installed", lambda: [(name, "float32") for name in names])
+    monkeypatch.setitem(formats._WRITERS, "openvino", formats.write_onnx)
+    monkeypatch.setitem(runtimes.OPEN, "onnx", _failing)
+    monkeypatch.setitem(
+        runtimes.OPEN, "openvino", lambda _: runtimes.Session("", lambda _: bytes(-1), {"input": "float"})
+    )
+    start = benchmark._in_pytorch
+
+    def counted(network):
+        session = start(network)
+        return runtimes.Session("", lambda images: runs.append(1) or session.run(images), session.metadata)
+
+    monkeypatch.setattr(benchmark, "_in_pytorch", counted)
+    table = ev2.benchmark(model, photos).set_index("format")
+    assert mentions(table.loc["onnx", "error"], "no such operator", "format")
+    assert mentions(table.loc["openvino", "error"], "negative count", "format")
+    assert table.loc["torch", "error"] == table.loc["PyTorch", "error"] == ""
+    assert table.loc["torch", "label_agreement"] == 1
+    assert len(runs) == 2 * (benchmark._ROUNDS + 1), "the session in PyTorch only takes part in the timings"
+
+
+def test_the_table_of_formats_replaces_nothing(model):
+    done = CliRunner().invoke(app, ["export", str(model), "--benchmark", "--overwrite"])
+    assert done.exit_code == 2
+    assert mentions(done.stderr, "--benchmark", "--overwrite")
 
 
 def test_a_missing_extra_is_named(model, photos, monkeypatch):

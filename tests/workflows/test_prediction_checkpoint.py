@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -247,6 +248,54 @@ def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class
     assert asked == [46, 46], "neither asks for what is there"
     assert answers[0].logits[[0, 2]].tolist() == _answers([0, 2])[1].tolist()
     assert len(answers[1].samples) == 46
+
+
+def test_predictions_of_another_engine_are_not_mixed_in(so_far):
+    one, same = so_far(every_s=0), so_far()
+    assert one.saved_engine() is None
+    one.engine = same.engine = "openvino"
+    one.add(*_answers([4, 1]))
+    assert not len(so_far().load()[0])
+    assert so_far().saved_engine() == "openvino"
+    assert same.load()[0].tolist() == [1, 4]
+
+
+def test_the_main_process_chooses_the_engine_of_all_outside_of_the_measured_time(
+    so_far, network, class_folders, monkeypatch
+):
+    dataset = load_dataset(class_folders, require_labels=False)
+    choices, sent, computes, seconds = [], [], [], []
+
+    def choose(engine, network, preprocessing, read, num_images):
+        time.sleep(1)
+        choices.append((engine, tuple(read().shape), num_images))
+        return "openvino", "of the main process"
+
+    def broadcast(world, make):
+        if world.is_main_process:
+            sent.append(make())
+            return sent[-1]
+        return sent.pop(0)
+
+    def predicted(network, dataset, *, runtime, **words):
+        computes.append(runtime.compute)
+        return Predictions(np.arange(len(dataset)), dataset.targets, torch.randn(len(dataset), 3))
+
+    monkeypatch.setattr(batch_predict, "choose_engine", choose)
+    monkeypatch.setattr(batch_predict, "open_engine", lambda engine, *_: f"{engine} opened")
+    monkeypatch.setattr(batch_predict, "broadcast_from_main", broadcast)
+    monkeypatch.setattr(batch_predict, "predict_dataset", predicted)
+    for rank in (0, 1):
+        runtime = Runtime(world=World(rank=rank, size=2), engine="auto")
+        seconds.append(run_prediction(_job(network, dataset), runtime, "predicting", so_far())[1])
+    assert choices == [("auto", (48, 3, 32, 32), 48)]
+    assert computes == ["of the main process", "openvino opened"]
+    assert max(seconds) < 1
+    saved = so_far(every_s=0)
+    saved.engine = "onnxruntime"
+    saved.add(*_answers([4, 1]))
+    run_prediction(_job(network, dataset), Runtime(engine="auto"), "predicting", so_far())
+    assert choices[1:] == [("onnxruntime", (48, 3, 32, 32), 48)], "a resumed prediction keeps its engine"
 
 
 @pytest.mark.parametrize("stop", [InputError("the store is gone"), signal.SIGTERM])

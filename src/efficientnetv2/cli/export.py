@@ -43,7 +43,12 @@ def export(
         str | None, advanced("Images for --int8.  [default: training images of the run]", "DATA")
     ] = None,
     num_images: Annotated[
-        int | None, advanced("Images to compare on, at most.  [default: 200; with --int8 2,000]", "N", check=between(1))
+        int | None,
+        advanced(
+            "Images to compare on, at most.  [default: 200; with --int8 2,000; with --benchmark 500]",
+            "N",
+            check=between(1),
+        ),
     ] = None,
     benchmark: Annotated[bool, flag("--benchmark", "Compare all installed formats. Writes no file.")] = False,
     overwrite: Annotated[bool, flag("--overwrite", "Replace an earlier export.")] = False,
@@ -62,11 +67,12 @@ def export(
 
     with Screen(quiet=as_json) as screen:
         if benchmark:
-            if output is not None or half or int8 or input != "float" or format != "onnx":
+            if output is not None or half or int8 or overwrite or input != "float" or format != "onnx":
                 raise InputError(
-                    "`benchmark` compares all formats. Leave `format`, `output`, `input`, `half` and `int8` out."
+                    "`benchmark` compares all formats and writes no file. Leave `format`, `output`, `input`, `half`, "
+                    "`int8` and `overwrite` out."
                 )
-            table = benchmark_workflow.benchmark(model, data, calibration=calibration, num_images=num_images or 500)
+            table = benchmark_workflow.benchmark(model, data, calibration=calibration, num_images=num_images)
             _print_benchmark(table, screen)
             if as_json:
                 print_json(table.astype(object).where(table.notna(), None).to_dict(orient="records"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +24,7 @@ from efficientnetv2.utils.probability import probabilities
 
 _logger = logging.getLogger(__name__)
 
-_OPEN: dict[str, Callable[[Path], runtimes.Session]] = {
+_OPEN: dict[Engine, Callable[[Path], runtimes.Session]] = {
     "openvino": runtimes.open_openvino,
     "onnxruntime": runtimes.open_onnx,
 }
@@ -44,11 +44,46 @@ def engine_picker(engine: Engine, device: torch.device) -> PickEngine | None:
     Raises:
         InputError: The engine computes on a CPU only; later, that it is not installed or disagrees with PyTorch.
     """
-    if engine == "torch" or (engine == "auto" and device.type != "cpu"):
-        return None
-    if device.type != "cpu":
+    return None if engine_on(device, engine) == "torch" else _Picker(engine)
+
+
+def engine_on(device: torch.device, engine: Engine) -> Engine:
+    """The engine for a device; ``auto`` is PyTorch except on a CPU. Raises InputError if it computes on a CPU only."""
+    if engine == "torch" or device.type == "cpu":
+        return engine
+    if engine != "auto":
         raise InputError(f"`engine` {engine} computes on the CPU, and the device is {device}. Use `device=cpu`.")
-    return _Picker(engine)
+    return "torch"
+
+
+def choose_engine(
+    engine: Engine,
+    network: Network,
+    preprocessing: Preprocessing,
+    read: Callable[[], Tensor | None],
+    num_images: int | None,
+) -> tuple[Engine, Compute | None]:
+    """The engine, and what it computes with; None is PyTorch. ``auto`` takes PyTorch for few images.
+
+    ``read`` gives a batch (n, C, S, S) uint8 to try engines on, or None without images. ``num_images`` may be unknown.
+
+    Raises:
+        InputError: The engine is not installed, fails or disagrees with PyTorch.
+    """
+    installed = [name for name in _OPEN if all(map(find_spec, (name, "onnx", "onnxscript")))]
+    is_few = num_images is not None and num_images < _MIN_IMAGES
+    if engine == "torch" or (engine == "auto" and (is_few or not installed)) or (batch := read()) is None:
+        return "torch", None
+    trial = _Trial(network, preprocessing, batch)
+    return trial.fastest(installed) if engine == "auto" else (engine, trial.required(engine))
+
+
+def open_engine(engine: Engine, network: Network, preprocessing: Preprocessing) -> Compute | None:
+    """What an engine that another process has chosen computes with. Raises InputError."""
+    if engine == "torch":
+        return None
+    with runtimes.failures_as_input_errors(f"`engine` {engine}", "Use `engine=torch`."):
+        return _open([engine], network, preprocessing)[engine]
 
 
 @dataclass
@@ -63,8 +98,7 @@ class _Picker:
     ) -> Compute | None:
         key = (network, preprocessing)
         if key not in self._picked:
-            trial = _Trial(network, preprocessing, first_batch)
-            self._picked[key] = trial.fastest(num_images) if self.engine == "auto" else trial.required(self.engine)
+            _, self._picked[key] = choose_engine(self.engine, *key, lambda: first_batch, num_images)
         return self._picked[key]
 
 
@@ -76,28 +110,27 @@ class _Trial:
     preprocessing: Preprocessing
     batch: Tensor
 
-    def required(self, name: str) -> Compute:
-        """An engine by name. Raises InputError if it is not installed or disagrees."""
-        compute = self._open([name])[name]
-        if (difference := self._difference(compute)) > _TOLERANCE:
+    def required(self, name: Engine) -> Compute:
+        """An engine by name. Raises InputError if it is not installed, fails or disagrees."""
+        with runtimes.failures_as_input_errors(f"`engine` {name}", "Use `engine=torch`."):
+            compute = _open([name], self.network, self.preprocessing)[name]
+            difference = self._difference(compute)
+        if not difference <= _TOLERANCE:  # NaN differs
             raise InputError(
                 f"`engine` {name} differs from PyTorch by {difference:.2g} in a probability. Use `engine=torch`."
             )
         _logger.info(f"Engine: {name} (largest difference of a probability on the first batch: {difference:.1g}).")
         return compute
 
-    def fastest(self, num_images: int | None) -> Compute | None:
-        """The fastest installed engine that agrees; None is PyTorch. ``num_images`` may be unknown."""
-        installed = [name for name in _OPEN if all(map(find_spec, (name, "onnx", "onnxscript")))]
-        if not installed or (num_images is not None and num_images < _MIN_IMAGES):
-            return None
+    def fastest(self, names: Sequence[Engine]) -> tuple[Engine, Compute | None]:
+        """The fastest engine that agrees, or PyTorch."""
         try:
-            engines = self._open(installed)
+            engines = _open(names, self.network, self.preprocessing)
             differences = {name: self._difference(compute) for name, compute in engines.items()}
         except Exception as error:  # an engine is an optimization: PyTorch computes every model
             _logger.info(f"Engine: torch (the export failed: {error_summary(error)}).")
-            return None
-        wrong = [f"{name} differs by {value:.1g}" for name, value in differences.items() if value > _TOLERANCE]
+            return "torch", None
+        wrong = [f"{name} differs by {value:.1g}" for name, value in differences.items() if not value <= _TOLERANCE]
         seconds = {
             name: _seconds(lambda compute=compute: compute(self.batch))  # type: ignore[misc]
             for name, compute in engines.items()
@@ -107,22 +140,12 @@ class _Trial:
         best = min(seconds, key=seconds.__getitem__, default=None)
         if best is None or own < _GAIN * seconds[best]:
             _logger.info(f"Engine: torch ({', '.join(wrong) or 'no other is faster'} on the first batch).")
-            return None
+            return "torch", None
         _logger.info(
             f"Engine: {best} ({own / seconds[best]:.1f} times as fast as torch on the first batch; largest difference "
             f"of a probability {differences[best]:.1g})."
         )
-        return engines[best]
-
-    def _open(self, names: list[str]) -> dict[str, Compute]:
-        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # OpenVINO may keep the file open
-            file = Path(folder) / "model.onnx"
-            write_onnx(ExportGraph(self.network, self.preprocessing), file, Encoding(), {})
-            return {name: self._compute(_OPEN[name](file)) for name in names}
-
-    def _compute(self, session: runtimes.Session) -> Compute:
-        own = self.preprocessing
-        return lambda images: torch.from_numpy(session.run(model_input(images, own))[0])
+        return best, engines[best]
 
     def _expected(self) -> Tensor:
         return predict(self.network, [self.batch], preprocessing=self.preprocessing)
@@ -132,6 +155,16 @@ class _Trial:
             probabilities(logits, self.network.activation) for logits in (compute(self.batch), self._expected())
         )
         return float((found - expected).abs().max())
+
+
+def _open(names: Sequence[Engine], network: Network, preprocessing: Preprocessing) -> dict[Engine, Compute]:
+    def compute(session: runtimes.Session) -> Compute:
+        return lambda images: torch.from_numpy(session.run(model_input(images, preprocessing))[0])
+
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # OpenVINO may keep the file open
+        file = Path(folder) / "model.onnx"
+        write_onnx(ExportGraph(network, preprocessing), file, Encoding(), {})
+        return {name: compute(_OPEN[name](file)) for name in names}
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy.typing as npt
 import torch
 
 from efficientnetv2.exporters import runtimes
-from efficientnetv2.exporters.graph import OUTPUTS, Encoding, ExportGraph, InputKind, Precision, class_names, metadata
+from efficientnetv2.exporters.graph import OUTPUTS, Encoding, ExportGraph, Floats, InputKind, Precision, metadata
 from efficientnetv2.exporters.onnx import write_onnx
 from efficientnetv2.exporters.openvino import write_openvino
-from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.efficientnet import Network, output_names
 from efficientnetv2.utils.errors import InputError, error_summary
 
 Format = Literal["onnx", "openvino", "torch", "triton"]
@@ -45,7 +49,8 @@ def _write_program(graph: ExportGraph, path: Path, encoding: Encoding, metadata:
     """
     if encoding.input != "float" or encoding.precision != "float32":
         raise InputError("`format=torch` takes normalized images in float32. Leave `input`, `half` and `int8` out.")
-    graph.to(memory_format=torch.contiguous_format)  # other formats are saved with a warning
+    # Other memory formats are saved with a warning. The caller's model keeps its own, which is faster.
+    graph = copy.deepcopy(graph).to(memory_format=torch.contiguous_format)
     shapes = ({0: torch.export.Dim("batch")},)
     try:
         program = torch.export.export(graph, (graph.sample(),), dynamic_shapes=shapes)
@@ -67,24 +72,40 @@ def installed() -> list[tuple[Format, Precision]]:
 
 
 def write(network: Network, target: Path, format: Format, encoding: Encoding) -> tuple[Path, tuple[str, ...]]:
-    """Write a format; returns the file that its runtime opens, and the layers that int8 leaves in float."""
+    """Write a format; returns the file that its runtime opens, and the layers that int8 leaves in float.
+
+    Raises:
+        InputError: A package is missing, or fails for this network.
+    """
     file = target
     if format == "openvino":
         file = target / "model.xml"
     elif format == "triton":
         file = target / _SERVED / "1" / "model.onnx"
     file.parent.mkdir(parents=True, exist_ok=True)
-    in_float = _WRITERS[format](ExportGraph(network), file, encoding, metadata(network, encoding.input))
+    with _failures(format):
+        in_float = _WRITERS[format](ExportGraph(network), file, encoding, metadata(network, encoding.input))
     if format == "triton":
         folder = file.parent.parent
         (folder / "config.pbtxt").write_text(_triton_config(_SERVED, network, encoding.input), encoding="utf-8")
-        (folder / "labels.txt").write_text("\n".join([*class_names(network), ""]), encoding="utf-8")
+        (folder / "labels.txt").write_text("\n".join([*output_names(network), ""]), encoding="utf-8")
     return file, in_float
 
 
 def open_session(format: Format, file: Path) -> runtimes.Session:
-    """A file of ``write`` in its own runtime."""
-    return runtimes.OPEN["onnx" if format == "triton" else format](file)
+    """A file of ``write`` in its own runtime. Where that fails, also later, it raises InputError."""
+    with _failures(format):
+        session = runtimes.OPEN["onnx" if format == "triton" else format](file)
+
+    def run(images: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        with _failures(format):
+            return session.run(images)
+
+    return replace(session, run=run)
+
+
+def _failures(format: Format) -> AbstractContextManager[None]:
+    return runtimes.failures_as_input_errors(f"format {format}", "Use another `format`.")
 
 
 def is_export(path: Path, format: Format) -> bool:

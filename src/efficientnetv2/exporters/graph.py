@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.inference.predict import require_classes, view_logits
-from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.efficientnet import Network, output_names
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
@@ -20,7 +21,6 @@ from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.probability import probabilities
 
 Floats = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 #: ``float``: normalized images (N, C, S, S). ``uint8``: images of any size (N, H, W, C), preprocessed in the graph.
 InputKind = Literal["float", "uint8"]
 Precision = Literal["float32", "float16", "int8"]
@@ -81,7 +81,7 @@ def metadata(network: Network, input_kind: InputKind) -> dict[str, str]:
     """What a reader of the file needs, as text: names and preprocessing, in the words of timm's configurations."""
     own = network.preprocessing
     plain: dict[str, Any] = {
-        "names": list(class_names(network)),
+        "names": list(output_names(network)),
         "input": input_kind,
         "image_size": own.image_size,
         "crop_mode": own.crop_mode,
@@ -97,11 +97,6 @@ def metadata(network: Network, input_kind: InputKind) -> dict[str, str]:
     if own.bands is not None:
         plain["bands"] = Preprocessing.to_json(own)["bands"]
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in plain.items()}
-
-
-def class_names(network: Network) -> tuple[str, ...]:
-    """Names of the outputs; their numbers where the network has no names."""
-    return network.class_names or tuple(str(number) for number in range(network.num_classes))
 
 
 def _architecture(network: Network) -> str:

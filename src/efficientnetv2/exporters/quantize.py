@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from efficientnetv2.exporters.graph import Floats, Pixels, model_input, to_batch
+from efficientnetv2.data.image_io import Pixels
+from efficientnetv2.exporters.graph import Floats, model_input, to_batch
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import import_optional

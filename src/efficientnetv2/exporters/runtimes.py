@@ -6,7 +6,8 @@ They compute on the CPU with as many threads as PyTorch.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from efficientnetv2.exporters.graph import OUTPUTS, Floats
+from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.optional_deps import import_optional
 
 
@@ -31,6 +33,17 @@ class Session:
     name: str
     run: Callable[[npt.NDArray[Any]], tuple[Floats, Floats]]
     metadata: Mapping[str, str]
+
+
+@contextmanager
+def failures_as_input_errors(what: str, fix: str) -> Iterator[None]:
+    """Raise InputError where a library fails in the block, whose errors have types of their own; OSError passes."""
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        raise InputError(f"{what} fails for this model ({error_summary(error)}). {fix}") from error
 
 
 def open_onnx(path: Path) -> Session:

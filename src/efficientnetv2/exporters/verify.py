@@ -12,11 +12,11 @@ import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset, resolved_files
 from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.image_io import Pixels, UnreadableImageError
 from efficientnetv2.data.readers import eval_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.exporters import classify
-from efficientnetv2.exporters.graph import Floats, Pixels, Precision, model_input, to_batch
+from efficientnetv2.exporters.graph import Floats, Precision, model_input, to_batch
 from efficientnetv2.exporters.runtimes import Session
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.metrics.confidence_intervals import Difference
@@ -224,7 +224,8 @@ def accuracy_difference(
 
 def _uncropped(pixels: Pixels, own: Preprocessing) -> Pixels:
     """Raw images (n, H, W, C) of which the preprocessing cuts exactly these pixels."""
-    spare = round(own.image_size / own.crop_pct) - own.image_size
+    crop_pct = 1.0 if own.crop_mode == "border" else own.crop_pct  # border keeps the whole image
+    spare = round(own.image_size / crop_pct) - own.image_size
     margins = (spare // 2, spare - spare // 2)
     return np.pad(pixels, ((0, 0), margins, margins, (0, 0)))
 

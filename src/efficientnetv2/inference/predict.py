@@ -20,6 +20,7 @@ from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.records import Ints
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
+from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.preprocessing import RGB, TTA, Preprocessing
@@ -51,7 +52,8 @@ class Runtime:
     workers: int = 0  # processes that read images; 0 reads in this one
     strict: bool = False  # refuse the first unreadable image instead of skipping it
     world: World = SINGLE_PROCESS
-    pick_engine: PickEngine | None = None  # None computes with PyTorch
+    engine: Engine = "torch"  # as requested; ``workflows.batch_predict`` opens it
+    compute: Compute | None = None  # None computes with PyTorch
 
 
 THIS_PROCESS = Runtime()
@@ -160,7 +162,7 @@ def predict_dataset(
         progress=None if progress is None else lambda done: progress(min(len(dataset), done * world.size)),
         on_batch=None if on_batch is None else lambda logits: on_batch(rank_rows[read.rows[-1]], logits),
         num_images=len(part),
-        pick_engine=runtime.pick_engine,
+        pick_engine=lambda *_: runtime.compute,
     )
     rows = read.samples
     shard = Predictions(rows, part.targets[rows], logits, tuple(read.unreadable), network.activation)
@@ -228,6 +230,14 @@ def require_image_channels(network: Network, file: str | Path | None = None) -> 
             f"{file or 'the model'} takes images of {pluralize(network.in_channels, 'channel')}, but files are read "
             "as RGB. Use inference.predict.predict with your batches."
         )
+
+
+def load_classifier(model: str | Path) -> Network:
+    """A model that has classes and takes what image files have. Raises InputError."""
+    network = model_file.load(model)
+    require_classes(network, model)
+    require_image_channels(network, model)
+    return network
 
 
 @contextmanager

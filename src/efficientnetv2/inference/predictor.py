@@ -35,7 +35,7 @@ from efficientnetv2.data.readers import default_bands
 from efficientnetv2.inference.predict import Engine, PickEngine, embed, predict, require_classes, require_image_channels
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models import model_file
-from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.efficientnet import Network, output_names
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import pick_device
@@ -124,8 +124,7 @@ class Predictor:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the network's outputs."""
-        network = self.network
-        return network.class_names or tuple(str(number) for number in range(network.num_classes))
+        return output_names(self.network)
 
     @property
     def preprocessing(self) -> Preprocessing:

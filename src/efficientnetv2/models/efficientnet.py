@@ -76,6 +76,11 @@ class Network(nn.Module):
         return self
 
 
+def output_names(network: Network) -> tuple[str, ...]:
+    """Names of the classes; the numbers of the outputs, from 0, where the network has no names."""
+    return network.class_names or tuple(str(number) for number in range(network.num_classes))
+
+
 def check_classes_and_channels(num_classes: object, in_channels: object) -> None:
     """Raise InputError unless ``num_classes`` ≥ 0 and ``in_channels`` ≥ 1; None passes."""
     for name, value, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.serving.intake import RequestError
 from efficientnetv2.serving.schemas import InferRequest, InputTensor, PredictRequest
-from efficientnetv2.serving.served_model import Pixels, SentImage
+from efficientnetv2.serving.served_model import SentImage
 from efficientnetv2.utils.errors import escape_controls, first_error, shorten, truncate
 
 Schema = TypeVar("Schema", bound=BaseModel)

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
-from efficientnetv2.data.image_io import UnreadableImageError, display_channels
+from efficientnetv2.data.image_io import Pixels, UnreadableImageError, display_channels
 from efficientnetv2.evaluation.explain import grad_cam, overlay_heatmap, supports_grad_cam
 from efficientnetv2.exporters.engines import engine_picker
 from efficientnetv2.inference.predict import PickEngine
@@ -29,8 +28,6 @@ from efficientnetv2.serving.options import ServerOptions
 from efficientnetv2.utils.errors import InputError
 
 _logger = logging.getLogger(__name__)
-
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,20 +20,13 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.damage import ShardDamage
 from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.storage import Stat, store_at
-from efficientnetv2.exporters.engines import engine_picker
-from efficientnetv2.inference.predict import (
-    Engine,
-    Predictions,
-    Runtime,
-    predict_dataset,
-    require_classes,
-    require_image_channels,
-)
-from efficientnetv2.models import model_file
+from efficientnetv2.exporters.engines import choose_engine, engine_on, open_engine
+from efficientnetv2.inference.predict import Compute, Engine, Predictions, Runtime, load_classifier, predict_dataset
 from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members, remove_calibration
@@ -53,6 +46,8 @@ _logger = logging.getLogger(__name__)
 
 # Seconds between two writes of a checkpoint: what a killed process loses at most. Ours.
 _CHECKPOINT_S = 300.0
+# Images that an engine is tried on, those of a batch. Ours.
+_TRIED = 64
 # Unreadable images that are logged by name; a file lists all. Ours.
 _LOGGED = 5
 
@@ -89,7 +84,7 @@ def start_processes(options: InferenceOptions) -> Iterator[Runtime]:
     with process_group(world, mend="Run it again."), nullcontext() if world.is_main_process else silenced():
         device = device_for_rank(options.device, world)
         workers = workers_for(options.workers, device, sharing=world.local_size)
-        yield Runtime(device, workers, options.strict, world, engine_picker(options.engine, device))
+        yield Runtime(device, workers, options.strict, world, engine_on(device, options.engine))
 
 
 def device_for_rank(name: str, world: World) -> torch.device:
@@ -109,6 +104,11 @@ def run_prediction(
     """
     dataset, lost, world = job.dataset, job.damage.reasons, runtime.world
     rows = np.setdiff1d(np.arange(len(dataset)), list(lost))
+    if runtime.engine != "torch":
+        engine, compute = _engine_of_all(job, rows, runtime, checkpoint)
+        runtime = replace(runtime, compute=compute)
+        if checkpoint is not None:
+            checkpoint.engine = engine
     # Only the main process keeps earlier logits: for a million images they are gigabytes.
     earlier = checkpoint.load() if checkpoint is not None and world.is_main_process else None
     if checkpoint is not None:
@@ -140,6 +140,27 @@ def run_prediction(
     return predictions, seconds
 
 
+def _engine_of_all(
+    job: PredictionJob, rows: Ints, runtime: Runtime, checkpoint: PredictionCheckpoint | None
+) -> tuple[Engine, Compute | None]:
+    """The engine of all processes, as the main process chooses it: ``auto`` stays with that of saved predictions."""
+    network, preprocessing = job.network, job.preprocessing
+    computes: list[Compute | None] = []
+
+    def read() -> Tensor | None:
+        batches = evaluation_batches(job.dataset.select(rows), preprocessing, batch_size=_TRIED, workers=0)
+        return next((batch.images for batch in batches if len(batch.samples)), None)
+
+    def choose() -> Engine:
+        saved = checkpoint.saved_engine() if checkpoint is not None and runtime.engine == "auto" else None
+        engine, compute = choose_engine(saved or runtime.engine, network, preprocessing, read, len(rows))
+        computes.append(compute)
+        return engine
+
+    engine = broadcast_from_main(runtime.world, choose)
+    return engine, computes[0] if computes else open_engine(engine, network, preprocessing)
+
+
 class PredictionCheckpoint:
     """Predictions of an unfinished job, in a hidden folder beside its table; the same job resumes from them.
 
@@ -152,15 +173,25 @@ class PredictionCheckpoint:
         self._folder = table.with_name(f".{table.name}.partial")
         self._dataset, self._num_classes = job.dataset, job.network.num_classes
         self._digest = _digest(job)
+        self.engine: Engine = "torch"  # predictions of others are not loaded
         self._every_s, self._written_at = every_s, time.monotonic()
         self._unwritten: list[tuple[Ints, Tensor, Ints]] = []  # rows, logits, file states
         self._states: dict[str, Stat | None] = {}  # of shards: one request each
         self._failed = False
 
+    @property
+    def _prefix(self) -> str:
+        return f"{self._digest}-{self.engine}"
+
+    def saved_engine(self) -> Engine | None:
+        """The engine that computed saved predictions of this job; None without any."""
+        names = [file.name for file in self._folder.glob(f"{self._digest}-*-*.npz")]
+        return cast(Engine, min(names).split("-")[1]) if names else None
+
     def load(self) -> tuple[Ints, Tensor]:
         """(n,) ascending rows of the dataset, and their (n, K) logits, whose files are unchanged."""
         rows, logits = [np.empty(0, np.int64)], [torch.empty(0, self._num_classes)]
-        for file in sorted(self._folder.glob(f"{self._digest}-*.npz")):
+        for file in sorted(self._folder.glob(f"{self._prefix}-*.npz")):
             try:
                 with file.open("rb") as opened, np.load(opened, allow_pickle=False) as part:
                     part_rows, part_logits, files = part["rows"], part["logits"], part["files"]
@@ -185,7 +216,7 @@ class PredictionCheckpoint:
             rows, logits, files = zip(*self._unwritten, strict=True)
             try:
                 self._folder.mkdir(exist_ok=True)
-                file = self._folder / f"{self._digest}-{secrets.token_hex(4)}.npz"
+                file = self._folder / f"{self._prefix}-{secrets.token_hex(4)}.npz"
                 part = (np.concatenate(rows), torch.cat(logits).numpy(), np.concatenate(files))
                 write_atomically(file, lambda partial: _save(partial, *part))
             except OSError as error:
@@ -194,7 +225,7 @@ class PredictionCheckpoint:
                 _logger.info(f"Predictions are not saved before the end: {self._folder}: {reason}.")
             self._unwritten = []
         self._written_at = time.monotonic()
-        return next(self._folder.glob(f"{self._digest}-*.npz"), None) is not None
+        return next(self._folder.glob(f"{self._prefix}-*.npz"), None) is not None
 
     def remove(self) -> None:
         """Delete the folder, with checkpoints of other jobs: the table has been written."""
@@ -290,10 +321,7 @@ def load_predictor(model: str, data: str | Path, command: str) -> Network:
     if _is_model(data) and not _is_model(model):
         right = shell_join(["effnetv2", *command.split(), str(data), model])
         raise InputError(f"MODEL {model} is not a model, but DATA {data} is. Swap them: {right}")
-    network = model_file.load(model)
-    require_classes(network, model)
-    require_image_channels(network, model)
-    return network
+    return load_classifier(model)
 
 
 def _is_model(path: str | Path) -> bool:

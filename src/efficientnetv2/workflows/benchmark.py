@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
-import time
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,28 +20,27 @@ from efficientnetv2.exporters.formats import NAMES, installed, open_session, wri
 from efficientnetv2.exporters.graph import Encoding, ExportGraph, Floats, metadata, model_input, to_batch
 from efficientnetv2.exporters.runtimes import Session
 from efficientnetv2.exporters.verify import Compared, check, compare, read_pixels
+from efficientnetv2.inference.predict import load_classifier, predict_dataset
 from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.utils.benchmark import interleave
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import arguments
 from efficientnetv2.workflows.arguments import PathLike, api, path_text
-from efficientnetv2.workflows.export import (
-    calibration_images,
-    comparison_images,
-    load_exportable,
-    paired_accuracy,
-    size_of,
-)
+from efficientnetv2.workflows.batch_predict import none_readable_error
+from efficientnetv2.workflows.export import calibration_images, comparison_images, paired_accuracy, size_of
 
 _logger = logging.getLogger(__name__)
 
 # Rounds in which the formats are timed in turn, and the most images of a batch. Ours.
 _ROUNDS, _BATCH = 7, 32
+# Images to compare on, by each format. Ours.
+_IMAGES = 500
 
 
 @api
 def benchmark(
-    model: PathLike, data: PathLike | None = None, *, calibration: PathLike | None = None, num_images: int = 500
+    model: PathLike, data: PathLike | None = None, *, calibration: PathLike | None = None, num_images: int | None = None
 ) -> pd.DataFrame:
     """Export a model to each format that is installed, and compare size, accuracy and speed. Writes no file.
 
@@ -57,7 +55,7 @@ def benchmark(
         model: A run, a cross-validation, or the path of one or of a model file.
         data: Images to compare on. Default: the validation images of the run, see `export`.
         calibration: Images for int8, see `export`.
-        num_images: Number of images to compare on, at most.
+        num_images: Number of images to compare on, at most. Default: 500.
 
     Returns:
         A row per format and precision; the first is the model in PyTorch. ``accuracy`` is on the labeled images;
@@ -71,11 +69,14 @@ def benchmark(
     """
     path = Path(path_text("model", model))
     arguments.number("num_images", num_images, 1)
-    network = load_exportable(path)
-    dataset = comparison_images(network, path, data, num_images)
+    network = load_classifier(path)
+    dataset = comparison_images(network, path, data, num_images or _IMAGES)
     sessions = {0: _in_pytorch(network)}
-    own = compare(network, sessions[0], dataset)
-    own = replace(own, from_file=own.expected)
+    predicted = predict_dataset(network, dataset, preprocessing=network.preprocessing)
+    if not len(predicted.samples):
+        raise none_readable_error(dataset, *predicted.unreadable[0])
+    expected = predicted.probabilities
+    own = Compared(predicted.samples, expected, expected, expected, math.nan)
     rows: list[dict[str, Any]] = [{"format": "PyTorch", "precision": "float32", "runtime": sessions[0].name}]
     rows[0]["megabytes"] = sum(weight.nbytes for weight in network.state_dict().values()) / 1e6
     rows[0] |= {"label_agreement": 1.0, **_accuracy(network, path, dataset, own)}
@@ -91,7 +92,7 @@ def benchmark(
                 file, _ = write(network, target, format, encoding)
                 session = open_session(format, file)
                 row |= {"runtime": session.name, "megabytes": size_of(target) / 1e6}
-                found = compare(network, session, dataset, own.expected)
+                found = compare(network, session, dataset, expected)
                 row["label_agreement"] = check(found, network, dataset, precision).label_agreement
             except InputError as error:
                 row["error"] = str(error)
@@ -137,19 +138,12 @@ def _sample(network: Network, dataset: ImageDataset) -> Floats:
 
 
 def _timings(sessions: Mapping[int, Session], images: Floats) -> dict[int, dict[str, float]]:
-    """Milliseconds of an image and images per second, of sessions that take turns after a first round."""
-    seconds: dict[int, list[tuple[float, float]]] = {key: [] for key in sessions}
-    for _ in range(_ROUNDS + 1):
-        for key, session in sessions.items():
-            seconds[key].append((_seconds(session, images[:1]), _seconds(session, images)))
-    found = {}
-    for key, rounds in seconds.items():
-        single, batch = (statistics.median(column) for column in zip(*rounds[1:], strict=True))
-        found[key] = {"milliseconds": 1000 * single, "images_per_s": len(images) / batch}
-    return found
-
-
-def _seconds(session: Session, images: Floats) -> float:
-    start = time.perf_counter()
-    session.run(images)
-    return time.perf_counter() - start
+    """Milliseconds of an image and images per second, of sessions that take turns."""
+    sides: dict[str, Callable[[], object]] = {}
+    for key, session in sessions.items():
+        sides |= {f"image {key}": partial(session.run, images[:1]), f"batch {key}": partial(session.run, images)}
+    median = {name: statistics.median(seconds) for name, seconds in interleave(sides, rounds=_ROUNDS).items()}
+    return {
+        key: {"milliseconds": 1000 * median[f"image {key}"], "images_per_s": len(images) / median[f"batch {key}"]}
+        for key in sessions
+    }

@@ -12,11 +12,12 @@ import numpy as np
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.clusters import evaluation_clusters
 from efficientnetv2.exporters import classify
 from efficientnetv2.exporters.formats import NAMES, Format, is_export, open_session, write
-from efficientnetv2.exporters.graph import Encoding, InputKind, Pixels, Precision
+from efficientnetv2.exporters.graph import Encoding, InputKind, Precision
 from efficientnetv2.exporters.quantize import CALIBRATION, require_calibration
 from efficientnetv2.exporters.verify import (
     AccuracyDifference,
@@ -27,9 +28,9 @@ from efficientnetv2.exporters.verify import (
     compare,
     read_pixels,
 )
-from efficientnetv2.inference.predict import require_classes, require_image_channels
-from efficientnetv2.models import model_file
+from efficientnetv2.inference.predict import load_classifier
 from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.training.seen_images import find_run
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, pluralize
@@ -138,7 +139,7 @@ def export(
         raise InputError("`calibration` is for `int8`. Give both, or leave it out.")
     target = path_of("output", output) or (path if path.is_dir() else path.parent) / NAMES[format]
     _check_target(target, format, overwrite=overwrite)
-    network = load_exportable(path)
+    network = load_classifier(path)
     dataset = comparison_images(network, path, data, num_images or (_INT8_IMAGES if int8 else _IMAGES))
     encoding = Encoding(input, precision, calibration_images(network, path, calibration) if int8 else None)
     with (
@@ -158,18 +159,10 @@ def export(
         agreement = check(compared, network, dataset, precision)
         accuracy = paired_accuracy(network, path, dataset, compared) if int8 else None
         size = size_of(made)
+        _replace(target, made, Path(folder) / "before")
         if format == "onnx" and network.preprocessing.bands is None:
             write_atomically(_script(target), lambda part: part.write_bytes(Path(classify.__file__).read_bytes()))
-        _replace(target, made, Path(folder) / "before")
     return Export(target, format, precision, runtime, size, agreement, accuracy, float_layers)
-
-
-def load_exportable(path: Path) -> Network:
-    """A model that has classes and takes what image files have. Raises InputError."""
-    network = model_file.load(path)
-    require_classes(network, path)
-    require_image_channels(network, path)
-    return network
 
 
 def comparison_images(network: Network, model: Path, data: PathLike | None, most: int) -> ImageDataset:
@@ -248,13 +241,18 @@ def _is_classify(script: Path) -> bool:
 
 
 def _replace(target: Path, made: Path, before: Path) -> None:
-    """Put a file or folder in its place; an earlier export goes to ``before``."""
+    """Put a file or folder in its place; an earlier export goes to ``before``, and returns if that fails."""
     if made.is_file():
         write_atomically(target, made.replace)
         return
     if target.exists():
         target.replace(before)
-    made.replace(target)
+    try:
+        made.replace(target)
+    except BaseException:
+        if before.exists():
+            before.replace(target)
+        raise
 
 
 def _run_dataset(model: Path, purpose: str, argument: str) -> ImageDataset:
@@ -264,9 +262,9 @@ def _run_dataset(model: Path, purpose: str, argument: str) -> ImageDataset:
         raise InputError(
             f"{model} is not in the folder of its run: images {purpose} are not known. Name some with `{argument}`."
         )
-    start = run_file(run, "run.json")
-    facts = read_object(start, fix="Copy the run again.") if start.is_file() else {}
-    separator = facts.get("label_separator")
+    start = next(file for name in RUN_MARKERS if (file := run_file(run, name)).is_file())
+    facts = read_object(start, fix="Copy the run again.")
+    separator = facts.get("source", facts).get("label_separator")  # a cross-validation has it in its source
     return ImageDataset.from_csv(
         run_file(run, "dataset.csv"), root=run.absolute(), source=str(run), separator=separator
     )
