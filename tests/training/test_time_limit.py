@@ -169,6 +169,20 @@ def test_validations_that_take_long_leave_the_report_no_more_time_than_it_needs(
     assert 0.9 <= simulated(PACES["as measured"], 4, epochs=2.3, validation=5.0) <= 1.1
 
 
+def test_the_validation_of_the_initial_model_takes_no_time_from_the_final_predictions(own_clock):
+    clock, planned = Clock(PACES["as measured"], 600.0), []
+    time_limit.time.monotonic = clock.monotonic
+    for weights in ("none", "pretrained"):
+        job = job_of(2, 8, "minival=100", f"weights={weights}", "head_init=linear_probe", "val_interval_epochs=2")
+        job = replace(job, val=range(10_000), minival=range(100))
+        plan = StepPlan(job.length.steps)
+        pacer = Pacer(job, plan, TimeLimit(600.0, REPORT_S, RATES, began=clock.now))
+        pacer.validated(RATES.curve.seconds(100))
+        pacer.plan(0, begins=True)
+        planned.append(plan.steps)
+    assert planned[0] == planned[1]
+
+
 @pytest.fixture
 def timed(class_folders, small_run):
     """A run of two stages with a limit of its own, and its folder."""

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from efficientnetv2.progressive.schedule import Revision, StepPlan
-from efficientnetv2.training.run_estimate import estimate_run
+from efficientnetv2.training.run_estimate import estimate_run, validation_s
 from efficientnetv2.training.run_length import stage_ends, validation_steps
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.timing import StepTimings
@@ -91,7 +91,7 @@ class Pacer:
         evenly = (round(number * length.steps / _PLANS) for number in range(1, _PLANS))
         self._plan_steps = sorted({*self._ends[:-1], *evenly} - {0})
         run = estimate_run(recipe, limit.rates, setup.image_counts)
-        self._validation_s = run.others_s["validation"] / len(self._validations)
+        self._validation_s = validation_s(recipe, limit.rates, setup.image_counts)
         excluded = ("compiling", "validation", "checkpoints")
         self._final_s = sum(seconds for name, seconds in run.others_s.items() if name not in excluded)
         self._slowdown = 1.0
