@@ -25,6 +25,7 @@ from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.legacy import upgrade
 
 RATES = StepTimings(
     compile_s=0.0,
@@ -181,6 +182,15 @@ def test_the_validation_of_the_initial_model_takes_no_time_from_the_final_predic
         pacer.plan(0, begins=True)
         planned.append(plan.steps)
     assert planned[0] == planned[1]
+
+
+def test_rates_of_earlier_versions_are_read():
+    limit = TimeLimit(600.0, REPORT_S, RATES, began=0.0)
+    plain = limit.to_json()
+    rates = plain["rates"] | {"answers": plain["rates"]["predictions"]}
+    del rates["predictions"]
+    for earlier in (plain | {"rates": rates}, upgrade({"time_limit": plain | {"rates": rates}})["time_limit"]):
+        assert TimeLimit.from_json(earlier, began=0.0).rates == RATES
 
 
 @pytest.fixture
