@@ -230,6 +230,11 @@ def test_options_that_cannot_be_are_refused(wrong):
         ServerOptions(**wrong)
 
 
+def test_an_unknown_engine_is_refused(model):
+    with pytest.raises(ev2.InputError, match=mentioning("engine", "'onnx'", "onnxruntime", "openvino")):
+        app_of(model, engine="onnx")
+
+
 def test_the_page_runs_its_own_script_and_loads_nothing_else(client):
     response = client.get("/")
     html, policy = response.text, response.headers["Content-Security-Policy"]

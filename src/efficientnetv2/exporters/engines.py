@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -42,8 +43,11 @@ def engine_picker(engine: Engine, device: torch.device) -> PickEngine | None:
     ``auto`` takes the fastest installed engine that agrees with PyTorch on the first batch, for many images on a CPU.
 
     Raises:
-        InputError: The engine computes on a CPU only; later, that it is not installed or disagrees with PyTorch.
+        InputError: The engine is unknown, or computes on a CPU only; later, that it is not installed or disagrees with
+            PyTorch.
     """
+    if engine not in get_args(Engine):
+        raise InputError(f"`engine` must be one of {', '.join(get_args(Engine))}, not {engine!r}.")
     if engine == "torch" or (engine == "auto" and device.type != "cpu"):
         return None
     if device.type != "cpu":

@@ -9,7 +9,7 @@ from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, get_args
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -114,8 +114,6 @@ class Predictor:
         self._file = None if isinstance(model, Network) else os.fspath(model)
         require_classes(self.network, self._file)
         require_image_channels(self.network, self._file)
-        if engine not in get_args(Engine):
-            raise InputError(f"`engine` must be one of {', '.join(get_args(Engine))}, not {engine!r}.")
         self._pick_engine: PickEngine | None = None
         if engine != "torch":  # by name: exporters use this package
             engines = import_module("efficientnetv2.exporters.engines")
