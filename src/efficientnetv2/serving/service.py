@@ -98,6 +98,7 @@ class Service:
         header = request.headers.get("inference-header-content-length")
         text, binary = request_images.split_binary(await request.body(), header)
         body = await self._in_pool(partial(request_images.parse, InferRequest, text))
+        self._refuse_many(request_images.num_tensor_images(body))
         return body, await self._in_pool(partial(request_images.tensor_images, body, binary))
 
     async def _read(
@@ -105,12 +106,10 @@ class Service:
     ) -> Sequence[SentImage]:
         try:
             async with asyncio.timeout_at(deadline):
-                images = await read(request)
+                return await read(request)
         except TimeoutError as error:
             message = f"the request did not arrive within {self.options.timeout:g} s."
             raise RequestError(408, message, is_body_unread=True) from error
-        self._refuse_many(len(images))
-        return images
 
     def _refuse_many(self, count: int) -> None:
         if count > self.options.max_images:
