@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from efficientnetv2.inference.predictor import Prediction
 from efficientnetv2.serving import request_images
 from efficientnetv2.serving.fetch import fetch
-from efficientnetv2.serving.intake import Intake, RequestError
+from efficientnetv2.serving.intake import Intake, LimitedRequest, RequestError
 from efficientnetv2.serving.metrics import RequestMetrics
 from efficientnetv2.serving.options import Models, ServerOptions, name_models
 from efficientnetv2.serving.schemas import InferRequest, PredictRequest
@@ -47,7 +47,7 @@ class Service:
         self,
         request: Request,
         name: str | None,
-        read: Callable[[Request], Awaitable[Sequence[SentImage]]],
+        read: Callable[[LimitedRequest], Awaitable[Sequence[SentImage]]],
         *,
         explain: bool = False,
     ) -> tuple[ServedModel, list[tuple[Prediction, str | None]]]:
@@ -69,7 +69,7 @@ class Service:
             with model.reserve(len(images)):
                 return model, await self._unless_gone(request, _predicted(model, images, explain), deadline)
 
-    async def read_predict(self, request: Request) -> Sequence[SentImage]:
+    async def read_predict(self, request: LimitedRequest) -> Sequence[SentImage]:
         """The images of `POST /predict`."""
         body_type = request_images.content_type(request)
         if body_type == "multipart/form-data":
@@ -90,7 +90,7 @@ class Service:
         images = await self._in_pool(partial(request_images.json_images, body))
         fetched = []
         for url in urls:
-            fetched.append(SentImage(url[:60], await fetch(url, self.options.max_bytes, self.options.timeout)))
+            fetched.append(SentImage(url[:60], await fetch(url, request.count, self.options.timeout)))
         return [*images, *fetched]
 
     async def parse_infer(self, request: Request) -> tuple[InferRequest, Sequence[SentImage]]:
@@ -102,7 +102,7 @@ class Service:
         return body, await self._in_pool(partial(request_images.tensor_images, body, binary))
 
     async def _read(
-        self, request: Request, read: Callable[[Request], Awaitable[Sequence[SentImage]]], deadline: float
+        self, request: LimitedRequest, read: Callable[[LimitedRequest], Awaitable[Sequence[SentImage]]], deadline: float
     ) -> Sequence[SentImage]:
         try:
             async with asyncio.timeout_at(deadline):
