@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import heapq
-import logging
 import re
 import secrets
 import time
@@ -37,8 +36,6 @@ from efficientnetv2.serving.schemas import (
 )
 from efficientnetv2.serving.service import Service
 from efficientnetv2.utils.errors import first_error
-
-_logger = logging.getLogger(__name__)
 
 # Classes in a response, unless a request asks for more. Ours.
 _TOP = 5
