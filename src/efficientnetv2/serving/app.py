@@ -73,7 +73,7 @@ def create_app(models: Models, options: ServerOptions | None = None) -> FastAPI:
         options: See `ServerOptions`. Default: all defaults.
 
     Returns:
-        The application, with its models loaded. `app.state.service.models.reload(name)` loads a model again.
+        The application, with its models loaded. `await app.state.service.models.reload(name)` loads a model again.
 
     Raises:
         InputError: A model can't be loaded, or the extra `serve` is not installed.
@@ -185,7 +185,7 @@ def _add_error_handlers(app: FastAPI, service: Service) -> None:
 
 
 def _has_small_body(request: Request, max_bytes: int) -> bool:
-    """Whether a body ends after a few bytes: the server skips what was not read."""
+    """Whether a body is declared to end within the limit: the server skips what was not read."""
     if "transfer-encoding" in request.headers:
         return False
     declared = request.headers.get("content-length", "0")

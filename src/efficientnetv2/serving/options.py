@@ -81,7 +81,7 @@ def name_models(models: Models) -> dict[str, str]:
     """The path of each model by its name. A run is named after its folder; ``NAME=PATH`` names it.
 
     Raises:
-        InputError: No model, or two of one name.
+        InputError: No model, two of one name, or a name that can't be in a URL.
     """
     if isinstance(models, Mapping):
         named = [(str(name), fspath(path)) for name, path in models.items()]

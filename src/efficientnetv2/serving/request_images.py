@@ -92,7 +92,7 @@ def num_tensor_images(request: InferRequest) -> int:
 
 
 def tensor_images(request: InferRequest, binary: bytes = b"") -> list[SentImage]:
-    """The images of a request of the Open Inference Protocol; ``binary`` is the tensor if the JSON has none."""
+    """The images of a request of the Open Inference Protocol; ``binary``, unless empty, replaces the JSON's tensor."""
     tensor = request.inputs[0]
     if tensor.name != "images":
         raise RequestError(400, f"the input must be 'images', not {shorten([truncate(tensor.name)])}.")
