@@ -21,8 +21,8 @@ from torch import Tensor
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints, packed_record
-from efficientnetv2.data.shards.damage import ShardDamage
 from efficientnetv2.data.shards.index import is_url, shard_of
+from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
 from efficientnetv2.exporters.engines import engine_picker
 from efficientnetv2.inference.predict import (
