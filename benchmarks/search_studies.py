@@ -13,7 +13,7 @@ from benchmarks.search_table import Record
 from benchmarks.search_trials import SAME, SEED, drawn
 from benchmarks.surrogate import worth
 
-from efficientnetv2.architectures.architecture_file import read as read_network
+from efficientnetv2.architectures.registry import read_architecture
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.main import app
 from efficientnetv2.nas.objective import Measurement
@@ -42,7 +42,7 @@ def searched(
         if left > 0:
             together(workers, [*words, "--seeds", str(SEED), "--minutes", str(left), *more])
         effnetv2_search("export", str(study), "--output", str(network))
-    return read_network(network)
+    return read_architecture(network)
 
 
 def trials_of(study: Path) -> list[TrialRow]:

@@ -10,27 +10,34 @@ from hypothesis import given
 from hypothesis import strategies as some
 from tests.messages import mentioning
 
-from efficientnetv2.architectures.architecture_file import is_architecture_file, read, write
-from efficientnetv2.architectures.registry import NAMES, get_architecture
+from efficientnetv2.architectures.registry import (
+    NAMES,
+    get_architecture,
+    is_architecture_file,
+    read_architecture,
+    write_architecture,
+)
 from efficientnetv2.utils.errors import InputError
 
 
 @given(name=some.sampled_from(NAMES), comment=some.text(some.characters(codec="utf-8", exclude_categories=["C"])))
 def test_a_table_is_read_as_it_was_written(name, comment, tmp_path_factory):
     file = tmp_path_factory.mktemp("files") / "network.yaml"
-    write(file, get_architecture(name), comment=comment)
-    assert read(file) == get_architecture(name)
+    write_architecture(file, get_architecture(name), comment=comment)
+    assert read_architecture(file) == get_architecture(name)
 
 
 def test_a_file_of_version_0_1_is_read(tmp_path):
-    write(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"))
+    write_architecture(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"))
     text = (tmp_path / "s.yaml").read_text()
     (tmp_path / "old.yaml").write_text(text.replace("global_pool: avg\n", "pooling: mean+centre\n"))
-    assert read(tmp_path / "old.yaml") == replace(get_architecture("efficientnetv2_s"), global_pool="avg+center")
+    assert read_architecture(tmp_path / "old.yaml") == replace(
+        get_architecture("efficientnetv2_s"), global_pool="avg+center"
+    )
 
 
 def test_a_stage_is_a_line(tmp_path):
-    write(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"), comment="Found.")
+    write_architecture(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"), comment="Found.")
     lines = (tmp_path / "s.yaml").read_text().splitlines()
     assert lines[0] == "# Found."
     assert len([line for line in lines if line.startswith("- {operator: ")]) == 6
@@ -59,7 +66,7 @@ def test_only_files_are_taken_for_files():
 def test_what_is_no_network_is_told_with_its_place(text, said, tmp_path):
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(InputError) as error:
-        read(tmp_path / "bad.yaml")
+        read_architecture(tmp_path / "bad.yaml")
     assert said in str(error.value)
     assert "bad.yaml" in str(error.value)
 
@@ -67,22 +74,22 @@ def test_what_is_no_network_is_told_with_its_place(text, said, tmp_path):
 def test_a_file_nested_too_deeply_is_refused_at_once(tmp_path):
     (tmp_path / "deep.yaml").write_text("[" * 10_000 + "]" * 10_000)
     with pytest.raises(InputError, match=mentioning("model", "deep.yaml")):
-        read(tmp_path / "deep.yaml")
+        read_architecture(tmp_path / "deep.yaml")
 
 
 @pytest.mark.parametrize("number", ["9" * 5_000, "9" * 300, "-" + "9" * 5_000])
 @pytest.mark.parametrize("field", ["stem_channels", "channels", "layers", "expand", "kernel", "stride"])
 def test_a_number_of_many_digits_names_its_field(tmp_path, field, number):
-    write(tmp_path / "long.yaml", get_architecture("efficientnetv2_b0"))
+    write_architecture(tmp_path / "long.yaml", get_architecture("efficientnetv2_b0"))
     text = (tmp_path / "long.yaml").read_text()
     (tmp_path / "long.yaml").write_text(re.sub(rf"\b{field}: \d+", f"{field}: {number}", text, count=1))
     with pytest.raises(InputError, match=rf"long\.yaml.*{field}") as error:
-        read(tmp_path / "long.yaml")
+        read_architecture(tmp_path / "long.yaml")
     assert len(str(error.value)) < 400 + len(str(tmp_path))
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InputError, match="No such file"):
-        read(tmp_path / "none.yaml")
+        read_architecture(tmp_path / "none.yaml")
     with pytest.raises(InputError, match=mentioning("folder")):
-        write(tmp_path / "none/found.yaml", get_architecture("efficientnetv2_s"))
+        write_architecture(tmp_path / "none/found.yaml", get_architecture("efficientnetv2_s"))

@@ -19,9 +19,9 @@ from efficientnetv2.cli import console as screen
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.progress_bars import TrainingBar
 from efficientnetv2.models import pretrained
+from efficientnetv2.models.hub import pretrained_weights
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.utils.logs import hushed, progress
-from efficientnetv2.workflows.model_list import pretrained_weights
 
 TITLE = "Things"
 COLUMNS = ["name", "number", "what for"]

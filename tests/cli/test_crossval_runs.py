@@ -15,7 +15,7 @@ from tests.cli.test_crossval import fake_training, painted
 from tests.command_line import NETWORK
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.architectures import architecture_file
+from efficientnetv2.architectures import registry
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.evaluation.predictions import predictions_table, write_predictions
 from efficientnetv2.inference.predict import Predictions
@@ -61,7 +61,7 @@ def starts(tmp_path, monkeypatch):
     """Two files of weights to choose among."""
     found = []
     for name in ("first", "second"):
-        network = create(architecture_file.read(Path(NETWORK)), num_classes=0)
+        network = create(registry.read_architecture(Path(NETWORK)), num_classes=0)
         place = tmp_path / f"{name}.safetensors"
         model_file.save(place, network, preprocessing=Preprocessing(image_size=32), class_names=())
         found.append(WeightsCandidate(str(place), f"Weights: {place}.", name))

@@ -13,7 +13,7 @@ from tests.conftest import paint
 from tests.messages import mentioning, mentions
 from tests.rasters import PLACE, UTM, rasterio, write_raster
 
-from efficientnetv2.architectures import architecture_file
+from efficientnetv2.architectures import registry
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
@@ -55,7 +55,7 @@ def trained(tmp_path_factory):
             for number in range(20):
                 file = place / "pictures" / split / name / f"{name}{number:02d}.tif"
                 write_raster(file, scene(name, rng), nodata=0)
-    architecture_file.write(place / "small.yaml", SMALL)
+    registry.write_architecture(place / "small.yaml", SMALL)
     words = ("train", "pictures", *FAST, "small.yaml", "--epochs", "30", "--weights", "none")
     deep = ended_well(
         *words, "--bands", "3,2,1,5", "--cache", "ram", "--set", "progressive.randaugment=3", "--output", "deep",

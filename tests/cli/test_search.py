@@ -25,7 +25,7 @@ from tests.messages import mentions
 from tests.nas.tiny import SPACE, words
 from typer.testing import CliRunner
 
-from efficientnetv2.architectures.architecture_file import read
+from efficientnetv2.architectures.registry import read_architecture
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.prepared_data import prepare_data
@@ -149,7 +149,7 @@ def test_the_network_found_is_trained_by_its_file(found):
     done = here("search", "export", found / "study")
     assert done.returncode == 0, done.stderr
     best = answer(found / "study", "show", "--top", 1)["best"][0]
-    network = read(found / "study/found.yaml")
+    network = read_architecture(found / "study/found.yaml")
     assert SPACE.encode(network) == tuple(best["point"])
     train = ["effnetv2", "train", f"{found}/study/pictures.csv", "--model", f"{found}/study/found.yaml"]
     assert shlex.join([*train, "--set", "minival=0.1"]) in done.stdout
@@ -172,7 +172,7 @@ def test_another_trial_can_be_exported(found):
     done = here("search", "export", found / "study", "--trial", 2, "--output", found / "second.yaml")
     assert done.returncode == 0, done.stderr
     row = answer(found / "study", "show")["rows"][2]
-    assert SPACE.encode(read(found / "second.yaml")) == tuple(row["point"])
+    assert SPACE.encode(read_architecture(found / "second.yaml")) == tuple(row["point"])
     done = here("search", "export", found / "study", "--output", found / "second.yaml")
     assert done.returncode == 2
     assert mentions(done.stderr, "second.yaml")
@@ -187,7 +187,7 @@ def test_a_larger_network_can_be_made_of_the_one_found(found):
     done = here("search", "export", found / "study", "--trial", 2, "--grow", "1", "--output", file)
     assert done.returncode == 0, done.stderr
     small = SPACE.decode(tuple(answer(found / "study", "show")["rows"][2]["point"]))
-    assert read(file) == scale_up(small, compound_scaling(1), eval_image_size=32).architecture
+    assert read_architecture(file) == scale_up(small, compound_scaling(1), eval_image_size=32).architecture
     assert "images of 40 px" in done.stdout
     assert (
         f"--model {shlex.quote(str(file))} --image-size 32 --set eval_image_size=40 --set minival=0.1\n" in done.stdout
@@ -570,7 +570,7 @@ def test_who_has_looked_at_a_study_from_afar_may_still_join_it(found, tmp_path):
     export = shlex.split(best.stdout.partition("for training: effnetv2 ")[2].partition("\nPage: ")[0])
     assert export[:3] == ["search", "export", str(tmp_path / "study")]
     assert here(*export).returncode == 0
-    exported = SPACE.encode(read(tmp_path / "study/found.yaml"))
+    exported = SPACE.encode(read_architecture(tmp_path / "study/found.yaml"))
     assert exported == tuple(answer(found / "study", "show", "--top", 1)["best"][0]["point"])
     assert not here("search", "show", tmp_path / "study").stdout, "it has no study of its own"
     joined = here(*words(tmp_path, found / "pictures", "--trials", TRIALS, *afar))

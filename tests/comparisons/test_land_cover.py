@@ -20,7 +20,7 @@ from tests.conftest import COLORS, paint
 from tests.messages import mentioning
 
 from efficientnetv2 import create
-from efficientnetv2.architectures import architecture_file
+from efficientnetv2.architectures import registry
 from efficientnetv2.models import model_file
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
@@ -178,7 +178,7 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
         monkeypatch.setattr(module, "PRETRAINING", {"aerial": ("epochs=1",)})
     monkeypatch.setattr(land_cover, "FROM_SCRATCH", ())
     monkeypatch.setattr(land_cover, "BALANCED", ("class_sampling=equal",))
-    network = create(architecture_file.read(Path(NETWORK)), num_classes=5)
+    network = create(registry.read_architecture(Path(NETWORK)), num_classes=5)
     model_file.save(tmp_path / "weights.safetensors", network, class_names=list("abcde"))
     work = Small(
         str(tmp_path / "all.csv"), str(tmp_path / "weights.safetensors"), str(tmp_path / "aerial"), tmp_path / "out",

@@ -89,6 +89,14 @@ def test_a_predictor_exports_once(models, photos, monkeypatch):
     assert len(written) == 1
 
 
+def test_decoded_images_are_predicted_by_the_engine_of_the_predictor(models, photos, monkeypatch):
+    batches, compute = [], torch.zeros(1, small_network().num_classes)
+    predict = ev2.Predictor(models["one"], device="cpu", engine="onnxruntime")
+    monkeypatch.setattr(engines._Picker, "__call__", lambda *_: lambda images: batches.append(images) or compute)
+    predict.predict_decoded([predict.decode(next(photos.iterdir()))])
+    assert len(batches) == 1
+
+
 @pytest.mark.parametrize(
     ("seconds", "chosen"), [((1, 2, 5), "openvino"), ((3, 1, 5), "onnxruntime"), ((3, 3, 3), "torch")]
 )

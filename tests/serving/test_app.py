@@ -139,6 +139,10 @@ def test_the_protocol_returns_the_outputs_that_are_asked_for(client):
         ({"inputs": []}, ("inputs",)),
         ({"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["YQ=="]}]}, ("images", "x")),
         ({"inputs": [{"name": "images", "shape": [2], "datatype": "BYTES", "data": ["YQ=="]}]}, ("shape", 2, 1)),
+        ({"inputs": [{"name": "images", "shape": [], "datatype": "BYTES", "data": ["YQ=="]}]}, ("shape",)),
+        ({"inputs": [{"name": "images", "shape": [10**4000] * 8, "datatype": "BYTES", "data": ["YQ=="]}]}, ("shape",)),
+        ({"inputs": [{"name": "images", "shape": [-1, -1], "datatype": "BYTES", "data": ["YQ=="]}]}, ("shape", 0)),
+        ({"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["YQ=="] * 2}]}, ("shape", 1)),
         ({"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": [7]}]}, ("base64",)),
         ({"inputs": [{"name": "images", "shape": [1], "datatype": "FP32", "data": [1]}]}, ("datatype",)),
         ({"inputs": [{"name": "images", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [0, 1, 256]}]}, (0, 255)),
@@ -228,6 +232,11 @@ def test_keys_are_lines_of_a_file(tmp_path):
 def test_options_that_cannot_be_are_refused(wrong):
     with pytest.raises(ev2.InputError, match=mentioning(*wrong)):
         ServerOptions(**wrong)
+
+
+def test_an_unknown_engine_is_refused(model):
+    with pytest.raises(ev2.InputError, match=mentioning("engine", "'onnx'", "onnxruntime", "openvino")):
+        app_of(model, engine="onnx")
 
 
 def test_the_page_runs_its_own_script_and_loads_nothing_else(client):

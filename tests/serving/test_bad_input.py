@@ -14,6 +14,8 @@ from starlette.testclient import TestClient
 from tests.messages import mentions
 from tests.serving.model_files import app_of, encoded, pixels
 
+from efficientnetv2.serving import request_images
+
 
 def _png_header(width, height):
     """The beginning of a PNG that unpacks to this size, though it is small."""
@@ -120,6 +122,26 @@ def test_too_many_images_are_refused(client):
     assert response.status_code == 413
     assert mentions(response.json()["error"], 32)
     assert _is_served(client)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "status"), [("BYTES", [33], 413), ("UINT8", [33, 9, 9, 3], 413), ("BYTES", [1], 400)]
+)
+def test_a_tensor_of_too_many_images_is_refused_before_its_images_are_built(
+    client, datatype, shape, status, monkeypatch
+):
+    built = []
+    monkeypatch.setattr(request_images, "_pixels", lambda *_: built.append(1))
+    monkeypatch.setattr(request_images, "_length_prefixed", lambda binary: (built.append(1) or b"" for _ in binary))
+    header = json.dumps({"inputs": [{"name": "images", "shape": shape, "datatype": datatype}]}).encode()
+    response = client.post(
+        "/v2/models/tiny/infer",
+        content=header + bytes(10_000),
+        headers={"Inference-Header-Content-Length": str(len(header))},
+    )
+    assert response.status_code == status
+    assert mentions(response.json()["error"], *([33, 32] if status == 413 else ["shape", 1]))
+    assert len(built) <= 2
 
 
 def test_too_many_bytes_are_refused_declared_or_not(model):

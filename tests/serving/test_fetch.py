@@ -38,7 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", place[self.path])
             self.end_headers()
             return
-        content = {"/photo.jpg": JPEG, "/large": bytes(200_000)}.get(self.path)
+        content = {"/photo.jpg": JPEG, "/large": bytes(200_000), "/half": bytes(60_000)}.get(self.path)
         self.send_response(404 if content is None else 200)
         self.end_headers()
         self.wfile.write(content or b"")
@@ -84,3 +84,14 @@ def test_an_image_is_fetched_from_a_public_address(fetching, url, monkeypatch):
     assert found == sent * 2
     expected = {"/none": 422, "/loop": 422, "/large": 413, "/out": 400, "/in": 403}
     assert {path: fetching.post("/predict", json={"url": url + path}).status_code for path in expected} == expected
+
+
+def test_the_images_of_urls_count_toward_the_bytes_of_a_request(fetching, url, monkeypatch):
+    monkeypatch.setattr(fetch, "is_public", lambda address: True)
+    one, two = (fetching.post("/predict", json={"urls": [f"{url}/half"] * count}) for count in (1, 2))
+    assert (one.status_code, two.status_code) == (415, 413)
+    assert mentions(two.json()["error"], "100,000 bytes")
+    intake = fetching.app.state.service.intake
+    assert intake.buffered == 0
+    monkeypatch.setattr(intake, "buffered", 16 * 100_000 - 50_000)
+    assert fetching.post("/predict", json={"url": f"{url}/half"}).status_code == 429

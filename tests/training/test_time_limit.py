@@ -25,6 +25,7 @@ from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.legacy import upgrade
 
 RATES = StepTimings(
     compile_s=0.0,
@@ -167,6 +168,29 @@ def test_a_run_that_validates_every_few_steps_takes_its_time_too(slower, thins, 
 def test_validations_that_take_long_leave_the_report_no_more_time_than_it_needs(own_clock):
     """As where each begins readers anew, which a report has none of."""
     assert 0.9 <= simulated(PACES["as measured"], 4, epochs=2.3, validation=5.0) <= 1.1
+
+
+def test_the_validation_of_the_initial_model_takes_no_time_from_the_final_predictions(own_clock):
+    clock, planned = Clock(PACES["as measured"], 600.0), []
+    time_limit.time.monotonic = clock.monotonic
+    for weights in ("none", "pretrained"):
+        job = job_of(2, 8, "minival=100", f"weights={weights}", "head_init=linear_probe", "val_interval_epochs=2")
+        job = replace(job, val=range(10_000), minival=range(100))
+        plan = StepPlan(job.length.steps)
+        pacer = Pacer(job, plan, TimeLimit(600.0, REPORT_S, RATES, began=clock.now))
+        pacer.validated(RATES.curve.seconds(100))
+        pacer.plan(0, begins=True)
+        planned.append(plan.steps)
+    assert planned[0] == planned[1]
+
+
+def test_rates_of_earlier_versions_are_read():
+    limit = TimeLimit(600.0, REPORT_S, RATES, began=0.0)
+    plain = limit.to_json()
+    rates = plain["rates"] | {"answers": plain["rates"]["predictions"]}
+    del rates["predictions"]
+    for earlier in (plain | {"rates": rates}, upgrade({"time_limit": plain | {"rates": rates}})["time_limit"]):
+        assert TimeLimit.from_json(earlier, began=0.0).rates == RATES
 
 
 @pytest.fixture

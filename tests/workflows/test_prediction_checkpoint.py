@@ -19,7 +19,7 @@ from tests.log_lines import logged_lines
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.shards.damage import ShardDamage
+from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import RemoteStore
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.inference.predict import Predictions, Runtime

@@ -1,4 +1,4 @@
-"""The published models: six tables, and twelve more by compound scaling.
+"""The published models: six tables, and twelve more by compound scaling; and files of other architectures.
 
 Tables: arXiv:2104.00298 (Table 4) and google/automl, efficientnetv2, for V2; arXiv:1905.11946 (Table 1) for V1. S is
 that of the released code and of Table 4 (21.5 million parameters); the 24 million of the paper's Table 11 are of an
@@ -11,11 +11,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal, NamedTuple
+
+import yaml
+from pydantic import ValidationError
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
-from efficientnetv2.utils.errors import InputError, did_you_mean
+from efficientnetv2.utils.errors import InputError, did_you_mean, first_error
+from efficientnetv2.utils.io import read_yaml, write_text_atomically
+from efficientnetv2.utils.legacy import upgrade
 
 Rounding = Literal["v1", "v2"]
 
@@ -248,3 +254,41 @@ _TABLE = {
 # fmt: on
 
 NAMES: tuple[str, ...] = tuple(_TABLE)
+
+
+def is_architecture_file(word: str) -> bool:
+    """Whether a model name is such a file's, existing or not."""
+    return Path(word).suffix.lower() in (".yaml", ".yml", ".json")
+
+
+def architecture_text(architecture: Architecture, *, comment: str = "") -> str:
+    """An architecture as ``write_architecture`` writes it, with the lines of a comment at its head."""
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    plain = architecture.to_json()
+    stages = [
+        yaml.safe_dump(stage, sort_keys=False, default_flow_style=True, width=200) for stage in plain.pop("stages")
+    ]
+    rest = yaml.safe_dump(plain, sort_keys=False)
+    return f"{head}{rest}stages:\n" + "".join(f"- {stage}" for stage in stages)
+
+
+def write_architecture(path: Path, architecture: Architecture, *, comment: str = "") -> None:
+    """Write an architecture. Raises InputError if the file can't be written."""
+    try:
+        write_text_atomically(path, architecture_text(architecture, comment=comment))
+    except OSError as error:
+        raise InputError(f"`output` {path}: {error.strerror or error}. Give a file in a folder that exists.") from error
+
+
+def read_architecture(path: Path) -> Architecture:
+    """The architecture of a YAML or JSON file. Raises InputError if there is none; names the wrong field."""
+    plain = read_yaml(path, "`model`")
+    if isinstance(plain, dict) and "pooling" in plain:  # a file of version 0.1
+        plain = upgrade(plain)
+    try:
+        return Architecture.from_json(plain)
+    except ValidationError as error:
+        raise InputError(
+            f"`model` {path} is not an architecture: {first_error(error.errors())}. Give a file of effnetv2 search "
+            "export."
+        ) from error

@@ -19,7 +19,7 @@ from efficientnetv2.checks.split_leakage import (
     time_section,
 )
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.shards.damage import ShardDamage
+from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.evaluation.generalization import NEAR_KM
 from efficientnetv2.evaluation.html import json_values
 from efficientnetv2.inference.predict import Embeddings

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,13 +12,7 @@ from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import argument, between, flag, option
 from efficientnetv2.preprocessing import TTA, CropMode
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
-from efficientnetv2.utils.errors import shorten
 
-if TYPE_CHECKING:
-    from efficientnetv2.models.efficientnet import Network
-
-_PADDINGS = {"same": 'TensorFlow\'s "same"', "symmetric": "symmetric"}
-_CROP_MODES = {"squash": "squeezed to a square", "center": "center square", "border": "padded to a square"}
 _PANEL = "What IN does not state, or states wrongly"
 
 
@@ -83,7 +76,7 @@ def convert(
             half=half, overwrite=overwrite
         )  # fmt: skip
         screen.say(f"Recognized: {made.recognized}.")
-        for line in _description(made.network):
+        for line in workflow.describe_network(made.network):
             screen.say(line)
         for note in made.notes:
             screen.say(f"Note: {note.rstrip('.')}.")
@@ -92,25 +85,3 @@ def convert(
             screen.say(f'In timm: timm.create_model("local-dir:{output}", pretrained=True)')
     if as_json:
         print_json(made.to_json())
-
-
-def _description(network: Network) -> Iterator[str]:
-    """Padding, preprocessing and classes, a line each."""
-    from efficientnetv2.models.efficientnet import EfficientNet
-    from efficientnetv2.models.wrapped_model import WrappedModel
-
-    if isinstance(network, EfficientNet):
-        table = network.architecture
-        yield f"Padding: {_PADDINGS[table.padding]}; batch-norm epsilon {table.batch_norm_epsilon:g}."
-    elif isinstance(network, WrappedModel):
-        yield f"Model: {network.source}."
-    images = network.preprocessing
-    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (images.mean, images.std))
-    crop_mode = _CROP_MODES[images.crop_mode]
-    if images.crop_mode == "center":
-        crop_mode += f" of {images.crop_pct:.3g} of the shorter side"
-    elif images.crop_pct < 1:
-        crop_mode = f"the middle {images.crop_pct:.3g} of each side, squeezed"
-    yield f"Preprocessing: {images.image_size} px, {crop_mode}, {images.interpolation}, mean {mean}, std {std}."
-    classes = f"{network.num_classes}: {shorten(network.class_names, 3)}" if network.num_classes else "no classifier"
-    yield f"Classes: {classes}. Input channels: {network.in_channels}."

@@ -29,7 +29,7 @@ def models(
     if fetch is not None:
         _fetch(fetch, as_json=as_json)
         return
-    from efficientnetv2.workflows.model_list import pretrained_weights, published_models
+    from efficientnetv2.models.hub import pretrained_weights, published_models
 
     rows = pretrained_weights() if pretrained else published_models()
     if as_json:

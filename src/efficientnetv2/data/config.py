@@ -19,8 +19,8 @@ from efficientnetv2.data.image_checks import refuse_damage
 from efficientnetv2.data.label_rules import Spelling
 from efficientnetv2.data.raster_checks import count_dtypes, dtype_group, is_raster
 from efficientnetv2.data.records import SPLITS, Layout
-from efficientnetv2.data.shards.damage import ShardDamage, find_damage
 from efficientnetv2.data.shards.index import is_url
+from efficientnetv2.data.shards.reader import ShardDamage, find_damage
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.legacy import run_file

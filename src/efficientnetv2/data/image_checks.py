@@ -22,7 +22,7 @@ from efficientnetv2.data.imagenet_check import recognized
 from efficientnetv2.data.open_image import regular_file
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints, packed_record
-from efficientnetv2.data.shards.damage import ShardDamage, find_damage, probe_images
+from efficientnetv2.data.shards.reader import ShardDamage, find_damage, probe_images
 from efficientnetv2.utils.errors import InputError, escape_controls, pluralize
 
 # Maximum level of images of more than 8 bits that use a small part of their range: at most 14 of 16 bits. Ours.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -42,13 +43,16 @@ def engine_picker(engine: Engine, device: torch.device) -> PickEngine | None:
     ``auto`` takes the fastest installed engine that agrees with PyTorch on the first batch, for many images on a CPU.
 
     Raises:
-        InputError: The engine computes on a CPU only; later, that it is not installed or disagrees with PyTorch.
+        InputError: The engine is unknown, or computes on a CPU only; later, that it is not installed or disagrees with
+            PyTorch.
     """
     return None if engine_on(device, engine) == "torch" else _Picker(engine)
 
 
 def engine_on(device: torch.device, engine: Engine) -> Engine:
-    """The engine for a device; ``auto`` is PyTorch except on a CPU. Raises InputError if it computes on a CPU only."""
+    """The engine for a device; ``auto`` is PyTorch except on a CPU. Raises InputError as ``engine_picker``."""
+    if engine not in get_args(Engine):
+        raise InputError(f"`engine` must be one of {', '.join(get_args(Engine))}, not {engine!r}.")
     if engine == "torch" or device.type == "cpu":
         return engine
     if engine != "auto":

@@ -9,7 +9,7 @@ from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, get_args
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -114,8 +114,6 @@ class Predictor:
         self._file = None if isinstance(model, Network) else os.fspath(model)
         require_classes(self.network, self._file)
         require_image_channels(self.network, self._file)
-        if engine not in get_args(Engine):
-            raise InputError(f"`engine` must be one of {', '.join(get_args(Engine))}, not {engine!r}.")
         self._pick_engine: PickEngine | None = None
         if engine != "torch":  # by name: exporters use this package
             engines = import_module("efficientnetv2.exporters.engines")
@@ -150,15 +148,7 @@ class Predictor:
         Raises:
             InputError: An image can't be read, or is none of these; or the network gives NaN.
         """
-        logits = predict(
-            self.network,
-            self._batches(images),
-            preprocessing=self.preprocessing,
-            device=self.device,
-            pick_engine=self._pick_engine,
-        )
-        names = self.classes
-        return [self._prediction(names, row) for row in probabilities(logits, self.network.activation)]
+        return self._predict(self._batches(images), self._pick_engine)
 
     def embed(self, images: ImageInput | Iterable[ImageInput]) -> Tensor:
         """Compute the embedding of each image: what the classifier reads, (N, embed_dim) float32 on the CPU.
@@ -190,14 +180,16 @@ class Predictor:
 
         Args:
             images: One image or more.
-            pick_engine: What computes; see ``inference.predict.predict``.
+            pick_engine: What computes; see ``inference.predict.predict``. None: the engine of the predictor.
 
         Raises:
             InputError: The network gives NaN.
         """
-        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        return self._predict([torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)], pick_engine or self._pick_engine)
+
+    def _predict(self, batches: Iterable[Tensor], pick_engine: PickEngine | None) -> list[Prediction]:
         logits = predict(
-            self.network, [batch], preprocessing=self.preprocessing, device=self.device, pick_engine=pick_engine
+            self.network, batches, preprocessing=self.preprocessing, device=self.device, pick_engine=pick_engine
         )
         names = self.classes
         return [self._prediction(names, row) for row in probabilities(logits, self.network.activation)]

@@ -30,7 +30,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import tqdm
 
-from efficientnetv2.architectures.registry import NAMES
+from efficientnetv2.architectures.flops import FLOAT_BYTES, count_flops
+from efficientnetv2.architectures.registry import NAMES, get_model_info
 from efficientnetv2.models.pretrained import Pretrained, Remote, get_weights, weight_names
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.processes import call_with_timeout
@@ -88,6 +89,43 @@ def list_models(pretrained: bool = False) -> tuple[str, ...]:
         ev2.list_models(pretrained=True)  # ("efficientnetv2_b0.in1k", ...)
     """
     return weight_names() if pretrained else NAMES
+
+
+def published_models() -> list[dict[str, Any]]:
+    """Name, parameters, MACs and evaluation size of each published model."""
+    rows = []
+    for model in map(get_model_info, NAMES):
+        size = model.eval_image_size
+        total = count_flops(model.architecture, image_size=size).total
+        counts = {"parameters": total.parameters, "multiply_adds": total.multiply_adds}
+        rows.append({"name": model.name, **counts, "eval_image_size": size})
+    return rows
+
+
+def pretrained_weights() -> list[dict[str, Any]]:
+    """Model, accuracy, size, license and source of all weights that can be had by name."""
+    hub, rows = Hub(), []
+    for name in weight_names():
+        entry = get_weights(name)
+        size, num_classes = entry.preprocessing.image_size, entry.num_classes
+        table = get_model_info(entry.model).architecture
+        parameters = count_flops(table, image_size=size, num_classes=num_classes).total.parameters
+        file = cached(name, hub)
+        rows.append(
+            {
+                "name": name,
+                "model": entry.model,
+                "image_size": size,
+                "num_classes": num_classes,
+                "top1_percent": entry.top1_percent,
+                "megabytes_about": round(parameters * FLOAT_BYTES / 1e6, 1),
+                "license": entry.license,
+                "source": entry.source,
+                "url": url(name, hub),
+                "cached": None if file is None else str(file),
+            }
+        )
+    return rows
 
 
 def url(weights: str | Remote, hub: Hub | None = None) -> str:

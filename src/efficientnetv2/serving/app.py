@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import heapq
-import logging
 import re
 import secrets
 import time
@@ -37,8 +36,6 @@ from efficientnetv2.serving.schemas import (
 )
 from efficientnetv2.serving.service import Service
 from efficientnetv2.utils.errors import first_error
-
-_logger = logging.getLogger(__name__)
 
 # Classes in a response, unless a request asks for more. Ours.
 _TOP = 5
@@ -76,7 +73,7 @@ def create_app(models: Models, options: ServerOptions | None = None) -> FastAPI:
         options: See `ServerOptions`. Default: all defaults.
 
     Returns:
-        The application, with its models loaded. `app.state.service.models.reload(name)` loads a model again.
+        The application, with its models loaded. `await app.state.service.models.reload(name)` loads a model again.
 
     Raises:
         InputError: A model can't be loaded, or the extra `serve` is not installed.
@@ -188,7 +185,7 @@ def _add_error_handlers(app: FastAPI, service: Service) -> None:
 
 
 def _has_small_body(request: Request, max_bytes: int) -> bool:
-    """Whether a body ends after a few bytes: the server skips what was not read."""
+    """Whether a body is declared to end within the limit: the server skips what was not read."""
     if "transfer-encoding" in request.headers:
         return False
     declared = request.headers.get("content-length", "0")

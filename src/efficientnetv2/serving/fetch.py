@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from collections.abc import Callable
 
 import httpx2
 
@@ -30,8 +31,10 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-async def fetch(url: str, max_bytes: int, timeout_s: float) -> bytes:
+async def fetch(url: str, count: Callable[[int], object], timeout_s: float) -> bytes:
     """The content of a URL. Raises RequestError, also for an address that is not public.
+
+    ``count`` gets the number of bytes of each part, and raises RequestError for too many.
 
     The connection goes to the address that was checked, whatever the name resolves to later. Proxies are not used.
     """
@@ -49,7 +52,7 @@ async def fetch(url: str, max_bytes: int, timeout_s: float) -> bytes:
                 response = await client.send(request, stream=True)
                 try:
                     if not response.has_redirect_location:
-                        return await _content(response, url, max_bytes)
+                        return await _content(response, url, count)
                     url = str(target.join(response.headers["location"]))
                 finally:
                     await response.aclose()
@@ -81,12 +84,11 @@ async def _resolve(target: httpx2.URL) -> str:
     return addresses[0]
 
 
-async def _content(response: httpx2.Response, url: str, max_bytes: int) -> bytes:
+async def _content(response: httpx2.Response, url: str, count: Callable[[int], object]) -> bytes:
     if response.status_code != 200:
         raise RequestError(422, f"{short_repr(url)} can't be fetched (status {response.status_code}).")
     content = bytearray()
     async for chunk in response.aiter_raw():
+        count(len(chunk))
         content += chunk
-        if len(content) > max_bytes:
-            raise RequestError(413, f"{short_repr(url)} exceeds {max_bytes:,} bytes.")
     return bytes(content)

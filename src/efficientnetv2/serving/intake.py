@@ -42,40 +42,51 @@ class RequestError(Exception):
         self.retry_after, self.is_body_unread = retry_after, is_body_unread
 
 
+class LimitedRequest(Request):
+    """A request whose bytes, received or fetched for it, count toward the limits of an intake."""
+
+    def __init__(self, request: Request, intake: Intake) -> None:
+        super().__init__(request.scope, self._receive_counted)
+        self._unlimited, self._intake, self.num_bytes = request, intake, 0
+
+    def count(self, num_bytes: int, *, is_body_unread: bool = False) -> None:
+        """Count bytes that are in memory for the request. Raises RequestError."""
+        self.num_bytes += num_bytes
+        self._intake.buffered += num_bytes
+        self._intake.check(self.num_bytes, is_body_unread=is_body_unread)
+
+    async def _receive_counted(self) -> Message:
+        message = await self._unlimited.receive()
+        self.count(len(message.get("body", b"")), is_body_unread=message.get("more_body", False))
+        return message
+
+
 class Intake:
-    """Counts the bytes of bodies that are in memory, of each request and of all."""
+    """Counts the bytes that are in memory, of each request and of all."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.buffered = 0
 
     @contextmanager
-    def admit(self, request: Request) -> Iterator[Request]:
+    def admit(self, request: Request) -> Iterator[LimitedRequest]:
         """The request, whose body can be read within the limits; its bytes count until the context ends."""
         declared = request.headers.get("content-length", "")
-        if declared.isascii() and declared.isdigit() and int(declared) > self.max_bytes:
-            raise self._too_large(is_body_unread=True)
-        received = 0
-
-        async def receive() -> Message:
-            nonlocal received
-            message = await request.receive()
-            size, is_unread = len(message.get("body", b"")), message.get("more_body", False)
-            received, self.buffered = received + size, self.buffered + size
-            if received > self.max_bytes:
-                raise self._too_large(is_body_unread=is_unread)
-            if self.buffered > _BODIES * self.max_bytes:
-                raise RequestError(429, "too many large requests. Try again.", retry_after=1, is_body_unread=is_unread)
-            return message
-
+        if declared.isascii() and declared.isdigit():
+            self.check(int(declared), is_body_unread=True)
+        limited = LimitedRequest(request, self)
         try:
-            yield Request(request.scope, receive)
+            yield limited
         finally:
-            self.buffered -= received
+            self.buffered -= limited.num_bytes
 
-    def _too_large(self, *, is_body_unread: bool) -> RequestError:
-        most = format_bytes(self.max_bytes) if self.max_bytes >= 2**20 else f"{self.max_bytes:,} bytes"
-        return RequestError(413, f"the request exceeds {most}. Send a smaller one.", is_body_unread=is_body_unread)
+    def check(self, num_bytes: int, *, is_body_unread: bool) -> None:
+        """Refuse a request of a number of bytes, or one for which all have too many. Raises RequestError."""
+        if num_bytes > self.max_bytes:
+            most = format_bytes(self.max_bytes) if self.max_bytes >= 2**20 else f"{self.max_bytes:,} bytes"
+            raise RequestError(413, f"the request exceeds {most}. Send a smaller one.", is_body_unread=is_body_unread)
+        if self.buffered > _BODIES * self.max_bytes:
+            raise RequestError(429, "too many large requests. Try again.", retry_after=1, is_body_unread=is_body_unread)
 
 
 async def discard_body(request: Request) -> bool:

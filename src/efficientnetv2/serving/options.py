@@ -25,7 +25,7 @@ class ServerOptions:
         batch_size: Number of images to compute at a time, at most.
         max_wait_ms: Milliseconds that an image waits for others to fill a batch, at most.
         queue: Number of images that a model holds at a time, at most. Further requests get status 429.
-        max_bytes: Bytes of a request, at most.
+        max_bytes: Bytes of a request, at most; those of its URLs count too.
         max_pixels: Pixels of an image, at most. They are read from its header.
         max_images: Number of images in a request, at most.
         timeout: Seconds from the start of a request to its response, at most.
@@ -81,7 +81,7 @@ def name_models(models: Models) -> dict[str, str]:
     """The path of each model by its name. A run is named after its folder; ``NAME=PATH`` names it.
 
     Raises:
-        InputError: No model, or two of one name.
+        InputError: No model, two of one name, or a name that can't be in a URL.
     """
     if isinstance(models, Mapping):
         named = [(str(name), fspath(path)) for name, path in models.items()]

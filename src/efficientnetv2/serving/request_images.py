@@ -6,6 +6,7 @@ import base64
 import binascii
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -85,27 +86,35 @@ def split_binary(body: bytes, header: str | None) -> tuple[bytes, bytes]:
     return body[: int(header)], body[int(header) :]
 
 
+def num_tensor_images(request: InferRequest) -> int:
+    """Number of images of a request of the Open Inference Protocol, by the shape of its tensor."""
+    tensor = request.inputs[0]
+    return math.prod(tensor.shape) if tensor.datatype == "BYTES" else tensor.shape[0]
+
+
 def tensor_images(request: InferRequest, binary: bytes = b"") -> list[SentImage]:
-    """The images of a request of the Open Inference Protocol; ``binary`` is the tensor if the JSON has none."""
+    """The images of a request of the Open Inference Protocol; ``binary``, unless empty, replaces the JSON's tensor."""
     tensor = request.inputs[0]
     if tensor.name != "images":
         raise RequestError(400, f"the input must be 'images', not {shorten([truncate(tensor.name)])}.")
     if not tensor.data and not binary:
         raise RequestError(400, _NO_IMAGE)
-    read = _files if tensor.datatype == "BYTES" else _pixels
-    return [SentImage(f"image {number}", content) for number, content in enumerate(read(tensor, binary), start=1)]
+    count = num_tensor_images(request)
+    read = _files(tensor, binary, count) if tensor.datatype == "BYTES" else _pixels(tensor, binary)
+    return [SentImage(f"image {number}", content) for number, content in enumerate(read, start=1)]
 
 
-def _files(tensor: InputTensor, binary: bytes) -> Sequence[bytes]:
+def _files(tensor: InputTensor, binary: bytes, count: int) -> Sequence[bytes]:
     if binary:
-        files = list(_length_prefixed(binary))
+        files = list(islice(_length_prefixed(binary), count + 1))
     else:
         texts = [one for row in tensor.data for one in (row if isinstance(row, list) else [row])]
         if not all(isinstance(one, str) for one in texts):
             raise RequestError(400, "'data' must be base64 texts.")
-        files = [_decoded(text, number) for number, text in enumerate(texts, start=1)]
-    if math.prod(tensor.shape) != len(files):
-        raise RequestError(400, f"the shape {tensor.shape[:8]} must be the number of images, which is {len(files)}.")
+        files = [_decoded(text, number) for number, text in enumerate(texts[: count + 1], start=1)]
+    if len(files) != count:
+        found = len(files) if len(files) < count else f"more than {count}"
+        raise RequestError(400, f"the shape {tensor.shape} must be the number of images, which is {found}.")
     return files
 
 
@@ -121,8 +130,8 @@ def _length_prefixed(binary: bytes) -> Iterator[bytes]:
 
 
 def _pixels(tensor: InputTensor, binary: bytes) -> Pixels:
-    if len(tensor.shape) != 4 or min(tensor.shape) < 1:
-        raise RequestError(400, f"the shape {tensor.shape[:8]} must be (N, H, W, channels).")
+    if len(tensor.shape) != 4:
+        raise RequestError(400, f"the shape {tensor.shape} must be (N, H, W, channels).")
     try:
         values = np.frombuffer(binary, np.uint8) if binary else np.asarray(tensor.data)
         if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -85,7 +85,7 @@ class InputTensor(BaseModel):
     """Images: BYTES are base64 of image files; UINT8 are pixels (N, H, W, 3), or the bands of a raster."""
 
     name: str
-    shape: list[int]
+    shape: list[Annotated[int, Field(gt=0, lt=2**31)]] = Field(min_length=1, max_length=8)
     datatype: Literal["BYTES", "UINT8"]
     data: list[Any] = Field([], description="Left out if the tensor follows the JSON in binary.")
     parameters: dict[str, Any] = {}

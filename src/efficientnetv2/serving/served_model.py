@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class SentImage:
-    """An image of a request: the content of a file, or (H, W, 3) uint8 pixels, and how messages call it."""
+    """An image of a request: the content of a file, or (H, W, C) uint8 pixels, and how messages call it."""
 
     name: str
     content: bytes | Pixels
@@ -157,6 +157,7 @@ class ModelRegistry:
 
         Raises:
             InputError: The model can't be loaded. The earlier one stays.
+            RequestError: There is no model of this name.
         """
         earlier = self.get(name)
         async with self._loading:  # one more model in memory at a time

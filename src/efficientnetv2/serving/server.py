@@ -73,7 +73,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, which closes idle connections at once: a client may just be sending on one of them."""
+    """Uvicorn that waits before it closes idle connections: a client may just be sending on one of them."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no connection, serve what arrives on the open ones for a moment, then end as uvicorn does."""

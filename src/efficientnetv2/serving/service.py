@@ -1,23 +1,25 @@
-"""From a request to predictions, within the limits of the server."""
+"""From a request to predictions, within the limits of the server; and the counters of requests."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from efficientnetv2.inference.predictor import Prediction
 from efficientnetv2.serving import request_images
+from efficientnetv2.serving.batcher import Batcher
 from efficientnetv2.serving.fetch import fetch
-from efficientnetv2.serving.intake import Intake, RequestError
-from efficientnetv2.serving.metrics import RequestMetrics
+from efficientnetv2.serving.intake import Intake, LimitedRequest, RequestError
 from efficientnetv2.serving.options import Models, ServerOptions, name_models
 from efficientnetv2.serving.schemas import InferRequest, PredictRequest
 from efficientnetv2.serving.served_model import ModelRegistry, SentImage, ServedModel
@@ -26,6 +28,8 @@ Value = TypeVar("Value")
 
 # Threads that decode images, at most. Ours.
 _MAX_DECODERS = 8
+# Upper bounds of the time of a request, in seconds. Source: the defaults of Prometheus' client libraries.
+_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Service:
@@ -47,7 +51,7 @@ class Service:
         self,
         request: Request,
         name: str | None,
-        read: Callable[[Request], Awaitable[Sequence[SentImage]]],
+        read: Callable[[LimitedRequest], Awaitable[Sequence[SentImage]]],
         *,
         explain: bool = False,
     ) -> tuple[ServedModel, list[tuple[Prediction, str | None]]]:
@@ -69,7 +73,7 @@ class Service:
             with model.reserve(len(images)):
                 return model, await self._unless_gone(request, _predicted(model, images, explain), deadline)
 
-    async def read_predict(self, request: Request) -> Sequence[SentImage]:
+    async def read_predict(self, request: LimitedRequest) -> Sequence[SentImage]:
         """The images of `POST /predict`."""
         body_type = request_images.content_type(request)
         if body_type == "multipart/form-data":
@@ -90,7 +94,7 @@ class Service:
         images = await self._in_pool(partial(request_images.json_images, body))
         fetched = []
         for url in urls:
-            fetched.append(SentImage(url[:60], await fetch(url, self.options.max_bytes, self.options.timeout)))
+            fetched.append(SentImage(url[:60], await fetch(url, request.count, self.options.timeout)))
         return [*images, *fetched]
 
     async def parse_infer(self, request: Request) -> tuple[InferRequest, Sequence[SentImage]]:
@@ -98,19 +102,18 @@ class Service:
         header = request.headers.get("inference-header-content-length")
         text, binary = request_images.split_binary(await request.body(), header)
         body = await self._in_pool(partial(request_images.parse, InferRequest, text))
+        self._refuse_many(request_images.num_tensor_images(body))
         return body, await self._in_pool(partial(request_images.tensor_images, body, binary))
 
     async def _read(
-        self, request: Request, read: Callable[[Request], Awaitable[Sequence[SentImage]]], deadline: float
+        self, request: LimitedRequest, read: Callable[[LimitedRequest], Awaitable[Sequence[SentImage]]], deadline: float
     ) -> Sequence[SentImage]:
         try:
             async with asyncio.timeout_at(deadline):
-                images = await read(request)
+                return await read(request)
         except TimeoutError as error:
             message = f"the request did not arrive within {self.options.timeout:g} s."
             raise RequestError(408, message, is_body_unread=True) from error
-        self._refuse_many(len(images))
-        return images
 
     def _refuse_many(self, count: int) -> None:
         if count > self.options.max_images:
@@ -150,3 +153,59 @@ async def _predicted(
 ) -> list[tuple[Prediction, str | None]]:
     found = await model.predict(images)
     return [(prediction, await model.explain(prediction, pixels) if explain else None) for prediction, pixels in found]
+
+
+class RequestMetrics:
+    """Numbers and times of requests, by route and status."""
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._buckets: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(_BOUNDS) + 1))
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self.num_open = 0
+
+    def record(self, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._counts[route, status] += 1
+        self._buckets[route][bisect_left(_BOUNDS, seconds)] += 1
+        self._seconds[route] += seconds
+
+    def text(self, models: ModelRegistry) -> str:
+        """All metrics. Source of the format: Prometheus, exposition formats, version 0.0.4."""
+        lines = [
+            *_family("requests_total", "counter", "Requests.", self._request_counts()),
+            *_family("request_seconds", "histogram", "Seconds per request.", self._times()),
+            *_family("open_requests", "gauge", "Requests without a response yet.", [("", self.num_open)]),
+            *_family("reloads_total", "counter", "Models loaded again.", [("", models.num_reloads)]),
+        ]
+        by_model: dict[str, tuple[str, str, Callable[[Batcher[Any, Any]], float]]] = {
+            "images_total": ("counter", "Predicted images.", lambda batcher: batcher.num_items),
+            "batches_total": ("counter", "Computed batches.", lambda batcher: batcher.num_batches),
+            "compute_seconds_total": ("counter", "Seconds of computing.", lambda batcher: batcher.compute_s),
+            "queue_images": ("gauge", "Images in the queue.", lambda batcher: batcher.reserved),
+            "queue_limit_images": ("gauge", "Images that the queue holds.", lambda batcher: batcher.queue),
+        }
+        for name, (metric_type, help_text, value) in by_model.items():
+            values = [(f'{{model="{model.name}"}}', value(model.batcher)) for model in models]
+            lines += _family(name, metric_type, help_text, values)
+        return "\n".join([*lines, ""])
+
+    def _request_counts(self) -> Iterable[tuple[str, float]]:
+        for (route, status), count in sorted(self._counts.items()):
+            yield f'{{route="{route}",status="{status}"}}', count
+
+    def _times(self) -> Iterable[tuple[str, float]]:
+        for route, buckets in sorted(self._buckets.items()):
+            total = 0
+            for bound, count in zip((*_BOUNDS, "+Inf"), buckets, strict=True):
+                total += count
+                yield f'_bucket{{route="{route}",le="{bound}"}}', total
+            yield f'_sum{{route="{route}"}}', self._seconds[route]
+            yield f'_count{{route="{route}"}}', total
+
+
+def _family(name: str, metric_type: str, help_text: str, samples: Iterable[tuple[str, float]]) -> Iterable[str]:
+    yield f"# HELP effnetv2_{name} {help_text}"
+    yield f"# TYPE effnetv2_{name} {metric_type}"
+    for suffix, value in samples:
+        yield f"effnetv2_{name}{suffix} {value}"

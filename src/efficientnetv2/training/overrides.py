@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from efficientnetv2.architectures import architecture_file
+from efficientnetv2.architectures.registry import is_architecture_file, read_architecture
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.training.image_sizes import default_eval_sizes, validate_stride
@@ -66,8 +66,8 @@ class TrainOverrides:
     settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.model, str) and architecture_file.is_architecture_file(self.model):
-            object.__setattr__(self, "model", architecture_file.read(Path(self.model)))
+        if isinstance(self.model, str) and is_architecture_file(self.model):
+            object.__setattr__(self, "model", read_architecture(Path(self.model)))
         if isinstance(self.recipe, str) and recipe_file(self.recipe) is not None:
             object.__setattr__(self, "recipe", load_recipe(self.recipe))
         lengths = [f"`{name}`" for name in ("epochs", "minutes") if getattr(self, name) is not None]

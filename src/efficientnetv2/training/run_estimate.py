@@ -78,12 +78,11 @@ def estimate_run(
     # The largest, as it is open which size minival selects.
     areas = [(px / (recipe.eval_image_size or px)) ** 2 for px in eval_size_candidates(recipe)]
     largest = max(areas, default=1.0)
-    validated = counts.minival or min(counts.val, recipe.val_max_images)
     saved = _checkpoints(recipe, length, stages)
     # The model before training is validated too, if it can classify and minival may select it.
     start = counts.minival > 0 and recipe.weights != "none" and recipe.head_init == "linear_probe"
     others = {
-        "validation": (len(validation_steps(recipe, length)) + start) * timings.curve.seconds(validated),
+        "validation": (len(validation_steps(recipe, length)) + start) * validation_s(recipe, timings, counts),
         "checkpoints": timings.checkpoints.seconds(saved),
         "final evaluation": timings.predictions.seconds(counts.val) * largest,
         "model file": timings.model_s,
@@ -100,6 +99,11 @@ def estimate_run(
         "model file": timings.model_bytes,
     }
     return RunEstimate(length, stages, others, disk)
+
+
+def validation_s(recipe: Recipe, timings: StepTimings, counts: ImageCounts) -> float:
+    """Seconds of one validation."""
+    return timings.curve.seconds(counts.minival or min(counts.val, recipe.val_max_images))
 
 
 def steps_by_size(plan: ProgressiveSchedule, steps: int, measured: list[int]) -> list[tuple[int, list[float], int]]:

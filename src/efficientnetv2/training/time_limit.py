@@ -12,11 +12,12 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from efficientnetv2.progressive.schedule import Revision, StepPlan
-from efficientnetv2.training.run_estimate import estimate_run
+from efficientnetv2.training.run_estimate import estimate_run, validation_s
 from efficientnetv2.training.run_length import stage_ends, validation_steps
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.utils.distributed import all_gather_object, broadcast_from_main
+from efficientnetv2.utils.legacy import upgrade
 
 # Fraction of the time that stays free for the unexpected. Ours.
 RESERVE = 0.03
@@ -70,7 +71,7 @@ class TimeLimit:
     @classmethod
     def from_json(cls, plain: Mapping[str, Any], *, began: float) -> TimeLimit:
         """Inverse of ``to_json``, for a part of the run that began at ``began``."""
-        rates = TypeAdapter(StepTimings).validate_python(plain["rates"])
+        rates = TypeAdapter(StepTimings).validate_python(upgrade(plain["rates"], "rates"))
         return cls(plain["seconds"], plain["report_s"], rates, plain["used_s"], began)
 
 
@@ -91,7 +92,7 @@ class Pacer:
         evenly = (round(number * length.steps / _PLANS) for number in range(1, _PLANS))
         self._plan_steps = sorted({*self._ends[:-1], *evenly} - {0})
         run = estimate_run(recipe, limit.rates, setup.image_counts)
-        self._validation_s = run.others_s["validation"] / len(self._validations)
+        self._validation_s = validation_s(recipe, limit.rates, setup.image_counts)
         excluded = ("compiling", "validation", "checkpoints")
         self._final_s = sum(seconds for name, seconds in run.others_s.items() if name not in excluded)
         self._slowdown = 1.0

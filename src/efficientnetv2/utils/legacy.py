@@ -43,6 +43,7 @@ _KEYS_IN = {
     "schedule": {"kind": "name", "factor": "gamma", "final": "min_lr_ratio"},
     "progressive": {"others": "extra"},
     "augment": {"colour": "color"},
+    "rates": {"answers": "predictions"},
 }
 # Names of a key with a value of a type, and with others.
 _NAMES_BY_TYPE: dict[str, tuple[type, str, str]] = {

@@ -22,8 +22,8 @@ from torch import Tensor
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.records import Ints, packed_record
-from efficientnetv2.data.shards.damage import ShardDamage
 from efficientnetv2.data.shards.index import is_url, shard_of
+from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
 from efficientnetv2.exporters.engines import choose_engine, engine_on, open_engine
 from efficientnetv2.inference.predict import Compute, Engine, Predictions, Runtime, load_classifier, predict_dataset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -17,12 +17,15 @@ from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.pretrained import weight_names
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import TTA, CropMode
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.workflows.arguments import PathLike, api, choice, path_text
 from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON
 
 _CHOICES = {"crop_mode": get_args(CropMode), "interpolation": ("bilinear", "bicubic"), "tta": get_args(TTA)}
+_PADDINGS = {"same": 'TensorFlow\'s "same"', "symmetric": "symmetric"}
+_CROP_MODES = {"squash": "squeezed to a square", "center": "center square", "border": "padded to a square"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,3 +237,22 @@ def _half_note(out: Path, network: Network) -> str:
         "kernels and matrices are in half precision, each weight within 1/2048 of its value (or 3e-8): "
         f"{out.stat().st_size / 1e6:.1f} MB instead of {before / 1e6:.1f} MB"
     )
+
+
+def describe_network(network: Network) -> Iterator[str]:
+    """Padding, preprocessing and classes of a model, a line each."""
+    if isinstance(network, EfficientNet):
+        table = network.architecture
+        yield f"Padding: {_PADDINGS[table.padding]}; batch-norm epsilon {table.batch_norm_epsilon:g}."
+    elif isinstance(network, WrappedModel):
+        yield f"Model: {network.source}."
+    images = network.preprocessing
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (images.mean, images.std))
+    crop_mode = _CROP_MODES[images.crop_mode]
+    if images.crop_mode == "center":
+        crop_mode += f" of {images.crop_pct:.3g} of the shorter side"
+    elif images.crop_pct < 1:
+        crop_mode = f"the middle {images.crop_pct:.3g} of each side, squeezed"
+    yield f"Preprocessing: {images.image_size} px, {crop_mode}, {images.interpolation}, mean {mean}, std {std}."
+    classes = f"{network.num_classes}: {shorten(network.class_names, 3)}" if network.num_classes else "no classifier"
+    yield f"Classes: {classes}. Input channels: {network.in_channels}."

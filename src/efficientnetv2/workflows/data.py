@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import torch
+from PIL import Image
 
 from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.prepared_data import prepare_data
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import AUGMENTED_FROM, Ints, is_copy
-from efficientnetv2.data.sampler import ClassSampling, target_counts
+from efficientnetv2.data.sampler import ClassSampling, class_members, target_counts
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.shards.writer import PackOptions, PackResult, write_shards
 from efficientnetv2.preprocessing import RGB
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.transforms.augmented_copies import FOLDER, spread_copies, write_copies
+from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images, cache_sized_slices
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
+from efficientnetv2.utils.io import write_atomically
 from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
@@ -34,6 +43,8 @@ from efficientnetv2.workflows.output_paths import is_inside_data, refuse_inside_
 _logger = logging.getLogger(__name__)
 
 TABLE = "pictures.csv"
+_COPIES = "augmented"  # the folder of copies
+_QUALITY = 95  # of the JPEG, its colors at full resolution: a copy of a copy should not look like one. Ours.
 _INSTEAD = "Use `fewer=True`, or let training draw rare classes more often: `class_sampling=equal`."
 
 
@@ -107,7 +118,7 @@ def _check_out(out: Path, fewer: bool) -> None:
         raise InputError(f"`out` {out} is {'not a table' if fewer else 'a table'}: {fix}.")
     names = [file.name for file in out.iterdir()] if out.is_dir() else []
     # The copies of a stopped command are written again.
-    if (fewer and out.exists()) or out.is_file() or [name for name in names if name != FOLDER]:
+    if (fewer and out.exists()) or out.is_file() or [name for name in names if name != _COPIES]:
         content = f" and is not empty ({shorten(names, 3)})" if names else ""
         raise InputError(f"`out` {out} exists{content}. Give another place.")
 
@@ -146,6 +157,63 @@ def _with_copies(
             raise InputError(f"{error}. Repair it, or leave it out.") from error
     made[AUGMENTED_FROM] = made[AUGMENTED_FROM].map(dict(zip(dataset.paths, table["path"], strict=True)))
     return pd.concat([table.assign(**{AUGMENTED_FROM: ""}), made], ignore_index=True)
+
+
+def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
+    """How many copies each of (N,) images gets, so that each class has ``wanted``; within a class one more at most."""
+    copies = np.zeros(len(labels), dtype=np.int64)
+    for label, (number, rows) in enumerate(zip(wanted, class_members(labels, len(wanted)), strict=True)):
+        if len(rows):
+            each, more = divmod(int(number) - len(rows), len(rows))
+            copies[rows] = each
+            copies[key.fold("copies", label).generator().permutation(rows)[:more]] += 1
+    return copies
+
+
+def augmented_copies_of(
+    image: npt.NDArray[np.uint8], *, row: int, count: int, setting: StepSettings, plan: AugmentPlan, key: Key
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Copies of an image (H, W, 3), each augmented as in training, but neither cropped nor mixed.
+
+    ``row`` and ``key`` decide what is drawn. All copies of a large photograph at once would not fit into memory.
+    """
+    ids = (np.arange(count, dtype=np.int64) << 32) | row  # as data.sampler.BatchRequest counts draws
+    images = torch.from_numpy(image.transpose(2, 0, 1).copy()).expand(count, -1, -1, -1)  # a view
+    for part in cache_sized_slices(images):
+        changed = augment_images(images[part].contiguous(), setting, key, ids[part], plan)
+        yield from changed.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def write_copies(
+    dataset: ImageDataset,
+    copies: Ints,
+    folder: Path,
+    *,
+    setting: StepSettings,
+    plan: AugmentPlan,
+    key: Key,
+    progress: Callable[[int], object] = lambda written: None,
+) -> pd.DataFrame:
+    """Write (N,) ``copies`` of the images into ``folder/augmented``, at the strength of ``setting``.
+
+    Returns a row for each copy as in the dataset, with the original's path in ``augmented_from``.
+    """
+    reader = source_reader(dataset)
+    (folder / _COPIES).mkdir(parents=True, exist_ok=True)
+    rows: list[int] = []
+    paths: list[str] = []
+    for row in np.flatnonzero(copies).tolist():
+        image, count = np.asarray(load_image(reader.source(row))), int(copies[row])
+        made = augmented_copies_of(image, row=row, count=count, setting=setting, plan=plan, key=key)
+        for number, copy in enumerate(made, start=1):
+            paths.append(f"{_COPIES}/{row:06d}_{number}.jpg")
+            save = partial(Image.fromarray(copy).save, format="JPEG", quality=_QUALITY, subsampling=0)
+            write_atomically(folder / paths[-1], save)
+            rows.append(row)
+            progress(len(rows))
+    table = dataset.table.iloc[rows].reset_index(drop=True)
+    table[AUGMENTED_FROM] = table["path"].astype(object)
+    return table.assign(path=paths)
 
 
 def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[ImageDataset, PackResult]:

@@ -11,8 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import ValidationError
 
-from efficientnetv2.architectures.architecture_file import is_architecture_file
-from efficientnetv2.architectures.registry import NAMES, get_architecture
+from efficientnetv2.architectures.registry import NAMES, get_architecture, is_architecture_file
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas.objective import Reward
 from efficientnetv2.nas.space import Space, paper_space, require_image_size, small_space, space_around

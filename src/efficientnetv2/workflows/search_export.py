@@ -10,8 +10,13 @@ from pathlib import Path
 
 import torch
 
-from efficientnetv2.architectures import architecture_file
-from efficientnetv2.architectures.registry import round_channels, scale
+from efficientnetv2.architectures.registry import (
+    architecture_text,
+    is_architecture_file,
+    round_channels,
+    scale,
+    write_architecture,
+)
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.nas.results import TrialRow
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
@@ -46,12 +51,12 @@ def export_trial(
         read.folder.make()
         if target.exists() and not _is_unchanged(read, target):
             raise InputError(f"{target}: {_EDITED}, and would be lost. Set `output`, or remove the file.")
-    elif not architecture_file.is_architecture_file(str(out)):
+    elif not is_architecture_file(str(out)):
         raise InputError(f"`output` {out} must end in .yaml, .yml or .json, so that train recognizes it.")
     else:
         refuse_foreign_file(out, "`output`", lambda file: False, _EDITED)
     note_replaced(target)
-    architecture_file.write(target, architecture, comment=comment)
+    write_architecture(target, architecture, comment=comment)
     _logger.info(f"{comment}.")
     _logger.info(f"Written: {target}")
     split_file = read.folder.split_file
@@ -111,7 +116,7 @@ def _is_unchanged(read: LoadedStudy, file: Path) -> bool:
         architecture, written, _ = _scaled_trial(read, read.row(int(comment["trial"])), comment["grown"])
     except (OSError, UnicodeDecodeError, InputError):
         return False
-    return text == architecture_file.text_of(architecture, comment=written)
+    return text == architecture_text(architecture, comment=written)
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from efficientnetv2.data.records import AUGMENTED_FROM, copy_groups, is_copy, va
 from efficientnetv2.data.sampler import target_counts
 from efficientnetv2.data.splits import with_holdout, with_minival
 from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.transforms import augmented_copies as materialized
 from efficientnetv2.transforms import pipeline
-from efficientnetv2.transforms.augmented_copies import augmented_copies_of, spread_copies, write_copies
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key
+from efficientnetv2.workflows import data
+from efficientnetv2.workflows.data import augmented_copies_of, spread_copies, write_copies
 
 KEY = Key.of(0)
 
@@ -78,7 +78,7 @@ def test_copies_are_made_a_few_at_a_time_and_come_out_the_same(monkeypatch):
         batches.append(len(images))
         return augment_images(images, *words)
 
-    monkeypatch.setattr(materialized, "augment_images", spy)
+    monkeypatch.setattr(data, "augment_images", spy)
     together = made()
     monkeypatch.setattr(pipeline, "_PORTION_BYTES", 5 * picture.nbytes + 1)
     apart = made()
