@@ -60,7 +60,7 @@ def test_temperatures_of_several_networks_are_told_and_none_is_advised(members, 
     assert ("minival=0.1" in found.calibrated) == (not any(members))
     told = found.data["calibration"].get("members", [None] * len(members))
     assert [one and (one["temperature"], one["num_fitted_images"], one["fitted_on"]) for one in told] == [
-        one and (one.temperature, one.pictures, one.fitted_on) for one in members
+        one and (one.temperature, one.num_images, one.fitted_on) for one in members
     ]
 
 

@@ -34,7 +34,7 @@ CLASSES = ("cat", "dog")
 
 
 def settled(*settings, recipe="quick", images=9469, memory_gib=None, minutes=None, training_s=None):
-    # Speed is chosen by measuring, in test_speed.
+    # test_precision covers the choice by measuring.
     settings = ["precision=fp32", "compile=off", *settings]
     recipe = with_overrides(get_recipe(recipe), settings)
     return resolve_recipe(

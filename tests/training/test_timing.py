@@ -50,7 +50,7 @@ class Slow:
 def job(class_folders, tmp_path, monkeypatch):
     """Groups of 4 pictures of 32 and 64 px, two of them at a time at 32 px."""
     monkeypatch.setattr(rates, "_TIMED_S", 0.0)
-    monkeypatch.setattr(rates, "_ANSWERS_S", 0.0)
+    monkeypatch.setattr(rates, "_PREDICTIONS_S", 0.0)
     settings = [
         "progressive={stages: 2, image_size: {start: 32, end: 64}}", "batch_size=8", "ghost_batch_size=4",
         "precision=fp32", "compile=false", "epochs=1",
