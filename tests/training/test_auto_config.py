@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.messages import mentioning, mentions
+from tests.recipes import with_overrides
 from torch import nn
 from torchvision.models import VisionTransformer, resnet18
 
@@ -22,7 +23,6 @@ from efficientnetv2.training.initial_weights import build_model
 from efficientnetv2.training.length_by_time import TimeConstraints
 from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups, smallest_group
 from efficientnetv2.training.microbatch import MicrobatchPlan
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.utils.device import Hardware

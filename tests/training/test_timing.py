@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.log_lines import logged_lines
 from tests.messages import mentions
+from tests.recipes import with_overrides
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.readers import source_reader
@@ -19,7 +20,6 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import loop
 from efficientnetv2.training import timing as rates
 from efficientnetv2.training.microbatch import MicrobatchPlan
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.run_setup import RunSetup
