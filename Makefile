@@ -64,7 +64,7 @@ reproduce: setup
 parity: setup
 	$(BIN)/python -m benchmarks.parity
 
-# Training steps on a CUDA device against timm's; makes its own pictures. About half an hour.
+# Training steps on a CUDA device against timm's; makes its own images. About half an hour.
 bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu --record
 

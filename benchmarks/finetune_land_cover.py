@@ -25,7 +25,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.training.length_by_time import LengthBudget
-from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import apply_overrides, validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.training.run_dir import RunDir
@@ -173,21 +174,26 @@ def score(answers: dict, class_names: tuple[str, ...]):
     return classification_metrics(np.array(answers["labels"]), np.array(answers["probabilities"]), class_names)
 
 
+def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """The recipe with fields changed by ``a.b=c``."""
+    return validate_recipe(apply_overrides(recipe.to_json(), settings), where=recipe.name)
+
+
 def fold(dataset: ImageDataset, number: int, learning: np.ndarray, answering: np.ndarray, options) -> dict:
     """One fold: choose, train, answer; from scratch in what is planned as the same minutes; the linear probe."""
     out = options.output / f"fold{number}"
-    finetune = with_overrides(get_recipe("finetune"), [*KNOWN, f"weights={options.weights}"])
+    finetune = changed(get_recipe("finetune"), [*KNOWN, f"weights={options.weights}"])
     draw = StratifiedShuffleSplit(1, test_size=0.25, random_state=number)
     inner, choosing = next(draw.split(learning, dataset.labels[learning]))
     inner_parts = parts(dataset, learning[inner], learning[choosing])
     inner_f1 = {}
     for name, settings in CANDIDATES.items():
-        answers = trained(with_overrides(finetune, [*settings, *CHOOSING]), *inner_parts, out / f"inner_{name}")
+        answers = trained(changed(finetune, [*settings, *CHOOSING]), *inner_parts, out / f"inner_{name}")
         inner_f1[name] = score(answers, dataset.class_names).macro_f1
         print(f"fold {number}, choosing: {name} {inner_f1[name]:.3f} ({answers['seconds']:.0f} s)", flush=True)
     best = max(inner_f1, key=lambda name: inner_f1[name])
     outer = parts(dataset, learning, answering)
-    tuned = trained(with_overrides(finetune, CANDIDATES[best]), *outer, out / f"finetune_{best}")
+    tuned = trained(changed(finetune, CANDIDATES[best]), *outer, out / f"finetune_{best}")
     print(f"fold {number}: {best} {score(tuned, dataset.class_names).macro_f1:.3f}", flush=True)
     scratch = trained(get_recipe("quick"), *outer, out / "scratch", minutes=tuned["seconds"] / 60)
     print(f"fold {number}: from scratch {score(scratch, dataset.class_names).macro_f1:.3f}", flush=True)

@@ -28,7 +28,7 @@ from efficientnetv2.nas.step_time import ReferenceTiming
 from efficientnetv2.nas.trial import to_measurement
 from efficientnetv2.nas.trial_process import run_trial
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import validate_recipe, with_overrides
+from efficientnetv2.training.recipe_io import apply_overrides, validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.recipes.nas_proxy import CHOOSING
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
@@ -117,7 +117,8 @@ def pictures_file(whole: ImageDataset, used: ImageDataset, folder: Path) -> Path
 
 def asked_recipe(settings: Sequence[str]) -> Recipe:
     """The proxy recipe as it is asked for."""
-    return with_overrides(get_recipe("proxy_small"), [*settings, "minival=null"])
+    plain = apply_overrides(get_recipe("proxy_small").to_json(), [*settings, "minival=null"])
+    return validate_recipe(plain, where="proxy_small")
 
 
 def settled_recipe(asked: Recipe, train: ImageDataset, space: Space, about: Path) -> Recipe:

@@ -11,7 +11,7 @@ from efficientnetv2.training import timing
 # What is killed in a test leaves the machine's memory of its files alone, so nothing has to reach the disk.
 os.fsync = lambda _: None
 # How steady a measured pace is, no command under test is asked; modules that ask measure in their own process.
-timing._TIMED_S = timing._ANSWERS_S = 0.3
+timing._TIMED_S = timing._PREDICTIONS_S = 0.3
 step_time._WARM_UP_S = step_time._SECONDS = 0.05
 step_time._WARM_UP, step_time._ROUNDS = 1, 3
 # TensorBoard without TensorFlow, as ``training.run_dir`` imports it.

@@ -19,11 +19,11 @@ import yaml
 from benchmarks.finetune_land_cover import KNOWN
 from packaging.requirements import Requirement
 from tests.pages import PAGES, ROOT, code_spans, commands, name, prose, shell_lines
+from tests.recipes import with_overrides
 
 import efficientnetv2
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.folds import TIMES
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.training.run_length import RunLength, stage_ends, validation_steps
 

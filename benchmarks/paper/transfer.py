@@ -14,7 +14,7 @@ from efficientnetv2.architectures.registry import get_model_info as published_ne
 from efficientnetv2.data.builtin_datasets import VARIABLE, DatasetNotFoundError, read_builtin
 from efficientnetv2.utils.errors import InputError
 
-# The paper's columns -> the standard sets (data.standard).
+# The paper's columns -> the standard sets (data.builtin_datasets).
 _SETS = {"cifar10": "cifar10", "cifar100": "cifar100", "flowers102": "flowers102", "cars": "stanford_cars"}
 #: Scale -> Table 8's default for ``--data``: every column, or at small the first one. Not Imagenette, the default of
 #: the other tables there: ImageNet's weights have learned its classes already.

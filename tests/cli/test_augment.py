@@ -8,12 +8,12 @@ from PIL import Image
 from tests.command_line import effnetv2
 from tests.conftest import COLORS, paint
 from tests.messages import mentions
+from tests.recipes import with_overrides
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.thumbnails import ImageRow
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.utils.random_key import Key

@@ -20,6 +20,7 @@ from tests.conftest import COLORS, paint
 from tests.faults.test_kill_and_resume import WORDS, bits, kill_in_the_middle, rows, start
 from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together
+from tests.recipes import with_overrides
 from tests.training.test_time_limit import BEGINNING
 
 from efficientnetv2.data.cache_writer import CacheSpec
@@ -32,7 +33,6 @@ from efficientnetv2.training.image_cache import build_cache, estimate_cache
 from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.length_by_time import LengthBudget
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_request import RunOptions, RunRequest

@@ -14,11 +14,11 @@ import typer
 from tests.command_line import effnetv2
 from tests.messages import mentions
 from tests.pages import commands
+from tests.recipes import with_overrides
 
 from efficientnetv2.cli import demo, parsing
 from efficientnetv2.cli.demo import SETTINGS, bundled_images, story
 from efficientnetv2.cli.main import app
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RUN_FILES
 from efficientnetv2.utils.errors import InputError

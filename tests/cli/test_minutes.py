@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.command_line import NETWORK
 from tests.messages import mentioning
+from tests.recipes import with_overrides
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
@@ -16,7 +17,6 @@ from efficientnetv2.training import length_by_time
 from efficientnetv2.training.length_by_time import LengthBudget
 from efficientnetv2.training.linear_probe import images_within, probe_s
 from efficientnetv2.training.overrides import TrainOverrides
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.training.run_setup import RunSetup

@@ -10,11 +10,11 @@ import torch
 from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLORS, paint
 from tests.messages import mentions
+from tests.recipes import with_overrides
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.plots import draw_training_curves
 from efficientnetv2.training.image_cache import CacheEstimate
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_estimate import RunEstimate, StageEstimate

@@ -43,7 +43,7 @@ def imagenet(tmp_path_factory):
 def quickly(monkeypatch):
     """Nothing is measured for longer than it takes."""
     monkeypatch.setattr(timing, "_TIMED_S", 0.0)
-    monkeypatch.setattr(timing, "_ANSWERS_S", 0.0)
+    monkeypatch.setattr(timing, "_PREDICTIONS_S", 0.0)
     # Of a batch of 4,096, say, two groups of 8 are measured: with memory for all, it would be all of them.
     monkeypatch.setattr(timing, "_MOST_IMAGES", 16)
     monkeypatch.setattr(MemoryProbe, "microbatches", lambda *_, **__: ONE_GROUP_PER_PASS)

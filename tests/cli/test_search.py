@@ -23,6 +23,7 @@ from tests.command_line import Done, effnetv2
 from tests.conftest import COLORS, paint
 from tests.messages import mentions
 from tests.nas.tiny import SPACE, words
+from tests.recipes import with_overrides
 from typer.testing import CliRunner
 
 from efficientnetv2.architectures.registry import read_architecture
@@ -34,7 +35,6 @@ from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.storage import Storage, sqlite_url
 from efficientnetv2.nas.study import load_config, open_study
 from efficientnetv2.nas.trial import StepTimed, Trained, TrialResult
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunLog
 from efficientnetv2.utils.benchmark import TimingStats

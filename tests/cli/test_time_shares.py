@@ -10,6 +10,7 @@ import torch
 import yaml
 from tests.command_line import TINY, effnetv2
 from tests.messages import mentioning, mentions
+from tests.recipes import with_overrides
 from tests.training.test_loop import SMALL
 
 from efficientnetv2.data.dataset import load_dataset
@@ -17,7 +18,6 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.length_by_time import LengthBudget, needs_timing, scratch_dir
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import NullRunDir, RunDir
 from efficientnetv2.training.run_estimate import estimate_run

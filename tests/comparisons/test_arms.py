@@ -16,10 +16,10 @@ from benchmarks.paper.runs import Cell, Runs
 from scipy import stats
 from tests.conftest import paint
 from tests.messages import mentioning, mentions
+from tests.recipes import with_overrides
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 

@@ -18,11 +18,11 @@ from benchmarks.land_cover_runs import Work, told
 from tests.command_line import NETWORK
 from tests.conftest import COLORS, paint
 from tests.messages import mentioning
+from tests.recipes import with_overrides
 
 from efficientnetv2 import create
 from efficientnetv2.architectures import registry
 from efficientnetv2.models import model_file
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 
 

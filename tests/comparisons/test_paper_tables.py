@@ -16,13 +16,13 @@ from benchmarks.paper import oom_safe_timing, params_flops, published, reproduce
 from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import Measurement
 from tests.comparisons.test_paper import made
+from tests.recipes import with_overrides
 from torch import nn
 
 from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.data.builtin_datasets import DatasetNotFoundError
 from efficientnetv2.progressive import presets
 from efficientnetv2.training.overrides import requested_recipe
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError

@@ -15,9 +15,9 @@ from benchmarks.paper.runs import Runs
 from benchmarks.progressive import EQUAL_TIME, FIXED, PROGRESSIVE, REGIMES, Choice, cell, claims, compared
 from benchmarks.regimes import regularized
 from tests.messages import mentions
+from tests.recipes import with_overrides
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -14,10 +14,10 @@ from benchmarks.paper.runs import Runs
 from benchmarks.paper.table import Table
 from benchmarks.transfer import OURS, PAPER, arms, asked, claims
 from tests.messages import mentions
+from tests.recipes import with_overrides
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.predictions import save_predictions
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 
 

@@ -128,11 +128,11 @@ def test_labels_cannot_be_changed_by_accident(dataset):
         dataset.labels[0] = 2
 
 
-def test_a_run_without_its_manifest_says_so(tmp_path):
-    with pytest.raises(InputError, match=mentioning("manifest")):
+def test_a_run_without_its_dataset_table_is_refused(tmp_path):
+    with pytest.raises(InputError, match=mentioning("dataset.csv", "run")):
         ImageDataset.from_csv(tmp_path / "dataset.csv", root=tmp_path, source="x")
     (tmp_path / "dataset.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match=mentioning("manifest")):
+    with pytest.raises(InputError, match=mentioning("dataset.csv", "run")):
         ImageDataset.from_csv(tmp_path / "dataset.csv", root=tmp_path, source="x")
 
 

@@ -226,7 +226,7 @@ def to_label(folder, classes):
     path = "a/very/long/path/" + "x" * 80
     rows = [{"path": path, "predicted": one, "probability": 0.4, "second": names[0]} for one in names[:20]]
     html = render(
-        "to_label.html.j2", shown=[(row, address) for row in rows], stretched=None, pictures=12345, diverse=500,
+        "to_label.html.j2", shown=[(row, address) for row in rows], stretched=None, num_images=12345, diverse=500,
         command="effnetv2 predict " + "word " * 60,
     )  # fmt: skip
     (folder / "report.html").write_text(html, encoding="utf-8")

@@ -216,7 +216,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(class_folders
 
 
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(class_folders, tmp_path):
-    """Checkpoints are an hour apart here: what is kept was kept because of the signal. Of SIGTERM: test_interrupt."""
+    """Checkpoints are an hour apart here: what is kept was kept because of the signal. test_signals covers SIGTERM."""
     rarely = ("--set", "checkpoint_minutes=60", "--set", "progressive.stages=1")
     rarely = (*rarely, "--epochs", "20")
     process = start(class_folders, tmp_path / "run", 0, *rarely)

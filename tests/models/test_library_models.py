@@ -16,12 +16,12 @@ import torchvision
 from tests.command_line import TINY, effnetv2, effnetv2_fresh
 from tests.hub_server import serving
 from tests.messages import mentioning, mentions
+from tests.recipes import with_overrides
 
 from efficientnetv2.models import hub
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.hub import timm_file, torchvision_file
 from efficientnetv2.training.initial_weights import build_initial_model, load_weights
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.messages import mentioning, mentions
 from tests.nas.test_trial import SETTINGS, TINY
+from tests.recipes import with_overrides
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from efficientnetv2.architectures.registry import get_architecture
@@ -26,7 +27,6 @@ from efficientnetv2.nas.step_time import (
     part_names,
     time_step,
 )
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils import benchmark
 from efficientnetv2.utils.errors import InputError

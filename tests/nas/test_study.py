@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.messages import mentioning, mentions
 from tests.nas.tiny import SPACE
+from tests.recipes import with_overrides
 
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.samplers import BottomQuartilePruner, suggest
@@ -23,7 +24,6 @@ from efficientnetv2.nas.study import (
     require_same_config,
     version_warning,
 )
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 

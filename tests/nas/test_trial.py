@@ -18,6 +18,7 @@ import pytest
 import torch
 from tests.command_line import SERVER
 from tests.messages import mentioning, mentions
+from tests.recipes import with_overrides
 
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
@@ -33,7 +34,6 @@ from efficientnetv2.nas.trial_process import run_trial
 from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.utils.benchmark import TimingStats

@@ -1,10 +1,10 @@
 import pytest
 import torch
+from tests.recipes import with_overrides
 from tests.training.test_loop import SMALL
 
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_setup import RunSetup

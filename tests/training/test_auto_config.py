@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.messages import mentioning, mentions
+from tests.recipes import with_overrides
 from torch import nn
 from torchvision.models import VisionTransformer, resnet18
 
@@ -22,7 +23,6 @@ from efficientnetv2.training.initial_weights import build_model
 from efficientnetv2.training.length_by_time import TimeConstraints
 from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups, smallest_group
 from efficientnetv2.training.microbatch import MicrobatchPlan
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.utils.device import Hardware
@@ -34,7 +34,7 @@ CLASSES = ("cat", "dog")
 
 
 def settled(*settings, recipe="quick", images=9469, memory_gib=None, minutes=None, training_s=None):
-    # Speed is chosen by measuring, in test_speed.
+    # test_precision covers the choice by measuring.
     settings = ["precision=fp32", "compile=off", *settings]
     recipe = with_overrides(get_recipe(recipe), settings)
     return resolve_recipe(

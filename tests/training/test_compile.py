@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning
+from tests.recipes import with_overrides
 from tests.training.test_precision import SMALL
 from torch._dynamo.testing import CompileCounter
 
@@ -21,7 +22,6 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import compile as compiling
 from efficientnetv2.training import metrics_log, timing
 from efficientnetv2.training.microbatch import MicrobatchPlan
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import NullRunDir, RunDir, RunLog
 from efficientnetv2.training.run_setup import RunSetup

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 from tests.messages import mentioning, mentions
+from tests.recipes import with_overrides
 from torch import nn
 
 from efficientnetv2.architectures.registry import get_architecture, get_model_info
@@ -26,7 +27,6 @@ from efficientnetv2.training.initial_weights import (
     weights_candidates,
 )
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 

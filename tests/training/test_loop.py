@@ -58,7 +58,7 @@ def gray(request):
 
 
 def running(progressive, steps, *, network=None, pictures=gray, microbatches=ONE_GROUP_PER_PASS, **changes):
-    """Run the loop; after every step the network, the recipe, and what ``StepDone`` says."""
+    """Run the loop; return the network, its state, and a record of every step."""
     torch.manual_seed(0)
     network = network or create(SMALL, num_classes=3)
     recipe = recipe_of(progressive, **({"batch_size": 8, "ghost_batch_size": 8} | changes))

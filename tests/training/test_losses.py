@@ -11,12 +11,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from tests.command_line import TINY, effnetv2
 from tests.messages import mentioning
+from tests.recipes import with_overrides
 from torch.nn import functional
 
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.class_imbalance import NO_CLASS_TERMS, ClassTerms, class_terms
 from efficientnetv2.training.losses import binary_cross_entropy, cross_entropy
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images, multi_hot
 from efficientnetv2.utils.errors import InputError

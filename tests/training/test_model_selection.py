@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
+from tests.recipes import with_overrides
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import Predictions
@@ -21,7 +22,6 @@ from efficientnetv2.training.model_selection import (
     unused_patience,
     validations_without_improvement,
 )
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.run_setup import RunSetup, eval_network

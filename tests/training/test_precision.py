@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
+from tests.recipes import with_overrides
 from tests.training.test_loop import running
 from torch import nn
 
@@ -21,7 +22,6 @@ from efficientnetv2.training import compile as compiling
 from efficientnetv2.training import precision as precisions
 from efficientnetv2.training.compile import compile_model
 from efficientnetv2.training.precision import choose_precision
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils import device as accelerate

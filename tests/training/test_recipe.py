@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
+from tests.recipes import with_overrides
 
 from efficientnetv2.cli.main import app
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
-from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe, with_overrides
+from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import RECIPES, get_recipe, load_recipe
 from efficientnetv2.utils.errors import InputError

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.messages import mentioning, mentions
+from tests.recipes import with_overrides
 
 from efficientnetv2.training.recipe_fields import (
     all_fields,
@@ -16,7 +17,7 @@ from efficientnetv2.training.recipe_fields import (
     format_value,
     recipe_parts,
 )
-from efficientnetv2.training.recipe_io import field_names_at, validate_recipe, with_overrides
+from efficientnetv2.training.recipe_io import field_names_at, validate_recipe
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.utils.errors import InputError
 

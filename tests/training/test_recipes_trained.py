@@ -37,7 +37,7 @@ SMALL = Architecture(
 SMALLS_SHARES = [1 / 4, 3 / 4]
 PICTURES, CLASSES = 8, 4
 ONE_EACH = np.arange(PICTURES) % CLASSES
-# As data.several has them, and what each picture's classes have of its label.
+# As in ImageDataset.targets, and what each picture's classes have of its label.
 SEVERAL = np.array([[0, -1, -1], [1, 0, -1], [2, 1, 0], [3, 2, -1]] * 2)
 SEVERAL_SHARES = torch.tensor([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 1 / 2, 1 / 2]])
 # Modules of stochastic depth, ours and others', and what they call their rate.

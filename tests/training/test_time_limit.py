@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.recipes import with_overrides
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file as modelfile
@@ -18,7 +19,6 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training import time_limit
 from efficientnetv2.training.callbacks import Callback
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_length import stage_ends, validation_steps
 from efficientnetv2.training.run_setup import RunSetup

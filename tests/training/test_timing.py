@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.log_lines import logged_lines
 from tests.messages import mentions
+from tests.recipes import with_overrides
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.readers import source_reader
@@ -19,7 +20,6 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import loop
 from efficientnetv2.training import timing as rates
 from efficientnetv2.training.microbatch import MicrobatchPlan
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.run_setup import RunSetup
@@ -50,7 +50,7 @@ class Slow:
 def job(class_folders, tmp_path, monkeypatch):
     """Groups of 4 pictures of 32 and 64 px, two of them at a time at 32 px."""
     monkeypatch.setattr(rates, "_TIMED_S", 0.0)
-    monkeypatch.setattr(rates, "_ANSWERS_S", 0.0)
+    monkeypatch.setattr(rates, "_PREDICTIONS_S", 0.0)
     settings = [
         "progressive={stages: 2, image_size: {start: 32, end: 64}}", "batch_size=8", "ghost_batch_size=4",
         "precision=fp32", "compile=false", "epochs=1",

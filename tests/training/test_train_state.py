@@ -7,13 +7,13 @@ import errno
 import pytest
 import torch
 from tests.messages import mentioning
+from tests.recipes import with_overrides
 from torch import nn
 
 from efficientnetv2.training import optim
 from efficientnetv2.training.checkpoints import checkpoint_steps, load_latest_checkpoint, save_checkpoint
 from efficientnetv2.training.ema import EMA
 from efficientnetv2.training.recipe import Optimizer
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_length import RunLength, log_steps, stage_ends, validation_steps
 from efficientnetv2.training.train_state import TrainState

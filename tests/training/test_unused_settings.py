@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from tests.messages import mentions
+from tests.recipes import with_overrides
 
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.training.run_summary import unused_settings
 

@@ -48,6 +48,7 @@ def test_a_report_is_read():
     assert report["top_errors"][0]["predicted"] == "turns"
     later = {"answer": "sigmoid", "views_compared": None, "picture_m": 240.0}
     assert upgrade(later) == {"activation": "sigmoid", "tta_comparison": None, "ground_m": 240.0}
+    assert upgrade({"evaluated_on": "all pictures"}) == {"evaluated_on": "all images"}
 
 
 def test_names_of_classes_stay():

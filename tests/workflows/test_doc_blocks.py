@@ -11,9 +11,9 @@ from importlib import import_module
 
 import pytest
 from tests.pages import PAGES, ROOT, blocks, name, run_python
+from tests.recipes import with_overrides
 
 import efficientnetv2 as ev2
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 
 NOT_RUN = "# not run"

@@ -16,6 +16,7 @@ from tests.command_line import TINY, effnetv2
 from tests.file_server import serving
 from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
+from tests.recipes import with_overrides
 from tests.training.test_loop import SMALL
 
 from efficientnetv2.data.config import DataConfig
@@ -33,7 +34,6 @@ from efficientnetv2.models.model_header import parse_entry
 from efficientnetv2.models.provenance import KEY, Calibration, TrainingFingerprint
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import post_training
-from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_context import RunContext
 from efficientnetv2.training.run_dir import RunDir

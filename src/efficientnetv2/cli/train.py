@@ -50,7 +50,7 @@ def train(
         with Screen():
             draw_sheet(
                 recipe.overrides(), table.data_config(data), preview,
-                pictures=preview_images, device=machine.device, strict=machine.strict
+                num_images=preview_images, device=machine.device, strict=machine.strict
             )  # fmt: skip
         return
     if not resume:

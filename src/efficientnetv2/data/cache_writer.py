@@ -60,7 +60,7 @@ class CacheSpec:
     def enough(cls, *, image_size: int, crop_mode: CropMode, area_min: float, detail: float) -> CacheSpec:
         """The size from which a fraction ``detail``, in (0, 1], of the random crops has all the pixels that it needs.
 
-        Exact for square images framed ``squash``. ``image_size`` is the largest size that a crop is resized to.
+        Exact for square images and the crop mode ``squash``. ``image_size`` is the largest size of a resized crop.
         """
         area = np.linspace(area_min, 1, _GRID)[:, None]
         aspect = np.exp(np.linspace(math.log(ASPECT[0]), math.log(ASPECT[1]), _GRID))

@@ -143,7 +143,7 @@ class ImageDataset(ImageRecords):
             cells = table["label"].dropna().unique()
             labels = cells if separator is None else [label for cell in cells for label in cell.split(separator)]
         except (FileNotFoundError, KeyError, ValueError) as error:
-            raise InputError(f"{path} is not the manifest of a run ({error}). Start a new run.") from None
+            raise InputError(f"{path} is not the image table of a run ({error}). Start a new run.") from None
         names = tuple(sorted(set(labels)))
         return cls(root=root, source=source, table=table, class_names=names, separator=separator)
 

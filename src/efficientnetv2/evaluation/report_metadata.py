@@ -23,7 +23,7 @@ class ReportMetadata:
     """
 
     data: str
-    evaluated_on: str  # a split, or "out-of-fold", or "all pictures"
+    evaluated_on: str  # a split, or "out-of-fold", or "all images"
     selected_on: str | None = None  # the split that chose the epoch or the recipe
     num_eval_images_seen_in_training: int | None = None
     num_eval_images_used_for_selection: int = 0  # of those not seen in training
@@ -102,7 +102,7 @@ class ReportMetadata:
             "val": f"validation images (val){held_out}",
             "test": "test images",
             "minival": "selection images (minival)",
-            "all pictures": "all images",
+            "all images": "all images",
             "out-of-fold": f"all images, each predicted by {models} not trained on it (out-of-fold)",
         }
         if self.on_training_split:

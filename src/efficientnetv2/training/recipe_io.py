@@ -106,15 +106,6 @@ def field_names_at(path: list[str]) -> list[str]:
     return ["start", "end", "continuous"] if part is None else list(part.__pydantic_fields__)
 
 
-def with_overrides(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """A recipe with fields changed by ``a.b=c``; see ``apply_overrides``.
-
-    Raises InputError if a field is unknown (the message names the nearest) or a value is invalid.
-    """
-    where = " ".join(f"`{truncate(setting, _SHOWN_CHARS)}`" for setting in settings)
-    return validate_recipe(apply_overrides(recipe.to_json(), settings), where=where or recipe.name)
-
-
 def apply_overrides(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """A copy of a recipe's plain values with fields changed by ``name=value`` or ``part.name=value``, not validated.
 

@@ -2,7 +2,7 @@
 
 Fields, in this order, and the functions that decide them::
 
-    weights (of several)           linear_probe.select_weights, before the run has a directory
+    weights (of several)           weights_selection.select_weights, before the run has a directory
     head_init                      linear_probe.resolve_head_init, _model_fields
     minival                        resolve_unmeasured
     progressive.image_size         image_sizes.limit_upscaling, image_sizes.lower_sizes_for_budget

@@ -20,7 +20,7 @@ from efficientnetv2.training.timing import StepTimings
 
 # Evenly spaced steps whose sizes are sampled where the size may change at every step. Ours.
 _SAMPLED_STEPS = 1024
-# Checkpoints on the disk at a time: two whole ones, and one in writing (``training.train_state``).
+# Checkpoints on the disk at a time: two whole ones, and one in writing (``training.checkpoints``).
 _CHECKPOINTS = 3
 
 

@@ -103,8 +103,8 @@ _WARM_UP = 2
 _TIMED_STEPS, _TIMED_S, _LONG_S = 3, 2.0, 10.0
 # A batch of more images is measured in part, whole passes of it; the second number counts under a time limit.
 _MOST_IMAGES, _HURRIED_IMAGES = 256, 32
-# Images predicted before any that are timed, at most so many of these, and the seconds that they are to fill.
-_FEW, _MOST_ANSWERS, _ANSWERS_S = 8, 512, 2.0
+# Images that are predicted before timing, the most images that are timed, and the seconds that these should fill.
+_FEW, _MAX_PREDICTIONS, _PREDICTIONS_S = 8, 512, 2.0
 # Of the measured run: so long that its learning rate, where it warms up, stays near 0. Only a copy is trained.
 _STEPS = 1_000_000
 
@@ -281,7 +281,7 @@ def _predictions(setup: RunSetup, state: TrainState, *, once: bool) -> LinearCos
     few = min(_FEW, len(setup.val))
     seconds(few)
     few_s = seconds(few)
-    count = min(len(setup.val), _MOST_ANSWERS, max(few, int(_ANSWERS_S / few_s * few)))
+    count = min(len(setup.val), _MAX_PREDICTIONS, max(few, int(_PREDICTIONS_S / few_s * few)))
     count_s = seconds(count)
     if setup.workers and count > few:  # starting them takes a time of its own
         each = max(0.0, count_s - few_s) / (count - few)

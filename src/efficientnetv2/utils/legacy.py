@@ -64,6 +64,7 @@ _VALUES = {
     "flip": {"symmetries": "d4"},
     "init": {"released": "default", "calm": "zero_residual"},
     "head_init": {"fresh": "random", "probe": "linear_probe"},
+    "evaluated_on": {"all pictures": "all images"},
     "bootstrap_unit": {"places": "location", "groups": "group"},
     "global_pool": {"mean": "avg", "mean+centre": "avg+center"},
 }

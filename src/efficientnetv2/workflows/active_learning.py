@@ -194,7 +194,7 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
         "to_label.html.j2",
         shown=list(zip(sheet.itertuples(), addresses, strict=True)),
         stretched=thumbnails.CONTRAST_NOTE if dim else None,
-        pictures=len(table),
+        num_images=len(table),
         diverse=ranking.diverse,
         command=command_line(),
     )

@@ -15,7 +15,6 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, display_channels
-from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import BatchRequest
@@ -30,6 +29,7 @@ from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.loop import StepContext, augment_batch
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.run_request import load_run_data
 from efficientnetv2.training.run_setup import eval_preprocessing
 from efficientnetv2.training.train_loader import training_images
 from efficientnetv2.utils.device import pick_device
@@ -47,7 +47,7 @@ _CONTRAST_NOTE = "dark images with the contrast stretched as the image above nee
 
 
 def draw_sheet(
-    overrides: TrainOverrides, source: DataConfig, out: Path, *, pictures: int, device: str, strict: bool
+    overrides: TrainOverrides, source: DataConfig, out: Path, *, num_images: int, device: str, strict: bool
 ) -> None:
     """Write a PNG of what each stage of a recipe feeds to the model."""
     if out.suffix.lower() != ".png":
@@ -58,14 +58,7 @@ def draw_sheet(
     note_replaced(out)
     torch_device = pick_device(device)
     recipe, notes = requested_recipe(overrides, torch_device)
-    prepared = prepare_data(
-        source,
-        val_fraction=recipe.val_fraction,
-        eval_split=recipe.eval_split,
-        minival=recipe.minival,
-        seed=recipe.seed,
-        strict=strict,
-    )
+    prepared = load_run_data(recipe, source, strict=strict)
     recipe, limits = limit_upscaling(recipe, None if recipe.max_upscale is None else prepared.stored_size)
     for line in [*notes, *limits]:
         _logger.info(line)
@@ -76,7 +69,7 @@ def draw_sheet(
     eval_size = recipe.eval_image_size or recipe.progressive.last.image_size
     recipe = recipe.model_copy(update={"eval_image_size": eval_size})
     preprocessing = eval_preprocessing(recipe, model, train.bands)
-    samples = sample_by_class(train, pictures, Key.of(recipe.seed).fold("sheet"))
+    samples = sample_by_class(train, num_images, Key.of(recipe.seed).fold("sheet"))
     reader = preview_cache(recipe, train, samples, torch_device)
     rows = [eval_row(train, samples, preprocessing)]
     for number, settings in enumerate(stage_settings(recipe.progressive)):

@@ -186,10 +186,10 @@ class DatasetCheck:
 
     @property
     def findings(self) -> list[dict[str, Any]]:
-        """Findings, the gravest first.
+        """Findings, the most severe first.
 
         Each has a ``kind``, a ``severity`` ("wrong", "doubtful" or "note"), a ``sentence``, ``advice``, and the groups
-        of ``pictures`` it is about.
+        of ``images`` it is about.
         """
         return list(self.report["findings"])
 

@@ -136,7 +136,7 @@ def _select_split(dataset: ImageDataset, split: str | None) -> tuple[ImageDatase
     if split is None:
         split = next((name for name in ("test", "val") if (dataset.split == name).any()), "all")
     choice("split", split, (*SPLITS, "all"))
-    return (dataset, "all pictures") if split == "all" else (dataset.subset(split), split)
+    return (dataset, "all images") if split == "all" else (dataset.subset(split), split)
 
 
 def _report_options(options: EvaluateOptions, dataset: ImageDataset, class_names: Sequence[str]) -> ReportOptions:

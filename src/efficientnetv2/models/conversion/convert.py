@@ -130,8 +130,8 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...
     """Write a model for another library. Returns what the library does not see in the file; ``read`` sees all of it.
 
     ``path`` is for timm a directory, or a file ``.safetensors`` or ``.pth``; for torchvision ``.pth`` or
-    ``.safetensors``; for Keras see ``export.write_keras``. Raises InputError if the library has no model with the same
-    outputs.
+    ``.safetensors``; for Keras see ``weight_writer.write_keras``. Raises InputError if the library has no model with
+    the same outputs.
     """
     path, global_pool = Path(path), network.architecture.global_pool
     writers = {"timm": write_timm, "torchvision": write_torchvision, "keras": write_keras}
