@@ -1,4 +1,4 @@
-"""Augmented images as files: for tools that do not augment, and for people. Training draws each image anew instead."""
+"""Augmented images as files: for tools that do not augment, and for people. Training augments in memory."""
 
 from __future__ import annotations
 
