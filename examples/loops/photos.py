@@ -1,4 +1,4 @@
-"""What turns any data set of pictures into one that grows, and the pictures of the three examples."""
+"""What turns any data set of images into one that grows, and the images of the three examples."""
 
 import csv
 from pathlib import Path
@@ -18,7 +18,7 @@ TO_FLOATS = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normali
 
 
 def augmentation(setting):
-    """What a picture goes through in training, at its setting's size and magnitude."""
+    """What an image goes through in training, at its setting's size and magnitude."""
     parts = [v2.RandomResizedCrop(setting.image_size, scale=(0.35, 1)), v2.RandomHorizontalFlip()]
     if setting.randaugment:
         # Of a plan's magnitudes 10 is the full range of most operations; of torchvision's it is 30, the largest.
@@ -27,7 +27,7 @@ def augmentation(setting):
 
 
 class Growing(Dataset):
-    """``growing[index, setting]``: a picture as its setting asks for it, its class, and the setting."""
+    """``growing[index, setting]``: an image as its setting asks for it, its class, and the setting."""
 
     def __init__(self, pictures):
         self.pictures = pictures  # pictures[index] is one of PIL's and its class: an ImageFolder, say
@@ -48,7 +48,7 @@ def collate(samples):
 
 
 class Whole(Dataset):
-    """``whole[index]``: a picture as one setting asks for it, but whole, to validate on; its class, and the setting."""
+    """``whole[index]``: an image as one setting asks for it, but whole, to validate on; its class, and the setting."""
 
     def __init__(self, pictures, setting):
         self.pictures, self.setting = pictures, setting
@@ -64,7 +64,7 @@ class Whole(Dataset):
 
 
 class Photos(Dataset):
-    """The pictures that come with the repository, with their classes: every fifth held out, or all others."""
+    """The images that come with the repository, with their classes: every fifth held out, or all others."""
 
     def __init__(self, *, held_out=False):
         rows = list(csv.DictReader((FOLDER / "pictures.csv").read_text().splitlines()))

@@ -14,7 +14,7 @@ import efficientnetv2 as ev2
 
 
 def train(steps=60, first_step=0, accumulate=1):
-    """A run, or what is left of it from a step on; each step's pictures come in so many micro-batches."""
+    """A run, or what is left of it from a step on; each step's images come in so many micro-batches."""
     pictures = Photos()
     network = efficientnet_b0(num_classes=len(pictures.classes))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)

@@ -142,7 +142,7 @@ def test_dropout_is_active_in_the_loop_and_repeatable():
 
 
 def test_without_regularization_the_loop_is_a_plain_pytorch_loop():
-    """Ten lines of PyTorch on the same pictures give the same weights."""
+    """Ten lines of PyTorch on the same images give the same weights."""
     steps = 4
     torch.manual_seed(0)
     network = create(SMALL, num_classes=3)

@@ -1,4 +1,4 @@
-"""Several processes compute what one does: the same pictures, losses, statistics and weights."""
+"""Several processes compute what one does: the same images, losses, statistics and weights."""
 
 from __future__ import annotations
 
