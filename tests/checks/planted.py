@@ -27,7 +27,7 @@ def scene(number: int, px: int = 64) -> Image.Image:
 
 
 def sound(folder: Path) -> pd.DataFrame:
-    """Pictures of two classes, each at its own place, on its own day; groups of one of each; the last days are val."""
+    """Images of two classes, each at its own place, on its own day; groups of one of each; the last days are val."""
     rows = []
     for number in range(2 * EACH):
         name = f"{number:03d}.jpg"

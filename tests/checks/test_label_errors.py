@@ -20,7 +20,7 @@ EACH = 30
 
 
 def asked(together, *, classes=2):
-    """Pictures of some classes, told apart by their embeddings; the first of all has a wrong label."""
+    """Images of some classes, told apart by their embeddings; the first of all has a wrong label."""
     labels = np.repeat(np.arange(classes), EACH)
     vectors = np.random.default_rng(0).normal(size=(len(labels), 8)).astype(np.float32)
     vectors[np.arange(len(labels)), labels] += 8

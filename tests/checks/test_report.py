@@ -494,7 +494,7 @@ def test_nearest_places_are_those_of_all_with_all():
 
 
 def test_many_pictures_of_two_places_are_quickly_compared():
-    """Picture by image this would be 8 * 10^8 distances."""
+    """Image by image this would be 8 * 10^8 distances."""
     degrees = np.repeat([[0.0, 0.0], [0.0, 1.0]], 20_000, axis=0)
     everyone = np.ones(40_000, dtype=bool)
     begun = time.process_time()

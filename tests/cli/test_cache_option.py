@@ -52,7 +52,7 @@ def caches(tmp_path, monkeypatch):
 
 @pytest.fixture
 def large(tmp_path):
-    """Pictures of 150 px: at 64 px of training they are kept smaller."""
+    """Images of 150 px: at 64 px of training they are kept smaller."""
     for name, color in COLORS.items():
         for number in range(10):
             paint(tmp_path / "large" / name / f"{number}.jpg", color, number, px=150)

@@ -1,4 +1,4 @@
-"""Pictures of several labels through the command line: trained, resumed, evaluated, packed, planned."""
+"""Images of several labels through the command line: trained, resumed, evaluated, packed, planned."""
 
 from __future__ import annotations
 

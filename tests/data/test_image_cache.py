@@ -414,7 +414,7 @@ def test_what_a_mount_failed_to_give_for_a_moment_is_asked_for_again(class_folde
 
 
 def test_the_size_is_known_to_the_byte_before_anything_is_decoded(class_folders, monkeypatch):
-    """Pictures of many sizes, of which a sample would say little: 30 px of the shorter side are kept of each."""
+    """Images of many sizes, of which a sample would say little: 30 px of the shorter side are kept of each."""
     for number, height in enumerate((31, 60, 200)):
         Image.new("RGB", (300, height)).save(class_folders / f"red/odd_{number}.png")
     dataset = load_dataset(class_folders)
@@ -448,7 +448,7 @@ def test_a_folder_that_cannot_be_written_is_named(class_folders, tmp_path):
 
 @pytest.fixture
 def large(tmp_path):
-    """Pictures enough that filling takes a moment, and that their pixels pass 1 MB."""
+    """Images enough that filling takes a moment, and that their pixels pass 1 MB."""
     for name, color in COLORS.items():
         for number in range(8):
             paint(tmp_path / "large" / name / f"{number}.jpg", color, number, px=160)

@@ -1,4 +1,4 @@
-"""Pictures that a split, or folds, kept together are known again from what a run has written down."""
+"""Images that a split, or folds, kept together are known again from what a run has written down."""
 
 from __future__ import annotations
 

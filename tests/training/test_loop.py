@@ -50,7 +50,7 @@ def recipe_of(progressive, **changes):
 
 
 def gray(request):
-    """Pictures of one gray each, different from each other: any change of a pixel shows."""
+    """Images of one gray each, different from each other: any change of a pixel shows."""
     px = request.setting.image_size
     values = torch.from_numpy(40 + 5 * request.samples).to(torch.uint8)
     images = values[:, None, None, None].expand(-1, 3, px, px).contiguous(memory_format=torch.channels_last)

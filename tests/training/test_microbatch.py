@@ -29,7 +29,7 @@ def small():
 
 
 def noisy(request):
-    """Pictures with some spread, unlike plain ones, whose batch-norm would magnify every rounding."""
+    """Images with some spread, unlike plain ones, whose batch-norm would magnify every rounding."""
     batch = gray(request)
     noise = torch.Generator().manual_seed(request.step * 100 + request.group)
     spread = torch.randint(-40, 40, batch.images.shape, generator=noise)

@@ -110,7 +110,7 @@ def test_the_files_and_their_rows(tmp_path):
 
 @st.composite
 def sets_with_copies(draw):
-    """Pictures of some classes, groups and places, of which some are copies of others."""
+    """Images of some classes, groups and places, of which some are copies of others."""
     count = draw(st.integers(12, 60))
     labels = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
     origin = draw(st.lists(st.none() | st.integers(0, count - 1), min_size=count, max_size=count))

@@ -144,7 +144,7 @@ def test_mixed_pictures_of_multilabel_count_them_before_they_are_normalized():
 
 
 def test_where_the_hole_is_has_nothing_to_do_with_the_flip():
-    """Pictures with a white left edge and holes of half the side: a 2 x 2 table, by chi-square."""
+    """Images with a white left edge and holes of half the side: a 2 x 2 table, by chi-square."""
     images = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
     images[..., :1] = 255
     out = run(images, torch.zeros(400, dtype=torch.long), StepSettings(32, cutout=0.5))[0][:, 0]
@@ -273,7 +273,7 @@ def test_wrong_channels_and_floats_are_refused():
 
 
 def constant_pictures(count, px=16, channels=3):
-    """Picture i is i + 1 everywhere and of class i: what a mix contains can be read off."""
+    """Image i is i + 1 everywhere and of class i: what a mix contains can be read off."""
     images = torch.arange(1.0, count + 1)[:, None, None, None].expand(count, channels, px, px)
     return images.contiguous(memory_format=torch.channels_last), torch.eye(count)
 
