@@ -3,17 +3,17 @@
 Run: python -m benchmarks.adaptive IMAGENETTE --tune [--only growing|random]
      python -m benchmarks.adaptive IMAGENETTE [--only growing|random] [--seeds 5] [--record]
 
-1,000 training pictures, each seed its own, for 60 epochs, so that training without regularization overfits, in sizes
-from 48 to 96 px; all of val is answered at 96 px, once, at the end. Four arms, the same pictures and seeds in each:
+1,000 training images, each seed its own, for 60 epochs, so that training without regularization overfits, in sizes
+from 48 to 96 px; all of val is answered at 96 px, once, at the end. Four arms, the same images and seeds in each:
 
-- growing: four stages, smallest pictures first. random: one of the four sizes is drawn 44 times over the run (Table 13:
+- growing: four stages, smallest images first. random: one of the four sizes is drawn 44 times over the run (Table 13:
   every 8 of 350 epochs).
 - vanilla: the same RandAugment and dropout throughout, or none of them. adaptive: both follow the size, from a third of
-  their end with the smallest pictures to all of it with the largest.
+  their end with the smallest images to all of it with the largest.
 
 ``--tune`` comes first: in each arm, up to five strengths of regularization, weakest first, until one is more than three
 points below the best (``benchmarks.regimes``; vanilla's slight one is adaptive's light one on average), on training
-pictures alone: 1,000 to fit, 2,000 others to choose by, one run each. Vanilla may come to have none. What it chose is
+images alone: 1,000 to fit, 2,000 others to choose by, one run each. Vanilla may come to have none. What it chose is
 kept in OUT/tuned.json. Two processes, one for each word of ``--only``, can share the cores; without it, what both found
 is read.
 

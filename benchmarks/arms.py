@@ -1,4 +1,4 @@
-"""Whole runs compared in pairs: the same pictures and seeds on each side, kept one by one.
+"""Whole runs compared in pairs: the same images and seeds on each side, kept one by one.
 
 What stands here is shared by the scripts that compare trainings; the runs themselves are those of ``benchmarks.paper``,
 so that one which was stopped goes on and one which is done is only read.
@@ -27,7 +27,7 @@ from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.utils.device import lower_precision, pick_device
 from efficientnetv2.utils.io import write_text_atomically
 
-# No validation between but at the ends of stages, where it has to be, and then on few pictures.
+# No validation between but at the ends of stages, where it has to be, and then on few images.
 HARDLY_VALIDATED = ("val_interval_epochs=1000", "val_max_images=32")
 # Of two runs whose times are compared, how much faster one may have been at the same size. Ours: with nothing else on a
 # machine most recorded pairs are within 4 %.
@@ -58,7 +58,7 @@ def refuse_to_record_elsewhere(parser: argparse.ArgumentParser, options: argpars
 
 
 def rows_of(dataset: ImageDataset, split: str, count: int | None, seed: int) -> np.ndarray:
-    """So many pictures of a split, stratified by class; all of them with None or where there are fewer."""
+    """So many images of a split, stratified by class; all of them with None or where there are fewer."""
     rows = np.flatnonzero(dataset.split == split)
     if count is None or count >= len(rows):
         return rows
@@ -67,7 +67,7 @@ def rows_of(dataset: ImageDataset, split: str, count: int | None, seed: int) -> 
 
 
 def write_pictures(file: Path, dataset: ImageDataset, learning: np.ndarray, answering: np.ndarray) -> Path:
-    """A table of pictures to train on and pictures to answer, for ``effnetv2 train``."""
+    """A table of images to train on and images to answer, for ``effnetv2 train``."""
     split = np.full(len(dataset), "", dtype=object)
     split[learning], split[answering] = "train", "val"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -84,15 +84,15 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
         seed: of the run.
 
     Returns:
-        ``seed``, ``top1``, ``macro_f1``, ``epochs``, ``train_s`` (wall time of the steps, waiting for pictures
+        ``seed``, ``top1``, ``macro_f1``, ``epochs``, ``train_s`` (wall time of the steps, waiting for images
         included), ``wall_s`` (validation and saving too), ``linear_probe_top1`` (where weights were given), ``sizes``:
-        for each size of picture, ``image_size``, how many ``images`` were trained on and the ``train_s`` that took;
+        for each size of image, ``image_size``, how many ``images`` were trained on and the ``train_s`` that took;
         ``others_cores``: how many processor cores were busy with something else meanwhile, in this sitting;
         ``hardware``, ``versions`` and ``when`` of the run; and ``asked``: what decided it (``Runs.config``). What was
         kept before that was said has neither the latter three nor all that is asked.
 
     Raises:
-        InputError: what is kept is of a run with other words or other pictures.
+        InputError: what is kept is of a run with other words or other images.
     """
     kept = runs.folder(cell, seed) / "measured.json"
     if kept.exists():
@@ -160,12 +160,12 @@ def refuse_incomparable_times(runs: Sequence[Mapping[str, Any]]) -> None:
 def refuse_other_pace(one: Mapping[str, Any], other: Mapping[str, Any], folder: Path) -> None:
     """Two runs of one network whose times are compared were made while the machine computed at the same pace.
 
-    A rented machine may be slower by half for half an hour, though nothing else runs within it. Told by the pictures a
+    A rented machine may be slower by half for half an hour, though nothing else runs within it. Told by the images a
     second at the largest size, which both train at.
 
     Args:
         one: with ``seed`` and ``sizes``; what was kept before these were told has none, and is not checked.
-        other: likewise.
+        other: The same of the other side.
         folder: of the runs, for the message.
 
     Raises:
@@ -193,7 +193,7 @@ def machines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def by_size(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
-    """What was trained on at each size of picture, and the seconds of that, smallest first.
+    """What was trained on at each size of image, and the seconds of that, smallest first.
 
     Args:
         history: rows of ``metrics.jsonl``; one ends with every stage.
@@ -270,7 +270,7 @@ def gain(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
 
     Args:
         ours: in points, one per seed.
-        theirs: likewise, the same seeds.
+        theirs: The same seeds of the other side.
     """
     return over_seeds([mine - other for mine, other in zip(ours, theirs, strict=True)])
 
@@ -280,7 +280,7 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Paired:
 
     Args:
         theirs: seconds, one per seed.
-        ours: likewise, the same seeds.
+        ours: The same seeds of this package.
     """
     logs = [math.log(other) - math.log(mine) for other, mine in zip(theirs, ours, strict=True)]
     found = gain(logs, [0.0] * len(logs))

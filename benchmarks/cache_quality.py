@@ -1,11 +1,11 @@
-"""What shrinking costs: random crops of pictures as ``--cache`` keeps them, beside the same crops of the originals.
+"""What shrinking costs: random crops of images as ``--cache`` keeps them, next to the same crops of the originals.
 
 Run: python -m benchmarks.cache_quality DATA [--record]
 
-DATA is anything that ``effnetv2 train`` takes. Of each of 500 pictures one random crop (35 % of the area or more) is
+DATA is anything that ``effnetv2 train`` takes. Of each of 500 images one random crop (35 % of the area or more) is
 made 128 px large from both, by Pillow, at exactly the same place; the figure is the mean absolute difference in grey
 levels, of 255. Kept with the detail for all crops, and for half of them (the default). For scale: what a crop that
-lies half a pixel beside differs by, since ours are cut at whole pixels.
+is shifted by half a pixel differs by, since ours are cut at whole pixels.
 """
 
 from __future__ import annotations

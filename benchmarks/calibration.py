@@ -1,11 +1,11 @@
-"""What a temperature does to how sure a network says it is: fitted on half of its val pictures, judged on the others.
+"""What a temperature does to how sure a network says it is: fitted on half of its val images, judged on the others.
 
 Run: python -m benchmarks.calibration scratch=RUN finetuned=RUN
 
 Those in results/ are what ``benchmarks.land_cover --only pretrain wide`` leaves in OUT/pretrained, aerial and both:
-V2-B0 on the aerial pictures of AID, for 20 epochs from scratch and for 5 from ImageNet's weights.
+V2-B0 on the aerial images of AID, for 20 epochs from scratch and for 5 from ImageNet's weights.
 
-RUN is the folder of a run that is done; its predictions.csv gives the answers to val. The pictures are cut in two at
+RUN is the folder of a run that is done; its predictions.csv gives the answers to val. The images are cut in two at
 random, and each half is judged with the temperature of the other. What it finds goes into results/calibration.json,
 by NAME: of each half the temperature, the expected calibration error (15 bins) without and with it, what chance alone
 would give, and the log-loss.

@@ -2,14 +2,14 @@
 
 Run: python -m benchmarks.default_train NAME=PICTURES [NAME=PICTURES ...] --record
 
-For each set of pictures ``effnetv2 train PICTURES --minutes 15`` runs as a user runs it. The network's answers to val
-and the linear probe's are then compared on the same pictures: ``default_train_minus_probe_NAME_top1`` and ``_macro_f1``
+For each set of images ``effnetv2 train PICTURES --minutes 15`` runs as a user runs it. The network's answers to val
+and the linear probe's are then compared on the same images: ``default_train_minus_probe_NAME_top1`` and ``_macro_f1``
 in points, with the interval of a bootstrap of pairs. The probe is of the weights that the run itself took. Where it was
 begun from scratch it prints none: then the probe is of the best weights at hand that it did not take, or where there
-are none of random weights, and the record says so (``probe_of``). Of very many training pictures a probe learns
+are none of random weights, and the record says so (``probe_of``). Of very many training images a probe learns
 from a part, the network from all: ``probe_num_train_images`` of ``num_train_images``.
 
-A run that was stopped goes on; one that is done is only read, and one of other pictures or minutes is refused.
+A run that was stopped goes on; one that is done is only read, and one of other images or minutes is refused.
 Everything lies in OUT (results/default_train_NAME), of
 which ``measured.json`` alone travels with the repository.
 """
@@ -60,7 +60,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
     """What a run came to: trained, or read where it has been.
 
     Raises:
-        SystemExit: what lies there is of other pictures or of another length.
+        SystemExit: what lies there is of other images or of another length.
     """
     kept, run = out / "measured.json", out / "run"
     asked = {"minutes": minutes, "pictures_digest": load_dataset(pictures).digest()}
@@ -101,7 +101,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
 
 
 def over_probe(run: Path) -> dict[str, Any]:
-    """What the network has over the probe on the pictures that both have answered."""
+    """What the network has over the probe on the images that both have answered."""
     ours, theirs = load_predictions(run), load_predictions(run / PROBE_DIR)
     both = compare_predictions(ours, theirs)
     assert both is not None, "both answer val"

@@ -3,8 +3,8 @@
 Run: python -m benchmarks.demo [--seeds 5] [--output runs/demo_seeds]
 
 Each seed is a process of its own, on all cores; its wall time is that of the whole story, from typing to the prompt.
-Figures are those of the cross-validation by place: every picture answered once, by a network that had not been there.
-The interval is that of the mean over seeds (Student's t); that of the pictures is wider and stands in each report. A
+Figures are those of the cross-validation by place: every image answered once, by a network that had not been there.
+The interval is that of the mean over seeds (Student's t); that of the images is wider and stands in each report. A
 seed that has been run already is not run again, unless by other code or versions or on other hardware. Raw records:
 results/land_cover_demo/SEED.
 """
@@ -31,7 +31,7 @@ COMMAND = "effnetv2 demo --seed S, S from 0 to {last}"
 
 
 def made_by() -> dict[str, Any]:
-    """What a seed's figures are of, beside the seed."""
+    """What a seed's figures are of, next to the seed."""
     return {"hardware": hardware(), "versions": {name: version(name) for name in NAMED}, "code": code()}
 
 

@@ -1,4 +1,4 @@
-"""An epoch of training beside an epoch of timm's own train script: the same pictures, network, size and strength.
+"""An epoch of training next to an epoch of timm's own train script: the same images, network, size and strength.
 
 Run: python -m benchmarks.epoch PICTURES TIMM_TRAIN_PY [--rounds 3] [--record]
 
@@ -12,7 +12,7 @@ which the package does not contain. Each side is its own program, as a user star
 - ours: ``effnetv2 train`` with RandAugment of the same magnitude and number, dropout, drop-path and EMA, as it comes.
 
 An epoch's time is the mean time of its updates after the first ones (start-up, compiling and measuring are not in it)
-times their number. ``input_wait_share`` is the share of it that our loop waited for pictures.
+times their number. ``input_wait_share`` is the share of it that our loop waited for images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from benchmarks.record import RESULTS, hardware, record
 from efficientnetv2.utils.benchmark import TimingStats
 
 _LINE = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .*?Time: ([\d.]+)s")
-# Updates at the beginning that do not count: compiling and the first pictures. Ours.
+# Updates at the beginning that do not count: compiling and the first images. Ours.
 _WARM_UP = 5
 _ROUNDS = 2
 BEST = {
@@ -81,7 +81,7 @@ def timm_updates(command: list[str], most: int | None) -> list[float]:
 
 
 def our_epoch(pictures: Path, px: int, batch: int) -> tuple[float, float, dict]:
-    """Seconds per picture of an epoch, the share of it that waits for pictures, and what the run chose."""
+    """Seconds per image of an epoch, the share of it that waits for images, and what the run chose."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         settings = {
@@ -108,7 +108,7 @@ def our_epoch(pictures: Path, px: int, batch: int) -> tuple[float, float, dict]:
 
 
 class Timm:
-    """timm's script on these pictures.
+    """timm's script on these images.
 
     Args:
         options: of the command line.
@@ -126,7 +126,7 @@ class Timm:
         return sum(seconds) / len(seconds) / batch
 
     def tuned(self) -> dict[tuple[str, str], float]:
-        """(kind, workers) -> seconds per picture; compiling is tried with the workers that were best without."""
+        """(kind, workers) -> seconds per image; compiling is tried with the workers that were best without."""
         tried: dict[tuple[str, str], float] = {}
         for kind, words in BEST.items():
             quickest = min(tried, key=lambda one: tried[one])[1] if tried else ""

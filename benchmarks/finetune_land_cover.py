@@ -1,19 +1,19 @@
-"""Fine-tuning on satellite pictures, cross-validated: given weights, and from scratch in as many planned minutes.
+"""Fine-tuning on satellite images, cross-validated: given weights, and from scratch in as many planned minutes.
 
 Run: python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS [--output OUT] [--only FOLD ...] [--record]
 
 5 stratified folds. In each fold every candidate setting is trained, for half the epochs, on three quarters of the
-other folds' pictures and scored on the last quarter; the better one is trained again on all of the other folds and
+other folds' images and scored on the last quarter; the better one is trained again on all of the other folds and
 answers the fold. The answers of the five folds together give the figure. From scratch: recipe quick, in what was
 planned as the same minutes as this took in that fold; the plan goes by rates measured beforehand, so that it may have
 taken more or fewer.
 
 The difference is not that of the weights alone: quick comes as it is, without what KNOWN gives the other side
-(symmetries of the square, eight views to answer by, the centre pooled beside the whole, larger pictures). And that
-statistics had better adapt (`adapted`) was found on folds of these same pictures (docs/benchmarks/land-cover.md).
+(symmetries of the square, eight views to answer by, the centre pooled next to the whole, larger images). And that
+statistics had better adapt (`adapted`) was found on folds of these same images (docs/benchmarks/land-cover.md).
 
 What is done is kept in OUT (results/finetune_land_cover) and not done again; the answers in it travel with the
-repository. Each says which pictures, weights and recipe it is of, and is refused for others; those that were kept
+repository. Each says which images, weights and recipe it is of, and is refused for others; those that were kept
 before they said so are not checked, so that they are shown and not recorded. --only does some of the folds and leaves
 the figures to a later call, so that one process a core can share the work.
 """
@@ -56,7 +56,7 @@ from efficientnetv2.utils.random_key import Key
 
 DEVICE = torch.device("cpu")
 FOLDS = 5
-# What is known of such pictures beforehand: they have no upright, the subject lies at the centre, much else around it.
+# What is known of such images beforehand: they have no upright, the subject lies at the centre, much else around it.
 KNOWN = [
     "augment.flip=d4",
     "tta=d4",
@@ -89,7 +89,7 @@ def parts(dataset: ImageDataset, learning: np.ndarray, answering: np.ndarray) ->
 
 
 def asked_of(train: ImageDataset, val: ImageDataset, weights: str | None) -> dict[str, Any]:
-    """What decides an answer beside the recipe, the same wherever the files lie: digests of pictures and weights."""
+    """What decides an answer next to the recipe, the same wherever the files lie: digests of images and weights."""
     there = weights is not None and Path(weights).is_file()
     digest = hashlib.blake2b(Path(weights).read_bytes(), digest_size=16).hexdigest() if there else weights
     return {"pictures": [train.digest(), val.digest()], "weights": digest}
@@ -113,7 +113,7 @@ def kept_or(file: Path, asked: dict[str, Any], make: Callable[[], dict]) -> dict
 
 
 def refuse_unchecked(out: Path) -> None:
-    """What does not say of which pictures, weights and recipe it is can't be claimed of those that are given.
+    """What does not say of which images, weights and recipe it is can't be claimed of those that are given.
 
     Args:
         out: folder of all that was kept.
@@ -270,7 +270,7 @@ def main() -> None:
 
 
 def keep(result: dict[str, Any]) -> None:
-    """The claims, and the raw figures beside them."""
+    """The claims, and the raw figures next to them."""
     (RESULTS / "finetune_land_cover.json").write_text(json.dumps(result, indent=1) + "\n")
     command = "python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS"
     for arm in ("finetune", "scratch"):

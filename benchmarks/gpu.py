@@ -2,14 +2,14 @@
 
 Run: python -m benchmarks.gpu [--record]    (make bench-gpu)
 
-Needs one CUDA device and nothing else: it makes its own pictures. Per network, as ``benchmarks.train_step`` does it:
+Needs one CUDA device and nothing else: it makes its own images. Per network, as ``benchmarks.train_step`` does it:
 timm as people run it, with channels-last memory, with AMP, both compiled too, and ours as "auto" chooses;
 ``gpu_step_*_vs_timm_best`` is ours over the fastest of timm's. Then, ours alone, in turn: one batch from memory, the
-same with RandAugment, and pictures from JPEG files read by a worker per core, in its own turn alone and without what
+same with RandAugment, and images from JPEG files read by a worker per core, in its own turn alone and without what
 was read ahead before the steps that count. ``gpu_randaugment_share`` is what RandAugment adds to a step,
 ``gpu_busy_share`` the speed from files over that from memory, RandAugment in both.
 
-``--try-out`` runs all of it on a CPU with tiny pictures, to see that it works; its figures mean nothing.
+``--try-out`` runs all of it on a CPU with tiny images, to see that it works; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def main() -> int:
 
 
 def keep(found: dict[str, TimingStats], raw: dict, rounds: int) -> None:
-    """Into the summary, and the raw seconds beside it."""
+    """Into the summary, and the raw seconds next to it."""
     on = hardware(torch.device("cuda"))
     more = "" if rounds == _ROUNDS else f" --rounds {rounds}"
     for name, spread in found.items():

@@ -1,12 +1,12 @@
-"""How long ``effnetv2 check`` takes for a folder of pictures, and whether it names the copies that are known.
+"""How long ``effnetv2 check`` takes for a folder of images, and whether it names the copies that are known.
 
 Run: python -m benchmarks.inspect_pictures DATA [--pair ONE OTHER ...] [--rounds 3] [--record]
 
-Without embeddings: every picture is decoded and hashed, near duplicates are looked for, the page is written. The whole
-wall time of a process, from its start to its end, a few times. ``--pair`` names two pictures, by their paths as the
+Without embeddings: every image is decoded and hashed, near duplicates are looked for, the page is written. The whole
+wall time of a process, from its start to its end, a few times. ``--pair`` names two images, by their paths as the
 inspection says them, that show the same; it may be given several times. Nothing else may run on the machine meanwhile.
 
-The claim is of ten thousand pictures: in AID (arXiv:1608.05167; 9,999 of it, JPEG of 128 px) Port/port_183.jpg and
+The claim is of ten thousand images: in AID (arXiv:1608.05167; 9,999 of it, JPEG of 128 px) Port/port_183.jpg and
 Port/port_248.jpg are near duplicates.
 """
 

@@ -3,8 +3,8 @@
 Run: python -m benchmarks.kept_memory [--image-size 128] [--rounds 5] [--record]
 
 ``utils.processes.keep_freed_memory``, which the program calls as it starts, holds for a whole process, so each side is
-a process of its own: the toolkit's loop on pictures of noise in memory, batch 32, two steps to warm up, then six. Sides
-alternate; median of the rounds' ratios and their quartiles, above 1 keeping is faster. Beside it each side's page
+a process of its own: the toolkit's loop on images of noise in memory, batch 32, two steps to warm up, then six. Sides
+alternate; median of the rounds' ratios and their quartiles, above 1 keeping is faster. Next to it each side's page
 faults a step and the most memory that was resident.
 """
 
@@ -67,7 +67,7 @@ def main() -> None:
     if options.child:
         print(json.dumps(child(options.child, options.image_size, options.precision)))
         return
-    # Chosen once, for where pages are cleared anew fp32 suffers more than 16 bits, and each side might take its own.
+    # Chosen once, for where pages are cleared again fp32 suffers more than 16 bits, and each side might take its own.
     precision = our_recipe(work(options.image_size), compile=False)[0].precision
     print(f"Precision of both: {precision}")
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}

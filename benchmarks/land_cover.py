@@ -1,15 +1,15 @@
-"""Land cover, cross-validated in new places and among like pictures: what each start and each way of balancing gives.
+"""Land cover, cross-validated in new places and among like images: what each start and each way of balancing gives.
 
 Run: python -m benchmarks.land_cover PICTURES.csv WEIGHTS AERIAL [--workers 2] [--only STEP ...]
 
 PICTURES.csv has columns path, label, latitude and longitude; WEIGHTS were trained on ImageNet; AERIAL is a folder of
-aerial pictures to learn from first. Steps:
+aerial images to learn from first. Steps:
 
 pretrain   V2-B0 on AERIAL: from scratch, and from WEIGHTS; only what another step still needs
-best       in every fold the three pairs of start and balancing that are best inside its training pictures, small; their
+best       in every fold the three pairs of start and balancing that are best inside its training images, small; their
            networks, trained at full size, answer the fold together. Both kinds of folds. This is the figure to quote.
 wide       every start (from scratch, WEIGHTS, aerial, both), with and without balancing, small (128 px, 4 epochs), on
-           5 folds by spatial blocks and on 5 stratified ones; beside each the linear probe and the most frequent class
+           5 folds by spatial blocks and on 5 stratified ones; next to each the linear probe and the most frequent class
 balancing  every way of balancing, from WEIGHTS, small, 3 seeds, by spatial blocks
 
 A stopped run goes on from --output; what a cross-validation came to is kept under results/land_cover/ and not done
@@ -40,7 +40,7 @@ from efficientnetv2.utils.processes import keep_freed_memory
 
 STEPS = ("pretrain", "best", "wide", "balancing")
 SEEDS = 3
-FROM_SCRATCH = ("epochs=16",)  # of the same pictures; without weights four epochs are nothing
+FROM_SCRATCH = ("epochs=16",)  # of the same images; without weights four epochs are nothing
 BALANCED = ("class_sampling=null", "class_sampling=equal")
 BALANCING = (
     "class_sampling=null",
@@ -126,7 +126,7 @@ def gains(scores: dict[tuple[Any, ...], float]) -> dict[str, Any]:
 
 
 def pretrain(work: Work, steps: Sequence[str], asked: dict[str, Asked]) -> None:
-    """What is not there of the pretrained starts and is still needed; beside it what needs none, for it takes a core.
+    """What is not there of the pretrained starts and is still needed; next to it what needs none, for it takes a core.
 
     Raises:
         SystemExit: it is needed, but ``pretrain`` is not among the steps.
@@ -187,7 +187,7 @@ def run(work: Work, steps: Sequence[str] = STEPS) -> None:
     kept: dict[str, Any] = {}
     for name, ones in asked.items():
         reports = each(piece, work, list(ones.values()))
-        # Read anew: another process may have done another step meanwhile.
+        # Read again: another process may have done another step meanwhile.
         kept = json.loads(file.read_text()) if file.exists() else {}
         kept[name] = told_of(name, dict(zip(ones, reports, strict=True)))
         write_text_atomically(file, json.dumps(kept, indent=1) + "\n")

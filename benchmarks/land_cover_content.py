@@ -1,14 +1,14 @@
-"""What of a land-cover picture makes it hard: how it looks, and how alike neighbours of different labels look.
+"""What of a land-cover image makes it hard: how it looks, and how alike neighbours of different labels look.
 
 Run: python -m benchmarks.land_cover_content PICTURES.csv WEIGHTS
 
 The answers are those that ``benchmarks.finetune_land_cover`` has kept in results/, each by a network that had not seen
-the picture. WEIGHTS were trained on ImageNet; their embeddings say how alike two pictures look.
+the image. WEIGHTS were trained on ImageNet; their embeddings say how alike two images look.
 
-looks        of each measure of the picture, top-1 in the quarter of the pictures that has least of it, and so on
-neighbours   of pictures with another within 5 km, by whether the nearest has the same label: the share of all other
-             pictures that look less like the picture than this neighbour does (of a picture drawn at random, half),
-             and the mean Euclidean distance of the pair beside that of all pairs
+looks        of each measure of the image, top-1 in the quarter of the images that has least of it, and so on
+neighbours   of images with another within 5 km, by whether the nearest has the same label: the share of all other
+             images that look less like the image than this neighbour does (of an image drawn at random, half),
+             and the mean Euclidean distance of the pair next to that of all pairs
 
 What it finds goes into results/land_cover_content.json; docs/images/land_cover_neighbors.jpg shows neighbors of
 different labels that look most alike.
@@ -46,10 +46,10 @@ WHITE = 0.7
 
 
 def answered(dataset: ImageDataset, folder: Path = RESULTS / "finetune_land_cover") -> np.ndarray:
-    """(n,) whether each picture was answered rightly, by the network of the fold that had not seen it.
+    """(n,) whether each image was answered rightly, by the network of the fold that had not seen it.
 
     Raises:
-        AssertionError: the answers are of other pictures.
+        AssertionError: the answers are of other images.
     """
     right = np.zeros(len(dataset), dtype=bool)
     dealt = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(dataset.labels, dataset.labels)
@@ -62,7 +62,7 @@ def answered(dataset: ImageDataset, folder: Path = RESULTS / "finetune_land_cove
 
 
 def looks(path: Path) -> dict[str, float]:
-    """Measures of a picture; its values lie between 0 and 1, its centre is the middle quarter of each side."""
+    """Measures of an image; its values lie between 0 and 1, its centre is the middle quarter of each side."""
     with Image.open(path) as opened:
         pixels = np.asarray(opened.convert("RGB"), dtype=np.float64) / 255
     height, width = pixels.shape[:2]
@@ -81,13 +81,13 @@ def looks(path: Path) -> dict[str, float]:
 
 
 def by_quarter(values: np.ndarray, right: np.ndarray) -> list[Share]:
-    """Top-1 of each quarter of the pictures, the least of a measure first."""
+    """Top-1 of each quarter of the images, the least of a measure first."""
     quarter = np.argsort(np.argsort(values, kind="stable")) * QUARTERS // len(values)
     return [Share.counted(right[quarter == number]) for number in range(QUARTERS)]
 
 
 def nearest(dataset: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) each picture's nearest neighbour, and (n,) the kilometres to it."""
+    """(n,) each image's nearest neighbour, and (n,) the kilometres to it."""
     degrees = dataset.table[["latitude", "longitude"]].to_numpy(dtype=np.float64)
     km = haversine_distances(np.radians(degrees)) * EARTH_KM
     np.fill_diagonal(km, np.inf)
@@ -101,12 +101,12 @@ def apart(vectors: np.ndarray) -> np.ndarray:
 
 
 def likeness(distances: np.ndarray, asking: np.ndarray, neighbor: np.ndarray) -> dict[str, Any]:
-    """How alike pictures and these neighbours of theirs look, beside all others.
+    """How alike images and these neighbours of theirs look, next to all others.
 
     Args:
         distances: (n, n).
-        asking: (m,) pictures.
-        neighbour: (n,) of each picture.
+        asking: (m,) images.
+        neighbour: (n,) of each image.
     """
     others = distances[asking].copy()
     others[np.arange(len(asking)), asking] = np.nan
@@ -139,7 +139,7 @@ def draw(dataset: ImageDataset, paths: list[Path], pairs: list[tuple[int, int, f
 def most_alike(
     dataset: ImageDataset, distances: np.ndarray, asking: np.ndarray, neighbor: np.ndarray, km: np.ndarray
 ) -> list[tuple[int, int, float]]:
-    """Pairs of neighbours of different labels, those that look most alike first, no picture twice."""
+    """Pairs of neighbours of different labels, those that look most alike first, no image twice."""
     pairs: list[tuple[int, int, float]] = []
     for picture in asking[np.argsort(distances[asking, neighbor[asking]])]:
         two = (int(picture), int(neighbor[picture]))

@@ -1,19 +1,19 @@
-"""What limits the figure on land cover: labels, places, years, the rare class, or how many pictures there are.
+"""What limits the figure on land cover: labels, places, years, the rare class, or how many images there are.
 
 Run: python -m benchmarks.land_cover_limits FOLDER
 
 FOLDER is what ``benchmarks.land_cover`` kept its runs in (its ``--output``); of ``best`` both kinds of folds have to be
-done there. From their answers, each to a picture that its networks had not seen:
+done there. From their answers, each to an image that its networks had not seen:
 
-both         how many pictures are answered wrongly with both kinds of folds, and how many would be if the two were
+both         how many images are answered wrongly with both kinds of folds, and how many would be if the two were
              wrong independently of each other: what chance or a better training could mend is not wrong twice
-neighbours   of the pictures with another within 5 km: how often the nearest has the same label, and top-1 where it has
+neighbours   of the images with another within 5 km: how often the nearest has the same label, and top-1 where it has
              and where it has not
-learnt near  top-1 by whether a picture within 5 km was learnt from, at the same kind of folds
+learnt near  top-1 by whether an image within 5 km was learnt from, at the same kind of folds
 labels       how many labels are doubted by confident learning (cleanlab), of all and of the mistakes
 years        top-1 before 2012 and from 2012 on, and of each class
-classes      of each class: pictures, recall, precision, and where its mistakes go
-labelled     what twice the pictures would bring, by the linear probe's curve
+classes      of each class: images, recall, precision, and where its mistakes go
+labelled     what twice the images would bring, by the linear probe's curve
 
 What it finds goes into results/land_cover_limits.json.
 """
@@ -37,7 +37,7 @@ from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.utils.io import write_text_atomically
 
 KINDS = ("spatial", "stratified")
-RECENT = 2012  # the years from here on are the later half of the pictures
+RECENT = 2012  # the years from here on are the later half of the images
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Answers:
     """What the folds of one kind answered.
 
     Args:
-        dataset: of the pictures; its ``fold`` says who answered.
+        dataset: of the images; its ``fold`` says who answered.
         labels: (n,) true.
         probabilities: (n, K).
     """
@@ -85,7 +85,7 @@ class Answers:
         """Of a cross-validation that is done."""
         dataset = ImageDataset.from_csv(folder / "dataset.csv", root=folder, source=str(folder))
         table = pd.read_csv(folder / "predictions.csv")
-        # Both list the pictures in the order of the table that they were dealt from.
+        # Both list the images in the order of the table that they were dealt from.
         pairs = zip(dataset.paths, table["path"], strict=True)
         assert all(known.endswith(answered) for known, answered in pairs), "answers are of other pictures"
         probabilities = table[list(dataset.class_names)].to_numpy(dtype=np.float64)
@@ -111,7 +111,7 @@ def both_wrong(one: Answers, other: Answers) -> dict[str, Any]:
 
 
 def neighbors(given: Answers) -> dict[str, Any]:
-    """Labels of the nearest picture, and what that means for the answers."""
+    """Labels of the nearest image, and what that means for the answers."""
     places = Places.of(given.dataset)
     assert places is not None, "the pictures have places"
     everyone = np.ones(len(given.labels), dtype=bool)

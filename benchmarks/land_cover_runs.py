@@ -33,7 +33,7 @@ from efficientnetv2.workflows.train import train_and_report
 
 SPLITS = {"spatial": "place", "stratified": "class"}
 FOLDS = 5
-# Pictures without an upright whose subject lies at the centre; how large and how long comes with the step.
+# Images without an upright whose subject lies at the centre; how large and how long comes with the step.
 ALWAYS = (
     *(
         setting
@@ -56,9 +56,9 @@ class Work:
     """What is compared, and where it is kept.
 
     Args:
-        pictures: the table.
+        images: the table.
         weights: of ImageNet.
-        aerial: folder of aerial pictures.
+        aerial: folder of aerial images.
         out: for all runs.
         kept: folder of what cross-validations came to.
         always, small, full: settings.
@@ -146,7 +146,7 @@ def pretrained(work: Work, name: str) -> None:
     start = "none" if name == "aerial" else work.weights
     out = work.out / "pretrained" / name
     small = [one for one in work.small if not one.startswith(("epochs", "val_interval_epochs"))]
-    # Pooling is that of the pictures to come, whose subject lies at the centre; of these it does not.
+    # Pooling is that of the images to come, whose subject lies at the centre; of these it does not.
     words = work.words(start, [*small, *PRETRAINING[name], "global_pool=avg"])
     with Screen(verbose=True) as screen, TrainingBar(screen) as bar:
         place = _place(out, (out / "recipe.yaml").exists(), probe=False)

@@ -2,9 +2,9 @@
 
 Run: python -m benchmarks.linear_probe IMAGENETTE WEIGHTS
 
-Per draw, 100 pictures a class of train to learn from and 50 a class of val to answer, at 224 px (and 160). Each wrong
+Per draw, 100 images a class of train to learn from and 50 a class of val to answer, at 224 px (and 160). Each wrong
 way is measured twice: with a probe of its own, which makes up for much, and with the one that was fitted on the right
-features, which is what somebody with a trained classifier meets. Networks trained on ImageNet have seen these pictures:
+features, which is what somebody with a trained classifier meets. Networks trained on ImageNet have seen these images:
 the figure checks the loading and claims no accuracy.
 """
 
@@ -30,7 +30,7 @@ LEARN, ANSWER, DRAWS = 100, 50, 3
 
 
 def drawn(dataset: ImageDataset, each: int, key: Key) -> ImageDataset:
-    """So many pictures of every class."""
+    """So many images of every class."""
     order = key.generator().permutation(len(dataset))
     chosen = [order[dataset.labels[order] == label][:each] for label in range(len(dataset.class_names))]
     return dataset.select(np.sort(np.concatenate(chosen)))

@@ -1,8 +1,8 @@
-"""How long a model file takes to load, and how much memory, beside safetensors' own read of it.
+"""How long a model file takes to load, and how much memory, next to safetensors' own read of it.
 
 Run: python benchmarks/load.py [--record]
 
-V2-S, 1000 classes. Ours reads, checks every tensor (names, shapes, NaN, SHA-256) and builds. Beside it, in turn:
+V2-S, 1000 classes. Ours reads, checks every tensor (names, shapes, NaN, SHA-256) and builds. Next to it, in turn:
 
 - safetensors: building the network as usual, ``load_file``, ``load_state_dict``: what one writes by hand;
 - bare: the least that could be: building on the device meta, ``load_file`` copied into memory of its own, assigned;

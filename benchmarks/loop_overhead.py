@@ -2,7 +2,7 @@
 
 Run: python benchmarks/loop_overhead.py [--rounds 7] [--record]
 
-Both sides train V2-B0 on the same pictures in memory, with the same optimizer. The bare loop is what one
+Both sides train V2-B0 on the same images in memory, with the same optimizer. The bare loop is what one
 writes in ten lines: float batch, cross-entropy, AdamW. Ours does all that ``quick`` does besides: requests,
 settings, flip, soft labels, seeded dropout, gradient clipping, moving average. Rounds alternate; ratio of
 medians; above 1 ours is slower. ``--like-with-like`` gives the bare loop clipping and an average too.
@@ -110,7 +110,7 @@ def bare(pictures: torch.Tensor, labels: torch.Tensor, like_with_like: bool):
 
 
 def ours(pictures: torch.Tensor, labels: torch.Tensor, px: int, batch: int):
-    """The toolkit's loop, on the same pictures."""
+    """The toolkit's loop, on the same images."""
     steps = 10_000
     plain = get_recipe("quick").to_json() | {"model": "efficientnetv2_b0", "epochs": steps, "batch_size": batch}
     fixed = ProgressiveSchedule(image_size=px, dropout=0.1, drop_path=0.1, label_smoothing=0.1)

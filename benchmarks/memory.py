@@ -2,7 +2,7 @@
 
 Run: python -m benchmarks.memory [--only limit|flat] [--limit-gib 2.5] [--record]
 
-limit: V2-S trains through four stages (128, 185, 243, 300 px) by the command line, 16 pictures a step in 8 groups, once
+limit: V2-S trains through four stages (128, 185, 243, 300 px) by the command line, 16 images a step in 8 groups, once
 with what memory there is and once under a stated limit. Compared are the losses of every step (fp32), how many groups
 ran at a time, and the most memory that the limited process was seen to take.
 
@@ -42,7 +42,7 @@ from efficientnetv2.utils.random_key import Key
 
 COMMAND = "python -m benchmarks.memory"
 CPU = torch.device("cpu")
-# Of the limited run: 32 training pictures, 2 steps an epoch, 4 epochs: 2 steps a stage.
+# Of the limited run: 32 training images, 2 steps an epoch, 4 epochs: 2 steps a stage.
 WORDS = (
     "--recipe", "quick", "--model", "efficientnetv2_s", "--device", "cpu", "--workers", "0", "--epochs", "4",
     "--batch-size", "16", "--set", "ghost_batch_size=2", "--set", "precision=fp32", "--set", "compile=false",
@@ -77,7 +77,7 @@ def limited(limit_gib: float, *, write: bool) -> None:
 
 
 def pictures_in(folder: Path) -> Path:
-    """40 noisy pictures of two colours, 8 of which become val."""
+    """40 noisy images of two colours, 8 of which become val."""
     for number in range(40):
         name, color = (("red", (190, 60, 60)), ("blue", (60, 60, 190)))[number % 2]
         noise = np.random.default_rng(number).integers(-40, 40, (320, 320, 3))

@@ -13,7 +13,7 @@ Each model predicts TEST once.
 - ``minutes_kept_NAME_START_Nmin_minus_probe_top1``: trained model − linear probe of its start, in points, on the
   validation images, with the interval of a paired bootstrap. These images choose nothing.
 - ``minutes_kept_NAME_START_Nmin_minus_before_top1``: this version − the earlier one in the same time, in points, on
-  TEST, likewise.
+  TEST, in the same way.
 - ``minutes_kept_NAME_START_Nmin_minus_before_longer_top1``: this version − the earlier one with the same ``--minutes``,
   of which it takes more (smallest number of minutes only).
 

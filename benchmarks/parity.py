@@ -77,7 +77,7 @@ def our_logits(network: EfficientNet, pixels: Tensor) -> Tensor:
 def random_weights(network: nn.Module, name: str) -> nn.Module:
     """Weights with which photographs give logits of ordinary size.
 
-    Noise is among the pictures that the statistics are taken from, for photographs of land are alike: a deep network
+    Noise is among the images that the statistics are taken from, for photographs of land are alike: a deep network
     that only knew a few of them would explode on the next.
     """
     preprocessing = get_model_info(name).preprocessing
@@ -179,7 +179,7 @@ def rows_of(name: str, sizes: Sequence[int] | None = None) -> Iterator[Row]:
 
     Args:
         name: ours.
-        sizes: of the pictures, in pixels; None is the size it is evaluated at and an odd one.
+        sizes: of the images, in pixels; None is the size it is evaluated at and an odd one.
     """
     if name in SHAPES:
         yield from ({"network": name} | row for row in shape_rows(name))
@@ -203,7 +203,7 @@ def kept_rows(name: str, by: dict[str, Any]) -> Iterator[Row]:
 
     Args:
         name: ours.
-        by: as ``made_by`` has it; what others made, or what does not say who did, is made anew.
+        by: as ``made_by`` has it; what others made, or what does not say who did, is made again.
     """
     kept = KEPT / f"{name}.json"
     found = json.loads(kept.read_text()) if kept.exists() else None

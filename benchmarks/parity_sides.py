@@ -56,7 +56,7 @@ class Timm:
         return timm.create_model(f"local-dir:{out}", pretrained=True), out
 
     def logits(self, theirs: nn.Module, pixels: Tensor) -> Tensor:
-        """Of uint8 pictures, normalised as timm says for this network."""
+        """Of uint8 images, normalised as timm says for this network."""
         from timm.data import resolve_model_data_config
 
         config = resolve_model_data_config(theirs)
@@ -97,7 +97,7 @@ class Torchvision:
         return theirs, out
 
     def logits(self, theirs: nn.Module, pixels: Tensor) -> Tensor:
-        """Of uint8 pictures, normalised as torchvision documents for its weights of this network."""
+        """Of uint8 images, normalised as torchvision documents for its weights of this network."""
         from torchvision.models import get_model_weights
 
         transform = get_model_weights(torchvision_config.MODELS[self.name]).DEFAULT.transforms()
@@ -119,7 +119,7 @@ class Keras:
         return name.rpartition("_")[2] not in ("xl", "l2", "b8")
 
     def create(self, px: int) -> Any:
-        """With fresh weights, for pictures of a size: V1 pads by the size that it was built for."""
+        """With fresh weights, for images of a size: V1 pads by the size that it was built for."""
         import keras
 
         family, _, size = self.name.partition("_")
@@ -143,7 +143,7 @@ class Keras:
         return theirs
 
     def logits(self, theirs: Any, pixels: Tensor) -> Tensor:
-        """Of uint8 pictures as they are."""
+        """Of uint8 images as they are."""
         with torch.inference_mode(), _without_keras_warnings():
             answers = theirs(pixels.permute(0, 2, 3, 1).float(), training=False)
         return torch.as_tensor(answers).detach().cpu().clone()

@@ -54,7 +54,7 @@ class Timm:
         return [str(word) for word in (*words, *(word for part in self.parts.values() for word in part))]
 
     def asked(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
-        """What decides a run but for the pictures: ``epochs``, and the ``words`` after script and pictures."""
+        """What decides a run but for the images: ``epochs``, and the ``words`` after script and images."""
         command = self.command(pictures, epochs=epochs, seed=seed, output=Path("OUT"))
         return {"epochs": epochs, "words": command[3:]}
 
@@ -84,7 +84,7 @@ class Reference:
     quick: tuple[str, ...] = ()
 
     def asked(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
-        """What decides a run but for the pictures: ``epochs``, and the ``words`` after them."""
+        """What decides a run but for the images: ``epochs``, and the ``words`` after them."""
         words = (
             "--epochs", epochs, "--lr", self.lr, "--image-size", self.image_size, "--seed", seed, *self.quick,
         )  # fmt: skip
@@ -142,7 +142,7 @@ def _words(value: Any) -> str:
 
 
 def link_folders(dataset: ImageDataset, learning: np.ndarray, answering: np.ndarray, out: Path) -> Path:
-    """train/ and val/ with a folder per class, of links to the pictures: what others' scripts read."""
+    """train/ and val/ with a folder per class, of links to the images: what others' scripts read."""
     for split, rows in (("train", learning), ("val", answering)):
         for row in rows:
             path = Path(dataset.root) / dataset.paths[row]

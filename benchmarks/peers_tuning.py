@@ -19,7 +19,7 @@ from benchmarks.record import hardware
 
 from efficientnetv2.data.dataset import load_dataset
 
-CHOOSING, _TUNING = 2000, 1_000  # pictures that tuning chooses by, and the seed that draws them
+CHOOSING, _TUNING = 2000, 1_000  # images that tuning chooses by, and the seed that draws them
 Scores = Callable[[str, Mapping[str, Timm]], Mapping[str, float]]  # top-1 by label, of a stage of tuning
 _OPTIMIZERS = {
     "adamw": ("--opt", "adamw", "--opt-kwargs", "fused=True", "--weight-decay", "0.05"),
@@ -150,7 +150,7 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
             runs = {lr: of_rate(lr) for lr in rates}
             return beyond_ends({lr: run.result() for lr, run in runs.items()}, lambda lr: of_rate(lr).result())
 
-        # The last is its own, 0.5 for 1,024 pictures. Waits beside timm's, so that no core is idle.
+        # The last is its own, 0.5 for 1,024 images. Waits next to timm's, so that no core is idle.
         theirs = waiting.submit(of_torchvision, (0.0078, 0.0156, 0.03125))
         best, tuned = tuned_timm(timm, top1)
         rates = theirs.result()
@@ -187,7 +187,7 @@ def here() -> str:
 
 
 def _quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float], str]:
-    """Timm's script with the words that make its updates fastest here, pictures a second of all, where "here" is."""
+    """Timm's script with the words that make its updates fastest here, images a second of all, where "here" is."""
 
     def tried() -> dict[str, Any]:
         asked = Namespace(

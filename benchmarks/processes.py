@@ -2,7 +2,7 @@
 
 Run: python -m benchmarks.processes [--record]
 
-V2-B0 trains for 30 steps of 32 pictures in 4 groups, in fp32 on the CPU, over two picture sizes with dropout,
+V2-B0 trains for 30 steps of 32 images in 4 groups, in fp32 on the CPU, over two image sizes with dropout,
 stochastic depth, RandAugment and mixup: by one process; by two; by two, killed and resumed by one, killed and resumed
 by three, killed and resumed by two; and by two of which one is killed, with torchrun starting them again. Compared are
 the losses of all steps, and the samples of every group of every step.
@@ -75,7 +75,7 @@ def keep(name: str, apart: float, wrong: int) -> None:
 
 
 def paint(folder: Path) -> None:
-    """256 noisy pictures of four colours."""
+    """256 noisy images of four colours."""
     for label, color in COLORS.items():
         (folder / label).mkdir(parents=True)
         for number in range(64):

@@ -3,11 +3,11 @@
 Run: python -m benchmarks.progressive IMAGENETTE [--regime paper|short|resnet50] --tune [fixed|progressive]
      python -m benchmarks.progressive IMAGENETTE [--regime paper|short|resnet50] [--seeds 5] [--record]
 
-Regime paper: V2-B0, 1,000 training pictures, each seed its own, for 60 epochs, so that training without regularization
-overfits, as on ImageNet after 350. Regime short: V2-B0, all pictures for 10 epochs. Regime resnet50: torchvision's
-ResNet-50 at 96 px, all pictures for 6 epochs (the paper's Table 12 in small). All of val is answered, once, at the end.
+Regime paper: V2-B0, 1,000 training images, each seed its own, for 60 epochs, so that training without regularization
+overfits, as on ImageNet after 350. Regime short: V2-B0, all images for 10 epochs. Regime resnet50: torchvision's
+ResNet-50 at 96 px, all images for 6 epochs (the paper's Table 12 in small). All of val is answered, once, at the end.
 
-Arms, the same pictures and seeds in each, recipe ``quick`` in all:
+Arms, the same images and seeds in each, recipe ``quick`` in all:
 
 - fixed: 128 px (of ResNet-50 96) and the regularization of the end throughout.
 - progressive: four stages from half of that; RandAugment and dropout (which ResNet-50 has no module for) grow from a
@@ -17,17 +17,17 @@ Arms, the same pictures and seeds in each, recipe ``quick`` in all:
 ``--tune`` comes first: for each of fixed and progressive, up to five strengths of regularization, none first, until one
 is more than three points below the best (fixed's slight one is progressive's light one on average); then, with the best
 of them, half and twice the learning rate, and further as long as the best lies at an end; at another rate than the
-recipe's the strengths once more. On training pictures alone: some to fit, 2,000 others to choose by, one run each. Of
+recipe's the strengths once more. On training images alone: some to fit, 2,000 others to choose by, one run each. Of
 progressive's longer first stages the quickest is taken that is at most a point below the best, for speed is what they
 are for. What it chose is kept in OUT/tuned.json.
 ``--tune fixed`` and ``--tune progressive`` try the candidates of that way alone, so that one process a core can share
 the work; ``--tune`` then reads what both found and chooses.
 
-A second is one of training (waiting for pictures included, validation and saving not); told beside it is the time of
+A second is one of training (waiting for images included, validation and saving not); told next to it is the time of
 whole runs: validation, saving and the answers to val. Every run is kept in OUT and not done again; stopped within
 one, it goes on there. Of what lies there git keeps the figures alone, so that a measurement may take several sittings.
-``others_cores`` beside each says how many cores were busy with other things meanwhile. ``--record`` also draws
-docs/images/progressive_REGIME.png: top-1 against minutes, and what each size of picture cost.
+``others_cores`` next to each says how many cores were busy with other things meanwhile. ``--record`` also draws
+docs/images/progressive_REGIME.png: top-1 against minutes, and what each size of image cost.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Run: python -m benchmarks.progressive_figure paper|short|resnet50
 
 On the left top-1 of every run against its minutes, a line between the two ways of the same seed; on the right the
-minutes of a run by the size of the pictures.
+minutes of a run by the size of the images.
 """
 
 from __future__ import annotations

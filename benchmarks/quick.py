@@ -2,10 +2,10 @@
 
 Run: python -m benchmarks.quick IMAGENETTE [--seeds 3] [--record]
 
-V2-B0 from scratch on all 9,469 training pictures: from 64 to 128 px, dropout from 0 to 0.1, or at 128 px with dropout
+V2-B0 from scratch on all 9,469 training images: from 64 to 128 px, dropout from 0 to 0.1, or at 128 px with dropout
 0.1. All else is as the recipe has it, and as ``effnetv2 train`` chooses it on this machine. Each epoch is validated on
-512 pictures of val, as there; all of val is answered once, at the end. Nothing is tuned: the recipe is made for growing
-pictures, so that this says what it does, not which way of training is better (``benchmarks.progressive`` does).
+512 images of val, as there; all of val is answered once, at the end. Nothing is tuned: the recipe is made for growing
+images, so that this says what it does, not which way of training is better (``benchmarks.progressive`` does).
 
 A run that was stopped goes on, one that is done is only read: its figures and its curve are kept in OUT. ``--record``
 also draws docs/images/quick_over_time.png: top-1 of both ways against the time spent on training, of the first seed.

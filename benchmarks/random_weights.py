@@ -15,7 +15,7 @@ def randomise(network: nn.Module, pictures: Tensor | None = None, *, seed: int =
 
     Args:
         network: of three channels; changed in place, and left in evaluation mode.
-        pictures: (N, 3, H, W) float, like those it will be given; None is noise.
+        images: (N, 3, H, W) float, like those it will be given; None is noise.
         seed: of the numbers.
     """
 

@@ -1,11 +1,11 @@
-"""Keep what was measured: raw records beside ``results/summary.json``, the one file that claims are quoted from.
+"""Keep what was measured: raw records next to ``results/summary.json``, the one file that claims are quoted from.
 
 Run: python -m benchmarks.record NAME RUN_FOLDER [RUN_FOLDER ...] --on HARDWARE
 
 Copies recipe, curve and report of each run to ``results/NAME/`` (``results/NAME/NUMBER/`` with several; what an earlier
 record left there goes) and writes ``NAME_top1`` and ``NAME_wall_s``, on the hardware that is named and with the
 versions of the runs' reports. Several runs have to be of one recipe, each with a seed of its own. With one run the
-interval is that of its pictures (Wilson); with several it is that of the mean over seeds (Student's t).
+interval is that of its images (Wilson); with several it is that of the mean over seeds (Student's t).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SUMMARY = RESULTS / "summary.json"
 IMAGES = Path(__file__).parents[1] / "docs/images"
 
 
-NAMED = ("efficientnetv2", "torch", "torchvision", "pillow")  # whose versions stand beside every claim
+NAMED = ("efficientnetv2", "torch", "torchvision", "pillow")  # whose versions stand next to every claim
 
 
 # A setting as ``--set`` takes it, within any text.

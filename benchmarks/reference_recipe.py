@@ -3,13 +3,13 @@
 Run: python -m benchmarks.reference_recipe PICTURES --output FILE.json [--epochs 10] [--lr 0.03125] [--seed 0]
 
 From pytorch/vision, references/classification (README, "EfficientNet-V2"): SGD with momentum 0.9, rate 0.5 for 1,024
-pictures (here in proportion to the batch), linear warm-up (5 of 600 epochs there, 1 here) from a hundredth, cosine;
+images (here in proportion to the batch), linear warm-up (5 of 600 epochs there, 1 here) from a hundredth, cosine;
 weight decay 2e-5, none of norms; TrivialAugment, random erasing 0.1, label smoothing 0.1, mixup 0.2 or CutMix 1.0; a
 moving average every 32 steps that spans the same share of the run as there. The rate changes with every step, not with
 every epoch: a tenth of so short a run would else be at a hundredth of it. Not taken over: repeated augmentation, which
 is for several processes, and the 600 epochs. The network is timm's, the one that the others train.
 
-Writes top-1 of the average on PICTURES/val, and the seconds of the steps, waiting for pictures included.
+Writes top-1 of the average on PICTURES/val, and the seconds of the steps, waiting for images included.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def trained(train: DataLoader, classes: int, options: argparse.Namespace) -> tup
 
 @torch.inference_mode()
 def top1(network: nn.Module, val: DataLoader) -> float:
-    """Share of the pictures of ``val`` that are answered rightly."""
+    """Share of the images of ``val`` that are answered rightly."""
     network.eval()
     right = [(network(images).argmax(1) == labels).float() for images, labels in val]
     return float(torch.cat(right).mean())

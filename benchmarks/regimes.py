@@ -21,16 +21,16 @@ class Regime:
 
     Args:
         claimed: ends the names of what is claimed of it.
-        pictures: to train on; None is all.
+        images: to train on; None is all.
         epochs: over them.
-        answers: pictures of val to answer; None is all.
-        tune_pictures, tune_epochs: as pictures and epochs, of tuning.
-        tune_answers: pictures of train to choose by.
+        answers: images of val to answer; None is all.
+        tune_pictures, tune_epochs: as images and epochs, of tuning.
+        tune_answers: images of train to choose by.
         model: that is trained.
         image_size: at the end; the beginning is half of it.
         size_multiple: of which sizes are; None is the recipe's.
-        batch_size: pictures a step.
-        shares: of the steps, one per stage of progressive, to choose from beside equally many; quicker ones last.
+        batch_size: images a step.
+        shares: of the steps, one per stage of progressive, to choose from, with equally many; quicker ones last.
         seeds: how often.
     """
 
@@ -49,8 +49,8 @@ class Regime:
     seeds: int = 5
 
 
-# Ours: five seeds of the paper's regime take about 95 minutes on two cores that train 125 pictures of 128 px a second.
-# A short run is tuned on a quarter of its pictures for twice the epochs: half the steps. Of a step of 32 pictures at
+# Ours: five seeds of the paper's regime take about 95 minutes on two cores that train 125 images of 128 px a second.
+# A short run is tuned on a quarter of its images for twice the epochs: half the steps. Of a step of 32 images at
 # 64 px a third does not depend on their size (optimizer, reading), so that batches of 32 and stages of equally many
 # steps were 1.31 to 1.46 times as fast as fixed (results/equal_steps_tried.md); hence the paper's regime.
 REGIMES = {
@@ -64,7 +64,7 @@ REGIMES = {
         shares=((3, 2, 2, 2), (2, 1, 1, 1)),
     ),
     "short": Regime(claimed="b0_imagenette_short", pictures=None, epochs=10, tune_pictures=2400, tune_epochs=20),
-    # Table 12's form: a network of another family, few epochs over all pictures.
+    # Table 12's form: a network of another family, few epochs over all images.
     "resnet50": Regime(
         claimed="resnet50_imagenette",
         pictures=None,
@@ -96,7 +96,7 @@ def strengths(*, growing: bool) -> list[str]:
     """Those to try, weakest first: what stands still is given the average of what grows, too.
 
     Args:
-        growing: with the size of the pictures.
+        growing: with the size of the images.
     """
     return [name for name in STRENGTHS if name != "slight" or not growing]
 
@@ -106,7 +106,7 @@ def regularized(strength: str, *, growing: bool) -> tuple[str, ...]:
 
     Args:
         strength: of ``STRENGTHS``.
-        growing: with the size of the pictures.
+        growing: with the size of the images.
     """
     magnitude, dropout = STRENGTHS[strength]
     values = {"dropout": dropout} | ({"randaugment": magnitude} if magnitude else {})
@@ -132,10 +132,10 @@ def try_strengths(strengths: Iterable[str], top1: Callable[[str], float]) -> dic
 
 
 def to_tune(dataset: ImageDataset, regime: Regime, runs: Runs) -> Runs:
-    """The runs of tuning, on pictures of train alone: some to fit, others to choose by.
+    """The runs of tuning, on images of train alone: some to fit, others to choose by.
 
     Args:
-        dataset: of all pictures.
+        dataset: of all images.
         regime: how many.
         runs: of the comparison; those of tuning lie in ``tuning/`` of its folder.
     """
@@ -147,10 +147,10 @@ def to_tune(dataset: ImageDataset, regime: Regime, runs: Runs) -> Runs:
 
 
 def each_seed(dataset: ImageDataset, regime: Regime, runs: Runs) -> Iterator[tuple[int, Runs]]:
-    """The seeds of a comparison, each with pictures of its own to learn from, and all with the same to answer.
+    """The seeds of a comparison, each with images of its own to learn from, and all with the same to answer.
 
     Args:
-        dataset: of all pictures.
+        dataset: of all images.
         regime: how many.
         runs: of the comparison; those of its arms lie in ``arms/`` of its folder.
     """

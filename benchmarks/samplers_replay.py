@@ -1,4 +1,4 @@
-"""Which sampler finds the better network in as many trials: a recorded study, learnt by heart and searched anew.
+"""Which sampler finds the better network in as many trials: a recorded study, learnt by heart and searched again.
 
 Run: python -m benchmarks.samplers_replay TABLE.csv [--trials 100] --tune [--record]
      python -m benchmarks.samplers_replay TABLE.csv [--seeds 30] [--trials 100] [--record]
@@ -91,7 +91,7 @@ def tune(surrogate: Surrogate, trials: int) -> list[tuple[float, Settings]]:
 
 
 def keep(table: Table, tau: dict[str, tuple[float, float, float]], curves: dict[str, np.ndarray], command: str) -> None:
-    """Claims into the summary, curves beside it."""
+    """Claims into the summary, curves next to it."""
     seeds, trials = curves["random"].shape
     for name, (_, low, high) in differences(curves).items():
         claim = f"search_{name}_minus_random_reward_low"

@@ -1,8 +1,8 @@
-"""What decoding little costs in accuracy: one trained network on the same pictures, decoded both ways.
+"""What decoding little costs in accuracy: one trained network on the same images, decoded both ways.
 
 Run: python -m benchmarks.scaled_decode MODEL DATA [--pictures 1000] [--record]
 
-MODEL is a model file or run folder, DATA the labelled pictures it was validated on. They are enlarged four times and
+MODEL is a model file or run folder, DATA the labelled images it was validated on. They are enlarged four times and
 stored as JPEG files again, so that there is something to leave out. Each is then answered as evaluation frames it, and
 as a random crop of 35 to 100 % of its area as training cuts it: decoded at the smallest scale that suffices, and
 decoded whole. The gain is of the former over the latter, in points of top-1, with the 95 % interval of the pairs; the
@@ -34,7 +34,7 @@ _PICTURES = 1000
 
 
 def enlarged(path: str) -> bytes:
-    """The picture as a JPEG file of four times its sides."""
+    """The image as a JPEG file of four times its sides."""
     picture = load_image(path)
     large = picture.resize((picture.width * ENLARGED, picture.height * ENLARGED), Image.Resampling.BICUBIC)
     content = io.BytesIO()
@@ -54,7 +54,7 @@ def answered(network: Network, pictures: list[Pixels]) -> np.ndarray:
 def measured(
     network: Network, dataset: ImageDataset, rows: np.ndarray, framed: Callable[[Source, int], Pixels]
 ) -> tuple[np.ndarray, float]:
-    """Per picture whether it is answered rightly (scaled, whole), and the mean difference of the pixels."""
+    """Per image whether it is answered rightly (scaled, whole), and the mean difference of the pixels."""
     right, differences = [], []
     for first in range(0, len(rows), BATCH):
         some = rows[first : first + BATCH].tolist()
@@ -62,7 +62,7 @@ def measured(
         for row in some:
             content = enlarged(dataset.file(row))
             scaled.append(framed(content, row))
-            whole.append(framed(load_image(content), row))  # a picture that is decoded already
+            whole.append(framed(load_image(content), row))  # an image that is decoded already
         labels = dataset.labels[some]
         right.append(np.stack([answered(network, way) == labels for way in (scaled, whole)], axis=1))
         differences.append(np.abs(np.stack(scaled).astype(int) - np.stack(whole)).mean())

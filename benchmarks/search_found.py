@@ -1,10 +1,10 @@
-"""A real search and what it is worth: the network found beside V2-B0, the smallest network, and random search's best.
+"""A real search and what it is worth: the network found next to V2-B0, the smallest network, and random search's best.
 
 Run: python -m benchmarks.search_found DATA [--pictures 3000] [--minutes 110] [--full-epochs 20] [--workers 2]
 
-Two studies of the small space, each for so many minutes on the same pictures, choose a network: one by policy
+Two studies of the small space, each for so many minutes on the same images, choose a network: one by policy
 gradient, one at random. Then these two, V2-B0 scaled to the space (its backbone) and the smallest network of the space
-are trained by the proxy recipe for --full-epochs with 3 seeds each, none of them the studies', on all pictures that the
+are trained by the proxy recipe for --full-epochs with 3 seeds each, none of them the studies', on all images that the
 search had, and answer those that DATA gives as val, which neither the search nor its choices saw. Each one's reward is
 that of its accuracy there, with step times and parameters over the backbone's; the difference from V2-B0 is taken seed
 by seed (Student's t, 95 %). The networks take turns with each seed, so that all meet the same machine.
@@ -13,7 +13,7 @@ by seed (Student's t, 95 %). The networks take turns with each seed, so that all
 with the whole of it, while the others wait.
 
 --recorded TABLE spares the second study where ``benchmarks.search_record`` has recorded random networks of the same
-pictures by the same recipe on this machine: random search's best is then the best of the first ones there, as many as
+images by the same recipe on this machine: random search's best is then the best of the first ones there, as many as
 the study of policy gradient has tried, each of them trained to its end. That study then ends with as many trials as
 there are rows, if its minutes have not ended before. Steps of those who are judged are told at that table's pace.
 
@@ -104,7 +104,7 @@ def judged(
     """Every network trained with every seed, or what was kept of that: the networks by turns, seed after seed.
 
     What is kept is of a network as it was then: another one that goes by the same name, as one found by a study that
-    was done anew, is trained. So is what was kept before the network was named beside it: its measurement does not
+    was done again, is trained. So is what was kept before the network was named next to it: its measurement does not
     tell one network from another.
 
     Raises:

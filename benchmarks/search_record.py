@@ -2,20 +2,20 @@
 
 Run: python -m benchmarks.search_record DATA [--pictures 3000] [--networks 200] [--longer 20] [--workers 2] [--retime]
 
-For instance on Imagenette: 200 networks, 5 epochs of 3,000 pictures of 64 px, some hours on 2 cores. Of the pictures
+For instance on Imagenette: 200 networks, 5 epochs of 3,000 images of 64 px, some hours on 2 cores. Of the images
 a fifth chooses (each class its share) and the others train; those that DATA gives as val or test are not looked at, and
 none of those used may be a copy of one. The networks are drawn by a fixed key, each once. A network's row is written as
 soon as it is known: the table results/search_record.csv has a column for each decision and what was measured,
-search_record.json beside it what all rows have in common. A run that is stopped goes on where it was, on any machine.
+search_record.json next to it what all rows have in common. A run that is stopped goes on where it was, on any machine.
 What crashes says nothing of its network (somebody has killed it) and is not written down: run it again, and it is tried
 again. Five in a row end the run: then it is no accident.
 
 --longer N trains N of them, spread evenly over the ranks of their accuracy, for --longer-epochs with another seed; they
-answer the same pictures. --workers N trains N networks at once, each on its share of the processor, for one core each
-gives more pictures a second than all for one.
+answer the same images. --workers N trains N networks at once, each on its share of the processor, for one core each
+gives more images a second than all for one.
 
 When all are trained their steps are timed, one after the other, on all of the processor (``benchmarks.search_steps``).
-That belongs to one machine and one version of the code; --retime does it anew where another one has done it.
+That belongs to one machine and one version of the code; --retime does it again where another one has done it.
 
 --record writes into summary.json, each with its 95 % interval: how far the proxy's ranks hold (Kendall's tau; bootstrap
 over networks); how well the sum over blocks foretells a step as it was measured first (the median error, bootstrap; the
@@ -135,7 +135,7 @@ def chosen(kept: Record, count: int) -> list[dict[str, str]]:
 
 
 def longer(kept: Record, proxy: ProxyTask, count: int, epochs: float, workers: int = 1) -> list[dict[str, Any]]:
-    """Train some of the recorded networks for longer; what is done is kept beside the table.
+    """Train some of the recorded networks for longer; what is done is kept next to the table.
 
     Returns:
         Those that did not fail.

@@ -1,9 +1,9 @@
-"""The step times of a recorded study: measured, and how far they hold beside the sum over their blocks, and twice.
+"""The step times of a recorded study: measured, and how far they hold next to the sum over their blocks, and twice.
 
 The backbone's step is measured first, then every network's, then some a second time, all told at the pace at which the
 backbone's was: a shared machine is slower for minutes or hours, and a table does not show it. What the parts of a
 network take is known from many networks; a step that is not their sum is measured again, and the steadier of the two
-stands. The first measurement is kept beside it (``step_first_seconds``), and how well steps are foretold is told of the
+counts. The first measurement is kept too (``step_first_seconds``), and how well steps are estimated is of the
 first: only those that disagree are measured again, so what stands agrees too well. In rows that were timed before the
 first was kept, this column is empty; of them it is told of the step that stands, which may be a second measurement.
 """
@@ -88,7 +88,7 @@ def timed(kept: Record, proxy: ProxyTask, by: Mapping[str, str], *, retime: bool
         kept: the table, filled.
         proxy: how its networks were tried.
         by: machine and code, which have to be the same for all of them.
-        retime: measure all of them anew.
+        retime: measure all of them again.
 
     Returns:
         The numbers of those that are in doubt.

@@ -101,7 +101,7 @@ def best_recorded(table: Path, count: int, common: dict[str, Any]) -> Architectu
 
 
 def effnetv2_search(*words: str) -> None:
-    """``effnetv2 search``, in this process: whoever kills it ends the study too, and no second one begins beside it."""
+    """``effnetv2 search``, in this process: whoever kills it ends the study too, and no second one begins."""
     if code := app(["search", *words], standalone_mode=False):
         raise SystemExit(code)
 

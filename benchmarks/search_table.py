@@ -1,4 +1,4 @@
-"""The table of a recorded study: a row for each network, and beside it what all rows have in common."""
+"""The table of a recorded study: a row for each network, and next to it what all rows have in common."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Record:
     """The table on disk.
 
     Args:
-        table: CSV; what its rows have in common lies beside it as JSON.
+        table: CSV; what its rows have in common lies next to it as JSON.
         space: of the networks.
     """
 
@@ -97,7 +97,7 @@ class Record:
         self._write([row | (found if int(row["number"]) == number else {}) for row in self.rows()])
 
     def forget_steps(self) -> None:
-        """Let no step be timed: what is measured anew is of another machine or another version of the code."""
+        """Let no step be timed: what is measured again is of another machine or another version of the code."""
         self.twice.unlink(missing_ok=True)
         self._write([row | dict.fromkeys(STEP, "") for row in self.rows()])
 

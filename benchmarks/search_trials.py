@@ -1,4 +1,4 @@
-"""What the measurements of a search share: which pictures, by which recipe, which networks, on which machine."""
+"""What the measurements of a search share: which images, by which recipe, which networks, on which machine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _TIMED = 3
 
 
 def some_pictures(data: str, count: int) -> ImageDataset:
-    """So many pictures of train, each class its share, split into train and minival.
+    """So many images of train, each class its share, split into train and minival.
 
     Args:
         data: as ``effnetv2 train`` takes it.
@@ -59,7 +59,7 @@ def some_pictures(data: str, count: int) -> ImageDataset:
     dataset = load_dataset(data)
     train = dataset.select(np.flatnonzero(dataset.in_train))
     order = DRAWN_BY.fold("pictures").generator().permutation(len(train))
-    # Of each class in turn the next one, so that every share is right to the picture.
+    # Of each class in turn the next one, so that every share is right to the image.
     place = np.zeros(len(train), dtype=np.int64)
     for label in np.unique(train.labels):
         mine = order[train.labels[order] == label]
@@ -70,10 +70,10 @@ def some_pictures(data: str, count: int) -> ImageDataset:
 
 
 def refuse_copies(whole: ImageDataset, used: ImageDataset) -> None:
-    """None of the pictures that a search uses is among those that the data gives as val or test, if it gives any.
+    """None of the images that a search uses is among those that the data gives as val or test, if it gives any.
 
     Args:
-        whole: all pictures.
+        whole: all images.
         used: those that a search uses, in train and minival.
 
     Raises:
@@ -94,10 +94,10 @@ def refuse_copies(whole: ImageDataset, used: ImageDataset) -> None:
 
 
 def pictures_file(whole: ImageDataset, used: ImageDataset, folder: Path) -> Path:
-    """A table of the pictures of both studies: some of train, and as val those that judge.
+    """A table of the images of both studies: some of train, and as val those that judge.
 
     Args:
-        whole: all pictures.
+        whole: all images.
         used: those that a search uses.
         folder: to keep it in.
     """
@@ -126,9 +126,9 @@ def settled_recipe(asked: Recipe, train: ImageDataset, space: Space, about: Path
 
     Args:
         asked: the recipe as it is asked for.
-        train: the pictures to train on.
+        train: the images to train on.
         space: of the networks.
-        about: what a measurement was begun with. If it is there its recipe holds: measured anew, the precision might
+        about: what a measurement was begun with. If it is there its recipe holds: measured again, the precision might
             come out otherwise.
     """
     if about.exists():
@@ -139,7 +139,7 @@ def settled_recipe(asked: Recipe, train: ImageDataset, space: Space, about: Path
 
 
 def proxy_of(dataset: ImageDataset, recipe: Recipe, folder: Path) -> ProxyTask:
-    """How networks are tried: by a settled recipe, on the pictures' train and minival."""
+    """How networks are tried: by a settled recipe, on the images' train and minival."""
     return ProxyTask(
         recipe=recipe,
         seeds=(SEED,),

@@ -2,7 +2,7 @@
 
 Run: python -m benchmarks.shard_index [--record] [--pictures 13000000]
 
-Makes an index as ``effnetv2 data pack`` would write it for ImageNet-21k (names and classes as there, 110 KB a picture,
+Makes an index as ``effnetv2 data pack`` would write it for ImageNet-21k (names and classes as there, 110 KB an image,
 shards of 1 GB that are empty but for their size) and, in a fresh process, reads it, compares it with its shards,
 takes the training part and draws the order of an epoch. Memory is what that adds to a process that has imported
 everything: at its peak, and in the end, when worker processes would be forked off (they share it).

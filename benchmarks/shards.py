@@ -1,9 +1,9 @@
-"""Reading shards beside reading files: 50,000 small pictures, drawn from all over, alternating.
+"""Reading shards next to reading files: 50,000 small images, drawn from all over, alternating.
 
 Run: python -m benchmarks.shards [--record] [--cold] [--rounds 7]
 
-Makes the pictures itself (2,000 distinct JPEGs of 96 px, each under 25 names, 10 class folders) and packs them. Each
-side then reads the same requests as in training, in one process and one thread: crop, decode, resize to 64 px. Beside
+Makes the images itself (2,000 distinct JPEGs of 96 px, each under 25 names, 10 class folders) and packs them. Each
+side then reads the same requests as in training, in one process and one thread: crop, decode, resize to 64 px. Next to
 it, the bytes alone. Pages are warm: a round of each comes before those that count. ``--cold`` drops the files' pages
 from the system's cache before each turn (the disk's own caches, and a virtual machine's host's, stay as they are).
 
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def make(folder: Path, pictures: int) -> None:
-    """Class folders of small pictures, smooth with some noise, as photographs are."""
+    """Class folders of small images, smooth with some noise, as photographs are."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:STORED_SIZE, 0:STORED_SIZE] / STORED_SIZE
     contents = []
@@ -127,7 +127,7 @@ def trained_on(dataset: ImageDataset, order: list[BatchRequest]):
 
 
 def read_bytes(dataset: ImageDataset, order: list[BatchRequest]):
-    """Reads the same pictures, and does nothing with them."""
+    """Reads the same images, and does nothing with them."""
     reader = source_reader(dataset)
 
     def work() -> None:

@@ -53,7 +53,7 @@ def table_12(found: Mapping[str, Rows], choices: Mapping[str, str], regime: Regi
 
     Args:
         found: arm of ``benchmarks.progressive`` -> rows.
-        choices: likewise -> what tuning chose, in words.
+        choices: The same keys -> what tuning chose, in words.
         regime: of the runs.
     """
     rows = tuple(
@@ -85,7 +85,7 @@ def table_13(
 
     Args:
         found: order of ``benchmarks.adaptive`` -> kind of regularization -> rows.
-        choices: likewise -> the strength that tuning chose.
+        choices: The same keys -> the strength that tuning chose.
         regime: of the runs.
         turns: sizes that a run at random draws.
     """

@@ -1,9 +1,9 @@
 """The weights that come with the repository: what they gain, and how a run becomes them.
 
 Run: python -m benchmarks.starter                          what they gain; prints and records it
-     python -m benchmarks.starter --ship RUN UCMERCED      first makes them of a finished run on the pictures UCMERCED
+     python -m benchmarks.starter --ship RUN UCMERCED      first makes them of a finished run on the images UCMERCED
 
-What they gain is measured on pictures that they have never seen, 600 satellite pictures of three classes of land cover:
+What they gain is measured on images that they have never seen, 600 satellite images of three classes of land cover:
 a linear probe on the features of the shipped file, and of a network with fresh weights, over 5 seeds (of the folds, of
 the fresh weights and of the probe). 5 folds by spatial blocks, at the size of the file's own preprocessing.
 """
@@ -52,7 +52,7 @@ def ship(run: Path, pictures: str) -> None:
 
 
 def probed(dataset: ImageDataset, embedded: Embeddings, seed: int) -> float:
-    """Macro-F1 of linear probes, of all pictures' answers together."""
+    """Macro-F1 of linear probes, of all images' answers together."""
     dealt = assign_folds(dataset, k=FOLDS, seed=seed, contents=np.arange(len(dataset)), by="place")
     parts = [(part.train_rows, part.val_rows) for part in dealt.parts]
     answers = out_of_fold_predictions(embedded, parts, key=Key.of(seed), balanced=True)
@@ -62,7 +62,7 @@ def probed(dataset: ImageDataset, embedded: Embeddings, seed: int) -> float:
 
 
 def embedded(network: Network, dataset: ImageDataset, preprocessing: Preprocessing) -> Embeddings:
-    """The features of every picture."""
+    """The features of every image."""
     return embed_dataset(network, dataset, preprocessing=preprocessing)
 
 

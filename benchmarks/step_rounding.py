@@ -1,11 +1,11 @@
-"""How much bf16 rounds in our training step, beside timm's: gradients of one step, and losses over twenty.
+"""How much bf16 rounds in our training step, next to timm's: gradients of one step, and losses over twenty.
 
 Run: python -m benchmarks.step_rounding [--model efficientnetv2_s] [--image-size 128] [--batch 8] [--seeds 6] [--record]
 
-For each seed both networks have the same weights and pictures, in channels-last memory, without regularization, on
+For each seed both networks have the same weights and images, in channels-last memory, without regularization, on
 the CPU. First the gradients of one step: how far those in bf16 lie from those in fp32, relative to their length; of
 all weights together, and of the median tensor. The ratio of ours to timm's is recorded. Then 20 steps as in
-``train_step``: how far the losses lie from timm's in fp32. Within a few steps the networks learn the pictures by heart
+``train_step``: how far the losses lie from timm's in fp32. Within a few steps the networks learn the images by heart
 at a high learning rate, which makes much of little; so even in fp32 ours and timm's part, and a single run in bf16
 says little about who rounds more.
 """

@@ -2,7 +2,7 @@
 
 A study is two files, such as ``benchmarks.search_record`` makes. TABLE.csv has a row for each trained network: a column
 for each decision of the space (``stage2.kind``, ...) with the option taken, ``top1``, ``step_seconds``, ``parameters``.
-TABLE.json beside it has ``space``, and ``backbone``, its measurement, which the paper's reward is normalised by. Two
+TABLE.json next to it has ``space``, and ``backbone``, its measurement, which the paper's reward is normalised by. Two
 regressions learn top-1 and step time from the table; parameters are counted.
 """
 
@@ -152,7 +152,7 @@ class Surrogate:
 
 
 def trunk(space: Space, point: Point) -> int:
-    """Parameters but for the classifier's; the picture's size has no part in them."""
+    """Parameters but for the classifier's; the image's size has no part in them."""
     return count_flops(space.decode(point), image_size=64, num_classes=0).total.parameters
 
 

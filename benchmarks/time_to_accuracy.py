@@ -4,16 +4,16 @@ Run: python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --tune [--at
      python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY [--only timm] [--seeds 3] [--record]
 
 EfficientNetV2-B0 from scratch to 128 px. TIMM_TRAIN_PY is the train.py of timm's repository, which the package does
-not contain. Each side answers all pictures of val, once, at its end, in its own way of cutting them.
+not contain. Each side answers all images of val, once, at its end, in its own way of cutting them.
 
-- timm: 10 epochs of its script with what ``--tune`` found best on pictures of train alone (a quarter of them for 20
+- timm: 10 epochs of its script with what ``--tune`` found best on images of train alone (a quarter of them for 20
   epochs, half the steps; 2,000 others choose; one run each): the fastest of channels-last, bf16, compiling and 0 to 2
   workers (``benchmarks.epoch``), then the optimizer, its rate (half and twice, and further as long as the best lies at
   an end), the schedule, regularization with augmentation, and the batch, each with the best of what came before. The
   rate is chosen first, by single runs; so the same at the rate that it began from goes the whole length too, and of
   the two the one with the higher mean on val counts, which is in timm's favour.
 - torchvision: its reference recipe cut to 10 epochs (``benchmarks.reference_recipe``), as many workers, with the best
-  rate, looked for likewise.
+  rate, looked for in the same way.
 - ours: ``effnetv2 train --recipe quick --weights none``, as it comes, for 2, 3, 4, 5, 6, 8, 10 epochs until the mean
   top-1 is at least theirs; a length whose first seed is more than three points below it gets no further seeds. That
   length says how many minutes we need; the speedup is over it, seed by seed. So its interval is of the minutes alone:
@@ -21,7 +21,7 @@ not contain. Each side answers all pictures of val, once, at its end, in its own
   epochs as timm's minutes allow by their mean, or for up to a tenth fewer where those have been run already; of these
   the top-1 alone is compared.
 
-Minutes are of the training steps, waiting for pictures included, validation and start-up not. What is done is kept in
+Minutes are of the training steps, waiting for images included, validation and start-up not. What is done is kept in
 OUT and not done again; runs whose minutes are compared have to be of one kind of machine and one version of torch.
 ``--at-once`` shares the cores among so many runs of tuning, whose seconds nothing uses; ``--only timm`` leaves
 torchvision for another sitting.

@@ -9,7 +9,7 @@ EfficientNetV2-B0's. All of train is trained on, all of test answered once, at t
   its rate in proportion.
 - finetune: as it comes but for the same end size and as many epochs.
 - linear probe: logistic regression on the features of the weights as given, at the same size. Each run fits one to
-  5,000 of the training pictures at most and asks it 5,000 of the others; finetune is compared with its own, on those.
+  5,000 of the training images at most and asks it 5,000 of the others; finetune is compared with its own, on those.
 
 What is done is kept in OUT and not done again; of it git keeps the figures alone, so that it may take several sittings
 (a recipe that has changed since is another: delete its runs there). ``--record`` writes the paper's Table 8 at scale
@@ -68,7 +68,7 @@ def arms(image_size: int, epochs: float) -> dict[str, Cell]:
 
 
 def asked(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
-    """What ``arms.measured`` says of a run, and what it has over its probe on the pictures that both answered."""
+    """What ``arms.measured`` says of a run, and what it has over its probe on the images that both answered."""
     found, folder = measured(runs, cell, seed), runs.folder(cell, seed)
     kept = folder / "over_probe.json"
     if not kept.exists():

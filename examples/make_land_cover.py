@@ -1,9 +1,9 @@
-"""Draw the embedded land-cover pictures from the whole set.
+"""Draw the embedded land-cover images from the whole set.
 
 Run: python examples/make_land_cover.py FOLDER_WITH_TRAIN_CSV
 
-FOLDER holds ``train.csv`` (path, label, latitude, longitude, year) and the pictures it names. The draw is
-seeded, keeps the classes' proportions, and writes 160 px JPEG files and ``pictures.csv`` beside this file.
+FOLDER holds ``train.csv`` (path, label, latitude, longitude, year) and the images it names. The draw is
+seeded, keeps the classes' proportions, and writes 160 px JPEG files and ``pictures.csv`` next to this file.
 """
 
 from __future__ import annotations

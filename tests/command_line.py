@@ -88,7 +88,7 @@ def killed_at(place: str, *arguments: object, cwd: Path, environment: dict[str, 
         place: a function or method, as ``module:function``; it never begins.
         arguments: of the command.
         cwd: where.
-        environment: variables to set beside those that are.
+        environment: further variables to set.
     """
     ended = started(*arguments, cwd=cwd, environment=environment, fatal=place).end()
     assert ended.returncode == -signal.SIGKILL, f"it has never come to {place}: {ended}"
@@ -100,7 +100,7 @@ def started(*arguments: object, cwd: Path, environment: dict[str, str] | None = 
     Args:
         arguments: of the command.
         cwd: where.
-        environment: variables to set beside those that are.
+        environment: further variables to set.
         fatal: a function to be killed at, as ``killed_at`` takes it; empty for none.
     """
     folder = Path(tempfile.mkdtemp())

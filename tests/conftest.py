@@ -1,4 +1,4 @@
-"""What tests share: small pictures on disk, no network; the command line is in ``command_line``."""
+"""What tests share: small images on disk, no network; the command line is in ``command_line``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ if threading.current_thread() is threading.main_thread():
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
-# Tests run beside each other and beside data workers: a thread each is fastest, and exact. So has what they start, for
+# Tests and data workers run at the same time: a thread each is fastest, and exact. So has what they start, for
 # a study of several workers is of one number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
@@ -77,7 +77,7 @@ def pytest_collection_finish() -> None:
 
 
 def paint(path: Path, color: tuple[int, int, int], number: int = 0, px: int = 48) -> Path:
-    """A noisy picture of one color: easy to learn, different for every number."""
+    """A noisy image of one color: easy to learn, different for every number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(abs(hash((color, number))) % 2**32).integers(-40, 40, (px, px, 3))
     Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8)).save(path, quality=90)

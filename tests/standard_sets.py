@@ -20,7 +20,7 @@ def write_cifar(folder: Path, layout: builtin_datasets.Layout, *, train: int, te
     Args:
         folder: to make.
         layout: CIFAR-10's or CIFAR-100's.
-        train, test: pictures of each split, of noise.
+        train, test: images of each split, of noise.
     """
     draws = np.random.default_rng(0)
 
@@ -37,8 +37,8 @@ def write_flowers(place: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int
     Args:
         place: in which its folder is to lie.
         monkeypatch: of the sums.
-        labels: of each picture, from 1.
-        splits: numbers of pictures, from 1, in ``trnid``, ``valid`` and ``tstid``.
+        labels: of each image, from 1.
+        splits: numbers of images, from 1, in ``trnid``, ``valid`` and ``tstid``.
     """
     folder = place / "flowers-102"
     for number in range(1, len(labels) + 1):

@@ -21,7 +21,7 @@ PAGES = [
     ROOT / "README.md",
     *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "reference"),
 ]
-# Beside those, of what travels with the repository; its figures have a test of their own, tests/models/test_shipped.py.
+# Also of what travels with the repository; its figures have a test of their own, tests/models/test_shipped.py.
 CARDS = sorted((ROOT / "examples").rglob("*.md"))
 # Claims that no page quotes, and why.
 UNQUOTED = {

@@ -22,6 +22,7 @@ from tests.pages import PAGES, ROOT, code_spans, commands, name, prose, shell_li
 from tests.recipes import with_overrides
 
 import efficientnetv2
+from efficientnetv2 import serving
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.folds import TIMES
 from efficientnetv2.training.recipes import RECIPES, get_recipe
@@ -275,6 +276,7 @@ def test_generated_pages_have_every_command_and_public_name(site):
     homes = {public: f"efficientnetv2.{module}.{public}" for public, module in efficientnetv2._MODULES.items()}
     assert homes.keys() == set(efficientnetv2.__all__)
     assert [home for home in homes.values() if f'id="{home}"' not in api] == []
+    assert [name for name in serving.__all__ if not re.search(rf'id="efficientnetv2\.serving\.\w+\.{name}"', api)] == []
     assert "Example::" not in api  # the mark for a literal block in a docstring
     cli = (site / "reference/cli/index.html").read_text(encoding="utf-8")
     options = {option for command in leaves(program()) for param in command.params for option in param.opts}

@@ -1,4 +1,4 @@
-"""Reproduce tables of the EfficientNetV2 paper (arXiv:2104.00298), each with our column beside the paper's.
+"""Reproduce tables of the EfficientNetV2 paper (arXiv:2104.00298), each with our column next to the paper's.
 
 Parameters and multiply-adds are counted, speeds are measured on this machine, and accuracies are trained at the scale.
 Stopped, a table continues when it is called again. Its folder gets table.json, table.md, figure.png and log.txt.
@@ -132,5 +132,5 @@ def main(words: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as the program does: without, S took 36 ms beside one table and 24 beside another
+    keep_freed_memory()  # as the program does: without, S took 36 ms next to one table and 24 next to another
     main()

@@ -45,7 +45,7 @@ DRAWN = {
 }
 RECORDED = sorted(set(NAMES) - {"figure1", "figure5"}, key=lambda name: (not name.isdigit(), name.zfill(9)))
 _SCALES = ("paper", "small", "tiny")  # the first that is there
-_UNTRAINED = ("M", "B", "ms")  # units of what is counted and timed beside the runs
+_UNTRAINED = ("M", "B", "ms")  # units of what is counted and timed next to the runs
 _TITLE = "# Tables of the paper\n"
 # Fractions of the paper's image sizes, as scales have them, in words.
 _SIZES = {

@@ -1,4 +1,4 @@
-"""A table of the paper with ours beside it: as rows for a screen, as JSON, as Markdown."""
+"""A table of the paper with ours next to it: as rows for a screen, as JSON, as Markdown."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Table:
 
     @property
     def paper_only(self) -> list[str]:
-        """Columns that we have nothing beside."""
+        """Columns that have no value of ours."""
         ours = {name for row in self.rows for name in row.ours}
         return [name for name in self._names if not {name, minutes_of(name)} & ours]
 

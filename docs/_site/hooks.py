@@ -21,6 +21,8 @@ _GROUPS = {
     "Search": ("search", "Study"),
     "Errors": ("InputError",),
 }  # fmt: skip
+# Names of efficientnetv2.serving, and their modules.
+_SERVING = {"serve": "server", "create_app": "app", "ServerOptions": "options"}
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -43,17 +45,24 @@ def on_page_content(html: str, **_: Any) -> str:
 def python_page() -> str:
     """The public names, each by its docstring."""
     import efficientnetv2
+    from efficientnetv2 import serving
 
     grouped = [name for names in _GROUPS.values() for name in names]
-    if missing := set(efficientnetv2.__all__) ^ set(grouped):
+    if missing := set(efficientnetv2.__all__) ^ set(grouped) | set(serving.__all__) ^ set(_SERVING):
         raise ValueError(f"docs/_site/hooks.py: the groups of the Python API and __all__ differ: {sorted(missing)}")
     lines = ["# Python API", "", "Import the package as `import efficientnetv2 as ev2`. All names are public.", ""]
     for group, names in _GROUPS.items():
         lines += [f"## {group}", ""]
         for name in names:
-            home = f"efficientnetv2.{efficientnetv2._MODULES[name]}.{name}"
-            lines += [f"::: {home}", "    options:", f"      heading: efficientnetv2.{name}", ""]
+            lines += _entry("efficientnetv2", efficientnetv2._MODULES[name], name)
+    lines += ["## Serve", "", "These names are in `efficientnetv2.serving`, and need the extra `serve`.", ""]
+    for name, module in _SERVING.items():
+        lines += _entry("efficientnetv2.serving", module, name)
     return "\n".join(lines)
+
+
+def _entry(package: str, module: str, name: str) -> list[str]:
+    return [f"::: {package}.{module}.{name}", "    options:", f"      heading: {package}.{name}", ""]
 
 
 def cli_page() -> str:

@@ -1,4 +1,4 @@
-"""What turns any data set of pictures into one that grows, and the pictures of the three examples."""
+"""Datasets whose image size grows during training, and the images of the three examples."""
 
 import csv
 from pathlib import Path
@@ -18,7 +18,7 @@ TO_FLOATS = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normali
 
 
 def augmentation(setting):
-    """What a picture goes through in training, at its setting's size and magnitude."""
+    """The augmentation of an image, at the size and magnitude of a setting."""
     parts = [v2.RandomResizedCrop(setting.image_size, scale=(0.35, 1)), v2.RandomHorizontalFlip()]
     if setting.randaugment:
         # Of a plan's magnitudes 10 is the full range of most operations; of torchvision's it is 30, the largest.
@@ -27,44 +27,44 @@ def augmentation(setting):
 
 
 class Growing(Dataset):
-    """``growing[index, setting]``: a picture as its setting asks for it, its class, and the setting."""
+    """``growing[index, setting]``: an image augmented by the setting, its class, and the setting."""
 
-    def __init__(self, pictures):
-        self.pictures = pictures  # pictures[index] is one of PIL's and its class: an ImageFolder, say
+    def __init__(self, photos):
+        self.photos = photos  # photos[index] is a PIL image and its class, as in ImageFolder
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.photos)
 
     def __getitem__(self, asked):
         index, setting = asked
-        image, label = self.pictures[index]
+        image, label = self.photos[index]
         return augmentation(setting)(image), label, setting
 
 
 def collate(samples):
-    """Images, labels and the setting that all of them were made for."""
+    """Images, labels and their common setting."""
     images, labels, settings = zip(*samples, strict=True)
     return {"images": torch.stack(images), "labels": torch.tensor(labels), "setting": settings[0]}
 
 
 class Whole(Dataset):
-    """``whole[index]``: a picture as one setting asks for it, but whole, to validate on; its class, and the setting."""
+    """``whole[index]``: a validation image at the size of the setting, its class, and the setting."""
 
-    def __init__(self, pictures, setting):
-        self.pictures, self.setting = pictures, setting
+    def __init__(self, photos, setting):
+        self.photos, self.setting = photos, setting
         size = (setting.image_size, setting.image_size)
         self.transform = v2.Compose([v2.Resize(size), *TO_FLOATS])
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.photos)
 
     def __getitem__(self, index):
-        image, label = self.pictures[index]
+        image, label = self.photos[index]
         return self.transform(image), label, self.setting
 
 
 class Photos(Dataset):
-    """The pictures that come with the repository, with their classes: every fifth held out, or all others."""
+    """The images of the repository, with their classes: every fifth held out, or all others."""
 
     def __init__(self, *, held_out=False):
         rows = list(csv.DictReader((FOLDER / "pictures.csv").read_text().splitlines()))

@@ -14,13 +14,13 @@ import efficientnetv2 as ev2
 
 
 def train(steps=60, first_step=0, accumulate=1):
-    """A run, or what is left of it from a step on; each step's pictures come in so many micro-batches."""
-    pictures = Photos()
-    network = efficientnet_b0(num_classes=len(pictures.classes))
+    """A run, or the rest of it from a step on. Each step has ``accumulate`` micro-batches."""
+    photos = Photos()
+    network = efficientnet_b0(num_classes=len(photos.classes))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     words = {"progressive": PLAN, "steps": steps, "first_step": first_step, "accumulate": accumulate}
-    batches = ev2.ProgressiveBatchSampler(len(pictures), batch_size=16, **words)
-    loader = DataLoader(Growing(pictures), batch_sampler=batches, collate_fn=collate)
+    batches = ev2.ProgressiveBatchSampler(len(photos), batch_size=16, **words)
+    loader = DataLoader(Growing(photos), batch_sampler=batches, collate_fn=collate)
     for micro, batch in enumerate(loader, start=first_step * accumulate):
         reached = ev2.apply_regularization(network, batch["setting"])
         loss = torch.nn.functional.cross_entropy(network(batch["images"]), batch["labels"])

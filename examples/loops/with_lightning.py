@@ -11,18 +11,18 @@ import efficientnetv2 as ev2
 
 
 class Classifier(lightning.LightningModule):
-    """Any network. How many steps, processes and micro-batches there are, and where a run goes on, the trainer says."""
+    """Any network. The trainer gives the number of steps, processes and micro-batches, and the first step."""
 
-    def __init__(self, network, pictures, held_out):
+    def __init__(self, network, photos, held_out):
         super().__init__()
-        self.network, self.pictures, self.held_out = network, pictures, held_out
+        self.network, self.photos, self.held_out = network, photos, held_out
 
     def train_dataloader(self):
         of = self.trainer
         words = {"rank": of.global_rank, "world": of.world_size, "accumulate": of.accumulate_grad_batches}
         words |= {"progressive": PLAN, "steps": of.max_steps, "first_step": of.global_step}
-        batches = ev2.ProgressiveBatchSampler(len(self.pictures), batch_size=16, **words)
-        return DataLoader(Growing(self.pictures), batch_sampler=batches, collate_fn=plain)
+        batches = ev2.ProgressiveBatchSampler(len(self.photos), batch_size=16, **words)
+        return DataLoader(Growing(self.photos), batch_sampler=batches, collate_fn=plain)
 
     def training_step(self, batch, batch_idx):
         setting = ev2.StepSettings(**batch["setting"])
@@ -45,20 +45,20 @@ class Classifier(lightning.LightningModule):
 
 
 def plain(samples):
-    """The setting as plain values, for Lightning rebuilds what a batch holds and refuses frozen classes."""
+    """The setting as plain values: Lightning rebuilds the content of a batch and rejects frozen classes."""
     batch = collate(samples)
     return batch | {"setting": batch["setting"].to_json()}
 
 
 def train(steps=60, checkpoint=None, **words):
     """A run, or what is left of it after a checkpoint; further words go to Lightning's Trainer, which is returned."""
-    pictures = Photos()
-    network = ev2.create("efficientnetv2_b0", num_classes=len(pictures.classes))
+    photos = Photos()
+    network = ev2.create("efficientnetv2_b0", num_classes=len(photos.classes))
     often = {"val_check_interval": 20, "check_val_every_n_epoch": None}  # the whole run is one epoch
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    # The batches are dealt to the processes already: Lightning is not to deal them again.
+    # The sampler splits the batches over the processes already: Lightning must not split them again.
     trainer = lightning.Trainer(max_steps=steps, use_distributed_sampler=False, **(often | quiet | words))
-    trainer.fit(Classifier(network, pictures, Photos(held_out=True)), ckpt_path=checkpoint)
+    trainer.fit(Classifier(network, photos, Photos(held_out=True)), ckpt_path=checkpoint)
     return trainer
 
 

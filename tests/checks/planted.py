@@ -1,4 +1,4 @@
-"""A set of pictures with nothing wrong with it, into which flaws are planted."""
+"""A set of images with nothing wrong with it, into which flaws are planted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 
-EACH = 52  # pictures of either class
+EACH = 52  # images of either class
 
 
 def scene(number: int, px: int = 64) -> Image.Image:
@@ -27,7 +27,7 @@ def scene(number: int, px: int = 64) -> Image.Image:
 
 
 def sound(folder: Path) -> pd.DataFrame:
-    """Pictures of two classes, each at its own place, on its own day; groups of one of each; the last days are val."""
+    """Images of two classes, each at its own place, on its own day; groups of one of each; the last days are val."""
     rows = []
     for number in range(2 * EACH):
         name = f"{number:03d}.jpg"
@@ -52,7 +52,7 @@ class Planted:
     """A copy of the sound set that a test may spoil.
 
     Args:
-        folder: of pictures.
+        folder: of images.
         table: of them; ``load_dataset`` writes it.
     """
 

@@ -67,7 +67,7 @@ def test_no_pair_is_named_that_differs_in_more_bits_and_none_twice():
 def test_ten_times_as_many_take_much_less_than_a_hundred_times_as_long():
     def seconds(count):
         some = hashes(count)
-        begun = time.process_time()  # what runs beside this test does not count
+        begun = time.process_time()  # what runs next to this test does not count
         candidate_pairs(some, key=Key.of(0))
         return time.process_time() - begun
 
@@ -146,7 +146,7 @@ def test_a_scene_stands_out_however_often_it_is_shown(spread):
 
 @pytest.mark.parametrize("spread", [0.0, 0.01, 0.2])
 def test_what_is_alike_in_larger_numbers_is_no_scene(spread):
-    """Such as a class whose pictures look alike: nothing in it stands out from the rest of it."""
+    """Such as a class whose images look alike: nothing in it stands out from the rest of it."""
     vectors, _ = scenes(LARGEST_SCENE + 1, 20, 40, *[1] * 100, spread=spread)
     assert find_lookalikes(vectors) == []
 

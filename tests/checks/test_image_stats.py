@@ -1,4 +1,4 @@
-"""What a picture looks like, from one pass: its kind and its colors, whatever it is stored as."""
+"""What an image looks like, from one pass: its kind and its colors, whatever it is stored as."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_contents_are_equal_for_equal_files_alone(class_folders):
     content = dict(zip(load_dataset(class_folders).paths, looked.table["content"], strict=True))
     first, second, third, fourth = (content[f"red/{file.name}"] for file in files[:4])
     assert first == second
-    assert third != fourth  # two files that can't be used are not the same picture
+    assert third != fourth  # two files that can't be used are not the same image
     assert len(set(content.values())) == len(content) - 1
     assert len(looked.readable) == len(content) - 2
 

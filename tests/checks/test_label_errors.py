@@ -1,4 +1,4 @@
-"""Labels that a network doubts, where pictures hang together and where there are very many of them."""
+"""Labels that a network doubts, where images hang together and where there are very many of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EACH = 30
 
 
 def asked(together, *, classes=2):
-    """Pictures of some classes, told apart by their embeddings; the first of all has a wrong label."""
+    """Images of some classes, told apart by their embeddings; the first of all has a wrong label."""
     labels = np.repeat(np.arange(classes), EACH)
     vectors = np.random.default_rng(0).normal(size=(len(labels), 8)).astype(np.float32)
     vectors[np.arange(len(labels)), labels] += 8
@@ -29,7 +29,7 @@ def asked(together, *, classes=2):
 
 
 def doubted(labels, vectors, together=()):
-    """What is said of pictures with these labels, -1 for none."""
+    """What is said of images with these labels, -1 for none."""
 
     class Manifest(SimpleNamespace):
         def __len__(self) -> int:
@@ -88,7 +88,7 @@ def test_scenes_shown_again_do_not_choose_the_strength():
 
 
 def test_of_very_many_pictures_some_of_each_class_teach_the_others(monkeypatch):
-    """In 8 dimensions a fit of two classes takes 3,200 multiply-adds a picture; five of them answer, five choose."""
+    """In 8 dimensions a fit of two classes takes 3,200 multiply-adds an image; five of them answer, five choose."""
     sizes, learnt = [], module.fit_classifier
 
     def counted(vectors, labels, strength, balanced):
@@ -110,7 +110,7 @@ def test_of_very_many_pictures_some_of_each_class_teach_the_others(monkeypatch):
 
 
 def test_so_many_classes_that_they_would_take_hours_are_not_asked_about(monkeypatch):
-    monkeypatch.setattr(module, "_MAX_PREDICTION_WORK", 19 * 5 * 3200)  # ten pictures of either class are twenty
+    monkeypatch.setattr(module, "_MAX_PREDICTION_WORK", 19 * 5 * 3200)  # ten images of either class are twenty
     monkeypatch.setattr(module, "fit_classifier", lambda *_, **__: pytest.fail("it has learnt"))
     found = asked([])
     assert found.facts == {}

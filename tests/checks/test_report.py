@@ -1,4 +1,4 @@
-"""Each flaw that is planted is found, with its pictures, and nothing else is accused."""
+"""Each flaw that is planted is found, with its images, and nothing else is accused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def found_in(dataset, **options):
 
 
 def recompressed(folder, source, name):
-    """The same picture, smaller, brighter, saved badly."""
+    """The same image, smaller, brighter, saved badly."""
     small = Image.open(folder / source).resize((50, 50))
     ImageEnhance.Brightness(small).enhance(1.15).save(folder / name, quality=40)
 
@@ -323,7 +323,7 @@ def test_wrong_labels_are_suspected_and_no_others(planted):
 
 
 def test_a_group_whose_labels_are_all_wrong_is_suspected(planted):
-    """Of one site, with a look of its own: who learns from some of its pictures repeats the mistake on the others."""
+    """Of one site, with a look of its own: who learns from some of its images repeats the mistake on the others."""
     site = list(range(0, 20, 2))
     planted.table.loc[site, "group"] = "site"
     planted.table.loc[site, "label"] = "b"
@@ -368,7 +368,7 @@ def test_of_multilabel_each_is_right(planted):
 
 
 def test_copies_of_multilabel_agree_if_all_do(planted):
-    """The rarest label of both, by which a picture is counted, is the same."""
+    """The rarest label of both, by which an image is counted, is the same."""
     planted.table["label"] = np.where(planted.table.index % 2, "plant", "animal")
     for row, name, label in ((10, "other.jpg", "cat;plant"), (12, "same.jpg", "animal;cat")):
         planted.table.loc[row, "label"] = "cat;animal"
@@ -481,7 +481,7 @@ def test_cramers_v_is_scipys_but_for_chance_and_needs_no_whole_table():
 
 
 def test_nearest_places_are_those_of_all_with_all():
-    """Some pictures share a place, so that another is at distance 0."""
+    """Some images share a place, so that another is at distance 0."""
     rng = np.random.default_rng(0)
     degrees = rng.integers(0, 6, (60, 2)).astype(float)
     asking, among = rng.random(60) < 0.5, rng.random(60) < 0.3
@@ -494,7 +494,7 @@ def test_nearest_places_are_those_of_all_with_all():
 
 
 def test_many_pictures_of_two_places_are_quickly_compared():
-    """Picture by picture this would be 8 * 10^8 distances."""
+    """Image by image this would be 8 * 10^8 distances."""
     degrees = np.repeat([[0.0, 0.0], [0.0, 1.0]], 20_000, axis=0)
     everyone = np.ones(40_000, dtype=bool)
     begun = time.process_time()

@@ -1,4 +1,4 @@
-"""Which pictures a run answers: val, or, where its recipe says so, test, and then all others are learnt from."""
+"""Which images a run answers: val, or, where its recipe says so, test, and then all others are learnt from."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def prepared(data: object, recipe: str) -> PreparedData:
 
 
 def table(folder: Path, **splits: int) -> Path:
-    """So many pictures of each split, of three classes in turn."""
+    """So many images of each split, of three classes in turn."""
     rows = []
     for split, count in splits.items():
         for number in range(count):

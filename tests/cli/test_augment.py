@@ -30,7 +30,7 @@ SEEN = Preprocessing(image_size=64)
 
 
 def rows(data, *settings: str):
-    """The pictures as evaluated, and as trained on at the recipe's last stage."""
+    """The images as evaluated, and as trained on at the recipe's last stage."""
     recipe = with_overrides(get_recipe("quick"), ["progressive.image_size=64", "crop_scale_min=1", *settings])
     samples = sample_by_class(data, 6, Key.of(0))
     trained = train_row(data, samples, recipe, SEEN, recipe.progressive.last, 0)
@@ -38,7 +38,7 @@ def rows(data, *settings: str):
 
 
 def apart(one, other) -> float:
-    """Levels between two pictures; training decodes a little less exactly than evaluation."""
+    """Levels between two images; training decodes a little less exactly than evaluation."""
     return float(np.abs(one.astype(float) - other).mean())
 
 
@@ -65,7 +65,7 @@ def test_the_symmetries_of_the_square_are_to_be_seen(class_folders):
 
 
 def test_what_is_mixed_says_so(class_folders):
-    """Beside the label's own share that of the partner's; smoothing, alike for all, is no mixing."""
+    """Next to the label's own share that of the partner's; smoothing, alike for all, is no mixing."""
     plain, trained = rows(
         load_dataset(class_folders), "augment.flip=none", "progressive.mixup_alpha=5", "progressive.label_smoothing=0.1"
     )
@@ -95,7 +95,7 @@ def test_the_sheet_is_written(class_folders, tmp_path):
     assert is_sheet(tmp_path / "sheet.png"), "another sheet may replace it"
     with Image.open(tmp_path / "sheet.png") as sheet:
         levels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
-    for channel in range(3):  # red, green and blue pictures are on it, in their colors
+    for channel in range(3):  # red, green and blue images are on it, in their colors
         assert ((levels[:, channel] - np.delete(levels, channel, axis=1).max(axis=1)) > 60).mean() > 0.02
     for out, said in (("sheet.jpg", "the sheet is a PNG"), ("nowhere/sheet.png", "there is no folder nowhere")):
         refused = effnetv2("train", class_folders, *words, "--preview", out, cwd=tmp_path)

@@ -37,7 +37,7 @@ def refused(done, *words):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A folder with pictures and a run on them whose steps are done, but no more than that."""
+    """A folder with images and a run on them whose steps are done, but no more than that."""
     place = tmp_path_factory.mktemp("stopped")
     for name, color in COLORS.items():
         for number in range(16):
@@ -59,7 +59,7 @@ def killed(data, cwd):
 
 @pytest.fixture
 def table(class_folders, tmp_path):
-    """The pictures as a CSV: row 2 is the first red one."""
+    """The images as a CSV: row 2 is the first red one."""
     paths = sorted(class_folders.rglob("*.jpg"), reverse=True)
     frame = pd.DataFrame(
         {"path": [str(p.relative_to(tmp_path)) for p in paths], "label": [p.parent.name for p in paths]}
@@ -337,7 +337,7 @@ def looked_at(data, **more):
 
 
 def begun(data, path, **more):
-    """A run's folder as it is when its first step begins, and its pictures."""
+    """A run's folder as it is when its first step begins, and its images."""
     prepared, folder = looked_at(data, **more), RunDir(path)
     beginning = {"preprocessing": Preprocessing(image_size=32).to_json()}
     beginning |= {"command": "effnetv2 train", "chosen": [], "microbatches": {}}

@@ -38,7 +38,7 @@ def test_copies_are_written_and_trained_on_but_not_evaluated_on(imbalanced, tmp_
     assert (table[made]["label"] == "blue").all()
     assert all((tmp_path / "even" / path).is_file() for path in table["path"])
     held = table[table["split"] == "val"]
-    # The same again into folds: whose figures are of taken pictures alone.
+    # The same again into folds: whose figures are of taken images alone.
     done = effnetv2(
         "crossval", "even/pictures.csv", *TINY, *ONE_STAGE, "--folds", "2", "--output", "folds", cwd=tmp_path
     )
@@ -113,7 +113,7 @@ def test_symmetries_of_pictures_that_are_not_square_are_refused(tmp_path):
 
 
 def test_copies_of_pictures_in_shards_are_refused_before_any_is_written(imbalanced, tmp_path):
-    """A table of both could not be trained on; pictures can be left out of it all the same."""
+    """A table of both could not be trained on; images can be left out of it all the same."""
     write_shards(load_dataset(imbalanced), tmp_path / "packed", PackOptions(shard_bytes=10**9))
     done = effnetv2("data", "balance", "packed", "even", cwd=tmp_path)
     assert done.returncode == 2, done.stdout

@@ -52,7 +52,7 @@ def caches(tmp_path, monkeypatch):
 
 @pytest.fixture
 def large(tmp_path):
-    """Pictures of 150 px: at 64 px of training they are kept smaller."""
+    """Images of 150 px: at 64 px of training they are kept smaller."""
     for name, color in COLORS.items():
         for number in range(10):
             paint(tmp_path / "large" / name / f"{number}.jpg", color, number, px=150)
@@ -252,7 +252,7 @@ def test_a_list_in_another_order_has_the_same_cache(large, caches):
 
 
 def test_each_rule_of_rasters_has_its_own_cache(large, caches):
-    """It is measured on those that train, so those of two seeds took turns in one place, filled anew each time."""
+    """It is measured on those that train, so those of two seeds took turns in one place, filled again each time."""
     given, done = prepared(large), []
     for low in (0.0, 9.0, 0.0):
         rule = Bands((1, 2, 3), low=(low,) * 3, high=(255.0,) * 3)
@@ -316,7 +316,7 @@ def test_minutes_that_filling_alone_takes_are_refused(large):
 
 @pytest.mark.parametrize("where", ["ram", "disk"])
 def test_what_a_cache_will_take_is_foreseen_from_some_of_the_pictures(where, large, caches, monkeypatch):
-    """Half of the pictures are kept to foresee all: the bytes are those of the cache but for its index."""
+    """Half of the images are kept to foresee all: the bytes are those of the cache but for its index."""
     ready = prepared(large)
     monkeypatch.setattr(image_cache, "_ESTIMATED", len(ready.train) // 2)
     before = estimate_cache(where, of_recipe(), ready, CPU)

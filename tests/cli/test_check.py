@@ -31,7 +31,7 @@ def table(folder, rows, header="path,label,latitude,longitude,year"):
 
 @pytest.fixture
 def listed(class_folders):
-    """16 pictures of red, 16 of green, far from each other."""
+    """16 images of red, 16 of green, far from each other."""
     rows = [
         f"{color}/{color}_{number:02d}.jpg,{color},{number},{100 + (color == 'red')},20{number:02d}"
         for color in ("red", "green")
@@ -93,7 +93,7 @@ def test_images_enlarged_from_small_ones_are_a_finding(tmp_path):
 
 
 def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):
-    """A class may have many more pictures than are counted, as where a telephone stores them as HEIC."""
+    """A class may have many more images than are counted, as where a telephone stores them as HEIC."""
     for number in range(3):
         (class_folders / "blue" / f"{number}.HEIC").write_bytes(b"x")
     done = effnetv2("check", class_folders, "--output", "seen", cwd=class_folders.parent)
@@ -266,7 +266,7 @@ def test_pictures_of_which_none_can_be_read_leave_nothing(tmp_path):
 
 
 def test_weights_doubt_labels(class_folders):
-    """Any network will do for colors: one picture of 16 in the wrong folder is doubted."""
+    """Any network will do for colors: one image of 16 in the wrong folder is doubted."""
     from efficientnetv2.models import model_file
     from efficientnetv2.models.factory import create
 

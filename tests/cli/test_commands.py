@@ -37,7 +37,7 @@ from efficientnetv2.utils.errors import InputError
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of the smallest network way on three colors, and its pictures."""
+    """A run of the smallest network way on three colors, and its images."""
     place = tmp_path_factory.mktemp("trained")
     for name, color in COLORS.items():
         for number in range(16):
@@ -394,7 +394,7 @@ def test_weights_that_give_no_answers_are_refused_and_leave_nothing(verb, endles
 
 
 def test_a_learning_rate_that_is_named_stays_and_one_that_is_not_follows_the_batch(trained, tmp_path):
-    """finetune has 2e-4 for 32 pictures; AdamW's follows with the square root: 2e-4 / 2 for 8."""
+    """finetune has 2e-4 for 32 images; AdamW's follows with the square root: 2e-4 / 2 for 8."""
     words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--verbose", "--output")
     named = effnetv2(*words, tmp_path / "named", "--set", "optimizer.lr=3e-4", cwd=tmp_path)
     assert named.returncode == 0, named.stderr

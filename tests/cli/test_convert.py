@@ -432,7 +432,7 @@ def test_words_that_mean_nothing(words, said):
     [
         # Nothing told: as it was.
         ({}, {"crop_mode": "center", "crop_pct": 0.9}, {"crop_mode": "center", "crop_pct": 0.9}),
-        # The whole picture is the whole picture.
+        # The whole image is the whole image.
         ({"crop_mode": "squash"}, {"crop_mode": "center", "crop_pct": 0.9}, {"crop_mode": "squash"}),
         ({"crop_mode": "border"}, {"crop_mode": "center", "crop_pct": 0.9}, {"crop_mode": "border"}),
         # A cut without a number is the one that there was.

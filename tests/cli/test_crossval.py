@@ -1,4 +1,4 @@
-"""``effnetv2 crossval``: every picture answered once by a network that had not seen it; stopped, it goes on."""
+"""``effnetv2 crossval``: every image answered once by a network that had not seen it; stopped, it goes on."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ RUN = (*TINY, *ONE_STAGE, "--weights", "none", "--folds", "2")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A cross-validation that was not disturbed, of 48 pictures in two folds."""
+    """A cross-validation that was not disturbed, of 48 images in two folds."""
     folder = tmp_path_factory.mktemp("whole")
     for name, color in COLORS.items():
         for number in range(16):
@@ -123,7 +123,7 @@ def test_beside_given_weights_stands_their_probe_on_the_same_folds(whole):
 
 
 def test_whether_more_labels_would_help_is_read_off_the_first_fold():
-    """Of 150 pictures two thirds teach; two classes that differ in one of their features."""
+    """Of 150 images two thirds teach; two classes that differ in one of their features."""
     labels = np.arange(150) % 2
     vectors = np.random.default_rng(0).normal(size=(150, 8)).astype(np.float32)
     vectors[:, 0] += labels
@@ -156,7 +156,7 @@ def test_the_folds_answer_together_for_new_pictures(whole):
 
 
 def test_temperatures_of_the_folds_are_told_in_both_reports(whole):
-    """As minival gives them where it has 30 pictures; the advice to set it is then out of place."""
+    """As minival gives them where it has 30 images; the advice to set it is then out of place."""
     folder, _ = whole
     shutil.copytree(folder / "folds", folder / "scaled")
     (folder / "scaled/report.json").unlink()  # as by a kill when the folds were done
@@ -294,7 +294,7 @@ def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
     again = effnetv2("crossval", folder / "pictures", "--output", "killed", "--resume", cwd=folder)
     assert again.returncode == 0, again.stderr
     assert model.stat().st_mtime_ns == before
-    assert "Better than the last run, " in again.stdout  # whose pictures are the same
+    assert "Better than the last run, " in again.stdout  # whose images are the same
     (folder / "killed/predictions.csv").unlink()  # as by a kill after report.json: it is written again
     (folder / "killed/report.html").unlink()
     again = effnetv2("crossval", folder / "pictures", "--output", "killed", "--resume", cwd=folder)
@@ -462,7 +462,7 @@ def test_a_try_that_could_not_be_trained_is_refused_before_any_is(tried, while_c
 
 
 def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
-    """Of a million pictures, among which a defect is rare, those that are looked at may have none."""
+    """Of a million images, among which a defect is rare, those that are looked at may have none."""
     data = dataset(np.arange(150) % 2)
     dealt = assign_folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     (tmp_path / "fold1").mkdir()
@@ -531,7 +531,7 @@ def begun_as(folder):
 
 
 def probed_on(looked_at, data, dealt, tmp_path, monkeypatch):
-    """What probes come to that look at features of these pictures, which say nothing."""
+    """What probes come to that look at features of these images, which say nothing."""
     begun_as(tmp_path)
     vectors = np.random.default_rng(1).normal(size=(len(looked_at), 8)).astype(np.float32)
     embedded = Embeddings(looked_at, data.labels[looked_at], vectors)
@@ -740,7 +740,7 @@ def test_tables_with_bad_cells_are_refused_by_row(tmp_path):
 
 
 def table_of(folder: Path, **columns: list[str]) -> Path:
-    """A table of six pictures, alternately of two classes, with further columns."""
+    """A table of six images, alternately of two classes, with further columns."""
     for number in range(6):
         paint(folder / f"{number}.jpg", COLORS["red"], number, px=16)
     table = pd.DataFrame({"path": [f"{n}.jpg" for n in range(6)], "label": list("ababab"), **columns})
@@ -840,7 +840,7 @@ def test_folds_go_on_by_another_name_of_their_rule(tmp_path, monkeypatch):
 def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
     """In place of ``trained``: writes what a run leaves; its macro-F1 is what ``reached`` says of its settings.
 
-    It trains for ``epochs_of`` its number of pictures, each of which takes a second a time.
+    It trains for ``epochs_of`` its number of images, each of which takes a second a time.
     """
 
     def run(words, source, place, *_, **__):
@@ -865,7 +865,7 @@ def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
 
 
 def painted(folder: Path, count: int) -> Path:
-    """A table of so many pictures of two classes, in pairs of one place each."""
+    """A table of so many images of two classes, in pairs of one place each."""
     rows = []
     for number in range(count):
         paint(folder / f"{number}.jpg", COLORS["red"], number, px=16)
@@ -916,7 +916,7 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
     assert (first[0].minutes, first[0].settings) == (None, ("batch_size=16", "class_sampling=null", "epochs=2"))
     assert first[1].settings == ("batch_size=16", "class_sampling=equal", "optimizer.lr=0.001", "epochs=2")
     assert first[2].settings == ("batch_size=16", "class_sampling=null")
-    # Both tries of the first fold took 3 epochs of 1 s a picture; what those of all take goes off the minutes.
+    # Both tries of the first fold took 3 epochs of 1 s an image; what those of all take goes off the minutes.
     tried = sum(len(listed.subset("train")) for _, listed, _ in asked[:2]) * 3 / len(dealt.parts[0].train_rows)
     pictures = [len(part.train_rows) for part in dealt.parts]
     assert first[2].minutes == pytest.approx((90 * 0.9 - tried * sum(pictures) / 60) * pictures[0] / sum(pictures))
@@ -939,7 +939,7 @@ def test_a_try_that_cannot_be_monitor_is_refused():
 
 
 def test_a_val_split_of_ones_own_is_no_way_out_of_a_cross_validation():
-    """Of a class with two pictures in two folds, each fold has one to learn: it cannot choose between tries as well."""
+    """Of a class with two images in two folds, each fold has one to learn: it cannot choose between tries as well."""
     data, plan = (dataset([0] * 10 + [1] * 2), CrossValConfig(folds=2, by="class", tries=("", "class_sampling=null")))
     dealt = plan.make_folds(data, np.arange(12), 0)
     with pytest.raises(InputError, match=mentioning("'c1'", "candidates")):
@@ -986,7 +986,7 @@ def test_what_is_of_places_is_refused_with_the_reason_where_there_are_none():
 
 
 def test_a_second_set_of_folds_that_nothing_could_be_told_of_is_refused():
-    """It would take as long again; figures of pictures with several labels are not compared."""
+    """It would take as long again; figures of images with several labels are not compared."""
     data, contents = dataset(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
     data = replace(data, table=data.table.assign(label=data.table["label"] + ";"), separator=";")
     for by in ("class", "place"):
@@ -998,7 +998,7 @@ def test_a_second_set_of_folds_that_nothing_could_be_told_of_is_refused():
 
 
 def test_by_time_the_last_period_has_trained_nobody(tmp_path):
-    """Its pictures are new to all networks of the folder, so figures on them are not called optimistic."""
+    """Its images are new to all networks of the folder, so figures on them are not called optimistic."""
     table = pd.read_csv(painted(tmp_path, 12)).assign(year=2000 + np.arange(12) // 4, label=list("ab") * 6)
     table.to_csv(tmp_path / "all.csv", index=False)
     data, source = load_dataset(tmp_path / "all.csv"), DataConfig(str(tmp_path / "all.csv"))
@@ -1036,7 +1036,7 @@ def test_a_random_split_that_flatters_is_found():
 
 
 def test_four_places_that_flatter_alike_do_not_say_it_of_others():
-    """Their difference is no surer than that of their 40 pictures."""
+    """Their difference is no surer than that of their 40 images."""
     labels, at_random, by_place, place = alike_places()
     answers = [Predictions(np.arange(40), labels, torch.eye(2)[each]) for each in (by_place, at_random)]
     kept, parted = Folds((), "", place, "place", 1.0), Folds((), "", np.arange(40), "class")

@@ -36,7 +36,7 @@ from efficientnetv2.workflows.crossval import check_recipes
 from efficientnetv2.workflows.crossval_config import CrossValConfig
 from efficientnetv2.workflows.crossval_runs import FoldTrainer, best_candidates, run_name
 
-# Epochs by the number of training pictures, so that a recipe that is settled anew is another.
+# Epochs by the number of training images, so that a recipe that is settled again is another.
 SETTINGS = (
     "progressive.stages=1", "progressive.image_size=32", "epochs=auto", "auto_epochs=[200, 1, 50]", "batch_size=8",
     "head_init=random", "precision=fp32", "compile=false",
@@ -70,7 +70,7 @@ def starts(tmp_path, monkeypatch):
 
 
 def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(starts, tmp_path, monkeypatch):
-    """Who may learn from one picture prefers the first weights, who answers it the second."""
+    """Who may learn from one image prefers the first weights, who answers it the second."""
     data, contents, plan = (load_dataset(painted(tmp_path, 25)), np.arange(25), CrossValConfig(folds=3, by="class"))
     dealt = plan.make_folds(data, contents, 0)
     sizes = [len(part.train_rows) for part in dealt.parts]
@@ -92,7 +92,7 @@ def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(s
     recipes = [read_recipe(tmp_path / f"out/fold{number + 1}/recipe.yaml") for number in range(3)]
     assert [one.weights for one in recipes] == files_of
     assert [one.score.weights for one in told] == [(one,) for one in files_of]
-    assert recipes[3 - odd] == recipes[0]  # on another number of pictures
+    assert recipes[3 - odd] == recipes[0]  # on another number of images
     assert recipes[odd].epochs == round(200 / sizes[odd], 2)
     assert [one.score for one in runs.predict(dealt, tmp_path / "out", "Fold")] == [one.score for one in told]
 
@@ -102,11 +102,11 @@ def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(s
     [((), (), 1), (TRIES, (), 1), (TRIES, ("epochs=2",), 1), ((), (), 2), (TRIES, (), 2), (THREE, ("epochs=2",), 2)],
 )
 def test_the_minutes_are_for_all_runs_together(tries, while_choosing, members, tmp_path, monkeypatch):
-    """By time, where the third fold learns from three times as many pictures as the first whose epochs it repeats."""
+    """By time, where the third fold learns from three times as many images as the first whose epochs it repeats."""
     spent = []
 
     def epochs_of(words, place, pictures):
-        """What was settled before, what is set, or what fits if a picture takes a second."""
+        """What was settled before, what is set, or what fits if an image takes a second."""
         said = dict(setting.split("=") for setting in words.settings)
         fitting = float(said["epochs"]) if "epochs" in said else words.minutes * 60 / pictures
         epochs = read_recipe(place.settled[0]).epochs if place.settled else fitting
@@ -150,7 +150,7 @@ def test_a_try_that_says_its_own_length_is_refused_beside_minutes():
 
 
 def answers_of(folder: Path, run: str) -> np.ndarray:
-    """What a run answered: (n, 2) probabilities, in the order of the pictures' paths."""
+    """What a run answered: (n, 2) probabilities, in the order of the images' paths."""
     table = pd.read_csv(folder / run / "predictions.csv").sort_values("path")
     return table[["a", "b"]].to_numpy()
 
@@ -247,7 +247,7 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
 
 
 def of_years(folder: Path, count: int) -> ImageDataset:
-    """So many pictures, two of each year."""
+    """So many images, two of each year."""
     table = pd.read_csv(painted(folder, count))
     table.assign(year=np.arange(count) // 2).to_csv(folder / "all.csv", index=False)
     return load_dataset(folder / "all.csv")

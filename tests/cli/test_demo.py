@@ -29,7 +29,7 @@ WEIGHTS = "weights/efficientnetv2_b0.safetensors"
 
 @pytest.fixture
 def clone(tmp_path):
-    """As the repository is, with 60 of the pictures."""
+    """As the repository is, with 60 of the images."""
     pictures = pd.read_csv(ROOT / "examples/land_cover/pictures.csv").groupby("label").head(20)
     (tmp_path / "examples/land_cover/pictures").mkdir(parents=True)
     (tmp_path / "examples/weights").mkdir()
@@ -86,7 +86,7 @@ def test_each_step_is_a_command_that_one_can_type():
 
 
 def test_how_long_the_folds_take_follows_from_the_run_before(tmp_path):
-    """24 s for 480 of 600 pictures are 60 s for three times 400 of them; five seeds took 62 to 65 s."""
+    """24 s for 480 of 600 images are 60 s for three times 400 of them; five seeds took 62 to 65 s."""
     (tmp_path / "report.json").write_text(json.dumps({"num_train_images": 480, "num_images": 120, "wall_s": 24.0}))
     assert demo.crossval_seconds(tmp_path) == pytest.approx(60)
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # two runs come before the first
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """20 films of 6 pictures; the 8 held out all look red, but every other one is called blue: right or wrong as one.
+    """20 films of 6 images; the 8 held out all look red, but every other one is called blue: right or wrong as one.
 
     On them two runs, of which one knows the films.
     """
@@ -58,7 +58,7 @@ def test_a_run_that_knows_groups_draws_them_whole(place):
     assert known["intervals"].keys() == unknown["intervals"].keys()
     for name, (low, high) in unknown["intervals"].items():
         assert known["intervals"][name][0] <= low <= high <= known["intervals"][name][1], name
-    # 8 films of 6: about √6 times as wide as of 48 pictures, and Student's t.
+    # 8 films of 6: about √6 times as wide as of 48 images, and Student's t.
     assert widths(known)["top1"] > 2 * widths(unknown)["top1"]
     for run, drawn in (("known", True), ("unknown", False)):
         said = " ".join((place / f"{run}.txt").read_text().split())
@@ -104,7 +104,7 @@ def test_groups_and_places_of_any_table_are_drawn_whole_in_an_evaluation(place, 
 
 
 def test_a_comparison_of_evaluations_draws_whole_what_their_reports_do(place, tmp_path):
-    """The two models on the same films; where no word said what films are, pictures are drawn."""
+    """The two models on the same films; where no word said what films are, images are drawn."""
     whole = "the same 48 images, drawn in 8 clusters"
     for words, drawn in ((("--group-column", "film"), True), ((), False)):
         for run in ("known", "unknown"):

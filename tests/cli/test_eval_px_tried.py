@@ -24,7 +24,7 @@ WORDS = (*TINY, "--set", "val_fraction=0.25", "--set", "minival=9", "--set", "ev
 
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory):
-    """Three classes of 16 pictures."""
+    """Three classes of 16 images."""
     place = tmp_path_factory.mktemp("painted")
     for name, color in COLORS.items():
         for number in range(16):
@@ -33,7 +33,7 @@ def painted(tmp_path_factory):
 
 
 def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
-    """Chosen as one would by hand: the kept weights on minival's pictures at each size, the best, then val at it."""
+    """Chosen as one would by hand: the kept weights on minival's images at each size, the best, then val at it."""
     done = effnetv2("train", painted, *WORDS, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run/report.json").read_text())

@@ -1,4 +1,4 @@
-"""``evaluate`` and ``predict`` beyond the figures: calibration, silence, costs, slices, another run beside."""
+"""``evaluate`` and ``predict`` beyond the figures: calibration, silence, costs, slices, comparison with another run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow  # a run of five epochs comes before the first
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run with minival of 60 pictures on a table with years; a third of its labels are drawn at random."""
+    """A run with minival of 60 images on a table with years; a third of its labels are drawn at random."""
     place = tmp_path_factory.mktemp("honest")
     generator, rows = np.random.default_rng(0), []
     for number in range(360):
@@ -65,12 +65,12 @@ def test_a_run_fits_its_temperature_on_minival_alone(trained):
     page = (trained / "run/report.html").read_text()
     assert "Are its probabilities reliable?" in page
     assert mentions(page, "60", "minival")
-    # What the run says of its pictures' years, the worst first.
+    # What the run says of its images' years, the worst first.
     assert {one["value"] for one in report["slices"]} == {"2010", "2011"}
 
 
 def test_what_it_has_not_seen_is_without_minival(trained, tmp_path):
-    """180 pictures have trained it, 60 have chosen its weights and its temperature; the model file alone knows it."""
+    """180 images have trained it, 60 have chosen its weights and its temperature; the model file alone knows it."""
     shutil.copy(trained / "run/model.safetensors", tmp_path / "m.safetensors")
     report = told("evaluate", "m.safetensors", trained / "all.csv", "--split", "all", cwd=tmp_path)
     assert (

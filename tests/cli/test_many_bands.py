@@ -22,7 +22,7 @@ from efficientnetv2.utils.errors import InputError
 NAMES = ("bare", "lush")
 INFRARED = {"bare": 1_500, "lush": 3_500}  # of band 5; the others are noise, the same of both
 PX = 32
-# A network so small that thirty epochs of forty pictures take seconds.
+# A network so small that thirty epochs of forty images take seconds.
 SMALL = Architecture(
     stem_channels=8,
     stages=(Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1), Stage(mbconv(expand=2, kernel=3), 2, 16, 1)),
@@ -69,7 +69,7 @@ def test_what_only_one_band_shows_is_learnt_with_it_and_not_without(trained):
     place, done = trained
     top1 = {name: json.loads((place / name / "report.json").read_text())["top1"] for name in ("deep", "rgb")}
     assert top1["deep"] >= 0.95
-    assert top1["rgb"] <= 0.75  # of 40 pictures: 1 in 1,000 guesses is as good
+    assert top1["rgb"] <= 0.75  # of 40 images: 1 in 1,000 guesses is as good
     told = " ".join(done.stdout.split() + (place / "deep/log.txt").read_text().split())
     assert mentions(told, "4", "3", "2", "1", "5")
     assert mentions(told, "3", "2", "1", "band")

@@ -86,7 +86,7 @@ def refused(*words, cwd, **environment):
 
 
 def test_each_place_is_what_predict_says_of_its_picture(model, tmp_path):
-    """Windows of 400 m without overlap, cut out and shown to the model as pictures."""
+    """Windows of 400 m without overlap, cut out and shown to the model as images."""
     scene = patches()
     raster = write_raster(tmp_path / "scene.tif", scene)
     done = ended_well("geo", "map", model, raster, "--window-m", "400", "--stride-px", "40", "--json", cwd=tmp_path)
@@ -246,7 +246,7 @@ def test_values_of_another_kind_are_refused_unless_their_range_is_said(model, tm
 
 
 def test_predict_skips_what_map_would_not_see_as_it_would(model, tmp_path):
-    """A model of ordinary pictures beside 16 bits, nearly black in 8, and near infrared that counts as alpha."""
+    """A model of ordinary images next to 16 bits, nearly black in 8, and near infrared that counts as alpha."""
     scene = patches(1, 1)
     (tmp_path / "pictures").mkdir()
     write_raster(tmp_path / "pictures/plain.tif", scene)
@@ -265,7 +265,7 @@ def test_predict_skips_what_map_would_not_see_as_it_would(model, tmp_path):
 
 @pytest.mark.parametrize("kind", ["palette", "blue first", "white is 0", "one bit"])
 def test_map_sees_what_predict_sees_or_says_that_it_does_not(model, tmp_path, kind):
-    """8-bit pictures of which Pillow and GDAL would make different ones."""
+    """8-bit images of which Pillow and GDAL would make different ones."""
     scene, path = patches(1, 1), tmp_path / "scene.tif"
     if kind == "blue first":
         write_raster(path, scene)

@@ -22,7 +22,7 @@ WORDS = (*TINY, "--set", "val_fraction=0.25")
 
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory):
-    """Three classes of 16 pictures: 12 of val, 36 to train on and to choose by."""
+    """Three classes of 16 images: 12 of val, 36 to train on and to choose by."""
     place = tmp_path_factory.mktemp("painted")
     for name, color in COLORS.items():
         for number in range(16):
@@ -32,7 +32,7 @@ def painted(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory, painted):
-    """A run that stops early: pictures this plain are learnt at once, and nothing is better than all."""
+    """A run that stops early: images this plain are learnt at once, and nothing is better than all."""
     place = tmp_path_factory.mktemp("ended")
     words = (*WORDS, "--epochs", "40", "--set", "minival=0.25", "--set", "patience=2", "--set", "monitor=macro_f1")
     done = effnetv2("train", painted, *words, "--set", "optimizer.lr=0.004", "--output", place / "run", cwd=place)
@@ -79,7 +79,7 @@ def test_asked_to_go_on_it_has_finished_after_the_epochs_it_had(ended, painted, 
 
 
 def test_the_manifest_lists_them_and_is_data_itself(ended, tmp_path):
-    """A second run on it has the same minival; one without leaves those pictures aside, and says so."""
+    """A second run on it has the same minival; one without leaves those images aside, and says so."""
     run, _ = ended
     parts = pd.read_csv(run / "dataset.csv")["split"].value_counts().to_dict()
     assert parts == {"train": 27, "val": 12, "minival": 9}
@@ -181,7 +181,7 @@ def test_bad_input_is_refused_before_the_run(settings, told, painted, tmp_path):
 
 
 def test_a_cache_on_disk_holds_what_another_run_would_train_on(painted):
-    """Without minival, or with another seed's hold-out, a run trains on other pictures of the same 48."""
+    """Without minival, or with another seed's hold-out, a run trains on other images of the same 48."""
     ready = prepare_data(DataConfig(str(painted)), val_fraction=0.25, minival=9, seed=0, strict=False)
     assert (len(ready.train), len(ready.minival), len(ready.val)) == (27, 9, 12)
     assert len(ready.trainable) == 48

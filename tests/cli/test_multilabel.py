@@ -1,4 +1,4 @@
-"""Pictures of several labels through the command line: trained, resumed, evaluated, packed, planned."""
+"""Images of several labels through the command line: trained, resumed, evaluated, packed, planned."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCRATCH = (*TINY, "--weights", "none", "--label-separator", ";")
 
 
 def drawn(folder):
-    """Sixteen pictures each of red, green and blue; the first two are warm or cold besides, red and blue bright."""
+    """Sixteen images each of red, green and blue; the first two are warm or cold besides, red and blue bright."""
     more = {"red": "warm;bright", "green": "cold", "blue": "bright"}
     rows = []
     for color, rgb in COLORS.items():
@@ -114,7 +114,7 @@ def test_the_whole_way_as_the_paper_learns_them(table, tmp_path):
 
 
 def test_shards_train_as_the_table_does(table, tmp_path):
-    """The same pictures in the same order with the same targets: the same losses."""
+    """The same images in the same order with the same targets: the same losses."""
     words = ("--label-separator", ";")
     packed = effnetv2("data", "pack", table, tmp_path / "shards", *words, cwd=tmp_path)
     assert packed.returncode == 0, packed.stderr
@@ -131,7 +131,7 @@ def test_shards_train_as_the_table_does(table, tmp_path):
 
 
 def test_cross_validated(table, tmp_path):
-    """Each picture is answered once, by a network that had not seen it; the figures are those of several labels."""
+    """Each image is answered once, by a network that had not seen it; the figures are those of several labels."""
     words = ("crossval", table, *SCRATCH, "--folds", "2", "--output", tmp_path / "folds", "--json")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -207,7 +207,7 @@ def marked(path: Path, labels: str, seed: int) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A table of marked pictures, and new ones of which no network has seen any; some of those have no mark."""
+    """A table of marked images, and new ones of which no network has seen any; some of those have no mark."""
     folder = tmp_path_factory.mktemp("marks")
     rows = [{"path": f"{number}.png", "label": SETS[number % 7]} for number in range(84)]
     for number, row in enumerate(rows):
@@ -260,7 +260,7 @@ def test_a_picture_is_given_each_of_its_marks_and_one_without_any_no_label(place
 
 
 def test_that_is_what_shares_of_one_cannot_say(place):
-    """The paper's form learns the same pictures, and gives those without a mark labels all the same."""
+    """The paper's form learns the same images, and gives those without a mark labels all the same."""
     said = trained(place, place / "shares", "--set", "multilabel=softmax")
     assert "share a probability of 1" in said
     _, table = predicted(place, place / "shares", *SEPARATED)

@@ -15,7 +15,7 @@ from efficientnetv2.preprocessing import Preprocessing
 
 
 def test_given_weights_then_pictures_of_the_kind_then_ones_own(tmp_path):
-    """Photographs, then aerial pictures, then land cover: with other classes each time."""
+    """Photographs, then aerial images, then land cover: with other classes each time."""
     torch.manual_seed(0)
     network = create("efficientnetv2_b0", num_classes=0)
     how = Preprocessing(image_size=32, mean=(0.4, 0.4, 0.4))

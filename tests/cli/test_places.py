@@ -211,7 +211,7 @@ def test_a_sample_is_read_as_a_spreadsheet_writes_it(tmp_path):
 
 @pytest.mark.parametrize("words", [("train", "."), ("crossval", ".", "--folds", "2"), ("train", ".", "--dry-run")])
 def test_results_are_refused_a_place_among_the_class_folders(words, class_folders):
-    """They would be a class without pictures, and DATA could not be read again, not even to go on."""
+    """They would be a class without images, and DATA could not be read again, not even to go on."""
     there = sorted(class_folders.iterdir())
     done = effnetv2(*words, *TINY, cwd=class_folders)
     assert done.returncode == 2, done.stdout
@@ -245,7 +245,7 @@ def test_who_stands_in_data_is_told_where_to_go(verb, place, class_folders):
 @pytest.mark.parametrize("verb", ["train", "crossval", "check"])
 @pytest.mark.parametrize("out", [None, "pictures/red/new"])
 def test_a_place_in_data_is_refused_before_any_work(verb, out, class_folders, monkeypatch):
-    """Before the verb's own work is so much as loaded: torch takes seconds, and a list of many pictures minutes."""
+    """Before the verb's own work is so much as loaded: torch takes seconds, and a list of many images minutes."""
     monkeypatch.setitem(sys.modules, f"efficientnetv2.workflows.{verb}", None)
     monkeypatch.chdir(class_folders if out is None else class_folders.parent)
     words = ("pictures", "--output", out) if out else (".",)
@@ -263,7 +263,7 @@ def test_an_evaluation_lies_outside_of_data(class_folders):
 
 
 def test_results_lie_where_they_are_no_part_of_data(class_folders, tmp_path, monkeypatch):
-    """Beside class folders, beside a table, beside train/ and val/: as people work."""
+    """Next to class folders, next to a table, next to train/ and val/: as people work."""
     (tmp_path / "set").mkdir()
     class_folders.rename(tmp_path / "set/train")
     (tmp_path / "set/all.csv").write_text("path,label\n")
@@ -417,7 +417,7 @@ def test_a_tilde_between_labels_is_no_way_home():
 
 
 def test_a_launch_goes_on_with_its_own_run_and_passes_over_what_is_none(tmp_path, monkeypatch):
-    """A copied recipe without its beginning, and the run of another launch, lie beside it."""
+    """A copied recipe without its beginning, and the run of another launch, lie next to it."""
     monkeypatch.chdir(tmp_path)
     for name, launch in (("copied", None), ("other", "another"), ("own", "this")):
         folder = tmp_path / "runs" / name

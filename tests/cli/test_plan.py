@@ -27,7 +27,7 @@ SCRATCH = (*TINY, "--weights", "none")
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """A run on pictures such as ``class_folders``."""
+    """A run on images such as ``class_folders``."""
     place = tmp_path_factory.mktemp("first")
     for name, color in COLORS.items():
         for number in range(16):
@@ -131,7 +131,7 @@ def test_a_cache_in_memory_is_in_the_processors(device, counted):
 
 
 def test_the_rows_rehearsed_are_those_of_the_run(class_folders):
-    """48 pictures in steps of 8, twice: 12 rows, half of them of 32 px, and a point of the curve after each half."""
+    """48 images in steps of 8, twice: 12 rows, half of them of 32 px, and a point of the curve after each half."""
     changes = ["progressive={stages: 2, image_size: {start: 32, end: 64}}", "batch_size=8", "epochs=2"]
     pictures = load_dataset(class_folders)
     recipe = with_overrides(get_recipe("quick"), changes)

@@ -54,7 +54,7 @@ def quickly(monkeypatch):
     ("recipe", "package"), [("resnet50_380_progressive", "torchvision"), ("efficientnet_b5_progressive", "timm")]
 )
 def test_networks_of_others_are_foretold_too(recipe, package, imagenet, tmp_path, quickly, capsys):
-    """Table 12's, each with its own pictures held out to choose by, at 128 px; B0 stands in for B5, which is long."""
+    """Table 12's, each with its own images held out to choose by, at 128 px; B0 stands in for B5, which is long."""
     pytest.importorskip(package)
     words = TrainOverrides(
         recipe=recipe,

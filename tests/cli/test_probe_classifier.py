@@ -74,7 +74,7 @@ def test_a_class_that_the_probe_has_not_seen_is_no_likelier_than_any():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Three classes of 16 pictures, and weights of a small network."""
+    """Three classes of 16 images, and weights of a small network."""
     place = tmp_path_factory.mktemp("probe")
     for name, color in COLORS.items():
         for number in range(16):
@@ -197,7 +197,7 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_the_others(tmp_path):
 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory):
-    """A run whose probe looked at 48 of 72 training pictures: its folder, and what it said."""
+    """A run whose probe looked at 48 of 72 training images: its folder, and what it said."""
     place = tmp_path_factory.mktemp("sampled")
     for name, color in COLORS.items():
         for number in range(30):

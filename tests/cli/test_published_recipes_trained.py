@@ -1,4 +1,4 @@
-"""Published recipes go the whole way of ``effnetv2 train``: from pictures on disk over each stage to the report.
+"""Published recipes go the whole way of ``effnetv2 train``: from images on disk over each stage to the report.
 
 Sizes, regularization and all else that a recipe says is its own; network, batch and length are small.
 """
@@ -38,7 +38,7 @@ FIGURES_OF_SEVERAL = {"top1", "mean_average_precision", "f1_micro", "f1_macro", 
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
-    """As ImageNet lies on a disk, train/ and val/ with a folder for each class: 39 and 6 pictures, none square."""
+    """As ImageNet lies on a disk, train/ and val/ with a folder for each class: 39 and 6 images, none square."""
     folder = tmp_path_factory.mktemp("imagenet")
     for name, color in COLORS.items():
         for number in range(15):
@@ -52,7 +52,7 @@ def imagenet(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imagenet21k(tmp_path_factory, imagenet):
-    """The training pictures in a table, of two or three labels each; and a run of the paper's recipe on them."""
+    """The training images in a table, of two or three labels each; and a run of the paper's recipe on them."""
     folder = tmp_path_factory.mktemp("imagenet21k")
     more = {"red": "warm;bright", "green": "cold", "blue": "bright"}
     pictures = sorted((imagenet / "train").rglob("*.jpg"))
@@ -109,7 +109,7 @@ def sizes_of(run: Path, name: str, *, px: int | None = None) -> list[int]:
         ("efficientnetv2_s_paper", SMALL, None, [128, 185, 243, 300], {
             "train_crop_mode": "center", "crop_mode": "squash", "eval_image_size": 384, "batch_norm_momentum": 0.99,
         }),
-        # google/automl, efficientnetv2; the center of a picture evaluated, 224 of 256 px.
+        # google/automl, efficientnetv2; the center of an image evaluated, 224 of 256 px.
         ("efficientnetv2_b0_released", SMALL, None, [144, 160, 176, 192], {
             "train_crop_mode": "center", "crop_mode": "center", "crop_pct": 0.875, "eval_image_size": 224,
             "crop_scale_min": 0.1,
@@ -143,7 +143,7 @@ def test_from_scratch_each_stage_is_trained_and_minival_chooses(name, words, px,
 
 
 def test_imagenet21k_has_multilabel_of_a_picture_and_no_minival(imagenet21k):
-    """Section 5.2 of arXiv:2104.00298: the settings of ImageNet-1k, but a cosine, and pictures held out."""
+    """Section 5.2 of arXiv:2104.00298: the settings of ImageNet-1k, but a cosine, and images held out."""
     run, name = imagenet21k, "imagenet21k_s_paper"
     assert sizes_of(run, name) == [128, 128, 185, 185, 243, 243, 300, 300]
     recipe = kept(run, name, given={"val_fraction"})
@@ -158,7 +158,7 @@ def test_imagenet21k_has_multilabel_of_a_picture_and_no_minival(imagenet21k):
 
 
 def test_from_weights_of_ones_own_imagenet21k_to_imagenet1k(imagenet21k, imagenet, tmp_path):
-    """As the recipe's label has it. One size, whole pictures with a hole of noise in them, a constant rate."""
+    """As the recipe's label has it. One size, whole images with a hole of noise in them, a constant rate."""
     name = "imagenet_from_21k_s_released"
     words = ("--weights", imagenet21k, "--model", "auto", *WORDS, "--set", "steps=2")
     run = trained(imagenet, "--recipe", name, *words, cwd=tmp_path)

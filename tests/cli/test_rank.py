@@ -81,7 +81,7 @@ def test_pictures_are_kept_no_larger_than_the_sheet_needs(model, tmp_path, monke
 
 @pytest.mark.usefixtures("on_screen")
 def test_of_a_table_that_is_labelled_in_part_the_rest_is_ranked(class_folders, model, capsys):
-    """The picture that is labeled in the first row is no longer asked for; nor are all, once all are labeled."""
+    """The image that is labeled in the first row is no longer asked for; nor are all, once all are labeled."""
     rows = [(path, Path(path).parent.name) for path in load_dataset(str(class_folders)).paths[:8]]
     device, said = torch.device("cpu"), {}
     for name, labeled in (("some", 3), ("all", 8), ("none", 0)):

@@ -104,14 +104,14 @@ def test_evaluate_predict_and_python_agree(trained, tmp_path):
 
 
 def test_a_map_of_them_is_what_predict_says_of_them(trained, tmp_path):
-    """Three pictures side by side as one raster."""
+    """Three images side by side as one raster."""
     place, _, _ = trained
     files = [place / "pictures" / name / f"{name}03.tif" for name in LEVELS]
     scene = np.concatenate([rasterio.open(file).read() for file in files], axis=2)
     write_raster(tmp_path / "scene.tif", scene)
     done = effnetv2("geo", "map", place / "run", "scene.tif", "--stride-px", "40", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert mentions(done.stdout, "3", "1", "40", "400")  # as the pictures were, which the model file knows
+    assert mentions(done.stdout, "3", "1", "40", "400")  # as the images were, which the model file knows
     names = model_file.load(place / "run").class_names
     with rasterio.open(tmp_path / "map.tif") as target:
         values = target.read(1)[20, 20::40]
@@ -136,7 +136,7 @@ def test_a_run_goes_on_with_the_bands_it_was_begun_with(trained, tmp_path):
 
 
 def test_a_run_goes_on_with_its_own_rule_where_a_raster_cannot_be_read_any_more(trained, tmp_path):
-    """What becomes 0 and 255 is measured on the pictures that can be read, and so is another without one of them."""
+    """What becomes 0 and 255 is measured on the images that can be read, and so is another without one of them."""
     place, _, _ = trained
     for name in ("pictures", "run"):
         shutil.copytree(place / name, tmp_path / name)
@@ -180,4 +180,4 @@ def test_inspect_looks_at_them_by_the_rule(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "4", "3", "2", "raster")
     assert "cannot be read" not in done.stdout
-    assert (tmp_path / "page/inspection.html").stat().st_size > 20_000  # there are pictures in it
+    assert (tmp_path / "page/inspection.html").stat().st_size > 20_000  # there are images in it

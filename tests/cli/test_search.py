@@ -50,7 +50,7 @@ TRIALS = 4
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """A folder with pictures and a study that has come to its end; of a name that URLs and shells read otherwise."""
+    """A folder with images and a study that has come to its end; of a name that URLs and shells read otherwise."""
     folder = tmp_path_factory.mktemp("50% of #1, or what?")
     for name, color in COLORS.items():
         for number in range(16):
@@ -182,7 +182,7 @@ def test_another_trial_can_be_exported(found):
 
 
 def test_a_larger_network_can_be_made_of_the_one_found(found):
-    """Deeper and wider by compound scaling, and the size of picture that goes with it."""
+    """Deeper and wider by compound scaling, and the size of image that goes with it."""
     file = found / "larger.yaml"
     done = here("search", "export", found / "study", "--trial", 2, "--grow", "1", "--output", file)
     assert done.returncode == 0, done.stderr
@@ -198,7 +198,7 @@ def test_a_larger_network_can_be_made_of_the_one_found(found):
 
 
 def test_what_judges_is_in_none_of_the_searchs_pictures(found):
-    """The pictures file says it of every picture; in training val is the split that judges."""
+    """The images file says it of every image; in training val is the split that judges."""
     lines = (found / "study/pictures.csv").read_text().splitlines()
     splits = [line.rsplit(",", 1)[1] for line in lines[1:]]
     assert {name: splits.count(name) for name in sorted(set(splits))} == {"minival": 10, "train": 29, "val": 9}
@@ -329,7 +329,7 @@ def test_a_study_is_gone_on_with_in_a_folder_renamed(class_folders, untrained, t
 
 
 def test_a_workers_minutes_begin_when_it_does(class_folders, untrained, tmp_path, monkeypatch):
-    """What the pictures and the backbone take is of them, not before them."""
+    """What the images and the backbone take is of them, not before them."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(search_run, "time", SimpleNamespace(monotonic=lambda: clock.now))
     read = search_run.load_search_data
@@ -671,7 +671,7 @@ def test_networks_that_all_fail_end_the_search(found, tmp_path):
 
 @pytest.mark.parametrize("name", ["pictures.csv", "log.txt"])
 def test_a_study_takes_no_file_of_the_users_for_its_own(name, found, tmp_path):
-    """A list of pictures in the folder for the study would be written over, a log written on."""
+    """A list of images in the folder for the study would be written over, a log written on."""
     rows = [f"{path},{path.parent.name}" for path in (found / "pictures").rglob("*.jpg")]
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / name).write_text("\n".join(["path,species", *rows]))
@@ -687,7 +687,7 @@ def test_a_study_takes_no_file_of_the_users_for_its_own(name, found, tmp_path):
 
 
 def test_a_study_that_never_began_leaves_its_place_to_the_next(tmp_path):
-    """What its backbone failed of stands in its log; the plan comes before the list of pictures."""
+    """What its backbone failed of stands in its log; the plan comes before the list of images."""
     folder = StudyDir(tmp_path)
     log = RunLog()
     log.write_to(tmp_path)

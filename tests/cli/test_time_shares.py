@@ -48,7 +48,7 @@ def recipe(*settings):
 
 @pytest.fixture
 def settled(class_folders, tmp_path):
-    """Settles a recipe by RATES; on 48 pictures."""
+    """Settles a recipe by RATES; on 48 images."""
     pictures = load_dataset(class_folders)
 
     def settle(one, minutes=None):

@@ -21,7 +21,7 @@ from efficientnetv2.data.prepared_data import require_images_here
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 
-# 39 training pictures, 5 steps; two groups a step, which one process computes in one pass: the same but for rounding,
+# 39 training images, 5 steps; two groups a step, which one process computes in one pass: the same but for rounding,
 # which in 16 bits would be seen.
 WORDS = (
     "--model", NETWORK, "--weights", "none", "--workers", "0", "--device", "cpu", "--epochs", "1",
@@ -30,8 +30,8 @@ WORDS = (
 )  # fmt: skip
 
 # Where the last maps are few numbers, batch-norm divides by the spread of few: that makes more of a rounding at every
-# step, with any optimizer. Of 64 px and eight pictures there are enough. AdamW divides by the size of
-# the gradients, so it makes much of rounding where they are small; SGD does not. 30 steps of 39 pictures.
+# step, with any optimizer. Of 64 px and eight images there are enough. AdamW divides by the size of
+# the gradients, so it makes much of rounding where they are small; SGD does not. 30 steps of 39 images.
 STEADY = (
     "--epochs", "12.3", "--set", "batch_size=16", "--set", "ghost_batch_size=8",
     "--set", "checkpoint_minutes=60", "--set", "val_interval_epochs=100",
@@ -166,7 +166,7 @@ def test_pictures_missing_on_another_machine_are_missed_before_the_first_step(tm
 
 
 def test_pictures_lost_on_any_process_count(class_folders, tmp_path):
-    """Of 39 training pictures 5 % is less than two."""
+    """Of 39 training images 5 % is less than two."""
     words = ("train", class_folders, *WORDS, "--epochs", "100", "--output", tmp_path / "run")
     running = started_together(2, *words, cwd=tmp_path)
     until(lambda: steps_done(tmp_path / "run") >= 1, *running)
@@ -185,7 +185,7 @@ def test_pictures_lost_on_any_process_count(class_folders, tmp_path):
 
 
 def test_an_outage_while_all_validate_is_said_once_and_keeps_the_step(class_folders, tmp_path):
-    """The pictures of val are gone after the first rows; the first process has all answers, so it says so."""
+    """The images of val are gone after the first rows; the first process has all answers, so it says so."""
     words = ("train", class_folders, *WORDS, "--epochs", "100", "--output", tmp_path / "run")
     words = (*words, "--set", "checkpoint_minutes=60")
     running = started_together(2, *words, cwd=tmp_path)

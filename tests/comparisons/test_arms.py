@@ -220,7 +220,7 @@ def test_runs_that_are_not_one_recipe_by_several_seeds_are_no_figure(other, said
 
 
 def at(px_and_pace, **more):
-    """A run of 1,000 pictures at each size."""
+    """A run of 1,000 images at each size."""
     sizes = [{"image_size": px, "images": 1000, "train_s": 1000 / pace} for px, pace in px_and_pace.items()]
     return {"seed": 3, "sizes": sizes} | more
 

@@ -38,7 +38,7 @@ def test_the_program_is_asked_as_a_user_asks_it_and_goes_on_where_it_was(tmp_pat
 
 
 def test_the_difference_is_that_of_the_pictures_that_both_answered(tmp_path):
-    """The probe has not seen picture e. Of four the run has 3 right, the probe 2."""
+    """The probe has not seen image e. Of four the run has 3 right, the probe 2."""
     save_predictions(tmp_path, answers("1aa", "2bb", "3aa", "4ab", "5ab"))
     save_predictions(tmp_path / "probe", answers("1aa", "2ab", "3ba", "4bb"))
     found = default_train.over_probe(tmp_path)

@@ -1,4 +1,4 @@
-"""Fine-tuning on land cover: what is kept is of the pictures, weights and recipe that are asked for."""
+"""Fine-tuning on land cover: what is kept is of the images, weights and recipe that are asked for."""
 
 from __future__ import annotations
 

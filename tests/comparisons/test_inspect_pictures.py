@@ -1,4 +1,4 @@
-"""The time of an inspection is recorded of ten thousand pictures alone, and only where known copies are found."""
+"""The time of an inspection is recorded of ten thousand images alone, and only where known copies are found."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_every_way_of_balancing_is_a_recipe():
 
 
 def test_of_a_report_the_majority_is_worked_out():
-    """515, 417 and 112 pictures: always the first is right for 49.3 %, its F1 0.6607, the mean of three 0.2202."""
+    """515, 417 and 112 images: always the first is right for 49.3 %, its F1 0.6607, the mean of three 0.2202."""
     support = {"plantation": 515, "smallholder_agriculture": 417, "grassland": 112}
     report = dict.fromkeys(land_cover_runs.TOLD) | {
         "intervals": {"top1": [0, 1], "macro_f1": [0, 1]},
@@ -162,7 +162,7 @@ class Small(Work):
 
 @pytest.mark.slow
 def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
-    """Two folds of 24 pictures at 32 px: every step runs, is kept, and is only read the second time."""
+    """Two folds of 24 images at 32 px: every step runs, is kept, and is only read the second time."""
     rows = []
     for number in range(24):
         name = list(COLORS)[number % 3]

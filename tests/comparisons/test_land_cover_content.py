@@ -1,4 +1,4 @@
-"""What of a picture makes it hard, worked by hand on a few."""
+"""What of an image makes it hard, worked by hand on a few."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_nearest_by_kilometres(four):
 
 
 def test_likeness_is_the_share_of_the_others_that_are_farther():
-    """The picture at 0 degrees and its neighbour at 90: one of two others is nearer, the other farther."""
+    """The image at 0 degrees and its neighbour at 90: one of two others is nearer, the other farther."""
     distances = apart(3 * VECTORS)
     assert distances[0] == pytest.approx([0, 2 * math.sin(math.radians(5)), math.sqrt(2), 2])
     found = likeness(distances, np.array([0]), np.array([2, 0, 0, 0]))

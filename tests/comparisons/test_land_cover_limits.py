@@ -1,4 +1,4 @@
-"""What limits the figure on land cover, worked by hand on eight pictures."""
+"""What limits the figure on land cover, worked by hand on eight images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KM = 1 / 111.2  # of a degree of latitude
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four pairs of pictures, 2 km apart within a pair; of two classes, "a" only before 2012 in the first two."""
+    """Four pairs of images, 2 km apart within a pair; of two classes, "a" only before 2012 in the first two."""
     table = pd.DataFrame(
         {
             "path": [f"../../{number}.jpg" for number in range(8)],
@@ -54,7 +54,7 @@ def test_mistakes_that_both_make(folder):
 
 
 def test_neighbors_of_another_label(folder):
-    """The third pair is of two classes; both of its pictures are answered wrongly."""
+    """The third pair is of two classes; both of its images are answered wrongly."""
     found = neighbors(Answers.read(folder / "best/spatial"))
     assert counts(found["near"]) == (8, 8)
     assert counts(found["nearest_has_the_label"]) == (6, 8)

@@ -1,4 +1,4 @@
-"""The paper's tables beside ours: what is counted is exact, what is run continues where it stopped."""
+"""The paper's tables next to ours: what is counted is exact, what is run continues where it stopped."""
 
 import io
 import json
@@ -269,7 +269,7 @@ def test_all_that_a_smaller_scale_changes_of_a_recipe_is_said():
         "init": "init", "eval_image_size": "evaluation size", "crop_pct": "crop mode",
         "crop_mode": "crop mode", "train_crop_mode": "crop mode", "crop_scale_min": "smallest crop",
         "minival": "minival",
-        # What is looked at meanwhile, how much of the pictures is held out, and what they should be: not the training.
+        # What is looked at meanwhile, how much of the images is held out, and what they should be: not the training.
         "val_max_images": "", "val_fraction": "", "expected_dataset": "",
     }  # fmt: skip
     assert all(words[setting.partition("=")[0].partition(".")[0]] in told for setting in cell.settings)
@@ -394,7 +394,7 @@ def test_answers_timed_here_are_a_further_panel_of_figure_5():
 
 
 def test_figure_5_says_on_what_and_at_which_size_its_times_were_measured(tmp_path, monkeypatch):
-    """Below the paper's scale pictures are smaller than those of the panel beside it."""
+    """Below the paper's scale images are smaller than those of the panel next to it."""
     monkeypatch.setattr(params_flops, "latency_s", lambda sizes, **how: {name: [0.001] for name in sizes})
     drawn = []
     monkeypatch.setattr(reproduce, "png", lambda drawing, title: drawn.append(drawing) or b"")
@@ -406,7 +406,7 @@ def test_figure_5_says_on_what_and_at_which_size_its_times_were_measured(tmp_pat
 
 
 def test_what_was_counted_here_is_a_ring_at_the_papers_accuracy(tmp_path, monkeypatch):
-    """Of S 21.46 million parameters; the paper's hours have nothing of ours beside them."""
+    """Of S 21.46 million parameters; the paper's hours have nothing of ours next to them."""
     drawn = []
     monkeypatch.setattr(reproduce, "png", lambda figure, title: drawn.append(figure) or b"")
     made("figure1", tmp_path)

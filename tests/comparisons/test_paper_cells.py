@@ -120,7 +120,7 @@ def test_table_3_has_the_speed_of_each_variant_beside_its_own_counts(monkeypatch
     assert len(rows) == 7
     for row in rows:
         assert row.ours["images/s"].mean == row.ours["parameters, M"].mean
-    # As counted from the paper's description, beside its own figure, which is in the row of the same stages.
+    # As counted from the paper's description, next to its own figure, which is in the row of the same stages.
     assert [round(row.ours["parameters, M"].mean, 1) for row in rows[1:6:2]] == [20.9, 43.5, 132.1]
     assert [row.paper["parameters, M"].mean for row in rows[1:6:2]] == [20.0, 43.4, 132.0]
 

@@ -245,7 +245,7 @@ def test_table_5_evaluates_at_the_size_of_training(begun, tmp_path):
 
 
 def test_table_10_evaluates_each_network_at_the_size_that_it_is_counted_and_timed_at(begun, tmp_path):
-    """B7 at 600 px: the centre square, 600 of 632 px. M at 480 px: the whole picture."""
+    """B7 at 600 px: the centre square, 600 of 632 px. M at 480 px: the whole image."""
     shown = made("10", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
     assert {recipe.model: (recipe.eval_image_size, recipe.crop_mode, recipe.crop_pct) for recipe, _ in begun} == {
         "efficientnet_b7": (600, "center", 600 / 632),
@@ -295,7 +295,7 @@ def test_make_reproduce_makes_every_table():
     ],
 )
 def test_answers_are_timed_as_in_the_papers_column_at_its_scale(table, scale, batch, told, monkeypatch):
-    """Images/s are of the whole pass: 4 s for 128 pictures."""
+    """Images/s are of the whole pass: 4 s for 128 images."""
     timings = []
 
     def latency_s(sizes, *, rounds, device, timing):
@@ -390,7 +390,7 @@ def test_answers_that_are_compared_take_turns_and_what_is_missing_of_them_says_w
 
 
 def test_answers_are_timed_on_noise_the_same_each_time(monkeypatch):
-    """Of an empty picture an untrained network computes zeros alone."""
+    """Of an empty image an untrained network computes zeros alone."""
     created, pictures, within = params_flops.create, [], []
 
     def create(name):

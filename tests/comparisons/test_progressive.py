@@ -53,7 +53,7 @@ def test_no_regularization_is_none():
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     """Runs that take a second an epoch at a fixed size and half of it progressively, better by rate and strength."""
-    first = {"train": 0, "val": 100_000}  # numbers of pictures, by which one sees where they are from
+    first = {"train": 0, "val": 100_000}  # numbers of images, by which one sees where they are from
     monkeypatch.setattr(
         regimes, "rows_of", lambda dataset, split, count, seed: [first[split] + seed + row for row in range(count or 9)]
     )
@@ -191,7 +191,7 @@ def test_equal_time_is_progressives_time_with_the_same_seed(runs):
 
 
 def test_an_equal_time_of_other_times_is_refused(runs, monkeypatch):
-    """As where fixed was trained anew and what was as long as its progressive has stayed."""
+    """As where fixed was trained again and what was as long as its progressive has stayed."""
     together, *_ = runs
     anew = progressive.measured
 

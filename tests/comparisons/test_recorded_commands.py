@@ -1,4 +1,4 @@
-"""What is recorded is the whole measurement, beside the command that prints it; nothing is measured here."""
+"""What is recorded is the whole measurement, next to the command that prints it; nothing is measured here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def summary(tmp_path, monkeypatch):
     for module in (record, epoch, train_step, shards, shard_index, input_path, gpu):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
-    monkeypatch.setitem(sys.modules, "record", record)  # as a script finds it beside itself
+    monkeypatch.setitem(sys.modules, "record", record)  # as a script finds it next to itself
     return lambda: json.loads((tmp_path / "summary.json").read_text())
 
 
@@ -32,7 +32,7 @@ def run(script, monkeypatch, *words):
 
 @pytest.fixture
 def timed(monkeypatch, tmp_path):
-    """Two sides of an epoch, of one picture; words of the command line for it."""
+    """Two sides of an epoch, of one image; words of the command line for it."""
     (tmp_path / "set/train/a").mkdir(parents=True)
     (tmp_path / "set/train/a/1.jpg").write_bytes(b"")
     monkeypatch.setattr(epoch.Timm, "tuned", lambda self: {("channels-last", "1"): 0.1})
@@ -162,7 +162,7 @@ def test_a_gpus_claims_name_the_rounds_that_they_are_of(rounds, more, summary, m
 
 @pytest.mark.parametrize(("runs", "more"), [(3, ""), (2, " --runs 2")])
 def test_the_way_of_a_picture_is_claimed_of_all_runs_and_each_is_kept(runs, more, summary, monkeypatch, tmp_path):
-    """Medians of 1.0, 2.0 and 3.0, each with quartiles a quarter beside it; what is claimed reaches over all."""
+    """Medians of 1.0, 2.0 and 3.0, each with quartiles a quarter next to it; what is claimed reaches over all."""
     each = iter([1.0, 2.0, 3.0])
     monkeypatch.setattr(input_path, "make", lambda data, folder: [])
 

@@ -1,4 +1,4 @@
-"""The real search, to its end: from pictures to what is recorded of the network found."""
+"""The real search, to its end: from images to what is recorded of the network found."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRIALS = 2
 
 
 def table_of(pictures: Path, folder: Path) -> Path:
-    """A table of two networks, as if they had been recorded of these pictures on this machine."""
+    """A table of two networks, as if they had been recorded of these images on this machine."""
     space, used = small_space(), search_trials.some_pictures(str(pictures), 48)
     asked, table = search_trials.asked_recipe(SETTINGS), folder / "record.csv"
     recipe = search_trials.settled_recipe(asked, used.subset("train"), space, table.with_suffix(".json"))
@@ -39,7 +39,7 @@ def table_of(pictures: Path, folder: Path) -> Path:
     ("recorded", "workers"), [(False, 1), (True, 2)], ids=["two studies", "a study of two workers and a table"]
 )
 def test_a_search_comes_to_its_table(recorded, workers, tmp_path, monkeypatch):
-    """48 pictures, two trials for each sampler, one epoch; how many random search had is written, and where."""
+    """48 images, two trials for each sampler, one epoch; how many random search had is written, and where."""
     pictures, results = tmp_path / "pictures", tmp_path / "results"
     for name, color in COLORS.items():
         for number in range(20):

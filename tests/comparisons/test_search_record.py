@@ -30,7 +30,7 @@ from efficientnetv2.nas.space import small_space
 from efficientnetv2.nas.trial import Failed, TrialResult
 from efficientnetv2.training.recipes import get_recipe
 
-# Of no pictures: what tries a network is replaced where this is used.
+# Of no images: what tries a network is replaced where this is used.
 PROXY = ProxyTask(
     get_recipe("proxy_small"), (search_trials.SEED,), SimpleNamespace(class_names=("a", "b")), None, "cpu", 0,
     Path(), Path(),
@@ -384,7 +384,7 @@ def test_networks_take_turns(tmp_path, monkeypatch):
 
 
 def test_another_network_of_the_same_name_is_trained(tmp_path, monkeypatch):
-    """As what a study finds that was done anew; so is what was kept by the name alone."""
+    """As what a study finds that was done again; so is what was kept by the name alone."""
     came, kept = [], tmp_path / "trained.json"
     one = Measurement(1, 1, top1=0.5, step_seconds=0.1)
     monkeypatch.setattr(search_found, "SEEDS", (1,))

@@ -26,7 +26,7 @@ def recipe(arm, px=96, epochs=3):
 
 
 def test_the_papers_recipe_keeps_all_but_size_length_and_batch():
-    """Rate 0.001 for 512 pictures, so 0.000125 for 64; no weight decay, cosine, cutout as it is."""
+    """Rate 0.001 for 512 images, so 0.000125 for 64; no weight decay, cosine, cutout as it is."""
     cut, whole = recipe(PAPER), get_recipe(PAPER)
     assert cut.optimizer.lr == pytest.approx(0.001 / 8)
     assert cut.optimizer.model_copy(update={"lr": whole.optimizer.lr}) == whole.optimizer

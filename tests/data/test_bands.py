@@ -1,4 +1,4 @@
-"""Rasters of any bands and depth become pictures by one rule, measured on those that train."""
+"""Rasters of any bands and depth become images by one rule, measured on those that train."""
 
 import http.server
 import subprocess
@@ -195,7 +195,7 @@ def test_images_of_one_set_may_differ_in_size_and_kind(tmp_path):
     green = seen[[path.endswith("jpg") for path in listed.paths].index(True)]
     assert green.mean(axis=(0, 1)).argmax() == 1
     other = source_reader(replace(listed, bands=replace(rule, high=(9_999.0,) * 3)))
-    # A cache of decoded pictures knows by these that they are others.
+    # A cache of decoded images knows by these that they are others.
     assert pictures.stamps(range(3)) != other.stamps(range(3))
     np.testing.assert_array_equal(content_hashes(listed)[1], content_hashes(replace(listed, bands=rule))[1])
 
@@ -445,7 +445,7 @@ def told_of(path):
 @pytest.mark.parametrize("prefix", ["/vsicurl/", ""])
 @pytest.mark.parametrize("way", ["itself", "overviews", "ovr", "msk"])
 def test_no_raster_makes_gdal_ask_a_server(tmp_path, fetched, way, prefix):
-    """As a VRT that is called a TIFF, by its tag of overviews, and by a VRT beside it."""
+    """As a VRT that is called a TIFF, by its tag of overviews, and by a VRT next to it."""
     base, asked = fetched
     place = f"{prefix}{base}/secret.tif"
     vrt = (

@@ -106,7 +106,7 @@ def test_the_binary_version_is_read_by_its_names(tmp_path):
         {
             "data_batch_1.bin": b"\1" + pixels[0] + b"\0" + pixels[1],
             "data_batch_3.bin": b"\0" + pixels[2],
-            "test_batch.bin": b"\1" + pixels[1],  # the same picture, another label
+            "test_batch.bin": b"\1" + pixels[1],  # the same image, another label
         },
     )
     dataset = load_dataset(folder)

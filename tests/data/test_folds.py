@@ -138,7 +138,7 @@ def test_times_of_summer_and_of_winter_are_of_one_clock():
 
 def test_a_copy_of_what_is_answered_is_not_learned_from():
     contents = np.arange(12)
-    contents[11] = 0  # the newest picture is a copy of the oldest
+    contents[11] = 0  # the newest image is a copy of the oldest
     data = dataset([0, 1] * 6, year=np.arange(12))
     dealt = time_folds(data, k=2, column="year", contents=contents)
     assert 0 in dealt.parts[0].train_rows

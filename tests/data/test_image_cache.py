@@ -71,7 +71,7 @@ def share_with_enough(width, height, crop_mode, area_min, kept, image_size):
 @pytest.mark.parametrize("detail", [0.25, 0.5, 0.9, 1.0])
 def test_the_stated_share_of_crops_has_all_the_pixels_it_needs(area_min, detail):
     kept = CacheSpec.enough(image_size=128, crop_mode="squash", area_min=area_min, detail=detail)
-    # At 0.8 many shapes do not fit, and then the whole picture is taken.
+    # At 0.8 many shapes do not fit, and then the whole image is taken.
     above = 0.02 if area_min < 0.8 else 0.06
     assert -0.02 <= share_with_enough(3000, 3000, "squash", area_min, kept, 128) - detail <= above
     assert share_with_enough(4000, 3000, "squash", area_min, kept, 128) >= detail - 0.02
@@ -389,7 +389,7 @@ def test_a_cache_that_is_cut_off_is_filled_anew(class_folders, tmp_path):
 
 
 class Failing(Counted):
-    """Two pictures can't be had, as over a mount that fails for a moment; the files stay as they are."""
+    """Two images can't be had, as over a mount that fails for a moment; the files stay as they are."""
 
     def source(self, sample):
         if sample in (3, 40):
@@ -414,7 +414,7 @@ def test_what_a_mount_failed_to_give_for_a_moment_is_asked_for_again(class_folde
 
 
 def test_the_size_is_known_to_the_byte_before_anything_is_decoded(class_folders, monkeypatch):
-    """Pictures of many sizes, of which a sample would say little: 30 px of the shorter side are kept of each."""
+    """Images of many sizes, of which a sample would say little: 30 px of the shorter side are kept of each."""
     for number, height in enumerate((31, 60, 200)):
         Image.new("RGB", (300, height)).save(class_folders / f"red/odd_{number}.png")
     dataset = load_dataset(class_folders)
@@ -448,7 +448,7 @@ def test_a_folder_that_cannot_be_written_is_named(class_folders, tmp_path):
 
 @pytest.fixture
 def large(tmp_path):
-    """Pictures enough that filling takes a moment, and that their pixels pass 1 MB."""
+    """Images enough that filling takes a moment, and that their pixels pass 1 MB."""
     for name, color in COLORS.items():
         for number in range(8):
             paint(tmp_path / "large" / name / f"{number}.jpg", color, number, px=160)
@@ -488,7 +488,7 @@ except InputError as error:
 
 @contextmanager
 def filler(pictures, cache, go_on, **words):
-    """A process that fills a cache; after 16 pictures it waits until the file ``go_on`` is there."""
+    """A process that fills a cache; after 16 images it waits until the file ``go_on`` is there."""
     command = [sys.executable, "-c", FILL, str(pictures), str(cache), str(go_on)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **streams, **words) as process:
@@ -529,7 +529,7 @@ def test_ctrl_c_stops_a_fill_and_leaves_nothing(large, tmp_path):
 
 
 def test_stopping_gives_up_what_threads_have_not_begun(class_folders, monkeypatch):
-    """All but the first picture take until after the pool has been told to stop."""
+    """All but the first image take until after the pool has been told to stop."""
     begun, told, threads = [], threading.Event(), threading.active_count()
 
     def work(reader, row, kept):

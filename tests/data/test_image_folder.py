@@ -1,4 +1,4 @@
-"""Which pictures, labels and splits a folder has."""
+"""Which images, labels and splits a folder has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the RGB that it means; every damaged one says what is wrong."""
+"""Every kind of image becomes the RGB that it means; every damaged one says what is wrong."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""Pictures known by their contents: wherever they lie, and without reading more than need be."""
+"""Images known by their contents: wherever they lie, and without reading more than need be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An ImageNet that is not whole is named before a run of days; other pictures are left in peace."""
+"""An ImageNet that is not whole is named before a run of days; other images are left in peace."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_what_lies_above_is_as_sure_as_before_and_what_lies_below_goes_unseen():
     for bottom in (None, 140):
         with pytest.raises(jpeg.DamagedJpegError, match="damaged inside"):
             read(harmed, bottom=bottom)
-    # Cut off or another picture's beginning, wherever: it is seen, because the end is looked for.
+    # Cut off or another image's beginning, wherever: it is seen, because the end is looked for.
     assert read(PLAIN[:low] + b"\xff\xd8" + PLAIN[low + 2 :], bottom=30) is None
     for length in (low, len(PLAIN) - 2):
         assert read(PLAIN[:length], bottom=30) is None
@@ -255,7 +255,7 @@ def test_damaged_files_are_refused_or_read_as_pillow_does(scale, place, what, va
     }[what]
     found = jpeg.header(content)
     if found is not None and scale not in jpeg.scales(found):
-        scale = 1  # the damage made it a small picture
+        scale = 1  # the damage made it a small image
     ours, theirs = answer(content, scale), pillows_answer(content, scale)
     if theirs is None or min(theirs.shape[:2]) * scale < 2:
         assert isinstance(ours, str)

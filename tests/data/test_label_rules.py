@@ -1,4 +1,4 @@
-"""Pictures of several labels: read, ordered, held out, packed; as plain Python over sets would have it."""
+"""Images of several labels: read, ordered, held out, packed; as plain Python over sets would have it."""
 
 from __future__ import annotations
 

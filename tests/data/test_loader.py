@@ -147,7 +147,7 @@ def test_what_a_reader_lacks_is_replaced_and_named_by_it(class_folders):
 
 
 def test_more_workers_than_cores_are_warned_of_by_whoever_counted_them_alone(class_folders, monkeypatch):
-    """PyTorch would do so at every loader anew, in the middle of a progress bar."""
+    """PyTorch would do so at every loader again, in the middle of a progress bar."""
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0}, raising=False)
     dataset = load_dataset(class_folders)
     assert len(list(training_batches(pictures(dataset), sampler(dataset), workers=2))) == 12

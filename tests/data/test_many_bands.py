@@ -281,7 +281,7 @@ def test_shards_refuse_a_raster_by_name_before_anything_is_packed(values, held, 
     assert mentions(str(refused.value), path, held)
     assert str(refused.value).endswith(f"effnetv2 train {tmp_path / 'set'}")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["set"]
-    path.unlink()  # the gray one is an ordinary picture, whatever it is called
+    path.unlink()  # the gray one is an ordinary image, whatever it is called
     packed = write_shards(load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", PackOptions(10**9))
     assert (gray.exists(), len(packed.index.table), packed.skipped) == (True, 2, ())
 

@@ -25,7 +25,7 @@ def of_path(data: ImageDataset) -> list[int]:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """12 images of 2 classes in a folder beside the table, each with two copies that the table calls otherwise."""
+    """12 images of 2 classes in a folder next to the table, each with two copies that the table calls otherwise."""
     rows = []
     (tmp_path / "data/pictures").mkdir(parents=True)
     for number in range(ORIGINS):

@@ -127,7 +127,7 @@ def test_order_depends_on_seed_and_epoch_alone(epoch):
 
 @pytest.mark.parametrize("class_sampling", [None, "sqrt", "equal"])
 def test_no_two_draws_of_a_run_have_the_same_id(class_sampling):
-    """A rare class's image that comes several times an epoch is cut and augmented anew each time."""
+    """A rare class's image that comes several times an epoch is cut and augmented again each time."""
     ids = np.concatenate([r.ids for r in sampler(class_sampling=class_sampling, steps=60)])
     assert len(set(ids.tolist())) == len(ids)
 

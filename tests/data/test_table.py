@@ -1,4 +1,4 @@
-"""Which pictures, labels and splits a CSV or Parquet file has."""
+"""Which images, labels and splits a CSV or Parquet file has."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_labels_whose_letters_are_encoded_otherwise_can_be_merged(folder):
 
 @pytest.mark.parametrize(("written", "named"), [(NFC, NFD), (NFD, NFC)])
 def test_a_file_is_found_however_its_letters_are_encoded(written, named, folder):
-    """A table of a spreadsheet's, beside images that a Mac has packed; copies still know their origin."""
+    """A table of a spreadsheet's, next to images that a Mac has packed; copies still know their origin."""
     (folder / named).mkdir()
     for old, new in (("0.png", f"{named}/{named}.png"), ("1.png", f"{named}/copy.png")):
         (folder / old).rename(folder / new)

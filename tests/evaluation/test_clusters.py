@@ -1,4 +1,4 @@
-"""Pictures that a split, or folds, kept together are known again from what a run has written down."""
+"""Images that a split, or folds, kept together are known again from what a run has written down."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from efficientnetv2.evaluation.clusters import evaluation_clusters, relative_pre
 
 @pytest.fixture
 def written(tmp_path):
-    """A run's dataset of 12 pictures in 6 places of a degree, two each, that lie elsewhere than the run."""
+    """A run's dataset of 12 images in 6 places of a degree, two each, that lie elsewhere than the run."""
 
     def write(**columns):
         data, run = tmp_path / "data", tmp_path / "runs" / "one"
@@ -35,7 +35,7 @@ def written(tmp_path):
 
 
 def parts(run, paths):
-    """How many places or groups these pictures are of."""
+    """How many places or groups these images are of."""
     return len(np.unique(split_clusters(run, paths).clusters))
 
 
@@ -49,7 +49,7 @@ def test_places_that_the_split_kept_whole_hang_together(written):
 
 @pytest.mark.parametrize("root", ["", "../set/", "https://far.example/set/"])
 def test_pictures_called_by_numbers_are_not_taken_for_others(root):
-    """Listed before them, and beside them in a folder of their own."""
+    """Listed before them, and next to them in a folder of their own."""
     names = ["25.jpg", "27.jpg", "more/5.jpg", "more/7.jpg", "5.jpg", "7.jpg"]
     assert relative_prefix([root + name for name in names], ["5.jpg", "7.jpg"]) == root
     assert relative_prefix([root + name for name in names], ["more/7.jpg"]) == root
@@ -172,13 +172,13 @@ def test_what_a_run_held_out_hangs_together_in_an_evaluation_as_in_its_report(wr
         found = evaluation_clusters(run, table.subset("val"))
         assert list(found.clusters) == list(own.clusters)
         assert found.unit == own.unit == "places"
-    # Blocks of a degree; of other pictures nothing says that so much hangs together.
+    # Blocks of a degree; of other images nothing says that so much hangs together.
     assert clusters_of(own) == 3
     assert clusters_of(evaluation_clusters(None, dataset.subset("val"))) == 6
 
 
 def test_what_the_runs_split_has_parted_does_not_hang_together_in_an_evaluation_of_it_either(written):
-    """But pictures that gave no figure of the run go by what is known of them."""
+    """But images that gave no figure of the run go by what is known of them."""
     run, dataset = written(split=["train", "val", "test"] * 4, **GROUPS, **NOWHERE)
     assert evaluation_clusters(run, dataset.subset("val")) is None
     assert clusters_of(evaluation_clusters(run, dataset.subset("test"))) == 4
@@ -237,7 +237,7 @@ def test_of_pictures_of_one_place_or_of_none_nothing_is_known(columns, written):
 
 
 def test_copies_that_augmentation_made_are_drawn_with_what_they_were_made_from(written):
-    """Ten copies of a rare picture say no more than it does."""
+    """Ten copies of a rare image say no more than it does."""
     made_from = ["", "pictures/00.jpg", "pictures/01.jpg", *[""] * 8, "pictures/10.jpg"]
     _, dataset = written(**NOWHERE, augmented_from=made_from)
     found = evaluation_clusters(None, dataset)

@@ -285,7 +285,7 @@ def test_the_report_has_galleries_with_maps_and_is_small(class_folders):
 
 @pytest.fixture
 def wrong(tmp_path):
-    """Two large pictures, each called what the other is."""
+    """Two large images, each called what the other is."""
     for name in ("a.png", "b.png"):
         Image.new("RGB", (3000, 1500), "red").save(tmp_path / name)
     pd.DataFrame({"path": ["a.png", "b.png"], "label": ["oak", "elm"]}).to_csv(tmp_path / "two.csv", index=False)
@@ -323,7 +323,7 @@ def test_a_store_that_has_gone_leaves_a_report_without_pictures(wrong, tmp_path,
 
 
 def test_pictures_that_only_gdal_opens_are_shown_as_they_were_answered(tmp_path, monkeypatch):
-    """Three bands of 8 bits that are not called red, green and blue, to a network of ordinary pictures."""
+    """Three bands of 8 bits that are not called red, green and blue, to a network of ordinary images."""
     for name in "ab":
         (tmp_path / "set" / name).mkdir(parents=True)
         pixels = np.full((3, 24, 24), 90, np.uint8)
@@ -359,7 +359,7 @@ def test_each_fold_is_shown_rasters_as_it_saw_them(tmp_path, monkeypatch):
 
 
 def test_of_the_folds_networks_one_is_in_memory_at_a_time(class_folders, monkeypatch):
-    """And of a fold that has answered none of the pictures shown, none at all."""
+    """And of a fold that has answered none of the images shown, none at all."""
     alive, loaded = weakref.WeakSet(), []
 
     class Loaded:
@@ -396,7 +396,7 @@ def test_where_not_even_one_map_fits_into_memory_pictures_are_shown_without(wron
 
 
 def test_only_what_is_shown_is_turned_into_probabilities(wrong, monkeypatch):
-    """Some thirty pictures of maybe a million."""
+    """Some thirty images of maybe a million."""
     dataset, answers = wrong
     network = create("efficientnetv2_b0", num_classes=2)
     monkeypatch.setattr(Predictions, "probabilities", property(lambda self: pytest.fail("those of all")))

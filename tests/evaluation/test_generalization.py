@@ -1,4 +1,4 @@
-"""What a cross-validation says of new places: by its own folds, or by others beside them."""
+"""What a cross-validation says of new places: by its own folds, or by others next to them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_by_place_the_figure_is_that_of_new_places_whatever_random_folds_reach(l
 
 
 def test_neighbors_across_the_border_of_a_block_are_counted():
-    """Two pictures 1 km apart, on two sides of the meridian where blocks of a degree meet; the others lie alone."""
+    """Two images 1 km apart, on two sides of the meridian where blocks of a degree meet; the others lie alone."""
     latitude, longitude = [0.5, 0.5, 10.5, 10.5, 20.5, 20.5], [0.9955, 1.0045, 0.5, 5.5, 0.5, 5.5]
     data = dataset([0, 1] * 3, latitude=latitude, longitude=longitude)
     parts = [(np.flatnonzero(np.arange(6) % 2 != side), np.flatnonzero(np.arange(6) % 2 == side)) for side in (0, 1)]

@@ -36,7 +36,7 @@ LIGHT_PAPER, DARK_PAPER = "#ffffff", "#161616"  # of the pages' style sheet
 
 
 def places() -> ImageDataset:
-    """Six classes, so that some have no color of their own, and pictures without a label."""
+    """Six classes, so that some have no color of their own, and images without a label."""
     count = 70
     labels = np.arange(count) % 7
     table = pd.DataFrame(
@@ -169,7 +169,7 @@ def test_a_column_of_times_may_have_any_name(column):
 
 
 def test_captions_of_a_sheet_are_as_wide_as_their_pictures():
-    """Also those of the pictures that were mixed in; and a name is no formula."""
+    """Also those of the images that were mixed in; and a name is no formula."""
     image = np.zeros((8, 8, 3), np.uint8)
     long = "a_class_of_a_rather_long_name"
     figure = draw_rows([ImageRow("mixed", [image] * 2, [f"60% $_{{$^ + 40% {long}", "oak"])])

@@ -29,7 +29,7 @@ def _val(step, top1):
     return {"kind": "val", "step": step, "epoch": step / 10, "top1": top1, "macro_f1": top1}
 
 
-# Two stages: 10 s with 64 pictures, of which 1 s waiting; 20 s with 64, of which 6 s waiting.
+# Two stages: 10 s with 64 images, of which 1 s waiting; 20 s with 64, of which 6 s waiting.
 HISTORY = [
     _train(10, 64, 4.0, 1.0), _val(10, 0.2), _train(20, 64, 6.0, 0.0), _val(20, 0.3),
     _train(30, 128, 10.0, 2.0), _train(40, 128, 10.0, 4.0), _val(40, 0.5),

@@ -104,7 +104,7 @@ def test_the_true_label_stands_beside_the_answer(tmp_path):
 
 
 def test_what_chance_drew_whole_stands_last_and_is_read_again(tmp_path):
-    """Beside a class of that name, which keeps its own column; places are read as numbers of any kind."""
+    """Next to a class of that name, which keeps its own column; places are read as numbers of any kind."""
     names, pictures = ["cat", "cluster"], [[0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]
     table = written_predictions(tmp_path, pictures, names, true_labels=["cat"] * 3, clusters=np.array([7, 3, 7]))
     assert table.columns.tolist() == [
@@ -158,7 +158,7 @@ def test_answers_that_cannot_be_put_in_place_are_kept_beside_it(tmp_path, monkey
 
 
 def test_of_very_many_classes_the_five_most_probable_are_written(tmp_path):
-    """21,843 classes and 100,000 pictures would be 2 billion numbers."""
+    """21,843 classes and 100,000 images would be 2 billion numbers."""
     probabilities = np.full((2, 1001), 0.1 / 996)
     probabilities[0, [7, 1000, 3, 500, 20]] = [0.3, 0.25, 0.2, 0.1, 0.05]
     probabilities[1, [0, 1, 2, 3, 4]] = [0.05, 0.1, 0.2, 0.25, 0.3]

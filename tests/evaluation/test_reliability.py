@@ -19,7 +19,7 @@ from efficientnetv2.utils.random_key import Key
 
 @pytest.fixture(scope="module")
 def overconfident():
-    """Logits three times too large of 1,500 pictures in 3 classes, and labels drawn from the honest ones."""
+    """Logits three times too large of 1,500 images in 3 classes, and labels drawn from the honest ones."""
     generator = np.random.default_rng(0)
     honest = generator.normal(size=(1500, 3)) * 1.5
     cumulated = softmax(honest, axis=1).cumsum(axis=1)
@@ -201,7 +201,7 @@ def test_several_labels_of_a_picture():
 
 
 def test_where_pictures_hang_together_it_is_called_too_sure_beyond_the_wider_interval_alone():
-    """It states 80 % and is right of 140 of 200: that single pictures would leave 64 to 76 % is not what counts."""
+    """It states 80 % and is right of 140 of 200: that single images would leave 64 to 76 % is not what counts."""
     labels, shares = 1 * (np.arange(200) >= 140), np.tile([0.8, 0.2], (200, 1))
     for reach, few in ((None, False), ((0.6, 0.79), False), ((0.55, 0.85), True)):
         found = reliability_section(labels, shares, top1_interval=reach).calibrated
@@ -210,12 +210,12 @@ def test_where_pictures_hang_together_it_is_called_too_sure_beyond_the_wider_int
 
 
 def test_of_multilabel_each_by_itself_a_probability_says_how_often_it_is_right():
-    """200 pictures, sure of their most probable class to 90 %, which is a label of 140."""
+    """200 images, sure of their most probable class to 90 %, which is a label of 140."""
     labels = np.where(np.arange(200)[:, None] < 140, [[0, 2]], [[2, -1]])
     shares = np.tile([0.9, 0.2, 0.8], (200, 1))
     found = reliability_section(labels, shares, activation="sigmoid")
     assert mentions(found.calibrated, "90.0", "overconfident")
     assert "too few" not in found.calibrated
-    assert "minival" not in found.calibrated  # which such pictures have none of
+    assert "minival" not in found.calibrated  # which such images have none of
     assert found.diagram is not None
     assert found.data["calibration"]["ece"] == pytest.approx(0.2)

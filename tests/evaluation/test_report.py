@@ -130,7 +130,7 @@ def test_a_network_no_better_than_the_majority_is_told_so(tmp_path):
 
 
 def test_what_the_galleries_show_is_not_shown_again(tmp_path):
-    """And pictures that are nearly black are stretched, which is said."""
+    """And images that are nearly black are stretched, which is said."""
     shown = classification_metrics(TRUE, np.eye(3)[PREDICTED], NAMES)
     dark = np.zeros((8, 8, 3), np.uint8)
     dark[2:5] = 30
@@ -390,7 +390,7 @@ def test_the_page_opens_with_a_probe_that_training_has_not_beaten(probe, macro_f
 
 @pytest.mark.parametrize(("pictures", "fewer"), [(60, True), (100, False)])
 def test_of_a_probe_that_answered_fewer_pictures_its_figures_say_so(pictures, fewer, tmp_path):
-    """Beside the network's, which are of all 100: its tile, and the head and the cells of its column."""
+    """Next to the network's, which are of all 100: its tile, and the head and the cells of its column."""
     even = Difference(0.0, -0.1, 0.1)
     beside = ReportContext(probe=PairedDifference(pictures, even, even, even, {}))
     probe = {"linear_probe_top1": 0.8, "linear_probe_macro_f1": 0.8, "linear_probe_f1": {"forest": 0.7}}

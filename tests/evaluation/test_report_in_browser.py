@@ -1,6 +1,6 @@
 """The report in a real browser, on a desk and on a phone, with 3 and with 100 classes.
 
-Nothing runs over the edge, small pictures fill the room that they are given, and text stands in the middle, in lines of
+Nothing runs over the edge, small images fill the room that they are given, and text stands in the middle, in lines of
 a length that one likes to read.
 """
 
@@ -116,7 +116,7 @@ def stands_out(found, width):
 
 
 def answered(classes):
-    """Names, and forty pictures of each: their classes, the answers, the probabilities."""
+    """Names, and forty images of each: their classes, the answers, the probabilities."""
     rng = np.random.default_rng(0)
     long = [f"class_{k:03d}_of_a_rather_long_name" for k in range(classes)]
     names = (*AWKWARD, *long)[:classes] if classes > len(AWKWARD) else (*AWKWARD[:2], "oak")

@@ -1,4 +1,4 @@
-"""Two runs against each other, picture by picture."""
+"""Two runs against each other, image by image."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def _run(name, right, seconds):
 
 
 def placed(run, places):
-    """The run, its report knowing where each picture was taken."""
+    """The run, its report knowing where each image was taken."""
     return replace(run, predictions=run.predictions.assign(cluster=places.map(str)))
 
 
 def test_a_gain_is_that_of_the_same_images():
-    """100 pictures: 70 right with both, 10 only with the first, 4 only with the second, 16 with neither."""
+    """100 images: 70 right with both, 10 only with the first, 4 only with the second, 16 with neither."""
     over = _run("fixed", [True] * 80 + [False] * 20, 20.0)
     one = _run("growing", [True] * 70 + [False] * 10 + [True] * 4 + [False] * 16, 10.0)
     found = compare_runs(one, over)
@@ -51,7 +51,7 @@ def test_where_only_one_is_better_the_interval_is_the_binomial_one():
 
 
 def test_pictures_of_a_place_are_drawn_as_one():
-    """Ten places of ten pictures each, right or wrong as a whole: ten draws of a coin, not a hundred."""
+    """Ten places of ten images each, right or wrong as a whole: ten draws of a coin, not a hundred."""
     one, other = _run("one", [True] * 70 + [False] * 30, 1.0), _run("none", [False] * 100, 1.0)
     places = pd.Series([number // 10 for number in range(100)], index=one.predictions.index)
     found = compare_runs(one, placed(other, places)).over
@@ -63,7 +63,7 @@ def test_pictures_of_a_place_are_drawn_as_one():
 
 
 def test_two_runs_have_one_interval_between_them(tmp_path):
-    """Whichever is compared with which, whoever knows the places, however they list their pictures."""
+    """Whichever is compared with which, whoever knows the places, however they list their images."""
     draw = np.random.default_rng(0)
     one, other = (_run(name, draw.random(120) < right, 1.0) for name, right in (("a", 0.6), ("b", 0.5)))
     places = pd.Series(draw.integers(12, size=120), index=one.predictions.index)

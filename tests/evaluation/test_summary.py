@@ -173,7 +173,7 @@ def test_new_groups_are_no_new_places():
 
 
 def test_a_cross_validation_says_what_it_does_not_know_too():
-    """Though there is no one number of pictures that it learnt from."""
+    """Though there is no one number of images that it learnt from."""
     facts = ReportMetadata(data="x", evaluated_on="out-of-fold", recipe={"weights": "some.in1k"})
     found = {one.question: one for one in summarize(SHOWN, INTERVALS, facts, ReportContext())}
     assert "No probe was requested" in found["Is it better than a linear probe?"].text

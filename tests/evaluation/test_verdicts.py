@@ -1,4 +1,4 @@
-"""What a report says first is true of the figures, also of few pictures, of a network that learnt nothing."""
+"""What a report says first is true of the figures, also of few images, of a network that learnt nothing."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_groups_that_were_learnt_from_are_counted(tmp_path):
 
 
 def test_groups_of_many_pictures_are_quickly_looked_up(tmp_path):
-    """64,000 pictures, nearly each a group of its own: text by text this would be 10^9 comparisons."""
+    """64,000 images, nearly each a group of its own: text by text this would be 10^9 comparisons."""
     few = dataset(tmp_path)
     table = pd.concat([few.table] * 16_000, ignore_index=True)
     table["group"] = [f"g{row}" for row in range(len(table) - 2)] + ["g0", "g1"]

@@ -178,7 +178,7 @@ def test_killed_after_its_report_it_has_finished_and_what_was_left_goes(finished
 
 
 def test_without_its_report_it_is_not_trained_anew(finished, tmp_path):
-    run = finished / "bare"  # beside the pictures, which its list gives as seen from it
+    run = finished / "bare"  # next to the images, which its list gives as seen from it
     shutil.copytree(finished / "run", run)
     (run / "report.json").unlink()
     before = contents(run)

@@ -12,7 +12,7 @@ from tests.messages import mentions
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data")
 
-# 8 groups of 2 pictures of 128 px a step; together their activations are about 300 MB.
+# 8 groups of 2 images of 128 px a step; together their activations are about 300 MB.
 WORDS = (
     "--model", "efficientnetv2_b0", "--device", "cpu", "--workers", "0", "--epochs", "1", "--batch-size", "16",
     "--set", "ghost_batch_size=2", "--set", "progressive={stages: 1, image_size: 128, dropout: 0.2, drop_path: 0.2}",

@@ -60,7 +60,7 @@ def test_gdal_knows_the_classes_by_name(written):
     library.GDALOpen.argtypes = [ctypes.c_char_p, ctypes.c_int]
     dataset = library.GDALOpen(str(written[0]).encode(), 0)
     band = library.GDALGetRasterBand(dataset, 1)
-    library.GDALGetMetadata(band, b"")  # GDAL opens what lies beside a GeoTIFF when metadata are asked for
+    library.GDALGetMetadata(band, b"")  # GDAL opens what lies next to a GeoTIFF when metadata are asked for
     listed = library.GDALGetRasterCategoryNames(band)
     names = [listed[place].decode() for place in range(4)]
     assert listed[4] is None

@@ -42,7 +42,7 @@ def embeddings(generator, count, *, apart=0.6, width=60):
 
 
 def curve(seed, *, train=240, labeled=None, apart=0.6, val=300):
-    """Also the macro-F1 reached with ``train`` pictures, and with twice ``labeled``, of which these are a sample."""
+    """Also the macro-F1 reached with ``train`` images, and with twice ``labeled``, of which these are a sample."""
     generator, labeled = np.random.default_rng(seed), labeled or train
     every, asked = embeddings(generator, 2 * labeled, apart=apart), embeddings(generator, val, apart=apart)
     learn = Embeddings(every.samples[:train], every.labels[:train], every.vectors[:train])
@@ -82,7 +82,7 @@ def test_where_nothing_is_left_to_learn_it_is_said():
 
 @pytest.mark.parametrize("carried", [None, LearningCurvePoint(960, 0.41, 0.3, 0.5, 5)])
 def test_a_curve_that_falls_by_chance_promises_no_harm(carried):
-    """53.7 % with 48 pictures, 46.5 % with 96; whether more would help is not known."""
+    """53.7 % with 48 images, 46.5 % with 96; whether more would help is not known."""
     points = (LearningCurvePoint(48, 0.537, 0.4, 0.66, 5), LearningCurvePoint(96, 0.465, 0.33, 0.6, 1))
     found = LearningCurve(points, LearningCurvePoint(192, 0.431, 0.2, 0.6, 1), -0.034, -0.12, 0.06, carried)
     word, words = label_efficiency_verdict(found)
@@ -119,7 +119,7 @@ def test_a_forecast_from_a_sample_says_so_and_promises_nothing():
 
 @pytest.mark.parametrize("made", [True, False])
 def test_copies_are_no_labels_more(made):
-    """Each picture three times, as copies or as one place: nothing stands on both sides of a draw."""
+    """Each image three times, as copies or as one place: nothing stands on both sides of a draw."""
     generator = np.random.default_rng(0)
     one, asked = embeddings(generator, 240), embeddings(generator, 300)
     vectors = np.tile(one.vectors, (3, 1)) + 0.1 * generator.normal(size=(720, 60)).astype(np.float32)
@@ -168,7 +168,7 @@ def test_too_few_pictures_give_no_curve_and_the_same_key_the_same():
 
 
 def test_a_class_so_rare_that_small_parts_have_none_of_it(monkeypatch):
-    """7 of 2,000 pictures: a sixteenth of them has 0.44 of one, which is none, an eighth 0.9, which is one."""
+    """7 of 2,000 images: a sixteenth of them has 0.44 of one, which is none, an eighth 0.9, which is one."""
     generator = np.random.default_rng(0)
     labels = (np.arange(2000) >= 1993).astype(np.int64)
     vectors = (generator.normal(size=(2000, 4)) + 3 * labels[:, None]).astype(np.float32)

@@ -136,7 +136,7 @@ def test_copies_and_neighbors_do_not_choose_the_strength():
 
 
 def _alike(count, draw):
-    """Three classes, and vectors of ``count`` pictures, then again twice with a little noise."""
+    """Three classes, and vectors of ``count`` images, then again twice with a little noise."""
     labels = np.arange(count) % 3
     own = 0.15 * draw.normal(size=(3, 300))[labels] + draw.normal(size=(count, 300))
     again = np.concatenate([own, own, own])
@@ -169,7 +169,7 @@ def test_places_are_kept_whole_where_that_leaves_every_class_to_learn():
 
 
 def test_places_of_very_few_pictures_are_no_obstacle():
-    """No class has a picture for each of the parts that a strictness is chosen by."""
+    """No class has an image for each of the parts that a strictness is chosen by."""
     labels = np.array([0, 1, 0, 1, 0, 1])
     few = pictures(labels, latitude=np.arange(6) + 0.5, longitude=3.0 * np.arange(6))
     np.testing.assert_array_equal(np.unique(GroupedData.from_dataset(few, None, key=KEY).clusters), np.arange(6))
@@ -177,7 +177,7 @@ def test_places_of_very_few_pictures_are_no_obstacle():
 
 @pytest.mark.parametrize(("places", "each", "draws"), [(20, 5, 4), (60, 20, 2), (40, 50, 1), (100, 1, 1)])
 def test_few_places_are_drawn_more_than_once(places, each, draws, monkeypatch):
-    """A quarter of 100 pictures is a handful of places, of 2,000 the 500 that suffice; lone ones are drawn once."""
+    """A quarter of 100 images is a handful of places, of 2,000 the 500 that suffice; lone ones are drawn once."""
     of = Embeddings(np.arange(places * each), np.arange(places * each) % 2, np.zeros((places * each, 3), np.float32))
     together = GroupedData(np.arange(places * each) // each, np.arange(places * each), np.zeros(places * each, bool))
     seen = []
@@ -219,7 +219,7 @@ def test_a_class_that_is_only_answered_does_not_count():
 
 
 def test_how_many_pictures_follows_what_they_cost_on_a_cpu():
-    """V2-B0 at 224 px has 0.718 billion multiply-adds: 5,000 pictures; S at 384 px 8.37: 430, so the least, 500."""
+    """V2-B0 at 224 px has 0.718 billion multiply-adds: 5,000 images; S at 384 px 8.37: 430, so the least, 500."""
     cpu = torch.device("cpu")
     b0, s = create("efficientnetv2_b0", num_classes=0), create("efficientnetv2_s", num_classes=0)
     assert room.max_probe_images(b0, 224, 10, cpu) == 5000
@@ -236,7 +236,7 @@ def test_of_very_many_pictures_some_are_drawn(network, parts, monkeypatch):
 
 
 def test_copies_are_not_drawn_for_pictures():
-    """Classes of 900 pictures, and of 60 with 14 copies each: of 200 about half of each, all of them that there are."""
+    """Classes of 900 images, and of 60 with 14 copies each: of 200 about half of each, all of them that there are."""
     labels = np.repeat([0, 1, 1], [900, 60, 840])
     origin = [None] * 960 + [f"{900 + number % 60}.jpg" for number in range(840)]
     made = pictures(labels, path=[f"{row}.jpg" for row in range(1800)], augmented_from=origin)

@@ -144,7 +144,7 @@ def test_a_gpu_gives_what_the_cpu_does():
 
 
 def _bears(network, most):
-    """The network on a machine whose memory bears so many pictures in a pass; and those of each pass."""
+    """The network on a machine whose memory bears so many images in a pass; and those of each pass."""
     passes = []
 
     def count(module, inputs):
@@ -274,7 +274,7 @@ def test_eight_views_of_each_class_by_itself_are_the_mean_of_its_probabilities()
 
 def test_shares_of_a_manifest_come_together_in_its_order():
     every = torch.arange(21.0).reshape(7, 3)
-    rows = [np.array([0, 2]), np.array([0, 1]), np.array([0, 1])]  # of 0, 3, 6; 1, 4; 2, 5: picture 3 was unreadable
+    rows = [np.array([0, 2]), np.array([0, 1]), np.array([0, 1])]  # of 0, 3, 6; 1, 4; 2, 5: image 3 was unreadable
     parts = [
         Predictions(own, own * 3 + rank, every[own * 3 + rank], ((1, "is damaged"),) if rank == 0 else ())
         for rank, own in enumerate(rows)
@@ -288,7 +288,7 @@ def test_shares_of_a_manifest_come_together_in_its_order():
 
 
 def _answers(called):
-    """Four pictures, two of each class, and what they are called."""
+    """Four images, two of each class, and what they are called."""
     logits = 10.0 * torch.eye(2)[list(called)]
     return Predictions(np.arange(4), np.array([0, 0, 1, 1]), logits)
 

@@ -1,4 +1,4 @@
-"""Anything that is a picture gets the same answer, from a model file alone."""
+"""Anything that is an image gets the same answer, from a model file alone."""
 
 import io
 
@@ -272,7 +272,7 @@ def test_an_image_of_16_bits_is_read_by_the_rule_as_its_file_is(model, tmp_path)
 
 
 def test_an_array_of_8_bits_is_read_by_a_rule_for_such_as_its_file_is(tmp_path):
-    """Of rasters of 8 bits that trained beside 16; by a rule of 16 alone it is an ordinary picture."""
+    """Of rasters of 8 bits that trained with 16; by a rule of 16 alone it is an ordinary image."""
     pytest.importorskip("rasterio", reason="needs the extra geo")
     from tests.rasters import write_raster  # which needs it too
 

@@ -26,7 +26,7 @@ from efficientnetv2.utils.random_key import Key
 
 
 def test_four_pictures_by_hand():
-    """Bin of 0.9: two pictures, one right, gap 0.4; bin of 0.6: two, both right, gap 0.4."""
+    """Bin of 0.9: two images, one right, gap 0.4; bin of 0.6: two, both right, gap 0.4."""
     shares = [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]]
     assert expected_calibration_error([0, 1, 0, 1], shares) == pytest.approx(0.5 * 0.4 + 0.5 * 0.4)
 
@@ -53,7 +53,7 @@ def test_as_a_plain_loop_over_bins(bins):
 
 
 def test_a_network_that_tells_the_truth_has_almost_none():
-    """Labels drawn from the probabilities themselves; what is left falls with the root of the pictures."""
+    """Labels drawn from the probabilities themselves; what is left falls with the root of the images."""
     generator = np.random.default_rng(0)
     first = generator.uniform(size=200_000)
     true = (generator.uniform(size=200_000) > first).astype(int)
@@ -82,7 +82,7 @@ def test_nothing_is_left_to_chance_where_it_is_certain():
 
 
 def test_the_bins_by_hand():
-    """Two pictures at 0.9, one right; two at 0.6, both right: bins 9 and 14 of 15."""
+    """Two images at 0.9, one right; two at 0.6, both right: bins 9 and 14 of 15."""
     low, high = reliability_bins([0, 1, 0, 1], [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
     assert (low.num_images, low.confidence, low.right) == (2, pytest.approx(0.6), 1.0)
     assert (high.num_images, high.confidence, high.right) == (2, pytest.approx(0.9), 0.5)
@@ -100,7 +100,7 @@ def _overconfident(generator, pictures, times):
 
 @pytest.mark.parametrize("times", [0.4, 1.0, 2.5])
 def test_a_known_overconfidence_is_found(times):
-    """With 4,000 pictures to within 6 %; on others the error falls to what chance leaves, unless it was that before."""
+    """With 4,000 images to within 6 %; on others the error falls to what chance leaves, unless it was that before."""
     generator = np.random.default_rng(0)
     labels, logits = _overconfident(generator, 4000, times)
     temperature = fit_temperature(labels, logits)
@@ -115,7 +115,7 @@ def test_a_known_overconfidence_is_found(times):
 
 
 def test_as_scikit_learn_fits_it():
-    """Its temperature scaling of a frozen classifier, by the log-loss too. The prior is lost among 600 pictures."""
+    """Its temperature scaling of a frozen classifier, by the log-loss too. The prior is lost among 600 images."""
     pytest.importorskip("sklearn", "1.8", reason="scikit-learn scales temperatures from 1.8 on")
     generator = np.random.default_rng(1)
     labels, logits = _overconfident(generator, 600, 2.0)

@@ -1,4 +1,4 @@
-"""Our figures are scikit-learn's, also where classes or pictures are missing."""
+"""Our figures are scikit-learn's, also where classes or images are missing."""
 
 import tracemalloc
 
@@ -80,8 +80,8 @@ def test_of_classes_as_probable_the_first_are_among_the_five():
 
 
 def test_imagenet_21ks_classes_cost_little_more_than_the_answers():
-    """Their whole confusion matrix would be 3.8 GB; and pictures whose answers are ranked apart all count."""
-    classes, pictures = 21_841, 400  # 183 pictures are ranked at a time
+    """Their whole confusion matrix would be 3.8 GB; and images whose answers are ranked apart all count."""
+    classes, pictures = 21_841, 400  # 183 images are ranked at a time
     generator = np.random.default_rng(0)
     shares = generator.random((pictures, classes), dtype=np.float32)
     shares /= shares.sum(axis=1, keepdims=True)

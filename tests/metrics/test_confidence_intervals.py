@@ -48,7 +48,7 @@ def _figures(true, predicted, names=NAMES):
     ],
 )
 def test_as_scipy_resampling_the_pictures_themselves(name, statistic):
-    """Of enough pictures, with mistakes in each class: where either way of ours says nearly the same."""
+    """Of enough images, with mistakes in each class: where either way of ours says nearly the same."""
     true = np.repeat([0, 1, 2], [100, 80, 60])
     predicted = _guesses(true, np.random.default_rng(1))
     found = bootstrap_intervals(_figures(true, predicted), key=Key.of(0), draws=4000)[name]
@@ -90,7 +90,7 @@ def test_a_class_never_right_may_be_right_sometimes():
 
 @pytest.mark.parametrize("each", [3, 6])
 def test_few_pictures_of_a_good_classifier_promise_no_more_than_they_hold(each):
-    """Three classes, 95 % right: mostly all of a few pictures are, and the bootstrap alone holds the truth seldom."""
+    """Three classes, 95 % right: mostly all of a few images are, and the bootstrap alone holds the truth seldom."""
     generator = np.random.default_rng(7)
     true = np.repeat([0, 1, 2], each)
     inside = {"macro_f1": 0, "balanced_accuracy": 0, "f1:a": 0}
@@ -104,7 +104,7 @@ def test_few_pictures_of_a_good_classifier_promise_no_more_than_they_hold(each):
 
 
 def test_the_interval_holds_the_true_value_as_often_as_it_says():
-    """400 sets of 150 pictures from a known classifier; 95 % ± 3 standard errors, less a point for few."""
+    """400 sets of 150 images from a known classifier; 95 % ± 3 standard errors, less a point for few."""
     generator = np.random.default_rng(5)
     shares = np.array([0.5, 0.3, 0.2])
     behavior = np.array([[0.8, 0.15, 0.05], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]])
@@ -203,13 +203,13 @@ def test_copies_of_pictures_tell_nothing_new():
         cluster_bootstrap(*copied[:2], np.arange(1200), 3, key=KEY),
     )
     for name, (low, high) in once.items():
-        classes = 0.06 if ":" in name else 0.02  # of fewer pictures, so that the draws differ more
+        classes = 0.06 if ":" in name else 0.02  # of fewer images, so that the draws differ more
         assert together[name] == pytest.approx((low, high), abs=classes)
         assert apart[name][1] - apart[name][0] < 0.5 * (high - low)
 
 
 def test_the_interval_holds_the_truth_where_places_differ():
-    """40 places of 10 pictures, each place right as a whole or not: 95 % of 100 intervals hold the share, about."""
+    """40 places of 10 images, each place right as a whole or not: 95 % of 100 intervals hold the share, about."""
     held = {"together": 0, "apart": 0}
     for seed in range(100):
         drawn = np.random.default_rng(seed)
@@ -250,7 +250,7 @@ def test_of_the_same_answers_the_difference_is_nothing():
 
 
 def test_right_together_is_surer_than_right_apart():
-    """One better by 5 points on the same pictures is certain, though both intervals overlap."""
+    """One better by 5 points on the same images is certain, though both intervals overlap."""
     labels = np.tile([0, 1], 200)
     other = np.where(np.arange(400) % 3 == 0, 1 - labels, labels)
     one = np.where((np.arange(400) % 3 == 0) & (np.arange(400) >= 60), 1 - labels, labels)
@@ -260,7 +260,7 @@ def test_right_together_is_surer_than_right_apart():
 
 
 def test_intervals_of_five_places_hold_the_truth():
-    """Places differ as Beta(4, 1), forty pictures of each: the truth is 0.8."""
+    """Places differ as Beta(4, 1), forty images of each: the truth is 0.8."""
     held = 0
     for seed in range(200):
         draw = np.random.default_rng(seed)
@@ -274,7 +274,7 @@ def test_intervals_of_five_places_hold_the_truth():
 
 
 def lone(true, one, other, key=KEY):
-    """Of pictures that do not hang together."""
+    """Of images that do not hang together."""
     return paired_bootstrap(true, one, other, np.arange(len(true)), 3, key=key)
 
 
@@ -289,7 +289,7 @@ def test_the_differences_of_classes_are_scikit_learns():
 
 
 def test_the_intervals_are_scipys_of_resampled_pictures():
-    """Its paired bootstrap of macro-F1, picture by picture: the same ends but for the chance in both."""
+    """Its paired bootstrap of macro-F1, image by image: the same ends but for the chance in both."""
     labels, one = answered(3, 220, 0.8)
     _, other = answered(4, 220, 0.5)
     theirs = stats.bootstrap(
@@ -302,7 +302,7 @@ def test_the_intervals_are_scipys_of_resampled_pictures():
 
 
 def test_the_interval_holds_the_true_difference_as_often_as_it_says():
-    """250 sets of 150 pictures of two classifiers of known accuracy, 95 % ± 3 standard errors of 250."""
+    """250 sets of 150 images of two classifiers of known accuracy, 95 % ± 3 standard errors of 250."""
     generator, inside = np.random.default_rng(4), 0
     truth = (0.8 - 0.7) * 2 / 3  # a wrong guess is right in a third of the cases
     for trial in range(250):
@@ -329,7 +329,7 @@ def test_lone_pictures_are_as_many_clusters_of_one_and_memory_changes_nothing(mo
 
 @given(st.integers(0, 1000))
 def test_average_precision_of_a_draw_is_scikit_learns_of_the_pictures_drawn(seed):
-    """With shares that several pictures have, and pictures drawn twice or not at all."""
+    """With shares that several images have, and images drawn twice or not at all."""
     rng = np.random.default_rng(seed)
     is_so, shares = rng.random(12) < 0.4, rng.integers(0, 5, 12) / 5
     is_so[0] = True

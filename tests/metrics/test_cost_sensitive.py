@@ -67,7 +67,7 @@ def accused(true, p, costs, seed=0) -> bool:
 
 @pytest.mark.parametrize("costs", [ALARM, ErrorCosts(1.0 - np.eye(2), abstain=0.3)])
 def test_of_a_few_pictures_chance_is_not_called_dishonest(costs):
-    """Thirty pictures, their labels drawn from the probabilities: dearer in many draws, accused in one of twenty."""
+    """Thirty images, their labels drawn from the probabilities: dearer in many draws, accused in one of twenty."""
     dearer = said = 0
     for seed in range(100):
         generator = np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def test_of_a_few_pictures_chance_is_not_called_dishonest(costs):
 
 
 def test_probabilities_that_are_too_unsure_are_called_dishonest():
-    """Each picture is called 1 for its 20 %, which none of 300 is."""
+    """Each image is called 1 for its 20 %, which none of 300 is."""
     true, p = np.zeros(300, dtype=int), np.full(300, 0.2)
     assert accused(true, p, ALARM)
     assert not accused(true[:3], p[:3], ALARM)

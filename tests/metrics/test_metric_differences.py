@@ -11,7 +11,7 @@ from efficientnetv2.metrics.metric_differences import paired_difference
 
 
 def alike_places() -> tuple[np.ndarray, ...]:
-    """Labels, two answers and places: four of ten pictures, in each of which one mistake stands against two."""
+    """Labels, two answers and places: four of ten images, in each of which one mistake stands against two."""
     labels, place = np.tile([0, 1], 20), np.arange(40) // 10
     wrong = [np.isin(np.arange(40) % 10, those) for those in ([0], [1, 2])]
     return labels, *(np.where(those, 1 - labels, labels) for those in wrong), place
@@ -30,7 +30,7 @@ def test_few_places_that_differ_alike_leave_as_much_to_chance_as_their_pictures(
 
 @pytest.mark.parametrize(("places", "certain"), [(4, False), (6, True)])
 def test_places_that_all_speak_for_one_have_to_be_six(places, certain):
-    """Three pictures of ten are answered better in each: more than enough pictures, were they independent."""
+    """Three images of ten are answered better in each: more than enough images, were they independent."""
     place = np.repeat(np.arange(places), 10)
     labels = np.zeros(len(place), dtype=np.int64)
     other = (np.arange(len(place)) % 10 < 3).astype(np.int64)
@@ -80,7 +80,7 @@ def test_a_few_pictures_of_a_rare_class_speak_for_one_only_by_what_they_count(ra
 
 
 def test_answers_that_are_as_good_are_told_apart_as_seldom_as_it_says():
-    """Of 200 pairs on 300 pictures with a rare class, in which each is as often right."""
+    """Of 200 pairs on 300 images with a rare class, in which each is as often right."""
     certain, draw = 0, np.random.default_rng(0)
     for trial in range(200):
         labels = draw.choice(3, 300, p=[0.68, 0.3, 0.02])

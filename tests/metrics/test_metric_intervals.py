@@ -1,4 +1,4 @@
-"""Intervals of figures where pictures hang together: as wide as what was drawn leaves them, never narrower."""
+"""Intervals of figures where images hang together: as wide as what was drawn leaves them, never narrower."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def of_three(count, seed=0):
 
 @pytest.mark.parametrize("drawn", [of_three, of_six, of_several])
 def test_copies_of_pictures_tell_nothing_new(drawn):
-    """Of eight copies each, drawn as one, every interval is about √8 times as wide as of as many pictures."""
+    """Of eight copies each, drawn as one, every interval is about √8 times as wide as of as many images."""
     labels, shares, places = (np.repeat(each, 8, axis=0) for each in (*drawn(150), np.arange(150)))
     apart, together = reach(labels, shares), reach(labels, shares, places)
     assert set(apart) == set(together)
@@ -59,7 +59,7 @@ def test_copies_of_pictures_tell_nothing_new(drawn):
 
 
 def test_places_that_are_right_or_wrong_as_a_whole_are_as_good_as_one_picture_each():
-    """30 places of 10 pictures leave what 30 pictures leave, and not what 300 do."""
+    """30 places of 10 images leave what 30 images leave, and not what 300 do."""
     labels = np.tile([0, 1], 150)
     right = np.repeat(np.arange(30) % 10 < 7, 10)
     shares = np.eye(2)[np.where(right, labels, 1 - labels)]
@@ -69,7 +69,7 @@ def test_places_that_are_right_or_wrong_as_a_whole_are_as_good_as_one_picture_ea
 
 
 def test_the_interval_holds_the_truth_where_places_differ():
-    """Of 100 sets of 40 places of 10 pictures, each place right as a whole or not: 95 % hold the share, about."""
+    """Of 100 sets of 40 places of 10 images, each place right as a whole or not: 95 % hold the share, about."""
     held = {"together": 0, "apart": 0}
     labels, places = np.tile([0, 1], 200), np.arange(400) // 10
     for seed in range(100):
@@ -119,7 +119,7 @@ def test_of_very_many_pictures_of_multilabel_the_shares_are_drawn_whole_too(monk
 @pytest.mark.parametrize(("probability", "f1"), [(0.4, 0.0), (0.6, 1.0)])
 @pytest.mark.parametrize("clusters", [None, np.repeat(np.arange(4), 5)])
 def test_what_is_the_same_in_every_draw_is_not_called_certain(probability, f1, clusters):
-    """Each of twenty pictures is given its one label, or none is given any."""
+    """Each of twenty images is given its one label, or none is given any."""
     labels = np.arange(20)[:, None] % 2
     shares = np.where(np.arange(2) == labels, probability, 0.1)
     found = multilabel_metrics(labels, shares, ("c0", "c1"), "sigmoid")

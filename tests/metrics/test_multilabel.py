@@ -1,4 +1,4 @@
-"""Figures of pictures with several labels, against scikit-learn on whole matrices and against counting by hand."""
+"""Figures of images with several labels, against scikit-learn on whole matrices and against counting by hand."""
 
 import tracemalloc
 
@@ -26,7 +26,7 @@ NAMES = ("animal", "cat", "dog")
 
 
 def test_four_pictures_by_hand():
-    """Dog: its two pictures come first and third by their probability: (1/1 + 2/3) / 2."""
+    """Dog: its two images come first and third by their probability: (1/1 + 2/3) / 2."""
     labels = [[0, 1], [0, 2], [2, -1], [0, -1]]
     shares = [[0.2, 0.7, 0.1], [0.3, 0.1, 0.6], [0.5, 0.2, 0.3], [0.45, 0.15, 0.4]]
     found = multilabel_metrics(labels, shares, NAMES)
@@ -34,13 +34,13 @@ def test_four_pictures_by_hand():
     assert found.top5 is None
     assert found.per_class["cat"].average_precision == 1.0
     assert found.per_class["dog"].average_precision == pytest.approx((1 + 2 / 3) / 2)
-    # animal: fourth, third, second picture of its own stand at places 2, 3 and 4
+    # animal: fourth, third, second image of its own stand at places 2, 3 and 4
     assert found.per_class["animal"].average_precision == pytest.approx((1 / 2 + 2 / 3 + 3 / 4) / 3)
     assert [one.support for one in found.per_class.values()] == [3, 1, 2]
     assert (found.majority_class, found.majority_top1) == ("animal", 3 / 4)
     assert macro_metric(found) == ("mean_average_precision", found.mean_average_precision)
     assert accuracy_intervals(found) == {"top1": wilson_interval(3 / 4, 4)}
-    # From half of a picture's largest share: cat; animal and dog of all others. Of 6 labels 5 are among these 7.
+    # From half of an image's largest share: cat; animal and dog of all others. Of 6 labels 5 are among these 7.
     assert assigned_labels(shares).tolist() == [[False, True, False], *[[True, False, True]] * 3]
     assert found.f1_micro == pytest.approx(2 * 5 / (6 + 7))
     f1 = {"animal": 2 * 2 / (3 + 3), "cat": 1.0, "dog": 2 * 2 / (2 + 3)}
@@ -122,7 +122,7 @@ def test_the_intervals_hold_the_figures_and_shrink_with_the_pictures():
             assert low < getattr(found, name) < high, name
         wide[count] = {name: high - low for name, (low, high) in reach.items()}
     for name, width in wide[640].items():
-        assert width == pytest.approx(wide[40][name] / 4, rel=0.5), name  # sixteen times the pictures
+        assert width == pytest.approx(wide[40][name] / 4, rel=0.5), name  # sixteen times the images
 
 
 def test_each_by_itself_is_given_from_a_half_on_and_maybe_none():
@@ -142,7 +142,7 @@ def test_each_by_itself_is_given_from_a_half_on_and_maybe_none():
 
 
 def test_intervals_are_of_the_same_rule_as_the_figures():
-    """Of pictures that are all given just their labels, whatever is drawn comes to 1, so that how many there are says
+    """Of images that are all given just their labels, whatever is drawn comes to 1, so that how many there are says
     how far it reaches; by shares some would be given others.
     """
     labels = np.tile([[0, -1], [1, 2]], (20, 1))

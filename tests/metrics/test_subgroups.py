@@ -1,4 +1,4 @@
-"""Figures of parts of the pictures: which parts there are, what each reaches, and what is called clear."""
+"""Figures of parts of the images: which parts there are, what each reaches, and what is called clear."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_columns_of_parquet_that_hold_lists_cut_nothing_and_dates_are_quarters(t
 
 
 def test_numbers_most_of_which_are_equal_cut_nothing():
-    """All quarters but the last end at 0, so that there is one, and nothing beside it."""
+    """All quarters but the last end at 0, so that there is one, and nothing next to it."""
     column = pd.Series([0.0] * 100 + [float(k) for k in range(1, 26)])
     assert slice_values(column) is None
     with_gaps = pd.concat([column, pd.Series([np.nan] * 10)], ignore_index=True)
@@ -126,12 +126,12 @@ def test_those_that_are_worse_first_by_hand():
     south = found[0]
     assert (south.top1, south.low, south.high) == (0.4, *wilson_interval(0.4, 50))
     assert south.macro_f1 == pytest.approx(f1_score(true[50:100], answers[50:100], average="macro"))
-    # With three slices p is at most 0.0167: of 20 of 50 beside 40 of 55 0.0007, of 0 of 5 beside 60 of 100 0.0127.
+    # With three slices p is at most 0.0167: of 20 of 50 next to 40 of 55 0.0007, of 0 of 5 next to 60 of 100 0.0127.
     assert [one.below for one in found] == [True, True, False]
 
 
 def test_among_many_equal_slices_one_is_seldom_called_worse():
-    """Twenty slices of 60 pictures that are all alike: in 200 tables about one in twenty may be called so."""
+    """Twenty slices of 60 images that are all alike: in 200 tables about one in twenty may be called so."""
     generator, called = np.random.default_rng(0), 0
     names = np.repeat([f"r{k:02d}" for k in range(20)], 60)
     for _ in range(200):
@@ -143,7 +143,7 @@ def test_among_many_equal_slices_one_is_seldom_called_worse():
 
 
 def shares_called_worse(tables, column, share=0.7):
-    """Of how many tables of pictures that are all alike a slice is called worse."""
+    """Of how many tables of images that are all alike a slice is called worse."""
     generator, called = np.random.default_rng(0), 0
     for _ in range(tables):
         hits = generator.random(len(column)) < share
@@ -155,13 +155,13 @@ def shares_called_worse(tables, column, share=0.7):
 
 @pytest.mark.parametrize("parts", [(200, 200), (390, 10), (60,) * 12])
 def test_chance_in_the_rest_counts_too(parts):
-    """Two halves, one slice beside a few pictures, a dozen: of 400 tables at most one in twenty, but for chance."""
+    """Two halves, one slice next to a few images, a dozen: of 400 tables at most one in twenty, but for chance."""
     column = np.repeat([f"r{place}" for place in range(len(parts))], parts)
     assert shares_called_worse(400, column) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
 
 
 def test_a_few_pictures_that_are_all_right_make_no_others_worse():
-    """950 of 997 beside 3 of 3: these would be so at 95 % in six of seven draws."""
+    """950 of 997 next to 3 of 3: these would be so at 95 % in six of seven draws."""
     hits = np.arange(1000) >= 47
     column = ["most"] * 997 + ["few"] * 3
     found = slice_metrics(pd.DataFrame({"region": column}), np.zeros(1000), np.where(hits, 0, 1), hits)
@@ -169,7 +169,7 @@ def test_a_few_pictures_that_are_all_right_make_no_others_worse():
 
 
 def test_a_slice_that_is_really_worse_is_found():
-    """60 % beside 80 %, of 200 pictures each, among five columns of chance alone."""
+    """60 % next to 80 %, of 200 images each, among five columns of chance alone."""
     generator = np.random.default_rng(0)
     table = pd.DataFrame({f"chance{number}": generator.integers(0, 4, 400) for number in range(5)})
     table["region"] = np.repeat(["dim", "bright"], 200)

@@ -347,7 +347,7 @@ def test_of_two_classifiers_both_train_where_all_else_is_frozen():
 
 @pytest.mark.parametrize(("name", "padded"), [("googlenet", True), ("inception_v3", False)])
 def test_networks_that_scale_three_channels_by_themselves_take_others(name, padded, tmp_path):
-    """Six channels that show a picture twice are answered as it was; GoogLeNet pads what it has scaled with zeros."""
+    """Six channels that show an image twice are answered as it was; GoogLeNet pads what it has scaled with zeros."""
     torch.manual_seed(0)
     network = create(f"torchvision:{name}", num_classes=3).eval()
     names = (network.stem_name, network.stem_name.replace(".conv", ".bn"))

@@ -25,7 +25,7 @@ def test_ours_keep_what_their_table_says(name, image_size):
 
 
 def test_a_network_small_enough_to_count_by_hand():
-    """Kept per picture: the picture 3*8*8, ReLU's output 4*8*8, and 4 pooled numbers; 4 bytes each."""
+    """Kept per image: the image 3*8*8, ReLU's output 4*8*8, and 4 pooled numbers; 4 bytes each."""
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     assert activation_bytes(create(module), 8) == 4 * (3 * 64 + 4 * 64 + 4)
 

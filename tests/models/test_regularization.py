@@ -122,7 +122,7 @@ def test_every_kind_of_dropout_is_one(kind):
 
 
 def test_dropouts_keep_the_proportions_they_were_built_with():
-    """A block's 0.1 beside the classifier's 0.4: a quarter of it, through 0 and in copies."""
+    """A block's 0.1 next to the classifier's 0.4: a quarter of it, through 0 and in copies."""
     network = nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.0), nn.Linear(2, 2), nn.Dropout(0.4), nn.Linear(2, 2))
     for rate in (0.2, 0.0, 0.8):
         network = copy.deepcopy(network)
@@ -134,7 +134,7 @@ def test_dropouts_keep_the_proportions_they_were_built_with():
 
 
 def test_transformers_blocks_drop_as_much_less_as_they_were_built_to():
-    """Their EfficientNet has stochastic depth as dropouts, 0 to 0.2 with depth, beside 0.5 before the classifier."""
+    """Their EfficientNet has stochastic depth as dropouts, 0 to 0.2 with depth, next to 0.5 before the classifier."""
     transformers = pytest.importorskip("transformers")
     size = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280}
     network = transformers.EfficientNetForImageClassification(transformers.EfficientNetConfig(**size))

@@ -63,7 +63,7 @@ def test_no_wheel_holds_it():
 
 
 def test_without_a_network_it_is_what_auto_begins_with():
-    """Beside starting from scratch, with which ``training.weights_selection`` compares it."""
+    """Next to starting from scratch, with which ``training.weights_selection`` compares it."""
     first, *others = weights_candidates("efficientnetv2_b0")
     assert Path(first.word).samefile(FILE)
     assert mentions(first.note, "efficientnetv2_b0.in1k", "cache")

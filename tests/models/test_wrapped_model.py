@@ -368,7 +368,7 @@ def test_fresh_and_pretrained_are_the_same_network_of_torchvision(name, tmp_path
     """torchvision builds the two otherwise: pretrained, they scale their input once more; a file does not say which."""
     weights = torchvision.models.get_model_weights(name).DEFAULT
     torch.manual_seed(0)
-    # PyTorch's own first weights: with torchvision's, nothing of the picture is left at the end.
+    # PyTorch's own first weights: with torchvision's, nothing of the image is left at the end.
     published = torchvision.models.get_model(name, init_weights=False).eval()
     monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: published.state_dict())
     monkeypatch.setattr("efficientnetv2.models.hub.torchvision_file", lambda *_: tmp_path)
@@ -391,7 +391,7 @@ def test_every_weight_of_a_network_with_side_heads_learns():
 
 @pytest.fixture
 def small_transformers(monkeypatch):
-    """torchvision's vision transformers with one narrow layer; their sizes of pictures and patches stay."""
+    """torchvision's vision transformers with one narrow layer; their sizes of images and patches stay."""
     there = torchvision.models.vision_transformer._vision_transformer
     small = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
     monkeypatch.setattr(

@@ -53,7 +53,7 @@ def test_the_best_are_finished_ones_each_network_once():
 
 
 def test_a_network_that_was_trained_twice_is_among_the_best_once():
-    """By workers beside each other: neither knew of the other."""
+    """By workers next to each other: neither knew of the other."""
     twice = replace(row(8, 0.71, 40, 0.63), point=ROWS[5].point)
     assert [one.number for one in best([*ROWS, twice], most=3)] == [8, 1, 2]
 

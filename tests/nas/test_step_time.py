@@ -48,7 +48,7 @@ def test_every_block_has_a_name_that_equal_ones_share():
     b0 = get_architecture("efficientnetv2_b0")
     names = part_names(b0, image_size=224, num_classes=1000)
     assert len(names) == len(blocks(b0)) + 2
-    # Of the fifth stage's five blocks the first comes from other channels; the sixth halves the picture first.
+    # Of the fifth stage's five blocks the first comes from other channels; the sixth halves the image first.
     assert len(set(names)) == 2 + sum(min(stage.layers, 2) for stage in b0.stages)
     assert mentions(names[1], "32", "16", "3", "1", "112")
     assert names[-1].startswith("head 192-1280 at 7")
@@ -94,7 +94,7 @@ def test_the_parts_add_up_to_the_step():
 
 
 class Sittings:
-    """Stands for benches: networks whose steps take so long each time that one is made anew."""
+    """Stands for benches: networks whose steps take so long each time that one is made again."""
 
     def __init__(self, seconds: list[float]) -> None:
         self.seconds, self.made = seconds, []

@@ -66,7 +66,7 @@ SETTINGS = (
 
 
 def split(folder: Path) -> ImageDataset:
-    """48 pictures: 30 to train on, 9 that choose, 9 that judge."""
+    """48 images: 30 to train on, 9 that choose, 9 that judge."""
     dataset = load_dataset(folder)
     parts = ["val" if row % 16 < 3 else "minival" if row % 16 < 6 else "train" for row in range(len(dataset))]
     return dataset.with_split(np.array(parts, dtype=object))

@@ -1,4 +1,4 @@
-"""A search of seconds: 48 pictures of three colors at 32 px, 128 networks of some thousand parameters."""
+"""A search of seconds: 48 images of three colors at 32 px, 128 networks of some thousand parameters."""
 
 from __future__ import annotations
 

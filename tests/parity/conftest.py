@@ -22,7 +22,7 @@ def randomise():
 
 @pytest.fixture
 def distance():
-    """The largest difference of two networks' logits on random pictures, over the logits' spread."""
+    """The largest difference of two networks' logits on random images, over the logits' spread."""
 
     def measure(ours, theirs, image_size):
         torch.manual_seed(image_size)

@@ -47,7 +47,7 @@ def settled(*settings, recipe="quick", images=9469, memory_gib=None, minutes=Non
 
 @pytest.mark.parametrize(
     ("images", "epochs"),
-    [(480, 100.0), (2_000, 50.0), (9_469, 10.56), (50_000, 10.0)],  # 100,000 pictures seen, 10 to 100 epochs
+    [(480, 100.0), (2_000, 50.0), (9_469, 10.56), (50_000, 10.0)],  # 100,000 images seen, 10 to 100 epochs
 )
 def test_open_epochs_follow_the_number_of_pictures(images, epochs):
     assert settled(images=images).recipe.epochs == epochs
@@ -107,7 +107,7 @@ def test_the_memory_of_a_size_is_counted_once(monkeypatch):
 
 @pytest.fixture
 def room_for(monkeypatch):
-    """Memory for so many pictures: each takes 1 GiB, as counted and as tried; passes are not really made."""
+    """Memory for so many images: each takes 1 GiB, as counted and as tried; passes are not really made."""
     tried = []
 
     def give(images):
@@ -137,7 +137,7 @@ def test_a_group_that_does_not_fit_names_the_largest_that_does(room_for):
 
 
 def test_a_group_that_was_chosen_becomes_smaller_where_memory_does(room_for, monkeypatch):
-    """Looked at once more when the precision is known, 16 pictures do not fit any more; nobody has asked for 16."""
+    """Looked at once more when the precision is known, 16 images do not fit any more; nobody has asked for 16."""
     room_for(17)
     real = MemoryProbe.for_recipe
 
@@ -348,7 +348,7 @@ def test_a_network_of_one_size_is_refused_pictures_that_grow(foreign):
 
 
 def test_a_network_of_someone_else_is_taken_at_its_own_word(foreign):
-    """A stride of 4 makes 7 x 7 numbers of 28 px, and of 4 px one: too few for batch-norm of a lone picture."""
+    """A stride of 4 makes 7 x 7 numbers of 28 px, and of 4 px one: too few for batch-norm of a lone image."""
     foreign(
         nn.Sequential(
             nn.Conv2d(3, 4, 4, stride=4), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)

@@ -45,7 +45,7 @@ def test_the_share_of_waiting_is_of_all_training_time_not_a_mean_of_shares():
 
 @pytest.fixture
 def job(class_folders, small_run):
-    """24 pictures to train on: 24 steps, a validation on 24 others after every third, a stage from the 12th on."""
+    """24 images to train on: 24 steps, a validation on 24 others after every third, a stage from the 12th on."""
     dataset = load_dataset(class_folders)
     train, val = (dataset.select(np.arange(first, 48, 2)) for first in (0, 1))
 
@@ -57,7 +57,7 @@ def job(class_folders, small_run):
 
 
 def gone(job, number):
-    """Put so many of the pictures of val out of reach; gives back what brings them back."""
+    """Put so many of the images of val out of reach; gives back what brings them back."""
     files = [job.val.file(row) for row in range(number)]
     for file in files:
         Path(file).rename(f"{file}.gone")
@@ -70,7 +70,7 @@ def gone(job, number):
 
 
 def test_the_last_point_is_of_all_of_val_and_those_before_of_a_part_by_class(job):
-    """Of 24 pictures, 8 of each class, the curve looks at 9, three of each; the run's own metrics end it."""
+    """Of 24 images, 8 of each class, the curve looks at 9, three of each; the run's own metrics end it."""
     one = job("run", "val_max_images=9")
     asked = []
 
@@ -135,7 +135,7 @@ def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
-    """All of train is gone after step 4: nothing can take the place of a picture, or, if strict, none may be missed."""
+    """All of train is gone after step 4: nothing can take the place of an image, or, if strict, none may be missed."""
     alone = job("alone")
     Trainer(alone).fit()
     one = job("run", strict=strict)
@@ -153,7 +153,7 @@ def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
     outage.back()
     again = job("run", strict=strict)
     Trainer(again).fit(resume=True)
-    if not strict:  # else another picture stood in for one that was gone
+    if not strict:  # else another image stood in for one that was gone
         assert step == 4
         assert kept_weights(again) == kept_weights(alone)
 

@@ -31,7 +31,7 @@ from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.logs import attached
 
 COMPILE = torch.compile  # which the fixture replaces
-# 8 pictures a step in groups of 2: at 32 px three of the four in a pass and one in another, at 64 px all at once.
+# 8 images a step in groups of 2: at 32 px three of the four in a pass and one in another, at 64 px all at once.
 EXPECTED = [
     "Compiling (1 of 3): passes of 6 images of 32 px ...",
     "Compiled in 0 s; the gradients agree.",

@@ -25,7 +25,7 @@ GPU = torch.device("cuda")
         (1, 32),  # the largest that fits, as if there were one
         (4, 16),  # 4 groups of 16
         (3, 16),  # of 64 no divisor gives a multiple of 3; 4 groups are enough for 3
-        (64, 1),  # a picture each
+        (64, 1),  # an image each
         (100, 32),  # too many: refused later
     ],
 )

@@ -1,4 +1,4 @@
-"""Sizes that pictures' own let be."""
+"""Sizes that images' own let be."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ QUICKLY = ("ghost_batch_size=8", "batch_size=8", "precision=fp32", "compile=fals
 
 
 def settled_run(words, folder):
-    """The file of the recipe of a run that these words have begun, on pictures stored at 32 px."""
+    """The file of the recipe of a run that these words have begun, on images stored at 32 px."""
     cpu = torch.device("cpu")
     asked, _ = requested_recipe(words, cpu)
     recipe = resolve_recipe(asked, TrainingSet(300, ("a", "b"), stored_size=32), Hardware(cpu)).recipe

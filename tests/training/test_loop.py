@@ -50,7 +50,7 @@ def recipe_of(progressive, **changes):
 
 
 def gray(request):
-    """Pictures of one gray each, different from each other: any change of a pixel shows."""
+    """Images of one gray each, different from each other: any change of a pixel shows."""
     px = request.setting.image_size
     values = torch.from_numpy(40 + 5 * request.samples).to(torch.uint8)
     images = values[:, None, None, None].expand(-1, 3, px, px).contiguous(memory_format=torch.channels_last)
@@ -142,7 +142,7 @@ def test_dropout_is_active_in_the_loop_and_repeatable():
 
 
 def test_without_regularization_the_loop_is_a_plain_pytorch_loop():
-    """Ten lines of PyTorch on the same pictures give the same weights."""
+    """Ten lines of PyTorch on the same images give the same weights."""
     steps = 4
     torch.manual_seed(0)
     network = create(SMALL, num_classes=3)

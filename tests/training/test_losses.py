@@ -34,14 +34,14 @@ def test_without_a_word_all_classes_are_alike():
 
 
 def test_weights_are_the_papers_ratios_and_leave_the_loss_its_size():
-    """(1 - beta) / (1 - beta^n), and over the pictures as they are drawn a mean of 1."""
+    """(1 - beta) / (1 - beta^n), and over the images as they are drawn a mean of 1."""
     beta = 0.99
     weights = class_terms(LABELS, 3, recipe("class_weights=effective", f"effective_beta={beta}")).weights
     paper = np.array([(1 - beta) / (1 - beta**n) for n in (60, 30, 10)])
     assert (weights / weights[0]).tolist() == pytest.approx(paper / paper[0])
     assert float(weights[LABELS].mean()) == pytest.approx(1)
     even = class_terms(LABELS, 3, recipe("class_weights=equal", "class_sampling=equal")).weights
-    assert float(even.mean()) == pytest.approx(1)  # drawn alike: the mean over classes is that over pictures
+    assert float(even.mean()) == pytest.approx(1)  # drawn alike: the mean over classes is that over images
 
 
 def test_the_weighted_loss_is_that_of_hard_labels():
@@ -50,7 +50,7 @@ def test_the_weighted_loss_is_that_of_hard_labels():
     expected = (torch.nn.functional.cross_entropy(logits, labels, reduction="none") * weights[labels]).mean()
     targets = ClassTerms(weights=weights).targets(multi_hot(labels, 3), 0.0)
     assert float(cross_entropy(logits, targets)) == pytest.approx(float(expected))
-    # Smoothed, a picture counts as much as before: PyTorch smooths towards all classes with the label's weight too.
+    # Smoothed, an image counts as much as before: PyTorch smooths towards all classes with the label's weight too.
     smoothed = torch.nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
     targets = ClassTerms(weights=weights).targets(multi_hot(labels, 3), 0.1)
     assert float(cross_entropy(logits, targets)) == pytest.approx(float((smoothed * weights[labels]).mean()))
@@ -69,7 +69,7 @@ def test_smoothing_never_makes_a_rare_class_the_answer_for_pictures_of_a_common_
     labels = np.repeat(np.arange(classes), [200] + [1] * (classes - 1))
     terms = class_terms(labels, classes, recipe(word))
     targets = terms.targets(multi_hot(torch.arange(classes), classes), 0.1)
-    # A row for the pictures of each class: where the loss is least, the adjusted answer is the target.
+    # A row for the images of each class: where the loss is least, the adjusted answer is the target.
     offsets = torch.zeros(classes) if terms.offsets is None else terms.offsets
     logits = (targets.log() - offsets).requires_grad_()
     cross_entropy(logits, targets, offsets=terms.offsets).backward()
@@ -172,14 +172,14 @@ def test_a_run_takes_them_all(class_folders, tmp_path):
 
 
 def test_of_multilabel_a_class_is_repeated_that_is_rare_as_the_first():
-    """C is the second of most pictures, but the few that are drawn by it are drawn twice as often."""
+    """C is the second of most images, but the few that are drawn by it are drawn twice as often."""
     targets = np.repeat([[0, 2], [2, -1], [1, -1]], [100, 20, 5], axis=0)
     words = ("class_sampling=equal", "minority_randaugment_scale=2", "progressive.randaugment=5")
     assert class_terms(targets, 3, recipe(*words)).stronger.tolist() == [1, 2, 2]
 
 
 def test_of_multilabel_each_counts_by_its_share():
-    """Dog and animal, cat and animal, animal alone: animal, never the rarest, has 1/2 + 1/2 + 1 of three pictures."""
+    """Dog and animal, cat and animal, animal alone: animal, never the rarest, has 1/2 + 1/2 + 1 of three images."""
     targets = np.array([[0, 2], [1, 2], [2, -1]])
     terms = class_terms(targets, 3, recipe("class_weights=equal", "logit_adjustment=1"))
     each = np.array([2, 2, 0.5])  # one over the count

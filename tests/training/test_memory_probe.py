@@ -88,9 +88,9 @@ def test_a_trial_leaves_no_trace():
 
 
 def test_a_trial_takes_about_what_was_counted():
-    """V2-B0's activations of 32 pictures of 192 px are 1.4 GB; a pass takes no more than the count's share leaves.
+    """V2-B0's activations of 32 images of 192 px are 1.4 GB; a pass takes no more than the count's share leaves.
 
-    Of a network as small as the others here most would be the pictures and what the allocator keeps.
+    Of a network as small as the others here most would be the images and what the allocator keeps.
     """
     tries = preflight(create("efficientnetv2_b0", num_classes=3))
     counted = 32 * tries.counted(192)

@@ -29,7 +29,7 @@ def small():
 
 
 def noisy(request):
-    """Pictures with some spread, unlike plain ones, whose batch-norm would magnify every rounding."""
+    """Images with some spread, unlike plain ones, whose batch-norm would magnify every rounding."""
     batch = gray(request)
     noise = torch.Generator().manual_seed(request.step * 100 + request.group)
     spread = torch.randint(-40, 40, batch.images.shape, generator=noise)
@@ -37,7 +37,7 @@ def noisy(request):
 
 
 def run(microbatches, *, steps=6, network=None):
-    """Losses, the network and the groups at a time after each step: four groups of two pictures."""
+    """Losses, the network and the groups at a time after each step: four groups of two images."""
     network, state, done = running(
         PLAN, steps, network=network or small(), pictures=noisy, microbatches=microbatches, **SGD
     )
@@ -78,7 +78,7 @@ def test_losses_and_weights_do_not_depend_on_how_many_groups_run_at_a_time(count
 
 
 def refusing(most, *, when="forward", error=None):
-    """A network for whose passes there is only so much memory: of ``most`` pictures of 48 px."""
+    """A network for whose passes there is only so much memory: of ``most`` images of 48 px."""
     network = small()
     passes = []
 

@@ -74,7 +74,7 @@ class StoppedError(Exception):
 
 @pytest.fixture
 def job(class_folders, small_run):
-    """Three colors, 24 pictures to train on: 24 steps, a validation after every third, a stage from the 12th on."""
+    """Three colors, 24 images to train on: 24 steps, a validation after every third, a stage from the 12th on."""
     dataset = load_dataset(class_folders)
     train, val, minival = (dataset.select(np.arange(first, 48, step)) for first, step in ((0, 2), (1, 4), (3, 8)))
 
@@ -146,7 +146,7 @@ def test_a_model_better_than_its_start_is_kept(job, scripted):
 
 @pytest.mark.parametrize("stop", [2, 13])
 def test_the_start_is_kept_across_an_interruption(stop, job, scripted):
-    """Stopped before the first checkpoint the run begins anew; after it the checkpoint has the start's weights."""
+    """Stopped before the first checkpoint the run begins again; after it the checkpoint has the start's weights."""
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1 / 6, 4 / 6, 5 / 6)
 
     class Ends(Callback):
@@ -313,5 +313,5 @@ def test_what_cannot_be_monitor_is_refused(settings, told):
 
 @pytest.mark.parametrize("name", ["efficientnetv2_s_paper", "efficientnetv2_m_paper", "efficientnetv2_l_paper"])
 def test_the_papers_recipes_hold_out_its_minival(name):
-    """arXiv:2104.00298, section 5.1: 25,000 pictures of train, also for early stopping."""
+    """arXiv:2104.00298, section 5.1: 25,000 images of train, also for early stopping."""
     assert get_recipe(name).minival == 25_000

@@ -72,12 +72,12 @@ def test_bf16_is_taken_where_it_measures_a_tenth_faster(monkeypatch, bf16_s, cho
 def test_a_short_run_takes_what_the_hardware_has_without_measuring(monkeypatch, hardware, chosen):
     monkeypatch.setattr(precisions, "lower_precision", lambda device: hardware)
     monkeypatch.setattr(precisions._Bench, "side", lambda *words: pytest.fail("measured"))
-    choice = choose_precision(recipe_of("batch_size=8"), network(), steps=149, device=CPU)  # 1,192 pictures
+    choice = choose_precision(recipe_of("batch_size=8"), network(), steps=149, device=CPU)  # 1,192 images
     assert (choice.precision, choice.compile) == (chosen, False)
 
 
 def test_a_run_of_few_steps_of_many_pictures_measures_on_a_cpu(monkeypatch):
-    """1,280 of them, of which measuring is a twentieth; a GPU, which takes all pictures of a step at once, does not."""
+    """1,280 of them, of which measuring is a twentieth; a GPU, which takes all images of a step at once, does not."""
     measured(monkeypatch, fp32=1.0, bf16=1.25)
     choice = choose_precision(recipe_of("batch_size=32"), network(), steps=40, device=CPU)
     assert (choice.precision, choice.compile) == ("fp32", False)
@@ -263,7 +263,7 @@ def test_fp16_with_scaled_losses_takes_steps_as_long_as_fp32(clip_norm):
             pass
         after[precision] = given.classifier.weight.detach() - before
         assert (state.scaler is not None) == (precision == "fp16")
-    # Pictures of one gray each leave batch-norm little to divide by, so the two differ by more than rounding.
+    # Images of one gray each leave batch-norm little to divide by, so the two differ by more than rounding.
     length = {precision: float(torch.linalg.vector_norm(moved)) for precision, moved in after.items()}
     assert 0.2 < length["fp16"] / length["fp32"] < 5, "not by the scale, 65,536"
 
@@ -367,7 +367,7 @@ def test_a_compiled_network_is_tried_with_every_number_of_groups_that_a_pass_has
 
 
 def test_what_is_timed_is_the_program_that_was_tried(monkeypatch):
-    """Called otherwise, with what is dropped not drawn before, it would be compiled anew between the timed steps."""
+    """Called otherwise, with what is dropped not drawn before, it would be compiled again between the timed steps."""
     drawn = []
 
     def compiler(module, *, dynamic, options):

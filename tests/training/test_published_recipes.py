@@ -99,8 +99,8 @@ def test_from_scratch_they_share_section_5_1(name):
     ("size", "least"), [*((size, 0.05) for size in "sml"), *((f"b{number}", 0.1) for number in range(4))]
 )
 def test_training_crops_keep_at_least_what_those_of_the_released_code_do(size, least, form):
-    """preprocessing.py: area_range from 0.05. B0 to B3 have preprocess_legacy.py's: from 0.08, but drawn anew where
-    they cover less than 0.1 of a box that is the whole picture."""
+    """preprocessing.py: area_range from 0.05. B0 to B3 have preprocess_legacy.py's: from 0.08, but drawn again where
+    they cover less than 0.1 of a box that is the whole image."""
     assert get_recipe(f"efficientnetv2_{size}_{form}").crop_scale_min == least
 
 
@@ -139,7 +139,7 @@ def test_small_pictures_are_evaluated_by_their_center_and_large_ones_whole():
     ],
 )
 def test_the_papers_21k_is_its_1k_but_for_60_epochs_and_the_cosine(size, px, eval_image_size):
-    """Section 5.2; 100,000 pictures held out. XL, for which Table 6 has no row, as L."""
+    """Section 5.2; 100,000 images held out. XL, for which Table 6 has no row, as L."""
     recipe = get_recipe(f"imagenet21k_{size}_paper")
     like = get_recipe(f"efficientnetv2_{'l' if size == 'xl' else size}_paper")
     assert (recipe.epochs, recipe.schedule.name, recipe.val_fraction) == (60, "cosine", 100_000)
@@ -156,7 +156,7 @@ def test_the_papers_21k_is_its_1k_but_for_60_epochs_and_the_cosine(size, px, eva
 
 
 def test_the_released_21k_has_one_size_and_hardly_any_regularization():
-    """google/automl, datasets.py, ImageNet21k: lr_base 0.008 for each 256 pictures, one epoch of warm-up."""
+    """google/automl, datasets.py, ImageNet21k: lr_base 0.008 for each 256 images, one epoch of warm-up."""
     recipe = get_recipe("imagenet21k_released")
     setting = recipe.progressive.last
     assert (recipe.progressive.stages, setting.image_size, recipe.eval_image_size) == (1, 224, 224)
@@ -217,7 +217,7 @@ def test_the_schedule_reaches_dropout_and_stochastic_depth_of_table_12s_networks
         counts = len(reached.dropout_modules), len(reached.drop_path_modules)
         assert counts == (1 if blocks else 0, blocks)
         assert any("has no effect" in note for note in reached.notes) == (not blocks)
-        assert len(reached.notes) == (not blocks) + 1  # beside what the loop has to do
+        assert len(reached.notes) == (not blocks) + 1  # next to what the loop has to do
         rates = [getattr(m, RATE[type(m).__name__]) for m in network.modules() if type(m).__name__ in RATE]
         assert (len(rates), max(rates, default=0)) == (blocks, pytest.approx(setting.drop_path))
         if blocks:
@@ -239,7 +239,7 @@ def test_the_papers_search_trains_at_one_size_with_the_regularization_of_the_fir
 
 @pytest.mark.parametrize(("own", "crop_mode"), [("center", "center"), (None, "squash")])
 def test_training_crops_as_its_recipe_says(own, crop_mode):
-    """S squeezes whole pictures in evaluation, but draws crops by their aspect in pixels."""
+    """S squeezes whole images in evaluation, but draws crops by their aspect in pixels."""
     recipe = get_recipe("efficientnetv2_s_paper").model_copy(update={"train_crop_mode": own})
     images = training_images(MagicMock(), Preprocessing(image_size=384, crop_mode="squash"), recipe, reader=MagicMock())
     assert images.preprocessing.crop_mode == crop_mode

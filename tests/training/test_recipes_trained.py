@@ -1,4 +1,4 @@
-"""Every recipe trains: its schedule, regularization, augmentation and optimizer, on pictures and networks for tests."""
+"""Every recipe trains: its schedule, regularization, augmentation and optimizer, on images and networks for tests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SMALL = Architecture(
 SMALLS_SHARES = [1 / 4, 3 / 4]
 PICTURES, CLASSES = 8, 4
 ONE_EACH = np.arange(PICTURES) % CLASSES
-# As in ImageDataset.targets, and what each picture's classes have of its label.
+# As in ImageDataset.targets, and what each image's classes have of its label.
 SEVERAL = np.array([[0, -1, -1], [1, 0, -1], [2, 1, 0], [3, 2, -1]] * 2)
 SEVERAL_SHARES = torch.tensor([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 1 / 2, 1 / 2]])
 # Modules of stochastic depth, ours and others', and what they call their rate.
@@ -53,7 +53,7 @@ TABLE_12 = [
 
 
 def small(name: str, *, px: int, steps: int, stages: int | None = None) -> Recipe:
-    """The recipe so named, its pictures, batch and length made small; two groups of 4 a step."""
+    """The recipe so named, its images, batch and length made small; two groups of 4 a step."""
     recipe = get_recipe(name)
     plain = recipe.to_json()
     plain["progressive"] = recipe.progressive.with_image_size(px).to_json() | {"size_multiple": 1}
@@ -70,7 +70,7 @@ def small(name: str, *, px: int, steps: int, stages: int | None = None) -> Recip
 
 @dataclass
 class Pass:
-    """What the network met in one pass: side of the pictures, the rates that held, and the labels it was to give."""
+    """What the network met in one pass: side of the images, the rates that held, and the labels it was to give."""
 
     px: int
     dropout: list[float]
@@ -128,7 +128,7 @@ def drop_paths(network: nn.Module) -> list[float]:
 
 
 def hot(samples: npt.NDArray[np.int64], setting: StepSettings, *, several: bool) -> Tensor:
-    """The labels of pictures that nothing is mixed with, by hand."""
+    """The labels of images that nothing is mixed with, by hand."""
     shares = SEVERAL_SHARES if several else torch.eye(CLASSES)
     smoothing = setting.label_smoothing
     return shares[samples % CLASSES] * (1 - smoothing) + smoothing / CLASSES
@@ -137,7 +137,7 @@ def hot(samples: npt.NDArray[np.int64], setting: StepSettings, *, several: bool)
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels_of_each(name, monkeypatch):
     """The recipe's own schedule, augmentation and optimizer, at 48 px and a batch of 8; of ImageNet-21k several labels
-    of a picture."""
+    of an image."""
     recipe, several = small(name, px=48, steps=8), get_recipe(name).expected_dataset == "imagenet21k"
     torch.manual_seed(0)
     network = create(SMALL, num_classes=CLASSES)

@@ -17,7 +17,7 @@ from efficientnetv2.training.run_setup import ImageCounts
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 
-# 10 and 30 ms a picture, in steps of 8.
+# 10 and 30 ms an image, in steps of 8.
 RATES = StepTimings(
     compile_s=50.0,
     steps=(
@@ -44,10 +44,10 @@ def whole(one, *, images: int = 48, val_images: int = 30, minival_images: int = 
 
 
 def test_a_run_of_two_stages():
-    """10 epochs of 48 pictures are 60 steps of 8: 30 at 64 px, 30 at 128 px, each stage with its first step.
+    """10 epochs of 48 images are 60 steps of 8: 30 at 64 px, 30 at 128 px, each stage with its first step.
 
-    Points of the curve after every epoch of 6 steps, 5 and 5 of them (30 and 60 are stages' ends); of 30 pictures
-    each, 0.8 s. A checkpoint at both ends, 0.7 s. All pictures of val at last, 2.9 s, and the model file.
+    Points of the curve after every epoch of 6 steps, 5 and 5 of them (30 and 60 are stages' ends); of 30 images
+    each, 0.8 s. A checkpoint at both ends, 0.7 s. All images of val at last, 2.9 s, and the model file.
     """
     run = whole(recipe(), microbatches=MicrobatchPlan({64: 4, 128: 2}))
     assert [(stage.image_size, stage.steps) for stage in run.stages] == [(64, 30), (128, 30)]
@@ -62,7 +62,7 @@ def test_a_run_of_two_stages():
 
 
 def test_minival_is_looked_at_whole_and_its_best_weights_are_kept():
-    """10 points of 100 pictures, 1.5 s each, whatever val has; weights of 250 bytes more in both checkpoints.
+    """10 points of 100 images, 1.5 s each, whatever val has; weights of 250 bytes more in both checkpoints.
 
     At last a temperature is fitted, by the answers to the same 100: 8.5 s.
     """
@@ -118,7 +118,7 @@ def test_a_size_that_grows_with_every_step_takes_what_lies_between(stages):
 
 
 def test_long_stages_have_checkpoints_within():
-    """Stages of 1 + 600 x 0.08 = 49 s and 2 + 600 x 0.24 = 146 s, and a checkpoint a minute: 0 + 2 beside the ends."""
+    """Stages of 1 + 600 x 0.08 = 49 s and 2 + 600 x 0.24 = 146 s, and a checkpoint a minute: 0 + 2 next to the ends."""
     run = whole(recipe("epochs=200", "checkpoint_minutes=1"))
     assert run.others_s["checkpoints"] == pytest.approx(0.2 + 4 * 0.25)
     assert run.disk_bytes["checkpoints"] == 3000, "two are kept, and one is being written"
@@ -199,7 +199,7 @@ def test_what_processes_do_not_share_leaves_them_less_time(whole_s, setting):
 
 
 def test_a_temperature_takes_another_look_at_minival():
-    """0.5 s and a picture in 0.08 s; of less than 30 none is fitted."""
+    """0.5 s and an image in 0.08 s; of less than 30 none is fitted."""
     assert whole(recipe(), minival_images=100).others_s["temperature"] == pytest.approx(0.5 + 8)
     assert "temperature" not in whole(recipe(), minival_images=29).others_s
     assert "temperature" not in whole(recipe()).others_s

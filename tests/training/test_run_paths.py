@@ -101,7 +101,7 @@ def test_what_a_beginning_with_another_run_to_compare_with_leaves_is_no_obstacle
 
 
 def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, monkeypatch):
-    """It began in the same --output while this one looked at its pictures."""
+    """It began in the same --output while this one looked at its images."""
     out = tmp_path / "mine"
 
     def prepare(*given, real=run_request.prepare_data, **named):

@@ -137,7 +137,7 @@ def test_a_line_that_is_being_written_is_not_written_again():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_process_forked_off_within_says_nothing(number):
-    """As those that read pictures are, which a terminal's Ctrl-C reaches too."""
+    """As those that read images are, which a terminal's Ctrl-C reaches too."""
     said = logged_lines()
     with GracefulStop() as interruption:
         child = os.fork()

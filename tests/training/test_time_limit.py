@@ -166,7 +166,7 @@ def test_a_run_that_validates_every_few_steps_takes_its_time_too(slower, thins, 
 
 
 def test_validations_that_take_long_leave_the_report_no_more_time_than_it_needs(own_clock):
-    """As where each begins readers anew, which a report has none of."""
+    """As where each begins readers again, which a report has none of."""
     assert 0.9 <= simulated(PACES["as measured"], 4, epochs=2.3, validation=5.0) <= 1.1
 
 

@@ -1,4 +1,4 @@
-"""What the pieces of a run take, measured on the run's own pictures by its own loop."""
+"""What the pieces of a run take, measured on the run's own images by its own loop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SLEEP_S = 0.02
 
 
 class Slow:
-    """A reader that takes its time over every picture."""
+    """A reader that takes its time over every image."""
 
     def __init__(self, reader):
         self.reader, self.asked = reader, 0
@@ -48,7 +48,7 @@ class Slow:
 
 @pytest.fixture
 def job(class_folders, tmp_path, monkeypatch):
-    """Groups of 4 pictures of 32 and 64 px, two of them at a time at 32 px."""
+    """Groups of 4 images of 32 and 64 px, two of them at a time at 32 px."""
     monkeypatch.setattr(rates, "_TIMED_S", 0.0)
     monkeypatch.setattr(rates, "_PREDICTIONS_S", 0.0)
     settings = [
@@ -126,7 +126,7 @@ def test_a_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
 
 
 def test_steps_that_take_long_are_timed_once(job, tmp_path, monkeypatch):
-    """Two to warm up and one that is timed, at both sizes, of 8 pictures."""
+    """Two to warm up and one that is timed, at both sizes, of 8 images."""
     monkeypatch.setattr(rates, "_LONG_S", 0.0)
     reader = Slow(source_reader(job.train))
     measure_timings(replace(job, reader=reader), tmp_path)
@@ -201,7 +201,7 @@ def test_what_the_first_checkpoint_takes_longer_is_told_apart(job, tmp_path, mon
 
 
 def test_workers_are_those_of_the_run(job, tmp_path):
-    """Two that read side by side take half as long: 8 pictures in 4 times their pause."""
+    """Two that read side by side take half as long: 8 images in 4 times their pause."""
     found = measure_timings(replace(job, workers=2, reader=Slow(source_reader(job.train))), tmp_path)
     last = found.steps[-1]
     assert last.each_s > 3 * SLEEP_S

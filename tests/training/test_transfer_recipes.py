@@ -12,14 +12,14 @@ from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 
 FORMS = ("paper", "released")
-#         network, side of the picture at evaluation (google/automl)
+#         network, side of the image at evaluation (google/automl)
 SIZES = {"s": 384, "m": 480, "l": 480, "xl": 512}
 FROM_21K = [f"imagenet_from_21k_{size}_{form}" for size in SIZES for form in FORMS]
 
 
 @pytest.mark.parametrize("name", [*(f"transfer_{form}" for form in FORMS), *FROM_21K])
 def test_they_share_the_settings_of_the_authors_fine_tuning(name):
-    """google/automl, its Ft configurations, where the paper is silent: batch 512 at 0.0005 for each 256 pictures."""
+    """google/automl, its Ft configurations, where the paper is silent: batch 512 at 0.0005 for each 256 images."""
     recipe, setting = get_recipe(name), get_recipe(name).progressive.last
     optimizer = recipe.optimizer
     assert (recipe.batch_size, optimizer.lr) == (512, 0.0005 * 512 / 256)
@@ -59,7 +59,7 @@ def test_from_21k_each_network_has_fifteen_epochs_at_its_own_size(name):
 
 
 def test_steps_become_the_epochs_that_they_make():
-    """10,000 steps of 512 of CIFAR-10's 50,000 pictures: 102.4 epochs."""
+    """10,000 steps of 512 of CIFAR-10's 50,000 images: 102.4 epochs."""
     recipe = get_recipe("transfer_paper").model_copy(update={"weights": "none", "model": "efficientnetv2_b0"})
     recipe = validate_recipe(
         recipe.to_json()

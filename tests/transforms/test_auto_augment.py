@@ -167,7 +167,7 @@ def test_a_level_of_its_own_for_every_picture():
 
 
 def test_operations_are_drawn_uniformly_and_the_inversions_are_where_they_should_be():
-    """One layer: the pictures that come out inverted are 1 in 16, and the others do not."""
+    """One layer: the images that come out inverted are 1 in 16, and the others do not."""
     images = noise(3200, px=6)
     out = randaugment(images, magnitude=5, key=KEY, ids=range(3200), layers=1)
     inverted = int((out == color.invert(images)).flatten(1).all(1).sum())
@@ -177,7 +177,7 @@ def test_operations_are_drawn_uniformly_and_the_inversions_are_where_they_should
 
 
 def test_two_layers_are_one_after_the_other():
-    """The first layer of two is the only one of one: of pictures inverted twice, the original is left."""
+    """The first layer of two is the only one of one: of images inverted twice, the original is left."""
     images = noise(4000, px=6)
     once = randaugment(images, magnitude=5, key=KEY, ids=range(4000), layers=1)
     twice = randaugment(images, magnitude=5, key=KEY, ids=range(4000), layers=2)
@@ -221,7 +221,7 @@ def test_cutout_cuts_the_released_square():
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_other_channels_get_what_does_to_each_the_same(channels):
-    """A picture of n equal channels keeps them equal, and no operation looks at red, green and blue."""
+    """An image of n equal channels keeps them equal, and no operation looks at red, green and blue."""
     assert operation_names(channels) == operation_names(channels, "possible")
     assert operation_names(channels) == (
         "Rotate", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout",

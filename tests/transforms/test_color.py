@@ -1,4 +1,4 @@
-"""Every color operation against Pillow, on pictures that are flat, dark, saturated, natural and noise."""
+"""Every color operation against Pillow, on images that are flat, dark, saturated, natural and noise."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ IMAGES = batch()
 
 
 def worst(ours, pillow):
-    """Greatest difference in gray levels, from Pillow's operation on each picture of the batch."""
+    """Greatest difference in gray levels, from Pillow's operation on each image of the batch."""
     theirs = [np.asarray(pillow(Image.fromarray(p.permute(1, 2, 0).numpy()))).transpose(2, 0, 1) for p in IMAGES]
     return int(np.abs(ours.numpy().astype(int) - np.stack(theirs).astype(int)).max())
 

@@ -128,7 +128,7 @@ def test_memory_layout_changes_nothing():
 
 
 def slopes(count, px=64, dtype=torch.uint8):
-    """Pictures of values 0..199 whose mean is far from any of their edges' values."""
+    """Images of values 0..199 whose mean is far from any of their edges' values."""
     values = torch.arange(count * 3 * px * px).view(count, 3, px, px) % 200
     return values.to(dtype)
 

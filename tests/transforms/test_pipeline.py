@@ -130,7 +130,7 @@ def test_several_labels_share_the_target():
 
 
 def test_mixed_pictures_of_multilabel_count_them_before_they_are_normalized():
-    """As released: w of a picture of one label and 1 - w of one of three make w / (w + 3 (1 - w)) for the one."""
+    """As released: w of an image of one label and 1 - w of one of three make w / (w + 3 (1 - w)) for the one."""
     images, _ = group(2)
     labels = torch.tensor([[0, -1, -1], [1, 2, 3]])
     _, soft = run(images, labels, StepSettings(32, mixup_alpha=1.0))
@@ -144,7 +144,7 @@ def test_mixed_pictures_of_multilabel_count_them_before_they_are_normalized():
 
 
 def test_where_the_hole_is_has_nothing_to_do_with_the_flip():
-    """Pictures with a white left edge and holes of half the side: a 2 x 2 table, by chi-square."""
+    """Images with a white left edge and holes of half the side: a 2 x 2 table, by chi-square."""
     images = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
     images[..., :1] = 255
     out = run(images, torch.zeros(400, dtype=torch.long), StepSettings(32, cutout=0.5))[0][:, 0]
@@ -205,7 +205,7 @@ def each_by_itself(images, labels, setting):
 
 
 def test_mixed_pictures_are_of_each_class_as_much_as_of_each_other():
-    """w of a picture of 0 and 3, 1 - w of one of 1 and 3: all of 3, and no class beyond 0 to 1."""
+    """w of an image of 0 and 3, 1 - w of one of 1 and 3: all of 3, and no class beyond 0 to 1."""
     images, _ = group(2)
     labels = torch.tensor([[0, 3], [1, 3]])
     for setting in (StepSettings(32, mixup_alpha=1.0), StepSettings(32, cutmix_alpha=1.0)):
@@ -273,13 +273,13 @@ def test_wrong_channels_and_floats_are_refused():
 
 
 def constant_pictures(count, px=16, channels=3):
-    """Picture i is i + 1 everywhere and of class i: what a mix contains can be read off."""
+    """Image i is i + 1 everywhere and of class i: what a mix contains can be read off."""
     images = torch.arange(1.0, count + 1)[:, None, None, None].expand(count, channels, px, px)
     return images.contiguous(memory_format=torch.channels_last), torch.eye(count)
 
 
 def own_share(images, count):
-    """How much of itself each picture holds, from the pixels: its partner is the group reversed."""
+    """How much of itself each image holds, from the pixels: its partner is the group reversed."""
     own, partner = torch.arange(1.0, count + 1), torch.arange(float(count), 0, -1)
     return (images.mean((1, 2, 3)) - partner) / (own - partner)
 
@@ -331,7 +331,7 @@ def test_cutmix_pastes_one_box_of_the_pictures_shape():
 
 
 def test_boxes_that_fit_have_one_minus_the_weight_of_the_area():
-    """Over wholly inner boxes of 200 px pictures, sides are sqrt(1 - w) within 2 pixels."""
+    """Over wholly inner boxes of 200 px images, sides are sqrt(1 - w) within 2 pixels."""
     images, labels = constant_pictures(60, px=200, channels=1)
     weights = MIX_KEY.generator().beta(1.0, 1.0, 60)
     pasted = cutmix(images, labels, alpha=1.0, key=MIX_KEY)[0][:, 0] != torch.arange(1.0, 61)[:, None, None]

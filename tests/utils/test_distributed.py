@@ -1,4 +1,4 @@
-"""Several processes compute what one does: the same pictures, losses, statistics and weights."""
+"""Several processes compute what one does: the same images, losses, statistics and weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PLAN = ProgressiveSchedule(
 def trained(groups, steps, *, frozen=False):
     """Losses, samples by (step, group), and all that the network and its average hold in the end."""
     world = world_from_env()
-    with process_group(world, mend="Go on with --resume."):
+    with process_group(world, fix="Go on with --resume."):
         world = with_tensor_group(world, CPU)
         torch.manual_seed(0)
         network = place(create(SMALL, num_classes=3), CPU)
@@ -102,7 +102,7 @@ def frozen_run():
 
 def talk():
     world = world_from_env()
-    with process_group(world, mend="Go on with --resume."):
+    with process_group(world, fix="Go on with --resume."):
         made = distributed.broadcast_from_main(world, lambda: {"of": world.rank})
         everybody = distributed.all_gather_object(world, world.rank * 10)
         sums = [torch.full((2, 3), float(world.rank)), torch.tensor(1.0)]
@@ -120,7 +120,7 @@ def test_what_processes_say_to_each_other():
 def notes():
     """Three steps: the second process notes something in the first and in the last, and wants to stop in the second."""
     world = world_from_env()
-    with process_group(world, mend="Go on with --resume."):
+    with process_group(world, fix="Go on with --resume."):
         told = AsyncFlags(world)
         second = world.rank == 1
         return [
@@ -194,7 +194,7 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
         port = str(taken.getsockname()[1])
         for one, its in (A_CLUSTERS | {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}).items():
             monkeypatch.setenv(one, its)
-        with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}"), process_group(world_from_env(), mend=""):
+        with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}"), process_group(world_from_env(), fix=""):
             pass
 
 
@@ -204,7 +204,7 @@ def test_a_process_that_waits_for_others_says_so(monkeypatch, caplog):
         monkeypatch.setenv(one, its)
     monkeypatch.setattr(distributed, "_own_store", lambda *_: time.sleep(1.0) or 1 / 0)
     monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
-    with pytest.raises(ZeroDivisionError), process_group(world_from_env(), mend=""):
+    with pytest.raises(ZeroDivisionError), process_group(world_from_env(), fix=""):
         pass
     said = caplog.text
     assert mentions(said, "1 process")
@@ -224,7 +224,7 @@ def test_alone_nothing_is_said():
     assert world_from_env() == SINGLE_PROCESS
     assert distributed.broadcast_from_main(SINGLE_PROCESS, lambda: 5) == 5
     assert distributed.all_gather_object(SINGLE_PROCESS, 5) == [5]
-    with process_group(SINGLE_PROCESS, mend="Run it again."):
+    with process_group(SINGLE_PROCESS, fix="Run it again."):
         one = torch.ones(2)
         distributed.all_reduce_sum(SINGLE_PROCESS, [one])
     assert one.tolist() == [1, 1]
@@ -233,7 +233,7 @@ def test_alone_nothing_is_said():
 def failing(how):
     """The second of three fails; the others wait for its word in vain."""
     world = world_from_env()
-    with process_group(world, mend="Go on with --resume."):
+    with process_group(world, fix="Go on with --resume."):
         distributed.all_gather_object(world, None)
         if world.rank == 1:
             if how == "killed":

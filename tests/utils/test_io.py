@@ -76,7 +76,7 @@ def test_contents_and_rename_reach_the_disk_in_that_order(tmp_path, monkeypatch)
 
 
 def _closed_to_others(partial):
-    """As safetensors does: written beside, for its owner alone, and renamed."""
+    """As safetensors does: written to another name, for its owner alone, and renamed."""
     beside = partial.with_name("beside")
     beside.write_text("x")
     beside.chmod(0o600)

@@ -57,7 +57,7 @@ def test_a_package_that_is_there_but_broken_is_not_called_missing(tmp_path, monk
 
 @pytest.fixture
 def unfit_torchvision(tmp_path, monkeypatch):
-    """torchvision as beside another torch than it was compiled for."""
+    """torchvision with another torch than it was compiled for."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)
     (tmp_path / "torchvision.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")\n')

@@ -30,7 +30,7 @@ def test_entropy_and_margin_by_hand():
 
 
 def test_each_kind_of_picture_comes_before_the_second_of_a_kind():
-    """Eight kinds, ten pictures each, all equally unsure: the first eight are of eight kinds."""
+    """Eight kinds, ten images each, all equally unsure: the first eight are of eight kinds."""
     clusters = np.repeat(np.arange(8), 10)
     shares, vectors = pictures(np.full(80, 0.55), clusters)
     order = rank_for_labeling(shares, vectors, key=Key.of(1)).order
@@ -83,7 +83,7 @@ def test_every_picture_once_and_the_same_each_time(count, most, seed):
 
 
 def test_vectors_are_never_copied_as_a_whole():
-    """In float64, and squared, they took eight times their memory, 10 GB for 100,000 pictures and five networks."""
+    """In float64, and squared, they took eight times their memory, 10 GB for 100,000 images and five networks."""
     rng = np.random.default_rng(0)
     shares = rng.dirichlet(np.ones(2), size=3_000)
     vectors = rng.normal(size=(3_000, 1_000)).astype(np.float32)
@@ -97,7 +97,7 @@ def test_vectors_are_never_copied_as_a_whole():
 
 
 def test_probabilities_are_never_copied_as_a_whole():
-    """Of a million pictures and a thousand classes each copy in float64 would be 8 GB."""
+    """Of a million images and a thousand classes each copy in float64 would be 8 GB."""
     rng = np.random.default_rng(0)
     shares = rng.dirichlet(np.ones(5_000), size=2_000).astype(np.float32)
     tracemalloc.start()
@@ -110,7 +110,7 @@ def test_probabilities_are_never_copied_as_a_whole():
 
 
 def test_part_by_part_the_order_is_that_of_float64(monkeypatch):
-    """Of pictures that are nearly alike too, whose distances float32 would lose."""
+    """Of images that are nearly alike too, whose distances float32 would lose."""
     rng = np.random.default_rng(4)
     shares = rng.dirichlet(np.ones(3), size=60)
     vectors = (100 + 0.01 * rng.normal(size=(60, 8))).astype(np.float32)

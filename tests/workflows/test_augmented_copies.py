@@ -1,4 +1,4 @@
-"""Copies as files: they are what training makes of a picture, and never part from it."""
+"""Copies as files: they are what training makes of an image, and never part from it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_files_and_their_rows(tmp_path):
 
 @st.composite
 def sets_with_copies(draw):
-    """Pictures of some classes, groups and places, of which some are copies of others."""
+    """Images of some classes, groups and places, of which some are copies of others."""
     count = draw(st.integers(12, 60))
     labels = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
     origin = draw(st.lists(st.none() | st.integers(0, count - 1), min_size=count, max_size=count))
@@ -130,7 +130,7 @@ def sets_with_copies(draw):
 
 @given(sets_with_copies(), st.integers(0, 3), st.sampled_from(["auto", "class"]))
 def test_no_copy_of_a_picture_crosses_a_split(data, seed, by):
-    """Not when pictures are held out, nor into minival, nor between folds, nor from the past into the future."""
+    """Not when images are held out, nor into minival, nor between folds, nor from the past into the future."""
     family = copy_groups(data) if is_copy(data).any() else np.arange(len(data))
 
     def whole(split) -> bool:
@@ -142,7 +142,7 @@ def test_no_copy_of_a_picture_crosses_a_split(data, seed, by):
         validate_copy_splits(held)
         assert whole(with_minival(held, size=0.3)[0].split)
     except InputError:
-        pass  # a class of one picture and its copies
+        pass  # a class of one image and its copies
     for dealing in (lambda: assign_folds(data, k=3, seed=seed, by=by), lambda: time_folds(data, k=2, column="year")):
         try:
             dealt = dealing()

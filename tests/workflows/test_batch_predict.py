@@ -1,4 +1,4 @@
-"""``predict`` and ``evaluate`` where pictures are missing, a device is not there, or several processes answer."""
+"""``predict`` and ``evaluate`` where images are missing, a device is not there, or several processes answer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SMALL = Architecture(8, (Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), 16)
 
 @pytest.fixture
 def model(tmp_path):
-    """Untrained, so its answers are nothing but repeatable; it remembers no pictures."""
+    """Untrained, so its answers are nothing but repeatable; it remembers no images."""
     torch.manual_seed(0)
     network = EfficientNet(SMALL, num_classes=3)
     network.preprocessing = replace(network.preprocessing, image_size=32, crop_pct=1.0)
@@ -48,7 +48,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def shards(class_folders, tmp_path):
-    """48 pictures in 5 shards, the second of which is missing with its 10."""
+    """48 images in 5 shards, the second of which is missing with its 10."""
     write_shards(load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=10))
     (tmp_path / "packed/images-000001.tar").unlink()
     return "packed"
@@ -205,7 +205,7 @@ def test_a_gpu_that_is_not_there_is_an_error_of_one_line(verb, model, class_fold
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "geo map"])
 @pytest.mark.usefixtures("on_screen")
 def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tmp_path, monkeypatch, capsys):
-    """Else a set of a million pictures takes days that could be an hour, in silence."""
+    """Else a set of a million images takes days that could be an hour, in silence."""
     monkeypatch.setattr(batch_predict, "device_note", lambda word, device: f"{device} computes, as {word} says.")
     model, source = str(tmp_path / model), DataConfig(str(class_folders))
     plain = InferenceOptions("cpu", 0)
@@ -256,7 +256,7 @@ def test_two_processes_answer_each_picture_once_with_one_voice(model, shards, tm
 
 
 def test_one_of_many_processes_says_what_all_refuse(model, class_folders, tmp_path):
-    (class_folders / "green/green_05.jpg").write_bytes(b"")  # the second process's, for it is picture 21
+    (class_folders / "green/green_05.jpg").write_bytes(b"")  # the second process's, for it is image 21
     words = ("predict", model, class_folders, "--device", "cpu")
     ended = effnetv2_together(2, *words, "--strict", cwd=tmp_path)
     assert sorted(one.returncode for one in ended) == [1, 2]
@@ -270,7 +270,7 @@ def test_one_of_many_processes_says_what_all_refuse(model, class_folders, tmp_pa
 
 
 def test_labels_whose_letters_are_encoded_otherwise_are_the_models_on_request(tmp_path):
-    """A model of a Linux machine's folders, pictures of a Mac's."""
+    """A model of a Linux machine's folders, images of a Mac's."""
     paint(tmp_path / "pictures/He\u0302tre/one.jpg", (60, 190, 60))
     pictures, names = load_dataset(tmp_path / "pictures", for_training=False), ("H\u00eatre", "oak")
     with pytest.raises(InputError, match=mentioning("labels=casefold")):

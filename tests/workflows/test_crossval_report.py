@@ -1,4 +1,4 @@
-"""How a cross-validation ends: intervals of pictures that hang together, and what its folds learnt from."""
+"""How a cross-validation ends: intervals of images that hang together, and what its folds learnt from."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from efficientnetv2.workflows.evaluate_options import parse_sizes, read_cost_mat
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of few steps, whose answers are not all right, and its pictures."""
+    """A run of few steps, whose answers are not all right, and its images."""
     place = tmp_path_factory.mktemp("sized")
     for name, color in COLORS.items():
         for number in range(16):

@@ -1,4 +1,4 @@
-"""An evaluation on pictures that trained the model is called so, wherever these lie and in whatever form."""
+"""An evaluation on images that trained the model is called so, wherever these lie and in whatever form."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_fo
 
 
 def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders, tmp_path, monkeypatch):
-    """Where its own pictures can't be remembered it knows of none."""
+    """Where its own images can't be remembered it knows of none."""
     files = load_dataset(class_folders)
     network = create(SMALL, num_classes=3)
     network.trained_on = TrainingFingerprint(2, np.array([1, 2]))
@@ -128,7 +128,7 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
 
 
 def weights_of(pictures, tmp_path, class_names=()):
-    """A place and a network, which some pictures have trained."""
+    """A place and a network, which some images have trained."""
     (tmp_path / "before.safetensors").touch()
     return str(tmp_path / "before.safetensors"), SimpleNamespace(
         trained_on=remembered(pictures), class_names=class_names
@@ -136,7 +136,7 @@ def weights_of(pictures, tmp_path, class_names=()):
 
 
 def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tmp_path):
-    """Nine of 48 pictures are held out; the weights have learnt from four of these, or from the others alone."""
+    """Nine of 48 images are held out; the weights have learnt from four of these, or from the others alone."""
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
     assert len(prepared.val) == 9
     place, network = weights_of(prepared.val.select(np.arange(4)), tmp_path, prepared.train.class_names)
@@ -171,7 +171,7 @@ def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, t
 
 
 def test_a_run_measured_by_what_chose_its_weights_is_called_optimistic(class_folders, tmp_path):
-    """Six pictures choose the first run's weights; the second, which trains on the others, is measured by them."""
+    """Six images choose the first run's weights; the second, which trains on the others, is measured by them."""
     files = load_dataset(class_folders)
     for name, parts in (("first", ["minival", "train", "val"]), ("second", ["val", "train", "train"])):
         of = np.array(parts, dtype=object)[np.searchsorted([6, 40], np.arange(48)[::-1], side="right")]
@@ -259,7 +259,7 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
 
 
 def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_folders, tmp_path):
-    """8 pictures trained the weights, 8 others the model, 8 chose it: 24 have done neither."""
+    """8 images trained the weights, 8 others the model, 8 chose it: 24 have done neither."""
     files = load_dataset(class_folders)
     first, second, chose = (remembered(files.select(np.arange(8 * part, 8 * part + 8))) for part in range(3))
     kept = replace(second, selection=chose).started_from(first, most=100)
@@ -270,7 +270,7 @@ def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_
 
 
 def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
-    """The third began from the second, that from the first, which had a third of the pictures each."""
+    """The third began from the second, that from the first, which had a third of the images each."""
     files = load_dataset(class_folders)
     first, second, third = (remembered(files.select(np.arange(part, 48, 4))) for part in range(3))
     chain = third.started_from(second.started_from(first, most=100), most=100)
@@ -279,7 +279,7 @@ def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
     assert known.unseen.tolist() == list(range(3, 48, 4))
     alone = train_overlap(tmp_path / "m", chain, files.select(np.arange(2, 48, 4)))
     assert mentions(alone.training_note, "12")
-    # Of more than a file has room for, an even part: then nobody knows of each picture that it is new.
+    # Of more than a file has room for, an even part: then nobody knows of each image that it is new.
     short = third.started_from(second.started_from(first, most=100), most=8)
     assert (short.earlier.num_images, len(short.earlier.hashes)) == (24, 8)
     known = train_overlap(tmp_path / "m", short, files)
@@ -305,7 +305,7 @@ def splits(run):
 
 
 def test_shards_remember_their_originals(class_folders, tmp_path):
-    """Trained on shards, also on smaller pictures in them; evaluated on the files that they were packed from."""
+    """Trained on shards, also on smaller images in them; evaluated on the files that they were packed from."""
     files = load_dataset(class_folders)
     for name, image_size in (("whole", None), ("small", 16)):
         write_shards(files, tmp_path / name, PackOptions(10**9, image_size=image_size))
@@ -372,7 +372,7 @@ def a_model(path, trained_on, calibration=None):
 
 
 def called(files, split, path):
-    """A table of pictures that all have one split."""
+    """A table of images that all have one split."""
     rows = {"path": [str(files.file(row)) for row in range(len(files))], "label": list(files.table["label"])}
     pd.DataFrame({**rows, "split": split}).to_csv(path, index=False)
     return path
@@ -478,7 +478,7 @@ def test_minival_saved_anew_is_known_by_its_path_where_it_chose(class_folders, t
 
 
 def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
-    """500 of 2,000 trained pictures and 500 others: the sample of 400 holds about 100 of them, give or take 9."""
+    """500 of 2,000 trained images and 500 others: the sample of 400 holds about 100 of them, give or take 9."""
     for number in range(2_500):
         (tmp_path / f"{number}.jpg").write_bytes(f"content {number}".encode())
     rows = [{"path": f"{number}.jpg", "label": "ab"[number % 2]} for number in range(2_500)]
@@ -541,7 +541,7 @@ def test_a_damaged_memory_is_refused_by_its_file(text, tmp_path):
 
 
 def test_the_figures_of_what_it_has_not_seen_draw_whole_what_hangs_together():
-    """40 of 60 pictures, in 8 places that are right or wrong as a whole."""
+    """40 of 60 images, in 8 places that are right or wrong as a whole."""
     labels = np.tile([0, 1], 30)
     answers = np.where(np.arange(60) // 5 % 2 == 0, labels, 1 - labels)
     predictions = Predictions(np.arange(60), labels, torch.eye(2)[answers] * 9)

@@ -34,7 +34,7 @@ MODEL = ("model.safetensors", "pictures", "--device", "cpu", "--workers", "0")
 
 @pytest.fixture
 def here(class_folders, tmp_path):
-    """A folder with a model of random weights, ``model.safetensors``, and 48 pictures."""
+    """A folder with a model of random weights, ``model.safetensors``, and 48 images."""
     torch.manual_seed(0)
     network = EfficientNet(SMALL, num_classes=3)
     network.preprocessing = Preprocessing(image_size=32)
@@ -70,7 +70,7 @@ def test_predictions_replace_predictions_and_say_so(here):
 
 
 def test_a_list_of_what_could_not_be_read_is_not_lost_to_its_own_answers(here):
-    """Who has mended the pictures asks for these alone; the new list would take the place of DATA, or leave none."""
+    """Who has mended the images asks for these alone; the new list would take the place of DATA, or leave none."""
     listed = "path,reason\npictures/red/red_00.jpg,truncated\n"
     (here / "predictions_skipped.csv").write_text(listed)
     for cwd, model in ((here, "model.safetensors"), (here / "pictures", "../model.safetensors")):
@@ -132,7 +132,7 @@ def test_a_list_of_what_was_skipped_is_of_the_table_beside_it(here):
 
 
 def test_tables_in_one_folder_keep_their_own_lists(here):
-    """Beside those of a run or of shards, too."""
+    """Next to those of a run or of shards, too."""
     (here / "skipped.csv").write_text("path,reason\na.jpg,is empty (0 bytes)\n")
     broken = here / "pictures/red/red_03.jpg"
     whole = broken.read_bytes()

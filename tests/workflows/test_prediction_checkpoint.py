@@ -145,7 +145,7 @@ def test_pictures_of_another_folder_are_asked_though_their_files_are_as_long_and
 
 
 def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(so_far, class_folders, tmp_path, monkeypatch):
-    """Monday's answers are not Tuesday's, whose tars are called the same, nor those of a tar as long uploaded anew."""
+    """Monday's answers are not Tuesday's, whose tars are called the same, nor those of a tar as long uploaded again."""
     days = ("monday", "tuesday")
     for day in days:
         write_shards(load_dataset(class_folders), tmp_path / day, PackOptions(shard_bytes=10**9, shard_images=10))
@@ -214,7 +214,7 @@ def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_fol
 
 
 def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_folders, monkeypatch):
-    """A million pictures' of a thousand classes are 4 GB."""
+    """A million images' of a thousand classes are 4 GB."""
     dataset = load_dataset(class_folders, require_labels=False)
     given = Predictions(np.arange(48), dataset.targets, torch.randn(48, 3))
     monkeypatch.setattr(batch_predict, "predict_dataset", lambda *_, **__: given)
@@ -223,7 +223,7 @@ def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_f
 
 
 def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class_folders, monkeypatch):
-    """Of a million pictures they are gigabytes, which the others would only throw away."""
+    """Of a million images they are gigabytes, which the others would only throw away."""
     so_far(every_s=0).add(*_answers([0, 2]))
     dataset = load_dataset(class_folders, require_labels=False)
     said, asked = [], []
@@ -300,7 +300,7 @@ def test_the_main_process_chooses_the_engine_of_all_outside_of_the_measured_time
 
 @pytest.mark.parametrize("stop", [InputError("the store is gone"), signal.SIGTERM])
 def test_they_are_kept_until_the_pictures_are_ranked_too(stop, so_far, class_folders, tmp_path, monkeypatch):
-    """Ranking looks at all pictures once more, hours after the first of them was answered."""
+    """Ranking looks at all images once more, hours after the first of them was answered."""
 
     def stopped(*words, **more):
         if stop == signal.SIGTERM:

@@ -23,7 +23,7 @@ from efficientnetv2.utils.errors import InputError
 def run(
     folder, *, age_s=0, kind="run.json", pictures=("a", "b"), labels=("x", "y"), answers=None, data="data", **report
 ):
-    """The folder of a run on pictures of a folder beside it."""
+    """The folder of a run on images of a folder next to it."""
     save_predictions(
         folder, pd.DataFrame({"path": pictures, "predicted_label": answers or labels, "true_label": labels})
     )
@@ -58,7 +58,7 @@ def test_where_there_is_none_there_is_none(tmp_path):
 
 
 def test_pictures_of_another_folder_are_others_whatever_they_are_called(tmp_path):
-    """As cameras call theirs: last year's 0001.jpg is no picture of this year."""
+    """As cameras call theirs: last year's 0001.jpg is no image of this year."""
     own = run(tmp_path / "own", data="photos_2024")
     run(tmp_path / "before", age_s=10, data="photos_2023")
     assert find_previous_run(own, load_predictions(own)) is None
@@ -125,13 +125,13 @@ def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
 
 
 def listed(folder, header, *rows):
-    """A table of pictures, as a dataset that none of them is there for."""
+    """A table of images, as a dataset that none of them is there for."""
     (folder / "list.csv").write_text("\n".join([header, *rows]) + "\n")
     return ImageDataset.from_csv(folder / "list.csv", root=folder, source="list.csv")
 
 
 def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):
-    """It may have answered more; of it there is need for the pictures of this run alone."""
+    """It may have answered more; of it there is need for the images of this run alone."""
     there = run(tmp_path / "there", pictures=("c", "b", "a"), labels=("z", "y", "x"), answers=("z", "z", "x"))
     val = listed(tmp_path, "path,label,split", "a,x,val", "b,y,val", "d,y,val")
     named = PreviousRun.for_images(there, load_predictions(there), val)

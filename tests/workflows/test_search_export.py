@@ -90,7 +90,7 @@ def trained_by(command: str) -> Recipe:
 @pytest.mark.parametrize("image_size", [48, 64])
 @pytest.mark.parametrize("phi", ["0", "0.5", "1", "1.5"])
 def test_a_larger_network_is_trained_as_the_printed_command_says(image_size, phi, tmp_path):
-    """Its pictures begin at the stride of the space, 32 px, and inference is at the size that it was grown for."""
+    """Its images begin at the stride of the space, 32 px, and inference is at the size that it was grown for."""
     study(tmp_path, image_size)
     file = tmp_path / "larger.yaml"
     done = export(tmp_path, "--grow", phi, "--output", file)

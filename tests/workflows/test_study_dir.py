@@ -58,7 +58,7 @@ def test_a_study_keeps_its_name_wherever_its_folder_goes(kept, name, tmp_path):
 
 @pytest.mark.parametrize(("seconds", "there"), [(0.01, True), (0.02, False)])
 def test_step_times_are_those_of_one_backbone(seconds, there, tmp_path):
-    """They are told at its pace: of a study begun anew on the server they are others."""
+    """They are told at its pace: of a study begun again on the server they are others."""
     folder = begun(tmp_path)
     folder.times_file.write_text("{}")
     reference = Measurement(1000, 1000, step_seconds=seconds, failure="not trained")

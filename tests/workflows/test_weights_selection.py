@@ -60,7 +60,7 @@ def compared(words, starts, source, tmp_path, place=None):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Weights of V2-B0: drawn at random, and the same with a trunk that tells nothing of a picture."""
+    """Weights of V2-B0: drawn at random, and the same with a trunk that tells nothing of an image."""
     place = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     network = create("efficientnetv2_b0", num_classes=0)
@@ -81,7 +81,7 @@ SCRATCH = WeightsCandidate("none", "Weights: none, training from scratch.")
 
 @pytest.mark.usefixtures("on_screen")
 def test_a_comparison_says_that_it_begins(files, tmp_path, capsys, monkeypatch):
-    """Before the first picture: where nobody sees a bar, as under nohup, it would look like hanging."""
+    """Before the first image: where nobody sees a bar, as under nohup, it would look like hanging."""
 
     def ended(*_):
         raise InputError("as far as the first answer")
@@ -186,7 +186,7 @@ def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_p
 
 
 def test_what_promises_less_wins_only_by_more_than_chance(tmp_path):
-    """100 pictures; one start is right in 60 of them, another also in 5 or in 20 of the others."""
+    """100 images; one start is right in 60 of them, another also in 5 or in 20 of the others."""
     dataset = load_dataset(str(painted(tmp_path / "pictures", ("red", "blue"), each=50)))
     labels, alone = dataset.labels, np.arange(100)
     task = weights_selection._Task(dataset, [], alone, "", "top1", Key.of(0))
@@ -207,7 +207,7 @@ def test_what_promises_less_wins_only_by_more_than_chance(tmp_path):
 
 
 def test_few_places_that_differ_alike_choose_nothing():
-    """Four of ten pictures, in each two mistakes against one: more than chance by places, not by their pictures."""
+    """Four of ten images, in each two mistakes against one: more than chance by places, not by their images."""
     labels, one, other, place = alike_places()
     task = weights_selection._Task(dataset(labels), [], place, "", "top1", Key.of(0))
     assert not task.is_better(one, other)

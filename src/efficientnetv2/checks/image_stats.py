@@ -69,7 +69,7 @@ def collect_image_stats(
 ) -> ImageStats:
     """Read every image of a dataset once, in ``workers`` threads.
 
-    ``progress`` is called with the number of images so far. Raises InputError if remote storage does not answer.
+    ``progress`` is called with the number of images so far. Raises InputError if remote storage does not respond.
     """
     image_extensions()  # loads Pillow's plugins once, before the threads
     reader = source_reader(dataset)

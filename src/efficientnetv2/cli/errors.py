@@ -18,7 +18,7 @@ from efficientnetv2.utils.launcher import report_to_torchrun
 from efficientnetv2.utils.logs import spelling
 from efficientnetv2.utils.shell import shell_join
 
-# What the loader of shared libraries and the start of a thread say where memory runs out.
+# Messages of the loader of shared libraries and of the start of a thread, if memory runs out.
 # Source: glibc, elf/dl-load.c; CPython, Modules/_threadmodule.c.
 _OUT_OF_MEMORY = ("failed to map segment from shared object", "can't start new thread")
 
@@ -71,7 +71,7 @@ def end(message: str, hint: str | None = None, *, code: int, kind: str = "error:
 
 
 def spelled(message: str, options: Mapping[str, str]) -> str:
-    """A message of the library as the running command says it.
+    """A message of the library in the terms of the running command.
 
     A parameter in backticks, or before a colon at the beginning, becomes its option in ``options``. A recipe field
     with a value becomes ``--set``.
@@ -96,7 +96,7 @@ def _spelled_name(text: str, options: Mapping[str, str]) -> str:
 
 
 def _with_hint(message: str) -> tuple[str, str | None]:
-    """A message without its last sentence, which says what to do, and that sentence."""
+    """A message without its last sentence, the fix, and that sentence."""
     if "\n" in message or len(parts := re.split(r"(?<=[^.][.?!])\s+(?=[A-Z])", message)) < 2:
         return message, None
     return " ".join(parts[:-1]), parts[-1]

@@ -25,7 +25,7 @@ from efficientnetv2.cli.serve import serve
 from efficientnetv2.cli.train import train
 from efficientnetv2.utils.processes import keep_freed_memory, limit_openmp_spin
 
-# GDAL's drivers that fetch from a network. A file beside a raster may name what they open.
+# GDAL's drivers that fetch from a network. A file next to a raster may name what they open.
 # Source: GDAL's list of raster drivers.
 _NETWORK_DRIVERS = "HTTP,WMS,WCS,WMTS,PLMOSAIC,EEDA,EEDAI,STACTA,STACIT,DAAS"
 

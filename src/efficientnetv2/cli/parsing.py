@@ -86,7 +86,7 @@ class Command(_WithoutTypes, TyperCommand):
         options = [one for one in self.params if isinstance(one, TyperOption) and not one.hidden]
         for argument in self.params:
             if isinstance(argument, TyperArgument):
-                argument.required = False  # the usage line says so, and the program ends with its help
+                argument.required = False  # the usage line shows it, and the program ends with its help
         advanced = [one for one in options if str(one.rich_help_panel or "").startswith(ADVANCED)]
         if len(options) > _MOST_OPTIONS and len(advanced) > 2 and not ctx.meta.get("help-all"):
             for option in advanced:
@@ -217,7 +217,7 @@ class Command(_WithoutTypes, TyperCommand):
 
 
 class Group(_WithoutTypes, TyperGroup):
-    """Commands under one name; an unknown command is answered with ours."""
+    """Commands under one name. For an unknown command, the error names the known ones."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run the program, and exit with its code; see ``TyperGroup``."""

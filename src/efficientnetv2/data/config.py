@@ -34,7 +34,7 @@ _MAX_SHARDS = 20
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Data and the options of the same names that say how to read it.
+    """Data and the options of the same names for reading it.
 
     ``bands`` become the channels of rasters: "4,3,2" or "all"; None takes those of the first raster. ``nodata`` are
     values of missing data: "-9999", several values with commas, or "none"; None finds an undeclared value.

@@ -33,7 +33,7 @@ _MAX_SAMPLED = 100
 def content_hashes(dataset: ImageDataset, *, most: int = MAX_HASHED) -> tuple[Ints, Ints]:
     """(n,) ascending rows of readable images and (n,) 63-bit hashes of their files; of ``most``, always the same.
 
-    The index of shards has the hashes already. Raises InputError if a remote store does not answer.
+    The index of shards has the hashes already. Raises InputError if a remote store does not respond.
     """
     rows = np.arange(len(dataset), dtype=np.int64)
     if len(rows) > most:

@@ -257,7 +257,7 @@ class _EvaluationImages(Dataset["EvaluationBatch | BatchFailure"]):
         return _batch_or_failure(self.batch, samples)
 
     def batch(self, samples: Sequence[int]) -> EvaluationBatch:
-        """The readable images of these samples. Raises InputError if a remote store does not answer."""
+        """The readable images of these samples. Raises InputError if a remote store does not respond."""
         reader = self.reader.ahead(samples)
 
         def read(place: int) -> Pixels | str:

@@ -25,7 +25,7 @@ class Reader(Protocol):
     """Reads the images of one dataset by their index, in several threads. It is pickled for worker processes."""
 
     def source(self, sample: int) -> Source:
-        """The image. Raises UnreadableImageError, or InputError if a remote store does not answer."""
+        """The image. Raises UnreadableImageError, or InputError if a remote store does not respond."""
 
     def name(self, sample: int) -> str:
         """Name of the image for messages, so that it can be found."""
@@ -119,7 +119,7 @@ class _RasterReader:
 
 
 class BestEffortReader:
-    """Reads optional images without raising. A remote store that does not answer is not asked again."""
+    """Reads optional images without raising. A remote store that does not respond is not tried again."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader: Reader | None = reader

@@ -49,7 +49,7 @@ def evaluation_clusters(run: Path | None, images: ImageDataset) -> Clusters | No
     """Clusters of the images that a model, of a run directory or None, is evaluated on.
 
     Images that its own run held out have the clusters of its report, unless more is known here: groups, or locations.
-    For other images no split says what is related: the clusters are the smallest blocks joined with groups, or groups
+    For other images no split shows what is related: the clusters are the smallest blocks joined with groups, or groups
     alone if that joins all. Augmented copies stay with their original. None as in ``split_clusters``.
     """
     dataset = None if run is None else _run_dataset(run)

@@ -82,7 +82,7 @@ class CrossValidationSummary:
         return [line for line in (self.spread_text, self.weights_note, *warnings) if line]
 
     def new_places(self) -> NewPlaceEstimate | None:
-        """What the folds say of new locations; None if no location or group is known."""
+        """The estimate of the folds for new locations; None if no location or group is known."""
         return new_place_estimate(self.by, self.comparisons, self.train_distance)
 
     def section(self) -> TemplateSection:

@@ -179,12 +179,12 @@ class NewPlaceEstimate:
 
     @property
     def question(self) -> str:
-        """The question that it answers."""
+        """The question of the report about it."""
         return _QUESTIONS[self.about]
 
 
 def hold_out_estimate(distance: TrainDistance) -> NewPlaceEstimate:
-    """What a single held-out split says of new locations or groups."""
+    """The estimate for new locations or groups from a single held-out split."""
     about, command = _NOUNS[distance.by], f"effnetv2 crossval DATA --by {distance.by}"
     if distance.new:
         text = f"{distance.describe()} To evaluate all {distance.nouns}, not only these, cross-validate:"
@@ -198,7 +198,7 @@ def hold_out_estimate(distance: TrainDistance) -> NewPlaceEstimate:
 def new_place_estimate(
     by: str, comparisons: Sequence[SplitComparison], distance: TrainDistance | None
 ) -> NewPlaceEstimate | None:
-    """What folds say of new locations, groups or periods; None if the data has none of them.
+    """The estimate for new locations, groups or periods from folds; None if the data has none of them.
 
     ``by`` is the rule of the folds, ``data.folds.Folds.rule``. Of the comparisons the first counts.
     """
@@ -224,7 +224,7 @@ def _distance_estimate(by: str, distance: TrainDistance) -> NewPlaceEstimate:
         return NewPlaceEstimate(f"These are new {distance.nouns}.", text, about == "locations", about=about)
     if groups is not None and not groups.near:
         return NewPlaceEstimate("These are new groups.", text, known=False, about=about)
-    if by == "class":  # the rule auto keeps groups whole if it can, and the notes on the folds say why not
+    if by == "class":  # the rule auto keeps groups whole if it can, and the notes on the folds give the reason
         text += f" Cross-validation by {about[:-1]} measures it:"
         command = f"effnetv2 crossval DATA --by {distance.by}"
     return NewPlaceEstimate("Not measured.", text, known=False, command=command, about=about)

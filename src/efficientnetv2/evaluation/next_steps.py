@@ -24,7 +24,7 @@ Topic = Literal[
     "weights", "epochs", "learning_rate", "image_size", "label_errors", "class_imbalance", "more_labels", "use"
 ]  # fmt: skip
 
-# Epochs below which a model is undertrained, whatever its last validations say. Ours.
+# Epochs below which a model is undertrained, whatever its last validations show. Ours.
 _FEW_EPOCHS = 5.0
 # Last fraction of the training whose gain is measured, and the gain from which the metric still rises. Ours.
 _LAST_PART, _RISING = 0.25, 0.01
@@ -111,7 +111,7 @@ def next_steps(
 def suspect_labels(curve: CoverageCurve) -> int:
     """Number of errors at a probability of 90 % or more, if 90 % of these predictions are correct, else 0.
 
-    Errors of a model that is often wrong, however confident, say little of the labels.
+    Errors of a model that is often wrong, however confident, reveal little about the labels.
     """
     count, accuracy, _ = curve.at_threshold(_CONFIDENT)
     return 0 if accuracy is None or accuracy < _MOSTLY_RIGHT else round(count * (1 - accuracy))

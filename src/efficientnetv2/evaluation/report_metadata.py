@@ -1,4 +1,4 @@
-"""What a report says besides the metrics: the data, the model, how it was trained, and what it is compared with."""
+"""Facts of a report besides the metrics: the data, the model, its training, and what it is compared with."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Verdict = tuple[str, str]
 
 @dataclass(frozen=True)
 class ReportMetadata:
-    """All that a report says besides the metrics. The fields are keys of ``report.json``.
+    """Facts of a report besides the metrics. The fields are keys of ``report.json``.
 
-    None and empty mean unknown, or not so.
+    None and empty mean unknown, or false.
     """
 
     data: str
@@ -136,7 +136,7 @@ class ReportContext:
 
     @property
     def hold_out(self) -> NewPlaceEstimate | None:
-        """What a single held-out split says of new locations."""
+        """The estimate for new locations from a single held-out split."""
         return None if self.train_distance is None else hold_out_estimate(self.train_distance)
 
     @property

@@ -96,7 +96,7 @@ def build_sections(
     inputs: ReportInputs,
     top1_interval: Interval,
 ) -> ReportFindings:
-    """Everything that a report says of predictions beyond the metrics.
+    """Everything that a report states about predictions beyond the metrics.
 
     Raises InputError if the other run has no prediction of these images.
     """
@@ -267,7 +267,7 @@ def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> Verdict
         f"labeled images and {percent(last.macro_f1)} with {last.num_images:,}"
     )
     gain = f"{100 * curve.gain:+.1f} points"
-    if verdict == "Perhaps." and curve.gain <= 0:  # an extrapolation would say that labels do harm
+    if verdict == "Perhaps." and curve.gain <= 0:  # an extrapolation would mean that labels do harm
         verdict, text = "Not known.", f"{text}. It does not rise, so the effect of more labels is not known."
     else:
         if curve.carried is not None:

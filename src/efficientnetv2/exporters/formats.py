@@ -22,7 +22,7 @@ from efficientnetv2.models.efficientnet import Network, output_names
 from efficientnetv2.utils.errors import InputError, error_summary
 
 Format = Literal["onnx", "openvino", "torch", "triton"]
-#: Name of the file or folder beside the model file.
+#: Name of the file or folder next to the model file.
 NAMES: dict[Format, str] = {
     "onnx": "model.onnx", "openvino": "model_openvino", "torch": "model.pt2", "triton": "model_triton"
 }  # fmt: skip

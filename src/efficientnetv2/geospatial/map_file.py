@@ -46,7 +46,7 @@ NODATA = 0
 WriteBlock = Callable[[Ints, Ints, Window], None]
 
 _MAX_COLORED = 255  # values of a byte, except the one for no data
-_MAX_CLASSES = 65_535  # values of 16 bits, likewise
+_MAX_CLASSES = 65_535  # values of 16 bits, also
 _COUNTED_PX = 2**20  # pixels to count at a time: about 40 MB, however wide a map is. Ours.
 
 
@@ -58,7 +58,7 @@ def write_map(
     *,
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a map of the size and location of ``source`` atomically, and the category names beside it.
+    """Write a map of the size and location of ``source`` atomically, and the category names next to it.
 
     ``fill`` gets the function that writes a block. Raises InputError, as on a full disk.
     """

@@ -247,7 +247,7 @@ def fit_classifier(vectors: npt.NDArray[np.float32], labels: Ints, strength: flo
     """Logistic regression on standardized features, with inverse L2 penalty ``strength``."""
     classifier = LogisticRegression(C=strength, class_weight="balanced" if balanced else None, max_iter=_ITERATIONS)
     pipeline = make_pipeline(StandardScaler(), classifier)
-    # The matrices are small: beside another process on two cores, threads made it ten times slower.
+    # The matrices are small: with another process on two cores, threads made it ten times slower.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # nearly converged is good enough
         pipeline.fit(vectors, labels)

@@ -214,7 +214,7 @@ def require_classes(network: Network, file: str | Path | None = None) -> None:
 
 
 def require_single_label(network: Network, why: str, file: str | Path | None = None) -> None:
-    """Refuse a multi-label network. ``why`` says what needs a single label, ``file`` names the network."""
+    """Refuse a multi-label network. ``why`` is what needs a single label, ``file`` is the path of the model."""
     if network.activation == "sigmoid":
         raise InputError(
             f"{file or 'the model'} predicts each class independently (sigmoid), but {why}. Use a model trained on "

@@ -141,9 +141,9 @@ class Predictor:
             images: One image or an iterable of images. An image is a path, the bytes of a file, a binary stream, a
                 PIL image, or a uint8 array (H, W), (H, W, 3) or (H, W, 4). An array of four dimensions is a batch.
                 A model of rasters takes their paths, and arrays (H, W, bands) with the values of the raster. A uint8
-                array of three bands is an ordinary image, unless 8-bit rasters trained beside deeper ones. A model of
-                the first band alone also takes PIL images of 16 or 32 bits. In arrays and PIL images only values that
-                are not finite count as missing.
+                array of three bands is an ordinary image, unless the training set had 8-bit and deeper rasters. A model
+                of the first band alone also takes PIL images of 16 or 32 bits. In arrays and PIL images only values
+                that are not finite count as missing.
 
         Raises:
             InputError: An image can't be read, or is none of these; or the network gives NaN.
@@ -288,7 +288,7 @@ def _is_high_bit_depth_band(image: Image.Image, bands: Bands | None) -> bool:
 
 
 def _holds_raster_values(image: ImageInput, bands: Bands) -> bool:
-    """Whether an array holds values of a raster; uint8 RGB does only if 8-bit rasters trained beside deeper ones."""
+    """Whether an array holds values of a raster; uint8 RGB does only if 8-bit and deeper rasters trained."""
     if not isinstance(image, np.ndarray):
         return False
     if image.dtype != np.uint8:

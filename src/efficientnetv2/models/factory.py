@@ -86,7 +86,7 @@ def create(
 
     Raises:
         InputError: No such model (names the nearest), weights that cannot be downloaded, weights of another library
-            (says how to convert them), or a value out of range.
+            (the message has the command to convert them), or a value out of range.
 
     Example::
 

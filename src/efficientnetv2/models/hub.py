@@ -65,7 +65,7 @@ class Hub:
     pytorch: str = PYTORCH
     torch_folder: Path = field(default_factory=_torch_folder)
     offline: bool = field(default_factory=is_offline_mode)
-    patience_s: float = 10.0  # for a first answer, and for the next bytes
+    patience_s: float = 10.0  # for a first response, and for the next bytes
 
 
 class DownloadError(InputError):
@@ -151,7 +151,7 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
     """The file of pretrained weights, from the cache or downloaded into it; an interrupted download resumes.
 
     A file is kept only if its SHA-256 is the one that the hub states, or that torchvision has in the file name. Raises
-    InputError for an unknown name or a full disk, DownloadError (says how to fill the cache by hand) and
+    InputError for an unknown name or a full disk, DownloadError (with the steps to fill the cache by hand) and
     WeightsNotFoundError.
     """
     hub, entry = hub or Hub(), _remote(weights)
@@ -276,7 +276,7 @@ class _Transfer:
     path: Path
     sha256: str
     size: int | None  # None if unknown
-    patience_s: float  # for an answer, and for the next bytes
+    patience_s: float  # for a response, and for the next bytes
     headers: Mapping[str, str]
 
     def run(self, lock: Path) -> None:

@@ -28,7 +28,7 @@ LIBRARIES = ("timm", "torchvision")
 # timm leaves stochastic depth out of models built at rate 0, and then no schedule can raise it. So models are built
 # with this rate, which is then set to 0; only the proportions of the blocks stay. Ours.
 _BUILD_DROP_PATH = 0.1
-# Models with auxiliary heads. torchvision warns unless it is told how to draw their weights.
+# Models with auxiliary heads. torchvision warns unless the draw of their weights is given.
 _WITH_AUX_HEADS = ("googlenet", "inception_v3")
 # torchvision's models that are built for one input size, and their size without weights.
 _ONE_SIZE_PREFIX, _DEFAULT_SIZE = "vit_", "224"
@@ -153,7 +153,7 @@ def _build_torchvision(sized: str, tag: str, *, num_classes: int | None) -> Wrap
     with _reading(f"torchvision:{name}.{tag}", path):  # torchvision reads the file from its cache
         module = models.get_model(name, weights=weights, **options)
     if name in _WITH_AUX_HEADS:
-        # Make fresh models equal to pretrained ones, so that a file of weights says what to build: no auxiliary heads
+        # Make fresh models equal to pretrained ones, so that a file of weights shows what to build: no auxiliary heads
         # (our losses read the classifier only), and the input is scaled once more.
         for head in ("aux1", "aux2", "AuxLogits"):
             if hasattr(module, head):

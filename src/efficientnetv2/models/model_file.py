@@ -175,14 +175,14 @@ def load(
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a model file says besides its weights."""
+    """Everything in a model file besides its weights."""
 
     header: Header
     calibration: Calibration | None
 
 
 def describe(path: str | Path) -> ModelDescription:
-    """What a model file or run directory says of its model, without reading weights. Raises InputError as ``load``."""
+    """Describe the model of a model file or run directory, without reading weights. Raises InputError as ``load``."""
     path = _file(Path(path))
     metadata = safetensors_io.read_header(path).metadata
     return ModelDescription(model_header.read(path, metadata)[0], _calibration(path, metadata))

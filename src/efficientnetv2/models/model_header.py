@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Header:
-    """Everything that a model file says besides its weights."""
+    """Everything in a model file besides its weights."""
 
     format_version: int
     package_version: str
@@ -89,7 +89,7 @@ class Header:
 
     @property
     def can_be_built(self) -> bool:
-        """Whether the header says how to build the model."""
+        """Whether the model can be built from the header."""
         return self.architecture is not None or self.foreign is not None
 
     def text(self) -> str:

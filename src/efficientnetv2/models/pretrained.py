@@ -1,6 +1,6 @@
 """Pretrained weights by name: source, license, preprocessing and accuracy. ``hub`` downloads them.
 
-A name is a published model and a tag that says what the weights were trained on:
+A name is a published model and a tag for the data that the weights were trained on:
 
 - ``in1k``: ImageNet-1k. ``in21k``: ImageNet-21k. ``in21k_ft_in1k``: ImageNet-21k, then ImageNet-1k.
 - ``aa_``, ``ra_``: AutoAugment, RandAugment. ``ap_``: AdvProp (arXiv:1911.09665).

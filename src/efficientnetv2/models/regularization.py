@@ -56,7 +56,7 @@ def apply_regularization(
 
     Dropout: every dropout module built with more than 0 keeps its proportion. If all were built with 0, the module
     before the classifier; without one, ``drop_rate``, by which many timm models drop without a module; otherwise the
-    last module, and a note says that it is in a block.
+    last module, and a note reports that it is in a block.
 
     Args:
         setting: Values of one training step. Image size and what concerns images and labels are left to the loop.

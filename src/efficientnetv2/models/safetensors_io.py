@@ -23,7 +23,7 @@ _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-# Large enough that hashing and reading threads do not wait for each other, small beside any model. Ours.
+# Large enough that hashing and reading threads do not wait for each other, small compared with any model. Ours.
 _CHUNK_BYTES = 2 * 2**20
 
 

@@ -39,7 +39,7 @@ from efficientnetv2.utils.memory import is_out_of_memory
 # memory in the first second. Then at least so many timed rounds, until they fill so many seconds or are so many.
 _WARM_UP_ROUNDS, _WARM_UP_S = 1, 1.0
 _MIN_ROUNDS, _SECONDS, _MAX_ROUNDS = 3, 1.0, 6
-# A model's place in memory makes it some percent faster or slower; so it is created anew for each of so many sittings.
+# A model's place in memory makes it some percent faster or slower; so it is created again for each of so many sittings.
 _SITTINGS = 3
 # Rounds of an inference, which takes milliseconds and is easily disturbed.
 _WARM_UP, _ROUNDS = 5, 30
@@ -209,7 +209,7 @@ def time_step(
 ) -> StepTimeByPart:
     """Time training steps (forward, backward, update) of a resolved recipe at the last stage's settings, on noise.
 
-    Whole steps, which count, alternate with steps timed by part. The model is created anew for each sitting; the
+    Whole steps, which count, alternate with steps timed by part. The model is created again for each sitting; the
     reference is timed before, between and after them. The device must be idle otherwise.
 
     Raises:

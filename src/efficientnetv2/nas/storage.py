@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# All ours: seconds until SQLite gives up on a lock, until a server must answer, and at most between two tries.
+# All ours: seconds until SQLite gives up on a lock, until a server must respond, and at most between two tries.
 _SQLITE_TIMEOUT_S, _SERVER_TIMEOUT_S, _MAX_PAUSE_S = 30.0, 30, 10.0
 _USED_BY = "effnetv2 search"
 _POOL = "effnetv2"  # Name of the connection pool in SQLAlchemy's log.
@@ -72,7 +72,7 @@ class Storage:
 
     def __init__(self, url: str, *, timeout_s: float, create: bool = False) -> None:
         self.url, self.timeout_s = url, timeout_s
-        self.num_failures = 0  # How often the database did not answer.
+        self.num_failures = 0  # How often the database did not respond.
         self._lock: FileLock | None = None
         self.file = sqlite_file(url)
         if self.file is not None:
@@ -147,10 +147,10 @@ class Storage:
             yield
 
     def retry(self, call: Callable[[], Result]) -> Result:
-        """Call a function of the database, again and again for ``timeout_s`` while the database does not answer.
+        """Call a function of the database, again and again for ``timeout_s`` while the database does not respond.
 
         It may be called again after it failed, even where the database did what was asked. Raises InputError where the
-        database did not answer in time, is damaged, or refuses the password.
+        database did not respond in time, is damaged, or refuses the password.
         """
         until = time.monotonic() + self.timeout_s
         pause, has_failed = 0.5, False
@@ -278,7 +278,7 @@ class TrialQueue:
 
     def _acquire(self, target: int, token: str) -> TrialLease | None:
         if self.storage.num_failures != self._num_failures:
-            # While the database did not answer, no worker could write a heartbeat.
+            # While the database did not respond, no worker could write a heartbeat.
             self._num_failures = self.storage.num_failures
             self._seen.clear()
         if self._candidate(target, token) is None:
@@ -296,7 +296,7 @@ class TrialQueue:
                 if lease_token(trial) == token and trial.state == states.RUNNING:
                     return TrialLease(number, attempts, token)
                 trial_id = self.trial_id(number)
-                # A lost trial waits for a moment too: its start time is set anew.
+                # A lost trial waits for a moment too: its start time is set again.
                 rdb.set_trial_state_values(trial_id, states.WAITING)
                 rdb.set_trial_state_values(trial_id, states.RUNNING)
             self._seen.pop(number, None)

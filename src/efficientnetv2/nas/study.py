@@ -214,7 +214,7 @@ def create_study(storage: Storage, name: str, config: StudyConfig, *, trials: in
     def write() -> None:
         with storage.exclusive():
             names = {study.study_name for study in rdb.get_all_studies()}
-            # The marker comes first and goes last: only beside it a study without configuration is ours to complete.
+            # The marker comes first and goes last: only next to it a study without configuration is ours to complete.
             marker = _marker(name)
             if load_config(storage, name) is None:
                 directions = [import_optuna().study.StudyDirection.MAXIMIZE]

@@ -58,7 +58,7 @@ class SearchCallback:
 
 
 class Worker:
-    """One worker of a study, which trains as ``task`` says."""
+    """One worker of a study, which trains by ``task``."""
 
     def __init__(self, study: OpenStudy, task: ProxyTask, callback: SearchCallback) -> None:
         self.study, self.task, self.callback = study, task, callback
@@ -138,7 +138,7 @@ class Worker:
                         on_message=lambda message: self._on_message(lease, architecture, message),
                     )
                 found = to_measurement(architecture, self.task, result)
-                # Under the heartbeat: writing may wait long for a database that does not answer.
+                # Under the heartbeat: writing may wait long for a database that does not respond.
                 self._finish(lease, found, result=result)
         except BaseException:
             self.queue.give_back(lease)
@@ -150,7 +150,7 @@ class Worker:
         from efficientnetv2.nas.samplers import suggest  # With Optuna, an extra.
 
         with self.storage.exclusive():
-            # As Optuna's ``ask`` does: it caches the trials until it is told of one.
+            # As Optuna's ``ask`` does: it caches the trials until one is reported.
             self.study.optuna_study._thread_local.cached_all_trials = None
             trial_id = self.queue.trial_id(lease.number)
             point = suggest(import_optuna().trial.Trial(self.study.optuna_study, trial_id), self.config.space)

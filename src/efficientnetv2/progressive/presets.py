@@ -11,8 +11,8 @@ from efficientnetv2.utils.errors import InputError, did_you_mean
 def paper_schedule(name: str) -> ProgressiveSchedule:
     """The schedule of the paper for S, M or L: sizes from 128 px, every regularizer grows, dropout too.
 
-    Source: arXiv:2104.00298, Table 6 and section 5.1 (four stages; survival 0.8 throughout). Label smoothing, of which
-        the paper says nothing, is the released code's.
+    Source: arXiv:2104.00298, Table 6 and section 5.1 (four stages; survival 0.8 throughout). The label
+        smoothing is from the released code.
 
     Raises:
         InputError: The paper has no schedule for that model.

@@ -312,7 +312,7 @@ def _from_weights(
 
 
 def _adapt_channels(network: Network, word: str, in_channels: int) -> str:
-    """Adapt a model to the channels of the images, and say how."""
+    """Adapt a model to the channels of the images, and describe the change."""
     had = network.in_channels
     ours = "RGB" if in_channels == RGB else pluralize(in_channels, "channel")
     try:
@@ -349,7 +349,7 @@ def _recipe_model(network: Network) -> str | Architecture:
 
 
 def _freeze(recipe: Recipe, network: Network) -> None:
-    """Freeze and recompute what the recipe says."""
+    """Freeze and recompute the stages of the recipe."""
     freeze(network, stages=recipe.freeze_stages, statistics=recipe.freeze_bn)
     if isinstance(network, EfficientNet):
         network.checkpoint_stages(recipe.checkpoint_stages)

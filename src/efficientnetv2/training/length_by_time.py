@@ -247,7 +247,7 @@ def scratch_dir(run: Path) -> Iterator[Path]:
     """A folder on the disk of a run directory, which need not be there; removed however the block ends.
 
     It is in the run directory itself if that is there, as its parent may be on another disk or not writable. Its name
-    is that of a partial file, so that a run may begin beside what a kill has left of it.
+    is that of a partial file, so that a run may start although a killed run has left one.
     """
     parent = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.is_dir())
     with ExitStack() as stack:

@@ -19,7 +19,7 @@ from efficientnetv2.utils.random_key import Key
 
 # Seconds of fitting and of the learning curve per image, class and feature, on a slow core. Ours.
 _FIT_S = 1e-6
-# With fewer images per class, on average, the probe of a run says nothing. Ours.
+# With fewer images per class, on average, the probe of a run is not informative. Ours.
 _MIN_PROBE_CLASS_IMAGES = 3
 # Images of val for each training image of a probe that has no time for all. Ours: the head learns from the latter.
 _VAL_FRACTION = 0.5
@@ -94,5 +94,5 @@ def probe_s(most: int, train: ImageDataset, val_images: int, network: Network, i
 
 
 def min_probe_images(data: PreparedData) -> int:
-    """With fewer training images, a probe says nothing."""
+    """With fewer training images, a probe is not informative."""
     return min(len(data.train), _MIN_PROBE_CLASS_IMAGES * len(data.train.class_names))

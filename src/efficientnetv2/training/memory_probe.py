@@ -170,7 +170,7 @@ def largest(among: Sequence[int], *, each: int, room: int, taken: Callable[[int]
     fits, too_many = 0, among[-1] + 1
     while number:
         bytes_taken = taken(number)
-        # The measured bytes say how many fit. Without a measurement, try half as many.
+        # The measured bytes show how many fit. Without a measurement, try half as many.
         reach = number / 2 if bytes_taken is None else number * room / max(1, bytes_taken)
         if bytes_taken is not None and bytes_taken <= room:
             fits = number

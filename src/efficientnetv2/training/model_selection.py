@@ -56,7 +56,7 @@ def unused_patience(recipe: Recipe, length: RunLength) -> list[str]:
 
 
 class ModelSelection:
-    """Keeps the weights that are best on minival, and says when early stopping ends the run.
+    """Keeps the weights that are best on minival, and decides when early stopping ends the run.
 
     ``plan`` has the steps of a run whose number may change. With ``ends_only``, the start and the last weights are the
     only candidates.

@@ -45,8 +45,8 @@ _COMPILE_FROM_S = 3600.0
 _COMPILE_LEAST_S = 600.0
 # Share of the run's time that compiling must save beyond its own cost. Ours.
 _COMPILE_SAVES = 0.05
-# Each stage is compiled anew, for one to two minutes, and once more if its last pass has fewer groups: not for more
-# stages. Ours.
+# Each stage is compiled for one to two minutes, and once more if its last pass has fewer groups: not for more stages.
+# Ours.
 _MOST_STAGES = 8
 
 
@@ -223,7 +223,7 @@ class _Side:
     def step(self) -> float:
         """Seconds of forward and backward."""
         began = time.perf_counter()
-        # Called as it was compiled, or it compiles anew.
+        # Called as it was compiled, or it compiles again.
         with ghost_batches(self.network, images=len(self.images), seeds=[0]):
             with autocast(self.images.device, self.precision):
                 logits = self.call(self.images)

@@ -32,7 +32,7 @@ def read_recipe(file: Path) -> Recipe:
 def validate_recipe(plain: Any, *, where: str, options: Mapping[str, str] | None = None) -> Recipe:
     """Make a recipe from the plain values of ``Recipe.to_json``.
 
-    Messages say where the values come from: ``where``, or the text that set the field, by field, in ``options``.
+    Messages name the source of a value: ``where``, or the text that set the field, by field, in ``options``.
 
     Raises InputError if a field is invalid, or fields contradict each other. The message gives value and rule.
     """

@@ -260,7 +260,7 @@ def read_skipped(file: Path) -> list[tuple[str, str]] | None:
 
 
 def quarantine(file: Path, then: str) -> str:
-    """Rename a damaged file of a run, and return a line that says so and ends with ``then``."""
+    """Rename a damaged file of a run, and return a line that reports it and ends with ``then``."""
     aside = file.with_name(f"{file.name}.damaged")
     with _writing(file):
         file.replace(aside)

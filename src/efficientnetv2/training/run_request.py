@@ -95,7 +95,7 @@ def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardwa
 
 
 def load_run_data(recipe: Recipe, source: DataConfig, *, strict: bool) -> PreparedData:
-    """The images of a run: read, checked and split as its recipe says."""
+    """The images of a run: read, checked and split by its recipe."""
     return prepare_data(
         source,
         val_fraction=recipe.val_fraction,
@@ -170,7 +170,7 @@ class RunOptions:
     memory_gib: float | None = None  # Memory limit of each process
     strict: bool = False  # Whether an unreadable image is an error
     probe: bool = True  # Whether to compare with a linear probe of the given weights
-    # Run to compare with. None takes the one of the resumed run, or else the last one beside it.
+    # Run to compare with. None takes the one of the resumed run, or else the last one next to it.
     against: Path | None = None
     # Recipe files of earlier runs of the same kind. The first with the same weights is repeated.
     settled: tuple[Path, ...] = ()

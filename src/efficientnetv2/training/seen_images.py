@@ -62,8 +62,8 @@ def train_overlap(model: Path, trained_on: TrainingFingerprint | None, dataset: 
     """Find evaluated images among those that trained or selected a model, or its pretrained weights.
 
     Images are found by their contents, as ``trained_on`` of the model file remembers them, and by their paths where the
-    dataset of the run lies beside the model: an image that was saved again has other contents. Raises InputError if
-    remote storage does not answer.
+    dataset of the run lies next to the model: an image that was saved again has other contents. Raises InputError if
+    remote storage does not respond.
     """
     run = find_run(model)
     if trained_on is None and run is None:
@@ -152,7 +152,7 @@ def pretrain_overlap(weights: str, network: Network, prepared: PreparedData, *, 
     labels are in no weights.
 
     ``weights`` are those of the recipe, and ``network`` has them, adapted to the classes of the run. Raises InputError
-    also if remote storage does not answer.
+    also if remote storage does not respond.
     """
     path = Path(weights)
     if weights == "none" or not path.exists():  # named weights have no fingerprint

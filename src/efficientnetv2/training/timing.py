@@ -244,7 +244,7 @@ class _StepTimer:
 
     @property
     def _enough(self) -> bool:
-        """Whether the steps done say how long one takes; with workers, whole rounds of them."""
+        """Whether the steps done show how long one takes; with workers, whole rounds of them."""
         timed, workers = len(self._marks) - 1 - self._warm_up, self.setup.workers
         if self._within_s is not None and timed >= max(1, workers):
             part_s = self._within_s / len(self._settings)

@@ -1,4 +1,4 @@
-"""Train a model as a resolved recipe says: ``Trainer(setup).fit()``. The loop is in ``training.loop``."""
+"""Train a model by a resolved recipe: ``Trainer(setup).fit()``. The loop is in ``training.loop``."""
 
 from __future__ import annotations
 

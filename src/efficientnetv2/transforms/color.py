@@ -1,7 +1,7 @@
 """Operations on the colors of a batch, with a strength for every image: (N,) factors and thresholds.
 
 They compute what Pillow computes (``ImageOps``, ``ImageEnhance``), rounding included. The released operations differ by
-at most one gray level, but where a docstring says more.
+at most one gray level, unless a docstring states more.
 """
 
 from __future__ import annotations

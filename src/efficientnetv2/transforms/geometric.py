@@ -112,7 +112,7 @@ def _slide_rows(images: Tensor, steps: Tensor) -> Tensor:
 def _slide(rows: Tensor, steps: Tensor, *, unit: int) -> Tensor:
     """Move rows (N, R, L): each pulls what is ``steps * unit`` values to its right; ``unit`` divides L."""
     count, height, length = rows.shape
-    # Rows with as much fill between them: wherever a row is cut anew, it finds fill beside it.
+    # Rows with as much fill between them: wherever a row is cut again, it finds fill next to it.
     spaced = rows.new_full((2 * count * height + 1, length), FILL)
     spaced[1::2] = rows.reshape(-1, length)
     starts = torch.arange(count * height, device=rows.device) * (2 * length) + length

@@ -105,10 +105,10 @@ def world_from_env() -> World:
 
 
 @contextmanager
-def process_group(world: World, *, mend: str) -> Iterator[None]:
+def process_group(world: World, *, fix: str) -> Iterator[None]:
     """Within the block, the processes can communicate; an error in one ends all, and the first to fail reports it.
 
-    ``mend`` is what to do after a process was killed, for the message.
+    ``fix`` is what to do after a process was killed, for the message.
 
     Raises:
         OtherProcessError: Another process has failed, and has reported it.
@@ -148,7 +148,7 @@ def process_group(world: World, *, mend: str) -> Iterator[None]:
         if is_lost:
             raise InputError(
                 f"Process {rank} of {size} has lost another one ({error_summary(error)}). The launcher shows which "
-                f"one ended first. {mend}"
+                f"one ended first. {fix}"
             ) from error
         raise
     # Not after a failure: the others have gone.
@@ -177,7 +177,7 @@ def _own_store(store: Store, rank: int, size: int) -> Store:
 
     torchrun keeps one store over restarts, with addresses of processes that have ended, which would be waited for
     forever. Its count of restarts differs between machines that joined at different times. So the main process
-    announces a new name; the others ask for entry under it, until it has answered.
+    announces a new name; the others ask for entry under it, until it has responded.
     """
     me = uuid.uuid4().hex
     if rank == 0:

@@ -34,7 +34,7 @@ _ESCAPES_IN_LINES = {code: sign for code, sign in _ESCAPES.items() if chr(code) 
 class InputError(ValueError):
     """Wrong use or wrong input. The command line prints its message alone and exits with 2.
 
-    The message says what is wrong, where (file and row, or option), and one fix.
+    The message has the problem, its place (file and row, or option), and one fix.
 
     Example::
 

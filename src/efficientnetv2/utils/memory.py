@@ -84,7 +84,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start ``peak_bytes`` anew from the memory in use, after unused memory is returned.
+    """Start ``peak_bytes`` again from the memory in use, after unused memory is returned.
 
     On the CPU of macOS and Windows, the peak stays for the life of the process.
     """

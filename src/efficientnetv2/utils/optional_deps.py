@@ -21,7 +21,7 @@ _INSTALL_BOTH = (
 
 
 def import_optional(module: str, extra: str, why: str) -> ModuleType:
-    """Import a module of a package that an extra installs, or raise InputError. ``why`` says what needs it."""
+    """Import a module of a package that an extra installs, or raise InputError. ``why`` is what needs it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -129,7 +129,7 @@ class MapAreas:
     left_out: int  # sampled locations that are not on the map
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; hectares beside shares if they are known."""
+        """Plain values; hectares and fractions if they are known."""
         classes = {name: asdict(each) for name, each in self.found.classes.items()}
         for each in classes.values():
             each["hectares"] = None

@@ -81,7 +81,7 @@ class PredictionJob:
 def start_processes(options: InferenceOptions) -> Iterator[Runtime]:
     """Join the process group of the launcher, if there is one; other processes than the main one log nothing."""
     world = world_from_env()
-    with process_group(world, mend="Run it again."), nullcontext() if world.is_main_process else silenced():
+    with process_group(world, fix="Run it again."), nullcontext() if world.is_main_process else silenced():
         device = device_for_rank(options.device, world)
         workers = workers_for(options.workers, device, sharing=world.local_size)
         yield Runtime(device, workers, options.strict, world, engine_on(device, options.engine))
@@ -162,7 +162,7 @@ def _engine_of_all(
 
 
 class PredictionCheckpoint:
-    """Predictions of an unfinished job, in a hidden folder beside its table; the same job resumes from them.
+    """Predictions of an unfinished job, in a hidden folder next to its table; the same job resumes from them.
 
     An image is predicted again if its file or shard has changed: in size and time, or for a URL in the state that the
     storage reports. Every process writes files of its own.

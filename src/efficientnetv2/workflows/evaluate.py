@@ -93,7 +93,7 @@ def evaluate_and_report(
             sized = replace(job, preprocessing=replace(job.preprocessing, image_size=px))
             by_size[px] = run_prediction(sized, runtime, f"evaluating at {px} px")
         single_view = None
-        # A single view more beside eight is cheap; eight more beside one would be most of the work.
+        # One more view after eight is cheap; eight more after one would be most of the work.
         if job.preprocessing.tta != own_tta == "none" and job.dataset.separator is None:
             single = replace(job, preprocessing=replace(job.preprocessing, tta=own_tta))
             single_view, _ = run_prediction(single, runtime, "evaluating with its own view")
@@ -124,7 +124,7 @@ def _report(
     if out is not None:
         write_skipped(out / SKIPPED, [(job.dataset.paths[row], why) for row, why in predictions.unreadable])
         result.write(out, sizes=curve)
-    if not metadata.optimistic:  # otherwise the summary has said it
+    if not metadata.optimistic:  # otherwise the summary has it
         for note in metadata.notes:
             _logger.info(note)
     log_skipped_count(job, predictions.unreadable, None if out is None else out / SKIPPED)

@@ -297,7 +297,7 @@ def _is_report(file: Path) -> bool:
 
 def _is_report_page(file: Path) -> bool:
     report = file.with_suffix(".json")
-    # Pages of earlier versions do not say whose they are.
+    # Pages of earlier versions do not name their program.
     return is_page(file) or (report.is_file() and _is_report(report))
 
 

@@ -28,8 +28,8 @@ def is_inside_data(data: str, path: Path) -> bool:
 def refuse_inside_data(data: str, out: Path, option: str, *, command: str | None = None) -> None:
     """Refuse results in a class folder of the dataset, where they would become a part of it.
 
-    Beside ``train/`` and ``val/``, in a folder of shards and beside a table, anything may be. ``option`` gives ``out``;
-    where the user gave none, ``command`` has chosen it in the working directory.
+    Next to ``train/`` and ``val/``, in a folder of shards or next to a table, any file is valid. ``option`` gives
+    ``out``; where the user gave none, ``command`` has chosen it in the working directory.
     """
     source = Path(os.path.expanduser(data))
     if not is_inside_data(data, out) or is_shards(data) or is_cifar_folder(source):
@@ -48,7 +48,7 @@ def refuse_inside_data(data: str, out: Path, option: str, *, command: str | None
 
 def validate_run_paths(data: str, out: Path | None, command: str) -> None:
     """Refuse missing data, and a run directory (None: in ``runs/``) in it, before anything is loaded or downloaded."""
-    if rank_and_world_size() is None:  # else the first process says it for all, later
+    if rank_and_world_size() is None:  # else the first process reports it for all, later
         refuse_missing(data)
         refuse_inside_data(data, out or RUNS, "`output`", command=command if out is None else None)
 

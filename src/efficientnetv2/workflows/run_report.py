@@ -1,4 +1,4 @@
-"""What a run came to: its facts, what is known beside them, and its report."""
+"""The results of a run: its facts, comparisons and its report."""
 
 from __future__ import annotations
 

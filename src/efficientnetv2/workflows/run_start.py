@@ -164,7 +164,7 @@ def _start_facts(run: ResolvedRun, hardware: Hardware) -> dict[str, Any]:
 
 
 def log_idle_gpus(device: torch.device) -> None:
-    """Say that one of several GPUs trains if none was named, and the command by which all of them do."""
+    """Log that one of several GPUs trains if none was named, and the command that uses all of them."""
     gpus = torch.cuda.device_count() if device == torch.device("cuda") else 1
     if gpus > 1:
         words = ["torchrun", "--nproc-per-node", str(gpus), "-m", "efficientnetv2", *sys.argv[1:]]

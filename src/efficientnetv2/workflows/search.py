@@ -177,7 +177,7 @@ def search(
         storage: URL of a database for workers on several machines. None is a file in the folder.
         device, workers, memory_gib, strict, table: See `train`.
         threads: CPU threads that a model trains with. None is all.
-        wait_minutes: How long to try again while the database does not answer.
+        wait_minutes: How long to try again while the database does not respond.
 
     Raises:
         InputError: An argument, a file or an image that the caller can fix.

@@ -128,7 +128,7 @@ class SearchConfig:
             )
         if self.storage is not None:
             sqlite_file(self.storage)
-        import_optuna()  # An extra; its message says how to install it.
+        import_optuna()  # An extra; the error has the command that installs it.
         from efficientnetv2.nas.samplers import create_sampler
 
         create_sampler(self.options.sampler or "policy", self.space, seed=self.options.seed)

@@ -111,7 +111,7 @@ def train_and_report(
     """
     world, log = world_from_env(), RunLog()
     with (
-        process_group(world, mend="The last checkpoint is intact: resume with `resume=True`."),
+        process_group(world, fix="The last checkpoint is intact: resume with `resume=True`."),
         attached(log) if world.is_main_process else silenced(),
     ):
         if not world.is_distributed:

@@ -320,7 +320,7 @@ def test_groups_lose_the_space_around_them_as_in_a_table(class_folders, tmp_path
 
 @pytest.fixture
 def packed(class_folders, tmp_path):
-    """48 images in 12 shards of 4; their dataset, as a run writes it beside itself."""
+    """48 images in 12 shards of 4; their dataset, as a run writes it next to itself."""
     write_shards(load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_images=4))
     dataset = load_dataset(tmp_path / "shards")
     split = np.where(np.arange(48) % 4 == 0, "val", "train").astype(object)

@@ -176,7 +176,7 @@ def test_a_tar_cut_short_gives_what_stands_before(at, jpegs, tmp_path):
 def test_behind_a_damaged_header_the_next_whole_one_is_found(jpegs, tmp_path):
     file = write(tmp_path / "x.tar", plain(jpegs))
     content = bytearray(file.read_bytes())
-    broken = headers(file)[6]  # the fourth picture
+    broken = headers(file)[6]  # the fourth image
     content[broken.offset : broken.offset + 512] = b"\xff" * 512
     file.write_bytes(content)
     dataset = load_dataset(str(file))
@@ -265,7 +265,7 @@ def test_a_label_that_was_lost_is_not_made_up(member, jpegs, tmp_path):
 def test_a_cls_that_was_lost_costs_its_image_alone(jpegs, tmp_path):
     file = write(tmp_path / "x.tar", plain(jpegs))
     content = bytearray(file.read_bytes())
-    for lost in (3, 7):  # as many members come before, two a picture
+    for lost in (3, 7):  # as many members come before, two an image
         start = headers(file)[lost].offset
         content[start : start + 512] = b"\xff" * 512
     file.write_bytes(content)
@@ -289,7 +289,7 @@ def test_images_that_never_had_labels_are_not_lost_with_a_damaged_header(jpegs, 
 
 def test_a_tar_cut_between_a_image_and_its_label_loses_the_image(jpegs, tmp_path):
     file = write(tmp_path / "x.tar", plain(jpegs))
-    file.write_bytes(file.read_bytes()[: headers(file)[13].offset])  # the seventh picture's label
+    file.write_bytes(file.read_bytes()[: headers(file)[13].offset])  # the seventh image's label
     dataset = load_dataset(str(file))
     assert dataset.paths == [f"x.tar#{n:04d}.jpg" for n in range(6)]
     assert mentions(validate_images(dataset).notes[0], "0006", "0006.cls")
@@ -308,7 +308,7 @@ def test_a_tar_cut_between_a_image_and_its_label_loses_the_image(jpegs, tmp_path
 def test_a_whole_tar_that_lacks_a_label_is_refused_by_the_member(change, words, jpegs, tmp_path):
     members = {name: content for name, content in (named(jpegs) | change).items() if content is not None}
     file = str(write(tmp_path / "x.tar", members))
-    for _ in range(2):  # read anew, and as it was kept
+    for _ in range(2):  # read again, and as it was kept
         with pytest.raises(InputError) as error:
             load_dataset(file)
         assert mentions(str(error.value), tmp_path, words, "x.tar")
@@ -421,7 +421,7 @@ def test_our_own_shards_are_read_without_their_index(class_folders, tmp_path):
 
 
 def described(jpegs, facts):
-    """Two images of a class each, and what their .json say beside the label."""
+    """Two images of a class each, and what their .json say next to the label."""
     members = {}
     for number, (jpeg, more) in enumerate(zip(jpegs, facts, strict=False)):
         members |= {f"{number}.jpg": jpeg, f"{number}.json": json.dumps({"label": "ab"[number % 2]} | more).encode()}

@@ -1,4 +1,4 @@
-"""Shards on a web server: the same pictures, in few requests; and what is said when it fails."""
+"""Shards on a web server: the same images, in few requests; and what is said when it fails."""
 
 from __future__ import annotations
 

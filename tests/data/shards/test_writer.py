@@ -251,7 +251,7 @@ def test_an_index_without_checksums_is_read_as_it_was(table, tmp_path):
 
 
 def test_a_set_of_one_key_in_several_shards_keeps_the_names_that_tell_them_apart(table, tmp_path):
-    """Tars of others number their keys anew in each: the shard's name then stays part of the path."""
+    """Tars of others number their keys again in each: the shard's name then stays part of the path."""
     jpeg = (tmp_path / "pictures/00.jpg").read_bytes()
     for shard in ("a", "b"):
         with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:

@@ -142,7 +142,7 @@ def test_checkpoints_of_training_programs_are_unwrapped(tmp_path, wrap, said, zi
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 @pytest.mark.parametrize("prefix", ["model.", "net.backbone.", "module._orig_mod."])
 def test_a_network_within_a_module_is_read(tmp_path, prefix, suffix):
-    """As Lightning's checkpoints have it, with what lies beside the network there."""
+    """As Lightning's checkpoints have it, with what lies next to the network there."""
     tensors = their_timm.create_model(f"tf_{B0}", num_classes=3).state_dict()
     held = {prefix + name: tensor for name, tensor in tensors.items()}
     path = tmp_path / f"last{suffix}"
@@ -196,7 +196,7 @@ def test_of_a_head_of_several_layers_the_rest_of_the_network_is_read(tmp_path, l
 
 
 def test_what_timms_own_trainer_saves_is_read(tmp_path):
-    """Its CheckpointSaver puts the options of the command line, an argparse.Namespace, beside the weights."""
+    """Its CheckpointSaver puts the options of the command line, an argparse.Namespace, next to the weights."""
     from timm.utils import CheckpointSaver, ModelEmaV2
 
     torch.manual_seed(3)

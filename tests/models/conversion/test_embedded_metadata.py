@@ -1,4 +1,4 @@
-"""There and back: a picture's file gives the same probabilities, to the bit, through every format of others."""
+"""There and back: an image's file gives the same probabilities, to the bit, through every format of others."""
 
 import io
 import json
@@ -66,7 +66,7 @@ def model(table=TF, cut="squash", **changes):
 
 
 def answers(network):
-    """Of pictures that are no squares, so that every crop mode gives another."""
+    """Of images that are no squares, so that every crop mode gives another."""
     return Predictor(network)([*PHOTOGRAPHS[:2], oblong(PHOTOGRAPHS[2])])
 
 

@@ -85,7 +85,7 @@ def our_logits(network):
 
 
 def keras_logits(model, images):
-    """Of uint8 pictures as they are: Keras scales by itself, and its softmax is taken off."""
+    """Of uint8 images as they are: Keras scales by itself, and its softmax is taken off."""
     if hasattr(model.layers[-1], "activation") and model.layers[-1].name == "predictions":
         model.layers[-1].activation = keras.activations.linear
     with torch.inference_mode():
@@ -182,7 +182,7 @@ def test_what_we_write_comes_back_to_the_bit(name, tmp_path):
         # Weights alone do not say the size.
         px = raw.preprocessing.image_size if suffix == ".weights.h5" else EVEN_PX
         assert raw.preprocessing == replace(network.preprocessing, image_size=px)
-    assert len(list(tmp_path.iterdir())) == 3  # and nothing unfinished beside them
+    assert len(list(tmp_path.iterdir())) == 3  # and nothing unfinished next to them
 
 
 def test_keras_own_constructor_takes_our_weights(tmp_path):

@@ -126,7 +126,7 @@ def test_a_bare_name_is_looked_at_as_the_weights_that_timm_means_by_it(name):
 
 
 def test_the_classes_tell_weights_of_imagenet_21k():
-    """timm's B3 of 21,843 classes cuts the center square, the one fine-tuned from it keeps the picture whole."""
+    """timm's B3 of 21,843 classes cuts the center square, the one fine-tuned from it keeps the image whole."""
     theirs = their_timm.get_pretrained_cfg("tf_efficientnetv2_b3.in21k").to_dict()
     stated, _ = timm_config.stated_preprocessing(theirs, "config.json")
     known = timm_config.default_preprocessing("efficientnetv2_b3", tf=True, num_classes=theirs["num_classes"])[0]
@@ -204,7 +204,7 @@ def test_a_crop_in_whole_pixels_stays_in_timm(px, data):
 
 
 def test_a_crop_between_pixels_does_not_stay_in_timm():
-    """0.9 of 224 px is a picture of 248.9 px: 249 in timm."""
+    """0.9 of 224 px is an image of 248.9 px: 249 in timm."""
     preprocessing = Preprocessing(image_size=224, crop_mode="center", crop_pct=0.9)
     assert rounded_crop(preprocessing) == 224 / 249
 

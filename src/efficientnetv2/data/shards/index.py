@@ -51,7 +51,7 @@ _WITHIN = re.compile(r"(.+?\.tar)#(.+)", re.DOTALL | re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar in the folder of its set. ``damage`` is of its headers; ``lacks`` says why some images have no label."""
+    """A tar in the folder of its set. ``damage`` is of its headers; ``lacks`` is why some images have no label."""
 
     name: str
     bytes: int

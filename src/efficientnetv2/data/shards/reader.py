@@ -32,7 +32,7 @@ class ShardReader:
         self._fetched: dict[int, bytes | str] = {}  # content, or why it is unavailable
 
     def source(self, sample: int) -> bytes:
-        """Bytes of the image. Raises UnreadableImageError, or InputError if a remote store does not answer."""
+        """Bytes of the image. Raises UnreadableImageError, or InputError if a remote store does not respond."""
         content = self._fetched.get(sample)
         if content is None:
             (content,) = self._store.read([self._range(sample)])
@@ -49,7 +49,7 @@ class ShardReader:
         return f"{self._shards.base}/{self._paths.iat[sample]}"
 
     def ahead(self, samples: Sequence[int]) -> ShardReader:
-        """A reader with these samples read together. Raises InputError if a remote store does not answer."""
+        """A reader with these samples read together. Raises InputError if a remote store does not respond."""
         reader = copy.copy(self)
         read = self._store.read([self._range(sample) for sample in samples])
         reader._fetched = dict(zip(samples, read, strict=True))

@@ -72,7 +72,7 @@ class Stat(NamedTuple):
 
 
 class Store(ABC):
-    """Files of one folder or URL, read in ranges, pickled for worker processes. Raises InputError without answer."""
+    """Files of one folder or URL, read in ranges, pickled for workers. Raises InputError without a response."""
 
     def __init__(self, base: str) -> None:
         self.base = base
@@ -227,19 +227,19 @@ class RemoteStore(Store):
 
     def _fetch(self, blocks: list[Range]) -> dict[Range, bytes | str]:
         """Contents of the blocks. Those that fail for a reason that may pass are asked for again."""
-        answers: dict[Range, bytes | Exception] = {}
+        responses: dict[Range, bytes | Exception] = {}
 
         def ask(files: AbstractFileSystem, _: str) -> bool:
-            pending = [block for block in blocks if block not in answers]
+            pending = [block for block in blocks if block not in responses]
             paths = [f"{self.base}/{block.shard}" for block in pending]
             starts, stops = [block.start for block in pending], [block.stop for block in pending]
             found = files.cat_ranges(paths, starts, stops, on_error="return")
             failure: Exception | None = None
-            for block, answer in zip(pending, found, strict=True):
-                if not isinstance(answer, Exception) or _is_final(answer):
-                    answers[block] = answer
+            for block, response in zip(pending, found, strict=True):
+                if not isinstance(response, Exception) or _is_final(response):
+                    responses[block] = response
                 else:
-                    failure = answer
+                    failure = response
             if failure is not None:
                 raise failure from None
             return True
@@ -247,24 +247,24 @@ class RemoteStore(Store):
         if blocks:
             size = sum(block.stop - block.start for block in blocks)
             self._ask(f"{self.base}/{blocks[0]}", ask, _LIMIT_S + size / _MIN_BYTES_PER_S)
-        return {block: self._check_answer(block, answer) for block, answer in answers.items()}
+        return {block: self._check_response(block, response) for block, response in responses.items()}
 
-    def _check_answer(self, block: Range, answer: bytes | Exception) -> bytes | str:
-        if isinstance(answer, FileNotFoundError):
+    def _check_response(self, block: Range, response: bytes | Exception) -> bytes | str:
+        if isinstance(response, FileNotFoundError):
             return f"the shard {block.shard} is missing"
-        if isinstance(answer, Exception):
-            if getattr(answer, "status", None) == 416:  # "range not satisfiable"
+        if isinstance(response, Exception):
+            if getattr(response, "status", None) == 416:  # "range not satisfiable"
                 return block.cut(block.start)
-            return f"{block} can't be read ({_describe(answer)})"
-        if len(answer) > block.stop - block.start:
+            return f"{block} can't be read ({_describe(response)})"
+        if len(response) > block.stop - block.start:
             fault = "the server ignores byte ranges and sends whole files. Use nginx, Apache or an object store."
             raise InputError(f"{self.base}/{block.shard}: {fault}")
-        return answer
+        return response
 
     def _ask(
         self, path: str, ask: Callable[[AbstractFileSystem, str], Result], seconds: float | None = None
     ) -> Result | None:
-        """Answer about a path, after retries. None if it is missing, forbidden or not supported."""
+        """Response about a path, after retries. None if it is missing, forbidden or not supported."""
         problem: BaseException | None = None
         began = time.monotonic()
         for attempt in range(_ATTEMPTS):
@@ -299,7 +299,7 @@ class RemoteStore(Store):
         return Stat(int(known["size"] or 0), str(next(filter(None, stamps), "")))
 
     def _names(self) -> list[str]:
-        # Not fsspec's glob, which reports a store that does not answer as empty.
+        # Not fsspec's glob, which reports a store that does not respond as empty.
         listed = self._ask(f"{self.base}/", lambda files, path: cast(list[str], files.ls(path, detail=False)))
         return [path.rstrip("/").rpartition("/")[2] for path in listed or []]
 

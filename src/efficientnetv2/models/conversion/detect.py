@@ -71,7 +71,7 @@ def named(path: Path, source: Source, model: str) -> str:
 
 
 def is_tf(file: WeightFile) -> bool:
-    """Whether a timm file is of a ``tf_`` model, or does not say."""
+    """Whether a timm file is of a ``tf_`` model, or may be."""
     return file.model is None or timm_config.published_name(file.model)[1]
 
 

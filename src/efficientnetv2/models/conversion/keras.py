@@ -1,7 +1,7 @@
 """Read models of ``keras.applications``: EfficientNetV2 B0 to B3, S, M, L and EfficientNet B0 to B7. Needs h5py only.
 
 V1 that was built without an input size pads every map as one of even size, which differs from the authors' padding at
-inputs that are not a multiple of 32 px. Here the authors' is kept, and a note says so.
+inputs that are not a multiple of 32 px. Here the authors' is kept, with a note.
 """
 
 from __future__ import annotations

@@ -38,9 +38,9 @@ class StoredLayer:
     """A layer of the file."""
 
     container: str  # of a model within a model; "" at the top
-    layer_class: str  # as Keras spells it (``conv2d``); "" if the file does not say
+    layer_class: str  # as Keras spells it (``conv2d``); "" if unknown
     number: int  # among the layers of its class in the container, from 0
-    name: str  # "" if the file does not say
+    name: str  # "" if unknown
     arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # by number ("0") or name ("kernel")
 
     def is_a(self, layer_class: str) -> bool:

@@ -28,7 +28,7 @@ FIELDS = ("image_size", "crop_mode", "interpolation", "mean", "std")
 
 @dataclass(frozen=True)
 class UserMetadata:
-    """What the user says of a model: fields of ``Preprocessing``, and the names of the outputs."""
+    """Facts that the user gives about a model: fields of ``Preprocessing``, and the names of the outputs."""
 
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
@@ -149,7 +149,7 @@ def _same_value(name: str, embedded: Preprocessing, stated: Preprocessing) -> bo
 
 
 def _with_channels(base: Preprocessing, found: DetectedModel, user: UserMetadata, notes: list[str]) -> Preprocessing:
-    """With a mean and std for each channel of the model; a note says if they had to repeat."""
+    """With a mean and std for each channel of the model; a note reports it if they had to repeat."""
     if base.channels != found.in_channels and not {"mean", "std"} <= user.preprocessing.keys():
         notes.append(
             f"mean and std are for {pluralize(base.channels, 'channel')}, the model has {found.in_channels}: they "

@@ -1,7 +1,7 @@
 """Names, tags, preprocessing and hub directories of timm's models (1.0.31). Nothing here imports timm.
 
 timm has most models twice under the same tensor names: ``tf_efficientnetv2_s`` pads as TensorFlow does and has
-batch-norm epsilon 1e-3, ``efficientnetv2_s`` pads symmetrically with epsilon 1e-5. Tensors do not say which.
+batch-norm epsilon 1e-3, ``efficientnetv2_s`` pads symmetrically with epsilon 1e-5. Tensors do not show which.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _PLAIN_WEIGHTS: Mapping[str, tuple[int, float, CropMode, Statistics]] = {
     "efficientnet_b5.sw_in12k": (416, 0.95, "center", IMAGENET),
 }
 
-# Arguments of timm's models that change nothing in evaluation, or that the tensors' shapes say as well.
+# Arguments of timm's models that change nothing in evaluation, or that the shapes of the tensors show as well.
 _HARMLESS = {"in_chans", "num_classes", "drop_rate", "drop_path_rate", "img_size", "global_pool"}
 
 

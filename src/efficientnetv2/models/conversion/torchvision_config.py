@@ -48,7 +48,7 @@ def preprocessing_of(weights: WeightsEnum) -> Preprocessing:
 
 
 def model_name(table: Architecture) -> str:
-    """Torchvision's name of a model. Raises InputError that says what differs if torchvision has none."""
+    """Torchvision's name of a model. Raises InputError with the difference if torchvision has none."""
     name = published_shape(table)
     if name is None or name not in MODELS:
         raise InputError(

@@ -116,7 +116,7 @@ _OURS = (
 _OURS_PAPER = (
     "where the paper is silent, as in the released code: the smallest crop (5 % of the area), label smoothing, "
     "warm-up, RandAugment's operations. Training goes to its end and keeps the weights that are best on minival; the "
-    f"paper stops early by minival and does not say when. Further, {_OURS}"
+    f"paper stops early by minival and does not state when. Further, {_OURS}"
 )
 _OURS_SMALL_PAPER = (
     "where the paper is silent: size, dropout, AutoAugment and the smallest crop (10 % of the area) are those at the "
@@ -197,7 +197,7 @@ RECIPES = [
             has_cost=True,
             source='arXiv:2104.00298, section 5.2: "60 or 30" epochs (--epochs 30), cosine, 21,841 classes, the '
             "labels of an image normalized to sum 1, 100,000 images held out, all else as in section 5.1.",
-            ours="the epochs of each size (the paper does not say which takes 60 and which 30); the last moving "
+            ours="the epochs of each size (the paper does not state which takes 60 and which 30); the last moving "
             "average is kept; the held-out images are stratified by class, so classes of one image need your own val "
             "split; crops, warm-up, RandAugment's operations and batch-norm as in efficientnetv2_s_paper.",
         )

@@ -104,7 +104,7 @@ RECIPES = [
         "17) with AVX-512, with another run at the same time.",
         source="arXiv:2104.00298, section 5.3: batch 512, learning rate 0.001, cosine, no weight decay, cutout; Table "
         "9: the metric is of all test images, and all others are trained on.",
-        ours='section 5.3 says "mostly the same training settings as ImageNet". From those come the optimizer '
+        ours='section 5.3 has "mostly the same training settings as ImageNet". From those come the optimizer '
         "(RMSprop, decay and momentum 0.9, epsilon 0.001), stochastic depth (survival 0.8), label smoothing 0.1 and "
         "batch-norm momentum. As in transfer_released, where the paper is silent: one image size, whole images "
         "without random crops, no dropout, RandAugment or mixup, EMA 0.9996, warm-up of one epoch. One run stands for "
