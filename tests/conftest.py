@@ -32,6 +32,7 @@ os.environ |= {
     "HF_ENDPOINT": _NOWHERE,
     "HF_HOME": f"{os.environ['EFFNETV2_TEST_CACHES']}/huggingface",
     "HF_HUB_CACHE": f"{os.environ['EFFNETV2_TEST_CACHES']}/huggingface/hub",
+    "HF_HUB_DISABLE_XET": "1",  # uploads by the hub's other protocol, which ``hub_server`` speaks
     "EFFNETV2_CACHE": f"{os.environ['EFFNETV2_TEST_CACHES']}/efficientnetv2",
     "TORCH_HOME": f"{os.environ['EFFNETV2_TEST_CACHES']}/torch",
     "NO_PROXY": "127.0.0.1,localhost",

@@ -2,11 +2,14 @@
 
 As the hub does: HEAD of ``/{repository}/resolve/{revision}/{file}`` states commit, size and SHA-256 and redirects to
 another host, whose answers may be asked for in ranges. Files under ``/models/`` are served as PyTorch's server does.
+A repository is listed, created and committed to by its API; files of a commit come inline, or before it as LFS objects.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import re
 import threading
 import time
@@ -36,6 +39,10 @@ class HubServer:
         drips: sends a byte at a time.
         endless: sends zeros behind the content, and does not say how much it sends.
         asked: method, path and range of every request.
+        token: that may write; None for any.
+        owner: whose repositories it may write to.
+        repositories: what exists, by name, with what each was created with.
+        commits: the messages of the commits.
     """
 
     def __init__(self, port: int) -> None:
@@ -47,6 +54,10 @@ class HubServer:
         self.drips = self.endless = False
         self.pause_s = 0.0
         self.asked: list[tuple[str, str, str | None]] = []
+        self.token, self.owner = "hf_right", "jane"
+        self.repositories: dict[str, dict[str, Any]] = {}
+        self.commits: list[str] = []
+        self.objects: dict[str, bytes] = {}
         self.closing = threading.Event()
 
     def transfers(self) -> list[str | None]:
@@ -64,12 +75,98 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        oid = self.path.removeprefix("/lfs/")
+        self.hub.objects[oid] = self.rfile.read(int(self.headers["Content-Length"]))
+        assert hashlib.sha256(self.hub.objects[oid]).hexdigest() == oid
+        self._json({})
+
+    def do_POST(self) -> None:
+        hub = self.hub
+        hub.asked.append((self.command, self.path, None))
+        lines = [json.loads(line) for line in self._body().splitlines() if line]
+        if hub.status is not None:
+            self._headers(hub.status, {"Content-Length": "0"})
+        elif self.path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif self.headers.get("Authorization") != f"Bearer {hub.token}":
+            self._error(401, message="Invalid credentials in Authorization header")
+        elif self.path == "/api/repos/create":
+            name = f"{lines[0]['organization']}/{lines[0]['name']}"
+            if not name.startswith(f"{hub.owner}/"):
+                self._error(403, message="You don't have the rights to create a model under this namespace")
+                return
+            hub.repositories[name] = lines[0]
+            self._json({"url": f"{hub.url}/{name}", "name": name})
+        elif self.path.endswith("/preupload/main"):
+            files = [
+                {"path": one["path"], "shouldIgnore": False}
+                | {"uploadMode": "lfs" if one["path"].endswith(".safetensors") else "regular"}
+                for one in lines[0]["files"]
+            ]
+            self._json({"files": files})
+        elif self.path.endswith(".git/info/lfs/objects/batch"):
+            self._json(
+                {
+                    "transfer": "basic",
+                    "objects": [
+                        one | {"actions": {"upload": {"href": f"{hub.url}/lfs/{one['oid']}"}}}
+                        for one in lines[0]["objects"]
+                    ],
+                }
+            )
+        else:
+            self._commit(self.path.removeprefix("/api/models/").removesuffix("/commit/main"), lines)
+
+    def _commit(self, repository: str, lines: list[dict[str, Any]]) -> None:
+        for one in lines:
+            value = one["value"]
+            if one["key"] == "header":
+                self.hub.commits.append(value["summary"])
+            elif one["key"] == "file":
+                self.hub.files[f"{repository}/{value['path']}"] = base64.b64decode(value["content"])
+            else:
+                self.hub.files[f"{repository}/{value['path']}"] = self.hub.objects[value["oid"]]
+        self._json({"commitUrl": f"{self.hub.url}/{repository}/commit/{COMMIT}", "commitOid": COMMIT})
+
+    def _list(self, repository: str) -> None:
+        hub = self.hub
+        if self.headers.get("Authorization") != f"Bearer {hub.token}":
+            self._error(401, message="Invalid credentials in Authorization header")
+        elif repository not in hub.repositories:
+            self._error(404, code="RepoNotFound", message="Repository not found")
+        else:
+            names = [path.removeprefix(f"{repository}/") for path in hub.files if path.startswith(f"{repository}/")]
+            self._json({"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]})
+
+    def _body(self) -> bytes:
+        if (length := self.headers.get("Content-Length")) is not None:
+            return self.rfile.read(int(length))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def _json(self, plain: Any) -> None:
+        content = json.dumps(plain).encode()
+        self._headers(200, {"Content-Type": "application/json", "Content-Length": str(len(content))})
+        self.wfile.write(content)
+
+    def _error(self, status: int, *, message: str, code: str = "") -> None:
+        self._headers(status, {"X-Error-Message": message, "X-Error-Code": code, "Content-Length": "0"})
+
     def log_message(self, *_: Any) -> None:
         pass
 
     def _answer(self) -> None:
         hub = self.hub
         hub.asked.append((self.command, self.path, self.headers.get("Range")))
+        listed = re.fullmatch(r"/api/models/([^?]+)", self.path)
+        if listed and hub.status is None:
+            self._list(listed[1])
+            return
         named = re.fullmatch(r"/(.+)/resolve/main/(.+)", self.path)
         path = f"{named[1]}/{named[2]}" if named else self.path.removeprefix("/cdn").removeprefix("/")
         if hub.status is not None or path not in hub.files:

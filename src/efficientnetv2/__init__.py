@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from efficientnetv2.workflows.export import Export as Export
     from efficientnetv2.workflows.export import export as export
     from efficientnetv2.workflows.predict import predict as predict
+    from efficientnetv2.workflows.push import Push as Push
+    from efficientnetv2.workflows.push import push as push
     from efficientnetv2.workflows.results import CrossValidation as CrossValidation
     from efficientnetv2.workflows.results import Evaluation as Evaluation
     from efficientnetv2.workflows.results import Run as Run
@@ -67,6 +69,7 @@ _NAMES = {
     "workflows.export": ("export", "Export"),
     "workflows.benchmark": ("benchmark",),
     "workflows.convert": ("convert", "Conversion"),
+    "workflows.push": ("push", "Push"),
     "workflows.check": ("check", "DatasetCheck"),
     "workflows.estimate": ("estimate", "Estimate"),
     "workflows.search": ("search", "Study"),

@@ -26,7 +26,7 @@ _SHORTER = {
 NOT_RUN = {
     **dict.fromkeys(("create", "adapt"), "downloads weights"),
     **dict.fromkeys(("export", "Export", "benchmark"), "its own tests take minutes"),
-    **dict.fromkeys(("convert", "Conversion"), "needs a published architecture"),
+    **dict.fromkeys(("convert", "Conversion", "push", "Push"), "needs a published architecture"),
     **dict.fromkeys(("compare", "Comparison"), "needs two runs of one dataset"),
     "CrossValidation": "needs one",
     "Study": "needs one",

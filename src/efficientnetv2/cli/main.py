@@ -21,6 +21,7 @@ from efficientnetv2.cli.evaluate import evaluate
 from efficientnetv2.cli.export import export
 from efficientnetv2.cli.models import models, recipes
 from efficientnetv2.cli.predict import predict
+from efficientnetv2.cli.push import push
 from efficientnetv2.cli.serve import serve
 from efficientnetv2.cli.train import train
 from efficientnetv2.utils.processes import keep_freed_memory, limit_openmp_spin
@@ -54,7 +55,7 @@ for panel, commands in {
     "Data": (data.check, data.app),
     "Train": (train, crossval, models, recipes, demo),
     "Evaluate": (evaluate, compare),
-    "Use": (predict, serve, export, convert, geo.app),
+    "Use": (predict, serve, export, convert, push, geo.app),
     "Research": (search.app,),
 }.items():
     for command in commands:

@@ -117,7 +117,7 @@ def convert(
         model_file.save(out, network, half=half)
         notes = [*notes, *([_half_note(out, network)] if half else [])]
     else:
-        assert isinstance(network, EfficientNet)  # _load refuses others
+        assert isinstance(network, EfficientNet | WrappedModel)  # _load refuses others
         notes = [*notes, *conversion.write(out, network, to), *temperature_notes(network, to)]
     return Conversion(out, to, recognized, network, tuple(notes))
 
@@ -207,7 +207,8 @@ def _load(source: Path, model: str | None, to: str | None, user: UserMetadata) -
         if model is not None:
             raise InputError(f"`model`: {source} is a model file, which states it. Leave the option out.")
         network = model_file.load(source)
-        if to is not None and not isinstance(network, EfficientNet):
+        is_of_timm = isinstance(network, WrappedModel) and str(network.source).startswith("timm:")
+        if to is not None and not isinstance(network, EfficientNet) and not (to == "timm" and is_of_timm):
             raise InputError(f"`to={to}`: {source} has a model of another library already. Leave it out.")
         return network, "a model file of this package", apply_metadata(network, user)
     found = conversion.read(source, model=model, user=user)

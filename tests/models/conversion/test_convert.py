@@ -15,6 +15,7 @@ from torch import nn
 from efficientnetv2.architectures.registry import get_architecture, get_model_info
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 
@@ -250,6 +251,19 @@ def test_timm_loads_our_folder_with_our_preprocessing(tmp_path):
     assert config["input_size"] == [3, 160, 160]
     assert (config["crop_pct"], config["crop_mode"], config["interpolation"]) == (0.8, "center", "bilinear")
     assert (tuple(config["mean"]), tuple(config["std"])) == (PREPROCESSING.mean, PREPROCESSING.std)
+
+
+def test_a_model_of_timm_goes_back_to_timm_alone(tmp_path):
+    network = create("timm:test_efficientnet", num_classes=2, in_channels=4).eval()
+    network.class_names, network.activation = ("a", "b"), "sigmoid"
+    convert.write(tmp_path / "hub", network, "timm")
+    theirs = their_timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
+    pictures = torch.randn(2, 4, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
+    assert json.loads((tmp_path / "hub/config.json").read_text())["problem_type"] == "multi_label_classification"
+    with pytest.raises(InputError, match=mentioning("torchvision", "timm:test_efficientnet")):
+        convert.write(tmp_path / "out.pth", network, "torchvision")
 
 
 @pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])

@@ -24,8 +24,9 @@ from efficientnetv2.models.conversion.weight_writer import (
     write_timm,
     write_torchvision,
 )
-from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.safetensors_io import check_values
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.utils.errors import InputError
 
 Target = Literal["timm", "torchvision", "keras"]
@@ -126,25 +127,30 @@ def _weights(file: WeightFile, found: DetectedModel, notes: list[str]) -> dict[s
     return weights
 
 
-def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...]:
+def write(path: str | Path, network: EfficientNet | WrappedModel, to: Target) -> tuple[str, ...]:
     """Write a model for another library. Returns what the library does not see in the file; ``read`` sees all of it.
 
     ``path`` is for timm a directory, or a file ``.safetensors`` or ``.pth``; for torchvision ``.pth`` or
     ``.safetensors``; for Keras see ``weight_writer.write_keras``. Raises InputError if the library has no model with
     the same outputs.
     """
-    path, global_pool = Path(path), network.architecture.global_pool
+    path = Path(path)
     writers = {"timm": write_timm, "torchvision": write_torchvision, "keras": write_keras}
     try:
-        if global_pool != "avg":
+        if isinstance(network, WrappedModel):
+            if to != "timm":
+                raise InputError(f"{TITLES[to]} has no model '{network.display_name()}'")
+            write_timm(path, network)
+        elif (global_pool := network.architecture.global_pool) != "avg":
             raise InputError(f"{TITLES[to]} has no global_pool '{global_pool}'. Train with `global_pool=avg`")
-        writers[to](path, network)
+        else:
+            writers[to](path, network)
     except InputError as error:
         raise InputError(f"{path} was not written: {str(error).rstrip('.')}.") from error
     return tuple(_unseen_metadata(path, network, to))
 
 
-def _unseen_metadata(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
+def _unseen_metadata(path: Path, network: Network, to: Target) -> Iterator[str]:
     """What only this package reads from the file."""
     preprocessing, unseen = network.preprocessing, f"{TITLES[to]} does not see it in the file"
     only_tensors = to == "torchvision" or (to == "timm" and path.suffix in STATE_DICT_SUFFIXES)

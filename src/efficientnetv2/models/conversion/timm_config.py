@@ -223,6 +223,8 @@ def refuse_rw(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def model_name(table: Architecture) -> tuple[str, dict[str, Any]]:
     """Timm's name of a model with any padding and epsilon, and the arguments that build exactly this one."""
     name = published_shape(table)
+    if name is None and table.global_pool != "avg":
+        raise InputError(f"timm has no global_pool '{table.global_pool}'")
     if name is None:
         raise InputError("timm has only the published models, and this is not one of them")
     tf = table.padding == "same"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from efficientnetv2.models import model_header
 from efficientnetv2.models.conversion.layouts import Source
-from efficientnetv2.models.efficientnet import EfficientNet, output_names
+from efficientnetv2.models.efficientnet import Network, output_names
 from efficientnetv2.models.model_header import CARRIED, Header
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
@@ -37,7 +37,7 @@ class WeightFile:
     notes: tuple[str, ...] = ()  # how the file was read
 
 
-def header_text(network: EfficientNet) -> str:
+def header_text(network: Network) -> str:
     """The header to embed. Without class names, a model gets the numbers of its outputs."""
     return Header.of(network, class_names=output_names(network)).text()
 

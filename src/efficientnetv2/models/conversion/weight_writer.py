@@ -36,6 +36,7 @@ from efficientnetv2.models.conversion.weight_file import header_text
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.model_header import CARRIED
 from efficientnetv2.models.pretrained import timm_crop_pct
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
@@ -48,15 +49,15 @@ KERAS_SUFFIXES = (".weights.h5", ".keras", ".h5")  # of files that Keras writes,
 _MIN_IMAGE_SIZE = 32  # of keras.applications
 
 
-def write_timm(path: Path, network: EfficientNet) -> None:
+def write_timm(path: Path, network: EfficientNet | WrappedModel) -> None:
     """Write a state dict (``.safetensors``, ``.pth``), or a directory for ``timm.create_model("local-dir:PATH")``.
 
     Raises InputError if timm has no such model, or a state dict would lose the epsilon.
     """
-    name, arguments = timm_config.model_name(network.architecture)
-    names = tensor_names("timm", network.architecture)
+    name, arguments, names = in_timm(network)
     if path.suffix in STATE_DICT_SUFFIXES:
         if arguments:
+            assert isinstance(network, EfficientNet)  # others have no arguments
             raise InputError(
                 f"a state dict for timm's {name} cannot state its batch-norm epsilon "
                 f"{network.architecture.batch_norm_epsilon:g}. Give a folder, whose config.json can"
@@ -71,6 +72,16 @@ def write_timm(path: Path, network: EfficientNet) -> None:
     write_text_atomically(path / timm_config.CONFIG, json.dumps(config, indent=2) + "\n")
 
 
+def in_timm(network: EfficientNet | WrappedModel) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """Timm's name of a model, arguments that build it, and its tensor names by ours. Raises InputError if none fits."""
+    if isinstance(network, EfficientNet):
+        return *timm_config.model_name(network.architecture), tensor_names("timm", network.architecture)
+    library, _, name = (network.source or "").partition(":")
+    if library != "timm":
+        raise InputError(f"timm has no model '{network.display_name()}'")
+    return name, {}, {f"module.{tensor}": tensor for tensor in network.module.state_dict()}
+
+
 def write_torchvision(path: Path, network: EfficientNet) -> None:
     """Write a state dict (``.pth``, ``.safetensors``) that torchvision's model loads strictly. Raises InputError."""
     if path.suffix not in STATE_DICT_SUFFIXES:
@@ -81,7 +92,7 @@ def write_torchvision(path: Path, network: EfficientNet) -> None:
     _write_tensors(path, network, tensor_names("torchvision", network.architecture), name)
 
 
-def _write_tensors(path: Path, network: EfficientNet, names: Mapping[str, str], name: str) -> None:
+def _write_tensors(path: Path, network: EfficientNet | WrappedModel, names: Mapping[str, str], name: str) -> None:
     """Write tensors under the library's names, with the embedded header, whole or not at all."""
     tensors = {names[ours]: value.detach().cpu().contiguous() for ours, value in network.state_dict().items()}
     header = header_text(network)
@@ -121,16 +132,21 @@ def rounded_crop(preprocessing: Preprocessing) -> float | None:
     return None if math.isclose(rounded, preprocessing.crop_pct, rel_tol=1e-9) else rounded
 
 
-def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet) -> dict[str, Any]:
+def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet | WrappedModel) -> dict[str, Any]:
     preprocessing = network.preprocessing
+    stem, classifiers = "conv_stem", ["classifier"]
+    if isinstance(network, WrappedModel):
+        stem, classifiers = network.stem_name, list(network.classifier_names)
     if network.in_channels != 3:
         arguments = arguments | {"in_chans": network.in_channels}
     return {
         "architecture": name,
         "num_classes": network.num_classes,
-        "num_features": network.architecture.head_channels,
+        "num_features": network.embed_dim,
         **({"label_names": list(network.class_names)} if network.class_names else {}),
         **({"model_args": arguments} if arguments else {}),
+        # Read by transformers, whose pipeline then takes the sigmoid.
+        **({"problem_type": "multi_label_classification"} if network.activation == "sigmoid" else {}),
         "pretrained_cfg": {
             "custom_load": False,
             "input_size": [network.in_channels, preprocessing.image_size, preprocessing.image_size],
@@ -142,8 +158,8 @@ def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet) ->
             "std": list(preprocessing.std),
             "num_classes": network.num_classes,
             "pool_size": None,
-            "first_conv": "conv_stem",
-            "classifier": "classifier",
+            "first_conv": stem,
+            "classifier": classifiers[0] if len(classifiers) == 1 else classifiers,
         },
     }
 

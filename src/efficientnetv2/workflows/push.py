@@ -1,0 +1,262 @@
+"""Share a model on the Hugging Face Hub, in timm's layout: `efficientnetv2.push`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx2
+import torch
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from markupsafe import Markup
+
+from efficientnetv2.evaluation.evaluation_result import file_hashes
+from efficientnetv2.evaluation.html import render
+from efficientnetv2.inference.predict import require_classes
+from efficientnetv2.models import model_file
+from efficientnetv2.models.adapt import classifier_layers
+from efficientnetv2.models.conversion import convert
+from efficientnetv2.models.conversion.timm_config import CONFIG, WEIGHTS
+from efficientnetv2.models.conversion.weight_reader import is_model_file
+from efficientnetv2.models.conversion.weight_writer import in_timm
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.ensemble import ensemble_members
+from efficientnetv2.models.pretrained import get_weights, weight_names
+from efficientnetv2.models.wrapped_model import WrappedModel
+from efficientnetv2.utils.errors import InputError, error_summary
+from efficientnetv2.utils.io import output_dir, read_object, write_text_atomically
+from efficientnetv2.utils.processes import call_with_timeout
+from efficientnetv2.workflows.arguments import PathLike, api, path_of, path_text
+
+_FILES = (CONFIG, WEIGHTS, "README.md")
+_PATIENCE_S = 30.0  # for a reply of the hub about a repository. Ours
+TimmModel = EfficientNet | WrappedModel
+# Largest difference of logits as a fraction of the largest logit; wrong padding gives more than 0.01. Ours.
+_TOLERANCE = 1e-3
+_METRICS = {
+    "top1": "Top-1 accuracy", "top5": "Top-5 accuracy", "macro_f1": "Macro-F1", "f1_macro": "Macro-F1",
+    "balanced_accuracy": "Balanced accuracy", "mean_average_precision": "Mean average precision",
+    "f1_micro": "Micro-F1", "ece": "Expected calibration error",
+    "majority_top1": "Baseline: top-1 of the most frequent class",
+    "linear_probe_top1": "Baseline: top-1 of a linear probe on the initial weights",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Push:
+    """A model in timm's layout.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        pushed = ev2.push("runs/mine", output="for_the_hub")
+        pushed.folder, pushed.notes
+
+    Attributes:
+        url: Page of the repository on the hub. None if nothing was uploaded.
+        folder: Folder of the files. None if none was given.
+        notes: What timm does not read from the files, a sentence each.
+    """
+
+    url: str | None
+    folder: Path | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "folder": self.folder and str(self.folder)}
+
+
+@api
+def push(
+    model: PathLike,
+    repo: str | None = None,
+    *,
+    output: PathLike | None = None,
+    evaluation: PathLike | None = None,
+    license: str | None = None,
+    private: bool = False,
+    overwrite: bool = False,
+) -> Push:
+    """Share a model on the Hugging Face Hub, so that timm and transformers open it by name.
+
+    The files are config.json, model.safetensors and a model card, README.md. If timm is installed, its logits are
+    compared with those of the model first. A temperature is multiplied into the classifier, so the probabilities are
+    those of `predict`.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        ev2.push("runs/mine", output="for_the_hub")  # ev2.push("runs/mine", "owner/name") uploads
+
+    Args:
+        model: A run or a model file.
+        repo: Repository, "owner/name", which is created if it does not exist. None uploads nothing.
+        output: Folder for the files. None keeps no files here.
+        evaluation: Folder that `evaluate` wrote, for the metrics of the card. Default: the report of the run.
+        license: License of the model by its name on the hub, such as "apache-2.0". None states no license.
+        private: Make a new repository private.
+        overwrite: Replace the files in the repository, by a new commit, and in ``output``.
+
+    Raises:
+        InputError: timm has no such model, the hub refuses the upload, or an argument that the caller can fix.
+    """
+    path, target = Path(path_text("model", model)), path_of("output", output)
+    if repo is None and target is None:
+        raise InputError("`repo` and `output` are both missing. Give at least one of them.")
+    if target is not None and target.exists():
+        if not target.is_dir() or is_model_file(target):
+            raise InputError(f"`output` {target} is a file or a run. Give another folder.")
+        if not overwrite and any(target.iterdir()):
+            raise InputError(f"`output` {target} exists. Give another folder, or replace its files: `overwrite=True`.")
+    hub = HfApi(library_name="efficientnetv2")
+    exists = repo is not None and _exists(hub, repo, overwrite=overwrite)
+    network = _load(path)
+    report = _report(path, path_of("evaluation", evaluation))
+    with (
+        output_dir(target.parent, "`output`") if target else nullcontext(),
+        TemporaryDirectory(dir=target and target.parent, prefix=".hub.", suffix=".partial") as scratch,
+    ):
+        folder = Path(scratch) / "files"
+        notes = convert.write(folder, network, "timm")
+        _compare(folder, network)
+        title = repo or (target or folder).name
+        write_text_atomically(folder / "README.md", _card(network, report, title, notes, license))
+        if target is not None:
+            target.mkdir(exist_ok=True)
+            for file in _FILES:
+                (folder / file).replace(target / file)
+            folder = target
+        if repo is not None:
+            with _explained(hub, repo):
+                if not exists:
+                    call_with_timeout(_PATIENCE_S, lambda: hub.create_repo(repo, private=private, exist_ok=True))
+                files = [CommitOperationAdd(file, folder / file) for file in _FILES]
+                hub.create_commit(repo, files, commit_message="Upload an image classifier")
+    return Push(repo and f"{hub.endpoint}/{repo}", target, notes)
+
+
+def _load(path: Path) -> TimmModel:
+    """A model that timm has, with its temperature in the classifier and no path of this machine in its recipe."""
+    if members := ensemble_members(path):
+        raise InputError(f"`model` {path} is an ensemble of {len(members)} models. Give one of them: {members[0]}.")
+    network = model_file.load(path)
+    require_classes(network, path)
+    assert isinstance(network, EfficientNet | WrappedModel)
+    try:
+        in_timm(network)
+    except InputError as error:
+        raise InputError(f"`model` {path}: {error}. For other programs, use: effnetv2 export {path}") from error
+    if network.calibration is not None:
+        with torch.no_grad():
+            for weight in (weight for layer in classifier_layers(network) for weight in layer.parameters()):
+                weight.div_(network.calibration.temperature)
+    network.recipe = {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in network.recipe.items()
+    }
+    return network
+
+
+def _report(path: Path, evaluation: Path | None) -> dict[str, Any] | None:
+    """The given evaluation of this very model file, or else the report next to it; None for none."""
+    file = path / model_file.NAME if path.is_dir() else path
+    found = (evaluation or file.parent) / "report.json"
+    if evaluation is None and not found.is_file():
+        return None
+    report = read_object(found, "intervals", "optimistic", fix="Evaluate again, or leave `evaluation` out.")
+    if file_hashes(file)[file.name] in report.get("sha256", {}).values():
+        return report
+    if evaluation is not None:
+        raise InputError(f"`evaluation` is of another model file. Use: effnetv2 evaluate {path} DATA --output FOLDER")
+    return None
+
+
+def _compare(folder: Path, network: TimmModel) -> None:
+    """Refuse files that timm, if it is installed, opens with other logits."""
+    if find_spec("timm") is None:
+        return
+    import timm
+
+    shape = (2, network.in_channels, network.preprocessing.image_size, network.preprocessing.image_size)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ours, theirs = network(images), timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(images)
+    difference = float((ours - theirs).abs().max() / ours.abs().max())
+    if difference > _TOLERANCE:
+        raise InputError(f"timm opens the files with other logits (difference {difference:.1g}). Use effnetv2 export.")
+
+
+def _card(
+    network: TimmModel, report: dict[str, Any] | None, title: str, notes: tuple[str, ...], license: str | None
+) -> str:
+    """The model card; ``title`` is the repository or the name of a folder."""
+    word = str(network.recipe.get("weights", ""))
+    terms, base_model = "unknown", None
+    if word in weight_names():
+        entry = get_weights(word)
+        terms, base_model = entry.license, entry.repository if entry.source == "timm" else None
+    elif word.startswith("timm:"):
+        import timm  # which the model needs
+
+        if (config := timm.get_pretrained_cfg(word.removeprefix("timm:"))) is not None:
+            terms, base_model = config.license or terms, config.hf_hub_id
+    header = ModelCardData(
+        library_name="timm", pipeline_tag="image-classification", license=license, base_model=base_model,
+        tags=["timm", "transformers", "efficientnetv2"],
+    )  # fmt: skip
+    weights = f"Training started from the weights {word}, whose license is: {terms}."
+    if word in ("", "none"):
+        weights = "Training started from random weights." if word else "The initial weights are not recorded."
+    return render(
+        "model_card.md.j2", header=Markup(header.to_yaml()), title=title, architecture=in_timm(network)[0],
+        network=network, multilabel=network.activation == "sigmoid", metrics=_METRICS, report=report,
+        data=Path(report["data"]).name if report else "", notes=notes, license=license, weights=weights,
+    )  # fmt: skip
+
+
+def _exists(hub: HfApi, repo: str, *, overwrite: bool) -> bool:
+    """Whether a repository exists. Raises InputError if it is known before the upload that it will fail."""
+    try:
+        validate_repo_id(repo if "/" in repo else "")
+    except HFValidationError as error:
+        raise InputError(f"`repo` must be owner/name, such as jane/trees, not '{repo}'. Correct the name.") from error
+    if get_token() is None:
+        raise InputError("this machine has no token of the Hugging Face Hub. Log in with: hf auth login")
+    with _explained(hub, repo):
+        try:
+            found = call_with_timeout(_PATIENCE_S, lambda: hub.model_info(repo, timeout=_PATIENCE_S))
+        except RepositoryNotFoundError:
+            return False
+    replaced = [file.rfilename for file in found.siblings or () if file.rfilename in _FILES]
+    if replaced and not overwrite:
+        fix = "Give another name, or `overwrite=True` for a new commit."
+        raise InputError(f"`repo` {repo} exists and has {', '.join(replaced)}. {fix}")
+    return True
+
+
+@contextmanager
+def _explained(hub: HfApi, repo: str) -> Iterator[None]:
+    """Turn what the hub or the network refuses into an InputError."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        reason = (error.server_message or error_summary(error)).rstrip(".")
+        fix = {401: "Log in again with: hf auth login", 403: "Give a repository of yours, and a token that may write."}
+        raise InputError(
+            f"`repo` {repo}: {hub.endpoint} responds with {status}: {reason}. {fix.get(status, 'Try again later.')}"
+        ) from error
+    except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:  # the last two are of uploads
+        reason = error_summary(error.__cause__ or error)
+        fix_network = "Try again, or give `output` alone to write the files."
+        raise InputError(f"`repo` {repo}: the transfer to {hub.endpoint} failed ({reason}). {fix_network}") from error

@@ -1,0 +1,257 @@
+"""Models on the hub: what timm and transformers open, what the card states, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard, constants
+from PIL import Image
+from tests.command_line import effnetv2, effnetv2_fresh
+from tests.hub_server import serving
+from tests.messages import mentioning, mentions
+from tests.workflows.conftest import MACHINE, TINY
+
+import efficientnetv2 as ev2
+from efficientnetv2.models.conversion import convert
+from efficientnetv2.models.ensemble import write_members
+from efficientnetv2.models.provenance import Calibration
+from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.workflows import push as workflow
+
+timm = pytest.importorskip("timm")
+# huggingface_hub calls httpx2 so.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+B0 = "efficientnetv2_b0"
+CLASSES = ("oak", "elm|ash", "fir")
+
+
+def saved(path: Path, model: str | ev2.Architecture = B0, classes=CLASSES, *, channels=3, **attributes) -> Path:
+    """A model file with random weights at 64 px."""
+    torch.manual_seed(0)
+    network = ev2.create(model, num_classes=len(classes), in_channels=channels)
+    network.preprocessing = Preprocessing(image_size=64).with_channels(channels)
+    for name, value in attributes.items():
+        setattr(network, name, value)
+    ev2.save(path, network, class_names=classes)
+    return path
+
+
+@pytest.fixture
+def image(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with serving() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        yield server
+
+
+def logits(network, channels=3):
+    images = torch.randn(2, channels, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        return network.eval()(images)
+
+
+@pytest.mark.parametrize(
+    ("model", "channels"),
+    [(B0, 3), (B0, 5), (replace(ev2.get_architecture("efficientnet_b0"), padding="symmetric"), 3),
+     ("timm:resnet18", 3), ("timm:mobilenetv3_small_050", 4)],
+)  # fmt: skip
+def test_timm_opens_a_folder_with_equal_logits(tmp_path, model, channels):
+    path = saved(tmp_path / "model.safetensors", model, channels=channels)
+    pushed = ev2.push(path, output=tmp_path / "folder")
+    assert {file.name for file in pushed.folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert pushed.url is None
+    theirs = timm.create_model(f"local-dir:{pushed.folder}", pretrained=True)
+    assert torch.allclose(logits(ev2.load(path), channels), logits(theirs, channels), atol=1e-5)
+    assert tuple(theirs.pretrained_cfg["label_names"]) == CLASSES
+    assert list(theirs.pretrained_cfg["input_size"]) == [channels, 64, 64]
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_the_pipeline_of_transformers_gives_the_probabilities_of_predict(tmp_path, image, activation):
+    transformers = pytest.importorskip("transformers")
+    calibration = Calibration(2.5, 100, "minival")
+    path = saved(tmp_path / "model.safetensors", activation=activation, calibration=calibration)
+    folder = ev2.push(path, output=tmp_path / "folder").folder
+    classify = transformers.pipeline("image-classification", model=str(folder), device="cpu")
+    ours = ev2.Predictor(path, device="cpu")(image)[0].probabilities
+    theirs = {one["label"]: one["score"] for one in classify(str(image))}
+    assert theirs == pytest.approx(ours, abs=1e-5)
+    # The temperature is part of the weights.
+    theirs = logits(timm.create_model(f"local-dir:{folder}", pretrained=True))
+    assert torch.allclose(logits(ev2.load(path)) / 2.5, theirs, atol=1e-5)
+    back = convert.read(folder).network
+    assert (back.class_names, back.activation) == (CLASSES, activation)
+    assert torch.allclose(logits(back), theirs, atol=1e-5)
+
+
+def test_a_card_states_what_the_run_knows(tmp_path, photos):
+    small = TINY | {"model": "timm:test_efficientnet", "epochs": 1}
+    run = ev2.train(photos, output=tmp_path / "run", settings={"progressive.stages": 1}, **small)
+    folder = ev2.push(run, output=tmp_path / "folder", license="cc-by-4.0").folder
+    card = ModelCard.load(folder / "README.md")
+    low, high = run.intervals["top1"]
+    assert mentions(
+        card.text, "Top-1 accuracy", f"{100 * run.metrics['top1']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"
+    )
+    assert mentions(card.text, f"Evaluated on {run.report['num_images']} images", "photos", "None of these")
+    assert mentions(card.text, f"Trained on {run.report['num_train_images']} images")
+    assert mentions(card.text, "green", run.report["per_class"]["green"]["support"])
+    assert mentions(card.text, "Fewer than 30", "blue", "green", "red")
+    assert mentions(card.text, "random weights")
+    assert not any(str(tmp_path) in text or str(photos) in text for text in (card.content, card.text))
+    assert (card.data.license, card.data.library_name) == ("cc-by-4.0", "timm")
+    ev2.evaluate(run, photos, split="all", output=tmp_path / "evaluation", **MACHINE)
+    ev2.push(run, output=folder, evaluation=tmp_path / "evaluation", overwrite=True)
+    text = (folder / "README.md").read_text()
+    assert mentions(text, "Evaluated on 48 images")
+    assert mentions(text, "optimistic")
+    other = saved(tmp_path / "other.safetensors")
+    with pytest.raises(ev2.InputError, match=mentioning("evaluation", "another model", "effnetv2 evaluate")):
+        ev2.push(other, output=tmp_path / "none", evaluation=tmp_path / "evaluation")
+
+
+@pytest.mark.parametrize(
+    ("weights", "facts", "base"),
+    [
+        ("efficientnetv2_b0.in1k", ("efficientnetv2_b0.in1k", "Apache-2.0"), "timm/tf_efficientnetv2_b0.in1k"),
+        ("efficientnet_b0.tv_in1k", ("efficientnet_b0.tv_in1k", "BSD-3-Clause"), None),
+        ("timm:resnet18.a1_in1k", ("resnet18.a1_in1k", "apache-2.0"), "timm/resnet18.a1_in1k"),
+        ("/home/jane/secret/mine.safetensors", ("mine.safetensors", "unknown"), None),
+        ("none", ("random weights",), None),
+    ],
+)
+def test_a_card_states_the_license_of_the_starting_weights(tmp_path, weights, facts, base):
+    model = "timm:resnet18" if "resnet" in weights else B0
+    path = saved(tmp_path / "model.safetensors", model, recipe={"weights": weights})
+    folder = ev2.push(path, output=tmp_path / "folder").folder
+    card = ModelCard.load(folder / "README.md")
+    assert mentions(card.text, *facts)
+    assert card.data.base_model == base
+    assert not any(b"/home/jane" in file.read_bytes() for file in folder.iterdir())
+
+
+def test_models_that_a_folder_cannot_hold_are_refused_by_name(tmp_path):
+    for model, classes, facts in (
+        (replace(ev2.get_architecture(B0), head_channels=64), CLASSES, ("published",)),
+        (replace(ev2.get_architecture(B0), global_pool="avg+center"), CLASSES, ("avg+center",)),
+        ("torchvision:mobilenet_v3_small", CLASSES, ("torchvision:mobilenet_v3_small",)),
+        (B0, (), ("classifier",)),
+    ):
+        path = saved(tmp_path / "model.safetensors", model, classes)
+        with pytest.raises(ev2.InputError, match=mentioning(path, "effnetv2", *facts)):
+            ev2.push(path, output=tmp_path / "folder")
+    for number in (1, 2):
+        (tmp_path / f"folds/fold{number}").mkdir(parents=True)
+        saved(tmp_path / f"folds/fold{number}/model.safetensors")
+    write_members(tmp_path / "folds", ["fold1/model.safetensors", "fold2/model.safetensors"])
+    with pytest.raises(ev2.InputError, match=mentioning("ensemble", "fold1")):
+        ev2.push(tmp_path / "folds", output=tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+    assert not list(tmp_path.glob(".hub.*"))
+
+
+def test_raster_bands_are_noted(tmp_path):
+    bands = replace(Preprocessing(image_size=64).with_channels(4), bands=Bands((1, 2, 3, 4)))
+    path = saved(tmp_path / "model.safetensors", channels=4, preprocessing=bands)
+    pushed = ev2.push(path, output=tmp_path / "folder")
+    assert mentions(pushed.notes, "raster bands")
+    card = (pushed.folder / "README.md").read_text()
+    assert mentions(card, "4 channels", "transformers", "RGB")
+    assert "pipeline(" not in card
+
+
+def test_a_push_is_one_commit_that_timm_opens_by_name(tmp_path, hub):
+    path = saved(tmp_path / "model.safetensors")
+    pushed = ev2.push(path, "jane/trees", private=True)
+    assert (pushed.url, pushed.folder) == (f"{hub.url}/jane/trees", None)
+    assert hub.repositories["jane/trees"]["visibility"] == "private"
+    assert len(hub.commits) == 1
+    theirs = timm.create_model("hf_hub:jane/trees", pretrained=True)
+    assert torch.allclose(logits(ev2.load(path)), logits(theirs), atol=1e-5)
+    assert b'create_model("hf_hub:jane/trees"' in hub.files["jane/trees/README.md"]
+    with pytest.raises(ev2.InputError, match=mentioning("jane/trees", "exists", "config.json", "overwrite=True")):
+        ev2.push(path, "jane/trees")
+    assert len(hub.commits) == 1
+    ev2.push(path, "jane/trees", overwrite=True, output=tmp_path / "folder", license="mit")
+    assert len(hub.commits) == 2
+    assert (tmp_path / "folder/README.md").read_bytes() == hub.files["jane/trees/README.md"]
+
+
+def test_the_command_pushes_and_says_how_to_open_it(tmp_path, hub):
+    saved(tmp_path / "model.safetensors")
+    done = effnetv2_fresh("push", "model.safetensors", "jane/trees", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["url"] == f"{hub.url}/jane/trees"
+    assert mentions(done.stderr, "timm.create_model", "hf_hub:jane/trees")
+
+
+def test_the_command_writes_a_folder(tmp_path):
+    saved(tmp_path / "model.safetensors")
+    done = effnetv2("push", "model.safetensors", "--output", "folder", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout, "timm.create_model", "local-dir:folder")
+    for words, facts in (
+        (("push", "model.safetensors"), ("REPO", "--output")),
+        (("push", "model.safetensors", "--output", "folder"), ("--output", "exists", "--overwrite")),
+        (("push", "model.safetensors", "--output", "model.safetensors"), ("--output", "file")),
+        (("push", "nowhere", "--output", "other"), ("nowhere", "does not exist")),
+        (("push", "model.safetensors", "trees"), ("REPO", "owner/name", "trees")),
+        (("push", "model.safetensors", "https://huggingface.co/jane/trees"), ("REPO", "owner/name")),
+        (("push", "model.safetensors", "jane/trees"), ("token", "hf auth login")),
+    ):
+        done = effnetv2(*words, cwd=tmp_path)
+        assert done.returncode == 2, words
+        assert mentions(done.stderr, *facts), done.stderr
+
+
+def test_what_the_hub_or_the_network_refuses_is_explained(tmp_path, hub, monkeypatch):
+    path = saved(tmp_path / "model.safetensors")
+    with pytest.raises(ev2.InputError, match=mentioning("john/trees", 403, "rights", "token")):
+        ev2.push(path, "john/trees", output=tmp_path / "kept")
+    assert (tmp_path / "kept/model.safetensors").is_file()
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(ev2.InputError, match=mentioning("jane/trees", 401, "hf auth login")):
+        ev2.push(path, "jane/trees")
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ev2.InputError, match=mentioning("HF_HUB_OFFLINE")):
+        ev2.push(path, "jane/trees")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ev2.InputError, match=mentioning("jane/trees", "http://127.0.0.1:9", "output")):
+        ev2.push(path, "jane/trees")
+    assert not hub.commits
+
+
+def test_files_that_timm_opens_otherwise_are_not_written(tmp_path, monkeypatch):
+    path = saved(tmp_path / "model.safetensors")
+    write = convert.write
+
+    def damaged(folder, network, to):
+        network = ev2.load(path)
+        with torch.no_grad():
+            network.classifier.bias += 1
+        return write(folder, network, to)
+
+    monkeypatch.setattr(workflow.convert, "write", damaged)
+    with pytest.raises(ev2.InputError, match=mentioning("timm", "other logits")):
+        ev2.push(path, output=tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
