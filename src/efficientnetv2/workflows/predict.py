@@ -20,12 +20,14 @@ from efficientnetv2.evaluation.predictions import (
     write_predictions,
     write_skipped,
 )
-from efficientnetv2.inference.predict import Engine, Predictions
+from efficientnetv2.inference.embeddings import is_embeddings_file, write_embeddings
+from efficientnetv2.inference.predict import Engine, Predictions, Runtime, embed_dataset
 from efficientnetv2.preprocessing import TTA
 from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
+from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.probability import Activation
 from efficientnetv2.workflows.active_learning import check_rank_output, require_rankable, write_ranking
 from efficientnetv2.workflows.arguments import (
@@ -69,6 +71,7 @@ class PredictOptions:
     abstain_below: float | None = None
     tta: str | None = None
     label_separator: str | None = None
+    embeddings: Path | None = None
 
 
 def predict_and_write(
@@ -81,10 +84,12 @@ def predict_and_write(
         predictions, _ = run_prediction(job, runtime, "predicting", checkpoint)
         if not runtime.world.is_main_process:
             return None
-        with saving_on_interrupt(checkpoint):  # ranking reads all images again
+        with saving_on_interrupt(checkpoint):  # ranking and embedding read all images again
             table = _write(job, predictions, options)
             if options.rank is not None:
                 write_ranking(options.rank, job, predictions, runtime)
+            if options.embeddings is not None:
+                _write_embeddings(options.embeddings, job, predictions, runtime)
         if checkpoint is not None:
             checkpoint.remove()
         return table
@@ -96,6 +101,8 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     if out is not None:
         _check_outputs(out, rank, Path(data.data))
     check_rank_output(rank, out, data.data)
+    if options.embeddings is not None:
+        _check_embeddings(options.embeddings, Path(data.data))
     network = load_predictor(model, data.data, "predict")
     separator = options.label_separator
     inside = [name for name in network.class_names if separator is not None and separator in name]
@@ -117,7 +124,7 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     remove_unfit_calibration(network, preprocessing)
     dataset = replace(data.read(require_labels=False), bands=preprocessing.bands)
     damage = report_notes(dataset, strict=strict)
-    for file in filter(None, (rank, out)):
+    for file in filter(None, (rank, out, options.embeddings)):
         note_replaced(file)
     return PredictionJob(network, dataset, damage, preprocessing)
 
@@ -138,6 +145,24 @@ def _check_outputs(out: Path, rank: Path | None, data: Path) -> None:
     if rank is not None and rank.absolute() == skipped.absolute():
         raise InputError(f"`rank` {rank}: the list of unreadable images gets that name. Give another one.")
     refuse_foreign_file(skipped, f"`output` {out}:", is_skipped_csv, "is not a list of unreadable images")
+
+
+def _check_embeddings(file: Path, data: Path) -> None:
+    """Refuse a file of embeddings that can't be written, or would replace something else."""
+    check_writable_file(file, "`embeddings`", such_as="embeddings.parquet")
+    if file.suffix.lower() != ".parquet":
+        raise InputError(f"`embeddings` {file} must end in .parquet. Give such a name.")
+    if file.resolve() == data.resolve():
+        raise InputError(f"`embeddings` {file} is DATA. Give another file.")
+    refuse_foreign_file(file, "`embeddings`", is_embeddings_file, "is not a file of embeddings")
+
+
+def _write_embeddings(file: Path, job: PredictionJob, predictions: Predictions, runtime: Runtime) -> None:
+    dataset = job.dataset.select(predictions.samples)
+    with progress("embedding", len(dataset)) as update:
+        found = embed_dataset(job.network, dataset, preprocessing=job.preprocessing, runtime=runtime, progress=update)
+    write_embeddings(file, [dataset.paths[row] for row in found.samples], found.vectors)
+    _logger.info(f"Embeddings: {pluralize(len(found.samples), 'image')}, {job.network.embed_dim} numbers each ({file})")
 
 
 def _write(job: PredictionJob, predictions: Predictions, options: PredictOptions) -> pd.DataFrame:
@@ -188,6 +213,7 @@ def predict(
     abstain_below: float | None = None,
     tta: TTA | None = None,
     label_separator: str | None = None,
+    embeddings: PathLike | None = None,
     device: str | torch.device = "auto",
     workers: int | None = None,
     strict: bool = False,
@@ -212,6 +238,7 @@ def predict(
         abstain_below: Probability below which the label of an image stays empty.
         tta: Test-time augmentation: "none", or "d4" for all eight flips and rotations. None takes that of the model.
         label_separator: For a multi-label model: give each image all its labels, with this text between them.
+        embeddings: Parquet file to write with the embedding of each image, see `nearest_images`.
         engine: What computes: "torch", "onnxruntime", "openvino" (extras), or "auto" for the fastest installed one
             that agrees with PyTorch.
         device, workers, strict, path_column: See `train`.
@@ -231,6 +258,7 @@ def predict(
         abstain_below=number("abstain_below", abstain_below, 0, 1, whole=False),
         tta=choice("tta", tta, get_args(TTA)),
         label_separator=label_separator,
+        embeddings=path_of("embeddings", embeddings),
     )
     table = predict_and_write(
         path_text("model", model),
