@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -55,12 +55,16 @@ class Prediction:
         probability: Probability of ``label``, 0 to 1.
         probabilities: Probability of every class, in the model's order. They sum to 1, except in a multi-label model.
         labels: All labels, the most probable first: of a multi-label model maybe none, of others ``label`` alone.
+        unknown_score: Cosine distance to the second-nearest validation image, 0 to 2. None if the model stores none.
+        is_unknown: Whether the score is above the model's threshold: the image may belong to none of the classes.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
     labels: tuple[str, ...]
+    unknown_score: float | None = None
+    is_unknown: bool | None = None
 
 
 class Predictor:
@@ -151,15 +155,7 @@ class Predictor:
         Raises:
             InputError: An image can't be read, or is none of these; or the network gives NaN.
         """
-        logits = predict(
-            self.network,
-            self._batches(images),
-            preprocessing=self.preprocessing,
-            device=self.device,
-            pick_engine=self._pick_engine,
-        )
-        names = self.classes
-        return [self._prediction(names, row) for row in probabilities(logits, self.network.activation)]
+        return self._predict(self._batches(images), self._pick_engine)
 
     def embed(self, images: ImageInput | Iterable[ImageInput]) -> Tensor:
         """Compute the embedding of each image: what the classifier reads, (N, embed_dim) float32 on the CPU.
@@ -196,12 +192,27 @@ class Predictor:
         Raises:
             InputError: The network gives NaN.
         """
-        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        logits = predict(
-            self.network, [batch], preprocessing=self.preprocessing, device=self.device, pick_engine=pick_engine
+        return self._predict([torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)], pick_engine)
+
+    def _predict(self, batches: Iterable[Tensor], pick_engine: PickEngine | None) -> list[Prediction]:
+        network, names = self.network, self.classes
+        outputs = predict(
+            network,
+            batches,
+            preprocessing=self.preprocessing,
+            device=self.device,
+            pick_engine=pick_engine,
+            unknown=True,
         )
-        names = self.classes
-        return [self._prediction(names, row) for row in probabilities(logits, self.network.activation)]
+        predictions = [
+            self._prediction(names, row) for row in probabilities(outputs[:, : len(names)], network.activation)
+        ]
+        if (detector := network.unknown) is None:
+            return predictions
+        return [
+            replace(prediction, unknown_score=score, is_unknown=score > detector.threshold)
+            for prediction, score in zip(predictions, outputs[:, -1].tolist(), strict=True)
+        ]
 
     def _prediction(self, names: Sequence[str], row: Tensor) -> Prediction:
         best, by_class = names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True))

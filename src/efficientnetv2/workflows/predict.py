@@ -13,6 +13,7 @@ import torch
 from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.evaluation.predictions import (
     PREDICTIONS_CSV,
+    UNKNOWN_COLUMNS,
     is_predictions_csv,
     is_skipped_csv,
     predictions_table,
@@ -175,11 +176,17 @@ def _write(job: PredictionJob, predictions: Predictions, options: PredictOptions
         abstain_below=options.abstain_below,
         separator=options.label_separator,
     )
+    detector, scores = job.network.unknown, predictions.unknown_scores
+    if detector is not None and scores is not None:
+        for place, column in enumerate((scores.numpy().round(6), scores.numpy() > detector.threshold)):
+            table.insert(3 + place, UNKNOWN_COLUMNS[place], column)
     skipped = None if out is None else skipped_csv_for(out)
     if out is not None and skipped is not None:
         write_predictions(out, table)
         write_skipped(skipped, [(dataset.paths[row], why) for row, why in unreadable])
     _logger.info(_class_counts(table, options.label_separator, job.network.activation))
+    if UNKNOWN_COLUMNS[1] in table:
+        _logger.info(f"Unknown images: {int(table[UNKNOWN_COLUMNS[1]].sum()):,} of {len(table):,} (column is_unknown)")
     log_skipped_count(job, unreadable, skipped)
     if out is not None:
         _logger.info(f"Written to {out}.")
@@ -246,7 +253,7 @@ def predict(
 
     Returns:
         A row per readable image: path, label, probability, and the probability of each class; of more than 1,000
-        classes the five most probable.
+        classes the five most probable. A model that scores unknown images adds ``unknown_score`` and ``is_unknown``.
 
     Raises:
         InputError: An argument, a file or an image that the caller can fix.
