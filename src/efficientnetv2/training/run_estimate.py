@@ -92,7 +92,7 @@ def estimate_run(
     if counts.minival >= MIN_TEMPERATURE_IMAGES:
         others["temperature"] = timings.predictions.seconds(counts.minival) * largest
     if counts.val >= MIN_IMAGES:
-        others["unknown images"] = timings.predictions.seconds(min(counts.val, MAX_IMAGES)) * largest
+        others["unknown images"] = timings.curve.seconds(min(counts.val, MAX_IMAGES)) * largest
     if areas:
         others["evaluation sizes"] = timings.predictions.seconds(counts.minival) * sum(areas)
     if recipe.compile:
