@@ -12,8 +12,8 @@ from mkdocs.structure.files import File, Files
 _GROUPS = {
     "Train": ("train", "Run", "Callback", "cross_validate", "CrossValidation", "estimate", "Estimate"),
     "Evaluate": ("evaluate", "Evaluation", "compare", "Comparison"),
-    "Predict and export": ("predict", "Predictor", "export", "benchmark", "Export", "convert", "Conversion",
-                           "push", "Push"),
+    "Predict and export": ("predict", "Predictor", "nearest_images", "export", "benchmark", "Export", "convert",
+                           "Conversion", "push", "Push"),
     "Data": ("check", "DatasetCheck", "load_dataset", "Preprocessing"),
     "Models": ("create", "list_models", "load", "save", "adapt", "freeze", "apply_regularization", "Architecture",
                "Stage", "fused_mbconv", "mbconv", "get_architecture", "count_flops"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from efficientnetv2.architectures.spec import mbconv as mbconv
     from efficientnetv2.data.dataset import load_dataset as load_dataset
     from efficientnetv2.data.sampler import ProgressiveBatchSampler as ProgressiveBatchSampler
+    from efficientnetv2.inference.embeddings import nearest_images as nearest_images
     from efficientnetv2.inference.predictor import Predictor as Predictor
     from efficientnetv2.models.adapt import adapt as adapt
     from efficientnetv2.models.adapt import freeze as freeze
@@ -64,6 +65,7 @@ _NAMES = {
     "workflows.evaluate": ("evaluate",),
     "workflows.predict": ("predict",),
     "inference.predictor": ("Predictor",),
+    "inference.embeddings": ("nearest_images",),
     "workflows.crossval": ("cross_validate",),
     "workflows.compare": ("compare", "Comparison"),
     "workflows.export": ("export", "Export"),

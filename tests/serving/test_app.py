@@ -16,6 +16,7 @@ from tests.serving.model_files import NAMES, app_of, encoded, pixels, write_mode
 
 import efficientnetv2 as ev2
 from efficientnetv2 import serving
+from efficientnetv2.models.unknown import UnknownDetector
 from efficientnetv2.serving.options import ServerOptions, name_models, read_api_keys
 
 KEY = "a-key-of-a-server-that-is-long"
@@ -64,6 +65,21 @@ def test_every_way_to_send_an_image_gives_one_prediction(client):
     assert {one["label"]: one["probability"] for one in first["predictions"][0]["top"]} == pytest.approx(
         dict(zip(NAMES, shares, strict=True))
     )
+
+
+def test_unknown_images_are_scored_where_the_model_can(client, model, tmp_path):
+    (plain,) = client.post("/predict", content=encoded(5), headers={"Content-Type": "image/jpeg"}).json()["predictions"]
+    assert plain["unknown_score"] is plain["is_unknown"] is None
+    network = ev2.load(model)
+    known = ev2.Predictor(network).embed([pixels(seed) for seed in range(60)])
+    network.unknown = UnknownDetector.fit(known, "val")
+    ev2.save(tmp_path / "m.safetensors", network)
+    with TestClient(app_of(tmp_path / "m.safetensors")) as scoring:
+        response = scoring.post("/predict", content=encoded(5, "PNG"), headers={"Content-Type": "image/png"})
+        (one,) = response.json()["predictions"]
+    (expected,) = ev2.Predictor(tmp_path / "m.safetensors")(pixels(5))
+    assert one["unknown_score"] == pytest.approx(expected.unknown_score, abs=1e-5)
+    assert one["is_unknown"] is expected.is_unknown
 
 
 def test_top_limits_the_classes_of_a_response(client):

@@ -205,6 +205,12 @@ def test_a_temperature_takes_another_look_at_minival():
     assert "temperature" not in whole(recipe()).others_s
 
 
+def test_images_of_val_are_embedded_to_tell_unknown_ones():
+    assert whole(recipe(), val_images=50).others_s["unknown images"] == pytest.approx(0.5 + 0.5)
+    assert whole(recipe(), val_images=5_000).others_s["unknown images"] == pytest.approx(0.5 + 10)
+    assert "unknown images" not in whole(recipe(), val_images=49).others_s
+
+
 def test_final_answers_are_counted_at_the_largest_size_that_minival_may_choose():
     """96 of 64 px: 2.25 times the time of 64, where 64 and 96 are tried."""
     plain = whole(recipe("eval_image_size=64", "minival=0.5"), minival_images=100).others_s

@@ -22,6 +22,7 @@ def predict(
     label_separator: Annotated[
         str | None, option("Multi-label models: write all predicted labels, joined by this.", "TEXT")
     ] = None,
+    embeddings: Annotated[Path | None, option("Write the embedding of each image.", "PARQUET")] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     path_column: Annotated[str, option("Column of the image path.", "NAME")] = "path",
@@ -44,7 +45,7 @@ def predict(
     from efficientnetv2.workflows.batch_predict import InferenceOptions
     from efficientnetv2.workflows.predict import PredictOptions, predict_and_write
 
-    chosen = PredictOptions(out, rank, abstain_below, tta, label_separator)
+    chosen = PredictOptions(out, rank, abstain_below, tta, label_separator, embeddings)
     inference = InferenceOptions(device, workers, strict, engine)
     with Screen(quiet=as_json):
         table = predict_and_write(model, DataConfig(data, path_column, label_column), chosen, inference)

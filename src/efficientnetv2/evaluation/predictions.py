@@ -27,6 +27,7 @@ from efficientnetv2.utils.random_key import Key
 PREDICTIONS_CSV = "predictions.csv"
 # Column of cluster ids.
 CLUSTER_COLUMN = "cluster"
+UNKNOWN_COLUMNS = ["unknown_score", "is_unknown"]
 _READ = ("path", "predicted_label", "true_label", CLUSTER_COLUMN)
 # Number of clusters from which no note is needed. Ours.
 _ENOUGH_CLUSTERS = 10
@@ -232,7 +233,7 @@ def _table(
 
 def _class_column(name: str, *, with_true_label: bool) -> str:
     """Column of the probability of a class, which may be called "path" or "probability"."""
-    taken = {"path", "predicted_label", "probability"}
+    taken = {"path", "predicted_label", "probability", *UNKNOWN_COLUMNS}
     if with_true_label:
         taken |= {"true_label", CLUSTER_COLUMN}
     return f"probability of {name}" if name in taken else name
@@ -258,8 +259,9 @@ def write_predictions(out: Path, table: pd.DataFrame) -> None:
 def is_predictions_csv(file: Path, class_names: Sequence[str]) -> bool:
     """Whether the header of a file is that of ``predictions_table`` with these classes."""
     header = list(_table(np.zeros((0, len(class_names)), np.float32), [], class_names, None).columns)
+    found = [name for name in csv_columns(file) if name not in UNKNOWN_COLUMNS]
     # Version 0.1 wrote the same without the probability of the predicted class.
-    return csv_columns(file) in (header, [name for name in header if name != "probability"])
+    return found in (header, [name for name in header if name != "probability"])
 
 
 def read_predictions(

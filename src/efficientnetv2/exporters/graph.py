@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.data.image_io import Pixels
-from efficientnetv2.inference.predict import require_classes, view_logits
+from efficientnetv2.inference.predict import calibrated_outputs, require_classes
 from efficientnetv2.models.efficientnet import Network, output_names
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.wrapped_model import WrappedModel
@@ -46,20 +46,21 @@ class ExportGraph(nn.Module):
     """Normalized images (N, C, S, S) float32 to calibrated logits and probabilities, (N, num_classes) each.
 
     Test-time augmentation and the members of an ensemble are part of the graph, so that it predicts as `Predictor`.
+    With ``unknown``, logits have a further column; see ``inference.predict.predict``.
     """
 
-    def __init__(self, network: Network, preprocessing: Preprocessing | None = None) -> None:
+    def __init__(self, network: Network, preprocessing: Preprocessing | None = None, *, unknown: bool = False) -> None:
         super().__init__()
         require_classes(network)
         self.network = network.eval()
         self.preprocessing = preprocessing or network.preprocessing
+        self.unknown = unknown
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and probabilities."""
         network = self.network
-        temperature = 1.0 if network.calibration is None else network.calibration.temperature
-        logits = view_logits(network, images, self.preprocessing.tta).float() / temperature
-        return logits, probabilities(logits, network.activation)
+        logits = calibrated_outputs(network, images, self.preprocessing.tta, unknown=self.unknown)
+        return logits, probabilities(logits[:, : network.num_classes], network.activation)
 
     def sample(self, images: int = 2) -> Tensor:
         """An input to trace the graph with."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import get_ident
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.models import model_file
+from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.preprocessing import RGB, TTA, Preprocessing
@@ -68,6 +70,7 @@ class Predictions:
     logits: Tensor  # (n, K) float32
     unreadable: tuple[tuple[int, str], ...] = ()  # row and reason of every other image
     activation: Activation = "softmax"
+    unknown_scores: Tensor | None = None  # (n,) of the detector of unknown images; None without it
 
     @property
     def probabilities(self) -> npt.NDArray[np.float32]:
@@ -95,26 +98,28 @@ def predict(
     on_batch: Callable[[Tensor], object] | None = None,
     num_images: int | None = None,
     pick_engine: PickEngine | None = None,
+    unknown: bool = False,
 ) -> Tensor:
     """(N, K) float32 logits on the CPU, in order, divided by the temperature; of several views the mean probabilities'.
 
     ``batches`` are (n, C, H, W) uint8, split where memory runs out. ``progress`` is called after each with the number
     of images so far, ``on_batch`` with its logits. With ``num_images``, an upper bound, the logits are never in memory
-    twice. ``pick_engine`` sees the first batch. The network moves to ``device``, and keeps its training mode.
+    twice. ``pick_engine`` sees the first batch. The network moves to ``device``, and keeps its training mode. With
+    ``unknown``, the scores of the network's detector of unknown images, if it has one, are a further column.
     """
     require_classes(network)
-    temperature = 1.0 if network.calibration is None else network.calibration.temperature
+    width = network.num_classes + (unknown and network.unknown is not None)
     picked: list[Compute | None] = []
 
     def logits(images: Tensor) -> Tensor:
         if not picked:
             picked.append(None if pick_engine is None else pick_engine(network, preprocessing, images, num_images))
         if picked[0] is not None:
-            return picked[0](images)
+            return picked[0](images)[:, :width]
         inputs = normalize(images, mean=preprocessing.mean, std=preprocessing.std)
-        return view_logits(network, inputs, preprocessing.tta).float() / temperature
+        return calibrated_outputs(network, inputs, preprocessing.tta, unknown=unknown)
 
-    shape = (num_images, network.num_classes)
+    shape = (num_images, width)
     return _run_batches(network, logits, batches, torch.device(device), shape, progress, on_batch)
 
 
@@ -148,13 +153,15 @@ def predict_dataset(
 ) -> Predictions:
     """Predict every readable image of a dataset, see ``predict``; ``on_batch`` gets (n,) rows and (n, K) logits.
 
+    Of a network that scores unknown images, the logits of ``on_batch`` have the scores as a further column.
+
     Each of several processes predicts every n-th image. The main process returns all predictions, the others none.
     """
     world = runtime.world
     rank_rows = np.arange(world.rank, len(dataset), world.size)
     part = dataset.select(rank_rows) if world.is_distributed else dataset
     read = _DatasetBatches(part, preprocessing, runtime, batch_size)
-    logits = predict(
+    outputs = predict(
         network,
         read.images(),
         preprocessing=preprocessing,
@@ -163,10 +170,14 @@ def predict_dataset(
         on_batch=None if on_batch is None else lambda logits: on_batch(rank_rows[read.rows[-1]], logits),
         num_images=len(part),
         pick_engine=lambda *_: runtime.compute,
+        unknown=True,
     )
-    rows = read.samples
-    shard = Predictions(rows, part.targets[rows], logits, tuple(read.unreadable), network.activation)
-    return merge_shards(gather_to_main(world, shard), logits.shape[1])
+    rows, classes = read.samples, network.num_classes
+    scores = None if network.unknown is None else outputs[:, classes]
+    shard = Predictions(
+        rows, part.targets[rows], outputs[:, :classes], tuple(read.unreadable), network.activation, scores
+    )
+    return merge_shards(gather_to_main(world, shard), classes)
 
 
 def embed_dataset(
@@ -203,7 +214,9 @@ def merge_shards(shards: Sequence[Predictions], num_classes: int) -> Predictions
     labels = pad_labels([shard.labels for shard in shards])[order]
     unreadable = ((row * count + i, why) for i, shard in enumerate(shards) for row, why in shard.unreadable)
     activation: Activation = shards[0].activation if shards else "softmax"
-    return Predictions(samples, labels, logits, tuple(sorted(unreadable)), activation)
+    scored = [shard.unknown_scores for shard in shards if shard.unknown_scores is not None]
+    scores = torch.cat(scored)[torch.from_numpy(order)] if scored else None
+    return Predictions(samples, labels, logits, tuple(sorted(unreadable)), activation, scores)
 
 
 def require_classes(network: Network, file: str | Path | None = None) -> None:
@@ -350,6 +363,23 @@ def _run_batches(
             if progress is not None:
                 progress(done)
     return torch.cat([torch.empty(0, width), *results]) if buffer is None else buffer[:done]
+
+
+def calibrated_outputs(network: Network, inputs: Tensor, tta: TTA, *, unknown: bool = False) -> Tensor:
+    """(N, K) logits divided by the temperature; see ``predict`` for ``unknown``, which scores the image as it is."""
+    temperature = 1.0 if network.calibration is None else network.calibration.temperature
+    if not unknown or network.unknown is None:
+        return view_logits(network, inputs, tta).float() / temperature
+    embeddings: list[Tensor] = []  # of each view; the first is the image itself
+    thread = get_ident()
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if get_ident() == thread:  # others may predict with the same network
+            embeddings.append(inputs[0])
+
+    with classifier_layers(network)[-1].register_forward_pre_hook(keep):
+        logits = view_logits(network, inputs, tta).float() / temperature
+    return torch.cat([logits, network.unknown.scores(embeddings[0])[:, None]], dim=1)
 
 
 def view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:

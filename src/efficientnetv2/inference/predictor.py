@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -55,12 +55,16 @@ class Prediction:
         probability: Probability of ``label``, 0 to 1.
         probabilities: Probability of every class, in the model's order. They sum to 1, except in a multi-label model.
         labels: All labels, the most probable first: of a multi-label model maybe none, of others ``label`` alone.
+        unknown_score: Cosine distance to the second-nearest validation image, 0 to 2. None if the model stores none.
+        is_unknown: Whether the score is above the model's threshold: the image may belong to none of the classes.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
     labels: tuple[str, ...]
+    unknown_score: float | None = None
+    is_unknown: bool | None = None
 
 
 class Predictor:
@@ -188,11 +192,24 @@ class Predictor:
         return self._predict([torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)], pick_engine or self._pick_engine)
 
     def _predict(self, batches: Iterable[Tensor], pick_engine: PickEngine | None) -> list[Prediction]:
-        logits = predict(
-            self.network, batches, preprocessing=self.preprocessing, device=self.device, pick_engine=pick_engine
+        network, names = self.network, self.classes
+        outputs = predict(
+            network,
+            batches,
+            preprocessing=self.preprocessing,
+            device=self.device,
+            pick_engine=pick_engine,
+            unknown=True,
         )
-        names = self.classes
-        return [self._prediction(names, row) for row in probabilities(logits, self.network.activation)]
+        predictions = [
+            self._prediction(names, row) for row in probabilities(outputs[:, : len(names)], network.activation)
+        ]
+        if (detector := network.unknown) is None:
+            return predictions
+        return [
+            replace(prediction, unknown_score=score, is_unknown=score > detector.threshold)
+            for prediction, score in zip(predictions, outputs[:, -1].tolist(), strict=True)
+        ]
 
     def _prediction(self, names: Sequence[str], row: Tensor) -> Prediction:
         best, by_class = names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True))

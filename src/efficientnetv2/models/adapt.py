@@ -91,7 +91,7 @@ def reset_classifiers(network: Network, num_classes: int) -> None:
                 nn.init.zeros_(head.bias)
         module.set_submodule(name, head.train(network.training))
     network.num_classes, network.class_names, network.activation = num_classes, (), "softmax"
-    network.metrics, network.calibration = {}, None
+    network.metrics, network.calibration, network.unknown = {}, None, None
 
 
 def set_classifier_weights(network: Network, weight: Tensor, bias: Tensor) -> None:
@@ -133,7 +133,7 @@ def _set_channels(network: Network, in_channels: int) -> None:
     if wrapped and in_channels == RGB:
         scale_before_stem(wrapped)
     network.preprocessing = network.preprocessing.with_channels(in_channels)
-    network.metrics, network.calibration = {}, None  # of images of other channels
+    network.metrics, network.calibration, network.unknown = {}, None, None  # of images of other channels
 
 
 def adapted_weight(weight: Tensor, in_channels: int) -> Tensor:

@@ -15,6 +15,7 @@ from efficientnetv2.architectures.spec import Architecture, blocks
 from efficientnetv2.models.blocks import ConvNorm, Dropout, FusedMBConv, MBConv, init_weights
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
 from efficientnetv2.models.regularization import apply_regularization
+from efficientnetv2.models.unknown import UnknownDetector
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
 from efficientnetv2.utils.memory import GIB, free_bytes
@@ -38,6 +39,7 @@ class Network(nn.Module):
         metrics: Its metrics, as plain JSON.
         trained_on: A sample of the images that trained it; None if unknown.
         calibration: The temperature that ``inference.predict`` divides its logits by; None for 1.
+        unknown: The detector of unknown images; None without.
         frozen: Names of the modules that stay in evaluation mode (``freeze``).
     """
 
@@ -54,6 +56,7 @@ class Network(nn.Module):
         self.metrics: dict[str, Any] = {}
         self.trained_on: TrainingFingerprint | None = None
         self.calibration: Calibration | None = None
+        self.unknown: UnknownDetector | None = None
         self.frozen: tuple[str, ...] = ()
 
     def display_name(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.models import model_header, pretrained, provenance, safetensors_io
+from efficientnetv2.models import model_header, pretrained, provenance, safetensors_io, unknown
 from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.blocks import DropPath, SameConv2d
 from efficientnetv2.models.efficientnet import EfficientNet, Network
@@ -99,6 +99,8 @@ def save(
         metadata[provenance.KEY] = fingerprint.to_json()
     if network.calibration is not None:
         metadata[provenance.CALIBRATION_KEY] = network.calibration.to_json()
+    if network.unknown is not None:
+        metadata[unknown.KEY] = network.unknown.to_json()
     safetensors_io.write(path, tensors, metadata)
 
 
@@ -170,6 +172,10 @@ def load(
         selected = header.metrics.get("selected_on") == "minival"
         result.trained_on = fingerprint.with_minival() if selected else fingerprint
     result.calibration = _calibration(path, file.metadata)
+    if (text := file.metadata.get(unknown.KEY)) is not None:
+        result.unknown = model_header.parse_entry(
+            path, text, unknown.KEY, lambda text: unknown.UnknownDetector.from_json(text, result.embed_dim)
+        )
     return result.eval()
 
 

@@ -125,6 +125,8 @@ def _image_prediction(prediction: Prediction, top: int, overlay: str | None) -> 
         probability=prediction.probability,
         labels=list(prediction.labels),
         top=[ClassProbability(label=label, probability=probability) for label, probability in best],
+        unknown_score=prediction.unknown_score,
+        is_unknown=prediction.is_unknown,
         overlay=overlay,
     )
 

@@ -32,6 +32,10 @@ class ImagePrediction(ClassProbability):
 
     labels: list[str] = Field(description="All labels. Only a multi-label model has none or several.")
     top: list[ClassProbability] = Field(description="The most probable classes.")
+    unknown_score: float | None = Field(
+        None, description="Distance to the validation images; null if the model stores none."
+    )
+    is_unknown: bool | None = Field(None, description="Whether the image may belong to none of the classes.")
     overlay: str | None = Field(None, description="The image with a Grad-CAM heat map, as a data URL.")
 
 

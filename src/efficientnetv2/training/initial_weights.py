@@ -272,7 +272,7 @@ def _from_weights(
     _seed(recipe)  # another library may draw the classifier
     classes = len(class_names)
     network, read_notes = load_weights(word, num_classes=classes)
-    network.calibration = None  # training makes it invalid
+    network.calibration = network.unknown = None  # training makes them invalid
     notes += [f"Weights {word}: {note}." for note in read_notes]
     model = _recipe_model(network)
     if recipe.model == "auto":

@@ -12,14 +12,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import MAX_HASHED, content_hashes
-from efficientnetv2.inference.predict import Predictions, SizeMetrics, best_size, evaluate_sizes
+from efficientnetv2.inference.predict import Predictions, Runtime, SizeMetrics, best_size, embed_dataset, evaluate_sizes
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES, fit_temperature
 from efficientnetv2.metrics.multilabel import compute_metrics, macro_metric
 from efficientnetv2.models import model_file
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
+from efficientnetv2.models.unknown import MAX_IMAGES, MIN_IMAGES, UnknownDetector
 from efficientnetv2.training.image_sizes import eval_size_candidates
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.model_selection import ModelSelection
@@ -103,6 +105,7 @@ def finish_training(context: RunContext, log: MetricsLog, validator: Validator, 
         _logger.info(note)
     seconds = log.seconds
     if setup.world.is_main_process:
+        _fit_unknown(setup, state)
         save_model(setup, state, selection, predictions)
     images = state.step * setup.recipe.batch_size
     return Result(predictions, seconds, images, setup.folder.history(), selection, sizes, calibration)
@@ -197,3 +200,23 @@ def _calibrate(setup: RunSetup, state: TrainState) -> Calibration | None:
         eval_network(state).calibration = found
         _logger.info(f"Temperature: {found.temperature:.3g} (fitted on {found.num_images} images of minival)")
     return found
+
+
+def _fit_unknown(setup: RunSetup, state: TrainState) -> None:
+    """Fit the detector of unknown images on images of the last evaluation, if there are enough."""
+    network, split = eval_network(state), setup.eval_split
+    drawn = setup.key.fold("unknown").generator().permutation(len(setup.val))[:MAX_IMAGES]
+    part = setup.val.select(np.sort(drawn))
+    if len(part) < MIN_IMAGES:
+        _logger.info(f"Unknown images: not scored ({split} has fewer than {MIN_IMAGES} images)")
+        return
+    embedded = embed_dataset(
+        network, part, preprocessing=setup.preprocessing, runtime=Runtime(setup.device, setup.workers)
+    )
+    if len(embedded.vectors) < MIN_IMAGES:  # the others could not be read
+        return
+    network.unknown = UnknownDetector.fit(torch.from_numpy(embedded.vectors), split)
+    _logger.info(
+        f"Unknown images: threshold {network.unknown.threshold:.3g} (flags {network.unknown.false_alarm_rate:.0%} of "
+        f"known images, fitted on {len(embedded.vectors)} images of {split})"
+    )

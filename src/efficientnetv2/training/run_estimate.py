@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES
+from efficientnetv2.models.unknown import MAX_IMAGES, MIN_IMAGES
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.image_sizes import eval_size_candidates
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
@@ -89,6 +90,8 @@ def estimate_run(
     }
     if counts.minival >= MIN_TEMPERATURE_IMAGES:
         others["temperature"] = timings.predictions.seconds(counts.minival) * largest
+    if counts.val >= MIN_IMAGES:
+        others["unknown images"] = timings.curve.seconds(min(counts.val, MAX_IMAGES)) * largest
     if areas:
         others["evaluation sizes"] = timings.predictions.seconds(counts.minival) * sum(areas)
     if recipe.compile:

@@ -132,9 +132,14 @@ def run_prediction(
     if earlier is not None and len(earlier[0]):  # otherwise the logits would be copied
         samples = np.concatenate([predictions.samples, earlier[0]])
         order = np.argsort(samples)
-        logits = torch.cat([predictions.logits, earlier[1]])[torch.from_numpy(order)]
+        logits = torch.cat([predictions.logits, earlier[1][:, : predictions.logits.shape[1]]])[torch.from_numpy(order)]
+        scores = predictions.unknown_scores
+        if scores is not None:
+            scores = torch.cat([scores, earlier[1][:, -1]])[torch.from_numpy(order)]
         samples = samples[order]
-        predictions = replace(predictions, samples=samples, labels=dataset.targets[samples], logits=logits)
+        predictions = replace(
+            predictions, samples=samples, labels=dataset.targets[samples], logits=logits, unknown_scores=scores
+        )
     if world.is_main_process and not len(predictions.samples):
         raise none_readable_error(dataset, *predictions.unreadable[0])
     return predictions, seconds
@@ -171,7 +176,8 @@ class PredictionCheckpoint:
     def __init__(self, table: Path, job: PredictionJob, *, every_s: float = _CHECKPOINT_S) -> None:
         """``table`` is written at the end; the network is still on the CPU; ``every_s`` seconds between two writes."""
         self._folder = table.with_name(f".{table.name}.partial")
-        self._dataset, self._num_classes = job.dataset, job.network.num_classes
+        self._dataset = job.dataset
+        self._width = job.network.num_classes + (job.network.unknown is not None)
         self._digest = _digest(job)
         self.engine: Engine = "torch"  # predictions of others are not loaded
         self._every_s, self._written_at = every_s, time.monotonic()
@@ -190,7 +196,7 @@ class PredictionCheckpoint:
 
     def load(self) -> tuple[Ints, Tensor]:
         """(n,) ascending rows of the dataset, and their (n, K) logits, whose files are unchanged."""
-        rows, logits = [np.empty(0, np.int64)], [torch.empty(0, self._num_classes)]
+        rows, logits = [np.empty(0, np.int64)], [torch.empty(0, self._width)]
         for file in sorted(self._folder.glob(f"{self._prefix}-*.npz")):
             try:
                 with file.open("rb") as opened, np.load(opened, allow_pickle=False) as part:
@@ -268,6 +274,7 @@ def _digest(job: PredictionJob) -> str:
         dataset.digest(),
         root if is_url(root) else os.path.realpath(root),
         repr(dataset.bands),
+        "" if network.unknown is None else network.unknown.to_json(),
     ]
     return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 

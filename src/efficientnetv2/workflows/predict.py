@@ -13,6 +13,7 @@ import torch
 from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.evaluation.predictions import (
     PREDICTIONS_CSV,
+    UNKNOWN_COLUMNS,
     is_predictions_csv,
     is_skipped_csv,
     predictions_table,
@@ -20,12 +21,14 @@ from efficientnetv2.evaluation.predictions import (
     write_predictions,
     write_skipped,
 )
-from efficientnetv2.inference.predict import Engine, Predictions
+from efficientnetv2.inference.embeddings import is_embeddings_file, write_embeddings
+from efficientnetv2.inference.predict import Engine, Predictions, Runtime, embed_dataset
 from efficientnetv2.preprocessing import TTA
 from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
+from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.probability import Activation
 from efficientnetv2.workflows.active_learning import check_rank_output, require_rankable, write_ranking
 from efficientnetv2.workflows.arguments import (
@@ -69,6 +72,7 @@ class PredictOptions:
     abstain_below: float | None = None
     tta: str | None = None
     label_separator: str | None = None
+    embeddings: Path | None = None
 
 
 def predict_and_write(
@@ -81,10 +85,12 @@ def predict_and_write(
         predictions, _ = run_prediction(job, runtime, "predicting", checkpoint)
         if not runtime.world.is_main_process:
             return None
-        with saving_on_interrupt(checkpoint):  # ranking reads all images again
+        with saving_on_interrupt(checkpoint):  # ranking and embedding read all images again
             table = _write(job, predictions, options)
             if options.rank is not None:
                 write_ranking(options.rank, job, predictions, runtime)
+            if options.embeddings is not None:
+                _write_embeddings(options.embeddings, job, predictions, runtime)
         if checkpoint is not None:
             checkpoint.remove()
         return table
@@ -96,6 +102,8 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     if out is not None:
         _check_outputs(out, rank, Path(data.data))
     check_rank_output(rank, out, data.data)
+    if options.embeddings is not None:
+        _check_embeddings(options.embeddings, Path(data.data))
     network = load_predictor(model, data.data, "predict")
     separator = options.label_separator
     inside = [name for name in network.class_names if separator is not None and separator in name]
@@ -117,7 +125,7 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     remove_unfit_calibration(network, preprocessing)
     dataset = replace(data.read(require_labels=False), bands=preprocessing.bands)
     damage = report_notes(dataset, strict=strict)
-    for file in filter(None, (rank, out)):
+    for file in filter(None, (rank, out, options.embeddings)):
         note_replaced(file)
     return PredictionJob(network, dataset, damage, preprocessing)
 
@@ -140,6 +148,24 @@ def _check_outputs(out: Path, rank: Path | None, data: Path) -> None:
     refuse_foreign_file(skipped, f"`output` {out}:", is_skipped_csv, "is not a list of unreadable images")
 
 
+def _check_embeddings(file: Path, data: Path) -> None:
+    """Refuse a file of embeddings that can't be written, or would replace something else."""
+    check_writable_file(file, "`embeddings`", such_as="embeddings.parquet")
+    if file.suffix.lower() != ".parquet":
+        raise InputError(f"`embeddings` {file} must end in .parquet. Give such a name.")
+    if file.resolve() == data.resolve():
+        raise InputError(f"`embeddings` {file} is DATA. Give another file.")
+    refuse_foreign_file(file, "`embeddings`", is_embeddings_file, "is not a file of embeddings")
+
+
+def _write_embeddings(file: Path, job: PredictionJob, predictions: Predictions, runtime: Runtime) -> None:
+    dataset = job.dataset.select(predictions.samples)
+    with progress("embedding", len(dataset)) as update:
+        found = embed_dataset(job.network, dataset, preprocessing=job.preprocessing, runtime=runtime, progress=update)
+    write_embeddings(file, [dataset.paths[row] for row in found.samples], found.vectors)
+    _logger.info(f"Embeddings: {pluralize(len(found.samples), 'image')}, {job.network.embed_dim} numbers each ({file})")
+
+
 def _write(job: PredictionJob, predictions: Predictions, options: PredictOptions) -> pd.DataFrame:
     dataset, unreadable, out = job.dataset, predictions.unreadable, options.out
     log_unreadable(job, unreadable)
@@ -150,11 +176,17 @@ def _write(job: PredictionJob, predictions: Predictions, options: PredictOptions
         abstain_below=options.abstain_below,
         separator=options.label_separator,
     )
+    detector, scores = job.network.unknown, predictions.unknown_scores
+    if detector is not None and scores is not None:
+        for place, column in enumerate((scores.numpy().round(6), scores.numpy() > detector.threshold)):
+            table.insert(3 + place, UNKNOWN_COLUMNS[place], column)
     skipped = None if out is None else skipped_csv_for(out)
     if out is not None and skipped is not None:
         write_predictions(out, table)
         write_skipped(skipped, [(dataset.paths[row], why) for row, why in unreadable])
     _logger.info(_class_counts(table, options.label_separator, job.network.activation))
+    if UNKNOWN_COLUMNS[1] in table:
+        _logger.info(f"Unknown images: {int(table[UNKNOWN_COLUMNS[1]].sum()):,} of {len(table):,} (column is_unknown)")
     log_skipped_count(job, unreadable, skipped)
     if out is not None:
         _logger.info(f"Written to {out}.")
@@ -188,6 +220,7 @@ def predict(
     abstain_below: float | None = None,
     tta: TTA | None = None,
     label_separator: str | None = None,
+    embeddings: PathLike | None = None,
     device: str | torch.device = "auto",
     workers: int | None = None,
     strict: bool = False,
@@ -212,6 +245,7 @@ def predict(
         abstain_below: Probability below which the label of an image stays empty.
         tta: Test-time augmentation: "none", or "d4" for all eight flips and rotations. None takes that of the model.
         label_separator: For a multi-label model: give each image all its labels, with this text between them.
+        embeddings: Parquet file to write with the embedding of each image, see `nearest_images`.
         engine: What computes: "torch", "onnxruntime", "openvino" (extras), or "auto" for the fastest installed one
             that agrees with PyTorch.
         device, workers, strict, path_column: See `train`.
@@ -219,7 +253,7 @@ def predict(
 
     Returns:
         A row per readable image: path, label, probability, and the probability of each class; of more than 1,000
-        classes the five most probable.
+        classes the five most probable. A model that scores unknown images adds ``unknown_score`` and ``is_unknown``.
 
     Raises:
         InputError: An argument, a file or an image that the caller can fix.
@@ -231,6 +265,7 @@ def predict(
         abstain_below=number("abstain_below", abstain_below, 0, 1, whole=False),
         tta=choice("tta", tta, get_args(TTA)),
         label_separator=label_separator,
+        embeddings=path_of("embeddings", embeddings),
     )
     table = predict_and_write(
         path_text("model", model),

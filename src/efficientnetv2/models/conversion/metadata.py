@@ -234,6 +234,9 @@ def apply_metadata(network: Network, user: UserMetadata) -> list[str]:
     if network.calibration is not None and before != network.preprocessing:
         network.calibration = None
         notes.append("the temperature was fitted with another preprocessing and is left out")
+    if network.unknown is not None and before != network.preprocessing:
+        network.unknown = None
+        notes.append("the detector of unknown images was fitted with another preprocessing and is left out")
     return notes
 
 

@@ -1,0 +1,33 @@
+"""The end of a training fits what flags unknown images, on images that did not train."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.conftest import COLORS, paint
+
+from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.inference.predictor import Predictor
+from efficientnetv2.models import model_file
+from efficientnetv2.models.unknown import MIN_IMAGES
+from efficientnetv2.training.trainer import Trainer
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_the_detector_is_fitted_on_the_validation_images(enough, small_run, tmp_path):
+    for name, color in COLORS.items():
+        for number in range(25):
+            paint(tmp_path / "photos" / name / f"{number:02d}.png", color, number)
+    dataset = load_dataset(tmp_path / "photos")
+    count = MIN_IMAGES if enough else MIN_IMAGES - 1
+    rows = np.random.default_rng(0).permutation(len(dataset))
+    val = dataset.select(np.sort(rows[:count]))
+    setup = small_run("run", dataset.select(np.sort(rows[count:])), val, "epochs=2")
+    Trainer(setup).fit()
+    found = model_file.load(setup.folder.model_file).unknown
+    if not enough:
+        assert found is None
+        return
+    assert (found.fitted_on, len(found.bank)) == ("val", count)
+    scores = [one.unknown_score for one in Predictor(setup.folder.model_file)([dataset.root / p for p in val.paths])]
+    assert max(scores) <= found.threshold, "their own directions are in the bank"

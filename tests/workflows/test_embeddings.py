@@ -1,0 +1,89 @@
+"""``predict`` writes what the classifier reads, for programs that compare images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from tests.inference.test_predictor import NAMES, PREPROCESSING, SMALL
+from tests.messages import mentioning
+
+import efficientnetv2 as ev2
+from efficientnetv2.models.efficientnet import EfficientNet
+
+CPU = {"device": "cpu", "workers": 0}
+
+
+def green(rng):
+    """A noisy image of a green that varies."""
+    return (rng.integers((60, 150, 60), (100, 200, 100)) + rng.integers(-20, 20, (16, 16, 3))).astype(np.uint8)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    network = EfficientNet(SMALL, num_classes=3).eval()
+    network.preprocessing, network.class_names = PREPROCESSING, NAMES
+    return network
+
+
+@pytest.fixture
+def images(tmp_path):
+    """12 images of the size that the model takes; the last is a copy of the first."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(11):
+        Image.fromarray(green(rng)).save(folder / f"{number:02d}.png")
+    (folder / "11.png").write_bytes((folder / "00.png").read_bytes())
+    return folder
+
+
+@pytest.fixture
+def model(network, tmp_path):
+    ev2.save(tmp_path / "model.safetensors", network)
+    return tmp_path / "model.safetensors"
+
+
+def test_embeddings_are_what_a_hook_on_the_classifier_sees(model, images, tmp_path):
+    (images / "broken.png").write_bytes(b"x")
+    table = ev2.predict(model, images, embeddings=tmp_path / "e.parquet", **CPU)
+    found = pq.read_table(tmp_path / "e.parquet")
+    assert found.column("path").to_pylist() == table["path"].tolist()
+    network, seen = ev2.load(model), []
+    network.classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        network(torch.stack([network.preprocessing(images / f"{number:02d}.png") for number in range(12)]))
+    np.testing.assert_allclose(np.array(found.column("embedding").to_pylist()), seen[0], atol=1e-5)
+
+
+def test_the_nearest_images_are_the_most_similar(model, images, tmp_path):
+    file = tmp_path / "e.parquet"
+    ev2.predict(model, images, embeddings=file, **CPU)
+    queries = ev2.Predictor(model).embed([images / "00.png", images / "05.png"])
+    found = ev2.nearest_images(file, queries, k=2)
+    assert found["query"].tolist() == [0, 0, 1, 1]
+    assert [path[-6:] for path in found["path"]][:3] == ["00.png", "11.png", "05.png"]
+    assert found["similarity"].tolist()[:3] == pytest.approx([1, 1, 1], abs=1e-5)
+    everything = ev2.nearest_images(file, queries[0], k=100)
+    units = torch.nn.functional.normalize(ev2.Predictor(model).embed(sorted(images.iterdir())))
+    assert everything["similarity"].tolist() == pytest.approx(
+        sorted((units @ units[0]).tolist(), reverse=True), abs=1e-4
+    )
+    with pytest.raises(ev2.InputError, match=mentioning("queries", "16")):
+        ev2.nearest_images(file, np.zeros(7))
+    with pytest.raises(ev2.InputError, match=mentioning("model.safetensors", "--embeddings")):
+        ev2.nearest_images(model, queries)
+
+
+def test_embeddings_replace_nothing_else(model, images, tmp_path):
+    (tmp_path / "labels.csv").write_text("path,label\nimages/00.png,a\n")
+    pd.read_csv(tmp_path / "labels.csv").to_parquet(tmp_path / "labels.parquet")
+    for name in ("e.csv", "labels.parquet"):
+        with pytest.raises(ev2.InputError, match=mentioning("embeddings", name)):
+            ev2.predict(model, images, embeddings=tmp_path / name, **CPU)
+    ev2.predict(model, images, embeddings=tmp_path / "e.parquet", **CPU)
+    ev2.predict(model, images, embeddings=tmp_path / "e.parquet", **CPU)
