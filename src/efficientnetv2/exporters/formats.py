@@ -17,10 +17,11 @@ from efficientnetv2.exporters.openvino import write_openvino
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.utils.errors import InputError, error_summary
 
-Format = Literal["onnx", "openvino", "torch", "triton"]
+Format = Literal["onnx", "openvino", "torch", "triton", "web"]
 #: Name of the file or folder beside the model file.
 NAMES: dict[Format, str] = {
-    "onnx": "model.onnx", "openvino": "model_openvino", "torch": "model.pt2", "triton": "model_triton"
+    "onnx": "model.onnx", "openvino": "model_openvino", "torch": "model.pt2", "triton": "model_triton",
+    "web": "model_web",
 }  # fmt: skip
 _PACKAGES: dict[tuple[Format, Precision], tuple[str, ...]] = {
     ("torch", "float32"): (),
@@ -57,12 +58,12 @@ def _write_program(graph: ExportGraph, path: Path, encoding: Encoding, metadata:
 
 
 _WRITERS: dict[Format, Callable[..., tuple[str, ...]]] = {
-    "onnx": write_onnx, "openvino": write_openvino, "torch": _write_program, "triton": write_onnx
+    "onnx": write_onnx, "openvino": write_openvino, "torch": _write_program, "triton": write_onnx, "web": write_onnx
 }  # fmt: skip
 
 
 def installed() -> list[tuple[Format, Precision]]:
-    """The formats and precisions whose packages are installed; triton's file is that of onnx."""
+    """The formats and precisions whose packages are installed; the file of triton and web is that of onnx."""
     return [variant for variant, packages in _PACKAGES.items() if all(map(find_spec, packages))]
 
 
@@ -73,6 +74,8 @@ def write(network: Network, target: Path, format: Format, encoding: Encoding) ->
         file = target / "model.xml"
     elif format == "triton":
         file = target / _SERVED / "1" / "model.onnx"
+    elif format == "web":
+        file = target / "model.onnx"
     file.parent.mkdir(parents=True, exist_ok=True)
     in_float = _WRITERS[format](ExportGraph(network), file, encoding, metadata(network, encoding.input))
     if format == "triton":
@@ -84,7 +87,7 @@ def write(network: Network, target: Path, format: Format, encoding: Encoding) ->
 
 def open_session(format: Format, file: Path) -> runtimes.Session:
     """A file of ``write`` in its own runtime."""
-    return runtimes.OPEN["onnx" if format == "triton" else format](file)
+    return runtimes.OPEN["onnx" if format in ("triton", "web") else format](file)
 
 
 def is_export(path: Path, format: Format) -> bool:
@@ -93,6 +96,8 @@ def is_export(path: Path, format: Format) -> bool:
         return (path / "model.xml").is_file()
     if format == "triton":
         return (path / _SERVED / "config.pbtxt").is_file()
+    if format == "web":
+        return (path / "model.onnx").is_file() and (path / "onnxruntime-web").is_dir()
     return path.is_file() and path.suffix == Path(NAMES[format]).suffix
 
 
