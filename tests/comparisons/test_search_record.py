@@ -456,7 +456,7 @@ def test_two_workers_share_the_threads_and_the_minutes(tmp_path, monkeypatch):
     monkeypatch.setattr(search_studies, "together", lambda workers, words: said.append((workers, words)))
     monkeypatch.setattr(search_studies, "effnetv2_search", lambda *words: None)
     monkeypatch.setattr(search_studies, "trials_of", lambda study: [SimpleNamespace(seconds=60.0)] * 2)
-    monkeypatch.setattr(search_studies, "read_network", lambda file: small_space().backbone)
+    monkeypatch.setattr(search_studies, "read_architecture", lambda file: small_space().backbone)
     monkeypatch.setattr(search_studies.torch, "get_num_threads", lambda: 4)
     search_studies.searched("policy", tmp_path / "pictures.csv", tmp_path, 5.0, [], workers=2)
     (workers, words) = said[0]

@@ -10,8 +10,11 @@ from tests.messages import mentioning, mentions
 import efficientnetv2 as ev2
 from efficientnetv2.cli import export as cli
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.exporters.graph import to_batch
+from efficientnetv2.exporters import runtimes
+from efficientnetv2.exporters.graph import Encoding, ExportGraph, model_input, to_batch
+from efficientnetv2.exporters.onnx import write_onnx
 from efficientnetv2.exporters.verify import Compared, accuracy_difference
+from efficientnetv2.preprocessing import Preprocessing
 
 pytest.importorskip("onnxruntime")
 
@@ -50,6 +53,17 @@ def test_int8_loses_little_and_says_how_much(format, run, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert mentions(shown, "labeled images", "int8", "points", "95 %")
     assert all(mentions(shown, name) for name in [*COLORS, *made.float_layers])
+
+
+@pytest.mark.parametrize("crop", ["squash", "center", "border"])
+def test_int8_takes_raw_images(crop, tmp_path):
+    network = small_network(preprocessing=Preprocessing(image_size=32, crop_mode=crop))
+    images = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3)).astype(np.uint8)
+    found = []
+    for input, raw in (("float", model_input(to_batch(images), network.preprocessing)), ("uint8", images)):
+        write_onnx(ExportGraph(network), tmp_path / "model.onnx", Encoding(input, "int8", images), {})
+        found.append(runtimes.open_onnx(tmp_path / "model.onnx").run(raw)[1])
+    np.testing.assert_allclose(*found, atol=1e-3)
 
 
 def test_int8_calibrates_on_training_images_alone(run, tmp_path, monkeypatch):

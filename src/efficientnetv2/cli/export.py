@@ -27,7 +27,8 @@ _BENCHMARK = {
 def export(
     model: options.Model,
     format: Annotated[
-        Literal["onnx", "openvino", "torch", "triton"], option("onnx, openvino, torch or triton.", "FORMAT")
+        Literal["onnx", "openvino", "torch", "triton", "web"],
+        option("onnx, openvino, torch, triton, or web (a page that predicts in the browser).", "FORMAT"),
     ] = "onnx",
     output: Annotated[Path | None, option("File or folder to write.  [default: next to the model]", "PATH")] = None,
     input: Annotated[
@@ -50,16 +51,20 @@ def export(
             check=between(1),
         ),
     ] = None,
+    runtime: Annotated[
+        Path | None, option("npm package onnxruntime-web for --format web: file of npm pack, or folder.", "PATH")
+    ] = None,
     benchmark: Annotated[bool, flag("--benchmark", "Compare all installed formats. Writes no file.")] = False,
     overwrite: Annotated[bool, flag("--overwrite", "Replace an earlier export.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Export a model to ONNX, OpenVINO, torch.export or Triton, checked from image file to label.
+    """Export a model to ONNX, OpenVINO, torch.export or Triton, or as a web page, checked from image file to label.
 
     Examples:
     - `effnetv2 export runs/demo`
     - `effnetv2 export runs/demo --format openvino --int8`
     - `effnetv2 export model.safetensors --input uint8 --data photos/`
+    - `effnetv2 export runs/demo --format web --runtime onnxruntime-web-1.30.0.tgz`
     - `effnetv2 export runs/demo --benchmark`
     """
     from efficientnetv2.workflows import benchmark as benchmark_workflow
@@ -67,10 +72,13 @@ def export(
 
     with Screen(quiet=as_json) as screen:
         if benchmark:
-            if output is not None or half or int8 or overwrite or input != "float" or format != "onnx":
+            if (
+                output is not None or half or int8 or overwrite or input != "float" or format != "onnx"
+                or runtime is not None
+            ):  # fmt: skip
                 raise InputError(
                     "`benchmark` compares all formats and writes no file. Leave `format`, `output`, `input`, `half`, "
-                    "`int8` and `overwrite` out."
+                    "`int8`, `runtime` and `overwrite` out."
                 )
             table = benchmark_workflow.benchmark(model, data, calibration=calibration, num_images=num_images)
             _print_benchmark(table, screen)
@@ -87,6 +95,7 @@ def export(
             data=data,
             calibration=calibration,
             num_images=num_images,
+            runtime=runtime,
             overwrite=overwrite,
         )
         _print_export(made, screen)

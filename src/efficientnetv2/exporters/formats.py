@@ -21,10 +21,11 @@ from efficientnetv2.exporters.openvino import write_openvino
 from efficientnetv2.models.efficientnet import Network, output_names
 from efficientnetv2.utils.errors import InputError, error_summary
 
-Format = Literal["onnx", "openvino", "torch", "triton"]
+Format = Literal["onnx", "openvino", "torch", "triton", "web"]
 #: Name of the file or folder next to the model file.
 NAMES: dict[Format, str] = {
-    "onnx": "model.onnx", "openvino": "model_openvino", "torch": "model.pt2", "triton": "model_triton"
+    "onnx": "model.onnx", "openvino": "model_openvino", "torch": "model.pt2", "triton": "model_triton",
+    "web": "model_web",
 }  # fmt: skip
 _PACKAGES: dict[tuple[Format, Precision], tuple[str, ...]] = {
     ("torch", "float32"): (),
@@ -62,12 +63,12 @@ def _write_program(graph: ExportGraph, path: Path, encoding: Encoding, metadata:
 
 
 _WRITERS: dict[Format, Callable[..., tuple[str, ...]]] = {
-    "onnx": write_onnx, "openvino": write_openvino, "torch": _write_program, "triton": write_onnx
+    "onnx": write_onnx, "openvino": write_openvino, "torch": _write_program, "triton": write_onnx, "web": write_onnx
 }  # fmt: skip
 
 
 def installed() -> list[tuple[Format, Precision]]:
-    """The formats and precisions whose packages are installed; triton's file is that of onnx."""
+    """The formats and precisions whose packages are installed; the file of triton and web is that of onnx."""
     return [variant for variant, packages in _PACKAGES.items() if all(map(find_spec, packages))]
 
 
@@ -82,6 +83,8 @@ def write(network: Network, target: Path, format: Format, encoding: Encoding) ->
         file = target / "model.xml"
     elif format == "triton":
         file = target / _SERVED / "1" / "model.onnx"
+    elif format == "web":
+        file = target / "model.onnx"
     file.parent.mkdir(parents=True, exist_ok=True)
     with _failures(format):
         in_float = _WRITERS[format](ExportGraph(network), file, encoding, metadata(network, encoding.input))
@@ -95,7 +98,7 @@ def write(network: Network, target: Path, format: Format, encoding: Encoding) ->
 def open_session(format: Format, file: Path) -> runtimes.Session:
     """A file of ``write`` in its own runtime. Where that fails, also later, it raises InputError."""
     with _failures(format):
-        session = runtimes.OPEN["onnx" if format == "triton" else format](file)
+        session = runtimes.OPEN["onnx" if format in ("triton", "web") else format](file)
 
     def run(images: npt.NDArray[Any]) -> tuple[Floats, Floats]:
         with _failures(format):
@@ -114,6 +117,8 @@ def is_export(path: Path, format: Format) -> bool:
         return (path / "model.xml").is_file()
     if format == "triton":
         return (path / _SERVED / "config.pbtxt").is_file()
+    if format == "web":
+        return (path / "model.onnx").is_file() and (path / "onnxruntime-web").is_dir()
     return path.is_file() and path.suffix == Path(NAMES[format]).suffix
 
 

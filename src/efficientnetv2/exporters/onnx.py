@@ -117,7 +117,8 @@ def _preprocessing_text(own: Preprocessing) -> str:
     """
     channels, px = own.channels, own.image_size
     kernel = 'mode = "cubic", cubic_coeff_a = -0.5' if own.interpolation == "bicubic" else 'mode = "linear"'
-    resize = f"Resize <{kernel}, antialias = 1, exclude_outside = 1, axes = [2, 3]>"
+    # Resize and Pad get all four axes: with two, onnxruntime's optimizer breaks them in front of int8 layers.
+    resize = f"Resize <{kernel}, antialias = 1, exclude_outside = 1>"
     scale = ", ".join(f"{1 / (255 * std):.9g}" for std in own.std)
     offset = ", ".join(f"{-mean / std:.9g}" for mean, std in zip(own.mean, own.std, strict=True))
     fill = ", ".join(str(min(255, max(0, round(255 * mean)))) for mean in own.mean)
@@ -129,13 +130,14 @@ def _preprocessing_text(own: Preprocessing) -> str:
             fitted_round = Round (fitted_float)
             fitted_least = Max (fitted_round, one_float)
             fitted = Cast <to = 7> (fitted_least)
-            small = {resize} (values, , , fitted)
+            fitted_shape = Concat <axis = 0> (planes, fitted)
+            small = {resize} (values, , , fitted_shape)
             spare = Sub (target, fitted)
             before = Div (spare, two)
             after = Sub (spare, before)
-            pads = Concat <axis = 0> (before, after)
+            pads = Concat <axis = 0> (none, before, none, after)
             shifted = Sub (small, fill)
-            padded = Pad (shifted, pads, zero, axes_from_2)
+            padded = Pad (shifted, pads, zero)
             resized = Add (padded, fill)"""
         box = "crop = Identity (shape)"
     else:
@@ -147,12 +149,14 @@ def _preprocessing_text(own: Preprocessing) -> str:
             kept_least = Max (kept_round, one_float)
             kept = Cast <to = 7> (kept_least)
             crop = Expand (kept, axes_shape)"""
-        fit = f"resized = {resize} (values, , , target)"
+        fit = f"""
+            target_shape = Concat <axis = 0> (planes, target)
+            resized = {resize} (values, , , target_shape)"""
     return f"""
         <ir_version: 10, opset_import: ["" : {_OPSET}]>
         preprocessing (uint8[batch, height, width, {channels}] images)
         => (float[batch, {channels}, {px}, {px}] normalized)
-        <int64[2] axes = {{1, 2}}, int64[2] axes_from_2 = {{2, 3}}, int64[1] axes_shape = {{2}}, int64 two = {{2}},
+        <int64[2] axes = {{1, 2}}, int64[2] none = {{0, 0}}, int64[1] axes_shape = {{2}}, int64 two = {{2}},
          int64[2] target = {{{px}, {px}}}, float target_float = {{{px}}}, float zero = {{0}}, float most = {{255}},
          float one_float = {{1}}, float crop_pct = {{{own.crop_pct:.9g}}}, float[1, {channels}, 1, 1] fill = {{{fill}}},
          float[1, {channels}, 1, 1] scale = {{{scale}}}, float[1, {channels}, 1, 1] offset = {{{offset}}}>
@@ -166,6 +170,7 @@ def _preprocessing_text(own: Preprocessing) -> str:
             cropped = Slice (images, start, end, axes)
             channels_first = Transpose <perm = [0, 3, 1, 2]> (cropped)
             values = Cast <to = 1> (channels_first)
+            planes = Shape <start = 0, end = 2> (values)
             {fit}
             rounded = Round (resized)
             levels = Clip (rounded, zero, most)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import heapq
-import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from importlib.resources import files
 from operator import itemgetter
 from typing import Annotated, Any
 
@@ -23,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from efficientnetv2.exporters.web import load_page
 from efficientnetv2.inference.predictor import Prediction
 from efficientnetv2.serving.inference_protocol import health_router, protocol_router
 from efficientnetv2.serving.intake import RequestError, discard_body
@@ -133,7 +130,11 @@ def _image_prediction(prediction: Prediction, top: int, overlay: str | None) -> 
 
 def _add_page(app: FastAPI) -> None:
     html, policy = load_page()
-    headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+    headers = {
+        "Content-Security-Policy": f"{policy}; frame-ancestors 'none'",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+    }
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -224,21 +225,3 @@ class _Recorder:
             self._metrics.num_open -= 1
             route = getattr(scope.get("route"), "path", "unknown")
             self._metrics.record(route, status, time.perf_counter() - started)
-
-
-def load_page() -> tuple[str, str]:
-    """The HTML of the page, and its content security policy."""
-    html = files("efficientnetv2.serving").joinpath("page/index.html").read_text(encoding="utf-8")
-    script, style = (_hash_of(html, tag) for tag in ("script", "style"))
-    policy = (
-        f"default-src 'none'; script-src {script}; style-src {style}; img-src blob: data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return html, policy
-
-
-def _hash_of(html: str, tag: str) -> str:
-    """The hash of the only element with a tag. Source: CSP Level 3, section 2.3.1."""
-    (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-    digest = hashlib.sha256(content.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -28,6 +28,7 @@ from efficientnetv2.exporters.verify import (
     compare,
     read_pixels,
 )
+from efficientnetv2.exporters.web import read_runtime, write_page
 from efficientnetv2.inference.predict import load_classifier
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.training.run_dir import RUN_MARKERS
@@ -94,6 +95,7 @@ def export(
     data: PathLike | None = None,
     calibration: PathLike | None = None,
     num_images: int | None = None,
+    runtime: PathLike | None = None,
     overwrite: bool = False,
 ) -> Export:
     """Export a model, and check that its own runtime predicts the same from image file to label.
@@ -110,11 +112,12 @@ def export(
 
     Args:
         model: A run, a cross-validation, or the path of one or of a model file.
-        format: "onnx"; "openvino" (folder with model.xml); "torch" (a `torch.export` program, .pt2); or "triton" (a
-            model repository that Triton, KServe and OpenVINO Model Server serve).
+        format: "onnx"; "openvino" (folder with model.xml); "torch" (a `torch.export` program, .pt2); "triton" (a
+            model repository that Triton, KServe and OpenVINO Model Server serve); or "web" (a folder with a web page
+            that predicts in the browser).
         output: File or folder to write. Default: next to the model file.
         input: "float" takes normalized images (N, C, S, S); "uint8" takes images of any size, (N, H, W, C), and
-            resizes and normalizes them in the model.
+            resizes and normalizes them in the model. "web" always takes "uint8".
         half: Store weights in half precision.
         int8: Quantize weights and activations to 8 bits. The result has the difference of the accuracy.
         data: Images to compare on, as `predict` takes them. Default: the validation images of the run, and if these
@@ -122,6 +125,7 @@ def export(
         calibration: Images that give the ranges of the activations for ``int8``, at least 100. Default: 300 training
             images of the run.
         num_images: Number of images to compare on, at most. Default: 200; with ``int8`` 2,000.
+        runtime: npm package onnxruntime-web for the format "web": the file of `npm pack`, or its folder.
         overwrite: Replace the output if it is an earlier export.
 
     Raises:
@@ -137,10 +141,16 @@ def export(
         raise InputError("`format=torch` takes normalized images in float32. Leave `input`, `half` and `int8` out.")
     if calibration is not None and not int8:
         raise InputError("`calibration` is for `int8`. Give both, or leave it out.")
+    if runtime is not None and format != "web":
+        raise InputError("`runtime` is for `format=web`. Give both, or leave it out.")
     target = path_of("output", output) or (path if path.is_dir() else path.parent) / NAMES[format]
     _check_target(target, format, overwrite=overwrite)
+    runtime_files = read_runtime(path_of("runtime", runtime)) if format == "web" else {}
     network = load_classifier(path)
+    if format == "web" and network.preprocessing.bands is not None:
+        raise InputError("`format=web` reads no bands of rasters, and this model needs them. Use another `format`.")
     dataset = comparison_images(network, path, data, num_images or (_INT8_IMAGES if int8 else _IMAGES))
+    input = "uint8" if format == "web" else input
     encoding = Encoding(input, precision, calibration_images(network, path, calibration) if int8 else None)
     with (
         signals_as_ctrl_c(),
@@ -151,10 +161,12 @@ def export(
     ):
         made = Path(folder) / target.name
         file, float_layers = write(network, made, format, encoding)
+        if format == "web":
+            write_page(made, network, runtime_files)
         few = "" if len(dataset) >= _IMAGES else f" Name at least {_IMAGES} with `data` for a stronger proof."
         _logger.info(f"Comparing on {pluralize(len(dataset), 'image')} of {dataset.source}.{few}")
         session = open_session(format, file)
-        compared, runtime = compare(network, session, dataset), session.name
+        compared, engine = compare(network, session, dataset), session.name
         del session  # Windows moves no file that is open
         agreement = check(compared, network, dataset, precision)
         accuracy = paired_accuracy(network, path, dataset, compared) if int8 else None
@@ -162,7 +174,7 @@ def export(
         _replace(target, made, Path(folder) / "before")
         if format == "onnx" and network.preprocessing.bands is None:
             write_atomically(_script(target), lambda part: part.write_bytes(Path(classify.__file__).read_bytes()))
-    return Export(target, format, precision, runtime, size, agreement, accuracy, float_layers)
+    return Export(target, format, precision, engine, size, agreement, accuracy, float_layers)
 
 
 def comparison_images(network: Network, model: Path, data: PathLike | None, most: int) -> ImageDataset:
