@@ -162,7 +162,7 @@ def story(
     """The steps: a title, a command, and its words."""
     weights = _from_here(images.absolute().parents[1] / "weights/efficientnetv2_b0.safetensors")
     if not weights.is_file():
-        raise InputError(f"{weights} is missing. Restore it: git checkout examples/weights")
+        raise InputError(f"{weights} is missing. Install efficientnetv2 again, or restore it with git checkout.")
     data, machine = str(images), option_args(device="cpu", workers=workers)
     settings = [setting.replace(f"epochs={_EPOCHS}", f"epochs={epochs}") for setting in SETTINGS]
     train = [data, *option_args(weights=weights, recipe="finetune", seed=seed, output=out), *machine]
@@ -207,8 +207,10 @@ def _from_here(path: Path) -> Path:
 
 
 def bundled_images() -> Path:
-    """The table of images in the clone that this is run in, or that the package was installed from."""
-    for place in [Path.cwd(), *Path.cwd().parents[:2], Path(__file__).resolve().parents[3]]:
-        if (place / "examples/land_cover/pictures.csv").exists():
-            return _from_here(place / "examples/land_cover/pictures.csv")
-    raise InputError("the demo's images come with the repository, not with the package. Run it in a clone.")
+    """The table of images in the clone that this is run in, or of the package."""
+    from efficientnetv2.training.initial_weights import EXAMPLES
+
+    for place in [*(folder / "examples" for folder in (Path.cwd(), *Path.cwd().parents[:2])), EXAMPLES]:
+        if (place / "land_cover/pictures.csv").exists():
+            return _from_here(place / "land_cover/pictures.csv")
+    raise InputError(f"{EXAMPLES} has no images. Install efficientnetv2 again.")

@@ -36,8 +36,10 @@ _SYNONYMS = {
     **dict.fromkeys(("imagenet", "imagenet1k", "in1k"), "efficientnetv2_b0.in1k"),
     **dict.fromkeys(("imagenet21k", "imagenet22k", "in21k", "in22k"), "efficientnetv2_s.in21k"),
 }
-# Weights of the repository, if the package runs in one.
-BUNDLED = Path(__file__).parents[3] / "examples/weights"
+_PACKAGE = Path(__file__).parents[1]
+# In the package where it was installed from a wheel (pyproject.toml), else in the clone.
+EXAMPLES = _PACKAGE / "examples" if (_PACKAGE / "examples").is_dir() else _PACKAGE.parents[1] / "examples"
+BUNDLED = EXAMPLES / "weights"
 NOTHING_FROZEN = {"freeze_stages": 0, "freeze_bn": False}  # fields of a recipe
 
 
@@ -82,7 +84,7 @@ def stride_of(model: str | Architecture) -> int | None:
 def weights_candidates(model: str | Architecture, *, shipped: Path | None = None) -> tuple[WeightsCandidate, ...]:
     """All available weights of a model, the most promising first, "none" last. May download the best.
 
-    ``shipped`` is a folder with files ``NAME.safetensors``; None is ``examples/weights`` of the repository.
+    ``shipped`` is a folder with files ``NAME.safetensors``; None is the package's ``examples/weights``.
     """
     reason = f"None are published for {model_title(model)}."
     found = []

@@ -1,0 +1,21 @@
+# An image for CPUs with the command line and the HTTP server:
+#   docker build -t efficientnetv2 .
+FROM python:3.12-slim AS build
+WORKDIR /source
+COPY . .
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM python:3.12-slim
+# PyTorch's index has builds without CUDA, which are several gigabytes smaller.
+RUN pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/cpu
+RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
+    pip install --no-cache-dir "$(ls /wheels/*.whl)[serve,onnx]"
+RUN useradd --create-home effnetv2
+USER effnetv2
+WORKDIR /work
+EXPOSE 8000
+# For `serve` at its default port.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/v2/health/live', timeout=4)"]
+ENTRYPOINT ["effnetv2"]
+CMD ["--help"]
