@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+import struct
 import sys
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_tensors_may_follow_the_json_in_binary(client, datatype):
     tensor = {"name": "images", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": len(binary)}}
     if datatype == "UINT8":
         binary, tensor = images.tobytes(), tensor | {"shape": list(images.shape), "datatype": "UINT8"}
-    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    header = json.dumps({"inputs": [tensor]}).encode()
 
     def send(content, length):
         headers = {"Inference-Header-Content-Length": str(length), "Content-Type": "application/octet-stream"}
@@ -141,6 +142,31 @@ def test_tensors_may_follow_the_json_in_binary(client, datatype):
     assert send(header, len(header)).status_code == 400
     assert send(header, len(header) + 1).status_code == 400
     assert send(header, "x").status_code == 400
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_outputs_may_follow_the_json_in_binary(client, one_by_one):
+    body = infer_body(encoded(0), encoded(1))
+    expected = {one["name"]: one for one in client.post("/v2/models/tiny/infer", json=body).json()["outputs"]}
+    wanted = {name: name != "probability" or not one_by_one for name in expected}
+    parameters = {"binary_data_output": True}
+    if one_by_one:
+        body["outputs"] = [{"name": name, "parameters": {"binary_data": binary}} for name, binary in wanted.items()]
+        parameters = {}
+    response = client.post("/v2/models/tiny/infer", json=body | {"parameters": parameters})
+    length = int(response.headers["Inference-Header-Content-Length"])
+    header, rest = json.loads(response.content[:length]), response.content[length:]
+    for one in header["outputs"]:
+        assert ("data" in one) != wanted[one["name"]]
+        if "data" in one:
+            assert one == expected[one["name"]]
+            continue
+        tensor, rest = rest[: one["parameters"]["binary_data_size"]], rest[one["parameters"]["binary_data_size"] :]
+        if one["datatype"] == "FP32":
+            assert np.frombuffer(tensor, "<f4") == pytest.approx(expected[one["name"]]["data"])
+        else:
+            assert tensor == b"".join(struct.pack("<I", len(x)) + x.encode() for x in expected[one["name"]]["data"])
+    assert rest == b""
 
 
 def test_the_protocol_returns_the_outputs_that_are_asked_for(client):

@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import httpx2
 import pytest
+import yaml
 from tests.command_line import started
 from tests.messages import mentions
 from tests.processes import free_port
 from tests.serving.model_files import NAMES, encoded, write_model
 
+import efficientnetv2 as ev2
+
 JPEG = encoded(0)
+EXAMPLES = Path(__file__).parents[2] / "examples/serving"
 
 
 class Served:
@@ -157,3 +164,40 @@ def test_a_model_that_is_not_there_is_refused(tmp_path):
     done = started("serve", "none.safetensors", "--port", 0, cwd=tmp_path).end()
     assert done.returncode == 2
     assert mentions(done.stderr, "none.safetensors")
+
+
+def test_tritons_client_library_classifies_files(served, tmp_path):
+    pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
+    files = []
+    for number in range(3):
+        files.append(tmp_path / f"{number}.jpg")
+        files[-1].write_bytes(encoded(number))
+    command = [sys.executable, EXAMPLES / "classify.py", f"127.0.0.1:{served.port}", "tiny", *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    predicted = [ev2.Predictor(served.file, device="cpu")(file)[0] for file in files]
+    assert done.stdout.splitlines() == [
+        f"{file},{found.label},{found.probability:.4f}" for file, found in zip(files, predicted, strict=True)
+    ]
+
+
+def test_kserves_manifest_starts_a_server_whose_probes_reply(model, tmp_path):
+    manifest = yaml.safe_load((EXAMPLES / "kserve.yaml").read_text())
+    (container,) = manifest["spec"]["predictor"]["containers"]
+    port = str(free_port())
+    given = {"classifier=/mnt/models": f"classifier={model}", "0.0.0.0": "127.0.0.1", "8080": port}
+    assert set(given) <= set(container["args"])
+    process = started(*[given.get(word, word) for word in container["args"]], cwd=tmp_path)
+    probes = [container[kind]["httpGet"] for kind in ("readinessProbe", "livenessProbe")]
+    assert {probe["port"] for probe in probes} == {8080}
+    until, waiting = time.monotonic() + 60, {probe["path"] for probe in probes}
+    while waiting:
+        assert time.monotonic() < until
+        assert process.goes_on()
+        with suppress(httpx2.TransportError):
+            waiting = {
+                path for path in waiting
+                if httpx2.get(f"http://127.0.0.1:{port}{path}", timeout=60, trust_env=False).status_code != 200
+            }  # fmt: skip
+        time.sleep(0.02)
+    process.kill()

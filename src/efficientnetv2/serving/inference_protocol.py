@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, Request
+import numpy as np
+from fastapi import APIRouter, Request, Response
 
 from efficientnetv2.inference.predictor import Prediction
 from efficientnetv2.serving.intake import RequestError
@@ -69,8 +70,13 @@ def protocol_router(service: Service) -> APIRouter:
 
     schema = {"content": {"application/json": {"schema": InferRequest.model_json_schema()}}, "required": True}
 
-    @router.post("/models/{name}/infer", openapi_extra={"requestBody": schema}, response_model_exclude_none=True)
-    async def infer(request: Request, name: str) -> InferResponse:
+    @router.post(
+        "/models/{name}/infer",
+        openapi_extra={"requestBody": schema},
+        response_model=InferResponse,
+        response_model_exclude_none=True,
+    )
+    async def infer(request: Request, name: str) -> InferResponse | Response:
         """Predict images: their files, as base64 or in binary, or pixels."""
         parsed: list[InferRequest] = []
 
@@ -83,9 +89,10 @@ def protocol_router(service: Service) -> APIRouter:
         model, found = await service.predict(request, name, read)
         outputs = _tensors(model, [prediction for prediction, _ in found])
         wanted = {one.name for one in parsed[0].outputs} or set(_OUTPUTS)
-        return InferResponse(
+        response = InferResponse(
             model_name=model.name, id=parsed[0].id, outputs=[one for one in outputs if one.name in wanted]
         )
+        return _in_binary(response, parsed[0])
 
     @router.post("/repository/models/{name}/load")
     async def load(name: str) -> dict[str, str]:
@@ -140,3 +147,29 @@ def _tensors(model: ServedModel, predictions: Sequence[Prediction]) -> list[Outp
         OutputTensor(name="probability", datatype="FP32", shape=[count], data=[one.probability for one in predictions]),
         OutputTensor(name="probabilities", datatype="FP32", shape=shape, data=every),
     ]
+
+
+def _in_binary(response: InferResponse, request: InferRequest) -> InferResponse | Response:
+    """With the tensors that are wanted in binary after the JSON. Source: Triton, extension binary tensor data."""
+    default = request.parameters.get("binary_data_output", False)
+    wanted = {one.name: one.parameters.get("binary_data", default) for one in request.outputs}
+    tensors = []
+    for output in response.outputs:
+        if wanted.get(output.name, default) is True:
+            tensors.append(_tensor_bytes(output))
+            output.data, output.parameters = None, {"binary_data_size": len(tensors[-1])}
+    if not tensors:
+        return response
+    header = response.model_dump_json(exclude_none=True).encode()
+    return Response(
+        b"".join([header, *tensors]),
+        media_type="application/octet-stream",
+        headers={"Inference-Header-Content-Length": str(len(header))},
+    )
+
+
+def _tensor_bytes(output: OutputTensor) -> bytes:
+    if output.datatype == "FP32":
+        return np.array(output.data, "<f4").tobytes()
+    texts = [text.encode() for text in output.data or ()]
+    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)

@@ -112,9 +112,10 @@ class InferRequest(BaseModel):
 
 
 class OutputTensor(TensorInfo):
-    """A result, row by row."""
+    """A result, row by row; without ``data``, it follows the JSON in binary."""
 
-    data: list[Any]
+    data: list[Any] | None
+    parameters: dict[str, Any] | None = None
 
 
 class InferResponse(BaseModel):
