@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _CLASSES = 10  # classes whose F1 changes most. Ours
 # Columns of numbers of the table of formats.
 _BENCHMARK = {
-    "megabytes": ".1f", "accuracy": ".1%", "label_agreement": ".1%", "milliseconds": ".1f", "images_per_s": ".0f"
+    "megabytes": ".1f", "accuracy": ".1%", "label_agreement": ".1%", "max_difference": ".1g",
+    "milliseconds": ".1f", "images_per_s": ".0f"
 }  # fmt: skip
 
 
@@ -145,7 +146,17 @@ def _print_benchmark(table: pd.DataFrame, screen: Screen) -> None:
         return [row["format"], row["precision"], *texts]
 
     rows = [{str(name): value for name, value in row.items()} for row in table.to_dict(orient="records")]
-    columns = ["format", "precision", "MB", "accuracy", "minus PyTorch (95 %)", "equal labels", "ms", "images/s"]
+    columns = [
+        "format",
+        "precision",
+        "MB",
+        "accuracy",
+        "minus PyTorch (95 %)",
+        "equal labels",
+        "largest difference",
+        "ms",
+        "images/s",
+    ]
     screen.table("Formats", columns, [cells(row) for row in rows])
     for row in rows:
         if row["error"]:

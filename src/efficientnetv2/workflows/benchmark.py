@@ -60,7 +60,8 @@ def benchmark(
     Returns:
         A row per format and precision; the first is the model in PyTorch. ``accuracy`` is on the labeled images;
         ``difference``, from ``low`` to ``high``, its paired difference to the model with the 95 % interval;
-        ``label_agreement`` the fraction of all images with the model's label. ``milliseconds`` is the median of a
+        ``label_agreement`` the fraction of all images with the model's label; ``max_difference`` the largest
+        difference of a probability to PyTorch on equal pixels. ``milliseconds`` is the median of a
         single image, ``images_per_s`` that of a batch, both without reading images, with as many threads as PyTorch
         uses. ``error`` has why a format could not be exported, and is empty otherwise.
 
@@ -79,7 +80,7 @@ def benchmark(
     own = Compared(predicted.samples, expected, expected, expected, math.nan)
     rows: list[dict[str, Any]] = [{"format": "PyTorch", "precision": "float32", "runtime": sessions[0].name}]
     rows[0]["megabytes"] = sum(weight.nbytes for weight in network.state_dict().values()) / 1e6
-    rows[0] |= {"label_agreement": 1.0, **_accuracy(network, path, dataset, own)}
+    rows[0] |= {"label_agreement": 1.0, "max_difference": 0.0, **_accuracy(network, path, dataset, own)}
     calibrate = cache(lambda: calibration_images(network, path, calibration))
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for format, precision in installed():
@@ -93,10 +94,11 @@ def benchmark(
                 session = open_session(format, file)
                 row |= {"runtime": session.name, "megabytes": size_of(target) / 1e6}
                 found = compare(network, session, dataset, expected)
-                row["label_agreement"] = check(found, network, dataset, precision).label_agreement
+                agreement = check(found, network, dataset, precision)
             except InputError as error:
                 row["error"] = str(error)
                 continue
+            row |= {"label_agreement": agreement.label_agreement, "max_difference": agreement.max_difference}
             row |= _accuracy(network, path, dataset, found)
             sessions[len(rows) - 1] = session
         for number, timings in _timings(sessions, _sample(network, dataset)).items():
@@ -104,7 +106,7 @@ def benchmark(
         sessions.clear()
     columns = (
         "format", "precision", "runtime", "megabytes", "accuracy", "difference", "low", "high", "label_agreement",
-        "milliseconds", "images_per_s", "error",
+        "max_difference", "milliseconds", "images_per_s", "error",
     )  # fmt: skip
     return pd.DataFrame([{"runtime": "", "error": "", **row} for row in rows], columns=pd.Index(columns))
 

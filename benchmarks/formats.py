@@ -1,0 +1,55 @@
+"""Each export format of several models: agreement with PyTorch, size and speed in one table.
+
+Run: python -m benchmarks.formats NAME=MODEL [NAME=MODEL ...] --data IMAGES [--calibration IMAGES] [--record]
+
+MODEL is a run or a model file, IMAGES a folder or table of images. The rows are those of ``effnetv2 export MODEL
+--benchmark``; the formats are timed in turn. ``--record`` writes results/formats.json. A format that is not installed
+has no row; one that cannot be exported has its error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib.metadata import version
+
+import pandas as pd
+from benchmarks.record import NAMED, RESULTS, hardware
+
+import efficientnetv2 as ev2
+from efficientnetv2.utils.io import write_text_atomically
+
+SHOWN = [
+    "model", "format", "precision", "megabytes", "label_agreement", "max_difference", "difference", "low", "high",
+    "milliseconds", "images_per_s", "error",
+]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="NAME=MODEL")
+    parser.add_argument("--data", required=True, help="images to compare on")
+    parser.add_argument("--calibration", help="images for int8; default: training images of the run")
+    parser.add_argument("--num-images", type=int, default=500)
+    parser.add_argument("--record", action="store_true", help="write results/formats.json")
+    options = parser.parse_args()
+    tables = []
+    for name, _, model in (word.partition("=") for word in options.models):
+        if not model:
+            parser.error(f"'{name}' is not NAME=MODEL.")
+        table = ev2.benchmark(model, options.data, calibration=options.calibration, num_images=options.num_images)
+        tables.append(table.assign(model=name))
+        print(tables[-1][SHOWN].to_string(index=False, float_format="{:.4g}".format), flush=True)
+    if options.record:
+        rows = json.loads(pd.concat(tables)[SHOWN].to_json(orient="records"))
+        found = {
+            "images": options.num_images,
+            "hardware": hardware(),
+            "versions": {name: version(name) for name in (*NAMED, "onnxruntime", "openvino", "nncf")},
+            "rows": rows,
+        }
+        write_text_atomically(RESULTS / "formats.json", json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
