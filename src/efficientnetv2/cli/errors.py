@@ -14,8 +14,8 @@ import typer
 from pydantic import ValidationError
 
 from efficientnetv2.utils.errors import InputError, OtherProcessError, escape_controls, format_rule
-from efficientnetv2.utils.launcher import report_to_torchrun
 from efficientnetv2.utils.logs import spelling
+from efficientnetv2.utils.processes import report_to_torchrun
 from efficientnetv2.utils.shell import shell_join
 
 # Messages of the loader of shared libraries and of the start of a thread, if memory runs out.

@@ -13,7 +13,7 @@ from efficientnetv2.data.image_folder import lists_images
 from efficientnetv2.data.shards.records import is_shards
 from efficientnetv2.training.run_paths import RUNS
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.launcher import rank_and_world_size
+from efficientnetv2.utils.processes import rank_and_world_size
 from efficientnetv2.utils.shell import shell_join
 
 _logger = logging.getLogger(__name__)
