@@ -141,7 +141,7 @@ def check(
     - `effnetv2 check train.csv --group-column site --near-km 2`
     """
     from efficientnetv2.data.config import default_check_dir
-    from efficientnetv2.workflows.output_paths import refuse_inside_data
+    from efficientnetv2.workflows.arguments import refuse_inside_data
 
     folder = out or default_check_dir(data)
     refuse_inside_data(data, folder, "--output", command="check" if out is None else None)

@@ -38,7 +38,7 @@ def train(
     - `effnetv2 train photos/ --epochs 40 --set minival=0.1 --set patience=5`
     """
     began = time.monotonic()
-    from efficientnetv2.workflows.output_paths import validate_run_paths
+    from efficientnetv2.workflows.arguments import validate_run_paths
 
     modes = {"--resume": resume, "--dry-run": dry_run, "--preview": preview is not None}
     given = [name for name, is_given in modes.items() if is_given]

@@ -35,7 +35,7 @@ from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_file, write_atomically
 from efficientnetv2.utils.random_key import Key
-from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file, refuse_inside_data
+from efficientnetv2.workflows.arguments import note_replaced, refuse_foreign_file, refuse_inside_data
 
 _logger = logging.getLogger(__name__)
 

@@ -52,7 +52,7 @@ from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
+from efficientnetv2.workflows.arguments import refuse_inside_data, refuse_replacing_data
 from efficientnetv2.workflows.search_config import SearchConfig, WorkerOptions
 from efficientnetv2.workflows.study_dir import STUDY_FILES, StudyDir
 
