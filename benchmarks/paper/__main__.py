@@ -27,8 +27,7 @@ from benchmarks.paper.reproduce import CELLS, TRAINED, Request, reproduce, table
 from benchmarks.paper.scale import SCALES
 from benchmarks.record import hardware
 
-from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.errors import spelled, spelling_as
+from efficientnetv2.cli.console import Screen, spelled, spelling_as
 from efficientnetv2.cli.progress_bars import TrainingBar
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError

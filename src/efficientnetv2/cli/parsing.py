@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from typer import BadParameter
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from efficientnetv2.cli.errors import end, ends
+from efficientnetv2.cli.console import end, ends
 from efficientnetv2.cli.foreign_names import (
     ADVICE,
     ADVICE_WITHOUT_SET,
