@@ -23,7 +23,7 @@ from efficientnetv2.evaluation.predictions import (
     save_predictions,
 )
 from efficientnetv2.metrics.confidence_intervals import Difference
-from efficientnetv2.metrics.metric_differences import unpaired_difference
+from efficientnetv2.metrics.metric_intervals import unpaired_difference
 from efficientnetv2.training.run_dir import RUN_MARKERS, RunDir
 from efficientnetv2.training.run_paths import is_running
 from efficientnetv2.utils.errors import InputError

@@ -20,7 +20,7 @@ from efficientnetv2.exporters.formats import Session
 from efficientnetv2.exporters.graph import Floats, Precision, model_input, to_batch
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.metrics.confidence_intervals import Difference
-from efficientnetv2.metrics.metric_differences import paired_difference
+from efficientnetv2.metrics.metric_intervals import paired_difference
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
