@@ -44,7 +44,7 @@ def crossval(
         bool, flag("--compare-splits", "Train random folds too, and compare them with those by place.", panel=ADVANCED)
     ] = False,
     out: options.RunOut = None,
-    resume: Annotated[bool, flag("--resume", "Continue --output, or the newest in runs/.")] = False,
+    resume: options.Resume = False,
 ) -> None:
     """Train a model per fold, and report on all images.
 

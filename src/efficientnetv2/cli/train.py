@@ -22,7 +22,7 @@ def train(
     table: options.TableOptions,
     machine: options.MachineOptions,
     out: options.RunOut = None,
-    resume: Annotated[bool, flag("--resume", "Continue --output, or the newest in runs/.")] = False,
+    resume: options.Resume = False,
     dry_run: Annotated[bool, flag("--dry-run", "Estimate time, memory and disk, and train nothing.")] = False,
     preview: Annotated[Path | None, option("Write a PNG of augmented images per stage.", "PNG")] = None,
     preview_images: Annotated[int, advanced("Images of the preview.", "N", check=between(1, 24))] = 8,
