@@ -32,10 +32,10 @@ from efficientnetv2.training.recipe_io import apply_overrides, validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.recipes.nas_proxy import CHOOSING
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
+from efficientnetv2.utils.benchmark import boot_id
 from efficientnetv2.utils.device import Hardware, device_title
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import cache_folder, write_text_atomically
-from efficientnetv2.utils.machine_lock import boot_id
 from efficientnetv2.utils.random_key import Key
 
 DRAWN_BY = Key.of(0).fold("search record")

@@ -19,8 +19,7 @@ from hypothesis import settings
 from PIL import Image
 from tests.log_lines import forget_log
 
-from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.errors import spelling_as
+from efficientnetv2.cli.console import Screen, spelling_as
 
 # No test reaches a network, nor what the user has in his caches; nor does a process that a test starts. This stands
 # before anything imports huggingface_hub, which reads it once. Nothing listens on port 9: a refusal takes no time.

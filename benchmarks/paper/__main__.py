@@ -27,13 +27,11 @@ from benchmarks.paper.reproduce import CELLS, TRAINED, Request, reproduce, table
 from benchmarks.paper.scale import SCALES
 from benchmarks.record import hardware
 
-from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.errors import spelled, spelling_as
+from efficientnetv2.cli.console import Screen, spelled, spelling_as
 from efficientnetv2.cli.progress_bars import TrainingBar
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.launcher import rank_and_world_size
-from efficientnetv2.utils.processes import keep_freed_memory
+from efficientnetv2.utils.processes import keep_freed_memory, rank_and_world_size
 
 # Parameters of the library that are options here.
 OPTIONS = {name: f"--{name}" for name in ("data", "seeds", "weights", "device", "output")}

@@ -7,8 +7,7 @@ import logging
 import pytest
 from tests.command_line import effnetv2
 
-from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.errors import spelled, spelling_as
+from efficientnetv2.cli.console import Screen, spelled, spelling_as
 from efficientnetv2.training.run_dir import RunLog
 
 OPTIONS = {

@@ -36,11 +36,11 @@ from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import run_start, train
 from efficientnetv2.workflows.area import _from_table
+from efficientnetv2.workflows.arguments import refuse_inside_data, refuse_replacing_data
 from efficientnetv2.workflows.batch_predict import InferenceOptions
 from efficientnetv2.workflows.crossval import _folder, load_images
 from efficientnetv2.workflows.evaluate import evaluate_and_report
 from efficientnetv2.workflows.evaluate_options import EvaluateOptions, check_calibration, report_folder
-from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
 from efficientnetv2.workflows.predict import PredictOptions, predict_and_write
 from efficientnetv2.workflows.run_start import resume_hint
 

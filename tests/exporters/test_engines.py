@@ -10,7 +10,7 @@ from tests.exporters.conftest import small_network
 from tests.messages import mentioning, mentions
 
 import efficientnetv2 as ev2
-from efficientnetv2.exporters import engines, runtimes
+from efficientnetv2.exporters import engines, formats
 from efficientnetv2.models.ensemble import write_members
 from efficientnetv2.preprocessing import Preprocessing
 
@@ -117,8 +117,8 @@ def test_auto_keeps_pytorch_for_few_images(models, photos, monkeypatch):
 
 def _wrong(change):
     def wrong(path):
-        session = runtimes.open_onnx(path)
-        return runtimes.Session("wrong", lambda images: tuple(x + change * x**2 for x in session.run(images)), {})
+        session = formats.open_onnx(path)
+        return formats.Session("wrong", lambda images: tuple(x + change * x**2 for x in session.run(images)), {})
 
     return wrong
 

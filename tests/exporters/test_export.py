@@ -19,7 +19,7 @@ import efficientnetv2 as ev2
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.exporters import classify, formats, runtimes, verify
+from efficientnetv2.exporters import classify, formats, verify
 from efficientnetv2.exporters.graph import Encoding, metadata
 from efficientnetv2.models import model_file
 from efficientnetv2.models.ensemble import write_members
@@ -67,7 +67,7 @@ def test_onnx_predicts_what_the_predictor_predicts(kind, crop, tmp_path, photos)
     made = ev2.export(path, data=photos, input=kind)
     assert made.path == tmp_path / "model.onnx"
     assert made.agreement.label_agreement == 1
-    session = runtimes.open_onnx(made.path)
+    session = formats.open_onnx(made.path)
     files, expected = _expected(path, photos)
     images = [own(file).numpy() if kind == "float" else _whole(file) for file in files]
     found = np.concatenate([session.run(image[None])[1] for image in images])
@@ -98,7 +98,7 @@ def test_every_format_takes_any_number_of_images_and_knows_its_classes(format, m
 def test_openvino_resizes_raw_images_as_pillow_does(model, photos):
     pytest.importorskip("openvino")
     made = ev2.export(model, "openvino", data=photos, input="uint8")
-    session = runtimes.open_openvino(made.path / "model.xml")
+    session = formats.open_openvino(made.path / "model.xml")
     files, expected = _expected(model, photos)
     found = np.concatenate([session.run(_whole(file)[None])[1] for file in files])
     assert np.abs(found - expected).max() < 0.02
@@ -227,7 +227,7 @@ def _flipped(open_file):
 
     def flipped(path):
         session = open_file(path)
-        return runtimes.Session(session.name, lambda x: tuple(y[:, ::-1] for y in session.run(x)), session.metadata)
+        return formats.Session(session.name, lambda x: tuple(y[:, ::-1] for y in session.run(x)), session.metadata)
 
     return flipped
 
@@ -243,12 +243,12 @@ def _stopped(*_):
 @pytest.mark.parametrize(
     ("place", "name", "wrong", "error"),
     [
-        (runtimes.OPEN, "onnx", _flipped(runtimes.open_onnx), "differs from the original"),
+        (formats.OPEN, "onnx", _flipped(formats.open_onnx), "differs from the original"),
         (classify, "load_input", lambda file, info: np.zeros((1, 3, 32, 32), np.float32), "labels .* differently"),
         (verify, "read_pixels", _stopped, ""),
         (workflow, "compare", lambda *_: 1 / 0, "division"),
-        (runtimes.OPEN, "onnx", _failing, "no such operator.*`format`"),
-        (runtimes.OPEN, "onnx", lambda _: runtimes.Session("", _failing, {"input": "float"}), "no such operator"),
+        (formats.OPEN, "onnx", _failing, "no such operator.*`format`"),
+        (formats.OPEN, "onnx", lambda _: formats.Session("", _failing, {"input": "float"}), "no such operator"),
         (formats._WRITERS, "onnx", _failing, "no such operator"),
     ],
     ids=["wrong pixels", "wrong label", "stopped", "failed", "not opened", "not run", "not written"],
@@ -263,7 +263,7 @@ def test_what_disagrees_or_is_stopped_leaves_nothing(place, name, wrong, error, 
 
 def test_an_earlier_export_stays_until_the_new_one_is_proved(model, photos, monkeypatch):
     before = ev2.export(model, data=photos).path.read_bytes()
-    monkeypatch.setitem(runtimes.OPEN, "onnx", _flipped(runtimes.open_onnx))
+    monkeypatch.setitem(formats.OPEN, "onnx", _flipped(formats.open_onnx))
     with pytest.raises(ev2.InputError, match="differs"):
         ev2.export(model, data=photos, overwrite=True)
     assert (model.parent / "model.onnx").read_bytes() == before
@@ -351,15 +351,15 @@ def test_the_table_of_formats_has_those_that_fail(model, photos, monkeypatch):
     names, runs = ["onnx", "openvino", "torch"], []
     monkeypatch.setattr(benchmark, "installed", lambda: [(name, "float32") for name in names])
     monkeypatch.setitem(formats._WRITERS, "openvino", formats.write_onnx)
-    monkeypatch.setitem(runtimes.OPEN, "onnx", _failing)
+    monkeypatch.setitem(formats.OPEN, "onnx", _failing)
     monkeypatch.setitem(
-        runtimes.OPEN, "openvino", lambda _: runtimes.Session("", lambda _: bytes(-1), {"input": "float"})
+        formats.OPEN, "openvino", lambda _: formats.Session("", lambda _: bytes(-1), {"input": "float"})
     )
     start = benchmark._in_pytorch
 
     def counted(network):
         session = start(network)
-        return runtimes.Session("", lambda images: runs.append(1) or session.run(images), session.metadata)
+        return formats.Session("", lambda images: runs.append(1) or session.run(images), session.metadata)
 
     monkeypatch.setattr(benchmark, "_in_pytorch", counted)
     table = ev2.benchmark(model, photos).set_index("format")

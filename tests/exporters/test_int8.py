@@ -10,7 +10,7 @@ from tests.messages import mentioning, mentions
 import efficientnetv2 as ev2
 from efficientnetv2.cli import export as cli
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.exporters import runtimes
+from efficientnetv2.exporters import formats
 from efficientnetv2.exporters.graph import Encoding, ExportGraph, model_input, to_batch
 from efficientnetv2.exporters.onnx import write_onnx
 from efficientnetv2.exporters.verify import Compared, accuracy_difference
@@ -62,7 +62,7 @@ def test_int8_takes_raw_images(crop, tmp_path):
     found = []
     for input, raw in (("float", model_input(to_batch(images), network.preprocessing)), ("uint8", images)):
         write_onnx(ExportGraph(network), tmp_path / "model.onnx", Encoding(input, "int8", images), {})
-        found.append(runtimes.open_onnx(tmp_path / "model.onnx").run(raw)[1])
+        found.append(formats.open_onnx(tmp_path / "model.onnx").run(raw)[1])
     np.testing.assert_allclose(*found, atol=1e-3)
 
 

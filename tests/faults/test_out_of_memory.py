@@ -9,7 +9,7 @@ import pytest
 import torch
 import typer
 
-from efficientnetv2.cli.errors import ends
+from efficientnetv2.cli.console import ends
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from tests.metrics.test_confidence_intervals import KEY, answered, lone
 
 from efficientnetv2.metrics.confidence_intervals import paired_bootstrap
-from efficientnetv2.metrics.metric_differences import paired_difference
+from efficientnetv2.metrics.metric_intervals import paired_difference
 
 
 def alike_places() -> tuple[np.ndarray, ...]:
@@ -96,5 +96,5 @@ def test_a_strong_difference_of_many_pictures_is_certain_in_parts_too(monkeypatc
     whole = paired_difference(labels, one, other, np.arange(600), 3, key=KEY)
     assert whole["macro_f1"].certain
     assert whole["balanced_accuracy"].certain
-    monkeypatch.setattr("efficientnetv2.metrics.metric_differences.CELLS_AT_ONCE", 500)
+    monkeypatch.setattr("efficientnetv2.metrics.metric_intervals.CELLS_AT_ONCE", 500)
     assert paired_difference(labels, one, other, np.arange(600), 3, key=KEY) == whole

@@ -36,9 +36,8 @@ from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPla
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import NullRunDir
-from efficientnetv2.utils.benchmark import TimingStats
+from efficientnetv2.utils.benchmark import MachineLock, TimingStats
 from efficientnetv2.utils.errors import InputError, MemoryShortError, ReaderKilledError
-from efficientnetv2.utils.machine_lock import MachineLock
 from efficientnetv2.utils.processes import own_folder
 
 # fmt: off

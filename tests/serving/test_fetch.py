@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 from tests.messages import mentions
 from tests.serving.model_files import app_of, encoded
 
-from efficientnetv2.serving import fetch
+from efficientnetv2.serving import request_images
 
 JPEG = encoded(0)
 
@@ -22,12 +22,12 @@ JPEG = encoded(0)
     ],
 )  # fmt: skip
 def test_addresses_of_this_machine_and_its_network_are_not_public(address):
-    assert not fetch.is_public(address)
+    assert not request_images.is_public(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"])
 def test_other_addresses_are_public(address):
-    assert fetch.is_public(address)
+    assert request_images.is_public(address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -77,7 +77,7 @@ def test_a_url_of_another_kind_is_refused(fetching, wrong):
 
 
 def test_an_image_is_fetched_from_a_public_address(fetching, url, monkeypatch):
-    monkeypatch.setattr(fetch, "is_public", lambda address: not address.startswith("10."))
+    monkeypatch.setattr(request_images, "is_public", lambda address: not address.startswith("10."))
     sent = fetching.post("/predict", files={"image": JPEG}).json()["predictions"]
     assert fetching.post("/predict", json={"url": f"{url}/photo.jpg"}).json()["predictions"] == sent
     found = fetching.post("/predict", json={"urls": [f"{url}/to", f"{url}/photo.jpg"]}).json()["predictions"]
@@ -87,7 +87,7 @@ def test_an_image_is_fetched_from_a_public_address(fetching, url, monkeypatch):
 
 
 def test_the_images_of_urls_count_toward_the_bytes_of_a_request(fetching, url, monkeypatch):
-    monkeypatch.setattr(fetch, "is_public", lambda address: True)
+    monkeypatch.setattr(request_images, "is_public", lambda address: True)
     one, two = (fetching.post("/predict", json={"urls": [f"{url}/half"] * count}) for count in (1, 2))
     assert (one.status_code, two.status_code) == (415, 413)
     assert mentions(two.json()["error"], "100,000 bytes")

@@ -11,7 +11,7 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipes import RECIPES, get_recipe
-from efficientnetv2.training.train_loader import training_images
+from efficientnetv2.training.run_setup import training_images
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
 

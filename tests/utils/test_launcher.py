@@ -6,7 +6,7 @@ import pytest
 from tests.command_line import effnetv2
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from efficientnetv2.utils.launcher import report_to_torchrun
+from efficientnetv2.utils.processes import report_to_torchrun
 
 
 def failure(file, rank, exitcode):

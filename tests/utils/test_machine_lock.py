@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.command_line import SERVER
 
-from efficientnetv2.utils.machine_lock import MachineLock
+from efficientnetv2.utils.benchmark import MachineLock
 
 
 def test_whoever_works_pauses_for_a_measurement(tmp_path):

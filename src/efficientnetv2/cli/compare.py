@@ -12,7 +12,6 @@ from efficientnetv2.utils.errors import format_duration
 
 if TYPE_CHECKING:
     from efficientnetv2.evaluation.predictions import PairedDifference
-    from efficientnetv2.evaluation.run_comparison import UnpairedComparison
     from efficientnetv2.workflows.compare import Comparison
 
 _ENDS = 10  # classes shown at either end, of more than twice as many. Ours
@@ -59,7 +58,8 @@ def _print_comparison(found: Comparison, screen: Screen) -> None:
     first, *others = found.runs
     for run, paired, unpaired in zip(others, found.paired, found.unpaired, strict=True):
         if paired is None:
-            screen.say(_describe_unpaired(run.name, first.name, unpaired))
+            different = f"{run.name} and {first.name} were evaluated on different classes, so they cannot be compared."
+            screen.say(different if unpaired is None else unpaired.describe(run.name, first.name))
             continue
         screen.say(f"Is {run.name} better than {first.name}? {paired.over.verdict} {paired.over.text}")
         if paired.time_ratio is not None:
@@ -71,23 +71,6 @@ def _print_comparison(found: Comparison, screen: Screen) -> None:
                 "recipes, use the same rule for both."
             )
         _print_classes(run.name, paired.over, screen)
-
-
-def _describe_unpaired(name: str, first: str, found: UnpairedComparison | None) -> str:
-    """The difference of two runs on different images, in sentences."""
-    if found is None:
-        return f"{name} and {first} were evaluated on different classes, so they cannot be compared."
-    names = {"top1": "top-1", "macro_f1": "macro-F1"}
-    points = ", ".join(
-        f"{names[metric]} {100 * one.value:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
-        for metric, one in found.metrics.items()
-    )
-    shared = f" {found.shared:,} images are in both, so the intervals are too wide." if found.shared else ""
-    return (
-        f"{name} and {first} were evaluated on different images ({found.images[0]:,} and {found.images[1]:,}), and are "
-        f"compared as independent samples of one population. {name} - {first}: {points}; 95 % intervals.{shared} "
-        f"Evaluate both on the same images for narrower intervals. {found.optimistic}"
-    ).rstrip()
 
 
 def _print_classes(name: str, found: PairedDifference, screen: Screen) -> None:

@@ -42,7 +42,7 @@ def convert(
         Literal["timm", "torchvision", "keras"] | None, option("Library that will read OUT.  [default: a model file]")
     ] = None,
     model: Annotated[str | None, option("Model of IN, if the file does not state it.", "NAME")] = None,
-    half: Annotated[bool, flag("--half", "Store weights in half precision.")] = False,
+    half: options.Half = False,
     overwrite: Annotated[bool, flag("--overwrite", "Replace OUT if it exists.")] = False,
     as_json: options.Json = False,
     class_names: Annotated[str | None, _of_input("File of names, or names with commas.", "NAME,NAME")] = None,

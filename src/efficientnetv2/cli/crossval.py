@@ -44,7 +44,7 @@ def crossval(
         bool, flag("--compare-splits", "Train random folds too, and compare them with those by place.", panel=ADVANCED)
     ] = False,
     out: options.RunOut = None,
-    resume: Annotated[bool, flag("--resume", "Continue --output, or the newest in runs/.")] = False,
+    resume: options.Resume = False,
 ) -> None:
     """Train a model per fold, and report on all images.
 
@@ -53,7 +53,7 @@ def crossval(
     - `effnetv2 crossval train.csv --by time --time-column year --folds 4`
     - `effnetv2 crossval train.csv --candidate class_sampling=null --candidate class_sampling=equal`
     """
-    from efficientnetv2.workflows.output_paths import validate_run_paths
+    from efficientnetv2.workflows.arguments import validate_run_paths
 
     if not resume:
         validate_run_paths(data, out, "crossval")

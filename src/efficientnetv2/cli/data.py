@@ -52,23 +52,14 @@ def pack(
     packing = PackOptions(round(shard_mb * 1_000_000), shard_images, image_size, seed, strict)
     with Screen(quiet=as_json) as screen:
         dataset, packed = pack_shards(table.data_config(data), out, packing)
-        index = packed.index
-        splits = index.table["split"].replace("", "without a split").value_counts()
-        total = sum(shard.bytes for shard in index.shards)
+        written = packed.to_json()
         if as_json:
-            print_json(
-                {
-                    "out": str(out), "num_images": len(index.table), "shards": [shard.name for shard in index.shards],
-                    "bytes": total, "classes": list(dataset.class_names),
-                    "splits": {str(split): int(count) for split, count in splits.items()},
-                    "left_out": [{"path": path, "reason": reason} for path, reason in packed.skipped],
-                }
-            )  # fmt: skip
+            print_json({"out": str(out), "classes": list(dataset.class_names)} | written)
             return
-        parts = ", ".join(f"{count} {split}" for split, count in splits.items())
+        parts = ", ".join(f"{count} {split}" for split, count in written["splits"].items())
         screen.say(
-            f"{pluralize(len(index.table), 'image')} of {pluralize(len(dataset.class_names), 'class')} ({parts}) in "
-            f"{pluralize(len(index.shards), 'shard')}, {total / 1e6:,.1f} MB: {out}"
+            f"{pluralize(written['num_images'], 'image')} of {pluralize(len(dataset.class_names), 'class')} ({parts}) "
+            f"in {pluralize(len(written['shards']), 'shard')}, {written['bytes'] / 1e6:,.1f} MB: {out}"
         )
         train = ["effnetv2", "train", str(out), *shell.option_args(label_separator=dataset.separator)]
         screen.say(f"Train on them with: {shell.shell_join(train)}")
@@ -141,7 +132,7 @@ def check(
     - `effnetv2 check train.csv --group-column site --near-km 2`
     """
     from efficientnetv2.data.config import default_check_dir
-    from efficientnetv2.workflows.output_paths import refuse_inside_data
+    from efficientnetv2.workflows.arguments import refuse_inside_data
 
     folder = out or default_check_dir(data)
     refuse_inside_data(data, folder, "--output", command="check" if out is None else None)

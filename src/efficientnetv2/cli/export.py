@@ -36,7 +36,7 @@ def export(
         Literal["float", "uint8"],
         option("float: normalized images. uint8: raw images, preprocessed in the model.", "float|uint8"),
     ] = "float",
-    half: Annotated[bool, flag("--half", "Store weights in half precision.")] = False,
+    half: options.Half = False,
     int8: Annotated[bool, flag("--int8", "Quantize to 8 bits, and measure the loss of accuracy.")] = False,
     data: Annotated[
         str | None, option("Images to compare on.  [default: the validation images of the run]", "DATA")

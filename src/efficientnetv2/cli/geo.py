@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from efficientnetv2.cli import options, parsing
 from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import argument, between, option
-from efficientnetv2.utils.errors import format_duration, pluralize, shorten
+from efficientnetv2.utils.errors import format_duration, pluralize
 from efficientnetv2.utils.shell import shell_join
 
 if TYPE_CHECKING:
@@ -126,19 +126,8 @@ def print_areas(areas: MapAreas, screen: Screen) -> None:
         count = f"{absent:,} of the map's {len(found.classes):,} classes"
         screen.say(f"{count} are neither on it nor in the sample.")
     screen.say(f"Map accuracy, by area: {_percent(found.accuracy)}.")
-    flawless = {
-        name: one.samples
-        for name, one in found.classes.items()
-        if one.users_accuracy is not None and one.mapped and one.users_accuracy.value == 1
-    }
-    if flawless:
-        # The rule of three: of n draws without an event, its share is below 3 / n with 95 % confidence.
-        bounds = [f"{name} {min(1.0, 3 / samples):.1%}" for name, samples in flawless.items()]
-        shown = ", ".join(bounds[:5]) + (", ..." if len(bounds) > 5 else "")
-        screen.say(
-            f"The sample has no error where the map has {shorten(flawless)}, so its intervals there are too "
-            f"narrow. With this few samples, the error may be up to: {shown}."
-        )
+    if warning := found.flawless_warning():
+        screen.say(warning)
 
 
 def _percent(one: Estimate | None) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import argument, flag, option
 from efficientnetv2.utils.shell import shell_join
-
-if TYPE_CHECKING:  # heavy, and --help has to be quick
-    from efficientnetv2.training.recipe import Recipe
 
 _RARE = ("cutout", "label_smoothing")  # columns of the stages that are left out where no stage uses them
 
@@ -113,7 +110,7 @@ def _print_recipe(name: str, as_json: bool) -> None:
     from efficientnetv2.training.recipes import RECIPES, load_recipe
 
     recipe = load_recipe(name, "NAME")
-    stages = _stages(recipe)
+    stages = recipe.stages()
     if as_json:
         print_json(recipe.to_json() | {"stages": stages})
         return
@@ -153,16 +150,3 @@ def _cell(column: str, value: Any) -> str:
     if column == "epochs" and value is None:
         return "auto"
     return "off" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _stages(recipe: Recipe) -> list[dict[str, Any]]:
-    plan = recipe.progressive
-    # "auto" is resolved by the number of images, fractions of the time by measuring.
-    is_open = recipe.epochs == "auto" or recipe.stage_time is not None
-    names = ("image_size", "dropout", "drop_path", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout")
-    stages = []
-    for index in range(plan.stages):
-        values = {name: getattr(plan.stage(index), name) for name in (*names, "label_smoothing")}
-        epochs = None if is_open else float(recipe.epochs) * plan.weights[index]
-        stages.append(values | {"epochs": epochs})
-    return stages

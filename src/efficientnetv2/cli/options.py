@@ -90,6 +90,8 @@ Settings = Annotated[
 Recipe = Annotated[str | None, option("A name (effnetv2 recipes), a recipe.yaml, or a run.", "NAME")]
 Seed = Annotated[int, option("Random seed.", "N")]
 RunOut = Annotated[Path | None, option("Folder of the run.  [default: a new one in runs/]", "FOLDER", "--output")]
+Resume = Annotated[bool, flag("--resume", "Continue --output, or the newest in runs/.")]
+Half = Annotated[bool, flag("--half", "Store weights in half precision.")]
 TimeColumn = Annotated[str | None, advanced(_TIME, "NAME")]
 MemoryGib = Annotated[float | None, advanced(_MEMORY, "GIB")]
 ImageSize = Annotated[int | None, option("Image size of the last stage.", "PX", check=between(*IMAGE_SIZE))]

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from typer import BadParameter
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from efficientnetv2.cli.errors import end, ends
+from efficientnetv2.cli.console import end, ends
 from efficientnetv2.cli.foreign_names import (
     ADVICE,
     ADVICE_WITHOUT_SET,
@@ -29,7 +29,7 @@ from efficientnetv2.cli.foreign_names import (
     WITHOUT_VALUE,
 )
 from efficientnetv2.utils.errors import InputError, OtherProcessError, did_you_mean, format_rule
-from efficientnetv2.utils.launcher import rank_and_world_size
+from efficientnetv2.utils.processes import rank_and_world_size
 from efficientnetv2.utils.shell import shell_join
 
 ADVANCED = "Advanced"

@@ -22,7 +22,7 @@ def train(
     table: options.TableOptions,
     machine: options.MachineOptions,
     out: options.RunOut = None,
-    resume: Annotated[bool, flag("--resume", "Continue --output, or the newest in runs/.")] = False,
+    resume: options.Resume = False,
     dry_run: Annotated[bool, flag("--dry-run", "Estimate time, memory and disk, and train nothing.")] = False,
     preview: Annotated[Path | None, option("Write a PNG of augmented images per stage.", "PNG")] = None,
     preview_images: Annotated[int, advanced("Images of the preview.", "N", check=between(1, 24))] = 8,
@@ -38,7 +38,7 @@ def train(
     - `effnetv2 train photos/ --epochs 40 --set minival=0.1 --set patience=5`
     """
     began = time.monotonic()
-    from efficientnetv2.workflows.output_paths import validate_run_paths
+    from efficientnetv2.workflows.arguments import validate_run_paths
 
     modes = {"--resume": resume, "--dry-run": dry_run, "--preview": preview is not None}
     given = [name for name, is_given in modes.items() if is_given]

@@ -17,7 +17,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import top_classes
 from efficientnetv2.metrics.confidence_intervals import Difference
-from efficientnetv2.metrics.metric_differences import paired_difference
+from efficientnetv2.metrics.metric_intervals import paired_difference
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.legacy import COLUMNS

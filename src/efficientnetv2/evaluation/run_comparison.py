@@ -23,7 +23,7 @@ from efficientnetv2.evaluation.predictions import (
     save_predictions,
 )
 from efficientnetv2.metrics.confidence_intervals import Difference
-from efficientnetv2.metrics.metric_differences import unpaired_difference
+from efficientnetv2.metrics.metric_intervals import unpaired_difference
 from efficientnetv2.training.run_dir import RUN_MARKERS, RunDir
 from efficientnetv2.training.run_paths import is_running
 from efficientnetv2.utils.errors import InputError
@@ -104,6 +104,20 @@ class UnpairedComparison:
     shared: int  # images in both
     metrics: Mapping[str, Difference]  # by the metric's name in report.json
     optimistic: str = ""  # ``optimistic_warning`` of the runs
+
+    def describe(self, name: str, first: str) -> str:
+        """The difference of two runs by their names, in sentences."""
+        names = {"top1": "top-1", "macro_f1": "macro-F1"}
+        points = ", ".join(
+            f"{names[metric]} {100 * one.value:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
+            for metric, one in self.metrics.items()
+        )
+        shared = f" {self.shared:,} images are in both, so the intervals are too wide." if self.shared else ""
+        return (
+            f"{name} and {first} were evaluated on different images ({self.images[0]:,} and {self.images[1]:,}), and "
+            f"are compared as independent samples of one population. {name} - {first}: {points}; 95 % intervals."
+            f"{shared} Evaluate both on the same images for narrower intervals. {self.optimistic}"
+        ).rstrip()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; differences as fractions."""

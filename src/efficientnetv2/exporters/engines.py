@@ -14,7 +14,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from efficientnetv2.exporters import runtimes
+from efficientnetv2.exporters import formats
 from efficientnetv2.exporters.graph import Encoding, ExportGraph, model_input
 from efficientnetv2.exporters.onnx import write_onnx
 from efficientnetv2.inference.predict import Compute, Engine, PickEngine, predict
@@ -25,9 +25,9 @@ from efficientnetv2.utils.probability import probabilities
 
 _logger = logging.getLogger(__name__)
 
-_OPEN: dict[Engine, Callable[[Path], runtimes.Session]] = {
-    "openvino": runtimes.open_openvino,
-    "onnxruntime": runtimes.open_onnx,
+_OPEN: dict[Engine, Callable[[Path], formats.Session]] = {
+    "openvino": formats.open_openvino,
+    "onnxruntime": formats.open_onnx,
 }
 # With fewer images `auto` keeps PyTorch: the export may take longer than it saves. Ours, not measured.
 _MIN_IMAGES = 5_000
@@ -86,7 +86,7 @@ def open_engine(engine: Engine, network: Network, preprocessing: Preprocessing) 
     """What an engine that another process has chosen computes with. Raises InputError."""
     if engine == "torch":
         return None
-    with runtimes.failures_as_input_errors(f"`engine` {engine}", "Use `engine=torch`."):
+    with formats.failures_as_input_errors(f"`engine` {engine}", "Use `engine=torch`."):
         return _open([engine], network, preprocessing)[engine]
 
 
@@ -116,7 +116,7 @@ class _Trial:
 
     def required(self, name: Engine) -> Compute:
         """An engine by name. Raises InputError if it is not installed, fails or disagrees."""
-        with runtimes.failures_as_input_errors(f"`engine` {name}", "Use `engine=torch`."):
+        with formats.failures_as_input_errors(f"`engine` {name}", "Use `engine=torch`."):
             compute = _open([name], self.network, self.preprocessing)[name]
             difference = self._difference(compute)
         if not difference <= _TOLERANCE:  # NaN differs
@@ -163,7 +163,7 @@ class _Trial:
 
 
 def _open(names: Sequence[Engine], network: Network, preprocessing: Preprocessing) -> dict[Engine, Compute]:
-    def compute(session: runtimes.Session) -> Compute:
+    def compute(session: formats.Session) -> Compute:
         return lambda images: torch.from_numpy(session.run(model_input(images, preprocessing))[0])
 
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # OpenVINO may keep the file open

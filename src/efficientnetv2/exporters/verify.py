@@ -16,11 +16,11 @@ from efficientnetv2.data.image_io import Pixels, UnreadableImageError
 from efficientnetv2.data.readers import eval_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.exporters import classify
+from efficientnetv2.exporters.formats import Session
 from efficientnetv2.exporters.graph import Floats, Precision, model_input, to_batch
-from efficientnetv2.exporters.runtimes import Session
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.metrics.confidence_intervals import Difference
-from efficientnetv2.metrics.metric_differences import paired_difference
+from efficientnetv2.metrics.metric_intervals import paired_difference
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing

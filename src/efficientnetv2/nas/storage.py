@@ -28,8 +28,8 @@ from urllib.parse import quote, unquote
 import psutil
 from filelock import FileLock
 
+from efficientnetv2.utils.benchmark import boot_id
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.machine_lock import boot_id
 from efficientnetv2.utils.optional_deps import import_optional
 
 if TYPE_CHECKING:

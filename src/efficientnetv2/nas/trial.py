@@ -25,10 +25,9 @@ from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.run_setup import RunSetup, eval_preprocessing
-from efficientnetv2.utils.benchmark import TimingStats
+from efficientnetv2.utils.benchmark import MachineLock, TimingStats
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError, MemoryShortError
-from efficientnetv2.utils.machine_lock import MachineLock
 
 FailureKind = Literal["diverged", "out of memory", "crashed"]
 

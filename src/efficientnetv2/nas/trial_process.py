@@ -44,8 +44,8 @@ from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.signals import defer_signals
 from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.benchmark import MachineLock
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError, error_summary
-from efficientnetv2.utils.machine_lock import MachineLock
 from efficientnetv2.utils.memory import is_out_of_memory, limit_memory, peak_bytes, reset_peak_memory
 from efficientnetv2.utils.processes import keep_freed_memory, own_folder
 

@@ -18,7 +18,6 @@ from starlette.requests import ClientDisconnect
 from efficientnetv2.inference.predictor import Prediction
 from efficientnetv2.serving import request_images
 from efficientnetv2.serving.batcher import Batcher
-from efficientnetv2.serving.fetch import fetch
 from efficientnetv2.serving.intake import Intake, LimitedRequest, RequestError
 from efficientnetv2.serving.options import Models, ServerOptions, name_models
 from efficientnetv2.serving.schemas import InferRequest, PredictRequest
@@ -94,7 +93,7 @@ class Service:
         images = await self._in_pool(partial(request_images.json_images, body))
         fetched = []
         for url in urls:
-            fetched.append(SentImage(url[:60], await fetch(url, request.count, self.options.timeout)))
+            fetched.append(SentImage(url[:60], await request_images.fetch(url, request.count, self.options.timeout)))
         return [*images, *fetched]
 
     async def parse_infer(self, request: Request) -> tuple[InferRequest, Sequence[SentImage]]:

@@ -287,6 +287,19 @@ class Recipe(StrictModel):
                 f"stage_time is {shares}, but must have one share above 0 for each of {plan.stages} stages"
             )
 
+    def stages(self) -> list[dict[str, Any]]:
+        """Image size, regularization and epochs of each stage, as ``effnetv2 recipes NAME`` shows them.
+
+        Epochs are None where they are open: "auto" depends on the number of images, ``stage_time`` on a measurement.
+        """
+        plan, is_open = self.progressive, self.epochs == "auto" or self.stage_time is not None
+        names = ("image_size", "dropout", "drop_path", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout")
+        return [
+            {name: getattr(plan.stage(index), name) for name in (*names, "label_smoothing")}
+            | {"epochs": None if is_open else float(self.epochs) * plan.weights[index]}
+            for index in range(plan.stages)
+        ]
+
     def to_yaml(self) -> str:
         """The recipe as YAML; ``recipe_io.read_recipe`` reads it back."""
         return yaml.safe_dump(self.to_json(), sort_keys=False, width=100)

@@ -1,4 +1,4 @@
-"""The setup of a run (network, datasets, device, folder), and the predictions of the model that it would keep."""
+"""The setup of a run (network, datasets, device, folder): what it loads, and what the model that it keeps predicts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.loader import TrainingImages, decode_threads
 from efficientnetv2.data.readers import Reader
+from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.inference.predict import Predictions, Runtime, predict_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import RunDir
@@ -154,3 +157,36 @@ def eval_network(state: TrainState) -> Network:
     """The model that is evaluated and saved."""
     assert isinstance(state.eval_network, Network)
     return state.eval_network
+
+
+def training_images(
+    train: ImageDataset, preprocessing: Preprocessing, recipe: Recipe, *, workers: int = 0, reader: Reader | None = None
+) -> TrainingImages:
+    """The images with the crops of a recipe. Without a ``reader`` their files are read."""
+    return TrainingImages(
+        train,
+        replace(preprocessing, crop_mode=recipe.random_crop_mode),
+        recipe.crop_scale_min,
+        Key.of(recipe.seed),
+        threads=decode_threads(workers),
+        reader=reader,
+    )
+
+
+def train_sampler(setup: RunSetup, *, steps: int, first_step: int = 0, plan: StepPlan | None = None) -> TrainSampler:
+    """The requests of a run, from ``first_step`` on; see ``TrainSampler``."""
+    recipe = setup.recipe
+    return TrainSampler(
+        labels=setup.train.labels,
+        progressive=recipe.progressive,
+        steps=steps,
+        batch_size=recipe.batch_size,
+        ghost_batch_size=recipe.group_size,
+        class_sampling=recipe.class_sampling,
+        key=setup.key,
+        first_step=first_step,
+        rank=setup.world.rank,
+        world=setup.world.size,
+        beta=recipe.effective_beta,
+        plan=plan,
+    )

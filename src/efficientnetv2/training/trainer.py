@@ -20,10 +20,9 @@ from efficientnetv2.training.model_selection import ModelSelection
 from efficientnetv2.training.post_training import Result, finish_training
 from efficientnetv2.training.run_context import RunContext, StopRequestedError
 from efficientnetv2.training.run_length import stage_ends
-from efficientnetv2.training.run_setup import RunSetup
+from efficientnetv2.training.run_setup import RunSetup, train_sampler, training_images
 from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
-from efficientnetv2.training.train_loader import train_sampler, training_images
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.device import place

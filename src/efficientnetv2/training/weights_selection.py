@@ -22,7 +22,7 @@ from efficientnetv2.inference.linear_probe import (
     strictest_grouping,
 )
 from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
-from efficientnetv2.metrics.metric_differences import paired_difference
+from efficientnetv2.metrics.metric_intervals import paired_difference
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.training.image_sizes import limit_upscaling
 from efficientnetv2.training.initial_weights import WeightsCandidate, build_initial_model

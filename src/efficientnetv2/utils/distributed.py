@@ -25,7 +25,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from efficientnetv2.utils.errors import InputError, OtherProcessError, error_summary, pluralize
-from efficientnetv2.utils.launcher import START_OR_UNSET, env_int, rank_and_world_size
+from efficientnetv2.utils.processes import START_OR_UNSET, env_int, rank_and_world_size
 
 _logger = logging.getLogger(__name__)
 

@@ -35,8 +35,8 @@ from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.probability import probabilities
 from efficientnetv2.utils.random_key import Floats, Key
 from efficientnetv2.utils.shell import command_line
+from efficientnetv2.workflows.arguments import refuse_foreign_file
 from efficientnetv2.workflows.batch_predict import PredictionJob
-from efficientnetv2.workflows.output_paths import refuse_foreign_file
 
 _logger = logging.getLogger(__name__)
 

@@ -69,6 +69,23 @@ class AdjustedAreas:
     classes: dict[str, ClassArea]
     accuracy: Estimate
 
+    def flawless_warning(self) -> str | None:
+        """Sentences on mapped classes without an error in the sample, whose intervals are too narrow."""
+        flawless = {
+            name: one.samples
+            for name, one in self.classes.items()
+            if one.users_accuracy is not None and one.mapped and one.users_accuracy.value == 1
+        }
+        if not flawless:
+            return None
+        # The rule of three: of n draws without an event, its share is below 3 / n with 95 % confidence.
+        bounds = [f"{name} {min(1.0, 3 / samples):.1%}" for name, samples in flawless.items()]
+        shown = ", ".join(bounds[:5]) + (", ..." if len(bounds) > 5 else "")
+        return (
+            f"The sample has no error where the map has {shorten(flawless)}, so its intervals there are too narrow. "
+            f"With this few samples, the error may be up to: {shown}."
+        )
+
 
 def adjusted_areas(
     counts: npt.ArrayLike | coo_array, mapped: npt.ArrayLike, class_names: Sequence[str]

@@ -30,13 +30,12 @@ from efficientnetv2.training.loop import StepContext, augment_batch
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_request import load_run_data
-from efficientnetv2.training.run_setup import eval_preprocessing
-from efficientnetv2.training.train_loader import training_images
+from efficientnetv2.training.run_setup import eval_preprocessing, training_images
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_file, write_atomically
 from efficientnetv2.utils.random_key import Key
-from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file, refuse_inside_data
+from efficientnetv2.workflows.arguments import note_replaced, refuse_foreign_file, refuse_inside_data
 
 _logger = logging.getLogger(__name__)
 

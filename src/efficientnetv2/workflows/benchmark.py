@@ -16,9 +16,8 @@ import pandas as pd
 import torch
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.exporters.formats import NAMES, installed, open_session, write
+from efficientnetv2.exporters.formats import NAMES, Session, installed, open_session, write
 from efficientnetv2.exporters.graph import Encoding, ExportGraph, Floats, metadata, model_input, to_batch
-from efficientnetv2.exporters.runtimes import Session
 from efficientnetv2.exporters.verify import Compared, check, compare, read_pixels
 from efficientnetv2.inference.predict import load_classifier, predict_dataset
 from efficientnetv2.models.efficientnet import Network

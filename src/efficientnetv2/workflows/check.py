@@ -35,15 +35,17 @@ from efficientnetv2.workflows.arguments import (
     PathLike,
     TableArguments,
     api,
+    note_replaced,
     number,
     path_of,
     path_text,
+    refuse_foreign_file,
+    refuse_inside_data,
     refuse_launched,
     refuse_unknown,
     source_of,
 )
 from efficientnetv2.workflows.batch_predict import none_readable_error
-from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file, refuse_inside_data
 from efficientnetv2.workflows.results import html_table
 
 _logger = logging.getLogger(__name__)

@@ -23,8 +23,7 @@ from efficientnetv2.evaluation.run_comparison import (
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_dir, write_atomically, write_text_atomically
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
-from efficientnetv2.workflows.arguments import PathLike, api, path_of, path_text
-from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
+from efficientnetv2.workflows.arguments import PathLike, api, note_replaced, path_of, path_text, refuse_foreign_file
 
 _logger = logging.getLogger(__name__)
 

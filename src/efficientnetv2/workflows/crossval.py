@@ -45,9 +45,11 @@ from efficientnetv2.workflows.arguments import (
     PathLike,
     api,
     number,
+    refuse_inside_data,
     refuse_launched,
     run_arguments,
     settings_of,
+    validate_run_paths,
 )
 from efficientnetv2.workflows.crossval_config import (
     CROSSVAL_JSON,
@@ -59,7 +61,6 @@ from efficientnetv2.workflows.crossval_config import (
 )
 from efficientnetv2.workflows.crossval_report import COMPARISON_FOLDER, CrossValResults, write_crossval_report
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
-from efficientnetv2.workflows.output_paths import refuse_inside_data, validate_run_paths
 from efficientnetv2.workflows.results import CrossValidation
 
 _logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from efficientnetv2.inference.linear_probe import (
 )
 from efficientnetv2.inference.predict import Embeddings, Predictions, Runtime, embed_dataset
 from efficientnetv2.metrics.classification import ClassificationMetrics, classification_metrics
-from efficientnetv2.metrics.metric_differences import paired_difference
+from efficientnetv2.metrics.metric_intervals import paired_difference
 from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe

@@ -37,8 +37,7 @@ from efficientnetv2.utils.io import write_atomically
 from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.arguments import choice
-from efficientnetv2.workflows.output_paths import is_inside_data, refuse_inside_data
+from efficientnetv2.workflows.arguments import choice, is_inside_data, refuse_inside_data
 
 _logger = logging.getLogger(__name__)
 

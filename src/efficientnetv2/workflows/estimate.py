@@ -49,8 +49,14 @@ from efficientnetv2.training.weights_selection import select_weights
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key
-from efficientnetv2.workflows.arguments import Overrides, PathLike, api, refuse_launched, run_arguments
-from efficientnetv2.workflows.output_paths import validate_run_paths
+from efficientnetv2.workflows.arguments import (
+    Overrides,
+    PathLike,
+    api,
+    refuse_launched,
+    run_arguments,
+    validate_run_paths,
+)
 from efficientnetv2.workflows.results import html_table
 from efficientnetv2.workflows.run_start import pick_hardware, valid_request
 

@@ -38,14 +38,14 @@ from efficientnetv2.training.seen_images import TrainOverlap, train_overlap
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_file, output_dir
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.arguments import choice
-from efficientnetv2.workflows.batch_predict import PredictionJob, load_predictor, remove_unfit_calibration, with_tta
-from efficientnetv2.workflows.output_paths import (
+from efficientnetv2.workflows.arguments import (
+    choice,
     note_replaced,
     refuse_foreign_file,
     refuse_inside_data,
     refuse_replacing_data,
 )
+from efficientnetv2.workflows.batch_predict import PredictionJob, load_predictor, remove_unfit_calibration, with_tta
 
 # Column of the cost of leaving an image to a person, and its name in version 0.1.
 _ABSTAIN, _OLD_ABSTAIN = "abstain", "no_answer"

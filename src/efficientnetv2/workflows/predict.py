@@ -35,9 +35,11 @@ from efficientnetv2.workflows.arguments import (
     PathLike,
     api,
     choice,
+    note_replaced,
     number,
     path_of,
     path_text,
+    refuse_foreign_file,
     refuse_launched,
     source_of,
 )
@@ -55,7 +57,6 @@ from efficientnetv2.workflows.batch_predict import (
     start_processes,
     with_tta,
 )
-from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
 
 _logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
 from efficientnetv2.utils.shell import command_line
+from efficientnetv2.workflows.arguments import note_replaced, refuse_foreign_file
 from efficientnetv2.workflows.batch_predict import device_for_rank, load_predictor
-from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
 
 _logger = logging.getLogger(__name__)
 

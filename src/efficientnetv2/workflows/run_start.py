@@ -31,7 +31,7 @@ from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.shell import command_line, shell_join
-from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
+from efficientnetv2.workflows.arguments import refuse_inside_data, refuse_replacing_data
 from efficientnetv2.workflows.resume import AlreadyFinished, restore_dataset, resume_run
 from efficientnetv2.workflows.run_report import save_probe
 

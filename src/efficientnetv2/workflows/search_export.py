@@ -23,7 +23,7 @@ from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
+from efficientnetv2.workflows.arguments import note_replaced, refuse_foreign_file
 from efficientnetv2.workflows.search_report import LoadedStudy
 
 _logger = logging.getLogger(__name__)

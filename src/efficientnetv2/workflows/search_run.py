@@ -45,14 +45,14 @@ from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
 from efficientnetv2.training.run_request import load_run_data
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.timing import measure_timings
+from efficientnetv2.utils.benchmark import boot_id
 from efficientnetv2.utils.device import Hardware, device_title, pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.logs import attached
-from efficientnetv2.utils.machine_lock import boot_id
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
+from efficientnetv2.workflows.arguments import refuse_inside_data, refuse_replacing_data
 from efficientnetv2.workflows.search_config import SearchConfig, WorkerOptions
 from efficientnetv2.workflows.study_dir import STUDY_FILES, StudyDir
 

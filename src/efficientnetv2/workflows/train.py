@@ -28,8 +28,7 @@ from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, broadcast_fr
 from efficientnetv2.utils.errors import ReaderKilledError
 from efficientnetv2.utils.logs import attached, silenced
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arguments
-from efficientnetv2.workflows.output_paths import validate_run_paths
+from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arguments, validate_run_paths
 from efficientnetv2.workflows.results import Run
 from efficientnetv2.workflows.resume import AlreadyFinished, report_finished
 from efficientnetv2.workflows.run_report import write_run_report

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -68,6 +68,17 @@ class PackResult:
 
     index: ShardIndex
     skipped: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        splits = self.index.table["split"].replace("", "without a split").value_counts()
+        return {
+            "num_images": len(self.index.table),
+            "shards": [shard.name for shard in self.index.shards],
+            "bytes": sum(shard.bytes for shard in self.index.shards),
+            "splits": {str(split): int(count) for split, count in splits.items()},
+            "left_out": [{"path": path, "reason": reason} for path, reason in self.skipped],
+        }
 
 
 def write_shards(
