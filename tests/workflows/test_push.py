@@ -168,6 +168,21 @@ def test_models_that_a_folder_cannot_hold_are_refused_by_name(tmp_path):
     assert not list(tmp_path.glob(".hub.*"))
 
 
+def test_overwrite_replaces_only_a_pushed_folder(tmp_path):
+    path = saved(tmp_path / "model.safetensors")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "README.md").write_text("mine")
+    (project / "config.json").write_text("{}")
+    with pytest.raises(ev2.InputError, match=mentioning("output", "project", "folder")):
+        ev2.push(path, output=project, overwrite=True)
+    trained = saved(project / "model.safetensors").read_bytes()
+    with pytest.raises(ev2.InputError, match=mentioning("output", "project", "folder")):
+        ev2.push(path, output=project, overwrite=True)
+    assert (project / "README.md").read_text() == "mine"
+    assert (project / "model.safetensors").read_bytes() == trained
+
+
 def test_raster_bands_are_noted(tmp_path):
     bands = replace(Preprocessing(image_size=64).with_channels(4), bands=Bands((1, 2, 3, 4)))
     path = saved(tmp_path / "model.safetensors", channels=4, preprocessing=bands)

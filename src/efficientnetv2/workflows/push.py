@@ -114,9 +114,12 @@ def push(
     if repo is None and target is None:
         raise InputError("`repo` and `output` are both missing. Give at least one of them.")
     if target is not None and target.exists():
-        if not target.is_dir() or is_model_file(target):
+        if not target.is_dir() or is_model_file(target / WEIGHTS):
             raise InputError(f"`output` {target} is a file or a run. Give another folder.")
-        if not overwrite and any(target.iterdir()):
+        present = {file.name for file in target.iterdir()}
+        if present and not present.issuperset(_FILES):
+            raise InputError(f"`output` {target} exists and is not a folder of `push`. Give another folder.")
+        if present and not overwrite:
             raise InputError(f"`output` {target} exists. Give another folder, or replace its files: `overwrite=True`.")
     hub = HfApi(library_name="efficientnetv2")
     exists = repo is not None and _exists(hub, repo, overwrite=overwrite)
