@@ -210,6 +210,14 @@ def test_a_push_is_one_commit_that_timm_opens_by_name(tmp_path, hub):
     assert (tmp_path / "folder/README.md").read_bytes() == hub.files["jane/trees/README.md"]
 
 
+def test_a_private_push_into_a_public_repository_is_refused(tmp_path, hub):
+    path = saved(tmp_path / "model.safetensors")
+    ev2.push(path, "jane/trees")
+    with pytest.raises(ev2.InputError, match=mentioning("jane/trees", "public", "private")):
+        ev2.push(path, "jane/trees", private=True, overwrite=True)
+    assert len(hub.commits) == 1
+
+
 def test_the_command_pushes_and_says_how_to_open_it(tmp_path, hub):
     saved(tmp_path / "model.safetensors")
     done = effnetv2_fresh("push", "model.safetensors", "jane/trees", "--json", cwd=tmp_path)

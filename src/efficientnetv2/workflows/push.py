@@ -104,7 +104,7 @@ def push(
         output: Folder for the files. None keeps no files here.
         evaluation: Folder that `evaluate` wrote, for the metrics of the card. Default: the report of the run.
         license: License of the model by its name on the hub, such as "apache-2.0". None states no license.
-        private: Make a new repository private.
+        private: Make a new repository private. An existing public one is refused.
         overwrite: Replace the files in the repository, by a new commit, and in ``output``.
 
     Raises:
@@ -122,7 +122,7 @@ def push(
         if present and not overwrite:
             raise InputError(f"`output` {target} exists. Give another folder, or replace its files: `overwrite=True`.")
     hub = HfApi(library_name="efficientnetv2")
-    exists = repo is not None and _exists(hub, repo, overwrite=overwrite)
+    exists = repo is not None and _exists(hub, repo, private=private, overwrite=overwrite)
     network = _load(path)
     report = _report(path, path_of("evaluation", evaluation))
     with (
@@ -227,7 +227,7 @@ def _card(
     )  # fmt: skip
 
 
-def _exists(hub: HfApi, repo: str, *, overwrite: bool) -> bool:
+def _exists(hub: HfApi, repo: str, *, private: bool, overwrite: bool) -> bool:
     """Whether a repository exists. Raises InputError if it is known before the upload that it will fail."""
     try:
         validate_repo_id(repo if "/" in repo else "")
@@ -240,6 +240,8 @@ def _exists(hub: HfApi, repo: str, *, overwrite: bool) -> bool:
             found = call_with_timeout(_PATIENCE_S, lambda: hub.model_info(repo, timeout=_PATIENCE_S))
         except RepositoryNotFoundError:
             return False
+    if private and found.private is False:
+        raise InputError(f"`repo` {repo} exists and is public. Give another name, or leave `private` out to publish.")
     replaced = [file.rfilename for file in found.siblings or () if file.rfilename in _FILES]
     if replaced and not overwrite:
         fix = "Give another name, or `overwrite=True` for a new commit."
