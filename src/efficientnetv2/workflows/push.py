@@ -28,6 +28,7 @@ from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.conversion.weight_writer import in_timm
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.ensemble import ensemble_members
+from efficientnetv2.models.library_models import is_library_model
 from efficientnetv2.models.pretrained import get_weights, weight_names
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.utils.errors import InputError, error_summary
@@ -164,7 +165,7 @@ def _load(path: Path) -> TimmModel:
             for weight in (weight for layer in classifier_layers(network) for weight in layer.parameters()):
                 weight.div_(network.calibration.temperature)
     network.recipe = {
-        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        name: Path(value).name if isinstance(value, str) and not is_library_model(value) else value
         for name, value in network.recipe.items()
     }
     return network
