@@ -149,6 +149,15 @@ def test_a_card_states_the_license_of_the_starting_weights(tmp_path, weights, fa
     assert not any(b"jane/secret" in file.read_bytes() for file in folder.iterdir())
 
 
+def test_a_report_of_another_program_next_to_the_model_does_not_count(tmp_path):
+    path = saved(tmp_path / "model.safetensors")
+    (tmp_path / "report.json").write_text('{"intervals": {}, "optimistic": false}')
+    folder = ev2.push(path, output=tmp_path / "folder").folder
+    assert mentions((folder / "README.md").read_text(), "No report")
+    with pytest.raises(ev2.InputError, match=mentioning("report.json", "evaluation")):
+        ev2.push(path, output=tmp_path / "other", evaluation=tmp_path)
+
+
 def test_models_that_a_folder_cannot_hold_are_refused_by_name(tmp_path):
     for model, classes, facts in (
         (replace(ev2.get_architecture(B0), head_channels=64), CLASSES, ("published",)),

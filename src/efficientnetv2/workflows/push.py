@@ -37,6 +37,10 @@ from efficientnetv2.utils.processes import call_with_timeout
 from efficientnetv2.workflows.arguments import PathLike, api, path_of, path_text
 
 _FILES = (CONFIG, WEIGHTS, "README.md")
+# What the card reads of a report, besides the metrics.
+_REPORT_KEYS = (
+    "num_images", "data", "evaluated_on", "optimistic", "intervals", "bootstrap_unit", "per_class", "sha256"
+)  # fmt: skip
 _PATIENCE_S = 30.0  # for a reply of the hub about a repository. Ours
 TimmModel = EfficientNet | WrappedModel
 # Largest difference of logits as a fraction of the largest logit; wrong padding gives more than 0.01. Ours.
@@ -175,10 +179,13 @@ def _report(path: Path, evaluation: Path | None) -> dict[str, Any] | None:
     """The given evaluation of this very model file, or else the report next to it; None for none."""
     file = path / model_file.NAME if path.is_dir() else path
     found = (evaluation or file.parent) / "report.json"
-    if evaluation is None and not found.is_file():
-        return None
-    report = read_object(found, "intervals", "optimistic", fix="Evaluate again, or leave `evaluation` out.")
-    if file_hashes(file)[file.name] in report.get("sha256", {}).values():
+    try:
+        report = read_object(found, *_REPORT_KEYS, fix="Evaluate again, or leave `evaluation` out.")
+    except InputError:
+        if evaluation is None:  # no report, or one of another program
+            return None
+        raise
+    if file_hashes(file)[file.name] in report["sha256"].values():
         return report
     if evaluation is not None:
         raise InputError(f"`evaluation` is of another model file. Use: effnetv2 evaluate {path} DATA --output FOLDER")
