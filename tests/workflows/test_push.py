@@ -178,6 +178,15 @@ def test_models_that_a_folder_cannot_hold_are_refused_by_name(tmp_path):
     assert not list(tmp_path.glob(".hub.*"))
 
 
+def test_a_card_in_the_current_folder_has_the_name_of_the_folder(tmp_path, monkeypatch):
+    path = saved(tmp_path / "model.safetensors")
+    (tmp_path / "trees").mkdir()
+    monkeypatch.chdir(tmp_path / "trees")
+    ev2.push(path, output=".")
+    assert "local-dir:trees" in (tmp_path / "trees/README.md").read_text()
+    assert {file.name for file in Path().iterdir()} == {"README.md", "config.json", "model.safetensors"}
+
+
 def test_overwrite_replaces_only_a_pushed_folder(tmp_path):
     path = saved(tmp_path / "model.safetensors")
     project = tmp_path / "project"

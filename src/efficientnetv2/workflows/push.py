@@ -137,7 +137,7 @@ def push(
         folder = Path(scratch) / "files"
         notes = convert.write(folder, network, "timm")
         _compare(folder, network)
-        title = repo or (target or folder).name
+        title = repo or (target or folder).resolve().name
         write_text_atomically(folder / "README.md", _card(network, report, title, notes, license))
         if target is not None:
             target.mkdir(exist_ok=True)
