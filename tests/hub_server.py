@@ -137,7 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, code="RepoNotFound", message="Repository not found")
         else:
             names = [path.removeprefix(f"{repository}/") for path in hub.files if path.startswith(f"{repository}/")]
-            self._json({"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]})
+            private = hub.repositories[repository].get("visibility") == "private"
+            files = [{"rfilename": name} for name in names]
+            self._json({"id": repository, "sha": COMMIT, "private": private, "siblings": files})
 
     def _body(self) -> bytes:
         if (length := self.headers.get("Content-Length")) is not None:

@@ -12,6 +12,7 @@ from tests.messages import mentioning, mentions
 import efficientnetv2 as ev2
 from efficientnetv2.exporters import engines, formats
 from efficientnetv2.models.ensemble import write_members
+from efficientnetv2.models.unknown import UnknownDetector
 from efficientnetv2.preprocessing import Preprocessing
 
 ENGINES = ["onnxruntime", "openvino"]
@@ -134,6 +135,22 @@ def test_an_engine_that_disagrees_computes_nothing(change, models, photos, monke
         _predicted(models["one"], photos, engine="auto")[1], _predicted(models["one"], photos, engine="torch")[1]
     )
     assert mentions(log.messages, "Engine", "torch", "differs")
+
+
+def test_an_engine_with_other_scores_of_unknown_images_is_refused(photos, tmp_path, monkeypatch):
+    network = small_network()
+    network.unknown = UnknownDetector.fit(torch.randn(60, network.embed_dim), "val")
+    ev2.save(tmp_path / "model.safetensors", network)
+
+    def wrong(path):
+        outputs = torch.tensor([[0.0, 0.0, 0.0, 0.01]]).numpy()
+        session = runtimes.open_onnx(path)
+        return runtimes.Session("wrong", lambda images: (session.run(images)[0] + outputs,), {})
+
+    assert len(ev2.predict(tmp_path / "model.safetensors", photos, engine="onnxruntime", **CPU)) == 12
+    monkeypatch.setitem(engines._OPEN, "onnxruntime", wrong)
+    with pytest.raises(ev2.InputError, match=mentioning("onnxruntime", "differs", "engine=torch")):
+        ev2.predict(tmp_path / "model.safetensors", photos, engine="onnxruntime", **CPU)
 
 
 def test_auto_survives_a_model_that_cannot_be_exported(models, photos, monkeypatch, timings, log):

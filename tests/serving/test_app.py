@@ -142,6 +142,7 @@ def test_tensors_may_follow_the_json_in_binary(client, datatype):
     assert send(header, len(header)).status_code == 400
     assert send(header, len(header) + 1).status_code == 400
     assert send(header, "x").status_code == 400
+    assert send(header, "9" * 5_000).status_code == 400
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])

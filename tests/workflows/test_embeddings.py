@@ -77,6 +77,10 @@ def test_the_nearest_images_are_the_most_similar(model, images, tmp_path):
         ev2.nearest_images(file, np.zeros(7))
     with pytest.raises(ev2.InputError, match=mentioning("model.safetensors", "--embeddings")):
         ev2.nearest_images(model, queries)
+    assert len(ev2.nearest_images(file, queries[:0])) == 0
+    pd.read_parquet(file).to_parquet(tmp_path / "by_pandas.parquet")  # lists of any length
+    with pytest.raises(ev2.InputError, match=mentioning("by_pandas.parquet", "--embeddings")):
+        ev2.nearest_images(tmp_path / "by_pandas.parquet", queries)
 
 
 def test_embeddings_replace_nothing_else(model, images, tmp_path):

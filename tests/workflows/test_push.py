@@ -135,6 +135,7 @@ def test_a_card_states_what_the_run_knows(tmp_path, photos):
         ("efficientnet_b0.tv_in1k", ("efficientnet_b0.tv_in1k", "BSD-3-Clause"), None),
         ("timm:resnet18.a1_in1k", ("resnet18.a1_in1k", "apache-2.0"), "timm/resnet18.a1_in1k"),
         ("/home/jane/secret/mine.safetensors", ("mine.safetensors", "unknown"), None),
+        ("../jane/secret/mine.safetensors", ("mine.safetensors", "unknown"), None),
         ("none", ("random weights",), None),
     ],
 )
@@ -145,7 +146,16 @@ def test_a_card_states_the_license_of_the_starting_weights(tmp_path, weights, fa
     card = ModelCard.load(folder / "README.md")
     assert mentions(card.text, *facts)
     assert card.data.base_model == base
-    assert not any(b"/home/jane" in file.read_bytes() for file in folder.iterdir())
+    assert not any(b"jane/secret" in file.read_bytes() for file in folder.iterdir())
+
+
+def test_a_report_of_another_program_next_to_the_model_does_not_count(tmp_path):
+    path = saved(tmp_path / "model.safetensors")
+    (tmp_path / "report.json").write_text('{"intervals": {}, "optimistic": false}')
+    folder = ev2.push(path, output=tmp_path / "folder").folder
+    assert mentions((folder / "README.md").read_text(), "No report")
+    with pytest.raises(ev2.InputError, match=mentioning("report.json", "evaluation")):
+        ev2.push(path, output=tmp_path / "other", evaluation=tmp_path)
 
 
 def test_models_that_a_folder_cannot_hold_are_refused_by_name(tmp_path):
@@ -166,6 +176,30 @@ def test_models_that_a_folder_cannot_hold_are_refused_by_name(tmp_path):
         ev2.push(tmp_path / "folds", output=tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
     assert not list(tmp_path.glob(".hub.*"))
+
+
+def test_a_card_in_the_current_folder_has_the_name_of_the_folder(tmp_path, monkeypatch):
+    path = saved(tmp_path / "model.safetensors")
+    (tmp_path / "trees").mkdir()
+    monkeypatch.chdir(tmp_path / "trees")
+    ev2.push(path, output=".")
+    assert "local-dir:trees" in (tmp_path / "trees/README.md").read_text()
+    assert {file.name for file in Path().iterdir()} == {"README.md", "config.json", "model.safetensors"}
+
+
+def test_overwrite_replaces_only_a_pushed_folder(tmp_path):
+    path = saved(tmp_path / "model.safetensors")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "README.md").write_text("mine")
+    (project / "config.json").write_text("{}")
+    with pytest.raises(ev2.InputError, match=mentioning("output", "project", "folder")):
+        ev2.push(path, output=project, overwrite=True)
+    trained = saved(project / "model.safetensors").read_bytes()
+    with pytest.raises(ev2.InputError, match=mentioning("output", "project", "folder")):
+        ev2.push(path, output=project, overwrite=True)
+    assert (project / "README.md").read_text() == "mine"
+    assert (project / "model.safetensors").read_bytes() == trained
 
 
 def test_raster_bands_are_noted(tmp_path):
@@ -193,6 +227,14 @@ def test_a_push_is_one_commit_that_timm_opens_by_name(tmp_path, hub):
     ev2.push(path, "jane/trees", overwrite=True, output=tmp_path / "folder", license="mit")
     assert len(hub.commits) == 2
     assert (tmp_path / "folder/README.md").read_bytes() == hub.files["jane/trees/README.md"]
+
+
+def test_a_private_push_into_a_public_repository_is_refused(tmp_path, hub):
+    path = saved(tmp_path / "model.safetensors")
+    ev2.push(path, "jane/trees")
+    with pytest.raises(ev2.InputError, match=mentioning("jane/trees", "public", "private")):
+        ev2.push(path, "jane/trees", private=True, overwrite=True)
+    assert len(hub.commits) == 1
 
 
 def test_the_command_pushes_and_says_how_to_open_it(tmp_path, hub):

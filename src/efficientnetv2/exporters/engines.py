@@ -31,7 +31,7 @@ _OPEN: dict[Engine, Callable[[Path], formats.Session]] = {
 }
 # With fewer images `auto` keeps PyTorch: the export may take longer than it saves. Ours, not measured.
 _MIN_IMAGES = 5_000
-# Largest difference of a probability that counts as equal. Ours, as of a float32 export.
+# Largest difference of a probability, or of a score of unknown images, that counts as equal. Ours, as of an export.
 _TOLERANCE = 1e-3
 # `auto` leaves PyTorch only for an engine that is so many times as fast, as timings vary. Ours.
 _GAIN = 1.1
@@ -121,9 +121,9 @@ class _Trial:
             difference = self._difference(compute)
         if not difference <= _TOLERANCE:  # NaN differs
             raise InputError(
-                f"`engine` {name} differs from PyTorch by {difference:.2g} in a probability. Use `engine=torch`."
+                f"`engine` {name} differs from PyTorch by {difference:.2g} on the first batch. Use `engine=torch`."
             )
-        _logger.info(f"Engine: {name} (largest difference of a probability on the first batch: {difference:.1g}).")
+        _logger.info(f"Engine: {name} (largest difference from PyTorch on the first batch: {difference:.1g}).")
         return compute
 
     def fastest(self, names: Sequence[Engine]) -> tuple[Engine, Compute | None]:
@@ -147,17 +147,19 @@ class _Trial:
             return "torch", None
         _logger.info(
             f"Engine: {best} ({own / seconds[best]:.1f} times as fast as torch on the first batch; largest difference "
-            f"of a probability {differences[best]:.1g})."
+            f"from PyTorch {differences[best]:.1g})."
         )
         return best, engines[best]
 
     def _expected(self) -> Tensor:
-        return predict(self.network, [self.batch], preprocessing=self.preprocessing)
+        return predict(self.network, [self.batch], preprocessing=self.preprocessing, unknown=True)
 
     def _difference(self, compute: Compute) -> float:
+        """The largest one, of a probability or of a score of unknown images."""
+        classes = self.network.num_classes
         found, expected = (
-            probabilities(logits[:, : self.network.num_classes], self.network.activation)
-            for logits in (compute(self.batch), self._expected())
+            torch.cat([probabilities(outputs[:, :classes], self.network.activation), outputs[:, classes:]], dim=1)
+            for outputs in (compute(self.batch), self._expected())
         )
         return float((found - expected).abs().max())
 

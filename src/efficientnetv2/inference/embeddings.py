@@ -31,9 +31,10 @@ def write_embeddings(file: Path, paths: Sequence[str], vectors: npt.NDArray[np.f
 
 
 def is_embeddings_file(file: Path) -> bool:
-    """Whether a file is what ``write_embeddings`` writes, by its columns."""
+    """Whether a file is what ``write_embeddings`` writes, by its columns and their types."""
     try:
-        return list(pq.read_schema(file).names) == _COLUMNS
+        schema = pq.read_schema(file)
+        return bool(schema.names == _COLUMNS and pa.types.is_fixed_size_list(schema.field("embedding").type))
     except (OSError, pa.ArrowException):
         return False
 
@@ -74,7 +75,7 @@ def nearest_images(embeddings: str | os.PathLike[str], queries: npt.ArrayLike, *
         )
     units, wanted = _unit(vectors), _unit(wanted)
     rows, found = max(1, _AT_ONCE // max(1, len(units))), []
-    for start in range(0, len(wanted), rows):
+    for start in range(0, max(1, len(wanted)), rows):  # once without queries
         similarity = wanted[start : start + rows] @ units.T
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
         found.append((nearest, np.take_along_axis(similarity, nearest, axis=1)))

@@ -28,6 +28,7 @@ from efficientnetv2.utils.errors import escape_controls, first_error, short_repr
 Schema = TypeVar("Schema", bound=BaseModel)
 
 _NO_IMAGE = "the request has no image. Send one: curl -F image=@photo.jpg URL"
+_DIGITS = 20  # of a number of bytes, at most. Ours
 _OTHER_FIELDS = 10  # fields of a form that are no files, at most. Ours
 # Redirects that are followed, at most. Ours.
 _REDIRECTS = 3
@@ -89,7 +90,8 @@ def split_binary(body: bytes, header: str | None) -> tuple[bytes, bytes]:
     """
     if header is None:
         return body, b""
-    if not header.isascii() or not header.isdigit() or int(header) > len(body):
+    # Python converts no number of thousands of digits.
+    if not header.isascii() or not header.isdigit() or len(header) > _DIGITS or int(header) > len(body):
         raise RequestError(400, "Inference-Header-Content-Length must be the number of bytes of the JSON.")
     return body[: int(header)], body[int(header) :]
 

@@ -28,6 +28,7 @@ from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.conversion.weight_writer import in_timm
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.ensemble import ensemble_members
+from efficientnetv2.models.library_models import is_library_model
 from efficientnetv2.models.pretrained import get_weights, weight_names
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.utils.errors import InputError, error_summary
@@ -36,6 +37,10 @@ from efficientnetv2.utils.processes import call_with_timeout
 from efficientnetv2.workflows.arguments import PathLike, api, path_of, path_text
 
 _FILES = (CONFIG, WEIGHTS, "README.md")
+# What the card reads of a report, besides the metrics.
+_REPORT_KEYS = (
+    "num_images", "data", "evaluated_on", "optimistic", "intervals", "bootstrap_unit", "per_class", "sha256"
+)  # fmt: skip
 _PATIENCE_S = 30.0  # for a reply of the hub about a repository. Ours
 TimmModel = EfficientNet | WrappedModel
 # Largest difference of logits as a fraction of the largest logit; wrong padding gives more than 0.01. Ours.
@@ -104,7 +109,7 @@ def push(
         output: Folder for the files. None keeps no files here.
         evaluation: Folder that `evaluate` wrote, for the metrics of the card. Default: the report of the run.
         license: License of the model by its name on the hub, such as "apache-2.0". None states no license.
-        private: Make a new repository private.
+        private: Make a new repository private. An existing public one is refused.
         overwrite: Replace the files in the repository, by a new commit, and in ``output``.
 
     Raises:
@@ -114,12 +119,15 @@ def push(
     if repo is None and target is None:
         raise InputError("`repo` and `output` are both missing. Give at least one of them.")
     if target is not None and target.exists():
-        if not target.is_dir() or is_model_file(target):
+        if not target.is_dir() or is_model_file(target / WEIGHTS):
             raise InputError(f"`output` {target} is a file or a run. Give another folder.")
-        if not overwrite and any(target.iterdir()):
+        present = {file.name for file in target.iterdir()}
+        if present and not present.issuperset(_FILES):
+            raise InputError(f"`output` {target} exists and is not a folder of `push`. Give another folder.")
+        if present and not overwrite:
             raise InputError(f"`output` {target} exists. Give another folder, or replace its files: `overwrite=True`.")
     hub = HfApi(library_name="efficientnetv2")
-    exists = repo is not None and _exists(hub, repo, overwrite=overwrite)
+    exists = repo is not None and _exists(hub, repo, private=private, overwrite=overwrite)
     network = _load(path)
     report = _report(path, path_of("evaluation", evaluation))
     with (
@@ -129,7 +137,7 @@ def push(
         folder = Path(scratch) / "files"
         notes = convert.write(folder, network, "timm")
         _compare(folder, network)
-        title = repo or (target or folder).name
+        title = repo or (target or folder).resolve().name
         write_text_atomically(folder / "README.md", _card(network, report, title, notes, license))
         if target is not None:
             target.mkdir(exist_ok=True)
@@ -161,7 +169,7 @@ def _load(path: Path) -> TimmModel:
             for weight in (weight for layer in classifier_layers(network) for weight in layer.parameters()):
                 weight.div_(network.calibration.temperature)
     network.recipe = {
-        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        name: Path(value).name if isinstance(value, str) and not is_library_model(value) else value
         for name, value in network.recipe.items()
     }
     return network
@@ -171,10 +179,13 @@ def _report(path: Path, evaluation: Path | None) -> dict[str, Any] | None:
     """The given evaluation of this very model file, or else the report next to it; None for none."""
     file = path / model_file.NAME if path.is_dir() else path
     found = (evaluation or file.parent) / "report.json"
-    if evaluation is None and not found.is_file():
-        return None
-    report = read_object(found, "intervals", "optimistic", fix="Evaluate again, or leave `evaluation` out.")
-    if file_hashes(file)[file.name] in report.get("sha256", {}).values():
+    try:
+        report = read_object(found, *_REPORT_KEYS, fix="Evaluate again, or leave `evaluation` out.")
+    except InputError:
+        if evaluation is None:  # no report, or one of another program
+            return None
+        raise
+    if file_hashes(file)[file.name] in report["sha256"].values():
         return report
     if evaluation is not None:
         raise InputError(f"`evaluation` is of another model file. Use: effnetv2 evaluate {path} DATA --output FOLDER")
@@ -224,7 +235,7 @@ def _card(
     )  # fmt: skip
 
 
-def _exists(hub: HfApi, repo: str, *, overwrite: bool) -> bool:
+def _exists(hub: HfApi, repo: str, *, private: bool, overwrite: bool) -> bool:
     """Whether a repository exists. Raises InputError if it is known before the upload that it will fail."""
     try:
         validate_repo_id(repo if "/" in repo else "")
@@ -237,6 +248,8 @@ def _exists(hub: HfApi, repo: str, *, overwrite: bool) -> bool:
             found = call_with_timeout(_PATIENCE_S, lambda: hub.model_info(repo, timeout=_PATIENCE_S))
         except RepositoryNotFoundError:
             return False
+    if private and found.private is False:
+        raise InputError(f"`repo` {repo} exists and is public. Give another name, or leave `private` out to publish.")
     replaced = [file.rfilename for file in found.siblings or () if file.rfilename in _FILES]
     if replaced and not overwrite:
         fix = "Give another name, or `overwrite=True` for a new commit."
