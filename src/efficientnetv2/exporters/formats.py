@@ -16,7 +16,7 @@ import torch
 
 from efficientnetv2.exporters.graph import OUTPUTS, Encoding, ExportGraph, Floats, InputKind, Precision, metadata
 from efficientnetv2.exporters.onnx import write_onnx
-from efficientnetv2.exporters.openvino import write_openvino
+from efficientnetv2.exporters.openvino import openvino_core, write_openvino
 from efficientnetv2.models.efficientnet import Network, output_names
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.optional_deps import import_optional
@@ -85,7 +85,7 @@ def open_onnx(path: Path) -> Session:
 def open_openvino(path: Path) -> Session:
     """An OpenVINO model, or an ONNX file, in OpenVINO. Float layers compute in float32."""
     openvino = import_optional("openvino", "openvino", "Running an OpenVINO model")
-    core = openvino.Core()
+    core = openvino_core()
     model = core.read_model(path)
     compiled = core.compile_model(
         model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,12 @@ from efficientnetv2.utils.optional_deps import import_optional
 
 # Of Model API. Source: github.com/open-edge-platform/model_api, "resize_type".
 _RESIZE_TYPES = {"squash": "standard", "center": "crop", "border": "fit_to_window_letterbox"}
+
+
+@cache
+def openvino_core() -> Any:
+    """The Core of this process. It stays: without one, OpenVINO unloads libraries that models may still call."""
+    return import_optional("openvino", "openvino", "Running an OpenVINO model").Core()
 
 
 def write_openvino(graph: ExportGraph, path: Path, encoding: Encoding, metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -34,7 +41,7 @@ def write_openvino(graph: ExportGraph, path: Path, encoding: Encoding, metadata:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         write_onnx(graph, file, Encoding(), metadata)
-        model = openvino.Core().read_model(file)  # convert_model would send statistics of use
+        model = openvino_core().read_model(file)  # convert_model would send statistics of use
     in_float: tuple[str, ...] = ()
     if encoding.precision == "int8":
         model, in_float = quantize_openvino(model, encoding.calibration, own)
