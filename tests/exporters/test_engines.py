@@ -144,8 +144,8 @@ def test_an_engine_with_other_scores_of_unknown_images_is_refused(photos, tmp_pa
 
     def wrong(path):
         outputs = torch.tensor([[0.0, 0.0, 0.0, 0.01]]).numpy()
-        session = runtimes.open_onnx(path)
-        return runtimes.Session("wrong", lambda images: (session.run(images)[0] + outputs,), {})
+        session = formats.open_onnx(path)
+        return formats.Session("wrong", lambda images: (session.run(images)[0] + outputs,), {})
 
     assert len(ev2.predict(tmp_path / "model.safetensors", photos, engine="onnxruntime", **CPU)) == 12
     monkeypatch.setitem(engines._OPEN, "onnxruntime", wrong)
