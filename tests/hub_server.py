@@ -88,7 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.status is not None:
             self._headers(hub.status, {"Content-Length": "0"})
         elif self.path == "/api/validate-yaml":
-            self._json({"errors": [], "warnings": []})
+            wrong = re.search(r"^license: .* ", lines[0]["content"], re.MULTILINE)
+            errors = [{"message": '"license" must be a known one'}] if wrong else []
+            self._json({"errors": errors, "warnings": []}, status=400 if wrong else 200)
         elif self.headers.get("Authorization") != f"Bearer {hub.token}":
             self._error(401, message="Invalid credentials in Authorization header")
         elif self.path == "/api/repos/create":
@@ -151,9 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return content
 
-    def _json(self, plain: Any) -> None:
+    def _json(self, plain: Any, *, status: int = 200) -> None:
         content = json.dumps(plain).encode()
-        self._headers(200, {"Content-Type": "application/json", "Content-Length": str(len(content))})
+        self._headers(status, {"Content-Type": "application/json", "Content-Length": str(len(content))})
         self.wfile.write(content)
 
     def _error(self, status: int, *, message: str, code: str = "") -> None:

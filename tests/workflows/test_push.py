@@ -269,6 +269,8 @@ def test_what_the_hub_or_the_network_refuses_is_explained(tmp_path, hub, monkeyp
     with pytest.raises(ev2.InputError, match=mentioning("john/trees", 403, "rights", "token")):
         ev2.push(path, "john/trees", output=tmp_path / "kept")
     assert (tmp_path / "kept/model.safetensors").is_file()
+    with pytest.raises(ev2.InputError, match=mentioning("jane/trees", "license", "must be a known one")):
+        ev2.push(path, "jane/trees", license="Apache 2.0")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(ev2.InputError, match=mentioning("jane/trees", 401, "hf auth login")):
         ev2.push(path, "jane/trees")

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import torch
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import BadRequestError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from markupsafe import Markup
 
@@ -270,6 +270,9 @@ def _explained(hub: HfApi, repo: str) -> Iterator[None]:
             f"`repo` {repo}: {hub.endpoint} responds with {status}: {reason}. {fix.get(status, 'Try again later.')}"
         ) from error
     except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:  # the last two are of uploads
+        if isinstance(error, ValueError) and isinstance(error.__cause__, BadRequestError):  # of the check of the card
+            faults = " ".join(str(error).split())
+            raise InputError(f"`repo` {repo}: {hub.endpoint} rejects the card: {faults}. Correct `license`.") from error
         reason = error_summary(error.__cause__ or error)
         fix_network = "Try again, or give `output` alone to write the files."
         raise InputError(f"`repo` {repo}: the transfer to {hub.endpoint} failed ({reason}). {fix_network}") from error
