@@ -10,7 +10,9 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.models.unknown import MIN_IMAGES
+from efficientnetv2.training import post_training
 from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.errors import InputError
 
 
 @pytest.mark.parametrize("enough", [True, False])
@@ -31,3 +33,20 @@ def test_the_detector_is_fitted_on_the_validation_images(enough, small_run, tmp_
     assert (found.fitted_on, len(found.bank)) == ("val", count)
     scores = [one.unknown_score for one in Predictor(setup.folder.model_file)([dataset.root / p for p in val.paths])]
     assert max(scores) <= found.threshold, "their own directions are in the bank"
+
+
+def test_a_storage_that_fails_meanwhile_costs_the_detector_alone(small_run, tmp_path, monkeypatch):
+    for name, color in COLORS.items():
+        for number in range(25):
+            paint(tmp_path / "photos" / name / f"{number:02d}.png", color, number)
+    dataset = load_dataset(tmp_path / "photos")
+
+    def failing(*_, **__):
+        raise InputError("storage is not available")
+
+    monkeypatch.setattr(post_training, "embed_dataset", failing)
+    setup = small_run("run", dataset.select(np.arange(0, 75, 3)), dataset.select(np.arange(1, 75)), "epochs=2")
+    found = Trainer(setup).fit()
+    model = model_file.load(setup.folder.model_file)
+    assert model.unknown is None
+    assert model.metrics["val_images"] == len(found.predictions.labels)

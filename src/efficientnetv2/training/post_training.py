@@ -105,7 +105,10 @@ def finish_training(context: RunContext, log: MetricsLog, validator: Validator, 
         _logger.info(note)
     seconds = log.seconds
     if setup.world.is_main_process:
-        _fit_unknown(setup, state)
+        try:
+            _fit_unknown(setup, state)
+        except (InputError, DivergedError) as error:
+            _logger.warning(f"The model has no detector of unknown images: {error}")
         save_model(setup, state, selection, predictions)
     images = state.step * setup.recipe.batch_size
     return Result(predictions, seconds, images, setup.folder.history(), selection, sizes, calibration)

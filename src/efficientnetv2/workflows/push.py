@@ -31,6 +31,7 @@ from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.library_models import is_library_model
 from efficientnetv2.models.pretrained import get_weights, weight_names
 from efficientnetv2.models.wrapped_model import WrappedModel
+from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import output_dir, read_object, write_text_atomically
 from efficientnetv2.utils.processes import call_with_timeout
@@ -131,6 +132,7 @@ def push(
     network = _load(path)
     report = _report(path, path_of("evaluation", evaluation))
     with (
+        signals_as_ctrl_c(),
         output_dir(target.parent, "`output`") if target else nullcontext(),
         TemporaryDirectory(dir=target and target.parent, prefix=".hub.", suffix=".partial") as scratch,
     ):
