@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +23,34 @@ from efficientnetv2.utils.optional_deps import import_optional
 _RESIZE_TYPES = {"squash": "standard", "center": "crop", "border": "fit_to_window_letterbox"}
 
 
+class _SignalStack(ctypes.Structure):
+    """Source: sigaltstack(2), stack_t."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
 @cache
 def openvino_core() -> Any:
-    """The Core of this process. It stays: without one, OpenVINO unloads libraries that models may still call."""
+    """The Core of this process, which stays.
+
+    OpenVINO's CPU plugin gives the thread a stack for signals, and frees it with its Core. With several Cores the
+    thread may keep a stack that is freed. The next signal then ends the process.
+    """
     return import_optional("openvino", "openvino", "Running an OpenVINO model").Core()
+
+
+@contextmanager
+def keep_signal_stack() -> Iterator[None]:
+    """Within, other code may make Cores; afterwards, this thread has the stack for signals that it had before."""
+    if sys.platform != "linux":
+        yield
+        return
+    before, sigaltstack = _SignalStack(), ctypes.CDLL(None).sigaltstack
+    sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        sigaltstack(ctypes.byref(before), None)
 
 
 def write_openvino(graph: ExportGraph, path: Path, encoding: Encoding, metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -44,7 +71,8 @@ def write_openvino(graph: ExportGraph, path: Path, encoding: Encoding, metadata:
         model = openvino_core().read_model(file)  # convert_model would send statistics of use
     in_float: tuple[str, ...] = ()
     if encoding.precision == "int8":
-        model, in_float = quantize_openvino(model, encoding.calibration, own)
+        with keep_signal_stack():
+            model, in_float = quantize_openvino(model, encoding.calibration, own)
     if encoding.input == "uint8":
         model = _behind_preprocessing(openvino, model, own)
     for name, value in _model_info(own, metadata, encoding.input).items():
