@@ -162,7 +162,7 @@ def story(
     """The steps: a title, a command, and its words."""
     weights = _from_here(images.absolute().parents[1] / "weights/efficientnetv2_b0.safetensors")
     if not weights.is_file():
-        raise InputError(f"{weights} is missing. Install efficientnetv2 again, or restore it with git checkout.")
+        raise InputError(f"{weights} is missing. In a clone: git checkout examples/weights. Otherwise install again.")
     data, machine = str(images), option_args(device="cpu", workers=workers)
     settings = [setting.replace(f"epochs={_EPOCHS}", f"epochs={epochs}") for setting in SETTINGS]
     train = [data, *option_args(weights=weights, recipe="finetune", seed=seed, output=out), *machine]
