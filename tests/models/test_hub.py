@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import socket
@@ -169,6 +170,7 @@ def test_transfers_that_all_break_off_early_come_to_the_whole_file(server, hub):
 
 
 def test_how_long_a_download_may_stall_is_said_before_it_begins(server, hub, caplog):
+    caplog.set_level(logging.INFO, "efficientnetv2")
     fetch(NAME, hub)
     assert "30 s without progress" in caplog.text
     assert "HF_HUB_OFFLINE" in caplog.text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from pathlib import Path
 
 import torch
@@ -53,13 +52,6 @@ def test_the_card_says_which_file_it_is_of_and_what_it_reached():
         for part in ("value", "low", "high"):
             assert shown(SUMMARY[name][part]) in row
     assert claim["command"] in " ".join(CARD.replace("\\\n", " ").split())
-
-
-def test_no_wheel_holds_it():
-    """Hatchling packs the one package, and there are no weights in it."""
-    built = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
-    assert built == {"targets": {"wheel": {"packages": ["src/efficientnetv2"]}}}
-    assert not [path for path in (ROOT / "src").rglob("*") if path.suffix in (".safetensors", ".pth", ".h5")]
 
 
 def test_without_a_network_it_is_what_auto_begins_with():
