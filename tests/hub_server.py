@@ -54,7 +54,7 @@ class HubServer:
         self.drips = self.endless = False
         self.pause_s = 0.0
         self.asked: list[tuple[str, str, str | None]] = []
-        self.token, self.owner = "hf_right", "jane"
+        self.token, self.owner = "hf_right", "owner"
         self.repositories: dict[str, dict[str, Any]] = {}
         self.commits: list[str] = []
         self.objects: dict[str, bytes] = {}

@@ -134,8 +134,8 @@ def test_a_card_states_what_the_run_knows(tmp_path, photos):
         ("efficientnetv2_b0.in1k", ("efficientnetv2_b0.in1k", "Apache-2.0"), "timm/tf_efficientnetv2_b0.in1k"),
         ("efficientnet_b0.tv_in1k", ("efficientnet_b0.tv_in1k", "BSD-3-Clause"), None),
         ("timm:resnet18.a1_in1k", ("resnet18.a1_in1k", "apache-2.0"), "timm/resnet18.a1_in1k"),
-        ("/home/jane/secret/mine.safetensors", ("mine.safetensors", "unknown"), None),
-        ("../jane/secret/mine.safetensors", ("mine.safetensors", "unknown"), None),
+        ("/srv/private/mine.safetensors", ("mine.safetensors", "unknown"), None),
+        ("../private/mine.safetensors", ("mine.safetensors", "unknown"), None),
         ("none", ("random weights",), None),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_card_states_the_license_of_the_starting_weights(tmp_path, weights, fa
     card = ModelCard.load(folder / "README.md")
     assert mentions(card.text, *facts)
     assert card.data.base_model == base
-    assert not any(b"jane/secret" in file.read_bytes() for file in folder.iterdir())
+    assert not any(b"private/mine" in file.read_bytes() for file in folder.iterdir())
 
 
 def test_a_report_of_another_program_next_to_the_model_does_not_count(tmp_path):
@@ -214,35 +214,35 @@ def test_raster_bands_are_noted(tmp_path):
 
 def test_a_push_is_one_commit_that_timm_opens_by_name(tmp_path, hub):
     path = saved(tmp_path / "model.safetensors")
-    pushed = ev2.push(path, "jane/trees", private=True)
-    assert (pushed.url, pushed.folder) == (f"{hub.url}/jane/trees", None)
-    assert hub.repositories["jane/trees"]["visibility"] == "private"
+    pushed = ev2.push(path, "owner/trees", private=True)
+    assert (pushed.url, pushed.folder) == (f"{hub.url}/owner/trees", None)
+    assert hub.repositories["owner/trees"]["visibility"] == "private"
     assert len(hub.commits) == 1
-    theirs = timm.create_model("hf_hub:jane/trees", pretrained=True)
+    theirs = timm.create_model("hf_hub:owner/trees", pretrained=True)
     assert torch.allclose(logits(ev2.load(path)), logits(theirs), atol=1e-5)
-    assert b'create_model("hf_hub:jane/trees"' in hub.files["jane/trees/README.md"]
-    with pytest.raises(ev2.InputError, match=mentioning("jane/trees", "exists", "config.json", "overwrite=True")):
-        ev2.push(path, "jane/trees")
+    assert b'create_model("hf_hub:owner/trees"' in hub.files["owner/trees/README.md"]
+    with pytest.raises(ev2.InputError, match=mentioning("owner/trees", "exists", "config.json", "overwrite=True")):
+        ev2.push(path, "owner/trees")
     assert len(hub.commits) == 1
-    ev2.push(path, "jane/trees", overwrite=True, output=tmp_path / "folder", license="mit")
+    ev2.push(path, "owner/trees", overwrite=True, output=tmp_path / "folder", license="mit")
     assert len(hub.commits) == 2
-    assert (tmp_path / "folder/README.md").read_bytes() == hub.files["jane/trees/README.md"]
+    assert (tmp_path / "folder/README.md").read_bytes() == hub.files["owner/trees/README.md"]
 
 
 def test_a_private_push_into_a_public_repository_is_refused(tmp_path, hub):
     path = saved(tmp_path / "model.safetensors")
-    ev2.push(path, "jane/trees")
-    with pytest.raises(ev2.InputError, match=mentioning("jane/trees", "public", "private")):
-        ev2.push(path, "jane/trees", private=True, overwrite=True)
+    ev2.push(path, "owner/trees")
+    with pytest.raises(ev2.InputError, match=mentioning("owner/trees", "public", "private")):
+        ev2.push(path, "owner/trees", private=True, overwrite=True)
     assert len(hub.commits) == 1
 
 
 def test_the_command_pushes_and_says_how_to_open_it(tmp_path, hub):
     saved(tmp_path / "model.safetensors")
-    done = effnetv2_fresh("push", "model.safetensors", "jane/trees", "--json", cwd=tmp_path)
+    done = effnetv2_fresh("push", "model.safetensors", "owner/trees", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["url"] == f"{hub.url}/jane/trees"
-    assert mentions(done.stderr, "timm.create_model", "hf_hub:jane/trees")
+    assert json.loads(done.stdout)["url"] == f"{hub.url}/owner/trees"
+    assert mentions(done.stderr, "timm.create_model", "hf_hub:owner/trees")
 
 
 def test_the_command_writes_a_folder(tmp_path):
@@ -256,8 +256,8 @@ def test_the_command_writes_a_folder(tmp_path):
         (("push", "model.safetensors", "--output", "model.safetensors"), ("--output", "file")),
         (("push", "nowhere", "--output", "other"), ("nowhere", "does not exist")),
         (("push", "model.safetensors", "trees"), ("REPO", "owner/name", "trees")),
-        (("push", "model.safetensors", "https://huggingface.co/jane/trees"), ("REPO", "owner/name")),
-        (("push", "model.safetensors", "jane/trees"), ("token", "hf auth login")),
+        (("push", "model.safetensors", "https://huggingface.co/owner/trees"), ("REPO", "owner/name")),
+        (("push", "model.safetensors", "owner/trees"), ("token", "hf auth login")),
     ):
         done = effnetv2(*words, cwd=tmp_path)
         assert done.returncode == 2, words
@@ -269,19 +269,19 @@ def test_what_the_hub_or_the_network_refuses_is_explained(tmp_path, hub, monkeyp
     with pytest.raises(ev2.InputError, match=mentioning("john/trees", 403, "rights", "token")):
         ev2.push(path, "john/trees", output=tmp_path / "kept")
     assert (tmp_path / "kept/model.safetensors").is_file()
-    with pytest.raises(ev2.InputError, match=mentioning("jane/trees", "license", "must be a known one")):
-        ev2.push(path, "jane/trees", license="Apache 2.0")
+    with pytest.raises(ev2.InputError, match=mentioning("owner/trees", "license", "must be a known one")):
+        ev2.push(path, "owner/trees", license="Apache 2.0")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(ev2.InputError, match=mentioning("jane/trees", 401, "hf auth login")):
-        ev2.push(path, "jane/trees")
+    with pytest.raises(ev2.InputError, match=mentioning("owner/trees", 401, "hf auth login")):
+        ev2.push(path, "owner/trees")
     monkeypatch.setenv("HF_TOKEN", hub.token)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ev2.InputError, match=mentioning("HF_HUB_OFFLINE")):
-        ev2.push(path, "jane/trees")
+        ev2.push(path, "owner/trees")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ev2.InputError, match=mentioning("jane/trees", "http://127.0.0.1:9", "output")):
-        ev2.push(path, "jane/trees")
+    with pytest.raises(ev2.InputError, match=mentioning("owner/trees", "http://127.0.0.1:9", "output")):
+        ev2.push(path, "owner/trees")
     assert not hub.commits
 
 

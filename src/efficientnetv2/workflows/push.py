@@ -242,7 +242,7 @@ def _exists(hub: HfApi, repo: str, *, private: bool, overwrite: bool) -> bool:
     try:
         validate_repo_id(repo if "/" in repo else "")
     except HFValidationError as error:
-        raise InputError(f"`repo` must be owner/name, such as jane/trees, not '{repo}'. Correct the name.") from error
+        raise InputError(f"`repo` must be owner/name, such as owner/trees, not '{repo}'. Correct the name.") from error
     if get_token() is None:
         raise InputError("this machine has no token of the Hugging Face Hub. Log in with: hf auth login")
     with _explained(hub, repo):
