@@ -41,7 +41,6 @@ from benchmarks.train_step import OURS, Speeds
 from PIL import Image
 from torch import Tensor
 
-from efficientnetv2.cli.demo import bundled_images
 from efficientnetv2.data.cache_writer import CacheJob, CacheSpec, cache_in_memory
 from efficientnetv2.data.crop import ASPECT, CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
@@ -54,6 +53,7 @@ from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepSettings
+from efficientnetv2.training.initial_weights import EXAMPLES
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment
 from efficientnetv2.utils.benchmark import TimingStats, interleave
 from efficientnetv2.utils.errors import InputError
@@ -261,7 +261,7 @@ def sample(data: str | None, most: int) -> ImageDataset:
     Raises:
         InputError: DATA can't be read, or has no encoded images.
     """
-    dataset = load_dataset(data or str(bundled_images()))
+    dataset = load_dataset(data or str(EXAMPLES / "land_cover/pictures.csv"))
     rows = np.flatnonzero(dataset.in_train)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))]
     chosen = dataset.select(rows)

@@ -1,100 +1,165 @@
-"""The weights that come with the repository: what they gain, and how a run becomes them.
+"""The bundled weights: how they are made, and what they gain.
 
-Run: python -m benchmarks.starter                          what they gain; prints and records it
-     python -m benchmarks.starter --ship RUN UCMERCED      first makes them of a finished run on the images UCMERCED
+Run: python -m benchmarks.starter --table starter.csv NAME=FOLDER...
+         the table of training images: all classes of several sets, each called NAME/CLASS, except those of the demo
+     python -m benchmarks.starter --ship RUN
+         makes the bundled file of a finished run on this table
+     python -m benchmarks.starter [--finetune NAME=TRAIN,TEST ... --minutes 4]
+         measures and records the gain
 
-What they gain is measured on images that they have never seen, 600 satellite images of three classes of land cover:
-a linear probe on the features of the shipped file, and of a network with fresh weights, over 5 seeds (of the folds, of
-the fresh weights and of the probe). 5 folds by spatial blocks, at the size of the file's own preprocessing.
+The gain is measured on images of other sets or classes than those of the table.
+
+- ``starter_SET_probe_macro_f1``, ``untrained_SET_probe_macro_f1``: a linear probe on the features of the bundled model,
+  and of a model with random weights, for the two bundled sets. 5 folds (by location for ``land_cover``), over 5 seeds
+  (of the folds, of the random weights and of the probe), at the image size of the bundled preprocessing.
+- ``starter_NAME_minus_scratch_top1``: ``effnetv2 train TRAIN --minutes M`` from the bundled weights minus the same from
+  random weights, in points, on TEST, one run each, with the interval of a paired bootstrap over the images. Both train
+  at the same time, each on half of the processors. A run that is done is only read; OUT has the runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
+import os
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.record import RESULTS, interval, keep, record
+from benchmarks.arms import machines
+from benchmarks.minutes_kept import train
+from benchmarks.record import RESULTS, interval, keep, record, versions_of
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import assign_folds
+from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
 from efficientnetv2.inference.linear_probe import out_of_fold_predictions
 from efficientnetv2.inference.predict import Embeddings, embed_dataset, predict_dataset
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models import model_file
-from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.factory import create
-from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.initial_weights import BUNDLED, EXAMPLES
 from efficientnetv2.utils.random_key import Key
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-SHIPPED = EXAMPLES / "weights/efficientnetv2_b0.safetensors"
+SHIPPED = BUNDLED / "efficientnetv2_b0.safetensors"
+SETS = {"land_cover": EXAMPLES / "land_cover/pictures.csv", "satellite": EXAMPLES / "satellite"}
 FOLDS, SEEDS = 5, 5
 
 
-def ship(run: Path, pictures: str) -> None:
-    """Make the shipped file of a run, in half precision; keep its record and claim its figure."""
+def write_table(target: Path, sets: dict[str, Path]) -> None:
+    """All images of some sets, with NAME/CLASS as the label, without the classes of the bundled images."""
+    bundled = {folder.name for folder in SETS["satellite"].iterdir()}
+    classes = [
+        (name, folder)
+        for name, root in sets.items()
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and folder.name not in bundled
+    ]
+    with target.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("path", "label"))
+        for name, folder in classes:
+            rows.writerows((image.absolute(), f"{name}/{folder.name}") for image in sorted(folder.iterdir()))
+
+
+def ship(run: Path) -> None:
+    """Make the bundled file of a run, in half precision; keep its record and claim its accuracy."""
     model_file.save(SHIPPED, model_file.load(run), half=True)
-    report = keep(run, RESULTS / "starter", renamed={pictures.rstrip("/"): "ucmerced"})
+    data = str(Path(load_dataset(str(run / "dataset.csv")).paths[0]).anchor)
+    report = keep(run, RESULTS / "starter", renamed={data: ""})
     val = load_dataset(str(run / "dataset.csv")).subset("val")
     network = model_file.load(SHIPPED)
     found = predict_dataset(network, val, preprocessing=network.preprocessing)
     top1 = float((found.probabilities.argmax(axis=1) == found.labels).mean())
-    print(f"top-1 on {len(val)} held-out pictures: {report['top1']:.4f} as trained, {top1:.4f} as shipped")
+    print(f"top-1 on {len(val)} held-out images: {report['top1']:.4f} as trained, {top1:.4f} as shipped")
     low, high = report["intervals"]["top1"]
-    record(
-        "starter_ucmerced_top1", report["top1"], unit="fraction", low=low, high=high, n=1, command=report["command"]
-    )  # fmt: skip
+    record("starter_top1", report["top1"], unit="fraction", low=low, high=high, n=1, command=report["command"])
     print(f"{SHIPPED.stat().st_size:,} bytes, SHA-256 {hashlib.sha256(SHIPPED.read_bytes()).hexdigest()}")
 
 
-def probed(dataset: ImageDataset, embedded: Embeddings, seed: int) -> float:
-    """Macro-F1 of linear probes, of all images' answers together."""
-    dealt = assign_folds(dataset, k=FOLDS, seed=seed, contents=np.arange(len(dataset)), by="place")
-    parts = [(part.train_rows, part.val_rows) for part in dealt.parts]
-    answers = out_of_fold_predictions(embedded, parts, key=Key.of(seed), balanced=True)
-    return classification_metrics(
-        embedded.labels, np.eye(len(dataset.class_names))[answers], dataset.class_names
-    ).macro_f1
+def probe_macro_f1(dataset: ImageDataset, embeddings: Embeddings, seed: int, by: str) -> float:
+    """Macro-F1 of linear probes, of the out-of-fold predictions of all images."""
+    folds = assign_folds(dataset, k=FOLDS, seed=seed, contents=np.arange(len(dataset)), by=by)
+    parts = [(part.train_rows, part.val_rows) for part in folds.parts]
+    predicted = out_of_fold_predictions(embeddings, parts, key=Key.of(seed), balanced=True)
+    one_hot = np.eye(len(dataset.class_names))[predicted]
+    return classification_metrics(embeddings.labels, one_hot, dataset.class_names).macro_f1
 
 
-def embedded(network: Network, dataset: ImageDataset, preprocessing: Preprocessing) -> Embeddings:
-    """The features of every image."""
-    return embed_dataset(network, dataset, preprocessing=preprocessing)
-
-
-def gain() -> dict[str, list[float]]:
-    """Macro-F1 by seed, of the probe on the shipped weights and on fresh ones."""
-    dataset, shipped = load_dataset(str(EXAMPLES / "land_cover/pictures.csv")), model_file.load(SHIPPED)
-    seen = embedded(shipped, dataset, shipped.preprocessing)
+def measure_probes(name: str) -> None:
+    """Record the macro-F1 of the probe on the bundled weights and on random ones."""
+    dataset, shipped = load_dataset(str(SETS[name])), model_file.load(SHIPPED)
+    by = "place" if name == "land_cover" else "class"
     found: dict[str, list[float]] = {"starter": [], "untrained": []}
+    features = embed_dataset(shipped, dataset, preprocessing=shipped.preprocessing)
     for seed in range(SEEDS):
         torch.manual_seed(seed)
-        fresh = embedded(create("efficientnetv2_b0").eval(), dataset, shipped.preprocessing)
-        found["starter"].append(probed(dataset, seen, seed))
-        found["untrained"].append(probed(dataset, fresh, seed))
-        print(f"seed {seed}: macro-F1 {found['starter'][-1]:.3f}, untrained {found['untrained'][-1]:.3f}", flush=True)
-    return found
+        fresh = create("efficientnetv2_b0").eval()
+        random_features = embed_dataset(fresh, dataset, preprocessing=shipped.preprocessing)
+        found["starter"].append(probe_macro_f1(dataset, features, seed, by))
+        found["untrained"].append(probe_macro_f1(dataset, random_features, seed, by))
+    for side, values in found.items():
+        (low, high), mean = interval(values), statistics.fmean(values)
+        record(
+            f"{side}_{name}_probe_macro_f1", mean, unit="F1", low=low, high=high, n=SEEDS,
+            command="python -m benchmarks.starter",
+        )  # fmt: skip
+        print(f"{side} {name}: macro-F1 of the probe {mean:.3f} ({low:.3f} to {high:.3f})", flush=True)
+
+
+def measure_finetuning(name: str, data: str, test: str, minutes: float, out: Path) -> None:
+    """Record the top-1 of fine-tuning minus that of training from scratch, in the same time."""
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    sides = {"starter": (str(SHIPPED), set(cores[:half])), "scratch": ("none", set(cores[half : 2 * half]))}
+    with ThreadPoolExecutor(2) as pool:
+        runs = {
+            side: pool.submit(train, data, test, minutes, start, out / f"{name}_{side}", None, on)
+            for side, (start, on) in sides.items()
+        }
+        rows = {side: run.result() for side, run in runs.items()}
+    between = compare_predictions(*(load_predictions(out / f"{name}_{side}/test") for side in sides))
+    assert between is not None, "both predict the test images"
+    points = {end: 100 * getattr(between.top1, end) for end in ("value", "low", "high")}
+    record(
+        f"starter_{name}_minus_scratch_top1", **points, unit="points", n=between.num_images,
+        command=f"python -m benchmarks.starter --finetune {name}=TRAIN,TEST --minutes {minutes:g}",
+        on=machines(list(rows.values())), versions=versions_of(list(rows.values())),
+    )  # fmt: skip
+    top1 = {side: 100 * row["test_top1"] for side, row in rows.items()}
+    print(
+        f"{name}: top-1 {top1['starter']:.1f} % from the bundled weights, {top1['scratch']:.1f} % from scratch, "
+        f"{points['value']:+.1f} points ({points['low']:+.1f} to {points['high']:+.1f})",
+        flush=True,
+    )
 
 
 def main() -> None:
-    """Ship if asked, then measure and record."""
+    """Make the table or the file, or measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ship", nargs=2, metavar=("RUN", "UCMERCED"))
+    parser.add_argument("sets", nargs="*", metavar="NAME=FOLDER")
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--ship", type=Path, metavar="RUN")
+    parser.add_argument("--finetune", nargs="*", default=[], metavar="NAME=TRAIN,TEST")
+    parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--output", type=Path, default=Path("runs/starter_gain"), metavar="OUT")
     options = parser.parse_args()
-    if options.ship:
-        ship(Path(options.ship[0]), options.ship[1])
-    for name, values in gain().items():
-        low, high = interval(values)
-        mean = statistics.fmean(values)
-        record(
-            f"{name}_land_cover_probe_macro_f1", mean, unit="F1", low=low, high=high, n=SEEDS,
-            command="python -m benchmarks.starter",
-        )  # fmt: skip
-        print(f"{name}: macro-F1 {mean:.3f} ({low:.3f} to {high:.3f})")
+    if options.table:
+        pairs = (one.partition("=") for one in options.sets)
+        write_table(options.table, {name: Path(folder) for name, _, folder in pairs})
+    elif options.ship:
+        ship(options.ship)
+    else:
+        for name in SETS:
+            measure_probes(name)
+        options.output.mkdir(parents=True, exist_ok=True)
+        for one in options.finetune:
+            name, _, folders = one.partition("=")
+            data, _, test = folders.partition(",")
+            measure_finetuning(name, data, test, options.minutes, options.output)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_the_wheel_has_the_images_and_weights_of_the_demo(tmp_path):
     assert done.returncode == 0, done.stderr
     examples = tmp_path / "installed/efficientnetv2/examples"
     images, weights = json.loads(done.stdout)
-    assert Path(images) == Path("installed/efficientnetv2/examples/land_cover/pictures.csv")
+    assert Path(images) == Path("installed/efficientnetv2/examples/satellite")
     assert str(examples / "weights/efficientnetv2_b0.safetensors") in weights
 
 

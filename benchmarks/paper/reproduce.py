@@ -18,11 +18,11 @@ from benchmarks.paper.scale import EMBEDDED, SCALES, Scale
 from benchmarks.paper.table import Table
 from matplotlib.figure import Figure
 
-from efficientnetv2.cli.demo import bundled_images
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.evaluation.plot_style import png
 from efficientnetv2.training.callbacks import Callback
+from efficientnetv2.training.initial_weights import EXAMPLES
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
@@ -219,7 +219,7 @@ def _data(name: str, scale: Scale, request: Request) -> str:
             f"Table {name} at scale {scale.name} trains on ImageNet, which has to be named: --data FOLDER, with train "
             "and val and in them a folder per class, called by its WordNet id."
         )
-    return str(bundled_images()) if data == EMBEDDED and request.data is None else data
+    return str(EXAMPLES / "land_cover/pictures.csv") if data == EMBEDDED and request.data is None else data
 
 
 def _refuse_another(folder: Path, config: Mapping[str, str | None]) -> None:

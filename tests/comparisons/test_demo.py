@@ -13,15 +13,14 @@ from benchmarks import demo
 from benchmarks import record as keeping
 from tests.messages import mentions
 
-EARLIER = "results/land_cover_demo/7"  # of an earlier record
+EARLIER = "results/demo/7"  # of an earlier record
 
 
 def reports(folder: Path, seed: int) -> None:
     """What a demo leaves behind that is looked at."""
-    (folder / "folds").mkdir(parents=True)
-    for part in (folder, folder / "folds"):
-        report = {"top1": 0.6 + seed / 100, "macro_f1": 0.5, "run": str(part)}
-        (part / "report.json").write_text(json.dumps(report))
+    folder.mkdir(parents=True)
+    report = {"top1": 0.6 + seed / 100, "macro_f1": 0.5, "linear_probe_macro_f1": 0.4, "majority_top1": 0.2}
+    (folder / "report.json").write_text(json.dumps(report | {"run": str(folder)}))
 
 
 @pytest.fixture
@@ -54,17 +53,19 @@ def record(tmp_path, monkeypatch, *, seeds: int = 3) -> dict:
 def test_seeds_that_have_run_are_read_kept_and_claimed(ran, tmp_path, monkeypatch):
     claims = record(tmp_path, monkeypatch)
     assert ran == []
-    assert set(claims) == {f"land_cover_demo_{name}" for name in ("top1", "macro_f1", "wall_s")}
-    assert claims["land_cover_demo_top1"]["value"] == pytest.approx(0.61)
+    assert set(claims) == {f"demo_{name}" for name in demo.UNITS}
+    assert claims["demo_top1"]["value"] == pytest.approx(0.61)
     # Student's t with 2 degrees of freedom is 4.303; the deviation is 0.01 and 1 s.
-    assert claims["land_cover_demo_top1"]["high"] == pytest.approx(0.61 + 4.303 * 0.01 / 3**0.5, abs=1e-5)
-    assert claims["land_cover_demo_wall_s"]["low"] == pytest.approx(301 - 4.303 / 3**0.5, abs=1e-3)
-    assert claims["land_cover_demo_wall_s"]["n"] == 3
-    assert claims["land_cover_demo_wall_s"]["hardware"] == keeping.hardware()
-    assert claims["land_cover_demo_wall_s"]["versions"] == demo.made_by()["versions"]
-    kept = sorted(path.name for path in (tmp_path / "results/land_cover_demo").iterdir())
+    assert claims["demo_top1"]["high"] == pytest.approx(0.61 + 4.303 * 0.01 / 3**0.5, abs=1e-5)
+    assert claims["demo_macro_f1_minus_probe"]["value"] == pytest.approx(0.1)
+    assert claims["demo_top1_minus_majority"]["value"] == pytest.approx(0.41)
+    assert claims["demo_wall_s"]["low"] == pytest.approx(301 - 4.303 / 3**0.5, abs=1e-3)
+    assert claims["demo_wall_s"]["n"] == 3
+    assert claims["demo_wall_s"]["hardware"] == keeping.hardware()
+    assert claims["demo_wall_s"]["versions"] == demo.made_by()["versions"]
+    kept = sorted(path.name for path in (tmp_path / "results/demo").iterdir())
     assert kept == ["0", "1", "2"]
-    assert str(tmp_path) not in (tmp_path / "results/land_cover_demo/1/folds/report.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "results/demo/1/report.json").read_text()
 
 
 @pytest.mark.parametrize("stale", ["hardware", "versions", "code", "all"])
@@ -80,7 +81,7 @@ def test_a_seed_of_other_code_versions_or_hardware_is_run_again(stale, ran, tmp_
     assert not (folder / "left_over").exists()
     took = json.loads((folder / "took.json").read_text())
     assert {name: took[name] for name in kept if name != "wall_s"} == demo.made_by()
-    assert claims["land_cover_demo_top1"]["value"] == pytest.approx(0.61)
+    assert claims["demo_top1"]["value"] == pytest.approx(0.61)
     record(tmp_path, monkeypatch)
     assert ran == [1], "now it is kept"
 
