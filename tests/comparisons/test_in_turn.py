@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 
 import pytest
-from benchmarks import in_turn, timm_progressive
+from benchmarks import in_turn, leaderboard, timm_progressive
 from benchmarks.in_turn import Side, our_side, paced, refuse_drift, take_turns
 from benchmarks.paper.runs import Runs
 from benchmarks.peers_training import Timm
@@ -146,7 +147,53 @@ def test_timms_top1_and_minutes_decide_the_lengths_of_ours():
     assert set(timm_progressive.claims(theirs, None, same)) == {"same_minutes_top1_gain_over_timm_progressive"}
 
 
-@pytest.mark.parametrize("program", [timm_progressive])
+def test_the_leaderboards_targets_by_hand():
+    asked = []
+    options = Namespace(seeds=2, pace_limit=1.1)
+    sides = [
+        side(leaderboard.ENTRY, 600, asked, lengths=(5, 9)), side("b0", 100, asked, lengths=(6, 8)),
+        side("never", 1, asked, lengths=(1, 2)),
+    ]  # fmt: skip
+    reached = leaderboard.reach(sides, 80, options)
+    assert {name: epochs for name, (epochs, _) in reached.items()} == {leaderboard.ENTRY: 9, "b0": 8}
+    found = leaderboard.claims(reached, 80)
+    values = {name: (pytest.approx(claim.figure.value), claim.unit) for name, claim in found.items()}
+    assert values == {
+        f"imagenette_80_top1_s_{leaderboard.ENTRY}": (5400, "s"),
+        "imagenette_80_top1_s_b0": (800, "s"),
+        "imagenette_80_top1_speedup_b0": (6.75, "ratio"),
+    }
+    alone = leaderboard.claims({"b0": reached["b0"]}, 80)
+    assert list(alone) == ["imagenette_80_top1_s_b0"], "no ratio to an entry that does not reach it"
+
+
+def test_the_entrys_rate_and_format_are_the_best_that_were_tried(tmp_path, monkeypatch):
+    rates = []
+
+    def tried_run(options, name, entry, seed=0):
+        rates.append(entry.lr)
+        assert entry.quick == ("--channels-last", "--bf16", "--workers", "1")
+        return {"top1": 0.5 - abs(entry.lr - 4e-3)}
+
+    def trained(self, pictures, *, epochs, seed):
+        return {"train_s": 100 - len(self.quick) * 10 - (self.quick[-1] == "1")}
+
+    monkeypatch.setattr(leaderboard, "tried_run", tried_run)
+    monkeypatch.setattr(leaderboard, "load_dataset", lambda data: None)
+    monkeypatch.setattr(leaderboard, "rows_of", lambda *words: [])
+    monkeypatch.setattr(leaderboard, "link_folders", lambda *words: words[-1])
+    monkeypatch.setattr(leaderboard, "link_tuning_images", lambda options: None)
+    monkeypatch.setattr(leaderboard.Reference, "trained", trained)
+    options = Namespace(
+        pictures=tmp_path, python="python", image_size=64, output=tmp_path,
+        tune_epochs=1, tune_pictures=2, tune_answers=2,
+    )  # fmt: skip
+    found = leaderboard.tune(options)
+    assert (found["lr"], rates) == (4e-3, [8e-3, 4e-3, 16e-3, 2e-3])
+    assert json.loads((tmp_path / "tried/fp32_0.json").read_text())["words"][-2:] == ["--workers", "0"]
+
+
+@pytest.mark.parametrize("program", [timm_progressive, leaderboard])
 def test_a_measurement_needs_its_tuning(program, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "program", "--output", str(tmp_path)])
     with pytest.raises(SystemExit, match=mentioning("tuned.json", "--tune")):
