@@ -51,8 +51,7 @@ def tuned_timm(timm: Timm, top1: Scores) -> tuple[float, Timm]:
         timm: without these.
         top1: of a stage and its sides by label.
     """
-    for part, choices in _PARTS.items():
-        timm = timm.with_part(part, next(iter(choices.values())))
+    timm = untuned(timm)
     kinds = {kind: _optimizing(timm, kind, 1) for kind in _OPTIMIZERS}
     scores = top1("optimizer", kinds)
     kind = max(scores, key=lambda one: scores[one])
@@ -61,6 +60,13 @@ def tuned_timm(timm: Timm, top1: Scores) -> tuple[float, Timm]:
         others = list(choices.items())[1:]
         best = _better(best, top1, part, {label: best[1].with_part(part, words) for label, words in others})
     return best
+
+
+def untuned(timm: Timm) -> Timm:
+    """The same with the first choice of every part."""
+    for part, choices in _PARTS.items():
+        timm = timm.with_part(part, next(iter(choices.values())))
+    return _optimizing(timm, next(iter(_OPTIMIZERS)), 1)
 
 
 def at_first_rate(timm: Timm) -> Timm:
@@ -110,29 +116,41 @@ def _optimizing(timm: Timm, kind: str, factor: float) -> Timm:
     return timm.with_part("optimizer", (*_OPTIMIZERS[kind], "--lr", f"{_RATES[kind] * factor:g}"))
 
 
-def tune(options: argparse.Namespace) -> dict[str, Any]:
+def link_tuning_images(options: argparse.Namespace) -> None:
+    """Make OUT/tuning of images of train alone: some in train/ to fit, others in val/ to choose by."""
+    dataset = load_dataset(str(options.pictures))
+    fit = min(options.tune_pictures, int((dataset.split == "train").sum()) * 3 // 4)
+    order = np.random.default_rng(_TUNING).permutation(rows_of(dataset, "train", fit + options.tune_answers, _TUNING))
+    link_folders(dataset, order[:fit], order[fit:], options.output / "tuning")
+
+
+def tried_run(options: argparse.Namespace, name: str, side: Timm | Reference, seed: int = 0) -> dict[str, Any]:
+    """A run of tuning on the images of ``link_tuning_images``, kept in OUT/tried."""
+    pictures, of = options.output / "tuning", {"epochs": options.tune_epochs, "seed": seed}
+    found = once(
+        options.output / "tried" / f"{name.replace(' ', '_').replace(',', '')}.json",
+        partial(side.trained, pictures, **of),
+        side.asked(pictures, **of),
+    )
+    print(f"tuning {name}: {found['top1']:.1%} in {found['train_s']:.0f} s", flush=True)
+    return found
+
+
+def tune(options: argparse.Namespace, sizes: Sequence[str] = ()) -> dict[str, Any]:
     """Try what ``benchmarks.time_to_accuracy`` says; what was found, and the words chosen.
 
     Args:
         options: its.
+        sizes: words of timm's size schedule; torchvision's recipe, which has none, is then left out.
     """
-    dataset = load_dataset(str(options.pictures))
-    fit = min(options.tune_pictures, int((dataset.split == "train").sum()) * 3 // 4)
-    order = np.random.default_rng(_TUNING).permutation(rows_of(dataset, "train", fit + options.tune_answers, _TUNING))
-    pictures = link_folders(dataset, order[:fit], order[fit:], options.output / "tuning")
+    link_tuning_images(options)
     timm, speeds, on = _quickest(options)  # with all cores to itself
+    timm = timm.with_part("sizes", sizes) if sizes else timm
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.at_once))  # of the runs
     tried: dict[str, float] = {}
 
     def kept(name: str, side: Timm | Reference) -> float:
-        of = {"epochs": options.tune_epochs, "seed": 0}
-        found = once(
-            options.output / "tried" / f"{name.replace(' ', '_').replace(',', '')}.json",
-            partial(side.trained, pictures, **of),
-            side.asked(pictures, **of),
-        )
-        print(f"tuning {name}: {found['top1']:.1%} in {found['train_s']:.0f} s", flush=True)
-        return float(found["top1"])
+        return float(tried_run(options, name, side)["top1"])
 
     # Each run is a process of its own.
     with ThreadPoolExecutor(options.at_once) as pool, ThreadPoolExecutor(1) as waiting:
@@ -151,14 +169,14 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
             return beyond_ends({lr: run.result() for lr, run in runs.items()}, lambda lr: of_rate(lr).result())
 
         # The last is its own, 0.5 for 1,024 images. Waits next to timm's, so that no core is idle.
-        theirs = waiting.submit(of_torchvision, (0.0078, 0.0156, 0.03125))
+        theirs = None if sizes else waiting.submit(of_torchvision, (0.0078, 0.0156, 0.03125))
         best, tuned = tuned_timm(timm, top1)
-        rates = theirs.result()
-    return {
+        rates = {} if theirs is None else theirs.result()
+    found = {
         "regime": regime_of(options),
         "timm": {"quick": tuned.quick, "parts": tuned.parts, "top1": best, "tried": tried, "speeds": speeds, "on": on},
-        "torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates},
     }
+    return found | ({"torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates}} if rates else {})
 
 
 def regime_of(options: argparse.Namespace) -> dict[str, int]:

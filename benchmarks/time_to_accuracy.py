@@ -33,12 +33,21 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import Paired, gain, machines, measured, ratio, refuse_incomparable_times, refuse_other_regime
+from benchmarks.arms import (
+    HARDLY_VALIDATED,
+    Paired,
+    gain,
+    machines,
+    measured,
+    ratio,
+    refuse_incomparable_times,
+    refuse_other_regime,
+)
 from benchmarks.paper import page as paper_page
 from benchmarks.paper.runs import Cell, Runs
 from benchmarks.peers_training import Reference, Timm, once
@@ -59,11 +68,15 @@ _CLAIMS = (_SPEEDUP.format("timm"), _SPEEDUP.format("torchvision"), _GAIN)  # al
 _LADDER = (2, 3, 4, 5, 6, 8, 10)
 
 
+def timm_of(chosen: Mapping[str, Any], options: argparse.Namespace) -> Timm:
+    """Timm's script with the words that tuning chose."""
+    parts = {name: tuple(words) for name, words in chosen["parts"].items()}
+    return Timm(options.script, options.image_size, tuple(chosen["quick"]), parts)
+
+
 def peers(side: str, options: argparse.Namespace, chosen: Mapping[str, Any]) -> list[Rows]:
     """What goes the whole length of timm's or torchvision's side, one row per seed each; the last one counts."""
-    told = chosen["timm"]
-    parts = {name: tuple(words) for name, words in told["parts"].items()}
-    timm = Timm(options.script, options.image_size, tuple(told["quick"]), parts)
+    timm = timm_of(chosen["timm"], options)
     if side == "torchvision":
         reference = Reference(options.image_size, chosen["torchvision"]["lr"], as_timm(timm))
         return [_rows(side, reference, options)]
@@ -92,14 +105,18 @@ def _rows(side: str, trained: Timm | Reference, options: argparse.Namespace) -> 
     return rows
 
 
-def ours(runs: Runs, epochs: float, image_size: int) -> Rows:
-    """Our side at one length, one row per seed."""
+def our_cell(epochs: float, image_size: int, model: str = "efficientnetv2_b0") -> Cell:
+    """A run of recipe ``quick`` from half of this size on, validated at its end alone."""
     settings = (
-        f"epochs={epochs:g}", "val_interval_epochs=1000", "val_max_images=32",
+        f"epochs={epochs:g}", *HARDLY_VALIDATED,
         f"progressive.image_size={{start: {image_size / 2:g}, end: {image_size}}}",
     )  # fmt: skip
-    cell = Cell(f"ours {epochs:g} epochs", "run", "quick", "efficientnetv2_b0", settings)
-    rows = [measured(runs, cell, seed) for seed in range(runs.seeds)]
+    return Cell(f"ours {epochs:g} epochs", "run", "quick", model, settings)
+
+
+def ours(runs: Runs, epochs: float, image_size: int) -> Rows:
+    """Our side at one length, one row per seed."""
+    rows = [measured(runs, our_cell(epochs, image_size), seed) for seed in range(runs.seeds)]
     minutes = statistics.fmean(row["train_s"] for row in rows) / 60
     print(f"ours, {epochs:g} epochs: {mean_top1(rows):.1%} in {minutes:.1f} minutes", flush=True)
     return rows
@@ -248,15 +265,19 @@ def _record(found: Mapping[str, Claim], raw: Mapping[str, Any]) -> None:
     whole = {"when": time.strftime("%Y-%m-%d")} | dict(raw)
     (RESULTS / "time_to_accuracy.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     more = "" if seeds == _SEEDS else f" --seeds {seeds}"
-    command = f"python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY{more} --record"
-    for name in _CLAIMS:
+    record_claims(found, _CLAIMS, f"python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY{more} --record")
+    paper_page.write()
+
+
+def record_claims(found: Mapping[str, Claim], names: Iterable[str], command: str) -> None:
+    """Write the claims of these names; one that an earlier run made and this one did not reach is taken out."""
+    for name in names:
         if name in found:
             of = found[name]
             on, versions = machines(of.rows), versions_of(of.rows)
             record(name, unit=of.unit, command=command, on=on, versions=versions, **asdict(of.figure))
         else:
-            forget(name)  # an earlier run's, which this one did not reach
-    paper_page.write()
+            forget(name)
 
 
 if __name__ == "__main__":
