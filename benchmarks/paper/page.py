@@ -9,10 +9,8 @@ measured at the paper's sizes. A test compares the page with the records.
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from benchmarks.paper import published
 from benchmarks.paper.reproduce import NAMES, TRAINED, title_of
 from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import MISSING, NOT_OURS, TIMED, Measurement, Row, Table, markdown_row, minutes_of
-from benchmarks.record import IMAGES, RESULTS, SUMMARY, read
+from benchmarks.record import IMAGES, RESULTS, read
 
 PAGE = Path(__file__).parents[2] / "docs/benchmarks/paper.md"
 RECORDS = RESULTS / "reproduce"
@@ -118,62 +116,21 @@ all tables at scale `tiny`, which only shows that they run.
 - **Speeds** are of the machine below the table. Compare them only within a table.
 - **Accuracies** at scale `small` are of few, small images. Compare their order with the paper, not their values.
 - **Tables 8, 12 and 13** come from other benchmarks, which tune each side first. Their commands are below the tables.
+  [Results](results.md) has their differences with intervals, conditions and plots.
 
 `python -m benchmarks.paper.page` writes this page from the records in `benchmarks/results/reproduce/`. The option
 `--record` writes a record, with its machine, versions and date.
 """
 _REST = "[To be measured](#to-be-measured) lists what is missing.\n"
 _NO_CELL = "In the paper's table, but not in this record"
-# Regime of benchmarks.progressive -> end of the names of its claims, what was trained, last image size.
-_REGIMES = {
-    "paper": ("b0_imagenette", "B0, 1,000 images, 60 epochs", 128),
-    "short": ("b0_imagenette_short", "B0, all images, 10 epochs", 128),
-    "resnet50": ("resnet50_imagenette", "ResNet-50 (Table 12), all images, 6 epochs", 96),
-}
-# Claim -> its description.
-_CLAIMS = {
-    **{
-        f"{name}_{end}": f"{trained}: {description}"
-        for end, trained, px in _REGIMES.values()
-        for name, description in {
-            "progressive_speedup": f"training time, constant {px} px / growing from {px // 2} px",
-            "progressive_wall_speedup": "time of whole runs with the final evaluation, constant / growing",
-            "progressive_top1_gain": "top-1 at equal epochs, growing − constant, both tuned",
-            "progressive_top1_gain_equal_time": "top-1 at equal time, growing − constant",
-        }.items()
-    },
-    "adaptive_top1_gain_b0_imagenette": "Table 13, growing sizes: top-1, adaptive − vanilla regularization, both tuned",
-    "adaptive_top1_gain_b0_imagenette_random_resize": "Table 13, random sizes: top-1, adaptive − vanilla",
-    "randaugment_size_top1_gain_b0_imagenette": "Table 5: top-1, RandAugment 15 − 5, at 144 px minus at 64 px",
-    "transfer_paper_cifar10_top1": "Table 8, CIFAR-10 at 96 px, 3 epochs: recipe `transfer_paper`",
-    "finetune_cifar10_top1": "the same images, size and epochs: recipe `finetune`, ours",
-    "finetune_cifar10_top1_gain_over_transfer_paper": "the same: `finetune` − `transfer_paper`",
-    "finetune_cifar10_top1_gain_over_probe": "the same: `finetune` − linear probe, fitted on 5,000 images",
-}
-# As tests/test_claims.py reads them.
-_SHOWN: dict[str, Callable[[float], str]] = {
-    "ratio": lambda value: f"{value:.2f}",
-    "points": lambda value: f"{value:+.1f}",
-    "fraction": lambda value: f"{100 * value:.1f} %",
-}
-
-
-_HOW_TO_READ = textwrap.fill(
-    "A difference of top-1 is in points and a speedup is a ratio, both over paired seeds. If an interval contains 0, "
-    "the difference may be chance. The recipes `quick` and `finetune` use our RandAugment preset `monotone`. "
-    "[Results](results.md) has the conditions and plots.",
-    120,
-)
 
 
 def text() -> str:
     """The page."""
-    summary = json.loads(SUMMARY.read_text(encoding="utf-8"))
     whole = any((RECORDS / f"{name}_paper.json").exists() for name in TRAINED)
     shown = {name: kept for name in RECORDED if (kept := _record(name)) is not None}
-    missing = _missing(summary, shown)
-    opening = [_TITLE, _reach(shown, whole=whole), _INTRODUCTION, *([_REST] if missing else [])]
-    parts = [*opening, *_held(summary)]
+    missing = _missing(shown)
+    parts = [_TITLE, _reach(shown, whole=whole), _INTRODUCTION, *([_REST] if missing else [])]
     parts += [_section(shown[name]) if name in shown else _unmade(name) for name in RECORDED]
     for name, (title, ours) in DRAWN.items():
         if (IMAGES / f"{name}.png").exists():
@@ -228,32 +185,9 @@ def _taken_on(kept: dict[str, Any]) -> str | None:
     return f"of {'a CPU' if device == 'cpu' else 'a GPU'} in {precision} at {sizes}"
 
 
-def _held(summary: dict[str, Any]) -> list[str]:
-    """The section of what was measured at small scale, if anything was."""
-    lines = []
-    rows = [
-        f"| {says} (`{name}`) | {_SHOWN[one['unit']](one['value'])} | {_interval(one)} | {one['n']} | "
-        f"`{one['command']}` |"
-        for name, says in _CLAIMS.items()
-        if (one := summary.get(name)) is not None
-    ]
-    if rows:
-        head = ["| | Value | 95 % interval | Seeds | Command |", "|---|---|---|---|---|"]
-        lines += [*head, *rows, "", _HOW_TO_READ, ""]
-    return ["\n".join(["## Small-scale results", "", *lines])] if lines else []
-
-
-def _interval(claim: dict[str, Any]) -> str:
-    """The interval of a claim. A gain whose interval contains 0 is marked, because it may be chance."""
-    shown = _SHOWN[claim["unit"]]
-    mark = " (contains 0)" if claim["unit"] == "points" and claim["low"] <= 0 <= claim["high"] else ""
-    return f"{shown(claim['low'])} to {shown(claim['high'])}{mark}"
-
-
-def _missing(summary: dict[str, Any], shown: dict[str, dict[str, Any]]) -> list[str]:
-    """The section of what was not: of the claims, then of each table's record."""
-    lines = [f"- {says}" for name, says in _CLAIMS.items() if name not in summary]
-    lines += [f"- {title_of(name)}, {says}" for name, kept in shown.items() for says in _to_measure(kept)]
+def _missing(shown: dict[str, dict[str, Any]]) -> list[str]:
+    """The section of what each table's record lacks."""
+    lines = [f"- {title_of(name)}, {says}" for name, kept in shown.items() for says in _to_measure(kept)]
     return ["\n".join([f"## {TO_BE_MEASURED.capitalize()}", "", *lines, ""])] if lines else []
 
 

@@ -203,37 +203,27 @@ def kept(name, scale, rows):
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
     monkeypatch.setattr(paper_page, "RECORDS", tmp_path)
-    monkeypatch.setattr(paper_page, "SUMMARY", tmp_path / "summary.json")
-    (tmp_path / "summary.json").write_text("{}")
     return tmp_path
 
 
 def test_a_table_without_a_record_is_named_as_to_be_measured(empty):
     page = paper_page.text()
     assert page.count("No record yet, to be measured") == len(RECORDED)
-    assert "- Table 13, growing sizes: top-1, adaptive" in page
 
 
 def test_the_page_opens_with_how_far_it_reaches_and_ends_with_what_is_to_be_measured(empty, monkeypatch):
     monkeypatch.setattr(paper_page, "IMAGES", empty)  # no drawings there
+    steps = Row("r", {}, {"a, top-1 %": Measurement((40.0,))})
+    (empty / "12_tiny.json").write_text(json.dumps(kept("12", "tiny", [steps])))
     headings = [line for line in paper_page.text().splitlines() if line.startswith("#")]
     assert (headings[0], headings[-1]) == ("# Tables of the paper", "## To be measured")
     assert "`make reproduce`" in paper_page.text().partition("\n## ")[0]
-    assert "## Small-scale results" not in paper_page.text(), "nothing was measured"
     said = "No accuracy of the paper has been reproduced on ImageNet"
     assert said in opening()
     (empty / "12_small.json").write_text(json.dumps(kept("12", "small", [])))
     assert said in opening()
     (empty / "12_paper.json").write_text(json.dumps(kept("12", "paper", [])))
     assert said not in opening()
-
-
-def test_a_page_with_every_claim_measured_asks_for_none(empty):
-    claim = {"value": 1.0, "unit": "ratio", "low": 0.5, "high": 1.5, "n": 5, "command": "run it"}
-    (empty / "summary.json").write_text(json.dumps(dict.fromkeys(paper_page._CLAIMS, claim)))
-    page = paper_page.text()
-    assert "## To be measured" not in page
-    assert page.index("## Small-scale results") < page.index("## Table 1")
 
 
 def test_what_a_few_steps_came_to_is_left_out(empty):
@@ -264,12 +254,6 @@ def test_what_is_missing_for_good_says_why_once(empty):
     page = paper_page.text()
     assert "| a | – |" in page
     assert page.count("–: not a model of this family.") == 1
-
-
-def test_a_claim_stands_with_its_interval_and_command(empty):
-    claim = {"value": 1.618, "unit": "ratio", "low": 1.5, "high": 1.7, "n": 5, "command": "run it"}
-    (empty / "summary.json").write_text(json.dumps({"progressive_speedup_b0_imagenette": claim}))
-    assert "(`progressive_speedup_b0_imagenette`) | 1.62 | 1.50 to 1.70 | 5 | `run it` |" in paper_page.text()
 
 
 def without(kept, column, *sides, row=None):
