@@ -239,10 +239,10 @@ def test_evaluation_folder_in_the_data_is_refused(class_folders):
 
 def test_output_next_to_the_data_is_accepted(class_folders, tmp_path, monkeypatch):
     """Next to class folders, next to a table, next to train/ and val/."""
-    (tmp_path / "set").mkdir()
+    (tmp_path / "data").mkdir()
     class_folders.rename(tmp_path / "data/train")
     (tmp_path / "data/all.csv").write_text("path,label\n")
-    monkeypatch.chdir(tmp_path / "set")
+    monkeypatch.chdir(tmp_path / "data")
     for data, out in ((".", "runs/1"), ("all.csv", "runs/1"), ("train", "runs/1"), ("train", "train2")):
         refuse_inside_data(data, Path(out), "--output")
     for out in ("train", "train/runs/1"):
