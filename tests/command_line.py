@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -12,10 +13,14 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
+
+from tests.messages import mentions
 
 # A network of seconds, for whatever is not about a published one.
 NETWORK = str(Path(__file__).with_name("network.yaml"))
@@ -191,3 +196,27 @@ def effnetv2_fresh(*arguments: object, cwd: Path, timeout: float = 300) -> subpr
         timeout=timeout,
         check=False,
     )
+
+
+def run_ok(*arguments: object, cwd: Path, timeout: float = 300, environment: dict[str, str] | None = None) -> Done:
+    """Run a command that must succeed."""
+    done = effnetv2(*arguments, cwd=cwd, timeout=timeout, environment=environment)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def run_json(*arguments: object, cwd: Path) -> Any:
+    """Run a command with ``--json``, and parse what it prints."""
+    return json.loads(run_ok(*arguments, "--json", cwd=cwd).stdout)
+
+
+def run_refused(
+    *arguments: object, cwd: Path, names: Iterable[object] = (), environment: dict[str, str] | None = None
+) -> Done:
+    """Run a command that must refuse its input: exit code 2, no traceback, and a message with all ``names``."""
+    done = effnetv2(*arguments, cwd=cwd, environment=environment)
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    facts = tuple(names)
+    assert not facts or mentions(done.stderr, *facts), done.stderr
+    return done
