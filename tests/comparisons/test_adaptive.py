@@ -54,10 +54,10 @@ def runs(tmp_path, monkeypatch):
 
     def fake_run(runs, cell, seed):
         schedule = with_overrides(get_recipe("quick"), cell.settings).progressive
-        adaptive = schedule.stage(0).randaugment != schedule.last.randaugment
-        requests.append((schedule.order, adaptive, schedule.last.randaugment, seed, runs.source.data))
-        best = 10 if adaptive else 5
-        return {"top1": 0.5 + 0.01 * adaptive - abs((schedule.last.randaugment or 0) - best) / 100 + seed / 100}
+        is_adaptive = schedule.stage(0).randaugment != schedule.last.randaugment
+        requests.append((schedule.order, is_adaptive, schedule.last.randaugment, seed, runs.source.data))
+        best = 10 if is_adaptive else 5
+        return {"top1": 0.5 + 0.01 * is_adaptive - abs((schedule.last.randaugment or 0) - best) / 100 + seed / 100}
 
     monkeypatch.setattr(adaptive, "measured", fake_run)
     return Runs(DataConfig("x"), 2, "none", "cpu", tmp_path, print), requests, image_parts
