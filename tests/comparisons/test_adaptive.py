@@ -107,7 +107,7 @@ def test_every_seed_has_other_images_shared_by_all_arms(runs):
 
 
 def measured_rows(*top1):
-    return [{"top1": one, "train_s": 60.0, "hardware": f"{number + 2} cores"} for number, one in enumerate(top1)]
+    return [{"top1": value, "train_s": 60.0, "hardware": f"{number + 2} cores"} for number, value in enumerate(top1)]
 
 
 def test_record_is_table_13_with_the_values_of_the_paper(tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ RECORDS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(name for name, kept in RECORDS.items() if "pictures_digest" not in kept))
+@pytest.mark.parametrize("name", sorted(name for name, saved in RECORDS.items() if "pictures_digest" not in saved))
 def test_record_without_an_image_digest_is_compared_by_minutes(name, class_folders):
     out = record.RESULTS / name
     assert default_train.measured(str(class_folders), 15, out) == RECORDS[name]
@@ -126,14 +126,14 @@ def test_record_without_an_image_digest_is_compared_by_minutes(name, class_folde
         default_train.measured(str(class_folders), 1, out)
 
 
-@pytest.mark.parametrize("name", sorted(name for name, kept in RECORDS.items() if "pictures_digest" in kept))
+@pytest.mark.parametrize("name", sorted(name for name, saved in RECORDS.items() if "pictures_digest" in saved))
 def test_record_with_an_image_digest_is_rejected_for_other_images(name, class_folders):
     with pytest.raises(SystemExit, match=mentioning("pictures_digest")):
         default_train.measured(str(class_folders), 15, record.RESULTS / name)
 
 
 def test_committed_records_have_both_forms():
-    assert len({"pictures_digest" in kept for kept in RECORDS.values()}) == 2
+    assert len({"pictures_digest" in saved for saved in RECORDS.values()}) == 2
 
 
 def test_probe_on_a_sample_is_named_if_recorded():

@@ -119,7 +119,7 @@ def test_runs_of_a_step_start_from_the_same_weights(tmp_path):
     """Checked before the first run, between saved results and available weights, and between two saved results."""
     work = Work("p.csv", "w", "a", tmp_path / "out", kept=tmp_path / "kept")
     wide = list(land_cover.wide_asked(work).values())
-    first, second, *_ = (one for one in wide if work.pretrained_of(one) == ["aerial"])
+    first, second, *_ = (run for run in wide if work.pretrained_of(run) == ["aerial"])
     model = work.model_of("aerial")
     model.parent.mkdir(parents=True)
     model.write_text("weights")
@@ -130,7 +130,7 @@ def test_runs_of_a_step_start_from_the_same_weights(tmp_path):
     for text in (work.kept_of(first), "(0123)", model, f"({digest})", work.kept / "wide", work.out / "wide"):
         assert str(text) in str(error.value)
     save_start(work, first, aerial=digest)
-    assert [one for one, *_ in land_cover_runs.each(_environment, work, wide)] == wide
+    assert [run for run, *_ in land_cover_runs.each(_environment, work, wide)] == wide
     save_start(work, second, aerial="4567")
     model.unlink()
     with pytest.raises(SystemExit, match=mentioning("class_sampling-equal.json", "4567", "class_sampling-null.json")):
@@ -196,7 +196,9 @@ def test_complete_small_run_is_saved_and_only_read_again(results, monkeypatch, t
         for class_sampling in land_cover.BALANCED
     }
     assert all(
-        one["linear_probe_top1"] is not None for name, one in saved["wide"]["spatial"].items() if "scratch" not in name
+        result["linear_probe_top1"] is not None
+        for name, result in saved["wide"]["spatial"].items()
+        if "scratch" not in name
     )
     assert {choice.split()[0] for [choice] in saved["best"]["spatial"]["chosen"]} <= {"imagenet", "aerial"}
     assert set(saved["best"]["spatial"]["pretrained"]) == {"aerial"}
@@ -221,6 +223,6 @@ def _environment(work, requested):
 def test_two_processes_share_the_threads_and_keep_the_order(tmp_path):
     work = Work("p.csv", "w", "a", tmp_path, workers=2)
     found = land_cover_runs.each(_environment, work, ["a", "b", "c"])
-    assert [one[0] for one in found] == ["a", "b", "c"]
-    assert {one[1] for one in found} == {max(1, torch.get_num_threads() // 2)}
-    assert os.getpid() not in {one[2] for one in found}
+    assert [result[0] for result in found] == ["a", "b", "c"]
+    assert {result[1] for result in found} == {max(1, torch.get_num_threads() // 2)}
+    assert os.getpid() not in {result[2] for result in found}

@@ -16,7 +16,7 @@ from efficientnetv2.data.dataset import ImageDataset
 
 ROOT = Path(__file__).parents[2]
 # Of unit vectors at 0, 10, 90 and 180 degrees.
-VECTORS = np.array([[math.cos(math.radians(one)), math.sin(math.radians(one))] for one in (0, 10, 90, 180)])
+VECTORS = np.array([[math.cos(math.radians(degrees)), math.sin(math.radians(degrees))] for degrees in (0, 10, 90, 180)])
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ def dataset(tmp_path):
             "longitude": 10.0,
         }
     )
-    table.to_csv(tmp_path / "pictures.csv", index=False)
-    return ImageDataset.from_csv(tmp_path / "pictures.csv", root=tmp_path, source="pairs")
+    table.to_csv(tmp_path / "images.csv", index=False)
+    return ImageDataset.from_csv(tmp_path / "images.csv", root=tmp_path, source="pairs")
 
 
 def test_quarters_are_in_ascending_order():
     values, right = np.arange(8)[::-1], np.array([True, True, True, True, True, False, False, False])
-    assert [(one.part, one.of) for one in by_quarter(values, right)] == [(0, 2), (1, 2), (2, 2), (2, 2)]
+    assert [(fraction.part, fraction.of) for fraction in by_quarter(values, right)] == [(0, 2), (1, 2), (2, 2), (2, 2)]
 
 
 def test_white_square_at_the_center_is_measured(tmp_path):
@@ -71,7 +71,7 @@ def test_likeness_is_the_fraction_of_more_distant_images():
 def test_pairs_are_listed_once(dataset):
     neighbor, km = nearest(dataset)
     pairs = most_alike(dataset, apart(VECTORS), np.arange(4), neighbor, km)
-    assert [(one, other) for one, other, _ in pairs] == [(0, 1), (2, 3)]
+    assert [(first, second) for first, second, _ in pairs] == [(0, 1), (2, 3)]
 
 
 def test_page_has_the_counted_results():
@@ -80,7 +80,7 @@ def test_page_has_the_counted_results():
     neighbors, properties = found["neighbours"], found["looks"]
     median = {name: neighbors[name]["look_less_alike"]["median"] for name in ("same label", "another label")}
     edges = properties["edges at the centre"]
-    others = [one["value"] for name in properties for one in properties[name] if "centre" not in name]
+    others = [part["value"] for name in properties for part in properties[name] if "centre" not in name]
     for sentence in (
         f"of the {neighbors['another label']['pictures']} images look more",
         f"like {median['another label']:.1%} of all other",

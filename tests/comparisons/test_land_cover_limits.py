@@ -34,8 +34,8 @@ def folder(tmp_path):
         run.mkdir(parents=True)
         table.assign(fold=fold).to_csv(run / "dataset.csv", index=False)
         confidence = [0.1 if row in wrong else 0.9 for row in range(8)]
-        of_a = [one if label == "a" else 1 - one for one, label in zip(confidence, table["label"], strict=True)]
-        predictions = {"path": [f"{row}.jpg" for row in range(8)], "a": of_a, "b": [1 - one for one in of_a]}
+        of_a = [share if label == "a" else 1 - share for share, label in zip(confidence, table["label"], strict=True)]
+        predictions = {"path": [f"{row}.jpg" for row in range(8)], "a": of_a, "b": [1 - share for share in of_a]}
         pd.DataFrame(predictions).to_csv(run / "predictions.csv", index=False)
         (run / "report.json").write_text(json.dumps({"data_scaling_curve": None}))
     return tmp_path

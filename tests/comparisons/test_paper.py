@@ -369,15 +369,15 @@ def test_tiny_table_is_made_from_the_command_line(table, args, runs, num_values,
     assert result.returncode == 0, result.stderr
     output = json.loads(result.stdout)
     assert output == json.loads((out / "table.json").read_text())
-    ours = {(row["name"], name): one for row in output["rows"] for name, one in row["ours"].items()}
-    missing = {cell: one["missing"] for cell, one in ours.items() if "missing" in one}
+    ours = {(row["name"], name): cell_ for row in output["rows"] for name, cell_ in row["ours"].items()}
+    missing = {cell: cell_["missing"] for cell, cell_ in ours.items() if "missing" in cell_}
     not_run = {(f"efficientnetv2_{size}", "these pictures"): "not run at scale tiny" for size in "ml"}
     assert missing == (not_run if table == "8" else {})
-    measured = [one for cell, one in ours.items() if cell not in missing]
+    measured = [cell_ for cell, cell_ in ours.items() if cell not in missing]
     assert len(measured) == num_values
-    assert all(math.isfinite(value) for one in measured for value in one["values"])
-    assert all(one["mean"] > 0 for one in measured if one["unit"] != "%")
-    assert all(one["n"] == 1 for one in measured if one["unit"] in ("%", "minutes"))
+    assert all(math.isfinite(value) for cell_ in measured for value in cell_["values"])
+    assert all(cell_["mean"] > 0 for cell_ in measured if cell_["unit"] != "%")
+    assert all(cell_["n"] == 1 for cell_ in measured if cell_["unit"] in ("%", "minutes"))
     assert len(list(out.glob("cells/*/model.safetensors"))) == runs
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert f"Table {table}" in (out / "table.md").read_text()
@@ -474,7 +474,7 @@ def test_files_of_the_user_are_not_overwritten(name, tmp_path):
     before = (tmp_path / name).read_bytes()
     with pytest.raises(InputError, match=f"{name} is there already, and is not of Table 6. Give another --output"):
         make_table("6", tmp_path)
-    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [(name, before)]
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, before)]
 
 
 def test_log_is_continued(tmp_path):
@@ -486,7 +486,7 @@ def test_log_is_continued(tmp_path):
 @pytest.mark.parametrize("other", ["figure4", "1"])
 def test_table_does_not_overwrite_another(other, tmp_path):
     make_table("6", tmp_path)
-    before = sorted((one.name, one.read_bytes()) for one in tmp_path.iterdir())
+    before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
     with pytest.raises(
         InputError, match=f"table.json is there already, and is not of {reproduce.title_of(other)}. Give"
     ):

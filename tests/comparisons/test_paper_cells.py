@@ -100,7 +100,7 @@ def test_table_2_has_each_size_and_batch_in_its_cell(monkeypatch):
     monkeypatch.setattr(
         throughput,
         "images_per_s",
-        lambda steps, *given: {
+        lambda steps, *_: {
             name: Measurement((step.image_size + step.batch_size / 100,)) for name, step in steps.items()
         },
     )
@@ -116,9 +116,7 @@ def test_table_3_has_the_speed_of_each_variant_next_to_its_counts(monkeypatch):
         return Measurement((count_flops(step.architecture, image_size=380).total.parameters / 1e6,))
 
     monkeypatch.setattr(
-        throughput,
-        "images_per_s",
-        lambda steps, *given: {name: parameters_as_speed(step) for name, step in steps.items()},
+        throughput, "images_per_s", lambda steps, *_: {name: parameters_as_speed(step) for name, step in steps.items()}
     )
     rows = throughput.table_3(SCALES["paper"], torch.device("cpu"), print).rows
     assert len(rows) == 7
@@ -156,7 +154,7 @@ def test_table_3_has_the_speed_of_each_variant_next_to_its_counts(monkeypatch):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_values_of_the_paper_are_as_printed(table, row, values):
-    assert {heading: one.mean for heading, one in published.row(table, row).items()} == values
+    assert {heading: cell.mean for heading, cell in published.row(table, row).items()} == values
 
 
 def test_figure_4_starts_and_ends_with_table_6_of_s(tmp_path):

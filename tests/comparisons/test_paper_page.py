@@ -59,7 +59,7 @@ def test_introduction_names_device_precision_and_size_of_all_speeds():
         if any(figure.values and figure.unit in TIMED for row in rows for figure in row.ours.values()):
             device, precision = re.search(r"\b(cpu|cuda|mps)\S*(?: in)? (\w+\d\d)\b", record["ours"]).groups()
             fraction = SCALES[record["scale"]].size_factor
-            assert {float(one) for one in re.findall(r"([\d.]+) of th\w+ size", record["ours"])} <= {fraction}
+            assert {float(number) for number in re.findall(r"([\d.]+) of th\w+ size", record["ours"])} <= {fraction}
             found.setdefault(("CPU" if device == "cpu" else "GPU", precision, fraction), []).append(name)
     assert {*"1237", "11"} <= {name for names in found.values() for name in names}
     assert stated.keys() == found.keys()
@@ -193,8 +193,8 @@ def test_table_11_has_an_earlier_s():
 
 
 def make_record(name, scale, rows):
-    made = Table(name, f"Table {name}", tuple(rows), "theirs.", "ours, on cpu in fp32.")
-    return made.to_json() | {
+    table = Table(name, f"Table {name}", tuple(rows), "theirs.", "ours, on cpu in fp32.")
+    return table.to_json() | {
         "scale": scale, "command": "do it", "date": "2026-11-20", "hardware": "2 cores", "versions": {"torch": "2"},
     }  # fmt: skip
 

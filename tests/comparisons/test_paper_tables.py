@@ -405,7 +405,7 @@ def test_predictions_are_timed_on_the_same_noise(monkeypatch):
         timing = params_flops.Timing(1, "fp32")
         params_flops.latency_s({"efficientnetv2_b0": 32}, rounds=1, device=torch.device("cpu"), timing=timing)
     assert torch.equal(images[0], images[-1])
-    assert all(one.abs().max() > 0 for one in activations)
+    assert all(activation.abs().max() > 0 for activation in activations)
 
 
 def test_step_runs_without_mocks():

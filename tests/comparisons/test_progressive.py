@@ -87,10 +87,10 @@ def test_each_arm_is_tuned_separately(runs):
     # Strengths, rates until the best is not at an end, and the strengths again at the best rate.
     assert len(chosen[FIXED]["tried"]) == 5 + 3 + 4
     assert len(chosen[PROGRESSIVE]["tried"]) == 4 + 3 + 3 + 2
-    lrs = [one["lr"] for one in chosen[FIXED]["tried"]]
+    lrs = [candidate["lr"] for candidate in chosen[FIXED]["tried"]]
     assert lrs == [2e-3] * 5 + [1e-3, 4e-3, 5e-4] + [1e-3] * 4
     # For fixed, "strong" is 5 points below "middle", and it is the last.
-    assert [one["strength"] for one in chosen[FIXED]["tried"]][:5] == list(regimes.STRENGTHS)
+    assert [candidate["strength"] for candidate in chosen[FIXED]["tried"]][:5] == list(regimes.STRENGTHS)
     assert {Path(data).name for *_, data in requests} == {"tuning.csv"}
 
 
@@ -159,17 +159,24 @@ def test_stronger_regularization_is_skipped_after_a_bad_one(runs, monkeypatch):
 
     set_strengths({"none": (10, 0.0), "light": (14, 0.1), "strong": (5, 0.3)})
     found = progressive.tuned(None, REGIMES["paper"], all_runs, (FIXED,))["arms"][FIXED]
-    assert [one["strength"] for one in found["tried"]] == ["none", "light", *["none"] * 3, "light"]
+    assert [candidate["strength"] for candidate in found["tried"]] == ["none", "light", *["none"] * 3, "light"]
     set_strengths({"none": (10, 0.0), "light": (12, 0.1), "strong": (5, 0.3)})
     found = progressive.tuned(None, REGIMES["paper"], all_runs, (FIXED,))["arms"][FIXED]
-    assert [one["strength"] for one in found["tried"]] == ["none", "light", "strong", *["none"] * 3, "light", "strong"]
+    assert [candidate["strength"] for candidate in found["tried"]] == [
+        "none",
+        "light",
+        "strong",
+        *["none"] * 3,
+        "light",
+        "strong",
+    ]
 
 
 def test_strengths_are_tried_once_at_the_best_rate(runs, monkeypatch):
     all_runs, *_ = runs
     monkeypatch.setattr(progressive, "RATES", (1e-3, 5e-4, 2e-3))
     found = progressive.tuned(None, REGIMES["paper"], all_runs, (FIXED,))["arms"][FIXED]
-    assert [one["lr"] for one in found["tried"]] == [1e-3] * 5 + [5e-4, 2e-3]
+    assert [candidate["lr"] for candidate in found["tried"]] == [1e-3] * 5 + [5e-4, 2e-3]
 
 
 def test_single_arm_is_tuned_with_the_same_candidates(runs):

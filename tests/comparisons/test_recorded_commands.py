@@ -72,7 +72,7 @@ def test_other_options_of_an_epoch_are_not_recorded(options, epoch_args, summary
 @pytest.mark.parametrize(("rounds", "more"), [(5, ""), (7, " --rounds 7")])
 def test_claim_of_the_loop_has_its_rounds(rounds, more, summary, monkeypatch):
     for side in ("bare", "ours"):
-        monkeypatch.setattr(loop_overhead, side, lambda *given: itertools.repeat(None))
+        monkeypatch.setattr(loop_overhead, side, lambda *_: itertools.repeat(None))
     run(loop_overhead, monkeypatch, "--record", "--rounds", rounds)
     claim = summary()["loop_over_bare_loop_ratio"]
     assert (claim["command"], claim["n"]) == (f"python benchmarks/loop_overhead.py{more}", rounds)
@@ -107,9 +107,9 @@ def test_step_without_compiled_timm_is_not_recorded(monkeypatch, capsys):
 def equal_reads(monkeypatch):
     """Simulated shards and files, each read in one second per round."""
     for name in ("make", "write_shards", "load_dataset", "requests", "drop_pages"):
-        monkeypatch.setattr(shards, name, lambda *given: None)
+        monkeypatch.setattr(shards, name, lambda *_: None)
     for name in ("trained_on", "read_bytes"):
-        monkeypatch.setattr(shards, name, lambda *given: None)
+        monkeypatch.setattr(shards, name, lambda *_: None)
     one_second = lambda sides, rounds, **_: {name: [1.0] * rounds for name in sides}  # noqa: E731
     monkeypatch.setattr(shards, "interleave", one_second)
 
@@ -136,7 +136,7 @@ def test_fewer_images_in_shards_are_not_recorded(options, summary, monkeypatch, 
 
 
 def test_index_of_fewer_images_is_not_recorded(summary, monkeypatch, capsys):
-    monkeypatch.setattr(shard_index, "make", lambda *given: pytest.fail("was measured"))
+    monkeypatch.setattr(shard_index, "make", lambda *_: pytest.fail("was measured"))
     with pytest.raises(SystemExit):
         run(shard_index, monkeypatch, "--record", "--pictures", 1000)
     assert mentions(capsys.readouterr().err, "--record", "13,000,000")

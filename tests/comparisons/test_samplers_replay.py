@@ -26,7 +26,7 @@ from efficientnetv2.utils.random_key import Key
 
 SPACE = small_space()
 WIDTH = features(SPACE, [SPACE.encode(SPACE.backbone)]).shape[1]
-RANDOM = Key.of(1).fold("made up").generator()
+RANDOM = Key.of(1).fold("synthetic").generator()
 EFFECTS, PAIRS = RANDOM.normal(size=WIDTH), 0.3 * np.triu(RANDOM.normal(size=(WIDTH, WIDTH)), 1)
 
 
@@ -123,8 +123,8 @@ def test_agreement_is_of_held_out_models():
     tau, low, high = agreement(TABLE)["top1"]
     assert 0.5 < low < tau < high < 1
     noise = Key.of(9).generator().normal(0.5, 0.05, size=len(TABLE.points))
-    nothing = Table(SPACE, TABLE.backbone, TABLE.points, noise, TABLE.step_seconds, TABLE.parameters)
-    found = agreement(nothing)
+    noise_table = Table(SPACE, TABLE.backbone, TABLE.points, noise, TABLE.step_seconds, TABLE.parameters)
+    found = agreement(noise_table)
     tau, low, high = found["top1"]
     assert abs(tau) < 0.15
     assert low < 0 < high, "the interval includes zero"
@@ -155,7 +155,7 @@ def test_tuning_names_the_best_settings(monkeypatch):
     monkeypatch.setattr(samplers_replay, "TUNING_SEEDS", range(1000, 1004))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     scored = tune(Surrogate.fitted(TABLE), trials=25)
-    assert [one for _, one in scored] == settings
+    assert [setting for _, setting in scored] == settings
 
 
 def test_tuning_is_saved_and_checked_by_the_comparison(tmp_path, monkeypatch, capsys):

@@ -210,11 +210,11 @@ def test_table_without_step_times_is_rejected(tmp_path):
 
 @pytest.mark.parametrize("file", ["record.csv", "record_longer.json"])
 def test_rows_of_nobody_knows_what_are_not_added_to(file, tmp_path):
-    kept = search_record.Record(tmp_path / "record.csv", small_space())
+    record_ = search_record.Record(tmp_path / "record.csv", small_space())
     (tmp_path / file).write_text("[]")
     with pytest.raises(SystemExit, match=mentioning(file, "record.json")):
-        kept.begin(COMMON)
-    assert [one.name for one in tmp_path.iterdir()] == [file]
+        record_.begin(COMMON)
+    assert [path.name for path in tmp_path.iterdir()] == [file]
 
 
 def test_crashed_trial_has_no_row_and_is_repeated(tmp_path, monkeypatch):

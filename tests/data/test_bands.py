@@ -122,7 +122,7 @@ def test_scaling_is_of_the_pixels_and_not_of_overviews(tmp_path):
     values = np.random.default_rng(0).normal(2000, 400, (1, 512, 512)).clip(0, 4000).astype(np.uint16)
     plain, with_overviews = (
         write_raster(tmp_path / "plain.tif", values),
-        write_raster(tmp_path / "beside.tif", values),
+        write_raster(tmp_path / "overviews.tif", values),
     )
     with rasterio.open(with_overviews, "r+") as target:
         target.build_overviews([2, 4, 8, 16], rasterio.enums.Resampling.average)
@@ -223,7 +223,7 @@ def test_damaged_rasters_are_recognized(tmp_path):
 def test_truncated_raster_is_found_by_the_probe(tmp_path, interleave, layout, compress, bands, dtype):
     """Its header is intact. Pillow reads only the first of band-interleaved bands."""
     values = RNG.integers(0, 255, (bands, 60, 90)).astype(dtype)  # no side is a multiple of the block size
-    path = write_raster(tmp_path / "whole.tif", values, interleave=interleave, compress=compress, **layout)
+    path = write_raster(tmp_path / "complete.tif", values, interleave=interleave, compress=compress, **layout)
     content = path.read_bytes()
     assert probe(str(path)).reason == ""
     for fraction in (0.5, 0.95):
@@ -232,7 +232,7 @@ def test_truncated_raster_is_found_by_the_probe(tmp_path, interleave, layout, co
 
 
 def test_unreadable_files_are_named_without_gdal(tmp_path, monkeypatch):
-    complete = tmp_path / "whole.tif"
+    complete = tmp_path / "complete.tif"
     Image.fromarray(RNG.integers(0, 255, (32, 32, 3)).astype(np.uint8)).save(complete)
     (tmp_path / "half.tif").write_bytes(complete.read_bytes()[:2000])
     (tmp_path / "text.tif").write_text("<html>Not found</html>")

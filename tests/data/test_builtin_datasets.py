@@ -39,7 +39,7 @@ def write_pickle(file: Path, content: object) -> list[str]:
 
 
 def write_python_cifar(
-    monkeypatch, folder: Path, dataset_class: type, label_key: str, names_key: str, train: list[str]
+    monkeypatch, folder: Path, cifar: type, label_key: str, names_key: str, train: list[str]
 ) -> None:
     """CIFAR as torchvision downloads it; the checksums are those of the small files."""
     rng = np.random.default_rng(0)
@@ -48,18 +48,18 @@ def write_python_cifar(
         data = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
         return write_pickle(folder / name, {"data": data, label_key: [i % 3 for i in range(count)]})
 
-    monkeypatch.setattr(dataset_class, "train_list", [batch(name, 6) for name in train])
-    monkeypatch.setattr(dataset_class, "test_list", [batch("test_batch" if len(train) > 1 else "test", 4)])
-    name, md5 = write_pickle(folder / dataset_class.meta["filename"], {names_key: CLASSES})
-    monkeypatch.setattr(dataset_class, "meta", {"filename": name, "key": names_key, "md5": md5})
+    monkeypatch.setattr(cifar, "train_list", [batch(name, 6) for name in train])
+    monkeypatch.setattr(cifar, "test_list", [batch("test_batch" if len(train) > 1 else "test", 4)])
+    name, md5 = write_pickle(folder / cifar.meta["filename"], {names_key: CLASSES})
+    monkeypatch.setattr(cifar, "meta", {"filename": name, "key": names_key, "md5": md5})
 
 
 def test_cifar10_is_converted_once_and_equals_torchvision(data_dir, monkeypatch):
-    dataset_class = datasets.CIFAR10
+    cifar = datasets.CIFAR10
     batches = [f"data_batch_{i}" for i in range(1, 6)]
-    write_python_cifar(monkeypatch, data_dir / "cifar-10-batches-py", dataset_class, "labels", "label_names", batches)
+    write_python_cifar(monkeypatch, data_dir / "cifar-10-batches-py", cifar, "labels", "label_names", batches)
     dataset = load_dataset("cifar10")
-    train, test = dataset_class("data", train=True), dataset_class("data", train=False)
+    train, test = cifar("data", train=True), cifar("data", train=False)
     assert dataset.published == "cifar10"
     assert dataset.split.tolist() == ["train"] * 30 + ["test"] * 4
     assert dataset.labels.tolist() == train.targets + test.targets
@@ -69,21 +69,16 @@ def test_cifar10_is_converted_once_and_equals_torchvision(data_dir, monkeypatch)
         assert record[0] == dataset.labels[index]
         np.testing.assert_array_equal(record[1:].reshape(3, 32, 32).transpose(1, 2, 0), pixels)
     assert sorted(p.name for p in data_dir.iterdir()) == ["cifar-10-batches-bin", "cifar-10-batches-py"]
-    monkeypatch.setattr(dataset_class, "__init__", None)  # a second reading does not need torchvision
+    monkeypatch.setattr(cifar, "__init__", None)  # a second reading does not need torchvision
     assert load_dataset("cifar10").digest() == dataset.digest()
     assert load_dataset(data_dir / "cifar-10-batches-bin").digest() == dataset.digest()
 
 
 def test_cifar100_labels_are_in_the_second_byte(data_dir, monkeypatch):
-    dataset_class = datasets.CIFAR100
-    write_python_cifar(
-        monkeypatch, data_dir / "cifar-100-python", dataset_class, "fine_labels", "fine_label_names", ["train"]
-    )
+    cifar = datasets.CIFAR100
+    write_python_cifar(monkeypatch, data_dir / "cifar-100-python", cifar, "fine_labels", "fine_label_names", ["train"])
     dataset = load_dataset("cifar100")
-    assert (
-        dataset.labels.tolist()
-        == dataset_class("data", train=True).targets + dataset_class("data", train=False).targets
-    )
+    assert dataset.labels.tolist() == cifar("data", train=True).targets + cifar("data", train=False).targets
     assert (data_dir / "cifar-100-binary/train.bin").stat().st_size == 6 * 3074
     assert dataset.paths[6] == "test.bin#0"
 

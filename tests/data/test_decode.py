@@ -45,7 +45,7 @@ def difference(actual, expected):
 
 def snap_box(box, px):
     """The box at full pixels of the smallest sufficient decode: 1/8, 1/4, 1/2 or all of each side."""
-    scale = max(one for one in (1, 2, 4, 8) if one == 1 or one * px <= min(box.width, box.height))
+    scale = max(s for s in (1, 2, 4, 8) if s == 1 or s * px <= min(box.width, box.height))
     return tuple(scale * round(edge / scale) for edge in box)
 
 

@@ -123,7 +123,7 @@ def test_periods_have_similar_numbers_of_images():
 
 def test_dates_are_sorted():
     dates = [f"20{year:02d}-0{month}-01" for year in (16, 15, 17) for month in (3, 9, 6, 1)]
-    assignment = time_folds(dataset([0, 1] * 6, taken=dates), k=2, column="taken")
+    assignment = time_folds(dataset([0, 1] * 6, date=dates), k=2, column="date")
     assert mentions(assignment.parts[0].note, "2015-01-01", "2015-09-01", "2016-01-01", "2016-09-01")
     assert sorted(assignment.parts[1].val_rows) == [8, 9, 10, 11]
 
@@ -131,8 +131,8 @@ def test_dates_are_sorted():
 def test_time_zones_are_compared_in_utc():
     """00:30 in summer time is 22:30 UTC of the day before, earlier than 23:00 UTC."""
     times = ["2016-07-02T00:30+02:00", "2016-07-01T23:00+00:00"] + [f"2016-12-0{day}T00:00+01:00" for day in "1234"]
-    assignment = time_folds(dataset([0, 1, 0, 1, 0, 1], taken=times), k=1, column="taken")
-    assert assignment.parts[0].note.startswith("taken 2016-07-01T22:30:00+00:00 to ")
+    assignment = time_folds(dataset([0, 1, 0, 1, 0, 1], date=times), k=1, column="date")
+    assert assignment.parts[0].note.startswith("date 2016-07-01T22:30:00+00:00 to ")
     assert list(assignment.parts[0].val_rows) == [3, 4, 5]
 
 
@@ -266,7 +266,7 @@ def test_conflicting_labels_of_identical_files_are_named_as_the_cause():
     ],
 )
 def test_times_are_numbers_or_dates_by_majority(cells, first, known):
-    found = times_of(SimpleNamespace(table=pd.DataFrame({"taken": cells})), "taken")
+    found = times_of(SimpleNamespace(table=pd.DataFrame({"date": cells})), "date")
     assert found.notna().sum() == known
     assert found.iloc[0] == first or (pd.isna(first) and pd.isna(found.iloc[0]))
 
@@ -298,10 +298,10 @@ def test_times_are_formatted_in_full(time, text):
 @pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
 def test_parquet_timestamps_are_dates(last, zone, tmp_path):
     """A missing timestamp is missing, not the earliest."""
-    taken = pd.to_datetime(pd.Series(["2016-07-01T12:00", "2015-07-01T12:00", last])).dt.tz_localize(zone)
+    dates = pd.to_datetime(pd.Series(["2016-07-01T12:00", "2015-07-01T12:00", last])).dt.tz_localize(zone)
     for number in range(3):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    table = pd.DataFrame({"path": [f"{n}.png" for n in range(3)], "label": list("aba"), "date": taken})
+    table = pd.DataFrame({"path": [f"{n}.png" for n in range(3)], "label": list("aba"), "date": dates})
     table.to_parquet(tmp_path / "t.parquet")
     data = load_dataset(tmp_path / "t.parquet")
     found = times_of(data, "date")
@@ -318,8 +318,8 @@ def test_parquet_timestamps_are_dates(last, zone, tmp_path):
 
 def test_parquet_days_are_dates(tmp_path):
     days = [datetime.date(2016, 5, 31), datetime.date(2015, 5, 31), None]
-    pd.DataFrame({"taken": days}).to_parquet(tmp_path / "t.parquet")
+    pd.DataFrame({"date": days}).to_parquet(tmp_path / "t.parquet")
     table = pd.read_parquet(tmp_path / "t.parquet", dtype_backend="numpy_nullable")
-    found = times_of(SimpleNamespace(table=table), "taken")
+    found = times_of(SimpleNamespace(table=table), "date")
     assert [format_time(moment) for moment in found[:2]] == ["2016-05-31", "2015-05-31"]
     assert pd.isna(found.iloc[2])

@@ -177,7 +177,7 @@ def test_batches_do_not_depend_on_workers_and_threads(workers, threads, class_fo
     )
     single = list(training_batches(training(dataset, reader), sampler, workers=0))
     parallel = list(training_batches(training(dataset, reader, threads), sampler, workers=workers))
-    assert all(torch.equal(one.images, other.images) for one, other in zip(single, parallel, strict=True))
+    assert all(torch.equal(first.images, second.images) for first, second in zip(single, parallel, strict=True))
     assert len(single) == len(parallel) == 12
 
 
@@ -284,7 +284,7 @@ def test_digest_changes_if_two_files_are_swapped(class_folders):
     dataset = load_dataset(class_folders)
     for row in (0, 1):
         os.utime(dataset.file(row), ns=(0, 0))
-        Path(dataset.file(row)).write_bytes(b"of one length")
+        Path(dataset.file(row)).write_bytes(b"of equal size")
         os.utime(dataset.file(row), ns=(0, 0))
     spec = CacheSpec(30, "shorter")
     first, second = (cache_digest(source_reader(dataset.select(rows)), 2, spec) for rows in ([0, 1], [1, 0]))

@@ -343,13 +343,6 @@ def test_mpo_file_is_an_image(tmp_path):
     assert not len(validate_images(found).unreadable)
 
 
-def test_empty_class_folder_is_rejected_by_name(tmp_path):
-    write_images(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
-    (tmp_path / "c").mkdir()
-    with pytest.raises(InputError, match=mentioning("'c'", "class")):
-        load_dataset(tmp_path)
-
-
 def test_empty_class_folder_is_skipped_without_training(tmp_path):
     """Evaluation and shards have no option to skip a class."""
     write_images(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")

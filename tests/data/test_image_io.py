@@ -68,7 +68,7 @@ def test_float_values_are_not_scaled_by_their_maximum():
     values = np.linspace(0.1, 0.9, 64 * 64, dtype=np.float32).reshape(64, 64)
     other = values.copy()
     other[0, 0] = 1.05
-    first, second = (np.asarray(load_image(tiff(one))) for one in (values, other))
+    first, second = (np.asarray(load_image(tiff(array))) for array in (values, other))
     assert np.array_equal(first[1:], second[1:])
     assert abs(int(first.max()) - 0.9 * 255) <= 1
 

@@ -34,12 +34,12 @@ def write_csv(folder, rows=ROWS):
     for number, path in enumerate(rows):
         Image.new("RGB", (8, 8), (number * 7 % 256, number // 37, 0)).save(folder / path)
     lines = ["path,label", *(f"{path},{labels}" for path, labels in rows.items())]
-    (folder / "pictures.csv").write_text("\n".join(lines) + "\n")
-    return folder / "pictures.csv"
+    (folder / "images.csv").write_text("\n".join(lines) + "\n")
+    return folder / "images.csv"
 
 
 def label_names(dataset):
-    return [{dataset.class_names[one] for one in row if one >= 0} for row in dataset.targets]
+    return [{dataset.class_names[label] for label in row if label >= 0} for row in dataset.targets]
 
 
 def test_each_image_has_its_labels_with_the_rarest_first(tmp_path):
@@ -99,7 +99,7 @@ def test_one_label_per_image_gives_the_same_classes(tmp_path):
 
 def test_spelling_is_checked_per_label(tmp_path):
     file = write_csv(tmp_path, {"0.png": "cat;Animal", "1.png": "animal", "2.png": "animal;dog", "3.png": "dog; cat"})
-    with pytest.raises(InputError, match=mentioning("pictures.csv", "2", "Animal", "animal")):
+    with pytest.raises(InputError, match=mentioning("images.csv", "2", "Animal", "animal")):
         load_dataset(file, label_separator=";")
     merged = load_dataset(file, label_separator=";", labels="casefold")
     assert merged.class_names == ("animal", "cat", "dog")
@@ -119,14 +119,14 @@ def test_label_unseen_in_training_is_rejected_by_name(tmp_path):
     rows = {"0.png": "a;b,train", "1.png": "b,train", "2.png": "a;b,train", "3.png": "b;c,val"}
     file = write_csv(tmp_path, rows)
     file.write_text(file.read_text().replace("path,label", "path,label,split"))
-    with pytest.raises(InputError, match=mentioning("'c'", "val", "pictures.csv", "5")):
+    with pytest.raises(InputError, match=mentioning("'c'", "val", "images.csv", "5")):
         load_dataset(file, label_separator=";")
 
 
 @pytest.mark.parametrize(
     ("labels", "separator", "message"),
     [
-        ("a;;b", ";", ("pictures.csv", "2", "a;;b", "';'")),
+        ("a;;b", ";", ("images.csv", "2", "a;;b", "';'")),
         (";a", ";", ("';a'", "label")),
         ("a; ", ";", ("lacks a label",)),
         ("a", "", ("label_separator", "empty")),
@@ -232,7 +232,7 @@ def test_label_lists_in_shards_of_other_tools(tmp_path):
 def test_label_lists_in_parquet(tmp_path):
     csv = load_dataset(write_csv(tmp_path), label_separator=";")
     lists = pd.DataFrame(
-        {"path": list(ROWS), "label": [[one.strip() for one in cell.split(";")] for cell in ROWS.values()]}
+        {"path": list(ROWS), "label": [[label.strip() for label in cell.split(";")] for cell in ROWS.values()]}
     )
     lists.to_parquet(tmp_path / "lists.parquet")
     assert load_dataset(tmp_path / "lists.parquet", label_separator=";").digest() == csv.digest()

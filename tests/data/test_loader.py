@@ -43,9 +43,9 @@ def test_batches_do_not_depend_on_workers_and_threads(workers, threads, class_fo
     single = list(training_batches(training_images(dataset), sampler(dataset), workers=0))
     parallel = list(training_batches(training_images(dataset, threads), sampler(dataset), workers=workers))
     assert len(single) == len(parallel) == 12
-    for one, other in zip(single, parallel, strict=True):
-        assert torch.equal(one.images, other.images)
-        assert torch.equal(one.labels, other.labels)
+    for first, second in zip(single, parallel, strict=True):
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(first.labels, second.labels)
     assert [batch.images.shape[-1] for batch in single] == [24] * 6 + [40] * 6, "the image size grows"
 
 

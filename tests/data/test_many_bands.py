@@ -285,7 +285,7 @@ def test_shards_reject_a_raster_before_writing(values, content, tmp_path):
         write_shards(load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", PackOptions(10**9))
     assert mentions(str(error.value), path, content)
     assert str(error.value).endswith(f"effnetv2 train {tmp_path / 'set'}")
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["set"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
     path.unlink()  # an 8-bit gray TIFF is an ordinary image
     packed = write_shards(load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", PackOptions(10**9))
     assert (gray.exists(), len(packed.index.table), packed.skipped) == (True, 2, ())

@@ -247,16 +247,6 @@ def test_processes_share_the_images_of_each_step(images, share, world, steps):
     assert drawn == [sorted((index, setting.image_size) for index, setting in batch) for batch in single]
 
 
-def test_two_processes_have_different_images():
-    first, second = (
-        list(ProgressiveBatchSampler(48, batch_size=16, progressive=SCHEDULE, steps=3, rank=rank, world=2))
-        for rank in (0, 1)
-    )
-    seen = [{index for batch in batches for index, _ in batch} for batches in (first, second)]
-    assert seen[0] | seen[1] == set(range(48))
-    assert not seen[0] & seen[1]
-
-
 def test_epochs_and_seeds_have_different_orders():
     batches = list(ProgressiveBatchSampler(32, batch_size=32, progressive=SCHEDULE, steps=3))
     orders = [[index for index, _ in batch] for batch in batches]

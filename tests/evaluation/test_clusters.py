@@ -19,15 +19,15 @@ def make_run(tmp_path):
 
     def make(**columns):
         data, run = tmp_path / "data", tmp_path / "runs" / "one"
-        (data / "pictures").mkdir(parents=True)
+        (data / "images").mkdir(parents=True)
         run.mkdir(parents=True)
-        table = pd.DataFrame({"path": [f"pictures/{row:02d}.jpg" for row in range(12)], "label": list("aabb") * 3})
+        table = pd.DataFrame({"path": [f"images/{row:02d}.jpg" for row in range(12)], "label": list("aabb") * 3})
         for path in table["path"]:
             (data / path).touch()
         place = np.arange(12) // 2
         table = table.assign(latitude=place + 0.5 + 0.1 * (np.arange(12) % 2), longitude=100.5)
-        table.assign(**columns).dropna(axis=1).to_csv(data / "pictures.csv", index=False)
-        dataset = load_dataset(data / "pictures.csv")
+        table.assign(**columns).dropna(axis=1).to_csv(data / "images.csv", index=False)
+        dataset = load_dataset(data / "images.csv")
         dataset.to_csv(run / "dataset.csv")
         return run, dataset
 
@@ -134,7 +134,7 @@ def test_unknown_images_or_no_dataset_file_have_no_clusters(make_run, tmp_path):
     run, _ = make_run(split=["train"] * 8 + ["val"] * 4)
     assert split_clusters(run, ["elsewhere.jpg"]) is None
     assert split_clusters(run, []) is None
-    assert split_clusters(tmp_path, ["pictures/08.jpg"]) is None
+    assert split_clusters(tmp_path, ["images/08.jpg"]) is None
 
 
 GROUPS = {"group": list("ppqqrrssttuu")}
@@ -238,7 +238,7 @@ def test_no_clusters_in_one_location_or_without_locations(columns, make_run):
 
 def test_augmented_copies_are_in_the_cluster_of_their_source(make_run):
     """Ten copies of a rare image are one observation."""
-    made_from = ["", "pictures/00.jpg", "pictures/01.jpg", *[""] * 8, "pictures/10.jpg"]
+    made_from = ["", "images/00.jpg", "images/01.jpg", *[""] * 8, "images/10.jpg"]
     _, dataset = make_run(**NOWHERE, augmented_from=made_from)
     found = evaluation_clusters(None, dataset)
     assert list(found.clusters) == [0, 0, 0, *range(1, 9), 8]

@@ -240,14 +240,17 @@ PROBABILITIES = np.array(
 def test_galleries_of_a_small_example():
     pairs, other, third, least_confident, least_probable = select_galleries(LABELS, PROBABILITIES, NAMES)
     assert (pairs.title, pairs.places.tolist()) == ("forest, predicted as pasture", [1, 2])
-    assert {one.title for one in (other, third)} == {"pasture, predicted as forest", "<maize>, predicted as forest"}
+    assert {gallery.title for gallery in (other, third)} == {
+        "pasture, predicted as forest",
+        "<maize>, predicted as forest",
+    }
     assert least_confident.places[0] == 3
     assert least_probable.places.tolist()[:2] == [6, 1]
 
 
 def test_model_without_errors_has_no_confusion_galleries():
     galleries = select_galleries(np.array([0, 1]), np.eye(2), NAMES[:2])
-    assert [one.title.split(":")[0] for one in galleries] == ["Least confident", "Least probable labels"]
+    assert [gallery.title.split(":")[0] for gallery in galleries] == ["Least confident", "Least probable labels"]
 
 
 def test_names_are_escaped_and_each_image_has_its_map():
@@ -317,10 +320,10 @@ def test_report_without_images_if_the_store_is_unreachable(mislabeled, tmp_path,
     (tmp_path / "out").mkdir()
     EvaluationResult(predictions, dataset, dataset.class_names, ReportMetadata("two", "val")).write(tmp_path / "out")
     saved = json.loads((tmp_path / "out/report.json").read_text())
-    assert sorted(one["path"] for one in saved["top_errors"]) == ["a.png", "b.png"]
+    assert sorted(top_error["path"] for top_error in saved["top_errors"]) == ["a.png", "b.png"]
     assert len(requests) == 1
     sections = explain_predictions(None, predictions, dataset, dataset.class_names, Preprocessing(image_size=16))
-    assert [len(one["paths"]) for one in sections[0].data["galleries"]] == [1, 1, 2, 2]
+    assert [len(gallery["paths"]) for gallery in sections[0].data["galleries"]] == [1, 1, 2, 2]
     assert len(requests) == 2
 
 

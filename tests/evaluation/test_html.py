@@ -25,7 +25,7 @@ def test_text_is_complete_and_escaped(text):
 
 
 def test_breaks_follow_separators_but_not_in_numbers_or_options():
-    assert breakable("pictures/great_oak.jpg") == "pictures/<wbr>great_<wbr>oak.<wbr>jpg"
+    assert breakable("images/great_oak.jpg") == "images/<wbr>great_<wbr>oak.<wbr>jpg"
     assert breakable("-0.249 to 4.38, 1,044") == "-0.249 to 4.38, 1,044"
     assert sentence("add --set minival=0.1 <b>") == 'add <span class="option">--set</span> minival=0.1 &lt;b&gt;'
 

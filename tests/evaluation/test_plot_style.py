@@ -108,9 +108,9 @@ def luminance(color):
     return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
 
-def contrast(one, other):
+def contrast(first, second):
     """Source: WCAG 2.2, contrast ratio."""
-    dark, light = sorted((luminance(one), luminance(other)))
+    dark, light = sorted((luminance(first), luminance(second)))
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -123,7 +123,7 @@ def test_every_color_has_contrast_in_light_and_dark(color):
 
 
 def test_colors_are_distinct_in_light_and_dark():
-    assert len({*COLORS, INK, GRID}) == len({ON_DARK.get(one, one) for one in (*COLORS, INK, GRID)}) == 7
+    assert len({*COLORS, INK, GRID}) == len({ON_DARK.get(color, color) for color in (*COLORS, INK, GRID)}) == 7
 
 
 AWKWARD = ("_first", "$5_ to $10^", "森林", "a_run_of_" + 30 * "many_words_")
@@ -184,7 +184,7 @@ def test_tick_labels_of_a_sampled_learning_curve_do_not_overlap(num_images, tota
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
     assert figure.axes[0].get_xticklabels()[-1].get_text() == f"{2 * total:,}"
-    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_large_coverage_curve_is_thinned_to_500_points():

@@ -56,11 +56,11 @@ def test_few_clusters_are_reported(num_clusters, warned):
 
 
 def test_no_common_images_or_other_labels(tmp_path):
-    one, two = (load_predictions(written_table(tmp_path / name, [(name, "x", "x")])) for name in "ab")
-    assert compare_predictions(one, two) is None
-    three = load_predictions(written_table(tmp_path / "c", [("a", "x", "y")]))
+    first, second = (load_predictions(written_table(tmp_path / name, [(name, "x", "x")])) for name in "ab")
+    assert compare_predictions(first, second) is None
+    other_labels = load_predictions(written_table(tmp_path / "c", [("a", "x", "y")]))
     with pytest.raises(InputError, match=mentioning("'x'", "'y'", "1")):
-        compare_predictions(one, three)
+        compare_predictions(first, other_labels)
 
 
 def test_file_without_predictions_is_rejected(tmp_path):
@@ -166,7 +166,7 @@ def test_many_classes_are_written_as_the_top_five(tmp_path):
     ends = ("", "_2", "_3", "_4", "_5")
     assert table.columns.tolist() == [
         "path",
-        *(f"{word}{end}" for end in ends for word in ("predicted_label", "probability")),
+        *(f"{name}{end}" for end in ends for name in ("predicted_label", "probability")),
     ]
     assert [[row[f"predicted_label{end}"] for end in ends] for _, row in table.iterrows()] == [
         ["c7", "c1000", "c3", "c500", "c20"],

@@ -17,6 +17,14 @@ from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils.random_key import Key
 
 
+def write_page(folder, labels, probabilities, section, metadata=None):
+    """The page of a report with this section."""
+    metrics = classification_metrics(labels, probabilities, "abc"[: probabilities.shape[1]])
+    intervals = bootstrap_intervals(metrics, key=Key.of(0), draws=20)
+    report.Report(metrics, intervals, metadata or ReportMetadata("land", "val"), sections=[section]).write(folder)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def overconfident():
     """Logits of 1,500 images in 3 classes, three times too large; labels are drawn from the true probabilities."""
@@ -84,15 +92,9 @@ def test_few_images_are_too_few_to_show_miscalibration():
 def test_page_has_the_calibration_error_before_and_after_scaling(overconfident, tmp_path):
     labels, logits = overconfident
     after, before = softmax(logits / 3, axis=1), softmax(logits, axis=1)
-    shown = classification_metrics(labels, after, ("a", "b", "c"))
     found = reliability_section(labels, after, scaled=TemperatureScaling(3.0, 500, "minival", before))
-    intervals = bootstrap_intervals(shown, key=Key.of(0), draws=20)
-    report.Report(metrics=shown, intervals=intervals, metadata=ReportMetadata("x", "val"), sections=[found]).write(
-        tmp_path
-    )
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     ece_before = found.data["calibration"]["ece_before"]
-    assert mentions(page, f"{100 * ece_before:.1f}", "temperature")
+    assert mentions(write_page(tmp_path, labels, after, found), f"{100 * ece_before:.1f}", "temperature")
 
 
 def test_temperature_is_proposed_only_for_a_significant_error():
@@ -133,7 +135,7 @@ def test_training_images_give_no_conclusion(temperature, overconfident):
     scaled = temperature and TemperatureScaling(temperature, 60, "minival", softmax(logits, axis=1))
     for probabilities in (softmax(logits, axis=1), softmax(logits / 9, axis=1)):
         text = reliability_section(
-            labels, probabilities, scaled=scaled, training_images="1,200 of these pictures"
+            labels, probabilities, scaled=scaled, training_images="1,200 of these images"
         ).calibrated
         assert mentions(text, "1,200")
         assert "confident" not in text
@@ -153,15 +155,12 @@ def test_training_images_give_no_conclusion(temperature, overconfident):
 )
 def test_abstention_is_optimistic_for_training_and_selection_images(facts, numbers, overconfident, tmp_path):
     labels, logits = overconfident
-    probabilities, names = softmax(logits, axis=1), ("a", "b", "c")
+    probabilities = softmax(logits, axis=1)
     metadata = ReportMetadata(**{"data": "land", "evaluated_on": "val"} | facts)
     found = reliability_section(
         labels, probabilities, training_images=metadata.training_images, selection_images=metadata.selection_images
     )
-    metrics = classification_metrics(labels, probabilities, names)
-    intervals = bootstrap_intervals(metrics, key=Key.of(0), draws=20)
-    report.Report(metrics=metrics, intervals=intervals, metadata=metadata, sections=[found]).write(tmp_path)
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = write_page(tmp_path, labels, probabilities, found, metadata)
     assert not numbers or mentions(page, *numbers)
     assert found.data["abstention"]["optimistic"] is metadata.optimistic is bool(numbers)
 
@@ -170,21 +169,13 @@ def test_abstention_is_optimistic_for_training_and_selection_images(facts, numbe
 def test_page_reports_a_calibration_error_within_chance(num_images, few, tmp_path):
     """Confidence 0.6 and accuracy 0.8, confidence 0.8 and accuracy 0.6: the means agree, the error is 0.2."""
     confidence = np.repeat([0.6, 0.8], num_images)
-    labels = np.concatenate(
-        [np.arange(num_images) >= 0.8 * num_images, np.arange(num_images) >= 0.6 * num_images]
-    ).astype(int)
+    labels = np.concatenate([1 * (np.arange(num_images) >= accuracy * num_images) for accuracy in (0.8, 0.6)])
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    found, metrics = (
-        reliability_section(labels, probabilities),
-        classification_metrics(labels, probabilities, ("a", "b")),
-    )
+    found = reliability_section(labels, probabilities)
     assert "too" not in found.calibrated
     assert found.data["calibration"]["ece"] == pytest.approx(0.2)
     assert found.data["calibration"]["ece_within_chance"] is few
-    metadata = ReportMetadata(data="land", evaluated_on="val")
-    intervals = bootstrap_intervals(metrics, key=Key.of(0), draws=20)
-    report.Report(metrics=metrics, intervals=intervals, metadata=metadata, sections=[found]).write(tmp_path)
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = write_page(tmp_path, labels, probabilities, found)
     assert ("within chance: up to" in page) is few
     assert ("these images are too few to tell the error from none" in page) is few
     assert ("expected calibration error" in page) is not few

@@ -48,16 +48,16 @@ class _Page(HTMLParser):
         return " ".join("".join(self.texts).split())
 
 
-def _write(folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, history=(), top_errors=(), context=None, **facts):
-    shown = classification_metrics(true, np.eye(len(names))[predicted], names)
-    report.Report(
-        metrics=shown,
-        intervals=bootstrap_intervals(shown, key=Key.of(0), draws=200),
-        metadata=ReportMetadata(**({"data": "examples/land", "evaluated_on": "val"} | facts)),
-        history=history,
-        errors=top_errors,
-        context=context or ReportContext(),
-    ).write(folder)
+PARTS = ("history", "errors", "sections", "context", "links", "images")
+
+
+def _write(folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, metrics=None, **fields):
+    """Write a report with these parts and metadata; its JSON and its page."""
+    parts = {name: fields.pop(name) for name in PARTS if name in fields}
+    metrics = metrics or classification_metrics(true, np.eye(len(names))[predicted], names)
+    metadata = ReportMetadata(**({"data": "examples/land", "evaluated_on": "val"} | fields))
+    intervals = bootstrap_intervals(metrics, key=Key.of(0), draws=200)
+    report.Report(metrics=metrics, intervals=intervals, metadata=metadata, **parts).write(folder)
     html = (folder / "report.html").read_text(encoding="utf-8")
     return json.loads((folder / "report.json").read_text(encoding="utf-8")), _Page(html)
 
@@ -65,13 +65,8 @@ def _write(folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, history=(), t
 def _history(epochs=8):
     rows = []
     for epoch in range(epochs):
-        hyperparameters = {
-            "image_size": 128 + 16 * (epoch // 2),
-            "dropout": 0.2,
-            "randaugment": None,
-            "images_per_s": 90.5,
-        }
-        rows.append({"kind": "train", "epoch": epoch, "loss": 2 / (epoch + 1), "lr": 0.001, **hyperparameters})
+        values = {"image_size": 128 + 16 * (epoch // 2), "dropout": 0.2, "randaugment": None, "images_per_s": 90.5}
+        rows.append({"kind": "train", "epoch": epoch, "loss": 2 / (epoch + 1), "lr": 0.001, **values})
         rows.append({"kind": "val", "epoch": epoch + 1, "top1": 0.1 * epoch, "macro_f1": 0.09 * epoch})
     return rows
 
@@ -136,20 +131,12 @@ def test_model_no_better_than_the_majority_is_reported(tmp_path):
 
 def test_images_of_the_galleries_are_not_repeated(tmp_path):
     """Nearly black images are stretched, with a note."""
-    shown = classification_metrics(TRUE, np.eye(3)[PREDICTED], NAMES)
     dark = np.zeros((8, 8, 3), np.uint8)
     dark[2:5] = 30
     errors = [report.Misclassification(f"{n}.jpg", "forest", "maize", 0.9, dark) for n in range(3)]
     gallery = {"galleries": [{"title": "The most surprising", "paths": ["1.jpg"]}]}
     section = TemplateSection("galleries.html.j2", {"galleries": (), "mapped": False, "stretched": None}, gallery)
-    report.Report(
-        metrics=shown,
-        intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),
-        metadata=ReportMetadata("x", "val"),
-        errors=errors,
-        sections=[section],
-    ).write(tmp_path)
-    page = _Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    _, page = _write(tmp_path, errors=errors, sections=[section])
     assert "Further confident errors" in page.text
     assert "contrast stretched" in page.text
     assert len(re.findall(r"\d\.jpg", page.text)) == 2
@@ -161,7 +148,7 @@ def test_images_of_the_galleries_are_not_repeated(tmp_path):
 def test_page_has_no_scripts_and_no_external_addresses(tmp_path):
     """One file: no scripts, no handlers, every address a data address."""
     error = report.Misclassification("a.jpg", "forest", "maize", 0.9, np.zeros((5, 4, 3), np.uint8))
-    _, page = _write(tmp_path, history=_history(), top_errors=[error])
+    _, page = _write(tmp_path, history=_history(), errors=[error])
     addresses = [a[k] for _, a in page.tags for k in ("src", "srcset", "data", "xlink:href") if k in a]
     assert len(addresses) == 2
     assert {a["href"][:1] for _, a in page.tags if "href" in a} == {"#"}
@@ -177,7 +164,7 @@ def test_names_are_escaped(tmp_path):
     bad = '</title></svg><script>alert("1")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}$\\frac$'
     error = report.Misclassification(bad + ".jpg", bad, "森林", 0.9)
     _, page = _write(
-        tmp_path, names=(bad, "森林", "x" * 300), top_errors=[error], data=bad, evaluated_on=bad,
+        tmp_path, names=(bad, "森林", "x" * 300), errors=[error], data=bad, evaluated_on=bad,
         command=bad, auto_choices=(bad,), notes=(bad,), model=bad, versions={bad: bad}, recipe={bad: [bad]},
         history=_history(),
     )  # fmt: skip
@@ -189,7 +176,7 @@ def test_names_are_escaped(tmp_path):
 
 def test_non_unicode_file_names_are_written_and_read_back(tmp_path):
     path = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
-    saved, page = _write(tmp_path, top_errors=[report.Misclassification(path, "forest", "maize", 0.9)])
+    saved, page = _write(tmp_path, errors=[report.Misclassification(path, "forest", "maize", 0.9)])
     assert saved["top_errors"][0]["path"] == path
     assert r"caf\udce9.jpg" in page.text
 
@@ -282,14 +269,9 @@ def test_confident_errors_are_label_errors_only_in_an_accurate_model(tmp_path):
         labels = 1 * (np.arange(100) < wrong)
         probabilities = np.tile([0.95, 0.05], (100, 1))
         metrics = classification_metrics(labels, probabilities, ("a", "b"))
-        report.Report(
-            metrics=metrics,
-            intervals=bootstrap_intervals(metrics, key=Key.of(0), draws=20),
-            metadata=ReportMetadata("x", "val"),
-            errors=[report.Misclassification("1.jpg", "b", "a", 0.95)],
-            sections=[reliability_section(labels, probabilities)],
-        ).write(tmp_path)
-        text[wrong] = _Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+        errors = [report.Misclassification("1.jpg", "b", "a", 0.95)]
+        sections = [reliability_section(labels, probabilities)]
+        text[wrong] = _write(tmp_path, metrics=metrics, errors=errors, sections=sections)[1].text
     assert mentions(text[3], "3", "label", "image")
     assert "more probable here than wrong labels" in text[42]
     assert "contradict" not in text[42]
@@ -316,16 +298,10 @@ def test_matrix_has_percentages_and_axis_titles(tmp_path):
 
 
 def test_links_lead_to_sections_and_files(tmp_path):
-    metrics = classification_metrics(TRUE, np.eye(3)[PREDICTED], NAMES)
-    report.Report(
-        metrics=metrics,
-        intervals=bootstrap_intervals(metrics, key=Key.of(0), draws=20),
-        metadata=ReportMetadata("x", "val", auto_choices=["Network: b0."]),
-        errors=[report.Misclassification("a/1.jpg", "forest", "maize", 0.9)],
-        links={"Predictions (CSV)": "predictions.csv"},
-        images={"a/1.jpg": "../a/1.jpg"},
-    ).write(tmp_path)
-    page = _Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    _, page = _write(
+        tmp_path, auto_choices=["Model: b0."], errors=[report.Misclassification("a/1.jpg", "forest", "maize", 0.9)],
+        links={"Predictions (CSV)": "predictions.csv"}, images={"a/1.jpg": "../a/1.jpg"},
+    )  # fmt: skip
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     inner = {address[1:] for address in links if address.startswith("#")}
@@ -344,7 +320,7 @@ def test_page_shows_how_to_use_the_model(tmp_path):
 
 def test_label_conflicts_are_reported(tmp_path):
     saved, page = _write(
-        tmp_path, label_conflicts=1, check_notes=["Identical pictures carry different labels: 'a' and 'b'."]
+        tmp_path, label_conflicts=1, check_notes=["Identical images have different labels: 'a' and 'b'."]
     )
     assert mentions(page.text, "'a'", "'b'")
     assert saved["label_conflicts"] == 1
@@ -354,7 +330,7 @@ def test_thumbnails_are_small(tmp_path):
     huge = Image.new("RGBA", (3000, 1500), "red")
     gray = np.full((50, 60), 128, np.uint8)
     errors = [report.Misclassification("a", "forest", "maize", 0.9, image) for image in (huge, gray)]
-    _write(tmp_path, top_errors=errors)
+    _write(tmp_path, errors=errors)
     assert (tmp_path / "report.html").stat().st_size < 40_000
     assert huge.size == (3000, 1500)
 

@@ -140,27 +140,19 @@ def page(folder, classes):
     ]
     predictions = pd.DataFrame({"predicted_label": predicted.astype(str), "true_label": true.astype(str)})
     shuffled = np.random.default_rng(1).permutation(predicted).astype(str)
-    difference = compare_predictions(predictions, predictions.assign(label=shuffled))
+    difference = compare_predictions(predictions, predictions.assign(predicted_label=shuffled))
     error = report.Misclassification(
         "a/very/long/path/" + "x" * 80 + ".jpg", names[0], names[1], 0.9, Image.new("RGB", (40, 30))
     )
     rows = [
-        {
-            "kind": kind,
-            "step": e,
-            "epoch": e,
-            "loss": 1 / (e + 1),
-            "top1": e / 9,
-            "macro_f1": e / 9,
-            "image_size": 64 + e,
-        }
+        {"kind": kind, "step": e, "epoch": e, "image_size": 64 + e, "loss": 1 / (e + 1), "top1": e / 9, "macro_f1": 0.1}
         for e in range(8)
         for kind in ("train", "val")
     ]
     report.Report(metrics=metrics,
         intervals=bootstrap_intervals(metrics, key=Key.of(0), draws=100),
         metadata=ReportMetadata(
-            data="pictures", evaluated_on="val", command="effnetv2 train " + "word " * 60,
+            data="images", evaluated_on="val", command="effnetv2 train " + "word " * 60,
             sha256={"model.safetensors": "f00d" * 16}, num_train_images=1000, auto_choices=["a" * 80, "b " * 60],
             train_images_per_class=dict.fromkeys(names, 12345), linear_probe_f1=dict.fromkeys(names, 0.5),
             linear_probe_top1=0.5, linear_probe_macro_f1=0.5,
@@ -223,7 +215,7 @@ def cross_validated(folder, classes):
     report.Report(
         metrics=metrics,
         intervals=bootstrap_intervals(metrics, key=Key.of(0), draws=100),
-        metadata=ReportMetadata(data="pictures", evaluated_on="out-of-fold", tta="d4"),
+        metadata=ReportMetadata(data="images", evaluated_on="out-of-fold", tta="d4"),
         sections=[summary.section(), learning_curve_section(curve), galleries],
         context=ReportContext(new_places=summary.new_places()),
     ).write(folder)
@@ -234,7 +226,7 @@ def to_label(folder, classes):
     names, *_ = predicted_dataset(classes)
     address = encode_thumbnail(Image.new("RGB", (40, 30)))
     path = "a/very/long/path/" + "x" * 80
-    rows = [{"path": path, "predicted": one, "probability": 0.4, "second": names[0]} for one in names[:20]]
+    rows = [{"path": path, "predicted": name, "probability": 0.4, "second": names[0]} for name in names[:20]]
     html = render(
         "to_label.html.j2", shown=[(row, address) for row in rows], stretched=None, num_images=12345, diverse=500,
         command="effnetv2 predict " + "word " * 60,

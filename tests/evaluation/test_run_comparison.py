@@ -122,16 +122,24 @@ def test_runs_on_different_images_are_independent_samples():
     assert compare_unpaired(other, replace(other, predictions=other.predictions.assign(true_label="z"))) is None
 
 
+def write_run(folder, predictions=None, **report):
+    """The predictions and the report of a finished run; by default of two images."""
+    folder.mkdir()
+    if predictions is None:
+        predictions = {"path": ["a", "b"], "predicted_label": ["x", "y"], "true_label": ["x", "y"]}
+    pd.DataFrame(predictions).to_csv(folder / "predictions.csv", index=False)
+    report = {"top1": 1.0, "macro_f1": 1.0, "intervals": {"top1": [0.3, 1.0]}, "wall_s": 1.0} | report
+    (folder / "report.json").write_text(json.dumps(report))
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_different_images_are_compared_with_an_interval(as_json, tmp_path, capsys):
     for number, name in enumerate(("run", "evaluation")):
         paths = [f"{number}{image}.jpg" for image in range(20)]
-        predictions = pd.DataFrame({"path": paths, "predicted_label": ["x"] * (15 - number) + ["y"] * (5 + number)})
-        (tmp_path / name).mkdir()
-        predictions.assign(true_label=["x"] * 10 + ["y"] * 10).to_csv(tmp_path / name / "predictions.csv", index=False)
+        predicted, true = ["x"] * (15 - number) + ["y"] * (5 + number), ["x"] * 10 + ["y"] * 10
         top1 = 0.75 - 0.05 * number
-        report = {"top1": top1, "macro_f1": top1, "wall_s": 1.0, "intervals": {"top1": [top1 - 0.2, top1 + 0.1]}}
-        (tmp_path / name / "report.json").write_text(json.dumps(report))
+        predictions = {"path": paths, "predicted_label": predicted, "true_label": true}
+        write_run(tmp_path / name, predictions, top1=top1, intervals={"top1": [top1 - 0.2, top1 + 0.1]})
     compare([tmp_path / "run", tmp_path / "evaluation"], None, as_json)
     output = capsys.readouterr().out
     if as_json:
@@ -171,11 +179,7 @@ def test_evaluation_has_no_training_time():
 
 def test_folds_by_another_rule_give_a_warning(tmp_path, capsys):
     for name, rule in (("one", "place"), ("like_one", "place"), ("other", "class")):
-        predictions = pd.DataFrame({"path": ["a", "b"], "predicted_label": ["x", "y"], "true_label": ["x", "y"]})
-        (tmp_path / name).mkdir()
-        predictions.to_csv(tmp_path / name / "predictions.csv", index=False)
-        report = {"top1": 1.0, "macro_f1": 1.0, "intervals": {"top1": [0.3, 1.0]}, "wall_s": 1.0, "split_by": rule}
-        (tmp_path / name / "report.json").write_text(json.dumps(report))
+        write_run(tmp_path / name, split_by=rule)
     compare([tmp_path / "one", tmp_path / "like_one", tmp_path / "other"])
     output = " ".join(capsys.readouterr().out.split())
     assert mentions(output, "warning", "other", "class", "one", "place")
@@ -184,13 +188,9 @@ def test_folds_by_another_rule_give_a_warning(tmp_path, capsys):
 
 def test_images_of_other_folders_are_compared_by_name(tmp_path, capsys):
     for name, data in (("one", "photos_2023"), ("like_one", "photos_2023"), ("other", "photos_2024")):
-        (tmp_path / name).mkdir()
-        predictions = pd.DataFrame({"path": ["a", "b"], "predicted_label": ["x", "y"], "true_label": ["x", "y"]})
-        predictions.to_csv(tmp_path / name / "predictions.csv", index=False)
-        dataset = pd.DataFrame({"path": [f"../{data}/{one}" for one in "ab"], "label": ["x", "y"], "split": "val"})
+        write_run(tmp_path / name)
+        dataset = pd.DataFrame({"path": [f"../{data}/a", f"../{data}/b"], "label": ["x", "y"], "split": "val"})
         dataset.to_csv(tmp_path / name / "dataset.csv", index=False)
-        report = {"top1": 1.0, "macro_f1": 1.0, "intervals": {"top1": [0.3, 1.0]}, "wall_s": 1.0}
-        (tmp_path / name / "report.json").write_text(json.dumps(report))
     compare([tmp_path / "one", tmp_path / "like_one", tmp_path / "other"])
     output = "".join(capsys.readouterr().out.split())
     sentence = f"Compared by name: the images are in {tmp_path}/photos_2024 and in {tmp_path}/photos_2023."
@@ -201,11 +201,8 @@ def test_images_of_other_folders_are_compared_by_name(tmp_path, capsys):
 def test_optimistic_metrics_give_a_warning(tmp_path, capsys):
     """The ensemble of all folds was trained on the images; out-of-fold models were not."""
     for name, optimistic in (("folds", False), ("run", False), ("ensemble", True), ("resumed", True)):
-        predictions = pd.DataFrame({"path": ["a", "b"], "predicted_label": ["x", "y"], "true_label": ["x", "y"]})
-        (tmp_path / name).mkdir()
-        predictions.to_csv(tmp_path / name / "predictions.csv", index=False)
-        report = {"top1": 1.0, "macro_f1": 1.0, "intervals": {"top1": [0.3, 1.0]}, "wall_s": 1.0}
-        (tmp_path / name / "report.json").write_text(json.dumps(report | {"optimistic": optimistic}))
+        write_run(tmp_path / name, optimistic=optimistic)
+    write_run(tmp_path / "older")
 
     def output_of(*names, as_json=False):
         compare([tmp_path / name for name in names], as_json=as_json)
@@ -218,8 +215,7 @@ def test_optimistic_metrics_give_a_warning(tmp_path, capsys):
     assert mentions(both, "warning", "resumed", "ensemble")
     rows = json.loads(output_of("folds", "ensemble", as_json=True))["runs"]
     assert {row["run"]: row["optimistic"] for row in rows} == {"folds": False, "ensemble": True}
-    (tmp_path / "run/report.json").write_text(json.dumps(report))  # an older version
-    rows = json.loads(output_of("run", "folds", as_json=True))["runs"]
+    rows = json.loads(output_of("older", "folds", as_json=True))["runs"]
     assert rows[0]["optimistic"] is None
 
 

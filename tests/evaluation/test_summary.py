@@ -44,36 +44,29 @@ def rendered(template, metrics, intervals, metadata, context, steps=()):
 
 def summarize(*args):
     """The questions of a page, each with verdict, text and command."""
-    found = re.findall(
+    matches = re.findall(
         r"<summary><span>(.*?)</span> <b>(.*?)</b></summary>\s*<p>(.*?)(?: <code>(.*?)</code>)?</p>",
         rendered("answers.html.j2", *args),
         re.DOTALL,
     )
-    return [
-        SimpleNamespace(
-            question=plain_text(one[0]),
-            verdict=plain_text(one[1]),
-            text=plain_text(one[2]),
-            command=plain_text(one[3]) or None,
-        )
-        for one in found
-    ]
+    names = ("question", "verdict", "text", "command")
+    return [SimpleNamespace(**dict(zip(names, map(plain_text, match), strict=True))) for match in matches]
 
 
 def limitations(*args):
-    return [plain_text(one) for one in re.findall(r"<li>(.*?)</li>", rendered("limits.html.j2", *args), re.DOTALL)]
+    return [plain_text(item) for item in re.findall(r"<li>(.*?)</li>", rendered("limits.html.j2", *args), re.DOTALL)]
 
 
 def verdicts(context=None, **metadata):
     found = summarize(
         METRICS, INTERVALS, ReportMetadata(data="x", evaluated_on="val", **metadata), context or ReportContext()
     )
-    return {one.question: one for one in found}
+    return {verdict.question: verdict for verdict in found}
 
 
 def paired(top1, macro):
-    one, two = (Difference(*values) for values in (top1, macro))
-    return PairedDifference(100, one, two, two, {})
+    top1, macro = Difference(*top1), Difference(*macro)
+    return PairedDifference(100, top1, macro, macro, {})
 
 
 def test_quality_verdict_has_images_interval_and_weakest_class():
@@ -184,7 +177,7 @@ def test_new_groups_are_not_new_locations():
 def test_cross_validation_lists_unknown_comparisons():
     """Although the number of training images differs by fold."""
     metadata = ReportMetadata(data="x", evaluated_on="out-of-fold", recipe={"weights": "some.in1k"})
-    found = {one.question: one for one in summarize(METRICS, INTERVALS, metadata, ReportContext())}
+    found = {verdict.question: verdict for verdict in summarize(METRICS, INTERVALS, metadata, ReportContext())}
     assert "No probe was requested" in found["Is it better than a linear probe?"].text
     assert found["Would more labels help?"].verdict == "Not measured."
     last = found["Is it better than the last run?"]
@@ -216,7 +209,7 @@ def test_few_images_and_classes_without_hits_are_reported():
 )
 def test_images_without_an_assigned_label_are_counted(highest, num_unlabeled):
     metrics = multilabel_metrics(
-        [[0, 1], [1, -1], [0, -1]], np.array([[one, 0.1] for one in highest]), ("red", "blue"), "sigmoid"
+        [[0, 1], [1, -1], [0, -1]], np.array([[value, 0.1] for value in highest]), ("red", "blue"), "sigmoid"
     )
     text = summarize(metrics, {}, ReportMetadata(data="x", evaluated_on="val"), ReportContext())[0].text
     assert ("without a label" in text) == bool(num_unlabeled)
@@ -226,7 +219,10 @@ def test_images_without_an_assigned_label_are_counted(highest, num_unlabeled):
 def test_multilabel_report_explains_the_missing_probe():
     metrics = multilabel_metrics([[0, 1], [1, -1]], np.array([[0.6, 0.4], [0.2, 0.8]]), ("red", "blue"))
     metadata = ReportMetadata("x", "val", num_train_images=9)
-    found = {one.question: one.text for one in summarize(metrics, {"top1": (0.2, 1.0)}, metadata, ReportContext())}
+    found = {
+        verdict.question: verdict.text
+        for verdict in summarize(metrics, {"top1": (0.2, 1.0)}, metadata, ReportContext())
+    }
     assert "these images have several" in found["Is it better than a linear probe?"]
     assert "one label per image" in found["Would more labels help?"]
     assert "Is it better than the last run?" not in found
@@ -274,7 +270,7 @@ def test_limits_count_training_and_selection_images(facts, text):
 @pytest.mark.parametrize(("low", "command"), [(0.01, "effnetv2 convert MODEL OUT --tta d4"), (-0.01, "")])
 def test_tta_is_proposed_only_if_significantly_better(low, command):
     tta = paired((0.05, low, 0.09), (0.04, low, 0.1))
-    (found,) = [one for one in verdicts(ReportContext(tta=tta)).values() if "test-time" in one.question]
+    (found,) = [verdict for verdict in verdicts(ReportContext(tta=tta)).values() if "test-time" in verdict.question]
     assert (found.command or "") == command
 
 
@@ -297,9 +293,9 @@ def test_steps_before_more_labels_are_named():
     steps = [NextStep(1, "weights", "Start from ImageNet weights", "", ""), NextStep(2, "use", "Use", "", "")]
     labels = ReportContext(more_labels=("Perhaps.", "Twice as many bring +3.0 points."))
     (found,) = [
-        one
-        for one in summarize(METRICS, INTERVALS, ReportMetadata("x", "val"), labels, steps)
-        if "labels" in one.question
+        verdict
+        for verdict in summarize(METRICS, INTERVALS, ReportMetadata("x", "val"), labels, steps)
+        if "labels" in verdict.question
     ]
     assert mentions(found.text, "ImageNet", "weight")
     assert "Other steps" not in verdicts(labels)["Would more labels help?"].text

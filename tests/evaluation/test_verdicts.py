@@ -62,8 +62,8 @@ def test_balanced_accuracy_counts_for_rare_classes():
     )
     warning = majority_warning(few, bootstrap_intervals(few, key=Key.of(0), draws=100))
     assert mentions(warning, "55.0", "50.0")
-    one = bootstrap_intervals(two_class_metrics(300, 500), key=Key.of(0), draws=100)  # only oaks
-    assert majority_warning(two_class_metrics(300, 500), one) == "The model is worse than that."
+    intervals = bootstrap_intervals(two_class_metrics(300, 500), key=Key.of(0), draws=100)  # only oaks
+    assert majority_warning(two_class_metrics(300, 500), intervals) == "The model is worse than that."
 
 
 def test_split_phrase_names_the_evaluated_images():
@@ -110,8 +110,8 @@ def dataset(tmp_path, **columns):
     table["split"] = ["train", "train", "val", "val"]
     for path in table["path"]:
         (tmp_path / path).touch()
-    table.to_csv(tmp_path / "pictures.csv", index=False)
-    return load_dataset(str(tmp_path / "pictures.csv"))
+    table.to_csv(tmp_path / "images.csv", index=False)
+    return load_dataset(str(tmp_path / "images.csv"))
 
 
 def test_distance_is_on_the_sphere(tmp_path):

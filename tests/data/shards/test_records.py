@@ -249,7 +249,7 @@ def test_table_called_index_is_a_table(class_folders, tmp_path):
 
 
 def test_class_folders_next_to_a_tar_are_class_folders(class_folders):
-    (class_folders / "all.tar").write_bytes(b"what they came from")
+    (class_folders / "all.tar").write_bytes(b"the originals")
     assert load_dataset(class_folders).shards is None
 
 
@@ -392,7 +392,7 @@ def set_path(row, path):
 
 
 @pytest.mark.parametrize(
-    ("change", "facts"),
+    ("change", "expected"),
     [
         (set_path(3, "../../pictures/red/red_00.jpg"), ("row 5", "red_00.jpg", "separate tables")),
         (set_path(3, "../../shards/images-000000.tar#no.jpg"), ("row 5", "no.jpg", "1 of 48 rows")),
@@ -401,10 +401,10 @@ def set_path(row, path):
         (lambda table: table.assign(path=table["path"].str.replace("/shards/", "/gone/")), ("no such shards",)),
     ],
 )
-def test_invalid_rows_of_dataset_csv_are_rejected_by_row(change, facts, packed, tmp_path):
+def test_invalid_rows_of_dataset_csv_are_rejected_by_row(change, expected, packed, tmp_path):
     with pytest.raises(InputError) as error:
         load_dataset(rewrite(tmp_path / "runs/one/dataset.csv", change))
-    assert all(fact in str(error.value) for fact in facts), error.value
+    assert all(text in str(error.value) for text in expected), error.value
 
 
 def test_missing_shard_is_damage_for_dataset_csv_too(packed, tmp_path):

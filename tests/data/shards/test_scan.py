@@ -87,7 +87,7 @@ def test_json_has_label_split_group_and_location(jpegs, tmp_path):
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_every_tar_format_is_read(format_, jpegs, tmp_path):
     folder = "a very long folder name/" * (2 if format_ == tarfile.USTAR_FORMAT else 12)
-    global_header = {"pax_headers": {"comment": "of the whole tar"}} if format_ == tarfile.PAX_FORMAT else {}
+    global_header = {"pax_headers": {"comment": "of the tar"}} if format_ == tarfile.PAX_FORMAT else {}
     named = {f"{folder}{name}": content for name, content in webdataset_members(jpegs).items()}
     file = write(tmp_path / "x.tar", named, format=format_, **global_header)
     dataset = load_dataset(str(file))
@@ -115,9 +115,9 @@ def test_saved_scan_is_removed_after_a_month_without_use(jpegs, tmp_path):
     saved = []
     for file in files[:2]:
         load_dataset(str(file))
-        saved += [one for one in folder.iterdir() if one not in saved]
-    for one in saved:
-        os.utime(one, (time.time() - 31 * 86400,) * 2)
+        saved += [path for path in folder.iterdir() if path not in saved]
+    for index in saved:
+        os.utime(index, (time.time() - 31 * 86400,) * 2)
     load_dataset(str(files[1]))  # used again
     load_dataset(str(files[2]))
     assert not saved[0].exists()
@@ -429,8 +429,8 @@ def with_records(jpegs, records):
 
 
 def test_split_aliases_are_accepted(jpegs, tmp_path):
-    facts = [{"split": word} for word in ("Train", "train", "validation", "valid", "test")]
-    file = write(tmp_path / "x-train-000.tar", with_records(jpegs, facts))
+    records = [{"split": name} for name in ("Train", "train", "validation", "valid", "test")]
+    file = write(tmp_path / "x-train-000.tar", with_records(jpegs, records))
     assert load_dataset(str(file)).split.tolist() == ["train", "train", "val", "val", "test"]
 
 
@@ -449,6 +449,6 @@ def test_invalid_fields_are_rejected(record, message, jpegs, tmp_path):
 
 
 def test_augmented_copies_have_their_source_without_an_index(jpegs, tmp_path):
-    facts = [{"path": "a.jpg"}, {}, {"path": "copy.jpg", "augmented_from": "a.jpg"}]
-    dataset = load_dataset(str(write(tmp_path / "x.tar", with_records(jpegs, facts))))
+    records = [{"path": "a.jpg"}, {}, {"path": "copy.jpg", "augmented_from": "a.jpg"}]
+    dataset = load_dataset(str(write(tmp_path / "x.tar", with_records(jpegs, records))))
     assert dataset.table["augmented_from"].fillna("").tolist()[2].endswith("a.jpg")

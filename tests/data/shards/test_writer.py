@@ -38,7 +38,7 @@ def table(tmp_path: Path) -> Path:
     """40 images in three splits, with groups, locations and a custom column."""
     rows = []
     for number in range(40):
-        path = paint(tmp_path / f"pictures/{number:02d}.jpg", (5 * number, 90, 60), number)
+        path = paint(tmp_path / f"images/{number:02d}.jpg", (5 * number, 90, 60), number)
         split = "val" if number % 5 == 0 else "test" if number % 7 == 0 else "train"
         rows.append(
             {
@@ -46,8 +46,8 @@ def table(tmp_path: Path) -> Path:
                 "group": f"g{number // 4}", "latitude": number / 2, "longitude": -number / 3, "camera": 7 + number % 2,
             }
         )  # fmt: skip
-    pd.DataFrame(rows).to_csv(tmp_path / "pictures.csv", index=False)
-    return tmp_path / "pictures.csv"
+    pd.DataFrame(rows).to_csv(tmp_path / "images.csv", index=False)
+    return tmp_path / "images.csv"
 
 
 def members(shard: Path) -> dict[str, bytes]:
@@ -127,13 +127,13 @@ def test_larger_images_are_resized_and_the_others_unchanged(tmp_path):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 300, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90°
-    (tmp_path / "pictures/a").mkdir(parents=True)
-    (tmp_path / "pictures/b").mkdir()
-    image.save(tmp_path / "pictures/a/wide.jpg", exif=exif)
-    image.save(tmp_path / "pictures/a/wide.png")
-    image.resize((30, 20)).save(tmp_path / "pictures/b/small.png")
-    image.crop((0, 0, 50, 50)).save(tmp_path / "pictures/b/exact.webp")
-    files = load_dataset(tmp_path / "pictures")
+    (tmp_path / "images/a").mkdir(parents=True)
+    (tmp_path / "images/b").mkdir()
+    image.save(tmp_path / "images/a/wide.jpg", exif=exif)
+    image.save(tmp_path / "images/a/wide.png")
+    image.resize((30, 20)).save(tmp_path / "images/b/small.png")
+    image.crop((0, 0, 50, 50)).save(tmp_path / "images/b/exact.webp")
+    files = load_dataset(tmp_path / "images")
     write_shards(files, tmp_path / "shards", PackOptions(shard_bytes=10**9, image_size=50))
     (content,) = (members(path) for path in (tmp_path / "shards").glob("*.tar"))
     (shard,) = (tmp_path / "shards").glob("*.tar")
@@ -186,15 +186,15 @@ def test_shrink_equals_a_full_decode_and_resize():
 
 def test_unreadable_images_are_skipped_and_listed(tmp_path):
     for number in range(40):
-        paint(tmp_path / f"pictures/{'ab'[number % 2]}/{number:02d}.jpg", (90, 5 * number, 60), number)
-    (tmp_path / "pictures/a/00.jpg").write_bytes(b"not an image")
-    files = load_dataset(tmp_path / "pictures")
+        paint(tmp_path / f"images/{'ab'[number % 2]}/{number:02d}.jpg", (90, 5 * number, 60), number)
+    (tmp_path / "images/a/00.jpg").write_bytes(b"not an image")
+    files = load_dataset(tmp_path / "images")
     packed = write_shards(files, tmp_path / "shards", SMALL)
     assert [path for path, _ in packed.skipped] == ["a/00.jpg"]
     assert "a/00.jpg" in (tmp_path / "shards/skipped.csv").read_text()
     shards = load_dataset(tmp_path / "shards")
     assert len(shards) == 39
-    assert source_reader(shards).source(0) == (tmp_path / "pictures/a/02.jpg").read_bytes()
+    assert source_reader(shards).source(0) == (tmp_path / "images/a/02.jpg").read_bytes()
 
 
 def damage(folder: Path, row: pd.Series) -> None:
@@ -252,7 +252,7 @@ def test_index_without_checksums_is_accepted(table, tmp_path):
 
 def test_equal_keys_in_several_shards_stay_separate(table, tmp_path):
     """Tars of other tools number their keys from 0 in each shard, so the path has the name of the shard."""
-    jpeg = (tmp_path / "pictures/00.jpg").read_bytes()
+    jpeg = (tmp_path / "images/00.jpg").read_bytes()
     for shard in ("a", "b"):
         with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
             for name, content in {"0.jpg": jpeg, "0.cls": shard.encode(), f"only {shard}.jpg": jpeg,
@@ -278,12 +278,12 @@ def test_equal_keys_in_several_shards_stay_separate(table, tmp_path):
 )
 def test_too_many_unreadable_images_leave_no_files(num_bad, strict, facts, tmp_path):
     for number in range(40):
-        path = paint(tmp_path / f"pictures/{'ab'[number % 2]}/{number:02d}.jpg", (90, 5 * number, 60), number)
+        path = paint(tmp_path / f"images/{'ab'[number % 2]}/{number:02d}.jpg", (90, 5 * number, 60), number)
         if number < num_bad:
             path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=mentioning(*facts)):
-        write_shards(load_dataset(tmp_path / "pictures"), tmp_path / "shards", PackOptions(50_000, strict=strict))
-    assert {path.name for path in tmp_path.iterdir()} == {"pictures"}
+        write_shards(load_dataset(tmp_path / "images"), tmp_path / "shards", PackOptions(50_000, strict=strict))
+    assert {path.name for path in tmp_path.iterdir()} == {"images"}
 
 
 def test_packing_shards_again_preserves_the_dataset(table, tmp_path):
