@@ -115,7 +115,7 @@ def test_results_of_another_config_or_of_other_images_are_rejected(tmp_path):
     with pytest.raises(InputError, match=mentioning("a_b_0", "epochs=3", "epochs=1")):
         measured(runs, replace(cell, settings=("epochs=1",)), 0)
     moved.write_text("path,label\n../elsewhere/2.png,a\n")
-    with pytest.raises(InputError, match="pictures: "):
+    with pytest.raises(InputError, match=mentioning("a_b_0", "pictures")):
         measured(replace(runs, source=DataConfig(str(moved))), cell, 0)
     (folder / "measured.json").write_text(json.dumps({"top1": 0.5}))  # saved by an older version
     assert measured(runs, replace(cell, settings=("epochs=1",)), 0)["top1"] == 0.5
@@ -129,7 +129,7 @@ def test_recipe_with_changed_defaults_is_rejected(tmp_path, monkeypatch):
     runs.refuse_another(cell, saved, tmp_path)
     changed = with_overrides(get_recipe("quick"), ["optimizer.lr=0.5", "ema_decay=0.5"])
     monkeypatch.setattr("benchmarks.paper.runs.get_recipe", lambda name: changed)
-    with pytest.raises(InputError, match=r"another kind: says\.ema_decay: \S+ there, 0\.5 here\. Delete"):
+    with pytest.raises(InputError, match=mentioning("ema_decay", "0.5")):
         runs.refuse_another(cell, saved, tmp_path)
 
 
@@ -157,7 +157,7 @@ def test_gpu_and_cpu_results_are_not_interchangeable(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "benchmarks.paper.runs.pick_device", lambda word: torch.device("cuda" if word == "auto" else word)
     )
-    with pytest.raises(InputError, match="another kind: device: cpu there, cuda here"):
+    with pytest.raises(InputError, match=mentioning("device", "cpu", "cuda")):
         runs.refuse_another(cell, saved, tmp_path)
     del saved["device"]
     runs.refuse_another(cell, saved, tmp_path)
@@ -176,11 +176,11 @@ def test_runs_on_other_image_folders_are_rejected(class_folders, tmp_path):
     for name in ("grass", "water"):
         paint(fewer / name / "1.jpg", (90, 90, 90))
     other = replace(runs, source=DataConfig(str(fewer)))
-    with pytest.raises(InputError, match=r"another kind: pictures: \w+ there, \w+ here"):
+    with pytest.raises(InputError, match=mentioning("pictures", "delete")):
         other.refuse_another(cell, saved, tmp_path)
     other.refuse_another(cell, saved | {"pictures": None}, tmp_path)
     cifar = replace(runs, source=DataConfig("cifar10"))
-    with pytest.raises(InputError, match="pictures: cifar10 there, cifar100 here"):
+    with pytest.raises(InputError, match=mentioning("pictures", "cifar10", "cifar100")):
         replace(runs, source=DataConfig("cifar100")).refuse_another(cell, cifar.config(cell), tmp_path)
 
 

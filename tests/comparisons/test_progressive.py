@@ -154,22 +154,15 @@ def test_constant_strength_is_the_mean_of_a_ramp():
 def test_stronger_regularization_is_skipped_after_a_bad_one(runs, monkeypatch):
     all_runs, *_ = runs
 
-    def set_strengths(strengths):
+    def tried(strengths):
         monkeypatch.setattr(regimes, "STRENGTHS", strengths)
+        arm = progressive.tuned(None, REGIMES["paper"], all_runs, (FIXED,))["arms"][FIXED]
+        return [candidate["strength"] for candidate in arm["tried"]]
 
-    set_strengths({"none": (10, 0.0), "light": (14, 0.1), "strong": (5, 0.3)})
-    found = progressive.tuned(None, REGIMES["paper"], all_runs, (FIXED,))["arms"][FIXED]
-    assert [candidate["strength"] for candidate in found["tried"]] == ["none", "light", *["none"] * 3, "light"]
-    set_strengths({"none": (10, 0.0), "light": (12, 0.1), "strong": (5, 0.3)})
-    found = progressive.tuned(None, REGIMES["paper"], all_runs, (FIXED,))["arms"][FIXED]
-    assert [candidate["strength"] for candidate in found["tried"]] == [
-        "none",
-        "light",
-        "strong",
-        *["none"] * 3,
-        "light",
-        "strong",
-    ]
+    after_a_bad_one = tried({"none": (10, 0.0), "light": (14, 0.1), "strong": (5, 0.3)})
+    assert after_a_bad_one == ["none", "light", *["none"] * 3, "light"]
+    all_strengths = tried({"none": (10, 0.0), "light": (12, 0.1), "strong": (5, 0.3)})
+    assert all_strengths == ["none", "light", "strong", *["none"] * 3, "light", "strong"]
 
 
 def test_strengths_are_tried_once_at_the_best_rate(runs, monkeypatch):
