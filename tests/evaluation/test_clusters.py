@@ -12,6 +12,10 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import assign_folds
 from efficientnetv2.evaluation.clusters import evaluation_clusters, relative_prefix, split_clusters
 
+GROUPS = {"group": list("ppqqrrssttuu")}
+NOWHERE = {"latitude": np.nan, "longitude": np.nan}
+HELD_OUT = ["train"] * 6 + ["val"] * 6
+
 
 @pytest.fixture
 def make_run(tmp_path):
@@ -56,11 +60,6 @@ def test_relative_prefix_of_numbered_file_names(root):
     assert relative_prefix([root + name for name in names[:2]], ["5.jpg", "7.jpg"]) is None, "other images"
 
 
-def test_folds_define_clusters_and_test_images_do_not(make_run):
-    run, dataset = make_run(split=["train"] * 10 + ["test"] * 2, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 0, 0])
-    assert cluster_count(run, dataset.paths[:10]) == 5
-
-
 def test_folds_cluster_by_their_own_block_size(make_run):
     """Adjacent blocks of 0.3°: larger blocks cross their borders, smaller blocks divide them."""
     row = np.arange(12)
@@ -92,15 +91,28 @@ def test_saved_folds_do_not_divide_the_blocks_of_the_split(make_run):
     assert cluster_count(run, dataset.subset("val").paths) == 3
 
 
-def test_images_without_a_split_are_clustered_by_fold(make_run):
-    """Folds by time: the last period trains no model."""
-    run, dataset = make_run(split=["train"] * 8 + [""] * 4, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 3, 3])
-    assert cluster_count(run, dataset.paths) == 6
-
-
-def test_minival_counts_as_training(make_run):
-    run, dataset = make_run(split=["train", "minival"] * 4 + ["val"] * 4)
-    assert cluster_count(run, dataset.subset("val").paths) == 2
+@pytest.mark.parametrize(
+    ("columns", "evaluated", "clusters"),
+    [
+        # Folds define clusters; test images have none.
+        ({"split": ["train"] * 10 + ["test"] * 2, "fold": [1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 0, 0]}, range(10), 5),
+        # Folds by time: the last period trains no model.
+        ({"split": ["train"] * 8 + [""] * 4, "fold": [1, 1, 2, 2, 3, 3] * 2}, range(12), 6),
+        # A column called fold is ignored if there is val or if test was evaluated.
+        ({"split": ["train"] * 8 + ["val"] * 4, "fold": [1, 2] * 6}, "val", 2),
+        ({"split": ["train"] * 8 + ["test"] * 4, "fold": [1, 2] * 6}, "test", 2),
+        # Minival is part of the training images.
+        ({"split": ["train", "minival"] * 4 + ["val"] * 4}, "val", 2),
+        # Both val images are in one block of 1°, and in two blocks of 1/8°.
+        ({"split": ["train"] * 10 + ["val"] * 2, "latitude": [*np.arange(10) + 0.5, 20.05, 20.95]}, "val", 2),
+        # Groups without locations.
+        ({"split": HELD_OUT} | GROUPS | NOWHERE, "val", 3),
+    ],
+)
+def test_number_of_clusters(columns, evaluated, clusters, make_run):
+    run, dataset = make_run(**columns)
+    evaluated = dataset.select(evaluated) if isinstance(evaluated, range) else dataset.subset(evaluated)
+    assert cluster_count(run, evaluated.paths) == clusters
 
 
 def test_blocks_divided_by_the_split_are_not_clusters(make_run):
@@ -108,38 +120,11 @@ def test_blocks_divided_by_the_split_are_not_clusters(make_run):
     assert split_clusters(run, dataset.subset("val").paths) is None
 
 
-def test_images_of_one_large_block_use_smaller_blocks(make_run):
-    """Both val images are in one block of 1°, and in two blocks of 1/8°."""
-    run, dataset = make_run(split=["train"] * 10 + ["val"] * 2, latitude=[*np.arange(10) + 0.5, 20.05, 20.95])
-    assert cluster_count(run, dataset.subset("val").paths) == 2
-
-
-def test_fold_column_is_ignored_if_there_is_val(make_run):
-    run, dataset = make_run(split=["train"] * 8 + ["val"] * 4, fold=[1, 2] * 6)
-    assert cluster_count(run, dataset.subset("val").paths) == 2
-
-
-def test_test_images_are_clustered_when_evaluated(make_run):
-    run, dataset = make_run(split=["train"] * 8 + ["test"] * 4, fold=[1, 2] * 6)
-    assert cluster_count(run, dataset.subset("test").paths) == 2
-
-
-def test_groups_without_locations(make_run):
-    group = list("ppqqrrssttuu")
-    run, dataset = make_run(split=["train"] * 6 + ["val"] * 6, latitude=np.nan, longitude=np.nan, group=group)
-    assert cluster_count(run, dataset.subset("val").paths) == 3
-
-
 def test_unknown_images_or_no_dataset_file_have_no_clusters(make_run, tmp_path):
     run, _ = make_run(split=["train"] * 8 + ["val"] * 4)
     assert split_clusters(run, ["elsewhere.jpg"]) is None
     assert split_clusters(run, []) is None
     assert split_clusters(tmp_path, ["images/08.jpg"]) is None
-
-
-GROUPS = {"group": list("ppqqrrssttuu")}
-NOWHERE = {"latitude": np.nan, "longitude": np.nan}
-HELD_OUT = ["train"] * 6 + ["val"] * 6
 
 
 @pytest.mark.parametrize(
