@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance
 from scipy.stats.contingency import association
 from sklearn.metrics.pairwise import haversine_distances
 from tests.checks.planted import EACH, Planted, scene, sound
-from tests.evaluation.test_report_in_browser import AWKWARD, CHROMIUM, measured, stands_out
+from tests.evaluation.test_report_in_browser import AWKWARD, CHROMIUM, layout_faults, measure
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.checks import report
@@ -525,5 +525,5 @@ def written(tmp_path_factory):
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is not opened in a browser")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_nothing_runs_over_the_edge(width, written, tmp_path):
-    found = measured(written / report.PAGE_NAME, width, tmp_path / "profile")
-    assert stands_out(found, width) == {}
+    found = measure(written / report.PAGE_NAME, width, tmp_path / "profile")
+    assert layout_faults(found, width) == {}

@@ -1,4 +1,4 @@
-"""What is said of runs in pairs: by hand, by scipy, and by runs that are done once."""
+"""Paired comparisons of runs: statistics by hand and by scipy, and checks of saved results."""
 
 import json
 import sys
@@ -25,8 +25,8 @@ from efficientnetv2.utils.errors import InputError
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """40 of train and 20 of val, half of class a."""
+def dataset(tmp_path):
+    """40 train and 20 val images, half of them of class a."""
     from PIL import Image
 
     for number in range(60):
@@ -36,20 +36,20 @@ def pictures(tmp_path):
     return load_dataset(str(tmp_path / "set"))
 
 
-def test_a_gain_is_that_of_a_paired_t_test():
-    ours, theirs = [71.0, 74.0, 72.5, 70.0], [70.0, 71.5, 72.0, 70.5]
-    found = gain(ours, theirs)
-    expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+def test_gain_is_a_paired_t_test():
+    first, second = [71.0, 74.0, 72.5, 70.0], [70.0, 71.5, 72.0, 70.5]
+    found = gain(first, second)
+    expected = stats.ttest_rel(first, second).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.value == pytest.approx(0.875)
     assert found.n == 4
 
 
-def test_a_ratio_is_the_same_whichever_side_is_on_top():
-    theirs, ours = [100.0, 120.0, 90.0], [50.0, 80.0, 60.0]
-    found, turned = ratio(theirs, ours), ratio(ours, theirs)
+def test_ratio_is_symmetric():
+    first, second = [100.0, 120.0, 90.0], [50.0, 80.0, 60.0]
+    found, inverse = ratio(first, second), ratio(second, first)
     assert found.value == pytest.approx((2 * 1.5 * 1.5) ** (1 / 3))
-    assert (found.value, found.low) == pytest.approx((1 / turned.value, 1 / turned.high))
+    assert (found.value, found.low) == pytest.approx((1 / inverse.value, 1 / inverse.high))
 
 
 def test_one_seed_has_no_interval():
@@ -57,29 +57,29 @@ def test_one_seed_has_no_interval():
     assert (found.value, found.low, found.high, found.n) == pytest.approx((1.5, 1.5, 1.5, 1))
 
 
-def test_a_part_keeps_the_classes_shares_and_is_another_for_another_seed(pictures):
-    drawn = [rows_of(pictures, "train", 10, seed) for seed in range(3)]
-    for rows in drawn:
+def test_sample_keeps_class_fractions_and_depends_on_the_seed(dataset):
+    samples = [rows_of(dataset, "train", 10, seed) for seed in range(3)]
+    for rows in samples:
         assert len(set(rows)) == 10
-        assert (pictures.labels[rows] == 0).sum() == 5
-        assert set(pictures.split[rows]) == {"train"}
-    assert len({tuple(rows) for rows in drawn}) == 3
-    assert rows_of(pictures, "train", 10, 0).tolist() == drawn[0].tolist()
-    assert len(rows_of(pictures, "val", None, 0)) == len(rows_of(pictures, "val", 500, 0)) == 20
+        assert (dataset.labels[rows] == 0).sum() == 5
+        assert set(dataset.split[rows]) == {"train"}
+    assert len({tuple(rows) for rows in samples}) == 3
+    assert rows_of(dataset, "train", 10, 0).tolist() == samples[0].tolist()
+    assert len(rows_of(dataset, "val", None, 0)) == len(rows_of(dataset, "val", 500, 0)) == 20
 
 
-def test_a_written_part_reads_back_as_what_learns_and_what_answers(pictures, tmp_path):
-    learning, answering = rows_of(pictures, "train", 8, 0), rows_of(pictures, "train", None, 0)[-4:]
-    learning = np.setdiff1d(learning, answering)
-    dataset = load_dataset(str(write_pictures(tmp_path / "out" / "part.csv", pictures, learning, answering)))
-    assert (dataset.split == "train").sum() == len(learning)
-    assert (dataset.split == "val").sum() == 4
-    assert dataset.class_names == pictures.class_names
-    there = pd.read_csv(tmp_path / "out" / "part.csv")
-    assert all((tmp_path / "out" / path).exists() for path in there["path"])
+def test_written_sample_is_read_back_as_train_and_val(dataset, tmp_path):
+    train, val = rows_of(dataset, "train", 8, 0), rows_of(dataset, "train", None, 0)[-4:]
+    train = np.setdiff1d(train, val)
+    loaded = load_dataset(str(write_pictures(tmp_path / "out" / "part.csv", dataset, train, val)))
+    assert (loaded.split == "train").sum() == len(train)
+    assert (loaded.split == "val").sum() == 4
+    assert loaded.class_names == dataset.class_names
+    table = pd.read_csv(tmp_path / "out" / "part.csv")
+    assert all((tmp_path / "out" / path).exists() for path in table["path"])
 
 
-def test_a_run_is_measured_once_and_says_what_else_was_running(tmp_path, monkeypatch):
+def test_run_is_measured_once_with_the_load_of_other_processes(tmp_path, monkeypatch):
     calls = []
 
     def report(self, cell, seed):
@@ -98,7 +98,7 @@ def test_a_run_is_measured_once_and_says_what_else_was_running(tmp_path, monkeyp
     assert json.loads((tmp_path / "a_b_3" / "measured.json").read_text()) == first
 
 
-def test_figures_of_a_run_with_other_words_or_pictures_are_not_taken_for_this_one(tmp_path):
+def test_results_of_another_config_or_of_other_images_are_rejected(tmp_path):
     table = tmp_path / "a" / "pictures.csv"
     table.parent.mkdir()
     table.write_text("path,label\nx/1.png,a\n")
@@ -115,90 +115,90 @@ def test_figures_of_a_run_with_other_words_or_pictures_are_not_taken_for_this_on
     with pytest.raises(InputError, match=mentioning("a_b_0", "epochs=3", "epochs=1")):
         measured(runs, replace(cell, settings=("epochs=1",)), 0)
     moved.write_text("path,label\n../elsewhere/2.png,a\n")
-    with pytest.raises(InputError, match="pictures: "):
+    with pytest.raises(InputError, match=mentioning("a_b_0", "pictures")):
         measured(replace(runs, source=DataConfig(str(moved))), cell, 0)
-    (folder / "measured.json").write_text(json.dumps({"top1": 0.5}))  # kept before it was said
+    (folder / "measured.json").write_text(json.dumps({"top1": 0.5}))  # saved by an older version
     assert measured(runs, replace(cell, settings=("epochs=1",)), 0)["top1"] == 0.5
 
 
-def test_a_recipe_that_says_something_else_by_now_is_another(tmp_path, monkeypatch):
-    """Of a field that came later nothing was kept, and nothing is said."""
+def test_recipe_with_changed_defaults_is_rejected(tmp_path, monkeypatch):
+    """Fields that were added later are not compared."""
     runs, cell = Runs(DataConfig("x"), 1, "none", "cpu", tmp_path, print), Cell("a", "b", "quick", None, ())
-    kept = json.loads(json.dumps(runs.config(cell)))
-    del kept["says"]["optimizer"]["lr"]
-    runs.refuse_another(cell, kept, tmp_path)
+    saved = json.loads(json.dumps(runs.config(cell)))
+    del saved["says"]["optimizer"]["lr"]
+    runs.refuse_another(cell, saved, tmp_path)
     changed = with_overrides(get_recipe("quick"), ["optimizer.lr=0.5", "ema_decay=0.5"])
     monkeypatch.setattr("benchmarks.paper.runs.get_recipe", lambda name: changed)
-    with pytest.raises(InputError, match=r"another kind: says\.ema_decay: \S+ there, 0\.5 here\. Delete"):
-        runs.refuse_another(cell, kept, tmp_path)
+    with pytest.raises(InputError, match=mentioning("ema_decay", "0.5")):
+        runs.refuse_another(cell, saved, tmp_path)
 
 
-def test_weights_of_one_name_that_hold_something_else_are_others(tmp_path):
-    """Every run's weights are in a file of one name."""
-    kinds = {}
-    for place in ("first", "moved", "second"):
-        file = tmp_path / place / "model.safetensors"
+def test_weights_with_another_content_are_rejected(tmp_path):
+    """The weights of every run have the same file name."""
+    runs = {}
+    for folder in ("first", "moved", "second"):
+        file = tmp_path / folder / "model.safetensors"
         file.parent.mkdir()
-        file.write_bytes(b"others" if place == "second" else b"weights")
-        kinds[place] = Runs(DataConfig("x"), 1, str(file), "cpu", tmp_path, print)
+        file.write_bytes(b"others" if folder == "second" else b"weights")
+        runs[folder] = Runs(DataConfig("x"), 1, str(file), "cpu", tmp_path, print)
     cell = Cell("a", "b", "finetune", None, ())
-    kept = kinds["first"].config(cell)
-    kinds["moved"].refuse_another(cell, kept, tmp_path)
+    saved = runs["first"].config(cell)
+    runs["moved"].refuse_another(cell, saved, tmp_path)
     with pytest.raises(InputError, match=mentioning("weights_digest")):
-        kinds["second"].refuse_another(cell, kept, tmp_path)
+        runs["second"].refuse_another(cell, saved, tmp_path)
 
 
-def test_figures_of_a_run_on_a_gpu_are_not_taken_for_one_on_the_cpu(tmp_path, monkeypatch):
-    """Nor the other way round; what was kept before the device was said is not checked."""
-    there, here = (Runs(DataConfig("x"), 1, "none", device, tmp_path, print) for device in ("cpu", "auto"))
+def test_gpu_and_cpu_results_are_not_interchangeable(tmp_path, monkeypatch):
+    """Results saved before the device was recorded are not checked."""
+    saved_runs, runs = (Runs(DataConfig("x"), 1, "none", device, tmp_path, print) for device in ("cpu", "auto"))
     cell = Cell("a", "b", "quick", None, ())
-    kept = there.config(cell)
-    here.refuse_another(cell, kept, tmp_path)
+    saved = saved_runs.config(cell)
+    runs.refuse_another(cell, saved, tmp_path)
     monkeypatch.setattr(
         "benchmarks.paper.runs.pick_device", lambda word: torch.device("cuda" if word == "auto" else word)
     )
-    with pytest.raises(InputError, match="another kind: device: cpu there, cuda here"):
-        here.refuse_another(cell, kept, tmp_path)
-    del kept["device"]
-    here.refuse_another(cell, kept, tmp_path)
+    with pytest.raises(InputError, match=mentioning("device", "cpu", "cuda")):
+        runs.refuse_another(cell, saved, tmp_path)
+    del saved["device"]
+    runs.refuse_another(cell, saved, tmp_path)
 
 
-def test_runs_on_two_folders_of_pictures_are_told_apart(class_folders, tmp_path):
-    """Wherever the folder lies; of a record made before folders were, nothing is known, so nothing is refused."""
+def test_runs_on_other_image_folders_are_rejected(class_folders, tmp_path):
+    """The path of the folder does not matter. Older records have no digest and are not checked."""
     runs, cell = (
         Runs(DataConfig(str(class_folders)), 1, "none", "cpu", tmp_path, print),
         Cell("a", "b", "quick", None, ()),
     )
-    kept = runs.config(cell)
+    saved = runs.config(cell)
     moved = class_folders.rename(tmp_path / "moved")
-    replace(runs, source=DataConfig(str(moved))).refuse_another(cell, kept, tmp_path)
+    replace(runs, source=DataConfig(str(moved))).refuse_another(cell, saved, tmp_path)
     fewer = tmp_path / "fewer"
     for name in ("grass", "water"):
         paint(fewer / name / "1.jpg", (90, 90, 90))
     other = replace(runs, source=DataConfig(str(fewer)))
-    with pytest.raises(InputError, match=r"another kind: pictures: \w+ there, \w+ here"):
-        other.refuse_another(cell, kept, tmp_path)
-    other.refuse_another(cell, kept | {"pictures": None}, tmp_path)
+    with pytest.raises(InputError, match=mentioning("pictures", "delete")):
+        other.refuse_another(cell, saved, tmp_path)
+    other.refuse_another(cell, saved | {"pictures": None}, tmp_path)
     cifar = replace(runs, source=DataConfig("cifar10"))
-    with pytest.raises(InputError, match="pictures: cifar10 there, cifar100 here"):
+    with pytest.raises(InputError, match=mentioning("pictures", "cifar10", "cifar100")):
         replace(runs, source=DataConfig("cifar100")).refuse_another(cell, cifar.config(cell), tmp_path)
 
 
-def runs_to_record(folder, *told):
-    """Folders of runs whose reports say this."""
-    for number, one in enumerate(told):
+def write_reports(folder, *reports):
+    """Run folders with these fields in their reports."""
+    for number, changes in enumerate(reports):
         (folder / str(number)).mkdir()
-        report = {"recipe": {"name": "quick", "seed": one["seed"]}, "top1": 0.5, "wall_s": 9.0, "command": "c"}
-        (folder / str(number) / "report.json").write_text(json.dumps(report | one))
-    return [str(folder / str(number)) for number in range(len(told))]
+        report = {"recipe": {"name": "quick", "seed": changes["seed"]}, "top1": 0.5, "wall_s": 9.0, "command": "c"}
+        (folder / str(number) / "report.json").write_text(json.dumps(report | changes))
+    return [str(folder / str(number)) for number in range(len(reports))]
 
 
-def test_runs_are_recorded_with_their_own_versions_on_the_hardware_that_is_named(tmp_path, monkeypatch):
+def test_runs_are_recorded_with_their_versions_and_the_named_hardware(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "results/summary.json")
     (tmp_path / "results/mine/7").mkdir(parents=True)
-    told = [{"seed": seed, "versions": {"torch": torch_}} for seed, torch_ in enumerate(("2.1", "2.0"))]
-    monkeypatch.setattr(sys, "argv", ["record", "mine", *runs_to_record(tmp_path, *told), "--on", "a GPU"])
+    reports = [{"seed": seed, "versions": {"torch": torch_}} for seed, torch_ in enumerate(("2.1", "2.0"))]
+    monkeypatch.setattr(sys, "argv", ["record", "mine", *write_reports(tmp_path, *reports), "--on", "a GPU"])
     record.main()
     claim = json.loads((tmp_path / "results/summary.json").read_text())["mine_top1"]
     assert (claim["hardware"], claim["versions"]["torch"]) == ("a GPU", "2.0 and 2.1")
@@ -207,89 +207,91 @@ def test_runs_are_recorded_with_their_own_versions_on_the_hardware_that_is_named
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [({"seed": 0}, "have one seed"), ({"seed": 1, "recipe": {"name": "finetune"}}, "has another recipe than")],
 )
-def test_runs_that_are_not_one_recipe_by_several_seeds_are_no_figure(other, said, tmp_path, monkeypatch):
+def test_runs_of_different_recipes_or_equal_seeds_are_rejected(other, message, tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
-    words = ["record", "mine", *runs_to_record(tmp_path, {"seed": 0}, other), "--on", "x"]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit, match=said):
+    args = ["record", "mine", *write_reports(tmp_path, {"seed": 0}, other), "--on", "x"]
+    monkeypatch.setattr(sys, "argv", args)
+    with pytest.raises(SystemExit, match=message):
         record.main()
     assert not (tmp_path / "results").exists()
 
 
-def at(px_and_pace, **more):
-    """A run of 1,000 images at each size."""
-    sizes = [{"image_size": px, "images": 1000, "train_s": 1000 / pace} for px, pace in px_and_pace.items()]
+def run_at(throughput, **more):
+    """A run of 1,000 images per size, with images/s by size."""
+    sizes = [
+        {"image_size": px, "images": 1000, "train_s": 1000 / images_per_s} for px, images_per_s in throughput.items()
+    ]
     return {"seed": 3, "sizes": sizes} | more
 
 
-def test_minutes_of_a_machine_that_has_changed_its_pace_are_refused(tmp_path):
-    """75 images/s at 128 px, and 100 half an hour later; at the smaller sizes only one of the two trained."""
-    fixed = at({128: 75})
+def test_runs_at_a_changed_machine_speed_are_rejected(tmp_path):
+    """75 images/s at 128 px, then 100 half an hour later. Sizes of only one run are not compared."""
+    fixed = run_at({128: 75})
     with pytest.raises(SystemExit, match=mentioning("3", "75", "128", "100")):
-        arms.refuse_other_pace(fixed, at({64: 170, 128: 100}), tmp_path / "arms")
-    arms.refuse_other_pace(fixed, at({64: 300, 128: 82}), tmp_path)
-    arms.refuse_other_pace(fixed, at({96: 170}), tmp_path)
+        arms.refuse_other_pace(fixed, run_at({64: 170, 128: 100}), tmp_path / "arms")
+    arms.refuse_other_pace(fixed, run_at({64: 300, 128: 82}), tmp_path)
+    arms.refuse_other_pace(fixed, run_at({96: 170}), tmp_path)
     arms.refuse_other_pace(fixed, {"seed": 3}, tmp_path)
 
 
 @pytest.mark.parametrize("regime", ["paper", "resnet50"])
-def test_the_recorded_pairs_are_of_one_pace(regime, tmp_path):
+def test_recorded_pairs_have_the_same_machine_speed(regime, tmp_path):
     found = record.read(record.RESULTS / f"progressive_{regime}.json")["arms"]
     for pair in zip(found["fixed"], found["progressive"], strict=True):
         arms.refuse_other_pace(*pair, tmp_path)
 
 
-def test_what_was_tuned_in_another_regime_is_refused(tmp_path):
-    tuned = {"regime": {"epochs": 60, "image_size": 128, "shares": [[2, 1]]}}  # as JSON has tuples
+def test_tuning_of_another_regime_is_rejected(tmp_path):
+    tuned = {"regime": {"epochs": 60, "image_size": 128, "shares": [[2, 1]]}}  # JSON has lists for tuples
     arms.refuse_other_regime(tmp_path / "tuned.json", tuned, {"epochs": 60, "image_size": 128, "shares": ((2, 1),)})
     with pytest.raises(SystemExit, match=mentioning("tuned.json", "image_size", "128", "64")):
         arms.refuse_other_regime(tmp_path / "tuned.json", tuned, {"epochs": 60, "image_size": 64})
 
 
-def test_times_on_two_kinds_of_machine_do_not_compare():
-    here = {"seed": 2, "hardware": "2 cores, A"}
-    arms.refuse_incomparable_times([here, here])
+def test_times_on_different_hardware_are_not_comparable():
+    run = {"seed": 2, "hardware": "2 cores, A"}
+    arms.refuse_incomparable_times([run, run])
     with pytest.raises(SystemExit, match=mentioning("2", "4", "seed")):
-        arms.refuse_incomparable_times([here, {"seed": 2, "hardware": "4 cores, B"}])
+        arms.refuse_incomparable_times([run, {"seed": 2, "hardware": "4 cores, B"}])
 
 
-def test_times_with_two_torches_do_not_compare():
-    """Other versions do not matter, nor does what was kept before versions were said."""
-    here = {"seed": 2, "hardware": "2 cores, A"}
+def test_times_with_different_torch_versions_are_not_comparable():
+    """Other versions do not matter. Older records without versions are accepted."""
+    run = {"seed": 2, "hardware": "2 cores, A"}
     older, newer, repaired = (
-        here | {"versions": {"torch": torch_, "efficientnetv2": ours}}
-        for torch_, ours in (("2.14.0", "0.1.0"), ("2.15.0", "0.1.0"), ("2.15.0", "0.1.1"))
+        run | {"versions": {"torch": torch_, "efficientnetv2": version}}
+        for torch_, version in (("2.14.0", "0.1.0"), ("2.15.0", "0.1.0"), ("2.15.0", "0.1.1"))
     )
-    arms.refuse_incomparable_times([here, newer, repaired])
+    arms.refuse_incomparable_times([run, newer, repaired])
     with pytest.raises(SystemExit, match=mentioning("2", "2.14.0", "2.15.0")):
-        arms.refuse_incomparable_times([newer, here, older])
+        arms.refuse_incomparable_times([newer, run, older])
 
 
 @pytest.mark.parametrize("regime", ["paper", "resnet50"])
-def test_the_times_that_are_recorded_of_progressive_learning_compare(regime):
+def test_recorded_times_of_progressive_learning_are_comparable(regime):
     sides = record.read(record.RESULTS / f"progressive_{regime}.json")["arms"].values()
     for seed in zip(*sides, strict=True):
         arms.refuse_incomparable_times(seed)
 
 
-def test_a_machine_is_told_from_one_of_another_generation_by_the_same_name():
-    of_zen5 = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nflags\t\t: sse avx512f\n"
-    assert mentions(record.processor(of_zen5 * 2), "AMD", "EPYC", "26", "2", "AVX-512")
-    assert mentions(record.processor(of_zen5.replace(" 26", " 25")), "AMD", "EPYC", "25", "2", "AVX-512")
+def test_processor_has_family_model_and_avx512():
+    zen5 = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nflags\t\t: sse avx512f\n"
+    assert mentions(record.processor(zen5 * 2), "AMD", "EPYC", "26", "2", "AVX-512")
+    assert mentions(record.processor(zen5.replace(" 26", " 25")), "AMD", "EPYC", "25", "2", "AVX-512")
     assert record.processor("model name\t: ARM\nflags\t: neon") == "ARM"
-    assert record.processor("processor\t: 0\nBogoMIPS\t: 50\n") == "", "of ARM under Linux"
+    assert record.processor("processor\t: 0\nBogoMIPS\t: 50\n") == "", "ARM on Linux"
 
 
-def test_a_gpu_is_named_before_the_machine_that_it_is_in(monkeypatch):
+def test_gpu_is_named_before_the_processor(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
     assert record.hardware(torch.device("cuda")) == f"A GPU, torch {torch.__version__}; {record.hardware()}"
     assert record.hardware(torch.device("cpu")) == record.hardware()
 
 
-def test_each_size_has_its_pictures_and_seconds():
+def test_images_and_seconds_are_summed_by_size():
     def row(px, images, seconds):
         return {"kind": "train", "image_size": px, "images_per_s": images / seconds, "train_s": seconds}
 
@@ -300,19 +302,19 @@ def test_each_size_has_its_pictures_and_seconds():
     ]
 
 
-def test_what_others_took_is_what_the_machine_was_busy_with_less_our_own():
-    """10 seconds, 15 seconds of cores in all, 9 of them ours: 0.6 cores."""
+def test_load_of_other_processes_is_total_minus_own():
+    """10 seconds, 15 core seconds in total, 9 of them own: 0.6 cores."""
     before, after = arms._Busy(100.0, 50.0, 7.0), arms._Busy(110.0, 65.0, 16.0)
     assert before.others(after) == pytest.approx(0.6)
     assert before.others(arms._Busy(110.0, 55.0, 16.0)) == 0
 
 
-def test_our_own_work_is_not_counted_as_that_of_others():
+def test_own_work_is_not_counted_as_that_of_others():
     before = arms._Busy.now()
-    begun, until = time.monotonic(), time.process_time() + 0.3
+    started, until = time.monotonic(), time.process_time() + 0.3
     while time.process_time() < until:
         pass
-    took = time.monotonic() - begun
+    elapsed = time.monotonic() - started
     after = arms._Busy.now()
     assert after.own - before.own > 0.2
-    assert after.wall - before.wall >= took
+    assert after.wall - before.wall >= elapsed

@@ -1,4 +1,4 @@
-"""How sure networks are: the measurement on answers whose temperature is known, and what the page says of it."""
+"""Calibration on predictions with a known temperature, and the documented results."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
-def test_the_factor_that_logits_were_multiplied_by_is_found_on_either_half(factor):
-    noise = np.random.default_rng(0)
-    logits = noise.normal(size=(6000, 4)) * 1.5
-    labels = (softmax(logits, axis=1).cumsum(axis=1) > noise.random((6000, 1))).argmax(axis=1)
+def test_known_factor_of_the_logits_is_found_on_each_half(factor):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6000, 4)) * 1.5
+    labels = (softmax(logits, axis=1).cumsum(axis=1) > rng.random((6000, 1))).argmax(axis=1)
     for half in halves(labels, softmax(factor * logits, axis=1), Key.of(0)):
         assert half["pictures"] == 3000
         assert half["temperature"] == pytest.approx(factor, rel=0.1)
@@ -28,12 +28,12 @@ def test_the_factor_that_logits_were_multiplied_by_is_found_on_either_half(facto
         assert (half["without"]["ece"] > half["without"]["ece_by_chance"]) == (factor != 1)
 
 
-def test_the_page_gives_what_was_measured():
+def test_page_has_the_measured_results():
     found = json.loads((ROOT / "benchmarks/results/calibration.json").read_text())
     page = " ".join((ROOT / "docs/how-to/evaluate-and-compare.md").read_text(encoding="utf-8").split())
-    for name, called in (("scratch", "from scratch, 20 epochs"), ("finetuned", "fine-tuned, 5 epochs")):
-        two = found[name]
-        top1 = np.mean([half["top1"] for half in two])
-        ece = [", ".join(f"{half[which]['ece']:.3f}" for half in two) for which in ("without", "with")]
-        row = f"| {called} | {top1:.1%} | {ece[0]} | {ece[1]} |"
+    for name, label in (("scratch", "from scratch, 20 epochs"), ("finetuned", "fine-tuned, 5 epochs")):
+        halves_ = found[name]
+        top1 = np.mean([half["top1"] for half in halves_])
+        ece = [", ".join(f"{half[variant]['ece']:.3f}" for half in halves_) for variant in ("without", "with")]
+        row = f"| {label} | {top1:.1%} | {ece[0]} | {ece[1]} |"
         assert row.replace("%", " %") in page

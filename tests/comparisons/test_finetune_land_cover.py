@@ -1,4 +1,4 @@
-"""Fine-tuning on land cover: what is kept is of the images, weights and recipe that are asked for."""
+"""Fine-tuning on land cover: saved results belong to the images, weights and recipe of the call."""
 
 from __future__ import annotations
 
@@ -16,89 +16,96 @@ from efficientnetv2.data.dataset import load_dataset
 
 
 @pytest.fixture
-def asked(tmp_path, monkeypatch):
-    """The script, of which training and probing are played; how often it trained."""
+def run_script(tmp_path, monkeypatch):
+    """The script with simulated training and probe; the number of training runs."""
     monkeypatch.setattr(finetune_land_cover, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
     for module in (finetune_land_cover, record):
         monkeypatch.setattr(module, "hardware", lambda *device: "the machine that trained")
-    made = []
+    trained = []
 
-    def answered(recipe, train, val, folder, minutes):
-        made.append(folder.name)
-        sure = np.eye(len(val.class_names))[val.labels]
-        return {"labels": val.labels.tolist(), "probabilities": sure.tolist(), "seconds": 60.0, "epochs": recipe.epochs}
+    def fake_answered(recipe, train, val, folder, minutes):
+        trained.append(folder.name)
+        probabilities = np.eye(len(val.class_names))[val.labels]
+        return {
+            "labels": val.labels.tolist(),
+            "probabilities": probabilities.tolist(),
+            "seconds": 60.0,
+            "epochs": recipe.epochs,
+        }
 
-    monkeypatch.setattr(finetune_land_cover, "answered", answered)
-    monkeypatch.setattr(finetune_land_cover, "probed", lambda *given: {"macro_f1": 0.5})
+    monkeypatch.setattr(finetune_land_cover, "answered", fake_answered)
+    monkeypatch.setattr(finetune_land_cover, "probed", lambda *_: {"macro_f1": 0.5})
     for name in ("weights", "others"):
         (tmp_path / name).write_text(name)
 
-    def run(pictures, weights, *words):
-        line = ["finetune_land_cover", str(pictures), str(tmp_path / weights), "--output", str(tmp_path / "out")]
-        monkeypatch.setattr(sys, "argv", [*line, *words])
+    def run(images, weights, *options):
+        args = ["finetune_land_cover", str(images), str(tmp_path / weights), "--output", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", [*args, *options])
         finetune_land_cover.main()
-        return len(made)
+        return len(trained)
 
     return run
 
 
-def test_what_is_kept_is_refused_for_other_pictures_weights_and_recipes(asked, class_folders, monkeypatch, tmp_path):
-    assert asked(class_folders, "weights") == asked(class_folders, "weights") == 4 * FOLDS, "made once"
+def test_saved_results_of_other_images_weights_or_recipes_are_rejected(
+    run_script, class_folders, monkeypatch, tmp_path
+):
+    assert run_script(class_folders, "weights") == run_script(class_folders, "weights") == 4 * FOLDS, "trained once"
     with pytest.raises(SystemExit, match=mentioning("answers.json", "weight")):
-        asked(class_folders, "others")
+        run_script(class_folders, "others")
     for name, color in COLORS.items():
         for number in range(16):
             paint(tmp_path / "more" / name / f"other_{number}.jpg", color, number)
     with pytest.raises(SystemExit, match=mentioning("answers.json")):
-        asked(tmp_path / "more", "weights")
+        run_script(tmp_path / "more", "weights")
     monkeypatch.setattr(finetune_land_cover, "KNOWN", ["epochs=3", "val_interval_epochs=3"])
     with pytest.raises(SystemExit, match=mentioning("answers.json")):
-        asked(class_folders, "weights")
+        run_script(class_folders, "weights")
 
 
-def test_claims_are_written_when_asked_for_and_are_of_the_machine_that_trained(asked, class_folders, tmp_path, capsys):
-    asked(class_folders, "weights")
+def test_claims_are_recorded_on_request_with_the_training_hardware(run_script, class_folders, tmp_path, capsys):
+    run_script(class_folders, "weights")
     assert not (tmp_path / "summary.json").exists()
     assert not (tmp_path / "finetune_land_cover.json").exists()
-    asked(class_folders, "weights", "--record")
+    run_script(class_folders, "weights", "--record")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert {claim["hardware"] for claim in summary.values()} == {"the machine that trained"}
     file = tmp_path / "out/fold0/scratch/answers.json"
-    kept = json.loads(file.read_text())
-    del kept["hardware"]  # as those that were kept before they said so
-    file.write_text(json.dumps(kept))
-    asked(class_folders, "weights", "--record")
+    saved = json.loads(file.read_text())
+    del saved["hardware"]  # as in older versions
+    file.write_text(json.dumps(saved))
+    run_script(class_folders, "weights", "--record")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert "hardware that was not kept" in summary["scratch_land_cover_macro_f1"]["hardware"]
     with pytest.raises(SystemExit):
-        asked(class_folders, "weights", "--only", "0", "--record")
+        run_script(class_folders, "weights", "--only", "0", "--record")
     assert mentions(capsys.readouterr().err, "--record", "fold")
 
 
 @pytest.mark.parametrize("name", ["scratch/answers.json", "inner_frozen/answers.json", "probe.json"])
-def test_what_does_not_say_of_what_it_is_is_shown_and_not_recorded(name, asked, class_folders, tmp_path, capsys):
-    made = asked(class_folders, "weights")
+def test_result_without_its_inputs_is_shown_but_not_recorded(name, run_script, class_folders, tmp_path, capsys):
+    trained = run_script(class_folders, "weights")
     file = tmp_path / "out/fold3" / name
-    kept = json.loads(file.read_text())
-    del kept["asked"]
-    file.write_text(json.dumps(kept))
+    saved = json.loads(file.read_text())
+    del saved["asked"]
+    file.write_text(json.dumps(saved))
     capsys.readouterr()
-    assert asked(class_folders, "weights") == made
+    assert run_script(class_folders, "weights") == trained
     assert '"macro_f1": 1.0' in capsys.readouterr().out
-    with pytest.raises(SystemExit) as refused:
-        asked(class_folders, "weights", "--record")
-    assert str(refused.value).endswith(f":\n{file}"), "what is to be deleted, and nothing else"
+    with pytest.raises(SystemExit) as error:
+        run_script(class_folders, "weights", "--record")
+    assert str(error.value).endswith(f":\n{file}"), "only the file to delete"
     assert not (tmp_path / "summary.json").exists()
     assert not (tmp_path / "finetune_land_cover.json").exists()
     file.unlink()
-    asked(class_folders, "weights", "--record")
+    run_script(class_folders, "weights", "--record")
     assert (tmp_path / "summary.json").exists()
 
 
-def test_where_pictures_and_weights_lie_is_not_kept(class_folders, tmp_path):
+def test_paths_of_images_and_weights_are_not_saved(class_folders, tmp_path):
     (tmp_path / "weights").write_text("weights")
     train = load_dataset(str(class_folders))
-    told = finetune_land_cover.asked_of(train, train, str(tmp_path / "weights"))
-    assert str(tmp_path) not in json.dumps(told)
+    inputs = finetune_land_cover.asked_of(train, train, str(tmp_path / "weights"))
+    assert str(tmp_path) not in json.dumps(inputs)
     assert finetune_land_cover.asked_of(train, train, "none")["weights"] == "none"

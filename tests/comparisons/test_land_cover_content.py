@@ -1,4 +1,4 @@
-"""What of an image makes it hard, worked by hand on a few."""
+"""Properties of images that are hard to classify, by hand on a few images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from efficientnetv2.data.dataset import ImageDataset
 
 ROOT = Path(__file__).parents[2]
 # Of unit vectors at 0, 10, 90 and 180 degrees.
-VECTORS = np.array([[math.cos(math.radians(one)), math.sin(math.radians(one))] for one in (0, 10, 90, 180)])
+VECTORS = np.array([[math.cos(math.radians(degrees)), math.sin(math.radians(degrees))] for degrees in (0, 10, 90, 180)])
 
 
 @pytest.fixture
-def four(tmp_path):
-    """Two pairs, 1 and 2 km apart; the labels of the first pair differ."""
+def dataset(tmp_path):
+    """Two pairs of images, 1 and 2 km apart; the labels of the first pair differ."""
     table = pd.DataFrame(
         {
             "path": [f"{number}.jpg" for number in range(4)],
@@ -31,16 +31,16 @@ def four(tmp_path):
             "longitude": 10.0,
         }
     )
-    table.to_csv(tmp_path / "pictures.csv", index=False)
-    return ImageDataset.from_csv(tmp_path / "pictures.csv", root=tmp_path, source="four")
+    table.to_csv(tmp_path / "images.csv", index=False)
+    return ImageDataset.from_csv(tmp_path / "images.csv", root=tmp_path, source="pairs")
 
 
-def test_quarters_have_the_least_first():
+def test_quarters_are_in_ascending_order():
     values, right = np.arange(8)[::-1], np.array([True, True, True, True, True, False, False, False])
-    assert [(one.part, one.of) for one in by_quarter(values, right)] == [(0, 2), (1, 2), (2, 2), (2, 2)]
+    assert [(fraction.part, fraction.of) for fraction in by_quarter(values, right)] == [(0, 2), (1, 2), (2, 2), (2, 2)]
 
 
-def test_a_white_square_at_the_center_is_seen(tmp_path):
+def test_white_square_at_the_center_is_measured(tmp_path):
     pixels = np.zeros((80, 80, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "dark.png")
     pixels[30:50, 30:50] = 255
@@ -53,14 +53,14 @@ def test_a_white_square_at_the_center_is_seen(tmp_path):
     assert square["saturation"] == 0
 
 
-def test_the_nearest_by_kilometres(four):
-    neighbor, km = nearest(four)
+def test_nearest_image_in_km(dataset):
+    neighbor, km = nearest(dataset)
     assert neighbor.tolist() == [1, 0, 3, 2]
     assert km == pytest.approx([1, 1, 2, 2], rel=1e-3)
 
 
-def test_likeness_is_the_share_of_the_others_that_are_farther():
-    """The image at 0 degrees and its neighbour at 90: one of two others is nearer, the other farther."""
+def test_likeness_is_the_fraction_of_more_distant_images():
+    """The image at 0 degrees and its neighbor at 90: one of two others is nearer, the other farther."""
     distances = apart(3 * VECTORS)
     assert distances[0] == pytest.approx([0, 2 * math.sin(math.radians(5)), math.sqrt(2), 2])
     found = likeness(distances, np.array([0]), np.array([2, 0, 0, 0]))
@@ -68,28 +68,28 @@ def test_likeness_is_the_share_of_the_others_that_are_farther():
     assert found["distance"] == pytest.approx(math.sqrt(2))
 
 
-def test_pairs_are_shown_once(four):
-    neighbor, km = nearest(four)
-    pairs = most_alike(four, apart(VECTORS), np.arange(4), neighbor, km)
-    assert [(one, other) for one, other, _ in pairs] == [(0, 1), (2, 3)]
+def test_pairs_are_listed_once(dataset):
+    neighbor, km = nearest(dataset)
+    pairs = most_alike(dataset, apart(VECTORS), np.arange(4), neighbor, km)
+    assert [(first, second) for first, second, _ in pairs] == [(0, 1), (2, 3)]
 
 
-def test_the_page_gives_what_was_counted():
+def test_page_has_the_counted_results():
     found = json.loads((ROOT / "benchmarks/results/land_cover_content.json").read_text())
     page = " ".join((ROOT / "docs/benchmarks/land-cover.md").read_text(encoding="utf-8").split())
-    near, looked = found["neighbours"], found["looks"]
-    median = {name: near[name]["look_less_alike"]["median"] for name in ("same label", "another label")}
-    edges = looked["edges at the centre"]
-    others = [one["value"] for name in looked for one in looked[name] if "centre" not in name]
-    for said in (
-        f"of the {near['another label']['pictures']} images look more",
+    neighbors, properties = found["neighbours"], found["looks"]
+    median = {name: neighbors[name]["look_less_alike"]["median"] for name in ("same label", "another label")}
+    edges = properties["edges at the centre"]
+    others = [part["value"] for name in properties for part in properties[name] if "centre" not in name]
+    for sentence in (
+        f"of the {neighbors['another label']['pictures']} images look more",
         f"like {median['another label']:.1%} of all other",
-        f"the other {near['same label']['pictures']} images it is {median['same label']:.1%}",
+        f"the other {neighbors['same label']['pictures']} images it is {median['same label']:.1%}",
         f"top-1 is {100 * min(others):.0f}% to {max(others):.0%}.",
         f"edges at the center it is {_with_interval(edges[0])}",
         f"with the most {_with_interval(edges[-1])}",
     ):
-        assert said.replace("%", " %") in page, said
+        assert sentence.replace("%", " %") in page, sentence
 
 
 def _with_interval(share: dict[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Fused stages against the counts behind the paper's Table 3 (arXiv:2104.00298; counted from the released code)."""
+"""Fused stages compared with the counts of Table 3 (arXiv:2104.00298; counted from the official code)."""
 
 import pytest
 from benchmarks.paper.throughput import with_fused
@@ -21,7 +21,7 @@ B4 = get_architecture("efficientnet_b4")
         (7, 3, 65.5, None),
     ],
 )
-def test_fusing_b4s_stages_gives_table_3s_parameters(stages, kernel, millions, paper):
+def test_fused_b4_has_the_parameters_of_table_3(stages, kernel, millions, paper):
     counted = count_flops(with_fused(B4, stages=stages, kernel=kernel), image_size=380).total.parameters / 1e6
     assert counted == pytest.approx(millions, rel=2e-3)
     if paper:
@@ -29,10 +29,10 @@ def test_fusing_b4s_stages_gives_table_3s_parameters(stages, kernel, millions, p
 
 
 def test_only_the_first_stages_change_and_lose_squeeze_excite():
-    made = with_fused(B4, stages=2)
-    assert [stage.operator for stage in made.stages[:2]] == [
+    fused = with_fused(B4, stages=2)
+    assert [stage.operator for stage in fused.stages[:2]] == [
         fused_mbconv(expand=1, kernel=3),
         fused_mbconv(expand=6, kernel=3),
     ]
-    assert made.stages[2:] == B4.stages[2:]
+    assert fused.stages[2:] == B4.stages[2:]
     assert with_fused(B4, stages=0) == B4

@@ -1,4 +1,4 @@
-"""What is recorded is the whole measurement, next to the command that prints it; nothing is measured here."""
+"""Only complete measurements are recorded, with the command that reproduces them; nothing is measured here."""
 
 from __future__ import annotations
 
@@ -17,78 +17,78 @@ from efficientnetv2.utils.benchmark import TimingStats
 
 @pytest.fixture
 def summary(tmp_path, monkeypatch):
-    """What was recorded, by name; not in the repository's own summary."""
+    """The recorded claims by name, not in the summary of the repository."""
     for module in (record, epoch, train_step, shards, shard_index, input_path, gpu):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
-    monkeypatch.setitem(sys.modules, "record", record)  # as a script finds it next to itself
+    monkeypatch.setitem(sys.modules, "record", record)  # as a script imports it
     return lambda: json.loads((tmp_path / "summary.json").read_text())
 
 
-def run(script, monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, words)])
+def run(script, monkeypatch, *args):
+    monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, args)])
     script.main()
 
 
 @pytest.fixture
-def timed(monkeypatch, tmp_path):
-    """Two sides of an epoch, of one image; words of the command line for it."""
+def epoch_args(monkeypatch, tmp_path):
+    """Arguments of a simulated epoch of one image."""
     (tmp_path / "set/train/a").mkdir(parents=True)
     (tmp_path / "set/train/a/1.jpg").write_bytes(b"")
     monkeypatch.setattr(epoch.Timm, "tuned", lambda self: {("channels-last", "1"): 0.1})
     monkeypatch.setattr(epoch.Timm, "seconds_per_image", lambda self, more, most: 0.2)
-    monkeypatch.setattr(epoch, "our_epoch", lambda pictures, px, batch: (0.1, 0.03, {}))
+    monkeypatch.setattr(epoch, "our_epoch", lambda images, px, batch: (0.1, 0.03, {}))
     return tmp_path / "set", "train.py", "--record"
 
 
 @pytest.mark.parametrize(("rounds", "more"), [(2, ""), (3, " --rounds 3")])
-def test_an_epochs_claims_name_the_rounds_that_they_are_of(rounds, more, timed, summary, monkeypatch):
-    run(epoch, monkeypatch, *timed, "--rounds", rounds)
+def test_claims_of_an_epoch_have_its_rounds(rounds, more, epoch_args, summary, monkeypatch):
+    run(epoch, monkeypatch, *epoch_args, "--rounds", rounds)
     command = f"python -m benchmarks.epoch IMAGENETTE TIMM_TRAIN_PY{more} --record"
     assert {(claim["command"], claim["n"]) for claim in summary().values()} == {(command, rounds)}
     assert summary()["epoch_vs_timm_train_script"]["value"] == 2
 
 
-def test_timm_at_its_best_has_the_optimizer_of_ours(timed, summary, monkeypatch):
-    """As the documentation has it, its own."""
-    asked = []
-    monkeypatch.setattr(epoch.Timm, "seconds_per_image", lambda self, more, most: asked.append(more) or 0.2)
-    run(epoch, monkeypatch, *timed, "--rounds", 1)
-    documented, best = asked
+def test_best_timm_side_has_the_optimizer_of_this_package(epoch_args, summary, monkeypatch):
+    """The documented side has its default optimizer."""
+    options = []
+    monkeypatch.setattr(epoch.Timm, "seconds_per_image", lambda self, more, most: options.append(more) or 0.2)
+    run(epoch, monkeypatch, *epoch_args, "--rounds", 1)
+    documented, best = options
     assert documented == ["-j", "4"]
     assert best == ["--opt", "adamw", "--opt-kwargs", "fused=True", "--channels-last", "-j", "1"]
 
 
 @pytest.mark.parametrize(
-    "words", [("--image-size", 64), ("--batch-size", 32), ("--updates", 10), ("--tune-updates", 3)]
+    "options", [("--image-size", 64), ("--batch-size", 32), ("--updates", 10), ("--tune-updates", 3)]
 )
-def test_another_epoch_is_not_recorded(words, timed, summary, monkeypatch, capsys):
+def test_other_options_of_an_epoch_are_not_recorded(options, epoch_args, summary, monkeypatch, capsys):
     with pytest.raises(SystemExit):
-        run(epoch, monkeypatch, *timed, *words)
+        run(epoch, monkeypatch, *epoch_args, *options)
     assert mentions(capsys.readouterr().err, "--record", "128", "64")
-    run(epoch, monkeypatch, *timed[:2], *words)
+    run(epoch, monkeypatch, *epoch_args[:2], *options)
 
 
 @pytest.mark.parametrize(("rounds", "more"), [(5, ""), (7, " --rounds 7")])
-def test_the_loops_claim_names_the_rounds_that_it_is_of(rounds, more, summary, monkeypatch):
+def test_claim_of_the_loop_has_its_rounds(rounds, more, summary, monkeypatch):
     for side in ("bare", "ours"):
-        monkeypatch.setattr(loop_overhead, side, lambda *given: itertools.repeat(None))
+        monkeypatch.setattr(loop_overhead, side, lambda *_: itertools.repeat(None))
     run(loop_overhead, monkeypatch, "--record", "--rounds", rounds)
     claim = summary()["loop_over_bare_loop_ratio"]
     assert (claim["command"], claim["n"]) == (f"python benchmarks/loop_overhead.py{more}", rounds)
 
 
-@pytest.mark.parametrize("words", [("--image-size", 64), ("--batch-size", 32), ("--steps", 1), ("--like-with-like",)])
-def test_another_loop_is_not_recorded(words, summary, monkeypatch, capsys):
+@pytest.mark.parametrize("options", [("--image-size", 64), ("--batch-size", 32), ("--steps", 1), ("--like-with-like",)])
+def test_other_options_of_the_loop_are_not_recorded(options, summary, monkeypatch, capsys):
     with pytest.raises(SystemExit):
-        run(loop_overhead, monkeypatch, "--record", *words)
+        run(loop_overhead, monkeypatch, "--record", *options)
     assert mentions(capsys.readouterr().err, "--record", "4", "128", "64")
 
 
 @pytest.mark.parametrize(("rounds", "more"), [(9, ""), (3, " --rounds 3")])
-def test_a_steps_claims_name_the_rounds_that_they_are_of(rounds, more, summary, monkeypatch):
+def test_claims_of_a_step_have_its_rounds(rounds, more, summary, monkeypatch):
     found = SimpleNamespace(lines=list, to_json=dict)
-    monkeypatch.setattr(train_step, "time_steps", lambda work, **words: found)
+    monkeypatch.setattr(train_step, "time_steps", lambda work, **_: found)
     monkeypatch.setattr(train_step, "claims", lambda name, found: ({name: TimingStats.of([2.0, 3.0])}, "timm"))
     monkeypatch.setattr(train_step, "losses", lambda work: {})
     run(train_step, monkeypatch, "--record", "--compiled", "--only", "b0_224", "--rounds", rounds)
@@ -97,55 +97,55 @@ def test_a_steps_claims_name_the_rounds_that_they_are_of(rounds, more, summary, 
     assert claim["n"] == rounds
 
 
-def test_a_step_without_timms_compiled_sides_is_not_recorded(monkeypatch, capsys):
+def test_step_without_compiled_timm_is_not_recorded(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(train_step, monkeypatch, "--record")
     assert mentions(capsys.readouterr().err, "--compiled")
 
 
 @pytest.fixture
-def read_alike(monkeypatch):
-    """Shards and files of which nothing is made; each is read in a second a round."""
+def equal_reads(monkeypatch):
+    """Simulated shards and files, each read in one second per round."""
     for name in ("make", "write_shards", "load_dataset", "requests", "drop_pages"):
-        monkeypatch.setattr(shards, name, lambda *given: None)
+        monkeypatch.setattr(shards, name, lambda *_: None)
     for name in ("trained_on", "read_bytes"):
-        monkeypatch.setattr(shards, name, lambda *given: None)
-    alike = lambda sides, rounds, **how: {name: [1.0] * rounds for name in sides}  # noqa: E731
-    monkeypatch.setattr(shards, "interleave", alike)
+        monkeypatch.setattr(shards, name, lambda *_: None)
+    one_second = lambda sides, rounds, **_: {name: [1.0] * rounds for name in sides}  # noqa: E731
+    monkeypatch.setattr(shards, "interleave", one_second)
 
 
-@pytest.mark.usefixtures("read_alike")
+@pytest.mark.usefixtures("equal_reads")
 @pytest.mark.parametrize("cache", ["warm", "cold"])
 @pytest.mark.parametrize(("rounds", "more"), [(7, ""), (5, " --rounds 5")])
-def test_the_claims_of_shards_name_the_rounds_that_they_are_of(rounds, more, cache, summary, monkeypatch):
+def test_claims_of_shards_have_their_rounds(rounds, more, cache, summary, monkeypatch):
     cold = ["--cold"] if cache == "cold" else []
     run(shards, monkeypatch, "--record", "--rounds", rounds, *cold)
     command = " ".join(["python -m benchmarks.shards", *cold]) + more
     assert {name: (claim["command"], claim["n"]) for name, claim in summary().items()} == {
-        f"{what}_vs_files_{cache}": (command, rounds) for what in ("shards", "shards_bytes")
+        f"{side}_vs_files_{cache}": (command, rounds) for side in ("shards", "shards_bytes")
     }
 
 
-@pytest.mark.usefixtures("read_alike")
-@pytest.mark.parametrize("words", [("--pictures", 500), ("--round-pictures", 100)])
-def test_fewer_pictures_in_shards_are_not_recorded(words, summary, monkeypatch, capsys):
+@pytest.mark.usefixtures("equal_reads")
+@pytest.mark.parametrize("options", [("--pictures", 500), ("--round-pictures", 100)])
+def test_fewer_images_in_shards_are_not_recorded(options, summary, monkeypatch, capsys):
     with pytest.raises(SystemExit):
-        run(shards, monkeypatch, "--record", *words)
+        run(shards, monkeypatch, "--record", *options)
     assert mentions(capsys.readouterr().err, "--record", "50,000", "10,000")
-    run(shards, monkeypatch, *words)
+    run(shards, monkeypatch, *options)
 
 
-def test_the_index_of_fewer_pictures_is_not_recorded(summary, monkeypatch, capsys):
-    monkeypatch.setattr(shard_index, "make", lambda *given: pytest.fail("was measured"))
+def test_index_of_fewer_images_is_not_recorded(summary, monkeypatch, capsys):
+    monkeypatch.setattr(shard_index, "make", lambda *_: pytest.fail("was measured"))
     with pytest.raises(SystemExit):
         run(shard_index, monkeypatch, "--record", "--pictures", 1000)
     assert mentions(capsys.readouterr().err, "--record", "13,000,000")
 
 
 @pytest.mark.parametrize(("rounds", "more"), [(5, ""), (3, " --rounds 3")])
-def test_kept_memorys_claim_names_the_rounds_and_the_size_that_it_is_of(rounds, more, summary, monkeypatch):
-    told = json.dumps({"step_s": 1.0, "faults": 1.0, "resident_mib": 1.0})
-    monkeypatch.setattr(kept_memory.subprocess, "run", lambda *given, **how: SimpleNamespace(stdout=told))
+def test_claim_of_kept_memory_has_its_rounds_and_size(rounds, more, summary, monkeypatch):
+    stdout = json.dumps({"step_s": 1.0, "faults": 1.0, "resident_mib": 1.0})
+    monkeypatch.setattr(kept_memory.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=stdout))
     run(kept_memory, monkeypatch, "--record", "--rounds", rounds, "--image-size", 64)
     claim = summary()["kept_memory_b0_64"]
     assert claim["command"] == f"python -m benchmarks.kept_memory --image-size 64{more} --record"
@@ -153,7 +153,7 @@ def test_kept_memorys_claim_names_the_rounds_and_the_size_that_it_is_of(rounds, 
 
 
 @pytest.mark.parametrize(("rounds", "more"), [(9, ""), (3, " --rounds 3")])
-def test_a_gpus_claims_name_the_rounds_that_they_are_of(rounds, more, summary, monkeypatch):
+def test_claims_of_a_gpu_have_their_rounds(rounds, more, summary, monkeypatch):
     monkeypatch.setattr(gpu, "hardware", lambda device: "a GPU")
     gpu.keep({"gpu_busy_share": TimingStats.of([1.0] * rounds)}, {}, rounds)
     claim = summary()["gpu_busy_share"]
@@ -161,13 +161,13 @@ def test_a_gpus_claims_name_the_rounds_that_they_are_of(rounds, more, summary, m
 
 
 @pytest.mark.parametrize(("runs", "more"), [(3, ""), (2, " --runs 2")])
-def test_the_way_of_a_picture_is_claimed_of_all_runs_and_each_is_kept(runs, more, summary, monkeypatch, tmp_path):
-    """Medians of 1.0, 2.0 and 3.0, each with quartiles a quarter next to it; what is claimed reaches over all."""
-    each = iter([1.0, 2.0, 3.0])
+def test_claim_of_the_input_path_is_over_all_runs(runs, more, summary, monkeypatch, tmp_path):
+    """Medians of 1.0, 2.0 and 3.0 with quartiles at ±0.25: the interval covers all."""
+    medians = iter([1.0, 2.0, 3.0])
     monkeypatch.setattr(input_path, "make", lambda data, folder: [])
 
     def measured(folder):
-        return {"input_128px_vs_timm": TimingStats((median := next(each)), median - 0.25, median + 0.25, 15)}
+        return {"input_128px_vs_timm": TimingStats((median := next(medians)), median - 0.25, median + 0.25, 15)}
 
     monkeypatch.setattr(input_path, "measured", measured)
     run(input_path, monkeypatch, tmp_path, "--record", "--runs", runs)
@@ -176,13 +176,13 @@ def test_the_way_of_a_picture_is_claimed_of_all_runs_and_each_is_kept(runs, more
     assert (claim["low"], claim["value"], claim["high"], claim["n"]) == (
         0.75, (1 + runs) / 2, runs + 0.25, 15 * runs,
     )  # fmt: skip
-    kept = json.loads((tmp_path / "input_path.json").read_text())["runs"]
-    assert [one["input_128px_vs_timm"]["median"] for one in kept] == [1.0, 2.0, 3.0][:runs]
+    saved = json.loads((tmp_path / "input_path.json").read_text())["runs"]
+    assert [run_["input_128px_vs_timm"]["median"] for run_ in saved] == [1.0, 2.0, 3.0][:runs]
 
 
 COMMITTED = json.loads((record.RESULTS / "summary.json").read_text())
-#: How often a script measures where its command does not say, by the name of the script.
-AS_IT_COMES = {
+#: Default number of measurements by script.
+DEFAULT_ROUNDS = {
     "epoch": epoch._ROUNDS,
     "gpu": gpu._ROUNDS,
     "input_path": input_path._RUNS * input_path.ROUNDS,
@@ -190,14 +190,14 @@ AS_IT_COMES = {
     "loop_overhead": loop_overhead._ROUNDS,
     "shards": shards._ROUNDS,
 }
-MADE_BY = {
+SCRIPTS = {
     name: script[1]
     for name, claim in COMMITTED.items()
-    if (script := re.search(r"benchmarks[./](\w+)", claim["command"])) and script[1] in AS_IT_COMES
+    if (script := re.search(r"benchmarks[./](\w+)", claim["command"])) and script[1] in DEFAULT_ROUNDS
 }
 
 
-@pytest.mark.parametrize("name", MADE_BY)
-def test_a_committed_claim_is_of_as_many_rounds_as_its_command_makes(name):
-    said = re.search(r"--rounds (\d+)", COMMITTED[name]["command"])
-    assert COMMITTED[name]["n"] == (int(said[1]) if said else AS_IT_COMES[MADE_BY[name]])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_committed_claim_has_the_rounds_of_its_command(name):
+    option = re.search(r"--rounds (\d+)", COMMITTED[name]["command"])
+    assert COMMITTED[name]["n"] == (int(option[1]) if option else DEFAULT_ROUNDS[SCRIPTS[name]])

@@ -1,4 +1,4 @@
-"""Transfer: what of the paper's recipe is kept, and what is claimed."""
+"""Transfer to CIFAR-10: the recipe of the paper at small scale, and claims."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ def recipe(arm, px=96, epochs=3):
     return with_overrides(get_recipe(arm), arms(px, epochs)[arm].settings)
 
 
-def test_the_papers_recipe_keeps_all_but_size_length_and_batch():
-    """Rate 0.001 for 512 images, so 0.000125 for 64; no weight decay, cosine, cutout as it is."""
-    cut, whole = recipe(PAPER), get_recipe(PAPER)
-    assert cut.optimizer.lr == pytest.approx(0.001 / 8)
-    assert cut.optimizer.model_copy(update={"lr": whole.optimizer.lr}) == whole.optimizer
-    assert cut.schedule == whole.schedule
-    assert cut.progressive.last.cutout == whole.progressive.last.cutout == 0.5
-    assert (cut.epochs, cut.steps, cut.batch_size) == (3, None, 64)
+def test_recipe_of_the_paper_changes_only_size_length_and_batch():
+    """Rate 0.001 for 512 images, so 0.000125 for 64; no weight decay, cosine schedule and cutout unchanged."""
+    small, paper = recipe(PAPER), get_recipe(PAPER)
+    assert small.optimizer.lr == pytest.approx(0.001 / 8)
+    assert small.optimizer.model_copy(update={"lr": paper.optimizer.lr}) == paper.optimizer
+    assert small.schedule == paper.schedule
+    assert small.progressive.last.cutout == paper.progressive.last.cutout == 0.5
+    assert (small.epochs, small.steps, small.batch_size) == (3, None, 64)
 
 
 @pytest.mark.parametrize("arm", [PAPER, OURS])
-def test_both_end_at_the_same_size_and_are_asked_at_it(arm):
-    made = recipe(arm)
-    assert (made.progressive.last.image_size, made.eval_image_size, made.epochs) == (96, 96, 3)
+def test_both_arms_train_and_evaluate_at_the_same_final_size(arm):
+    recipe_ = recipe(arm)
+    assert (recipe_.progressive.last.image_size, recipe_.eval_image_size, recipe_.epochs) == (96, 96, 3)
 
 
-def test_finetune_grows_in_its_own_proportion():
+def test_finetune_grows_in_proportion():
     """128 to 224 px is 4 to 7: from 55 px to 96, in multiples of 32."""
-    plan = recipe(OURS).progressive
-    assert [plan.stage(number).image_size for number in range(3)] == [64, 64, 96]
+    schedule = recipe(OURS).progressive
+    assert [schedule.stage(number).image_size for number in range(3)] == [64, 64, 96]
 
 
-def rows(*given):
-    """Of each seed top-1, and what of it is more than the probe's."""
-    return [{"top1": top1, "over_probe": {"top1": {"value": more}}} for top1, more in given]
+def measured_rows(*pairs):
+    """Top-1 of each seed, and its difference to the probe."""
+    return [{"top1": top1, "over_probe": {"top1": {"value": gain}}} for top1, gain in pairs]
 
 
-def test_the_claims_by_hand():
-    found = claims({PAPER: rows((0.94, 0.04), (0.95, 0.05)), OURS: rows((0.95, 0.05), (0.97, 0.07))})
-    values = {name: (pytest.approx(one.value), unit) for name, (one, unit) in found.items()}
+def test_claims_by_hand():
+    found = claims({PAPER: measured_rows((0.94, 0.04), (0.95, 0.05)), OURS: measured_rows((0.95, 0.05), (0.97, 0.07))})
+    values = {name: (pytest.approx(claim.value), unit) for name, (claim, unit) in found.items()}
     assert values == {
         "transfer_paper_cifar10_top1": (0.945, "fraction"),
         "finetune_cifar10_top1": (0.96, "fraction"),
@@ -62,70 +62,70 @@ def test_the_claims_by_hand():
         "finetune_cifar10_top1_gain_over_probe": (6.0, "points"),
     }
     low, high = (getattr(found["finetune_cifar10_top1"][0], end) for end in ("low", "high"))
-    assert low < 0.95 < 0.97 < high  # of two seeds little is known
+    assert low < 0.95 < 0.97 < high  # only two seeds
 
 
-def test_what_a_run_has_over_its_probe_is_of_the_pictures_that_both_answered(tmp_path):
-    """The probe was asked the first four: the run has 3 of them right, it 1. The fifth, right too, does not count."""
+def test_difference_to_the_probe_is_of_images_that_both_predicted(tmp_path):
+    """The probe predicted four images: the run has 3 right, the probe 1. The fifth does not count."""
     runs, cell = Runs(DataConfig("x"), 1, "none", "cpu", tmp_path, print), arms(96, 3)[OURS]
     run = runs.folder(cell, 0)
-    answers = pd.DataFrame({"path": list("abcde"), "label": list("xxyyy"), "true_label": list("xxyxy")})
+    predictions = pd.DataFrame({"path": list("abcde"), "label": list("xxyyy"), "true_label": list("xxyxy")})
     probe = pd.DataFrame({"path": list("abcd"), "label": list("xyxy"), "true_label": list("xxyx")})
-    save_predictions(run, answers)
+    save_predictions(run, predictions)
     save_predictions(run / "probe", probe)
     (run / "measured.json").write_text(json.dumps({"top1": 0.8, "linear_probe": 0.9}))
     row = asked(runs, cell, 0)
     assert (row["top1"], row["probe_top1"], row["pictures"]) == (0.8, 0.25, 4)
     (run / "predictions.csv").unlink()
-    assert asked(runs, cell, 0) == row  # of a clone, which has not the answers
+    assert asked(runs, cell, 0) == row  # as in a clone, without predictions
     found, unit = claims({PAPER: [row], OURS: [row]})["finetune_cifar10_top1_gain_over_probe"]
     assert (found.value, unit) == (pytest.approx(50), "points")
 
 
-def test_the_probe_of_each_seed_has_its_part_in_the_interval():
-    """Differences of 5 and 7 points, of equal accuracies: the probes alone differ."""
-    found = claims({PAPER: rows((0.9, 0.0), (0.9, 0.0)), OURS: rows((0.95, 0.05), (0.95, 0.07))})
-    over = found["finetune_cifar10_top1_gain_over_probe"][0]
-    assert over.value == pytest.approx(6)
-    assert over.low < 5 < 7 < over.high
+def test_interval_includes_the_probe_of_each_seed():
+    """Differences of 5 and 7 points at equal accuracies: only the probes differ."""
+    found = claims({PAPER: measured_rows((0.9, 0.0), (0.9, 0.0)), OURS: measured_rows((0.95, 0.05), (0.95, 0.07))})
+    gain = found["finetune_cifar10_top1_gain_over_probe"][0]
+    assert gain.value == pytest.approx(6)
+    assert gain.low < 5 < 7 < gain.high
 
 
 @pytest.mark.parametrize(
-    "words", [("--image-size", "64"), ("--epochs", "1"), ("--num-train-images", "9"), ("--seeds", "1")]
+    "options", [("--image-size", "64"), ("--epochs", "1"), ("--num-train-images", "9"), ("--seeds", "1")]
 )
-def test_another_size_or_length_is_not_recorded(words, monkeypatch, capsys):
-    monkeypatch.setattr(transfer, "load_dataset", lambda pictures: pytest.fail("was measured"))
-    monkeypatch.setattr(sys, "argv", ["transfer", "CIFAR10", "WEIGHTS", "--record", *words])
+def test_other_options_are_not_recorded(options, monkeypatch, capsys):
+    monkeypatch.setattr(transfer, "load_dataset", lambda images: pytest.fail("was measured"))
+    monkeypatch.setattr(sys, "argv", ["transfer", "CIFAR10", "WEIGHTS", "--record", *options])
     with pytest.raises(SystemExit):
         transfer.main()
     assert mentions(capsys.readouterr().err, "--record", "96", "3", "2")
 
 
-def test_table_8_has_our_b0_under_cifar10_beside_the_papers_s():
-    """Nothing else of the table is run in small."""
+def test_table_8_has_b0_under_cifar10_next_to_the_paper():
+    """No other cell of the table is run at small scale."""
     found = [{"top1": 0.93}, {"top1": 0.95}]
-    made = small_tables.table_8(found, image_size=96, epochs=3, batch_size=64, answered="test")
-    first, *others = made.rows
-    assert [row.name for row in made.rows] == ["efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l"]
+    table = small_tables.table_8(found, image_size=96, epochs=3, batch_size=64, answered="test")
+    first, *others = table.rows
+    assert [row.name for row in table.rows] == ["efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l"]
     assert first.ours["cifar10"].values == pytest.approx((93, 95))
     assert (first.paper["cifar10"].mean, others[1].paper["cars"].mean) == (98.7, 95.1)
     assert list(first.ours) == list(first.paper) == ["cifar10", "cifar100", "flowers102", "cars"]
     empty = [first.ours["cifar100"], first.ours["cars"], *(row.ours["cifar10"] for row in others)]
-    assert {(figure.values, figure.why) for figure in empty} == {((), "not run at scale small")}
-    assert (made.name, made.scale, made.seeds) == ("8", "small", 2)
-    assert "B0 in the place of S by recipe transfer_paper on all training pictures of CIFAR-10" in made.ours_note
-    assert "for 3 epochs at 96 px, batches of 64 and a rate in proportion, 2 seeds." in made.ours_note
-    assert "Answered is all of test" in made.ours_note
+    assert {(measurement.values, measurement.why) for measurement in empty} == {((), "not run at scale small")}
+    assert (table.name, table.scale, table.seeds) == ("8", "small", 2)
+    assert "B0 in the place of S by recipe transfer_paper on all training pictures of CIFAR-10" in table.ours_note
+    assert "for 3 epochs at 96 px, batches of 64 and a rate in proportion, 2 seeds." in table.ours_note
+    assert "Answered is all of test" in table.ours_note
 
 
-def test_what_is_recorded_stands_on_the_page(tmp_path, monkeypatch):
+def test_record_is_on_the_page(tmp_path, monkeypatch):
     dataset = SimpleNamespace(split=np.array(["train", "test"]))
     written = []
     monkeypatch.setattr(transfer, "RESULTS", tmp_path)
     monkeypatch.setattr(transfer.paper_page, "RECORDS", tmp_path)
-    monkeypatch.setattr(transfer, "load_dataset", lambda pictures: dataset)
-    monkeypatch.setattr(transfer, "rows_of", lambda *given: np.arange(1))
-    monkeypatch.setattr(transfer, "write_pictures", lambda file, *given: file)
+    monkeypatch.setattr(transfer, "load_dataset", lambda images: dataset)
+    monkeypatch.setattr(transfer, "rows_of", lambda *_: np.arange(1))
+    monkeypatch.setattr(transfer, "write_pictures", lambda file, *_: file)
     row = {
         "top1": 0.9,
         "train_s": 1.0,
@@ -134,15 +134,15 @@ def test_what_is_recorded_stands_on_the_page(tmp_path, monkeypatch):
         "over_probe": {"top1": {"value": 0.1}},
         "hardware": "another machine",
     }
-    monkeypatch.setattr(transfer, "asked", lambda *given: row)
-    monkeypatch.setattr(transfer, "record", lambda name, **figure: written.append(figure["on"]))
+    monkeypatch.setattr(transfer, "asked", lambda *_: row)
+    monkeypatch.setattr(transfer, "record", lambda name, **claim: written.append(claim["on"]))
     monkeypatch.setattr(transfer.paper_page, "write", lambda: written.append("the page"))
     monkeypatch.setattr(sys, "argv", ["transfer", "CIFAR10", "WEIGHTS", "--record", "--output", str(tmp_path)])
     transfer.main()
     assert written == ["another machine"] * 4 + ["the page"]
     assert json.loads((tmp_path / "transfer.json").read_text())["hardware"] == "another machine"
-    made = Table.from_json(kept := json.loads((tmp_path / "8_small.json").read_text()))
-    assert made.rows[0].ours["cifar10"].values == pytest.approx((90, 90, 90))
-    assert kept["command"] == "python -m benchmarks.transfer CIFAR10 WEIGHTS --record"
-    assert (kept["scale"], kept["hardware"]) == ("small", "another machine")
+    table = Table.from_json(saved := json.loads((tmp_path / "8_small.json").read_text()))
+    assert table.rows[0].ours["cifar10"].values == pytest.approx((90, 90, 90))
+    assert saved["command"] == "python -m benchmarks.transfer CIFAR10 WEIGHTS --record"
+    assert (saved["scale"], saved["hardware"]) == ("small", "another machine")
     assert "| efficientnetv2_s | 98.7 | 90.0 ± 0 | 91.5 | – |" in transfer.paper_page.text()

@@ -1,4 +1,4 @@
-"""The page on unknown images gives what was measured."""
+"""The documented results on unknown images."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(("shift", "auroc"), [(10, 1.0), (0, 0.5), (-10, 0.0)])
-def test_higher_scores_of_other_images_are_a_higher_auroc(shift, auroc):
+def test_higher_scores_of_unknown_images_give_a_higher_auroc(shift, auroc):
     rng = np.random.default_rng(0)
     found = compared(rng.normal(size=400), shift + rng.normal(size=400), rng)
     assert found["auroc"] == pytest.approx(auroc, abs=0.05)
     assert found["low"] <= found["auroc"] <= found["high"]
 
 
-def test_the_page_gives_what_was_measured():
+def test_page_has_the_measured_results():
     found = json.loads((ROOT / "benchmarks/results/unknown_images.json").read_text())
     page = " ".join((ROOT / "docs/how-to/flag-unknown-images.md").read_text(encoding="utf-8").split())
     for other in found["others"].values():

@@ -1,4 +1,4 @@
-"""What the tests of the cache share."""
+"""Helpers of the tests of the image cache."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from efficientnetv2.data.readers import source_reader
 PLENTY = 2**30
 
 
-def order(dataset, kept=CacheSpec(30, "shorter"), *, threads=2):  # noqa: B008 - frozen
-    """To keep all images of a dataset."""
-    return CacheJob(source_reader(dataset), len(dataset), kept, threads)
+def cache_job(dataset, spec=CacheSpec(30, "shorter"), *, threads=2):  # noqa: B008 - frozen
+    """The job of caching all images of a dataset."""
+    return CacheJob(source_reader(dataset), len(dataset), spec, threads)
 
 
-def in_a_cache(dataset, kept=CacheSpec(30, "shorter")) -> CachedImageReader:  # noqa: B008 - frozen
-    """The reader of a cache of all images of a dataset, in memory."""
-    filled = cache_in_memory(order(dataset, kept), room_bytes=PLENTY)
-    return filled.reader(np.arange(len(dataset)), source_reader(dataset))
+def memory_cache_reader(dataset, spec=CacheSpec(30, "shorter")) -> CachedImageReader:  # noqa: B008 - frozen
+    """The reader of an in-memory cache of all images of a dataset."""
+    cache = cache_in_memory(cache_job(dataset, spec), room_bytes=PLENTY)
+    return cache.reader(np.arange(len(dataset)), source_reader(dataset))

@@ -1,4 +1,4 @@
-"""Rasters of any bands and depth become images by one rule, measured on those that train."""
+"""Multi-band rasters of any depth become 8-bit images by one scaling, measured on the training images."""
 
 import http.server
 import subprocess
@@ -43,32 +43,32 @@ from efficientnetv2.workflows.predict_map import MapOptions, resolve_bands
 RNG = np.random.default_rng(0)
 
 
-def deep(bands=5, px=24, least=1_000, most=4_000):
-    return RNG.integers(least, most, (bands, px, px)).astype(np.uint16)
+def random_uint16(bands=5, px=24, low=1_000, high=4_000):
+    return RNG.integers(low, high, (bands, px, px)).astype(np.uint16)
 
 
 @given(st.integers(0, 60_000), st.integers(1, 5_000), st.integers(0, 65_535))
-def test_values_are_spread_evenly_and_cut_off_at_the_ends(low, span, value):
+def test_values_are_scaled_linearly_and_clipped(low, span, value):
     bands = Bands((1, 1, 1), (low,) * 3, (low + span,) * 3)
-    found = scale_to_uint8(np.full((3, 1, 1), value, np.uint16), np.ones((3, 1, 1), bool), bands)
-    assert abs(int(found[0, 0, 0]) - np.clip(255 * (value - low) / span, 0, 255)) <= 0.51
+    scaled = scale_to_uint8(np.full((3, 1, 1), value, np.uint16), np.ones((3, 1, 1), bool), bands)
+    assert abs(int(scaled[0, 0, 0]) - np.clip(255 * (value - low) / span, 0, 255)) <= 0.51
 
 
-def test_what_is_missing_gets_its_level(tmp_path):
-    """A nodata value in all bands, a NaN in all bands, and one in a single band, whose others count."""
+def test_missing_values_get_the_fill_level(tmp_path):
+    """A nodata value in all bands, a NaN in all bands, and a NaN in one band."""
     values = np.full((3, 4, 4), 0.5, np.float32)
     values[:, 0, 0], values[:, 0, 1], values[1, 0, 2] = -9999, np.nan, np.nan
     path = write_raster(tmp_path / "float.tif", values, nodata=-9999)
     bands = Bands((1, 2, 3), (0,) * 3, (1,) * 3, missing=(10, 20, 30))
     with open_raster(path) as dataset:
-        found, valid = read_raster(dataset, bands)
-    assert found[0, 0].tolist() == found[0, 1].tolist() == [10, 20, 30]
-    assert found[0, 2].tolist() == [128, 20, 128]
-    assert found[3, 3].tolist() == [128, 128, 128]
+        scaled, valid = read_raster(dataset, bands)
+    assert scaled[0, 0].tolist() == scaled[0, 1].tolist() == [10, 20, 30]
+    assert scaled[0, 2].tolist() == [128, 20, 128]
+    assert scaled[3, 3].tolist() == [128, 128, 128]
     assert (~valid).sum() == 2
 
 
-def test_an_alpha_band_says_where_there_is_data(tmp_path):
+def test_alpha_band_marks_missing_data(tmp_path):
     values = np.full((4, 4, 4), 200, np.uint8)
     values[3, 0, 0] = 0
     path = write_raster(tmp_path / "alpha.tif", values, photometric="RGB", alpha="yes")
@@ -78,8 +78,8 @@ def test_an_alpha_band_says_where_there_is_data(tmp_path):
     assert valid.sum() == 15
 
 
-def test_a_part_is_that_part(tmp_path):
-    values = deep(3, 30)
+def test_window_is_read(tmp_path):
+    values = random_uint16(3, 30)
     path = write_raster(tmp_path / "deep.tif", values)
     with open_raster(path) as dataset:
         bands = Bands((3, 2, 1), (0,) * 3, (65535,) * 3)
@@ -88,8 +88,8 @@ def test_a_part_is_that_part(tmp_path):
     assert np.abs(found - expected).max() <= 1
 
 
-def test_the_raster_says_which_bands_are_red_green_and_blue(tmp_path):
-    path = write_raster(tmp_path / "planet.tif", deep(4), photometric="MINISBLACK")
+def test_color_interpretation_selects_red_green_and_blue(tmp_path):
+    path = write_raster(tmp_path / "planet.tif", random_uint16(4), photometric="MINISBLACK")
     kinds = rasterio.enums.ColorInterp
     with rasterio.open(path, "r+") as target:
         target.colorinterp = [kinds.blue, kinds.green, kinds.red, kinds.undefined]
@@ -98,12 +98,12 @@ def test_the_raster_says_which_bands_are_red_green_and_blue(tmp_path):
         assert all_bands(dataset) == (3, 2, 1, 4)
 
 
-def test_a_rule_is_measured_once_on_all_that_train(tmp_path):
-    """Band 4 of one image lies at 0 to 100, of the other at 900 to 1,000: the rule spans both."""
+def test_scaling_is_measured_once_on_all_training_images(tmp_path):
+    """Band 4 of one image has values 0 to 100, of the other 900 to 1,000: the scaling spans both."""
     files = []
-    for name, least in (("a", 0), ("b", 900)):
-        values = deep()
-        values[3] = np.linspace(least, least + 100, 24 * 24).reshape(24, 24)
+    for name, low in (("a", 0), ("b", 900)):
+        values = random_uint16()
+        values[3] = np.linspace(low, low + 100, 24 * 24).reshape(24, 24)
         files.append(str(write_raster(tmp_path / f"{name}.tif", values)))
     rule = measure_bands(files, (4, 3, 2), seed=0)
     assert rule.numbers == (4, 3, 2)
@@ -113,44 +113,47 @@ def test_a_rule_is_measured_once_on_all_that_train(tmp_path):
     assert rule.missing[0] == pytest.approx(127, abs=2)
     assert rule.ground_m == pytest.approx(240)  # 24 px of 10 m
     assert rule == measure_bands(files, (4, 3, 2), seed=0)
-    alone = measure_bands(files[:1], (4, 3, 2), seed=0)
-    assert alone.high[0] < 101  # so that the line above is not of the first alone
+    single = measure_bands(files[:1], (4, 3, 2), seed=0)
+    assert single.high[0] < 101  # the second image matters
 
 
-def test_a_rule_is_of_the_pixels_not_of_the_averages_that_a_file_holds_beside_them(tmp_path):
-    """As a cloud-optimized GeoTIFF does: of noise, averages of 16 x 16 have a sixteenth of the deviation."""
+def test_scaling_is_of_the_pixels_and_not_of_overviews(tmp_path):
+    """Averages of 16 x 16 pixels of noise have a sixteenth of its deviation."""
     values = np.random.default_rng(0).normal(2000, 400, (1, 512, 512)).clip(0, 4000).astype(np.uint16)
-    plain, beside = (write_raster(tmp_path / "plain.tif", values), write_raster(tmp_path / "beside.tif", values))
-    with rasterio.open(beside, "r+") as target:
+    plain, with_overviews = (
+        write_raster(tmp_path / "plain.tif", values),
+        write_raster(tmp_path / "overviews.tif", values),
+    )
+    with rasterio.open(with_overviews, "r+") as target:
         target.build_overviews([2, 4, 8, 16], rasterio.enums.Resampling.average)
-    one, other = (measure_bands([str(file)], "all", seed=0) for file in (plain, beside))
-    assert (one.low, one.high) == (other.low, other.high)
-    assert other.high[0] - other.low[0] == pytest.approx(2 * 2.326 * 400, rel=0.1)
+    scaling, scaling_with_overviews = (measure_bands([str(file)], "all", seed=0) for file in (plain, with_overviews))
+    assert (scaling.low, scaling.high) == (scaling_with_overviews.low, scaling_with_overviews.high)
+    assert scaling_with_overviews.high[0] - scaling_with_overviews.low[0] == pytest.approx(2 * 2.326 * 400, rel=0.1)
 
 
-@pytest.mark.parametrize("kind", [np.uint32, np.int32, np.float64])
-def test_values_far_from_0_keep_what_they_differ_by(kind):
-    """Which is less than what float32 can tell apart there."""
+@pytest.mark.parametrize("dtype", [np.uint32, np.int32, np.float64])
+def test_large_values_keep_their_differences(dtype):
+    """The differences are smaller than the resolution of float32 at these values."""
     low = 2_000_000_000
-    values = (low + np.arange(256).reshape(1, 16, 16)).astype(kind)
+    values = (low + np.arange(256).reshape(1, 16, 16)).astype(dtype)
     rule = Bands((1,), low=(low,), high=(low + 255,), missing=(0,))
     found = scale_to_uint8(values, np.ones_like(values, bool), rule)
     assert found.flatten().tolist() == list(range(256))
 
 
-@pytest.mark.parametrize("turned", range(1, 9))
+@pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("big", [False, True])
-def test_a_raster_that_says_how_it_is_turned_is_read_as_it_is_to_be_seen(turned, big, tmp_path):
-    """As Pillow reads the same file where no rule is: GDAL leaves it as it is stored."""
+def test_tiff_orientation_is_applied(orientation, big, tmp_path):
+    """As Pillow applies it without a scaling. GDAL does not."""
     colors = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)
     file = tmp_path / "scan.tif"
-    Image.fromarray(colors).save(file, tiffinfo={274: turned}, big_tiff=big)
+    Image.fromarray(colors).save(file, tiffinfo={274: orientation}, big_tiff=big)
     seen = load_raster(str(file), Bands((1, 2, 3)))
     assert np.array_equal(seen, np.asarray(load_image(str(file))))
-    assert seen.shape == ((30, 20, 3) if turned >= 5 else (20, 30, 3))
+    assert seen.shape == ((30, 20, 3) if orientation >= 5 else (20, 30, 3))
 
 
-def test_eight_bits_stay_as_they_are(tmp_path):
+def test_8_bit_values_are_unchanged(tmp_path):
     values = RNG.integers(30, 60, (6, 16, 16)).astype(np.uint8)
     path = str(write_raster(tmp_path / "six.tif", values, photometric="MINISBLACK"))
     rule = measure_bands([path], (6, 1, 1), seed=0)
@@ -158,7 +161,7 @@ def test_eight_bits_stay_as_they_are(tmp_path):
     np.testing.assert_array_equal(load_raster(path, rule), values[[5, 0, 0]].transpose(1, 2, 0))
 
 
-def test_ordinary_images_need_no_rule(tmp_path):
+def test_rgb_images_need_no_scaling(tmp_path):
     plain = write_raster(tmp_path / "plain.tif", RNG.integers(0, 255, (3, 16, 16)).astype(np.uint8))
     jpeg = paint(tmp_path / "a.jpg", (200, 10, 10))
     assert measure_bands([str(plain), str(jpeg)], None, seed=0) is None
@@ -166,13 +169,13 @@ def test_ordinary_images_need_no_rule(tmp_path):
         measure_bands([str(jpeg)], (1, 2, 3), seed=0)
 
 
-def test_rasters_that_say_too_little_are_refused_by_name(tmp_path):
-    path = write_raster(tmp_path / "five.tif", deep())
+def test_invalid_bands_are_rejected_by_file(tmp_path):
+    path = write_raster(tmp_path / "five.tif", random_uint16())
     with rasterio.open(path, "r+") as target:
         target.set_band_description(4, "B4 red")
     with pytest.raises(InputError, match=mentioning("five.tif", "5", "4", "B4", "7", "bands")):
         measure_bands([str(path)], (7,), seed=0)
-    three = str(write_raster(tmp_path / "three.tif", deep(3)))
+    three = str(write_raster(tmp_path / "three.tif", random_uint16(3)))
     with pytest.raises(InputError, match=mentioning("three.tif", "3", "4", "B4", "2")):
         measure_bands([str(path), three], (4, 3, 2), seed=0)
     empty = str(write_raster(tmp_path / "empty.tif", np.zeros((3, 9, 9), np.uint16), nodata=0))
@@ -180,32 +183,32 @@ def test_rasters_that_say_too_little_are_refused_by_name(tmp_path):
         measure_bands([empty], None, seed=0)
 
 
-def test_images_of_one_set_may_differ_in_size_and_kind(tmp_path):
-    """Two rasters of different size and a JPEG, through the dataset's reader and a network's crop mode."""
+def test_images_of_a_dataset_may_differ_in_size_and_type(tmp_path):
+    """Two rasters of different size and a JPEG, through the reader of the dataset and the crop mode of a model."""
     for name in "ab":
         (tmp_path / "set" / name).mkdir(parents=True)
-    write_raster(tmp_path / "set/a/one.tif", deep(px=24))
-    write_raster(tmp_path / "set/b/two.tif", deep(px=40))
+    write_raster(tmp_path / "set/a/one.tif", random_uint16(px=24))
+    write_raster(tmp_path / "set/b/two.tif", random_uint16(px=40))
     paint(tmp_path / "set/b/three.jpg", (10, 200, 10))
     listed = load_dataset(tmp_path / "set")
     rule = measure_bands([listed.file(row) for row in range(3)], (4, 3, 2), seed=0)
-    pictures = source_reader(replace(listed, bands=rule))
-    seen = [load_eval_image(pictures.source(row), Preprocessing(image_size=16)) for row in range(3)]
-    assert [one.shape for one in seen] == [(16, 16, 3)] * 3
-    green = seen[[path.endswith("jpg") for path in listed.paths].index(True)]
+    reader = source_reader(replace(listed, bands=rule))
+    images = [load_eval_image(reader.source(row), Preprocessing(image_size=16)) for row in range(3)]
+    assert [image.shape for image in images] == [(16, 16, 3)] * 3
+    green = images[[path.endswith("jpg") for path in listed.paths].index(True)]
     assert green.mean(axis=(0, 1)).argmax() == 1
     other = source_reader(replace(listed, bands=replace(rule, high=(9_999.0,) * 3)))
-    # A cache of decoded images knows by these that they are others.
-    assert pictures.stamps(range(3)) != other.stamps(range(3))
+    # A cache of decoded images is invalidated by these.
+    assert reader.stamps(range(3)) != other.stamps(range(3))
     np.testing.assert_array_equal(content_hashes(listed)[1], content_hashes(replace(listed, bands=rule))[1])
 
 
-def test_damaged_rasters_are_told_from_good_ones(tmp_path):
-    good = write_raster(tmp_path / "good.tif", deep())
+def test_damaged_rasters_are_recognized(tmp_path):
+    good = write_raster(tmp_path / "good.tif", random_uint16())
     assert probe(str(good)).reason == ""
     assert mentions(probe(str(good)).colors, "5", "uint16")
     bad = tmp_path / "bad.tif"
-    bad.write_bytes(b"II*\0 no more than a beginning" * 9)
+    bad.write_bytes(b"II*\0 only a header" * 9)
     assert mentions(probe(str(bad)).reason, "GDAL", "raster")
     with pytest.raises(UnreadableImageError, match=mentioning("good.tif", "5", "6")):
         load_raster(str(good), Bands((6, 6, 6)))
@@ -216,22 +219,22 @@ def test_damaged_rasters_are_told_from_good_ones(tmp_path):
 @pytest.mark.parametrize("interleave", ["band", "pixel"])
 @pytest.mark.parametrize("layout", [{}, {"tiled": True, "blockxsize": 32, "blockysize": 32}])
 @pytest.mark.parametrize("compress", ["NONE", "DEFLATE"])
-@pytest.mark.parametrize(("bands", "kind"), [(5, "uint16"), (3, "uint8")])
-def test_a_raster_that_is_cut_short_is_found_by_the_look(tmp_path, interleave, layout, compress, bands, kind):
-    """Its header is whole. Of bands that lie one behind the other Pillow reads the first alone."""
-    values = RNG.integers(0, 255, (bands, 60, 90)).astype(kind)  # no side a multiple of a block's
-    path = write_raster(tmp_path / "whole.tif", values, interleave=interleave, compress=compress, **layout)
-    whole = path.read_bytes()
+@pytest.mark.parametrize(("bands", "dtype"), [(5, "uint16"), (3, "uint8")])
+def test_truncated_raster_is_found_by_the_probe(tmp_path, interleave, layout, compress, bands, dtype):
+    """Its header is intact. Pillow reads only the first of band-interleaved bands."""
+    values = RNG.integers(0, 255, (bands, 60, 90)).astype(dtype)  # no side is a multiple of the block size
+    path = write_raster(tmp_path / "complete.tif", values, interleave=interleave, compress=compress, **layout)
+    content = path.read_bytes()
     assert probe(str(path)).reason == ""
-    for share in (0.5, 0.95):
-        path.write_bytes(whole[: int(share * len(whole))])
+    for fraction in (0.5, 0.95):
+        path.write_bytes(content[: int(fraction * len(content))])
         assert mentions(probe(str(path)).reason, "raster", "damaged")
 
 
-def test_without_the_extra_what_is_no_raster_is_called_what_it_is(tmp_path, monkeypatch):
-    whole = tmp_path / "whole.tif"
-    Image.fromarray(RNG.integers(0, 255, (32, 32, 3)).astype(np.uint8)).save(whole)
-    (tmp_path / "half.tif").write_bytes(whole.read_bytes()[:2000])
+def test_unreadable_files_are_named_without_gdal(tmp_path, monkeypatch):
+    complete = tmp_path / "complete.tif"
+    Image.fromarray(RNG.integers(0, 255, (32, 32, 3)).astype(np.uint8)).save(complete)
+    (tmp_path / "half.tif").write_bytes(complete.read_bytes()[:2000])
     (tmp_path / "text.tif").write_text("<html>Not found</html>")
     Image.new("RGB", (1, 1)).save(tmp_path / "small.tif")
     monkeypatch.setattr("efficientnetv2.data.raster_checks.has_gdal", lambda: False)
@@ -241,10 +244,10 @@ def test_without_the_extra_what_is_no_raster_is_called_what_it_is(tmp_path, monk
     assert probe(str(tmp_path / "half.tif")).reason
 
 
-def test_a_image_that_pillow_takes_for_an_attack_stays_one(tmp_path, monkeypatch):
-    """GDAL would read 600 MB for it, at each draw."""
+def test_decompression_bomb_is_not_opened_by_gdal(tmp_path, monkeypatch):
+    """GDAL would read 600 MB for it at each draw."""
     plain = str(write_raster(tmp_path / "plain.tif", RNG.integers(0, 255, (3, 40, 40)).astype(np.uint8)))
-    five = str(write_raster(tmp_path / "five.tif", deep(px=40)))
+    five = str(write_raster(tmp_path / "five.tif", random_uint16(px=40)))
     rule = measure_bands([five], None, seed=0)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
     assert "a decompression bomb" in probe(plain).reason
@@ -254,8 +257,8 @@ def test_a_image_that_pillow_takes_for_an_attack_stays_one(tmp_path, monkeypatch
         load_raster(five, rule)
 
 
-def test_ordinary_images_stored_as_pillow_cannot_read_them_are_left_to_gdal(tmp_path, monkeypatch):
-    """As WebP in a GeoTIFF, of which Pillow knows the number whether or not its libtiff reads it."""
+def test_rgb_tiffs_that_pillow_cannot_read_are_opened_by_gdal(tmp_path, monkeypatch):
+    """WebP in a GeoTIFF: Pillow knows its number even if its libtiff cannot read it."""
     values = RNG.integers(0, 255, (3, 32, 32)).astype(np.uint8)
     path = str(write_raster(tmp_path / "webp.tif", values, compress="WEBP", webp_lossless=True))
     monkeypatch.setattr("efficientnetv2.data.raster_checks._loads", lambda image: False)
@@ -267,23 +270,23 @@ def test_ordinary_images_stored_as_pillow_cannot_read_them_are_left_to_gdal(tmp_
     assert measure_bands([path], None, seed=0) is None
 
 
-def test_what_is_answered_needs_no_rule_either_where_what_trains_has_none(tmp_path):
-    """Training on JPEGs, validating on 16 bits: told before the first step, not after the last."""
+def test_evaluation_rasters_are_rejected_if_training_has_no_scaling(tmp_path):
+    """Training on JPEGs, validating on 16 bits: an error before the first step."""
     jpeg = str(paint(tmp_path / "a.jpg", (200, 10, 10)))
     plain = str(write_raster(tmp_path / "plain.tif", RNG.integers(0, 255, (3, 16, 16)).astype(np.uint8)))
     (tmp_path / "broken.tif").write_bytes(b"II*\0 broken")
     assert measure_bands([jpeg], None, seed=0, others=[plain, str(tmp_path / "broken.tif")]) is None
-    sixteen = str(write_raster(tmp_path / "deep.tif", deep(3)))
+    sixteen = str(write_raster(tmp_path / "deep.tif", random_uint16(3)))
     with pytest.raises(InputError, match=mentioning("deep.tif", "uint16", "8")):
         measure_bands([jpeg, plain], None, seed=0, others=[plain, sixteen])
 
 
-def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(tmp_path):
-    """Among those that train or are held out, in a folder that is answered, and within shards."""
+def test_16_bit_png_next_to_rasters_is_rejected(tmp_path):
+    """In training images, evaluation images, a folder to predict, and shards."""
     (tmp_path / "set/a").mkdir(parents=True)
-    raster = str(write_raster(tmp_path / "set/a/one.tif", deep(1)))
+    raster = str(write_raster(tmp_path / "set/a/one.tif", random_uint16(1)))
     png = tmp_path / "set/a/two.png"
-    Image.fromarray(deep(1)[0]).save(png)
+    Image.fromarray(random_uint16(1)[0]).save(png)
     jpeg = str(paint(tmp_path / "set/a/three.jpg", (9, 200, 9)))
     rule = measure_bands([raster, jpeg], None, seed=0)
     fault = r"two\.png.*holds values of more than 8 bits.*gdal_translate -of GTiff"
@@ -291,11 +294,11 @@ def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(
         with pytest.raises(InputError, match=fault):
             measure_bands(files, None, seed=0, others=others)
     listed = load_dataset(tmp_path / "set", require_labels=False)
-    answered = eval_reader(replace(listed, bands=rule))
+    reader = eval_reader(replace(listed, bands=rule))
     rows = {path.rpartition("/")[2]: row for row, path in enumerate(listed.paths)}
     with pytest.raises(UnreadableImageError, match=fault):
-        answered.source(rows["two.png"])
-    assert answered.source(rows["three.jpg"]) == jpeg
+        reader.source(rows["two.png"])
+    assert reader.source(rows["three.jpg"]) == jpeg
     plain = measure_bands([raster], (1, 1, 1), seed=0)
     eight = replace(plain, low=(0.0,) * 3, high=(255.0,) * 3, kinds=("uint8",))
     assert eval_reader(replace(listed, bands=eight)).source(rows["two.png"]) == str(png)
@@ -303,24 +306,24 @@ def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(
         tar.add(png, "two.png")
         tar.add(jpeg, "three.jpg")
     packed = load_dataset(str(tmp_path / "x.tar"), require_labels=False)
-    answered = eval_reader(replace(packed, bands=rule)).ahead([0, 1])
+    reader = eval_reader(replace(packed, bands=rule)).ahead([0, 1])
     with pytest.raises(UnreadableImageError, match=fault):
-        answered.source(packed.paths.index("x.tar#two.png"))
-    assert answered.source(packed.paths.index("x.tar#three.jpg")) == Path(jpeg).read_bytes()
+        reader.source(packed.paths.index("x.tar#two.png"))
+    assert reader.source(packed.paths.index("x.tar#three.jpg")) == Path(jpeg).read_bytes()
     four = Bands((1, 2, 3, 4), (0.0,) * 4, (9.0,) * 4)
     with pytest.raises(UnreadableImageError, match="4 bands"):
         eval_reader(replace(packed, bands=four)).source(0)
 
 
-def test_without_the_extra_a_raster_names_it(tmp_path, monkeypatch):
-    path = str(write_raster(tmp_path / "five.tif", deep()))
+def test_raster_without_gdal_names_the_extra(tmp_path, monkeypatch):
+    path = str(write_raster(tmp_path / "five.tif", random_uint16()))
     monkeypatch.setattr("efficientnetv2.data.raster_checks.has_gdal", lambda: False)
     assert mentions(probe(path).reason, "geo")
     assert measure_bands([path], None, seed=0) is None
 
 
-def test_a_container_of_rasters_has_no_bands_itself(tmp_path):
-    """NetCDF under a TIFF's name: GDAL opens it, and finds its variables to be rasters of their own."""
+def test_netcdf_container_has_no_bands(tmp_path):
+    """NetCDF with the name of a TIFF: GDAL opens it and finds its variables as subdatasets."""
     path = tmp_path / "container.tif"
     with netcdf_file(path, "w") as file:
         for side in ("x", "y"):
@@ -336,7 +339,7 @@ OLD_SIXTEEN, OLD_EIGHT = replace(SIXTEEN, kinds=()), replace(EIGHT, kinds=())
 
 
 @pytest.mark.parametrize(
-    ("rule", "kind", "fits"),
+    ("rule", "dtype", "fits"),
     [
         (SIXTEEN, "uint16", True), (SIXTEEN, "int16", True), (SIXTEEN, "int32", True), (SIXTEEN, "uint8", False),
         (SIXTEEN, "float32", False), (EIGHT, "uint8", True), (EIGHT, "uint16", False), (EIGHT, "float32", False),
@@ -345,78 +348,78 @@ OLD_SIXTEEN, OLD_EIGHT = replace(SIXTEEN, kinds=()), replace(EIGHT, kinds=())
         (OLD_EIGHT, "uint8", True), (OLD_EIGHT, "uint16", False), (OLD_EIGHT, "float64", False),
     ],
 )  # fmt: skip
-def test_a_rule_is_for_the_kind_of_values_it_was_measured_on(tmp_path, rule, kind, fits):
-    """8 bits by a rule of 16 would be black, 16 by one of 8 white; of older rules little is known."""
-    path = str(write_raster(tmp_path / "one.tif", RNG.integers(0, 127, (3, 8, 8)).astype(kind)))
+def test_scaling_is_only_for_the_type_it_was_measured_on(tmp_path, rule, dtype, fits):
+    """8-bit data by a 16-bit scaling would be black, and the reverse white; older scalings have no type."""
+    path = str(write_raster(tmp_path / "one.tif", RNG.integers(0, 127, (3, 8, 8)).astype(dtype)))
     with open_raster(path) as dataset:
         assert (mismatch(dataset, rule) == "") == fits
     if fits:
         assert load_raster(path, rule).shape == (8, 8, 3)
     else:
         with pytest.raises(
-            UnreadableImageError, match=rf"one\.tif: holds {kind}, but the rule by which .* gdal_translate"
+            UnreadableImageError, match=rf"one\.tif: holds {dtype}, but the rule by which .* gdal_translate"
         ):
             load_raster(path, rule)
 
 
-def test_the_kinds_of_all_that_train_are_kept_and_others_are_refused(tmp_path):
-    deep_one = str(write_raster(tmp_path / "deep.tif", deep()))
-    signed = str(write_raster(tmp_path / "signed.tif", deep().astype(np.int16)))
+def test_types_of_the_training_images_are_saved_and_others_rejected(tmp_path):
+    unsigned = str(write_raster(tmp_path / "deep.tif", random_uint16()))
+    signed = str(write_raster(tmp_path / "signed.tif", random_uint16().astype(np.int16)))
     bright = str(write_raster(tmp_path / "bright.tif", RNG.integers(0, 255, (5, 24, 24)).astype(np.uint8)))
-    rule = measure_bands([deep_one, signed], "all", seed=0, others=[deep_one])
+    rule = measure_bands([unsigned, signed], "all", seed=0, others=[unsigned])
     assert rule.kinds == rule.shown.kinds == ("int16", "uint16")
-    seen = Preprocessing(image_size=16).seeing(rule)
-    assert Preprocessing.from_json(seen.to_json()) == seen
-    older = seen.to_json()
+    preprocessing = Preprocessing(image_size=16).seeing(rule)
+    assert Preprocessing.from_json(preprocessing.to_json()) == preprocessing
+    older = preprocessing.to_json()
     del older["bands"]["kinds"]
     assert Preprocessing.from_json(older).bands == replace(rule, kinds=())
     with pytest.raises(
         InputError, match=mentioning("bright.tif", "uint8", "0", "255", "uint16", "UInt16", "FROM", "TO")
     ):
-        measure_bands([deep_one], "all", seed=0, others=[bright])
-    assert measure_bands([deep_one, bright], "all", seed=0, others=[bright]).kinds == ("uint16", "uint8")
+        measure_bands([unsigned], "all", seed=0, others=[bright])
+    assert measure_bands([unsigned, bright], "all", seed=0, others=[bright]).kinds == ("uint16", "uint8")
 
 
-def test_bands_of_different_types_are_refused_by_name(tmp_path):
-    """As gdalbuildvrt -separate joins them; a rule of those alone that are alike reads them."""
-    counts = write_raster(tmp_path / "counts.tif", deep(2))
+def test_bands_of_different_types_are_rejected_by_file(tmp_path):
+    """As gdalbuildvrt -separate joins them; a scaling of bands of one type reads them."""
+    counts = write_raster(tmp_path / "counts.tif", random_uint16(2))
     index = write_raster(tmp_path / "index.tif", RNG.random((1, 24, 24)).astype(np.float32))
     joined = "".join(
-        f'<VRTRasterBand dataType="{kind}" band="{number}"><SimpleSource><SourceFilename>{file}</SourceFilename>'
+        f'<VRTRasterBand dataType="{dtype}" band="{number}"><SimpleSource><SourceFilename>{file}</SourceFilename>'
         f"<SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
-        for number, (kind, file, band) in enumerate(
+        for number, (dtype, file, band) in enumerate(
             [("UInt16", counts, 1), ("UInt16", counts, 2), ("Float32", index, 1)], start=1
         )
     )
     path = tmp_path / "joined.vrt"
     path.write_text(f'<VRTDataset rasterXSize="24" rasterYSize="24">{joined}</VRTDataset>')
     with ignore_not_georeferenced(), rasterio.open(path) as dataset:
-        told = band_mismatch(dataset, Bands((1, 2, 3)))
-        assert mentions(told, "1", "uint16", "2", "3", "float32")
-        assert mentions(told, "gdal_translate", "Float32")
+        message = band_mismatch(dataset, Bands((1, 2, 3)))
+        assert mentions(message, "1", "uint16", "2", "3", "float32")
+        assert mentions(message, "gdal_translate", "Float32")
         assert band_mismatch(dataset, Bands((2, 1))) == ""
     with pytest.raises(InputError, match=mentioning("gdal_translate", "joined.vrt", "joined.tif")), open_raster(path):
         pass
 
 
 @pytest.fixture
-def fetched():
-    """A server, and what was asked of it."""
-    asked = []
+def server_requests():
+    """A server and the paths requested from it."""
+    requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            requests.append(self.path)
             self.send_error(404)
 
-        do_HEAD = do_GET  # noqa: N815 - the server's name for it
+        do_HEAD = do_GET  # noqa: N815 - name in http.server
 
         def log_message(self, *_):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", requests
         server.shutdown()
 
 
@@ -434,39 +437,39 @@ except InputError as error:
 """
 
 
-def told_of(path):
-    """What opening says. In a process of its own: GDAL keeps the interpreter while it waits for this one's server."""
-    done = subprocess.run(
+def open_in_subprocess(path):
+    """The output of opening a raster in a subprocess: GDAL blocks the interpreter while it waits for the server."""
+    result = subprocess.run(
         [sys.executable, "-c", READS_WITHIN, str(path)], capture_output=True, text=True, timeout=120, check=True
     )
-    return done.stdout
+    return result.stdout
 
 
 @pytest.mark.parametrize("prefix", ["/vsicurl/", ""])
-@pytest.mark.parametrize("way", ["itself", "overviews", "ovr", "msk"])
-def test_no_raster_makes_gdal_ask_a_server(tmp_path, fetched, way, prefix):
-    """As a VRT that is called a TIFF, by its tag of overviews, and by a VRT next to it."""
-    base, asked = fetched
-    place = f"{prefix}{base}/secret.tif"
+@pytest.mark.parametrize("reference", ["itself", "overviews", "ovr", "msk"])
+def test_raster_cannot_make_gdal_request_a_server(tmp_path, server_requests, reference, prefix):
+    """A VRT named .tif, an overview tag, and a VRT next to a TIFF."""
+    base, requests = server_requests
+    address = f"{prefix}{base}/secret.tif"
     vrt = (
         '<VRTDataset rasterXSize="400" rasterYSize="400"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
-        f"<SourceFilename>{place}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+        f"<SourceFilename>{address}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
     )
     path = tmp_path / "x.tif"
-    if way == "itself":
+    if reference == "itself":
         path.write_text(vrt)
     else:
         write_raster(path, np.ones((1, 400, 400), np.uint8))
-    if way == "overviews":
+    if reference == "overviews":
         with rasterio.open(path, "r+") as target:
-            target.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=place)
-    elif way != "itself":
-        (tmp_path / f"x.tif.{way}").write_text(vrt)
-    assert "x.tif" in told_of(path)
-    assert asked == []
+            target.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=address)
+    elif reference != "itself":
+        (tmp_path / f"x.tif.{reference}").write_text(vrt)
+    assert "x.tif" in open_in_subprocess(path)
+    assert requests == []
 
 
-def test_overviews_and_masks_beside_a_raster_are_read(tmp_path):
+def test_overview_and_mask_files_are_read(tmp_path):
     path = write_raster(tmp_path / "x.tif", np.full((1, 400, 400), 7, np.uint8))
     with rasterio.Env(TIFF_USE_OVR=True, GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as target:
         target.build_overviews([2, 4])
@@ -477,18 +480,18 @@ def test_overviews_and_masks_beside_a_raster_are_read(tmp_path):
         assert not read_raster(dataset, Bands((1,)))[1].any()
 
 
-def with_fill(folder, fill, where=np.s_[:, :, :6], count=6, bands=4, least=0.1, most=0.9, kind=np.float32, **words):
-    """Tiles in parts of which a value stands for missing data."""
+def with_fill(folder, fill, where=np.s_[:, :, :6], count=6, bands=4, low=0.1, high=0.9, dtype=np.float32, **options):
+    """Tiles in which one value marks missing data."""
     files = []
     for number in range(count):
-        values = np.random.default_rng(number).uniform(least, most, (bands, 40, 40)).astype(kind)
+        values = np.random.default_rng(number).uniform(low, high, (bands, 40, 40)).astype(dtype)
         values[where] = fill
-        files.append(str(write_raster(folder / f"{number}.tif", values, **words)))
+        files.append(str(write_raster(folder / f"{number}.tif", values, **options)))
     return files
 
 
 @pytest.mark.parametrize(
-    ("fill", "least", "most", "kind"),
+    ("fill", "low", "high", "dtype"),
     [
         (-9999, 0.1, 0.9, np.float32),
         (-32768, 100, 900, np.int16),
@@ -496,64 +499,64 @@ def with_fill(folder, fill, where=np.s_[:, :, :6], count=6, bands=4, least=0.1, 
         (float(np.finfo(np.float32).min), 0.1, 0.9, np.float32),
     ],
 )
-def test_missing_data_that_no_file_declares_is_found(tmp_path, fill, least, most, kind):
-    """As after many crops: else nearly all real values would become one level."""
-    files = with_fill(tmp_path, fill, least=least, most=most, kind=kind)
+def test_undeclared_nodata_is_found(tmp_path, fill, low, high, dtype):
+    """As after many crops. Otherwise nearly all valid values would become one level."""
+    files = with_fill(tmp_path, fill, low=low, high=high, dtype=dtype)
     rule = measure_bands(files, "all", seed=0)
     assert rule.nodata == (fill,)
-    assert min(rule.low) >= least
-    assert max(rule.high) <= most
-    seen = load_raster(files[0], rule)
-    assert (seen[:, :6] == rule.missing).all()
-    assert len(np.unique(seen[:, 6:])) > 200
+    assert min(rule.low) >= low
+    assert max(rule.high) <= high
+    pixels = load_raster(files[0], rule)
+    assert (pixels[:, :6] == rule.missing).all()
+    assert len(np.unique(pixels[:, 6:])) > 200
     with open_raster(files[0]) as dataset:
         assert read_raster(dataset, rule)[1].sum() == 40 * 34
     assert measure_bands(files, "all", seed=0, nodata=()).nodata == (), "--nodata none"
 
 
-def test_what_is_declared_or_a_measurement_is_not_taken_for_missing(tmp_path):
+def test_declared_nodata_and_measurements_are_not_undeclared_nodata(tmp_path):
     declared = with_fill(tmp_path, -9999, nodata=-9999)
     assert measure_bands(declared, "all", seed=0).nodata == ()
-    bright = with_fill(tmp_path, 1.2)  # clouds lie near the others
+    bright = with_fill(tmp_path, 1.2)  # clouds are close to the other values
     assert measure_bands(bright, "all", seed=0).nodata == ()
-    alone = with_fill(tmp_path, -9999, np.s_[:, ::5, ::5])  # no area
-    assert measure_bands(alone, "all", seed=0).nodata == ()
+    scattered = with_fill(tmp_path, -9999, np.s_[:, ::5, ::5])  # single pixels
+    assert measure_bands(scattered, "all", seed=0).nodata == ()
     codes = [str(write_raster(tmp_path / "codes.tif", np.repeat([[[0], [40]]], 8, axis=2).astype(np.uint16)))]
     assert measure_bands(codes, "all", seed=0).nodata == ()
 
 
-def test_nodata_is_said_in_a_line_and_by_an_option(tmp_path):
+def test_nodata_is_logged_and_set_by_an_option(tmp_path):
     with_fill(tmp_path, -9999)
     listed = load_dataset(tmp_path, require_labels=False)
-    said = logged_lines()
+    lines = logged_lines()
     found = with_bands(listed, DataConfig(str(tmp_path), bands="all"), seed=0)
     assert found.bands.nodata == (-9999,)
-    assert any("-9999" in line and "nodata=none" in line for line in said)
-    assert not any("-9999" in line for line in said if "become 0 to 255" in line)
-    said.clear()
-    given = DataConfig(str(tmp_path), bands="all", nodata="-9999,0.5")
-    assert with_bands(listed, given, seed=0).bands.nodata == (-9999, 0.5)
-    assert not any("Missing data" in line for line in said)
-    for wrong in ("x", "nan", "1,,2"):
-        with pytest.raises(InputError, match=f"`nodata` is '{wrong}'"):
-            replace(given, nodata=wrong).read_any()
+    assert any("-9999" in line and "nodata=none" in line for line in lines)
+    assert not any("-9999" in line for line in lines if "become 0 to 255" in line)
+    lines.clear()
+    config = DataConfig(str(tmp_path), bands="all", nodata="-9999,0.5")
+    assert with_bands(listed, config, seed=0).bands.nodata == (-9999, 0.5)
+    assert not any("Missing data" in line for line in lines)
+    for value in ("x", "nan", "1,,2"):
+        with pytest.raises(InputError, match=f"`nodata` is '{value}'"):
+            replace(config, nodata=value).read_any()
 
 
-def test_nodata_of_ordinary_images_is_refused(tmp_path):
+def test_nodata_of_rgb_images_is_rejected(tmp_path):
     paint(tmp_path / "a/0.jpg", (90, 90, 90))
     source = DataConfig(str(tmp_path), nodata="0")
     with pytest.raises(InputError, match=mentioning("nodata=0", "8-bit")):
         with_bands(source.read_any(), source, seed=0)
 
 
-def printed(path, kind=np.uint8):
-    """A image of a printer's: cyan, magenta, yellow and black."""
-    inks = (RNG.integers(0, 255, (4, 24, 24)) * (np.iinfo(kind).max // 255)).astype(kind)
+def write_cmyk(path, dtype=np.uint8):
+    """A CMYK image."""
+    inks = (RNG.integers(0, 255, (4, 24, 24)) * (np.iinfo(dtype).max // 255)).astype(dtype)
     return str(write_raster(path, inks, photometric="CMYK", interleave="pixel"))
 
 
-def test_a_printed_image_is_an_ordinary_one(tmp_path):
-    """One among photos makes no rasters of them; GDAL turns its inks into colors and calls black alpha."""
+def test_cmyk_image_is_read_as_rgb(tmp_path):
+    """GDAL converts CMYK to RGB and calls black alpha."""
     path = tmp_path / "printed.tif"
     inks = Image.frombytes("CMYK", (24, 24), RNG.bytes(24 * 24 * 4))
     inks.save(path)
@@ -561,41 +564,41 @@ def test_a_printed_image_is_an_ordinary_one(tmp_path):
         assert [color.name for color in dataset.colorinterp] == ["red", "green", "blue", "alpha"]
     jpeg = str(paint(tmp_path / "a.jpg", (200, 10, 10)))
     assert measure_bands([str(path), jpeg], None, seed=0) is None
-    # Among rasters it is seen with the same colors, but for rounding.
-    seen = load_raster(str(path), Bands((1, 2, 3))).astype(int)
-    np.testing.assert_allclose(seen, np.asarray(inks.convert("RGB")), atol=1)
+    # By GDAL it has the same colors, except for rounding.
+    pixels = load_raster(str(path), Bands((1, 2, 3))).astype(int)
+    np.testing.assert_allclose(pixels, np.asarray(inks.convert("RGB")), atol=1)
 
 
-def test_a_printed_image_of_16_bits_is_ordinary_alone_and_refused_by_its_name_among_rasters(tmp_path):
-    """Pillow makes colors of its inks, GDAL does not; no other image is to blame."""
-    path, jpeg = printed(tmp_path / "printed.tif", np.uint16), str(paint(tmp_path / "a.jpg", (200, 10, 10)))
+def test_16_bit_cmyk_is_accepted_alone_and_rejected_among_rasters(tmp_path):
+    """Pillow converts it to RGB, GDAL does not; the error names this image."""
+    path, jpeg = write_cmyk(tmp_path / "printed.tif", np.uint16), str(paint(tmp_path / "a.jpg", (200, 10, 10)))
     assert probe(path).reason == ""
     assert measure_bands([jpeg, path], None, seed=0) is None
-    five = str(write_raster(tmp_path / "five.tif", deep()))
+    five = str(write_raster(tmp_path / "five.tif", random_uint16()))
     for files in ([jpeg, path, five], [five, path]):
         with pytest.raises(InputError, match=mentioning("printed.tif", "RGB")):
             measure_bands(files, None, seed=0)
-    assert measure_bands([path], (1, 2, 3, 4), seed=0).channels == 4, "by number anything may be seen"
+    assert measure_bands([path], (1, 2, 3, 4), seed=0).channels == 4, "bands by number are always read"
 
 
-def test_rasters_of_several_kinds_are_counted_and_the_dark_ones_told(tmp_path):
+def test_types_of_rasters_are_counted_and_dark_types_reported(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         write_raster(tmp_path / name / "bright.tif", RNG.integers(0, 255, (3, 24, 24)).astype(np.uint8))
-        write_raster(tmp_path / name / "deep.tif", deep(3))
-    write_raster(tmp_path / "a/third.tif", deep(3))
-    said = logged_lines()
+        write_raster(tmp_path / name / "deep.tif", random_uint16(3))
+    write_raster(tmp_path / "a/third.tif", random_uint16(3))
+    lines = logged_lines()
     with_bands(load_dataset(tmp_path), DataConfig(str(tmp_path)), seed=0)
-    assert mentions(said[1], "3 of uint16", "2 of uint8", "dark", "gdal_translate")
+    assert mentions(lines[1], "3 of uint16", "2 of uint8", "dark", "gdal_translate")
     for name in ("a", "b"):
         (tmp_path / name / "bright.tif").unlink()
-    said.clear()
+    lines.clear()
     with_bands(load_dataset(tmp_path), DataConfig(str(tmp_path)), seed=0)
-    assert len(said) == 1, "of one kind there is nothing to tell"
+    assert len(lines) == 1, "one type"
 
 
-def test_eight_bits_in_another_order_are_seen_in_that_order(tmp_path):
-    """Blue, green, red: as ordinary images Pillow would take blue for red, or not open them."""
+def test_8_bit_bgr_is_read_as_rgb(tmp_path):
+    """Pillow would swap blue and red, or not open it."""
     path = write_raster(tmp_path / "bgr8.tif", RNG.integers(0, 255, (3, 24, 24)).astype(np.uint8))
     kinds = rasterio.enums.ColorInterp
     with rasterio.open(path, "r+") as target:
@@ -615,29 +618,29 @@ def test_eight_bits_in_another_order_are_seen_in_that_order(tmp_path):
         ({"NBITS": 4}, r"NBITS=4.*-scale 0 15 0 255"),
     ],
 )
-def test_numbers_that_are_no_levels_are_ordinary_alone_and_refused_among_rasters(tmp_path, profile, fault):
-    """Pillow makes levels of them, for training and answers alike; GDAL does not."""
+def test_palettes_and_bits_are_accepted_alone_and_rejected_among_rasters(tmp_path, profile, fault):
+    """Pillow converts the values for training and prediction. GDAL does not."""
     path = str(write_raster(tmp_path / "coded.tif", RNG.integers(0, 2, (1, 24, 24)).astype(np.uint8), **profile))
     assert measure_bands([path], None, seed=0) is None
     assert default_bands(path) is None
-    beside = str(write_raster(tmp_path / "deep.tif", deep(1)))
+    raster = str(write_raster(tmp_path / "deep.tif", random_uint16(1)))
     with pytest.raises(InputError, match=rf"coded\.tif holds .*{fault}"):
-        measure_bands([path, beside], None, seed=0)
-    assert measure_bands([path], (1,), seed=0).channels == 1, "by number anything may be seen"
+        measure_bands([path, raster], None, seed=0)
+    assert measure_bands([path], (1,), seed=0).channels == 1, "bands by number are always read"
 
 
 def colored_bands(path, *colors):
-    write_raster(path, deep(3))
+    write_raster(path, random_uint16(3))
     with rasterio.open(path, "r+") as target:
         target.colorinterp = [rasterio.enums.ColorInterp[color] for color in colors]
     return str(path)
 
 
-def test_bands_that_were_found_by_color_are_looked_for_by_color_in_all(tmp_path):
-    """Else red and blue would change places from one image to the next."""
+def test_bands_found_by_color_are_required_by_color(tmp_path):
+    """Otherwise red and blue would be swapped from one image to the next."""
     bgr = colored_bands(tmp_path / "bgr.tif", "blue", "green", "red")
     rgb = colored_bands(tmp_path / "rgb.tif", "red", "green", "blue")
-    unnamed = str(write_raster(tmp_path / "unnamed.tif", deep(3)))
+    unnamed = str(write_raster(tmp_path / "unnamed.tif", random_uint16(3)))
     with pytest.raises(InputError, match=mentioning("rgb.tif", "3", "1", "2")):
         measure_bands([bgr, rgb], None, seed=0)
     with pytest.raises(InputError, match=mentioning("rgb.tif", "3")):
@@ -647,16 +650,16 @@ def test_bands_that_were_found_by_color_are_looked_for_by_color_in_all(tmp_path)
     with pytest.raises(UnreadableImageError, match=mentioning("rgb.tif", "3")):
         load_raster(rgb, rule)
     with open_raster(rgb) as dataset:
-        asked = Preprocessing(image_size=16).seeing(rule)
+        preprocessing = Preprocessing(image_size=16).seeing(rule)
         with pytest.raises(InputError, match=mentioning("rgb.tif", "3")):
-            resolve_bands(dataset, asked, MapOptions(), "rgb.tif")
-        assert resolve_bands(dataset, asked, MapOptions(bands="3,2,1"), "rgb.tif").numbers == (3, 2, 1)
-    assert measure_bands([bgr, rgb], (3, 2, 1), seed=0).names == ("", "", ""), "by number no color counts"
-    assert load_raster(rgb, replace(rule, names=())).shape == (24, 24, 3), "a rule of before colors were kept"
+            resolve_bands(dataset, preprocessing, MapOptions(), "rgb.tif")
+        assert resolve_bands(dataset, preprocessing, MapOptions(bands="3,2,1"), "rgb.tif").numbers == (3, 2, 1)
+    assert measure_bands([bgr, rgb], (3, 2, 1), seed=0).names == ("", "", ""), "bands by number have no color"
+    assert load_raster(rgb, replace(rule, names=())).shape == (24, 24, 3), "older scalings have no colors"
 
 
-def test_what_a_raster_describes_its_bands_as_counts_before_their_colors(tmp_path):
-    """Described blue, green, red, and called red, green, blue by GDAL, as it calls three bands of 8 bits: no fault."""
+def test_band_descriptions_override_color_interpretation(tmp_path):
+    """Described blue, green, red; GDAL interprets three 8-bit bands as red, green, blue."""
     path = write_raster(tmp_path / "named.tif", RNG.integers(0, 255, (4, 24, 24)).astype(np.uint8))
     with rasterio.open(path, "r+") as target:
         target.descriptions = ("blue", "green", "red", "infrared")
@@ -667,8 +670,8 @@ def test_what_a_raster_describes_its_bands_as_counts_before_their_colors(tmp_pat
 
 
 @pytest.mark.parametrize(("bands", "profile"), [(3, {"photometric": "MINISBLACK"}), (1, {"compress": "LERC"})])
-def test_ordinary_images_that_pillow_cannot_open_are_read_all_the_same(tmp_path, monkeypatch, bands, profile):
-    """For training by a rule, so that each step does; for a network of ordinary images with their values."""
+def test_rgb_images_that_pillow_cannot_open_are_read(tmp_path, monkeypatch, bands, profile):
+    """In training by a scaling; for a model of RGB images with their values."""
     (tmp_path / "set/a").mkdir(parents=True)
     values = RNG.integers(0, 255, (bands, 24, 24)).astype(np.uint8)
     path = str(write_raster(tmp_path / "set/a/one.tif", values, **profile))

@@ -1,4 +1,4 @@
-"""Standard sets: small ones of the real layout, against torchvision's reading of the same files."""
+"""Built-in datasets: small ones of the real layout, compared with torchvision on the same files."""
 
 from __future__ import annotations
 
@@ -25,39 +25,41 @@ CLASSES = ["airplane", "automobile", "bird"]
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EFFNETV2_DATA", raising=False)
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 
 
-def pickled(file: Path, content: object) -> list[str]:
+def write_pickle(file: Path, content: object) -> list[str]:
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(pickle.dumps(content))
     return [file.name, hashlib.md5(file.read_bytes()).hexdigest()]
 
 
-def python_version(monkeypatch, folder: Path, known: type, label_key: str, names_key: str, train: list[str]) -> None:
-    """CIFAR as torchvision downloads it, its sums of the small files put in place of the real ones."""
-    draws = np.random.default_rng(0)
+def write_python_cifar(
+    monkeypatch, folder: Path, cifar: type, label_key: str, names_key: str, train: list[str]
+) -> None:
+    """CIFAR as torchvision downloads it; the checksums are those of the small files."""
+    rng = np.random.default_rng(0)
 
     def batch(name: str, count: int) -> list[str]:
-        data = draws.integers(0, 256, (count, 3072), dtype=np.uint8)
-        return pickled(folder / name, {"data": data, label_key: [i % 3 for i in range(count)]})
+        data = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
+        return write_pickle(folder / name, {"data": data, label_key: [i % 3 for i in range(count)]})
 
-    monkeypatch.setattr(known, "train_list", [batch(name, 6) for name in train])
-    monkeypatch.setattr(known, "test_list", [batch("test_batch" if len(train) > 1 else "test", 4)])
-    name, md5 = pickled(folder / known.meta["filename"], {names_key: CLASSES})
-    monkeypatch.setattr(known, "meta", {"filename": name, "key": names_key, "md5": md5})
+    monkeypatch.setattr(cifar, "train_list", [batch(name, 6) for name in train])
+    monkeypatch.setattr(cifar, "test_list", [batch("test_batch" if len(train) > 1 else "test", 4)])
+    name, md5 = write_pickle(folder / cifar.meta["filename"], {names_key: CLASSES})
+    monkeypatch.setattr(cifar, "meta", {"filename": name, "key": names_key, "md5": md5})
 
 
-def test_cifar10_is_made_binary_once_and_is_what_torchvision_reads(place, monkeypatch):
-    known = datasets.CIFAR10
+def test_cifar10_is_converted_once_and_equals_torchvision(data_dir, monkeypatch):
+    cifar = datasets.CIFAR10
     batches = [f"data_batch_{i}" for i in range(1, 6)]
-    python_version(monkeypatch, place / "cifar-10-batches-py", known, "labels", "label_names", batches)
+    write_python_cifar(monkeypatch, data_dir / "cifar-10-batches-py", cifar, "labels", "label_names", batches)
     dataset = load_dataset("cifar10")
-    train, test = known("data", train=True), known("data", train=False)
+    train, test = cifar("data", train=True), cifar("data", train=False)
     assert dataset.published == "cifar10"
     assert dataset.split.tolist() == ["train"] * 30 + ["test"] * 4
     assert dataset.labels.tolist() == train.targets + test.targets
@@ -66,32 +68,32 @@ def test_cifar10_is_made_binary_once_and_is_what_torchvision_reads(place, monkey
         record = np.fromfile(file, dtype=np.uint8, count=3073, offset=3073 * int(number))
         assert record[0] == dataset.labels[index]
         np.testing.assert_array_equal(record[1:].reshape(3, 32, 32).transpose(1, 2, 0), pixels)
-    assert sorted(p.name for p in place.iterdir()) == ["cifar-10-batches-bin", "cifar-10-batches-py"]
-    monkeypatch.setattr(known, "__init__", None)  # a second reading does not need torchvision
+    assert sorted(p.name for p in data_dir.iterdir()) == ["cifar-10-batches-bin", "cifar-10-batches-py"]
+    monkeypatch.setattr(cifar, "__init__", None)  # a second reading does not need torchvision
     assert load_dataset("cifar10").digest() == dataset.digest()
-    assert load_dataset(place / "cifar-10-batches-bin").digest() == dataset.digest()
+    assert load_dataset(data_dir / "cifar-10-batches-bin").digest() == dataset.digest()
 
 
-def test_cifar100_has_its_class_in_the_second_byte(place, monkeypatch):
-    known = datasets.CIFAR100
-    python_version(monkeypatch, place / "cifar-100-python", known, "fine_labels", "fine_label_names", ["train"])
+def test_cifar100_labels_are_in_the_second_byte(data_dir, monkeypatch):
+    cifar = datasets.CIFAR100
+    write_python_cifar(monkeypatch, data_dir / "cifar-100-python", cifar, "fine_labels", "fine_label_names", ["train"])
     dataset = load_dataset("cifar100")
-    assert dataset.labels.tolist() == known("data", train=True).targets + known("data", train=False).targets
-    assert (place / "cifar-100-binary/train.bin").stat().st_size == 6 * 3074
+    assert dataset.labels.tolist() == cifar("data", train=True).targets + cifar("data", train=False).targets
+    assert (data_dir / "cifar-100-binary/train.bin").stat().st_size == 6 * 3074
     assert dataset.paths[6] == "test.bin#0"
 
 
-def test_damaged_cifar_is_refused_before_it_is_unpickled(place, monkeypatch):
+def test_damaged_cifar_is_rejected_before_unpickling(data_dir, monkeypatch):
     batches = [f"data_batch_{i}" for i in range(1, 6)]
-    folder = place / "cifar-10-batches-py"
-    python_version(monkeypatch, folder, datasets.CIFAR10, "labels", "label_names", batches)
-    (folder / "data_batch_2").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    folder = data_dir / "cifar-10-batches-py"
+    write_python_cifar(monkeypatch, folder, datasets.CIFAR10, "labels", "label_names", batches)
+    (folder / "data_batch_2").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
     with pytest.raises(InputError, match="not found or corrupted"):
         load_dataset("cifar10")
-    assert not (place.parent / "owned").exists()
+    assert not (data_dir.parent / "executed").exists()
 
 
-def binary(folder: Path, records: dict[str, bytes], names: str = "cat\ndog\n\n") -> Path:
+def write_binary_cifar(folder: Path, records: dict[str, bytes], names: str = "cat\ndog\n\n") -> Path:
     folder.mkdir(exist_ok=True)
     for name, data in records.items():
         (folder / name).write_bytes(data)
@@ -99,9 +101,9 @@ def binary(folder: Path, records: dict[str, bytes], names: str = "cat\ndog\n\n")
     return folder
 
 
-def test_the_binary_version_is_read_by_its_names(tmp_path):
+def test_binary_files_are_read_with_their_class_names(tmp_path):
     pixels = [np.random.default_rng(i).bytes(3072) for i in range(3)]
-    folder = binary(
+    folder = write_binary_cifar(
         tmp_path,
         {
             "data_batch_1.bin": b"\1" + pixels[0] + b"\0" + pixels[1],
@@ -117,9 +119,9 @@ def test_the_binary_version_is_read_by_its_names(tmp_path):
     assert mentions(report.notes[0], "cifar10", "split")
 
 
-def test_a_table_of_packed_images_reads_as_the_folder(tmp_path):
+def test_table_of_packed_images_equals_the_folder(tmp_path):
     pixels = [np.random.default_rng(i).bytes(3072) for i in range(2)]
-    folder = binary(tmp_path, {"data_batch_1.bin": b"\1" + pixels[0] + b"\0" + pixels[1]})
+    folder = write_binary_cifar(tmp_path, {"data_batch_1.bin": b"\1" + pixels[0] + b"\0" + pixels[1]})
     dataset = load_dataset(folder)
     dataset.to_csv(tmp_path / "all.csv")
     assert load_dataset(tmp_path / "all.csv").digest() == dataset.digest()
@@ -139,17 +141,17 @@ def test_a_table_of_packed_images_reads_as_the_folder(tmp_path):
         ({"data_batch_1.bin": b""}, "cat\ndog\n", ("without a record",)),
     ],
 )
-def test_broken_binary_files_are_refused(tmp_path, records, names, message):
+def test_broken_binary_files_are_rejected(tmp_path, records, names, message):
     with pytest.raises(InputError, match=mentioning(*message)):
-        load_dataset(binary(tmp_path, records, names))
+        load_dataset(write_binary_cifar(tmp_path, records, names))
 
 
-def test_a_file_called_train_bin_beside_class_folders_is_somebody_elses(tmp_path):
-    """CIFAR-100's is called so too; without class folders its names are asked for."""
+def test_train_bin_next_to_class_folders_is_ignored(tmp_path):
+    """CIFAR-100 has a file of this name; without class folders its class names are required."""
     (tmp_path / "train.bin").write_bytes(b"weights of something")
     with pytest.raises(InputError, match=r"fine_label_names\.txt"):
         load_dataset(tmp_path)
-    draw(*(tmp_path / name / "1.jpg" for name in ("cat", "dog")))
+    write_images(*(tmp_path / name / "1.jpg" for name in ("cat", "dog")))
     assert load_dataset(tmp_path).class_names == ("cat", "dog")
 
 
@@ -159,24 +161,26 @@ def test_binary_files_need_their_class_names(tmp_path):
         load_dataset(tmp_path)
 
 
-def draw(*files: Path) -> None:
+def write_images(*files: Path) -> None:
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(file)
 
 
-def test_eurosat_and_imagenette_come_from_their_folders(place):
-    draw(*(place / f"eurosat/2750/{name}/{name}_1.jpg" for name in ("Forest", "River")))
+def test_eurosat_and_imagenette_are_read_from_folders(data_dir):
+    write_images(*(data_dir / f"eurosat/2750/{name}/{name}_1.jpg" for name in ("Forest", "River")))
     assert load_dataset("eurosat").paths == ["eurosat/2750/Forest/Forest_1.jpg", "eurosat/2750/River/River_1.jpg"]
     ids = ("n01440764", "n02102040")
-    draw(*(place / f"imagenette2-160/{split}/{name}/{name}_1.JPEG" for split in ("train", "val") for name in ids))
+    write_images(
+        *(data_dir / f"imagenette2-160/{split}/{name}/{name}_1.JPEG" for split in ("train", "val") for name in ids)
+    )
     dataset = load_dataset("imagenette")
     assert dataset.class_names == ("English springer", "tench")
     assert dataset.split.tolist() == ["train", "train", "val", "val"]
 
 
-def test_flowers_come_from_their_matlab_files(place, monkeypatch):
-    write_flowers(place, monkeypatch, [77, 1, 77, 1, 1, 77], trnid=[1, 2], valid=[3, 4], tstid=[5, 6])
+def test_flowers_are_read_from_matlab_files(data_dir, monkeypatch):
+    write_flowers(data_dir, monkeypatch, [77, 1, 77, 1, 1, 77], trnid=[1, 2], valid=[3, 4], tstid=[5, 6])
     dataset = load_dataset("flowers102")
     assert dataset.class_names == ("passion flower", "pink primrose")
     assert list(zip(dataset.paths, dataset.labels.tolist(), dataset.split, strict=True)) == [
@@ -187,10 +191,10 @@ def test_flowers_come_from_their_matlab_files(place, monkeypatch):
     ]
 
 
-def test_cars_come_from_their_matlab_files(place):
-    """A name has a slash in it, and classes count from 1 in bytes, as in the real files."""
-    folder, names = place / "stanford_cars", ["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012"]
-    draw(*(folder / f"cars_{split}/0000{i}.jpg" for split in ("train", "test") for i in (1, 2)))
+def test_cars_are_read_from_matlab_files(data_dir):
+    """One name has a slash, and class ids start at 1, as in the real files."""
+    folder, names = data_dir / "stanford_cars", ["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012"]
+    write_images(*(folder / f"cars_{split}/0000{i}.jpg" for split in ("train", "test") for i in (1, 2)))
     (folder / "devkit").mkdir()
     scipy.io.savemat(folder / "devkit/cars_meta.mat", {"class_names": np.array([names], dtype=object)})
     fields = [("fname", object), ("class", object)]
@@ -207,54 +211,54 @@ def test_cars_come_from_their_matlab_files(place):
     ]
 
 
-def test_pets_are_what_torchvision_lists(place):
-    folder = place / "oxford-iiit-pet"
-    draw(*(folder / f"images/{name}.jpg" for name in ("Abyssinian_1", "great_pyrenees_2", "Abyssinian_3")))
+def test_pets_equal_torchvision(data_dir):
+    folder = data_dir / "oxford-iiit-pet"
+    write_images(*(folder / f"images/{name}.jpg" for name in ("Abyssinian_1", "great_pyrenees_2", "Abyssinian_3")))
     (folder / "annotations").mkdir()
     (folder / "annotations/trainval.txt").write_text("Abyssinian_1 1 1 1\ngreat_pyrenees_2 2 2 1\n")
     (folder / "annotations/test.txt").write_text("Abyssinian_3 1 1 1\n")
-    dataset, theirs = load_dataset("oxford_iiit_pet"), datasets.OxfordIIITPet("data")
+    dataset, expected = load_dataset("oxford_iiit_pet"), datasets.OxfordIIITPet("data")
     assert dataset.class_names == ("Abyssinian", "great_pyrenees")
-    assert dataset.labels.tolist() == [theirs[0][1], theirs[1][1], 0]
+    assert dataset.labels.tolist() == [expected[0][1], expected[1][1], 0]
     assert dataset.split.tolist() == ["train", "train", "test"]
 
 
-def test_the_variable_names_another_folder(tmp_path, monkeypatch):
+def test_data_folder_is_set_by_the_environment_variable(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EFFNETV2_DATA", str(tmp_path / "sets"))
-    draw(*(tmp_path / f"sets/eurosat/2750/{name}/1.jpg" for name in ("Forest", "River")))
+    write_images(*(tmp_path / f"sets/eurosat/2750/{name}/1.jpg" for name in ("Forest", "River")))
     assert load_dataset("eurosat").root == tmp_path / "sets"
 
 
 @pytest.mark.parametrize("name", BUILTIN_NAMES)
-def test_a_set_that_is_not_there_says_where_it_was_sought_and_how_to_get_it(place, name):
+def test_missing_dataset_names_the_folder_and_the_download(data_dir, name):
     with pytest.raises(InputError) as error:
         load_dataset(name)
     message = str(error.value)
-    assert str(place) in message
+    assert str(data_dir) in message
     assert mentions(message, "EFFNETV2_DATA")
     call = message.split("torchvision.datasets.")[1].split("(")[0]
     assert hasattr(datasets, call)
-    assert list(place.iterdir()) == []
+    assert list(data_dir.iterdir()) == []
 
 
-def test_two_processes_that_make_the_same_set_get_one(tmp_path, monkeypatch):
-    """The other one is quicker by a moment: what it has made is taken."""
-    small = (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.uint8))
+def test_two_processes_that_convert_a_dataset_write_it_once(tmp_path, monkeypatch):
+    """The other process is slightly faster, and its result is used."""
+    images = (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.uint8))
 
     def make() -> None:
         builtin_datasets.write_cifar_folder(
-            tmp_path / "packed", builtin_datasets.CIFAR10, CLASSES, train=small, test=small
+            tmp_path / "packed", builtin_datasets.CIFAR10, CLASSES, train=images, test=images
         )
 
-    real = os.replace
+    os_replace = os.replace
 
-    def too_late(source: Path, to: Path) -> None:
-        monkeypatch.setattr(builtin_datasets.os, "replace", real)
+    def replace_too_late(source: Path, target: Path) -> None:
+        monkeypatch.setattr(builtin_datasets.os, "replace", os_replace)
         make()
-        real(source, to)
+        os_replace(source, target)
 
-    monkeypatch.setattr(builtin_datasets.os, "replace", too_late)
+    monkeypatch.setattr(builtin_datasets.os, "replace", replace_too_late)
     make()
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
     assert len(builtin_datasets.read_cifar_folder(tmp_path / "packed", "x")) == 4

@@ -1,4 +1,4 @@
-"""CSV as spreadsheets write it."""
+"""CSV files as spreadsheets write them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from efficientnetv2.data.csv_dialect import read_cells, read_header, write_table
         ("", ",", []),
     ],
 )
-def test_cells_are_parted_by_what_stands_between_the_names(header, separator, names, tmp_path):
+def test_separator_is_found_from_the_header(header, separator, names, tmp_path):
     (tmp_path / "a.csv").write_text(f"{header}\n1\n", encoding="utf-8-sig")
     assert read_header(tmp_path / "a.csv") == (separator, names)
 
 
-def test_rows_keep_their_numbers_and_blank_ones_go(tmp_path):
+def test_rows_keep_their_numbers_and_blank_rows_are_skipped(tmp_path):
     (tmp_path / "a.csv").write_text("a;b\n\nNA;1\n;\n2\n ; \n")
     table = read_cells(tmp_path / "a.csv")
     assert table.index.tolist() == [3, 5]
@@ -42,13 +42,13 @@ def test_rows_keep_their_numbers_and_blank_ones_go(tmp_path):
     st.lists(st.tuples(*[st.text(st.sampled_from('a,;"\r\n é'), max_size=5)] * 2), min_size=1, max_size=4),
     st.sampled_from(["b", "b\r", "b,"]),
 )
-def test_a_table_is_read_back_as_it_was_written(rows, name):
-    """Whatever ends lines elsewhere: a shell script with Windows' line ends makes folders called 'cat' and one."""
+def test_table_is_read_back_as_written(rows, name):
+    """Cells may have line breaks, for example folder names of a script with Windows line endings."""
     table = pd.DataFrame(rows, columns=["a", name]).assign(number=range(len(rows)))
     with tempfile.TemporaryDirectory() as folder:
         write_table(Path(folder) / "a.csv", table)
-        again = pd.read_csv(Path(folder) / "a.csv", keep_default_na=False, skip_blank_lines=False)
-    pd.testing.assert_frame_equal(again, table, check_dtype=False)
+        read = pd.read_csv(Path(folder) / "a.csv", keep_default_na=False, skip_blank_lines=False)
+    pd.testing.assert_frame_equal(read, table, check_dtype=False)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_table_is_read_back_as_it_was_written(rows, name):
         (b"a,b\n1,2\n1,2,3,4\n", ("line 3",)),
     ],
 )
-def test_what_is_no_table_is_an_error_that_names_the_cause(content, names, tmp_path):
+def test_invalid_csv_is_an_error_with_the_cause(content, names, tmp_path):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(ValueError, match=mentioning(*names)):
         read_cells(tmp_path / "a.csv")

@@ -1,4 +1,4 @@
-"""Folds: what is kept whole is never on both sides, by class, group, place and time; and what is refused."""
+"""Folds by class, group, place and time: no group is in two folds, and invalid input is rejected."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from efficientnetv2.utils.errors import InputError
 
 
 def places(count: int) -> dict[str, np.ndarray]:
-    """Images in pairs, each pair in a degree of its own."""
+    """Pairs of images, each pair in a separate degree."""
     pair = np.arange(count) // 2
     return {"latitude": pair % 80 + 0.5, "longitude": pair * 3 % 170 + 0.5}
 
 
-def test_by_class_the_folds_are_as_even_as_scikit_learns():
+def test_folds_by_class_are_as_even_as_in_scikit_learn():
     labels = np.repeat([0, 1, 2], [53, 31, 12])
-    ours = assign_folds(dataset(labels), k=5, seed=0, by="class").fold_of_image(len(labels))
-    theirs = np.zeros(len(labels), dtype=int)
-    for number, (_, answering) in enumerate(StratifiedKFold(5).split(labels, labels)):
-        theirs[answering] = number
-    for fold in (ours, theirs):
+    folds = assign_folds(dataset(labels), k=5, seed=0, by="class").fold_of_image(len(labels))
+    sklearn_folds = np.zeros(len(labels), dtype=int)
+    for number, (_, test_rows) in enumerate(StratifiedKFold(5).split(labels, labels)):
+        sklearn_folds[test_rows] = number
+    for fold in (folds, sklearn_folds):
         counts = pd.crosstab(labels, fold).to_numpy()
         assert (counts.max(axis=1) - counts.min(axis=1)).max() <= 1
 
 
-def test_by_class_neighbors_part_and_by_place_they_do_not():
+def test_folds_by_place_keep_neighbors_together():
     labels = np.tile([0, 1, 0, 1], 20)
     data = dataset(labels, **places(80))
     by_class, by_place = (assign_folds(data, k=4, seed=0, by=by).fold_of_image(80) for by in ("class", "place"))
@@ -46,7 +46,7 @@ def test_by_class_neighbors_part_and_by_place_they_do_not():
     assert not (by_class[::2] == by_class[1::2]).all()
 
 
-def test_by_place_and_by_group_need_to_know_them():
+def test_folds_by_place_or_group_need_their_columns():
     data = dataset([0, 1] * 10)
     with pytest.raises(InputError, match=mentioning("by=", "all.csv")):
         assign_folds(data, k=2, seed=0, by="place")
@@ -54,8 +54,8 @@ def test_by_place_and_by_group_need_to_know_them():
         assign_folds(data, k=2, seed=0, by="group")
 
 
-def test_a_class_in_one_group_only_is_named():
-    """By the ordinary rule groups give way, and the note says so; asked for by name they do not."""
+def test_class_in_one_group_is_named():
+    """The automatic rule ignores groups with a note; rules chosen by name fail."""
     data = dataset([0, 0, 1, 1, 1, 1], group=["a", "b", "c", "c", "c", "c"])
     assert mentions(assign_folds(data, k=2, seed=0).note, "groups not kept", "class")
     with pytest.raises(InputError, match=mentioning("'c1'", "by=")):
@@ -64,88 +64,88 @@ def test_a_class_in_one_group_only_is_named():
         with_holdout(data, seed=0, by="group")
 
 
-def test_groups_of_two_classes_each_are_dealt_whole():
+def test_groups_of_two_classes_are_not_divided():
     labels = np.tile([0, 1, 1, 2, 2, 0], 6)
     group = [f"g{number}" for number in np.arange(36) // 2]
-    dealt = assign_folds(dataset(labels, group=group), k=3, seed=0, by="group")
-    fold = dealt.fold_of_image(36)
+    assignment = assign_folds(dataset(labels, group=group), k=3, seed=0, by="group")
+    fold = assignment.fold_of_image(36)
     assert pd.Series(fold).groupby(group).nunique().max() == 1
-    assert all(set(labels[part.train_rows]) == {0, 1, 2} for part in dealt.parts)
+    assert all(set(labels[part.train_rows]) == {0, 1, 2} for part in assignment.parts)
 
 
-def test_fewer_images_than_folds():
+def test_fewer_images_than_folds_are_rejected():
     with pytest.raises(InputError, match=mentioning("4", "9", "2", "folds")):
         assign_folds(dataset([0, 0, 1, 1]), k=9, seed=0)
 
 
-def test_a_class_with_fewer_images_than_folds_is_named():
-    dealt = assign_folds(dataset([0] * 20 + [1] * 3), k=5, seed=0)
-    assert mentions(dealt.note, "'c1'", "fold")
-    assert sum((dealt.fold_of_image(23)[20:] == number).any() for number in range(5)) == 3
+def test_class_with_fewer_images_than_folds_is_named():
+    assignment = assign_folds(dataset([0] * 20 + [1] * 3), k=5, seed=0)
+    assert mentions(assignment.note, "'c1'", "fold")
+    assert sum((assignment.fold_of_image(23)[20:] == number).any() for number in range(5)) == 3
     with pytest.raises(InputError, match=mentioning("'c1'", "class")):
         assign_folds(dataset([0] * 20 + [1]), k=5, seed=0)
 
 
 @given(st.lists(st.tuples(st.integers(1990, 2016), st.integers(0, 1)), min_size=8, max_size=60), st.integers(1, 5))
-def test_by_time_the_past_teaches_the_future(rows, k):
+def test_folds_by_time_train_on_the_past(rows, k):
     years, labels = (np.array(column) for column in zip(*rows, strict=True))
     assume(len(set(labels)) == 2)
     data = dataset(labels, year=years)
     try:
-        dealt = time_folds(data, k=k, column="year")
-    except InputError:  # too few moments, or a class that is new; see below
+        assignment = time_folds(data, k=k, column="year")
+    except InputError:  # too few times, or a new class; see below
         return
-    answered = np.concatenate([part.val_rows for part in dealt.parts])
-    assert len(set(answered)) == len(answered)
-    first = years[np.setdiff1d(np.arange(len(years)), answered)]
-    for part in dealt.parts:
+    evaluated = np.concatenate([part.val_rows for part in assignment.parts])
+    assert len(set(evaluated)) == len(evaluated)
+    first = years[np.setdiff1d(np.arange(len(years)), evaluated)]
+    for part in assignment.parts:
         assert years[part.train_rows].max() < years[part.val_rows].min()
         assert set(labels[part.train_rows]) == {0, 1}
-        # All of the past, and all of each moment.
+        # All of the past, and all images of each time.
         assert (years[part.train_rows].min(), len(part.train_rows)) == (
             years.min(),
             (years < years[part.val_rows].min()).sum(),
         )
-    assert first.max() < min(years[answered])
+    assert first.max() < min(years[evaluated])
 
 
-def test_periods_hold_about_as_many_images():
+def test_periods_have_similar_numbers_of_images():
     years = np.repeat(np.arange(2000, 2016), 5)
-    dealt = time_folds(dataset(np.tile([0, 1], 40), year=years), k=3, column="year")
-    assert [len(part.val_rows) for part in dealt.parts] == [20, 20, 20]
+    assignment = time_folds(dataset(np.tile([0, 1], 40), year=years), k=3, column="year")
+    assert [len(part.val_rows) for part in assignment.parts] == [20, 20, 20]
     assert each_mentions(
-        [part.note for part in dealt.parts],
+        [part.note for part in assignment.parts],
         ("2000", "2003", "2004", "2007"),
         ("2000", "2007", "2008", "2011"),
         ("2000", "2011", "2012", "2015"),
     )
 
 
-def test_dates_are_put_in_order():
+def test_dates_are_sorted():
     dates = [f"20{year:02d}-0{month}-01" for year in (16, 15, 17) for month in (3, 9, 6, 1)]
-    dealt = time_folds(dataset([0, 1] * 6, taken=dates), k=2, column="taken")
-    assert mentions(dealt.parts[0].note, "2015-01-01", "2015-09-01", "2016-01-01", "2016-09-01")
-    assert sorted(dealt.parts[1].val_rows) == [8, 9, 10, 11]
+    assignment = time_folds(dataset([0, 1] * 6, date=dates), k=2, column="date")
+    assert mentions(assignment.parts[0].note, "2015-01-01", "2015-09-01", "2016-01-01", "2016-09-01")
+    assert sorted(assignment.parts[1].val_rows) == [8, 9, 10, 11]
 
 
-def test_times_of_summer_and_of_winter_are_of_one_clock():
+def test_time_zones_are_compared_in_utc():
     """00:30 in summer time is 22:30 UTC of the day before, earlier than 23:00 UTC."""
     times = ["2016-07-02T00:30+02:00", "2016-07-01T23:00+00:00"] + [f"2016-12-0{day}T00:00+01:00" for day in "1234"]
-    dealt = time_folds(dataset([0, 1, 0, 1, 0, 1], taken=times), k=1, column="taken")
-    assert dealt.parts[0].note.startswith("taken 2016-07-01T22:30:00+00:00 to ")
-    assert list(dealt.parts[0].val_rows) == [3, 4, 5]
+    assignment = time_folds(dataset([0, 1, 0, 1, 0, 1], date=times), k=1, column="date")
+    assert assignment.parts[0].note.startswith("date 2016-07-01T22:30:00+00:00 to ")
+    assert list(assignment.parts[0].val_rows) == [3, 4, 5]
 
 
-def test_a_copy_of_what_is_answered_is_not_learned_from():
+def test_duplicates_of_evaluated_images_are_not_trained_on():
     contents = np.arange(12)
     contents[11] = 0  # the newest image is a copy of the oldest
     data = dataset([0, 1] * 6, year=np.arange(12))
-    dealt = time_folds(data, k=2, column="year", contents=contents)
-    assert 0 in dealt.parts[0].train_rows
-    assert 0 not in dealt.parts[1].train_rows
+    assignment = time_folds(data, k=2, column="year", contents=contents)
+    assert 0 in assignment.parts[0].train_rows
+    assert 0 not in assignment.parts[1].train_rows
 
 
-def test_times_that_are_none_are_refused_by_row():
+def test_invalid_times_are_rejected_by_row():
     with pytest.raises(InputError, match=mentioning("yaer", "did you mean", "year")):
         time_folds(dataset([0, 1] * 3, year=range(6)), k=2, column="yaer")
     with pytest.raises(InputError, match=mentioning("all.csv", "4", "1", "6")):
@@ -162,10 +162,10 @@ def test_times_that_are_none_are_refused_by_row():
         time_folds(dataset([0, 0, 0, 1, 1, 1, 0, 0], year=range(8)), k=2, column="year")
 
 
-def test_the_rule_says_whether_places_were_kept_whole():
+def test_rule_names_whether_places_are_kept_together():
     labels = np.tile([0, 1, 0, 1], 20)
-    placed = dataset(labels, **places(80))
-    assert [assign_folds(placed, k=4, seed=0, by=by).rule for by in ("auto", "place", "class")] == [
+    data = dataset(labels, **places(80))
+    assert [assign_folds(data, k=4, seed=0, by=by).rule for by in ("auto", "place", "class")] == [
         "place",
         "place",
         "class",
@@ -174,26 +174,26 @@ def test_the_rule_says_whether_places_were_kept_whole():
 
 
 @pytest.mark.parametrize("by", ["auto", "group"])
-def test_fewer_groups_than_folds_are_refused_and_not_taken_apart(by):
+def test_fewer_groups_than_folds_are_rejected(by):
     data = dataset([0, 1] * 10, group=list("abcd") * 5)
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as error:
         assign_folds(data, k=5, seed=0, by=by)
-    assert mentions(str(refused.value), "all.csv", "4", "5", "2", "folds", "by=")
+    assert mentions(str(error.value), "all.csv", "4", "5", "2", "folds", "by=")
     assert len(assign_folds(data, k=5, seed=0, by="class").parts) == 5
-    one = dataset([0, 1] * 10, group=["a"] * 20)
+    single_group = dataset([0, 1] * 10, group=["a"] * 20)
     with pytest.raises(InputError, match=mentioning("1", "2", "group")):
-        assign_folds(one, k=2, seed=0, by=by)
+        assign_folds(single_group, k=2, seed=0, by=by)
 
 
-def test_as_many_groups_as_folds_are_left_out_one_by_one():
-    """Ten patients of one label each: a healthy one may not lie in the fold of a sick one while another is empty."""
+def test_as_many_groups_as_folds_give_one_group_per_fold():
+    """Ten patients with one label each: no fold is empty because two patients share a fold."""
     patient = np.repeat(np.arange(10), 3)
     for seed in range(5):
-        dealt = assign_folds(dataset(patient % 2, group=patient.astype(str)), k=10, seed=seed, by="group")
-        assert [len(set(patient[part.val_rows])) for part in dealt.parts] == [1] * 10
+        assignment = assign_folds(dataset(patient % 2, group=patient.astype(str)), k=10, seed=seed, by="group")
+        assert [len(set(patient[part.val_rows])) for part in assignment.parts] == [1] * 10
 
 
-def test_too_few_places_give_way_for_the_reason_that_holds():
+def test_too_few_places_are_ignored_with_a_reason():
     place = np.arange(30) % 3
     data = dataset([0, 1] * 15, latitude=place * 10 + 0.5, longitude=place * 10 + 0.5)
     assert mentions(assign_folds(data, k=5, seed=0).note, "places not kept", "empty")
@@ -206,32 +206,32 @@ def test_too_few_places_give_way_for_the_reason_that_holds():
         assign_folds(grouped, k=5, seed=0, by="place")
 
 
-def test_identical_files_count_once_among_the_folds():
+def test_identical_files_count_once_for_folds():
     contents = np.arange(20)
     contents[2] = 0
     with pytest.raises(InputError, match=mentioning("19", "20", "2")):
         assign_folds(dataset([0, 1] * 10), k=20, seed=0, contents=contents)
 
 
-def test_a_class_that_groups_join_across_places_is_said_to_hang_together():
-    """Class c1 lies in two places, but one group lies in both."""
+def test_class_joined_by_groups_across_places_is_explained():
+    """Class c1 is in two places, and one group is in both."""
     labels, group = [0, 0, 0, 0, 1, 1], ["a", "b", "c", "d", "e", "e"]
     data = dataset(labels, group=group, latitude=[1, 11, 21, 31, 41, 51], longitude=[0] * 6)
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as error:
         assign_folds(data, k=2, seed=0, by="place")
-    assert "with places and groups kept together" in str(refused.value)
-    assert mentions(str(refused.value), "'c1'", "class", "place")
-    assert "lie in one place" not in str(refused.value)
+    assert "with places and groups kept together" in str(error.value)
+    assert mentions(str(error.value), "'c1'", "class", "place")
+    assert "lie in one place" not in str(error.value)
 
 
-def test_blocks_that_were_asked_for_are_not_called_smaller_than_others():
+def test_requested_blocks_are_not_called_smaller():
     data = dataset(np.tile([0, 1, 0, 1], 20), **places(80))
     note = assign_folds(data, k=4, seed=0, by="place", blocks=(0.25,)).note
     assert mentions(note, "0.25", "40")
 
 
-def test_the_latest_quarter_by_time_is_cut_off_once():
-    """Of 10, 10, 60 and 20 images, the cut behind the third year leaves 20 %, nearer to 25 % than 80 %."""
+def test_holdout_by_time_is_the_latest_quarter():
+    """Of 10, 10, 60 and 20 images, 20 % is closer to 25 % than 80 %."""
     years = np.repeat([2001, 2002, 2003, 2004], [10, 10, 60, 20])
     data = dataset(np.tile([0, 1], 50), year=years)
     held = time_holdout(data, share=0.25, column="year")
@@ -246,8 +246,8 @@ def test_the_latest_quarter_by_time_is_cut_off_once():
         time_holdout(late, share=0.25, column="year")
 
 
-def test_identical_files_with_other_labels_are_no_matter_of_a_val_split():
-    """Three classes, three files, each file in two of the classes; a cross-validation takes no splits as given."""
+def test_conflicting_labels_of_identical_files_are_named_as_the_cause():
+    """Three classes and three files, each file in two classes."""
     data, contents = dataset([0, 1, 1, 2, 2, 0]), np.array([0, 0, 1, 1, 2, 2])
     with pytest.raises(InputError, match=mentioning("class", "two parts")) as error:
         assign_folds(data, k=2, seed=0, contents=contents)
@@ -265,8 +265,8 @@ def test_identical_files_with_other_labels_are_no_matter_of_a_val_split():
         (["spring", "autumn"], np.nan, 0),
     ],
 )
-def test_numbers_or_dates_whichever_more_cells_are(cells, first, known):
-    found = times_of(SimpleNamespace(table=pd.DataFrame({"taken": cells})), "taken")
+def test_times_are_numbers_or_dates_by_majority(cells, first, known):
+    found = times_of(SimpleNamespace(table=pd.DataFrame({"date": cells})), "date")
     assert found.notna().sum() == known
     assert found.iloc[0] == first or (pd.isna(first) and pd.isna(found.iloc[0]))
 
@@ -275,13 +275,13 @@ def test_numbers_or_dates_whichever_more_cells_are(cells, first, known):
     ("columns", "found"),
     [(["path", "Date", "Year "], "Year "), (["path", "timestamp"], "timestamp"), (["path", "yearly"], None)],
 )
-def test_a_likely_column_is_taken_however_it_is_spelled(columns, found):
+def test_time_column_is_found_by_name(columns, found):
     table = pd.DataFrame(columns=columns)
     assert time_column(SimpleNamespace(table=table, source="all.csv"), None) == found
 
 
 @pytest.mark.parametrize(
-    ("moment", "words"),
+    ("time", "text"),
     [
         (20160531.0, "20160531"),
         (2016.5, "2016.5"),
@@ -290,18 +290,18 @@ def test_a_likely_column_is_taken_however_it_is_spelled(columns, found):
         (pd.Timestamp("2016-05-31T12:00"), "2016-05-31T12:00:00"),
     ],
 )
-def test_a_moment_is_said_whole(moment, words):
-    assert format_time(moment) == words
+def test_times_are_formatted_in_full(time, text):
+    assert format_time(time) == text
 
 
 @pytest.mark.parametrize("last", ["2017-03-01T06:00", None])
 @pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
-def test_timestamps_of_a_parquet_file_are_dates(last, zone, tmp_path):
-    """A missing one is missing, not the earliest of all."""
-    taken = pd.to_datetime(pd.Series(["2016-07-01T12:00", "2015-07-01T12:00", last])).dt.tz_localize(zone)
+def test_parquet_timestamps_are_dates(last, zone, tmp_path):
+    """A missing timestamp is missing, not the earliest."""
+    dates = pd.to_datetime(pd.Series(["2016-07-01T12:00", "2015-07-01T12:00", last])).dt.tz_localize(zone)
     for number in range(3):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    table = pd.DataFrame({"path": [f"{n}.png" for n in range(3)], "label": list("aba"), "date": taken})
+    table = pd.DataFrame({"path": [f"{n}.png" for n in range(3)], "label": list("aba"), "date": dates})
     table.to_parquet(tmp_path / "t.parquet")
     data = load_dataset(tmp_path / "t.parquet")
     found = times_of(data, "date")
@@ -316,10 +316,10 @@ def test_timestamps_of_a_parquet_file_are_dates(last, zone, tmp_path):
         assert note.startswith("date from 2017-03-01T0")
 
 
-def test_days_of_a_parquet_file_are_dates(tmp_path):
+def test_parquet_days_are_dates(tmp_path):
     days = [datetime.date(2016, 5, 31), datetime.date(2015, 5, 31), None]
-    pd.DataFrame({"taken": days}).to_parquet(tmp_path / "t.parquet")
+    pd.DataFrame({"date": days}).to_parquet(tmp_path / "t.parquet")
     table = pd.read_parquet(tmp_path / "t.parquet", dtype_backend="numpy_nullable")
-    found = times_of(SimpleNamespace(table=table), "taken")
+    found = times_of(SimpleNamespace(table=table), "date")
     assert [format_time(moment) for moment in found[:2]] == ["2016-05-31", "2015-05-31"]
     assert pd.isna(found.iloc[2])

@@ -1,4 +1,4 @@
-"""A cache of decoded images: what is kept of an image, how it is read back; room, reuse, kills, full disks, Ctrl-C."""
+"""The cache of decoded images: stored sizes, equal results, disk space, reuse, kills, full disks and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from PIL import Image
 from scipy import ndimage
 from tests.command_line import SERVER
 from tests.conftest import COLORS, paint
-from tests.data.caches import PLENTY, in_a_cache, order
+from tests.data.caches import PLENTY, cache_job, memory_cache_reader
 from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
 
@@ -46,7 +46,7 @@ from efficientnetv2.utils.random_key import Key
 
 
 def crops(width, height, crop_mode, area_min, count=4000):
-    """Boxes of many draws, in pixels of the image."""
+    """Random boxes in pixels of the image."""
     for uniforms in Key.of(1).uniform_rows(range(count), CROP_UNIFORMS):
         if crop_mode == "center":
             yield draw_crop(width, height, area_min, (3 / 4, 4 / 3), uniforms)
@@ -57,10 +57,10 @@ def crops(width, height, crop_mode, area_min, count=4000):
             )
 
 
-def share_with_enough(width, height, crop_mode, area_min, kept, image_size):
-    """Of random crops, those for which as many pixels are kept as the crop becomes."""
-    kept_width, _ = kept.size(width, height)
-    scale, enough = kept_width / width, []
+def fraction_with_enough_pixels(width, height, crop_mode, area_min, spec, image_size):
+    """Fraction of random crops that have at least ``image_size`` pixels in the cached image."""
+    cached_width, _ = spec.size(width, height)
+    scale, enough = cached_width / width, []
     for box in crops(width, height, crop_mode, area_min):
         sides = box.width * scale, box.height * scale
         enough.append((max(sides) if crop_mode == "border" else min(sides)) >= image_size - 1e-6)
@@ -69,58 +69,58 @@ def share_with_enough(width, height, crop_mode, area_min, kept, image_size):
 
 @pytest.mark.parametrize("area_min", [0.05, 0.35, 0.8])
 @pytest.mark.parametrize("detail", [0.25, 0.5, 0.9, 1.0])
-def test_the_stated_share_of_crops_has_all_the_pixels_it_needs(area_min, detail):
-    kept = CacheSpec.enough(image_size=128, crop_mode="squash", area_min=area_min, detail=detail)
-    # At 0.8 many shapes do not fit, and then the whole image is taken.
+def test_requested_fraction_of_crops_has_enough_pixels(area_min, detail):
+    spec = CacheSpec.enough(image_size=128, crop_mode="squash", area_min=area_min, detail=detail)
+    # At 0.8 many aspect ratios do not fit, and the crop is the full image.
     above = 0.02 if area_min < 0.8 else 0.06
-    assert -0.02 <= share_with_enough(3000, 3000, "squash", area_min, kept, 128) - detail <= above
-    assert share_with_enough(4000, 3000, "squash", area_min, kept, 128) >= detail - 0.02
+    assert -0.02 <= fraction_with_enough_pixels(3000, 3000, "squash", area_min, spec, 128) - detail <= above
+    assert fraction_with_enough_pixels(4000, 3000, "squash", area_min, spec, 128) >= detail - 0.02
 
 
 @pytest.mark.parametrize("crop_mode", ["center", "border"])
-def test_other_framings_keep_enough_for_as_many_crops(crop_mode):
-    kept = CacheSpec.enough(image_size=128, crop_mode=crop_mode, area_min=0.35, detail=0.5)
-    assert share_with_enough(4000, 3000, crop_mode, 0.35, kept, 128) > 0.4
+def test_other_crop_modes_have_enough_pixels(crop_mode):
+    spec = CacheSpec.enough(image_size=128, crop_mode=crop_mode, area_min=0.35, detail=0.5)
+    assert fraction_with_enough_pixels(4000, 3000, crop_mode, 0.35, spec, 128) > 0.4
 
 
-def test_full_detail_is_for_the_narrowest_of_the_smallest_crops():
-    """35 % of the area in the shape 3:4 is 0.512 of the shorter side: 128 px are that of 250."""
-    kept = CacheSpec.enough(image_size=128, crop_mode="squash", area_min=0.35, detail=1.0)
-    assert kept == CacheSpec(math.ceil(128 / math.sqrt(0.35 * 0.75)), "shorter") == CacheSpec(250, "shorter")
+def test_full_detail_is_for_the_smallest_crop():
+    """35 % of the area at aspect ratio 3:4 is 0.512 of the shorter side: 128 px of 250."""
+    spec = CacheSpec.enough(image_size=128, crop_mode="squash", area_min=0.35, detail=1.0)
+    assert spec == CacheSpec(math.ceil(128 / math.sqrt(0.35 * 0.75)), "shorter") == CacheSpec(250, "shorter")
     assert CacheSpec.enough(image_size=96, crop_mode="squash", area_min=1.0, detail=1.0) == CacheSpec(96, "shorter")
 
 
 @given(st.integers(2, 5000), st.integers(2, 5000), st.integers(1, 600), st.sampled_from(["shorter", "mean", "longer"]))
-def test_a_image_is_never_enlarged_and_keeps_its_shape(width, height, px, side):
-    kept = CacheSpec(px, side)
-    across, down = kept.size(width, height)
-    assert min(2, width) <= across <= width, "a strip stays a picture that is read"
+def test_cached_image_is_never_enlarged_and_has_the_same_aspect_ratio(width, height, px, side):
+    spec = CacheSpec(px, side)
+    across, down = spec.size(width, height)
+    assert min(2, width) <= across <= width, "at least 2 px if possible"
     assert min(2, height) <= down <= height
-    assert kept.size(height, width) == (down, across), "a turned picture takes as many bytes"
+    assert spec.size(height, width) == (down, across), "a rotated image has the same bytes"
     rounded = 2 if 2 in (across, down) else 1
     assert abs(across - width * down / height) <= rounded * max(1, width / height) + 1e-6
-    length = {"shorter": min(across, down), "longer": max(across, down), "mean": math.sqrt(across * down)}[side]
-    assert length >= min(px, {"shorter": min, "longer": max, "mean": lambda *sides: 0}[side](width, height))
+    actual = {"shorter": min(across, down), "longer": max(across, down), "mean": math.sqrt(across * down)}[side]
+    assert actual >= min(px, {"shorter": min, "longer": max, "mean": lambda *sides: 0}[side](width, height))
 
 
 def smooth(seed, height, width):
-    """Noise that is the weaker the finer, as in photographs."""
+    """Noise with less amplitude at higher frequency, as in photos."""
     noise = np.random.default_rng(seed).normal(size=(height, width, 3))
-    soft = sum(scale**2 * ndimage.gaussian_filter(noise, (scale, scale, 0)) for scale in (2, 5, 15))
-    levels = 128 + 50 * soft / soft.std()
+    blurred = sum(scale**2 * ndimage.gaussian_filter(noise, (scale, scale, 0)) for scale in (2, 5, 15))
+    levels = 128 + 50 * blurred / blurred.std()
     return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
 
 
-@pytest.mark.parametrize(("detail", "most"), [(1.0, 0.5), (0.5, 1.0)])
+@pytest.mark.parametrize(("detail", "max_difference"), [(1.0, 0.5), (0.5, 1.0)])
 @pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
-def test_what_is_kept_gives_the_crops_that_the_original_gives(crop_mode, detail, most, tmp_path):
-    """Pillow cuts the same box out of both; ours then moves its edges to whole pixels of what it is given."""
+def test_crops_of_cached_images_equal_crops_of_the_originals(crop_mode, detail, max_difference, tmp_path):
+    """Pillow cuts the same box from both. The loader then rounds the box to full pixels."""
     for number in range(8):
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
         smooth(number, 300, 400).save(tmp_path / "ab"[number % 2] / f"{number}.jpg", quality=95)
     dataset = load_dataset(tmp_path)
-    kept = CacheSpec.enough(image_size=64, crop_mode=crop_mode, area_min=0.35, detail=detail)
-    reader = in_a_cache(dataset, kept)
+    spec = CacheSpec.enough(image_size=64, crop_mode=crop_mode, area_min=0.35, detail=detail)
+    reader = memory_cache_reader(dataset, spec)
     differences = []
     for number, box in enumerate(crops(400, 300, crop_mode, 0.35, count=8)):
         size = (
@@ -129,35 +129,35 @@ def test_what_is_kept_gives_the_crops_that_the_original_gives(crop_mode, detail,
             else [round(64 * side / max(box.width, box.height)) for side in (box.width, box.height)]
         )
         original, small = Image.open(dataset.file(number)), Image.fromarray(reader.source(number))
-        assert small.height < 200, "the pictures are kept smaller"
+        assert small.height < 200, "cached images are smaller"
         across, down = small.width / 400, small.height / 300
-        scaled = [place * scale for place, scale in zip(box, (across, down, across, down), strict=True)]
-        cut = [
-            picture.resize(size, Image.Resampling.BICUBIC, box=at) for picture, at in ((original, box), (small, scaled))
+        scaled = [edge * scale for edge, scale in zip(box, (across, down, across, down), strict=True)]
+        pair = [
+            image.resize(size, Image.Resampling.BICUBIC, box=box_) for image, box_ in ((original, box), (small, scaled))
         ]
-        differences.append(np.abs(np.subtract(*[np.asarray(one, float) for one in cut])).mean())
-    assert np.mean(differences) < most, "gray levels of 256"
+        differences.append(np.abs(np.subtract(*[np.asarray(crop, float) for crop in pair])).mean())
+    assert np.mean(differences) < max_difference, "gray levels of 256"
 
 
-def test_a_small_image_is_kept_as_it_is(class_folders):
+def test_small_image_is_cached_unchanged(class_folders):
     dataset = load_dataset(class_folders)
-    reader = in_a_cache(dataset, CacheSpec(48, "shorter"))
+    reader = memory_cache_reader(dataset, CacheSpec(48, "shorter"))
     for sample in (0, 20, 47):
         assert np.array_equal(reader.source(sample), np.asarray(Image.open(dataset.file(sample))))
 
 
-def test_images_are_kept_upright_whatever_their_kind(tmp_path):
+def test_cached_images_have_the_exif_orientation_applied(tmp_path):
     wide = smooth(3, 20, 60)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    turned = Image.Exif()
-    turned[0x0112] = 6  # to be turned by 90 degrees
-    wide.save(tmp_path / "a/turned.png", exif=turned)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    wide.save(tmp_path / "a/turned.png", exif=exif)
     wide.convert("L").save(tmp_path / "a/gray.png")
-    wide.save(tmp_path / "b/turned.jpg", exif=turned, quality=95)
+    wide.save(tmp_path / "b/turned.jpg", exif=exif, quality=95)
     wide.save(tmp_path / "b/wide.jpg", quality=95)
     dataset = load_dataset(tmp_path)
-    reader = in_a_cache(dataset, CacheSpec(10, "shorter"))
+    reader = memory_cache_reader(dataset, CacheSpec(10, "shorter"))
     shapes = {dataset.paths[row]: reader.source(row).shape for row in range(4)}
     assert shapes == {
         "a/turned.png": (30, 10, 3), "a/gray.png": (10, 30, 3), "b/turned.jpg": (30, 10, 3), "b/wide.jpg": (10, 30, 3),
@@ -169,21 +169,21 @@ def training(dataset, reader, threads=1):
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(0, 3), (2, 1)])
-def test_batches_from_the_cache_do_not_depend_on_who_reads_them(workers, threads, class_folders):
+def test_batches_do_not_depend_on_workers_and_threads(workers, threads, class_folders):
     dataset = load_dataset(class_folders)
-    reader = in_a_cache(dataset)
+    reader = memory_cache_reader(dataset)
     sampler = TrainSampler(
         dataset.labels, ProgressiveSchedule(image_size=Ramp(24, 40), stages=2), 6, 8, 4, "equal", Key.of(3)
     )
-    alone = list(training_batches(training(dataset, reader), sampler, workers=0))
-    shared = list(training_batches(training(dataset, reader, threads), sampler, workers=workers))
-    assert all(torch.equal(one.images, other.images) for one, other in zip(alone, shared, strict=True))
-    assert len(alone) == len(shared) == 12
+    single = list(training_batches(training(dataset, reader), sampler, workers=0))
+    parallel = list(training_batches(training(dataset, reader, threads), sampler, workers=workers))
+    assert all(torch.equal(first.images, second.images) for first, second in zip(single, parallel, strict=True))
+    assert len(single) == len(parallel) == 12
 
 
-def test_reading_opens_no_original(class_folders, monkeypatch):
+def test_cache_is_read_without_the_originals(class_folders, monkeypatch):
     dataset = load_dataset(class_folders)
-    reader = in_a_cache(dataset)
+    reader = memory_cache_reader(dataset)
     monkeypatch.setattr("efficientnetv2.data.image_io.Path.read_bytes", None)
     for path in class_folders.rglob("*.jpg"):
         path.unlink()
@@ -195,30 +195,30 @@ def test_reading_opens_no_original(class_folders, monkeypatch):
     assert not any(batch.unreadable for batch in batches)
 
 
-def test_a_reader_travels_without_the_images(class_folders):
+def test_pickled_reader_has_no_pixels(class_folders):
     dataset = load_dataset(class_folders)
-    reader = in_a_cache(dataset)
+    reader = memory_cache_reader(dataset)
     before = reader.source(7).copy()
-    luggage = pickle.dumps(reader)
-    assert len(luggage) < 20_000, "48 pictures of 30 px are 130 kB"
-    assert np.array_equal(pickle.loads(luggage).source(7), before)
+    pickled = pickle.dumps(reader)
+    assert len(pickled) < 20_000, "48 images of 30 px are 130 kB"
+    assert np.array_equal(pickle.loads(pickled).source(7), before)
 
 
-def test_an_unreadable_image_has_its_stand_in_and_its_reason_as_without_a_cache(class_folders):
+def test_unreadable_image_has_the_same_replacement_and_reason(class_folders):
     dataset = load_dataset(class_folders)
-    (class_folders / dataset.paths[20]).write_bytes(b"no longer a picture")
+    (class_folders / dataset.paths[20]).write_bytes(b"not an image")
     (class_folders / dataset.paths[47]).write_bytes((class_folders / dataset.paths[47]).read_bytes()[:700])
     request = BatchRequest(0, 0, StepSettings(image_size=32), np.array([20, 47, 3]), np.zeros(3, np.int64))
     direct = training(dataset, None).batch(request)
-    cached = training(dataset, in_a_cache(dataset)).batch(request)
+    cached = training(dataset, memory_cache_reader(dataset)).batch(request)
     assert [sample for sample, _ in direct.unreadable] == [20, 47]
     assert cached.unreadable == direct.unreadable
     assert torch.equal(cached.labels, direct.labels)
 
 
-def file_of(dataset, folder):
-    filled = cache_on_disk(folder, order(dataset))
-    return filled, filled.reader(np.arange(len(dataset)), source_reader(dataset))
+def disk_cache(dataset, folder):
+    cache = cache_on_disk(folder, cache_job(dataset))
+    return cache, cache.reader(np.arange(len(dataset)), source_reader(dataset))
 
 
 @pytest.mark.parametrize(
@@ -233,19 +233,19 @@ def file_of(dataset, folder):
         lambda content: content[:8] + bytes([9]) + content[9:],
     ],
 )
-def test_a_damaged_file_is_told_from_a_whole_one(damage, class_folders, tmp_path):
-    filled, reader = file_of(load_dataset(class_folders), tmp_path / "cache")
-    filled.path.write_bytes(damage(filled.path.read_bytes()))
-    with filled.path.open("rb") as file, pytest.raises(InvalidCacheError):
+def test_damaged_file_is_recognized(damage, class_folders, tmp_path):
+    cache, reader = disk_cache(load_dataset(class_folders), tmp_path / "cache")
+    cache.path.write_bytes(damage(cache.path.read_bytes()))
+    with cache.path.open("rb") as file, pytest.raises(InvalidCacheError):
         CacheIndex.read(file)
     with pytest.raises(InputError, match=r"has changed during the run.* Resume"):
         reader.source(0)
 
 
-def test_a_run_never_meets_the_images_of_another_cache_in_its_place(class_folders, tmp_path):
+def test_run_does_not_use_a_cache_replaced_by_another(class_folders, tmp_path):
     dataset = load_dataset(class_folders)
-    _, reader = file_of(dataset, tmp_path / "cache")
-    file_of(dataset.select(range(20)), tmp_path / "cache")
+    _, reader = disk_cache(dataset, tmp_path / "cache")
+    disk_cache(dataset.select(range(20)), tmp_path / "cache")
     (failure,) = {
         batch.message
         for batch in [
@@ -259,56 +259,56 @@ def cache_digest(reader, count, spec):
     return CacheJob(reader, count, spec, 1).digest()
 
 
-def test_other_files_other_sizes_and_other_lists_are_other_contents(class_folders):
-    dataset, kept = load_dataset(class_folders), CacheSpec(30, "shorter")
-    content = cache_digest(source_reader(dataset), 48, kept)
-    assert content == cache_digest(source_reader(load_dataset(class_folders)), 48, kept)
+def test_digest_changes_with_files_size_and_list(class_folders):
+    dataset, spec = load_dataset(class_folders), CacheSpec(30, "shorter")
+    digest = cache_digest(source_reader(dataset), 48, spec)
+    assert digest == cache_digest(source_reader(load_dataset(class_folders)), 48, spec)
     file = Path(dataset.file(5))
-    time = file.stat()
-    seen = {content, cache_digest(source_reader(dataset), 47, kept)}
-    seen |= {
+    stat = file.stat()
+    digests = {digest, cache_digest(source_reader(dataset), 47, spec)}
+    digests |= {
         cache_digest(source_reader(dataset), 48, other) for other in (CacheSpec(31, "shorter"), CacheSpec(30, "mean"))
     }
-    os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns + 1))
-    seen.add(cache_digest(source_reader(dataset), 48, kept))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    digests.add(cache_digest(source_reader(dataset), 48, spec))
     file.write_bytes(file.read_bytes() + b"more")
-    os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns))
-    seen.add(cache_digest(source_reader(dataset), 48, kept))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    digests.add(cache_digest(source_reader(dataset), 48, spec))
     file.unlink()
-    seen.add(cache_digest(source_reader(dataset), 48, kept))
-    assert len(seen) == 7
+    digests.add(cache_digest(source_reader(dataset), 48, spec))
+    assert len(digests) == 7
 
 
-def test_files_that_exchanged_their_places_are_another_content(class_folders):
-    """A name goes with its stamp, even where the stamps are alike."""
+def test_digest_changes_if_two_files_are_swapped(class_folders):
+    """Even if size and time of both files are the same."""
     dataset = load_dataset(class_folders)
     for row in (0, 1):
         os.utime(dataset.file(row), ns=(0, 0))
-        Path(dataset.file(row)).write_bytes(b"of one length")
+        Path(dataset.file(row)).write_bytes(b"of equal size")
         os.utime(dataset.file(row), ns=(0, 0))
-    kept = CacheSpec(30, "shorter")
-    one, other = (cache_digest(source_reader(dataset.select(rows)), 2, kept) for rows in ([0, 1], [1, 0]))
-    assert one != other
+    spec = CacheSpec(30, "shorter")
+    first, second = (cache_digest(source_reader(dataset.select(rows)), 2, spec) for rows in ([0, 1], [1, 0]))
+    assert first != second
 
 
-def test_a_cache_of_nothing_but_damage_says_so_of_each(class_folders):
+def test_cache_of_unreadable_images_raises_for_each(class_folders):
     dataset = load_dataset(class_folders).select([0, 1])
     for row in (0, 1):
-        Path(dataset.file(row)).write_bytes(b"no picture")
-    reader = in_a_cache(dataset)
+        Path(dataset.file(row)).write_bytes(b"not an image")
+    reader = memory_cache_reader(dataset)
     for row in (0, 1):
         with pytest.raises(UnreadableImageError, match="is not an image"):
             reader.source(row)
 
 
 class Counted:
-    """The reader of the originals, which counts how often it is asked for one."""
+    """A reader of the originals that counts its requests."""
 
     def __init__(self, dataset):
-        self.files, self.asked = source_reader(dataset), 0
+        self.files, self.requests = source_reader(dataset), 0
 
     def source(self, sample):
-        self.asked += 1
+        self.requests += 1
         return self.files.source(sample)
 
     def name(self, sample):
@@ -321,37 +321,37 @@ class Counted:
         return self
 
 
-def counted_order(dataset, **changes):
+def counted_job(dataset, **changes):
     reader = Counted(dataset)
-    return reader, replace(order(dataset), reader=reader, **changes)
+    return reader, replace(cache_job(dataset), reader=reader, **changes)
 
 
-def pixels_of(filled, dataset):
-    reader = filled.reader(np.arange(len(dataset)), source_reader(dataset))
+def pixels_of(cache, dataset):
+    reader = cache.reader(np.arange(len(dataset)), source_reader(dataset))
     return [reader.source(sample).tobytes() for sample in range(len(dataset))]
 
 
-def test_a_later_run_reuses_what_is_on_disk(class_folders, tmp_path):
+def test_cache_on_disk_is_reused(class_folders, tmp_path):
     dataset = load_dataset(class_folders)
-    first, filling_it = counted_order(dataset)
-    filled = cache_on_disk(tmp_path / "cache", filling_it)
-    assert (first.asked, filled.reused) == (2 * 48, False), "once for its header, once for its pixels"
-    second, again = counted_order(load_dataset(class_folders))
-    reused = cache_on_disk(tmp_path / "cache", again)
-    assert (second.asked, reused.reused) == (0, True)
-    assert pixels_of(reused, dataset) == pixels_of(filled, dataset)
+    first, job = counted_job(dataset)
+    cache = cache_on_disk(tmp_path / "cache", job)
+    assert (first.requests, cache.reused) == (2 * 48, False), "header and pixels of each image"
+    second, second_job = counted_job(load_dataset(class_folders))
+    reused = cache_on_disk(tmp_path / "cache", second_job)
+    assert (second.requests, reused.reused) == (0, True)
+    assert pixels_of(reused, dataset) == pixels_of(cache, dataset)
 
 
-def test_memory_and_disk_hold_the_same_pixels(class_folders, tmp_path):
+def test_memory_and_disk_have_the_same_pixels(class_folders, tmp_path):
     dataset = load_dataset(class_folders)
-    filled = cache_on_disk(tmp_path / "cache", order(dataset, threads=1))
-    in_ram = cache_in_memory(order(dataset, threads=3), room_bytes=PLENTY)
-    assert pixels_of(filled, dataset) == pixels_of(in_ram, dataset)
-    assert in_ram.bytes == filled.bytes
+    cache = cache_on_disk(tmp_path / "cache", cache_job(dataset, threads=1))
+    in_ram = cache_in_memory(cache_job(dataset, threads=3), room_bytes=PLENTY)
+    assert pixels_of(cache, dataset) == pixels_of(in_ram, dataset)
+    assert in_ram.bytes == cache.bytes
 
 
-def test_memory_is_given_back_with_the_last_reader(class_folders):
-    reader = in_a_cache(load_dataset(class_folders))
+def test_memory_is_freed_with_the_last_reader(class_folders):
+    reader = memory_cache_reader(load_dataset(class_folders))
     path = reader.path
     assert path.exists()
     del reader
@@ -367,29 +367,29 @@ def touch(dataset):
 
 
 @pytest.mark.parametrize("change", [change_a_byte, touch])
-def test_a_changed_picture_makes_the_cache_stale(change, class_folders, tmp_path):
-    dataset, said = load_dataset(class_folders), logged_lines()
-    before = cache_on_disk(tmp_path / "cache", order(dataset))
+def test_changed_image_makes_the_cache_stale(change, class_folders, tmp_path):
+    dataset, lines = load_dataset(class_folders), logged_lines()
+    before = cache_on_disk(tmp_path / "cache", cache_job(dataset))
     change(dataset)
-    after = cache_on_disk(tmp_path / "cache", order(dataset))
+    after = cache_on_disk(tmp_path / "cache", cache_job(dataset))
     assert not after.reused
-    assert mentions(said[0], "cache")
+    assert mentions(lines[0], "cache")
     assert after.digest != before.digest
     reader = after.reader(np.arange(48), source_reader(dataset))
-    assert np.array_equal(reader.source(3), in_a_cache(dataset).source(3))
+    assert np.array_equal(reader.source(3), memory_cache_reader(dataset).source(3))
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix] == ["pictures.bin"]
 
 
-def test_a_cache_that_is_cut_off_is_filled_anew(class_folders, tmp_path):
-    dataset, said = load_dataset(class_folders), logged_lines()
-    file = cache_on_disk(tmp_path / "cache", order(dataset)).path
+def test_truncated_cache_is_rebuilt(class_folders, tmp_path):
+    dataset, lines = load_dataset(class_folders), logged_lines()
+    file = cache_on_disk(tmp_path / "cache", cache_job(dataset)).path
     os.truncate(file, file.stat().st_size // 2)
-    assert not cache_on_disk(tmp_path / "cache", order(dataset)).reused
-    assert each_mentions(said, (file, "cache"))
+    assert not cache_on_disk(tmp_path / "cache", cache_job(dataset)).reused
+    assert each_mentions(lines, (file, "cache"))
 
 
 class Failing(Counted):
-    """Two images can't be had, as over a mount that fails for a moment; the files stay as they are."""
+    """Two images cannot be read, as during a short network failure; the files do not change."""
 
     def source(self, sample):
         if sample in (3, 40):
@@ -397,58 +397,58 @@ class Failing(Counted):
         return super().source(sample)
 
 
-def test_what_a_mount_failed_to_give_for_a_moment_is_asked_for_again(class_folders, tmp_path):
-    dataset, said = load_dataset(class_folders), logged_lines()
-    failing = replace(order(dataset), reader=Failing(dataset))
-    poor = cache_on_disk(tmp_path / "cache", failing)
+def test_temporarily_unreadable_images_are_read_again(class_folders, tmp_path):
+    dataset, lines = load_dataset(class_folders), logged_lines()
+    failing_job = replace(cache_job(dataset), reader=Failing(dataset))
+    incomplete = cache_on_disk(tmp_path / "cache", failing_job)
     with pytest.raises(UnreadableImageError, match="input/output error"):
-        poor.reader(np.arange(48), source_reader(dataset)).source(3)
-    assert cache_on_disk(tmp_path / "cache", failing).reused, "they still can't be had"
-    assert cache_writer.is_cached(tmp_path / "cache", failing)
-    assert not cache_writer.is_cached(tmp_path / "cache", order(dataset))
-    filled = cache_on_disk(tmp_path / "cache", order(dataset))
-    assert each_mentions(said, (filled.path, "cache"))
-    whole = cache_in_memory(order(dataset), room_bytes=PLENTY)
-    assert pixels_of(filled, dataset) == pixels_of(whole, dataset)
-    assert cache_on_disk(tmp_path / "cache", order(dataset)).reused
+        incomplete.reader(np.arange(48), source_reader(dataset)).source(3)
+    assert cache_on_disk(tmp_path / "cache", failing_job).reused, "the images are still unreadable"
+    assert cache_writer.is_cached(tmp_path / "cache", failing_job)
+    assert not cache_writer.is_cached(tmp_path / "cache", cache_job(dataset))
+    cache = cache_on_disk(tmp_path / "cache", cache_job(dataset))
+    assert each_mentions(lines, (cache.path, "cache"))
+    complete = cache_in_memory(cache_job(dataset), room_bytes=PLENTY)
+    assert pixels_of(cache, dataset) == pixels_of(complete, dataset)
+    assert cache_on_disk(tmp_path / "cache", cache_job(dataset)).reused
 
 
-def test_the_size_is_known_to_the_byte_before_anything_is_decoded(class_folders, monkeypatch):
-    """Images of many sizes, of which a sample would say little: 30 px of the shorter side are kept of each."""
+def test_exact_size_is_known_before_decoding(class_folders, monkeypatch):
+    """Images of different sizes, each cached with a shorter side of 30 px."""
     for number, height in enumerate((31, 60, 200)):
         Image.new("RGB", (300, height)).save(class_folders / f"red/odd_{number}.png")
     dataset = load_dataset(class_folders)
     expected = 48 * 30 * 30 * 3 + (291 + 150 + 45) * 30 * 3  # 300 x 31, 60, 200 with 30 px of height
-    filled = cache_in_memory(order(dataset), room_bytes=PLENTY)
-    index_bytes = filled.bytes - PIXELS_OFFSET - expected
+    cache = cache_in_memory(cache_job(dataset), room_bytes=PLENTY)
+    index_bytes = cache.bytes - PIXELS_OFFSET - expected
     assert 51 * 16 <= index_bytes <= 51 * 16 + 4096
 
-    def never(*_):
+    def fail(*_):
         raise AssertionError("decoded although there is no room")
 
-    monkeypatch.setattr(cache_writer, "load_resized_image", never)
-    words = "51 images, kept decoded with their shorter side up to 30 px, need 1 MiB, .* Set `cache=disk`, or keep"
-    with pytest.raises(InputError, match=words):
-        cache_in_memory(order(dataset), room_bytes=expected)
+    monkeypatch.setattr(cache_writer, "load_resized_image", fail)
+    message = "51 images, kept decoded with their shorter side up to 30 px, need 1 MiB, .* Set `cache=disk`, or keep"
+    with pytest.raises(InputError, match=message):
+        cache_in_memory(cache_job(dataset), room_bytes=expected)
 
 
-def test_a_disk_without_room_is_refused_before_anything_is_written(class_folders, tmp_path, monkeypatch):
+def test_full_disk_is_rejected_before_writing(class_folders, tmp_path, monkeypatch):
     usage = cache_writer.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(cache_writer.shutil, "disk_usage", lambda _: usage._replace(free=2**30 + 100_000))
     with pytest.raises(InputError, match=mentioning("1", "MiB", "EFFNETV2_CACHE=FOLDER")):
-        cache_on_disk(tmp_path / "cache", order(load_dataset(class_folders)))
+        cache_on_disk(tmp_path / "cache", cache_job(load_dataset(class_folders)))
     assert not (tmp_path / "cache/pictures.bin").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_named(class_folders, tmp_path):
-    (tmp_path / "file").write_text("in the way")
+def test_unwritable_folder_is_named(class_folders, tmp_path):
+    (tmp_path / "file").write_text("a file")
     with pytest.raises(InputError, match=mentioning("EFFNETV2_CACHE=FOLDER")):
-        cache_on_disk(tmp_path / "file/cache", order(load_dataset(class_folders)))
+        cache_on_disk(tmp_path / "file/cache", cache_job(load_dataset(class_folders)))
 
 
 @pytest.fixture
 def large(tmp_path):
-    """Images enough that filling takes a moment, and that their pixels pass 1 MB."""
+    """Images with more than 1 MB of pixels, so that writing the cache takes some time."""
     for name, color in COLORS.items():
         for number in range(8):
             paint(tmp_path / "large" / name / f"{number}.jpg", color, number, px=160)
@@ -469,7 +469,7 @@ from efficientnetv2.utils.logs import reported_to
 logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.INFO)
 
 @contextmanager
-def slowly(what, total, unit):
+def slow_progress(what, total, unit):
     def counted(done):
         print(what, done, flush=True)
         while (what, done) == ("filling the cache", 16) and not Path(sys.argv[3]).exists():
@@ -478,180 +478,181 @@ def slowly(what, total, unit):
 
 dataset = load_dataset(sys.argv[1])
 try:
-    order = CacheJob(source_reader(dataset), len(dataset), CacheSpec(160, "shorter"), 2)
-    with reported_to(slowly):
-        print(cache_on_disk(Path(sys.argv[2]), order).reused)
+    job = CacheJob(source_reader(dataset), len(dataset), CacheSpec(160, "shorter"), 2)
+    with reported_to(slow_progress):
+        print(cache_on_disk(Path(sys.argv[2]), job).reused)
 except InputError as error:
     sys.exit(str(error))
 """
 
 
 @contextmanager
-def filler(pictures, cache, go_on, **words):
-    """A process that fills a cache; after 16 images it waits until the file ``go_on`` is there."""
-    command = [sys.executable, "-c", FILL, str(pictures), str(cache), str(go_on)]
+def cache_process(images, cache, continue_file, **options):
+    """A process that writes a cache; after 16 images it waits for ``continue_file``."""
+    command = [sys.executable, "-c", FILL, str(images), str(cache), str(continue_file)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **streams, **words) as process:
+    with subprocess.Popen(command, **streams, **options) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def wait_for(process, words):
+def wait_for_line(process, start):
     for line in process.stdout:
-        if line.startswith(words):
+        if line.startswith(start):
             return
     raise AssertionError(process.stderr.read())
 
 
-def test_a_killed_fill_leaves_nothing_that_is_taken_for_a_cache(large, tmp_path):
-    with filler(large, tmp_path / "cache", tmp_path / "never") as process:
-        wait_for(process, "filling the cache 16")
+def test_killed_process_leaves_no_valid_cache(large, tmp_path):
+    with cache_process(large, tmp_path / "cache", tmp_path / "never") as process:
+        wait_for_line(process, "filling the cache 16")
         process.send_signal(signal.SIGKILL)
-    left = [path.name for path in (tmp_path / "cache").iterdir()]
-    assert "pictures.bin" not in left
-    assert any(name.endswith(".partial") for name in left), "it was killed too early to mean anything"
+    files = [path.name for path in (tmp_path / "cache").iterdir()]
+    assert "pictures.bin" not in files
+    assert any(name.endswith(".partial") for name in files), "killed too early"
     dataset = load_dataset(large)
-    assert not cache_on_disk(tmp_path / "cache", order(dataset, CacheSpec(160, "shorter"))).reused
+    assert not cache_on_disk(tmp_path / "cache", cache_job(dataset, CacheSpec(160, "shorter"))).reused
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) in (["lock", "pictures.bin"], ["pictures.bin"])
-    assert cache_on_disk(tmp_path / "cache", order(dataset, CacheSpec(160, "shorter"))).reused
+    assert cache_on_disk(tmp_path / "cache", cache_job(dataset, CacheSpec(160, "shorter"))).reused
 
 
-def test_ctrl_c_stops_a_fill_and_leaves_nothing(large, tmp_path):
-    """It waits for what never comes: nothing but the signal can end it."""
-    with filler(large, tmp_path / "cache", tmp_path / "never") as process:
-        wait_for(process, "filling the cache 16")
+def test_ctrl_c_stops_writing_and_leaves_no_files(large, tmp_path):
+    """It waits for a file that is never written, so only the signal ends it."""
+    with cache_process(large, tmp_path / "cache", tmp_path / "never") as process:
+        wait_for_line(process, "filling the cache 16")
         process.send_signal(signal.SIGINT)
         process.wait(timeout=120)
         assert "KeyboardInterrupt" in process.stderr.read()
     assert not any(path.suffix for path in (tmp_path / "cache").iterdir())
 
 
-def test_stopping_gives_up_what_threads_have_not_begun(class_folders, monkeypatch):
-    """All but the first image take until after the pool has been told to stop."""
-    begun, told, threads = [], threading.Event(), threading.active_count()
+def test_stopping_cancels_images_that_have_not_started(class_folders, monkeypatch):
+    """All images except the first wait until the pool shuts down."""
+    started, stopped, threads = [], threading.Event(), threading.active_count()
 
-    def work(reader, row, kept):
-        begun.append(row)
-        assert row == 0 or told.wait(60)
+    def work(reader, row, spec):
+        started.append(row)
+        assert row == 0 or stopped.wait(60)
         return row
 
     class Pool(cache_writer.ThreadPoolExecutor):
-        def shutdown(self, **how):
-            super().shutdown(**how | {"wait": False})
-            told.set()
-            super().shutdown(wait=how.get("wait", True))
+        def shutdown(self, **options):
+            super().shutdown(**options | {"wait": False})
+            stopped.set()
+            super().shutdown(wait=options.get("wait", True))
 
     monkeypatch.setattr(cache_writer, "ThreadPoolExecutor", Pool)
-    with cache_writer._map_images(work, order(load_dataset(class_folders), threads=2), 1) as results:
+    with cache_writer._map_images(work, cache_job(load_dataset(class_folders), threads=2), 1) as results:
         assert next(results) == [0]
-    assert set(begun) <= {0, 1, 2}, "the first, and one more in each of two threads"
-    assert threading.active_count() <= threads, "none is left"
+    assert set(started) <= {0, 1, 2}, "the first, and one in each of two threads"
+    assert threading.active_count() <= threads, "no thread is left"
 
 
-def test_two_runs_that_want_the_same_cache_fill_it_once(large, tmp_path):
-    go_on = tmp_path / "go on"
-    with filler(large, tmp_path / "cache", go_on) as one:
-        wait_for(one, "filling the cache 16")
-        with filler(large, tmp_path / "cache", go_on) as other:
-            assert "waiting for it" in other.stdout.readline()
-            go_on.touch()
-            assert one.wait(timeout=120) == other.wait(timeout=120) == 0
-            assert other.stdout.read().splitlines()[-1] == "True"
-        assert one.stdout.read().splitlines()[-1] == "False"
+def test_two_processes_write_the_same_cache_once(large, tmp_path):
+    continue_file = tmp_path / "continue"
+    with cache_process(large, tmp_path / "cache", continue_file) as first:
+        wait_for_line(first, "filling the cache 16")
+        with cache_process(large, tmp_path / "cache", continue_file) as second:
+            assert "waiting for it" in second.stdout.readline()
+            continue_file.touch()
+            assert first.wait(timeout=120) == second.wait(timeout=120) == 0
+            assert second.stdout.read().splitlines()[-1] == "True"
+        assert first.stdout.read().splitlines()[-1] == "False"
 
 
-def test_a_disk_that_gets_full_meanwhile_is_said_without_a_traceback(large, tmp_path):
-    """A limit on the size of files stands for the disk: writing past it fails as on a full one."""
+def test_disk_full_while_writing_is_a_short_message(large, tmp_path):
+    """A limit on the file size fails like a full disk."""
     import resource
 
-    def limited():
+    def limit_file_size():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 
-    with filler(large, tmp_path / "cache", large, preexec_fn=limited) as process:
-        _, told = process.communicate(timeout=120)
+    with cache_process(large, tmp_path / "cache", large, preexec_fn=limit_file_size) as process:
+        _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert mentions(told, "EFFNETV2_CACHE=FOLDER", "place")
-    assert "Traceback" not in told
+    assert mentions(stderr, "EFFNETV2_CACHE=FOLDER", "place")
+    assert "Traceback" not in stderr
     assert not any(path.suffix for path in (tmp_path / "cache").iterdir())
 
 
-def test_a_header_that_promises_less_than_the_file_holds_costs_no_picture(class_folders, monkeypatch):
-    """As when a file changes between the measuring and the filling."""
+def test_wrong_size_in_a_header_loses_no_image(class_folders, monkeypatch):
+    """As if a file changes between measuring and writing."""
     dataset = load_dataset(class_folders)
-    whole = in_a_cache(dataset)
+    expected = memory_cache_reader(dataset)
     monkeypatch.setattr(cache_writer, "image_size", lambda source: (20, 20))
-    short = in_a_cache(dataset)
-    assert all(np.array_equal(short.source(row), whole.source(row)) for row in range(48))
+    actual = memory_cache_reader(dataset)
+    assert all(np.array_equal(actual.source(row), expected.source(row)) for row in range(48))
 
 
-def test_caches_that_no_run_has_used_for_a_month_are_removed(class_folders, tmp_path):
-    dataset, said = load_dataset(class_folders), logged_lines()
-    old, young = (
-        cache_on_disk(tmp_path / name, order(dataset, CacheSpec(20, "shorter"))).path for name in ("old", "young")
+def test_unused_caches_are_removed_after_a_month(class_folders, tmp_path):
+    dataset, lines = load_dataset(class_folders), logged_lines()
+    old, recent = (
+        cache_on_disk(tmp_path / name, cache_job(dataset, CacheSpec(20, "shorter"))).path for name in ("old", "young")
     )
-    for file, days in ((old, 31), (young, 29)):
+    for file, days in ((old, 31), (recent, 29)):
         os.utime(file, (time.time() - days * 86400,) * 2)
     (tmp_path / "something else").mkdir()
-    cache_on_disk(tmp_path / "new", order(dataset))
+    cache_on_disk(tmp_path / "new", cache_job(dataset))
     assert not old.parent.exists()
-    assert young.exists()
+    assert recent.exists()
     assert (tmp_path / "something else").exists()
-    assert each_mentions(said, (old.parent, "30"))
-    os.utime(young, (time.time() - 29 * 86400,) * 2)
-    assert cache_on_disk(young.parent, order(dataset, CacheSpec(20, "shorter"))).reused
-    assert time.time() - young.stat().st_mtime < 60, "using it makes it young"
+    assert each_mentions(lines, (old.parent, "30"))
+    os.utime(recent, (time.time() - 29 * 86400,) * 2)
+    assert cache_on_disk(recent.parent, cache_job(dataset, CacheSpec(20, "shorter"))).reused
+    assert time.time() - recent.stat().st_mtime < 60, "using a cache updates its time"
 
 
-def test_a_cache_that_another_run_is_at_or_has_removed_already_is_left_alone(class_folders, tmp_path, monkeypatch):
-    """Between the listing and the look at it."""
-    dataset, said = load_dataset(class_folders), logged_lines()
+def test_locked_or_already_removed_cache_is_ignored(class_folders, tmp_path, monkeypatch):
+    """It is removed between listing and reading."""
+    dataset, lines = load_dataset(class_folders), logged_lines()
     files = [
-        cache_on_disk(tmp_path / name, order(dataset, CacheSpec(20, "shorter"))).path for name in ("taken", "gone")
+        cache_on_disk(tmp_path / name, cache_job(dataset, CacheSpec(20, "shorter"))).path
+        for name in ("locked", "removed")
     ]
     for file in files:
         os.utime(file, (time.time() - 31 * 86400,) * 2)
     glob = Path.glob
 
-    def listed(self, pattern):
+    def list_and_remove(self, pattern):
         found = list(glob(self, pattern))
         if files[1] in found:
             shutil.rmtree(files[1].parent)
         return found
 
     with FileLock(files[0].parent / "lock"), monkeypatch.context() as patch:
-        patch.setattr(Path, "glob", listed)
+        patch.setattr(Path, "glob", list_and_remove)
         remove_unused_caches(tmp_path)
     assert files[0].exists()
-    assert said == []
+    assert lines == []
 
 
-def test_progress_ends_at_the_number_of_pictures(class_folders):
-    seen = {}
+def test_progress_ends_at_the_number_of_images(class_folders):
+    progress = {}
 
     @contextmanager
-    def counting(what, total, unit):
-        yield lambda done: seen.setdefault((what, total), []).append(done)
+    def record(what, total, unit):
+        yield lambda done: progress.setdefault((what, total), []).append(done)
 
-    with reported_to(counting):
-        cache_in_memory(order(load_dataset(class_folders)), room_bytes=PLENTY)
-    assert set(seen) == {("measuring images", 48), ("filling the cache", 48)}
-    assert all(done == sorted(done) and done[-1] == 48 for done in seen.values())
+    with reported_to(record):
+        cache_in_memory(cache_job(load_dataset(class_folders)), room_bytes=PLENTY)
+    assert set(progress) == {("measuring images", 48), ("filling the cache", 48)}
+    assert all(done == sorted(done) and done[-1] == 48 for done in progress.values())
 
 
-def test_amounts_are_said_in_gib_from_one_on():
+def test_sizes_are_in_gib_from_1_gib():
     assert [format_bytes(count) for count in (10, 340 * 2**20, 2**30, 12_345_678_901)] == [
         "1 MiB", "340 MiB", "1.0 GiB", "11.5 GiB",
     ]  # fmt: skip
 
 
-def _read_all(reader, start, answers):
+def _read_all(reader, start, results):
     start.wait()
     before = _private_bytes()
     total = sum(int(reader.source(sample).sum()) for sample in range(len(reader.rows)))
-    answers.put((total, _private_bytes() - before))
+    results.put((total, _private_bytes() - before))
 
 
 def _private_bytes():
@@ -659,22 +660,22 @@ def _private_bytes():
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private"))
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells what memory is shared")
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux to measure shared memory")
 @pytest.mark.parametrize("where", ["ram", "disk"])
 def test_processes_share_the_memory_of_a_cache(where, large, tmp_path):
     dataset = load_dataset(large)
-    big = order(dataset, CacheSpec(160, "shorter"))
-    filled = cache_in_memory(big, room_bytes=PLENTY) if where == "ram" else cache_on_disk(tmp_path / "cache", big)
-    reader = filled.reader(np.arange(24), source_reader(dataset))
+    job = cache_job(dataset, CacheSpec(160, "shorter"))
+    cache = cache_in_memory(job, room_bytes=PLENTY) if where == "ram" else cache_on_disk(tmp_path / "cache", job)
+    reader = cache.reader(np.arange(24), source_reader(dataset))
     expected = sum(int(reader.source(sample).sum()) for sample in range(24))
-    start, answers = SERVER.Event(), SERVER.Queue()
-    processes = [SERVER.Process(target=_read_all, args=(reader, start, answers)) for _ in range(2)]
+    start, results = SERVER.Event(), SERVER.Queue()
+    processes = [SERVER.Process(target=_read_all, args=(reader, start, results)) for _ in range(2)]
     for process in processes:
         process.start()
     start.set()
-    told = [answers.get(timeout=300) for _ in processes]
+    measured = [results.get(timeout=300) for _ in processes]
     for process in processes:
         process.join()
-    assert [total for total, _ in told] == [expected] * 2
-    assert filled.bytes > 1_800_000
-    assert max(private for _, private in told) < 900_000, "none has a copy of its own"
+    assert [total for total, _ in measured] == [expected] * 2
+    assert cache.bytes > 1_800_000
+    assert max(private for _, private in measured) < 900_000, "no process has a copy"

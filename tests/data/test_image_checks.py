@@ -1,4 +1,4 @@
-"""Which files can be used, and which are the same."""
+"""Which files can be used, and which are identical."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data import file_probe as look_room
+from efficientnetv2.data import file_probe
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.file_probe import probe
@@ -27,13 +27,13 @@ def noise(seed: int, px: int = 40) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (px, px, 3), dtype=np.uint8))
 
 
-def encoded(seed: int, kind: str = "JPEG", px: int = 40) -> bytes:
+def encoded(seed: int, format_: str = "JPEG", px: int = 40) -> bytes:
     file = io.BytesIO()
-    noise(seed, px).save(file, kind)
+    noise(seed, px).save(file, format_)
     return file.getvalue()
 
 
-def folder_of(root: Path, files: dict[str, bytes]) -> ImageDataset:
+def make_dataset(root: Path, files: dict[str, bytes]) -> ImageDataset:
     for name, data in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
@@ -42,17 +42,17 @@ def folder_of(root: Path, files: dict[str, bytes]) -> ImageDataset:
 
 @pytest.fixture
 def good(tmp_path: Path) -> ImageDataset:
-    return folder_of(tmp_path, {f"{'ab'[i % 2]}/{i:02}.jpg": encoded(i) for i in range(40)})
+    return make_dataset(tmp_path, {f"{'ab'[i % 2]}/{i:02}.jpg": encoded(i) for i in range(40)})
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
 @pytest.mark.parametrize("px", [2, 40, 300])
-def test_whole_images_are_usable(tmp_path, kind, px):
-    (tmp_path / "x").write_bytes(encoded(0, kind, px))
+def test_complete_images_are_usable(tmp_path, format_, px):
+    (tmp_path / "x").write_bytes(encoded(0, format_, px))
     assert probe(str(tmp_path / "x")).reason == ""
 
 
-def test_a_jpeg_with_bytes_after_its_end_is_usable(tmp_path):
+def test_jpeg_with_trailing_bytes_is_usable(tmp_path):
     (tmp_path / "x.jpg").write_bytes(encoded(0) + bytes(4000))
     assert probe(str(tmp_path / "x.jpg")).reason == ""
 
@@ -73,13 +73,13 @@ def test_a_jpeg_with_bytes_after_its_end_is_usable(tmp_path):
         (encoded(0, "BMP")[:-100], "is cut short (truncated)"),
     ],
 )
-def test_what_cannot_be_used_says_why(tmp_path, data, reason):
+def test_unusable_file_has_a_reason(tmp_path, data, reason):
     (tmp_path / "x.jpg").write_bytes(data)
     assert probe(str(tmp_path / "x.jpg")).reason.startswith(reason)
 
 
 @pytest.mark.parametrize(
-    ("beginning", "what"),
+    ("header", "format_name"),
     [
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         (b"\0\0\0\x20ftypmif1\0\0\0\0mif1heic", "HEIC"),
@@ -96,29 +96,29 @@ def test_what_cannot_be_used_says_why(tmp_path, data, reason):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     ],
 )
-def test_a_file_of_another_format_is_named_whatever_it_is_called(tmp_path, beginning, what):
-    (tmp_path / "IMG_0001.jpg").write_bytes(beginning + bytes(500))
-    assert what in probe(str(tmp_path / "IMG_0001.jpg")).reason
-    with pytest.raises(UnreadableImageError, match=what):
+def test_file_of_another_format_is_named_for_any_suffix(tmp_path, header, format_name):
+    (tmp_path / "IMG_0001.jpg").write_bytes(header + bytes(500))
+    assert format_name in probe(str(tmp_path / "IMG_0001.jpg")).reason
+    with pytest.raises(UnreadableImageError, match=format_name):
         load_image(str(tmp_path / "IMG_0001.jpg"))
 
 
-def test_a_flipped_byte_in_a_png_is_found(tmp_path):
+def test_flipped_byte_in_a_png_is_found(tmp_path):
     data = bytearray(encoded(0, "PNG"))
     data[len(data) // 2] ^= 1
     (tmp_path / "x.png").write_bytes(data)
     assert mentions(probe(str(tmp_path / "x.png")).reason, "decoded")
 
 
-def test_missing_files_and_folders_are_no_images(tmp_path):
+def test_missing_files_and_folders_are_not_images(tmp_path):
     assert probe(str(tmp_path / "none.jpg")).reason == "does not exist"
     assert mentions(probe(str(tmp_path)).reason, "folder")
 
 
-def test_a_decompression_bomb_is_left_unopened_and_nothing_warns(tmp_path, monkeypatch):
+def test_decompression_bomb_is_not_opened_and_gives_no_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6000)  # 100 × 100 is an error, 80 × 80 a warning
     files = {f"{c}/{i}.png": encoded(i, "PNG", 80) for c in "ab" for i in range(20)}
-    dataset = folder_of(tmp_path, {**files, "a/bomb.png": encoded(0, "PNG", 120)})
+    dataset = make_dataset(tmp_path, {**files, "a/bomb.png": encoded(0, "PNG", 120)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         report = validate_images(dataset)
@@ -126,7 +126,7 @@ def test_a_decompression_bomb_is_left_unopened_and_nothing_warns(tmp_path, monke
     assert "decompression bomb" in report.reasons[0]
 
 
-def test_a_few_unreadable_files_are_listed_and_passed_over(good, tmp_path):
+def test_few_unreadable_files_are_listed_and_skipped(good, tmp_path):
     (tmp_path / "a/00.jpg").write_bytes(b"")
     (tmp_path / "b/13.jpg").unlink()
     report = validate_images(good)
@@ -140,43 +140,43 @@ def test_a_few_unreadable_files_are_listed_and_passed_over(good, tmp_path):
         validate_images(good, strict=True)
 
 
-def test_more_than_a_twentieth_unreadable_is_refused(good, tmp_path):
-    """2 of 40 are passed over, 3 are not."""
+def test_more_than_5_percent_unreadable_is_rejected(good, tmp_path):
+    """2 of 40 are skipped, 3 are an error."""
     for name in ("a/00.jpg", "a/02.jpg", "a/04.jpg"):
         (tmp_path / name).write_bytes(b"\0")
     with pytest.raises(InputError, match=mentioning("3", "40", "8", "5", "a/02.jpg")):
         validate_images(good)
 
 
-def test_equal_bytes_get_one_id_and_no_others(tmp_path):
-    """Same size and same end, another middle: not the same; same bytes under another name: the same."""
-    picture = np.array(noise(0))
-    other = picture.copy()
+def test_equal_bytes_have_one_id(tmp_path):
+    """Files of the same size and the same end may differ in the middle; names do not matter."""
+    base = np.array(noise(0))
+    other = base.copy()
     other[1, 1] ^= 255
     files = {}
-    for name, pixels in (("a/1.bmp", picture), ("a/2.bmp", other), ("b/3.bmp", picture), ("b/4.bmp", picture[::-1])):
+    for name, pixels in (("a/1.bmp", base), ("a/2.bmp", other), ("b/3.bmp", base), ("b/4.bmp", base[::-1])):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "BMP")
         files[name] = file.getvalue()
     assert len(set(map(len, files.values()))) == 1
     assert files["a/1.bmp"][-2000:] != files["b/4.bmp"][-2000:]
-    report = validate_images(folder_of(tmp_path, files))
+    report = validate_images(make_dataset(tmp_path, files))
     first, second, third, fourth = report.contents
     assert first == third
     assert len({first, second, fourth}) == 3
-    assert report.label_conflicts == 1, "one is an a, the other a b"
+    assert report.label_conflicts == 1, "one image has both labels"
 
 
-def test_ids_do_not_depend_on_the_number_of_threads(tmp_path):
+def test_ids_do_not_depend_on_the_threads(tmp_path):
     files = {f"{'ab'[i % 2]}/{i:04}.png": encoded(i % 300, "PNG", 4) for i in range(900)}
-    dataset = folder_of(tmp_path, files)
-    one, many = validate_images(dataset), validate_images(dataset)
-    assert one.contents.tolist() == many.contents.tolist()
-    assert len(set(one.contents)) == 300
-    assert mentions(one.notes[0], "600", "900")
+    dataset = make_dataset(tmp_path, files)
+    first, second = validate_images(dataset), validate_images(dataset)
+    assert first.contents.tolist() == second.contents.tolist()
+    assert len(set(first.contents)) == 300
+    assert mentions(first.notes[0], "600", "900")
 
 
-def test_a_image_in_train_and_val_is_refused_by_both_names(tmp_path):
+def test_image_in_train_and_val_is_rejected_with_both_names(tmp_path):
     files = {
         f"{s}/{c}/{i}.jpg": encoded(i + 10 * ord(s[0]) + ord(c))
         for s in ("train", "val")
@@ -184,14 +184,14 @@ def test_a_image_in_train_and_val_is_refused_by_both_names(tmp_path):
         for i in range(3)
     }
     files["val/b/copy.jpg"] = files["train/a/1.jpg"]
-    dataset = folder_of(tmp_path, files)
+    dataset = make_dataset(tmp_path, files)
     with pytest.raises(InputError, match=mentioning("train/a/1.jpg", "val/b/copy.jpg")):
         validate_images(dataset)
     published = validate_images(replace(dataset, published="imagenette"))
     assert "the published splits of imagenette are kept" in published.notes[0]
 
 
-def test_a_table_names_the_rows_of_copies_across_splits(tmp_path):
+def test_duplicates_across_splits_are_named_by_row(tmp_path):
     for name in ("1", "2"):
         (tmp_path / f"{name}.jpg").write_bytes(encoded(0))
     (tmp_path / "3.jpg").write_bytes(encoded(1))
@@ -200,13 +200,13 @@ def test_a_table_names_the_rows_of_copies_across_splits(tmp_path):
         validate_images(load_dataset(tmp_path / "t.csv"))
 
 
-def test_copies_with_different_labels_are_told_not_refused(tmp_path):
-    dataset = folder_of(tmp_path, {"cat/1.jpg": encoded(0), "dog/2.jpg": encoded(0), "dog/3.jpg": encoded(1)})
+def test_duplicates_with_different_labels_are_reported(tmp_path):
+    dataset = make_dataset(tmp_path, {"cat/1.jpg": encoded(0), "dog/2.jpg": encoded(0), "dog/3.jpg": encoded(1)})
     notes = validate_images(dataset).notes
     assert mentions(notes[1], "cat/1.jpg", "dog/2.jpg")
 
 
-def test_two_broken_files_are_not_copies_of_each_other(good, tmp_path):
+def test_two_empty_files_are_not_duplicates(good, tmp_path):
     for name in ("a/00.jpg", "b/01.jpg"):
         (tmp_path / name).write_bytes(b"")
     report = validate_images(good)
@@ -214,8 +214,8 @@ def test_two_broken_files_are_not_copies_of_each_other(good, tmp_path):
     assert report.notes == ()
 
 
-def test_images_that_become_rgb_are_counted_by_kind(tmp_path):
-    """Said before the first step: a network of three channels sees no near infrared, and no alpha."""
+def test_images_converted_to_rgb_are_counted_by_type(tmp_path):
+    """Before training: a model of three channels loses near infrared and alpha."""
     rng = np.random.default_rng(0)
     for mode, count in (("L", 10), ("RGBA", 4), ("CMYK", 2)):
         for number in range(count):
@@ -235,8 +235,8 @@ def test_images_that_become_rgb_are_counted_by_kind(tmp_path):
 
 @pytest.mark.parametrize("bits", [12, 16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_small_part_of_a_deep_range_is_told(tmp_path, bits, channels):
-    """12 bits in 16, as X-ray detectors and microscopes write: of 256 levels 16 are left."""
+def test_small_part_of_a_16_bit_range_is_reported(tmp_path, bits, channels):
+    """X-ray detectors and microscopes write 12 bits in 16: 16 of 256 levels remain."""
     rng = np.random.default_rng(0)
     for number in range(6):
         values = rng.integers(0, 2**bits, (20, 20, channels)).astype(">u2")
@@ -249,7 +249,7 @@ def test_a_small_part_of_a_deep_range_is_told(tmp_path, bits, channels):
 
 
 def deep_png(values):
-    """A PNG of 16 bits; Pillow writes none of colors."""
+    """A PNG of 16 bits; Pillow cannot write RGB of 16 bits."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -261,12 +261,8 @@ def deep_png(values):
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def test_color_images_need_no_note(good):
-    assert validate_images(good).notes == ()
-
-
-def test_how_many_have_been_looked_at_is_told(good, monkeypatch):
-    monkeypatch.setattr(look_room, "_CHUNK", 16)
-    told = []
-    validate_images(good, progress=told.append)
-    assert told == [16, 32, 40]
+def test_progress_is_the_number_of_checked_images(good, monkeypatch):
+    monkeypatch.setattr(file_probe, "_CHUNK", 16)
+    progress = []
+    validate_images(good, progress=progress.append)
+    assert progress == [16, 32, 40]

@@ -1,4 +1,4 @@
-"""Which images, labels and splits a folder has."""
+"""Images, labels and splits of a folder."""
 
 from __future__ import annotations
 
@@ -18,44 +18,48 @@ from efficientnetv2.data.records import ReadOptions
 from efficientnetv2.utils.errors import InputError
 
 
-def draw(*files: Path) -> None:
+def write_images(*files: Path) -> None:
     for number, file in enumerate(files):
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number % 256, 0, 0)).save(file)
 
 
-def test_class_folders_read_as_torchvision_reads_them(tmp_path):
-    """Same files, same classes, same ids as torchvision's ImageFolder, nested images included."""
-    draw(*(tmp_path / name for name in ("dog/1.jpg", "dog/2.PNG", "cat/a.jpeg", "cat/deep/er/b.webp", "eel/3.bmp")))
-    ours, theirs = load_dataset(tmp_path), ImageFolder(tmp_path)
-    assert list(ours.class_names) == theirs.classes
-    mine = {(ours.file(i), int(ours.labels[i])) for i in range(len(ours))}
-    assert mine == {(os.path.abspath(path), label) for path, label in theirs.samples}
+def test_class_folders_equal_torchvision(tmp_path):
+    """The same files, classes and ids as ImageFolder, including nested images."""
+    write_images(
+        *(tmp_path / name for name in ("dog/1.jpg", "dog/2.PNG", "cat/a.jpeg", "cat/deep/er/b.webp", "eel/3.bmp"))
+    )
+    dataset, expected = load_dataset(tmp_path), ImageFolder(tmp_path)
+    assert list(dataset.class_names) == expected.classes
+    actual = {(dataset.file(i), int(dataset.labels[i])) for i in range(len(dataset))}
+    assert actual == {(os.path.abspath(path), label) for path, label in expected.samples}
 
 
-def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path):
-    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
+def test_hidden_files_and_other_files_are_skipped(tmp_path):
+    write_images(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
     for name in ("a/.hidden.jpg", "a/readme.txt", "a/paper.pdf", ".git/x.jpg", "__MACOSX/a/._1.jpg", "a/Thumbs.db"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     assert load_dataset(tmp_path).paths == ["a/1.jpg", "b/2.jpg"]
 
 
-def lay(*files: Path) -> None:
-    """Files that nothing here opens."""
+def write_other_files(*files: Path) -> None:
+    """Files that are not opened here."""
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x")
 
 
-def test_images_of_a_kind_that_is_not_opened_are_counted_in_a_note(tmp_path):
-    draw(*(tmp_path / name for name in ("a/1.jpg", "b/2.jpg")))
-    lay(*(tmp_path / name for name in ("a/3.HEIC", "b/deep/4.heic", "b/5.mov", "b/6.json", "b/Thumbs.db")))
-    words = {"require_labels": False, "for_training": False}
+def test_unsupported_image_formats_are_counted_in_a_note(tmp_path):
+    write_images(*(tmp_path / name for name in ("a/1.jpg", "b/2.jpg")))
+    write_other_files(
+        *(tmp_path / name for name in ("a/3.HEIC", "b/deep/4.heic", "b/5.mov", "b/6.json", "b/Thumbs.db"))
+    )
+    options = {"require_labels": False, "for_training": False}
     for found in (
         load_dataset(tmp_path),
-        load_dataset(tmp_path, **words),
-        load_dataset(tmp_path, **words, strict_labels=True),
+        load_dataset(tmp_path, **options),
+        load_dataset(tmp_path, **options, strict_labels=True),
     ):
         assert found.paths == ["a/1.jpg", "b/2.jpg"]
         assert each_mentions(found.notes, (tmp_path, "2", ".heic", "1", ".mov", "JPEG"))
@@ -63,20 +67,20 @@ def test_images_of_a_kind_that_is_not_opened_are_counted_in_a_note(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clip.mpg", "clip.mpeg", "grid.h5", "weather.grib", "drawing.wmf"])
-def test_what_pillow_knows_but_does_not_decode_is_passed_over_like_other_files(name, tmp_path):
-    draw(*(tmp_path / name for name in ("a/1.jpg", "b/2.jpg")))
-    lay(tmp_path / "a" / name)
+def test_formats_that_pillow_cannot_decode_are_skipped(name, tmp_path):
+    write_images(*(tmp_path / name for name in ("a/1.jpg", "b/2.jpg")))
+    write_other_files(tmp_path / "a" / name)
     found = load_dataset(tmp_path)
     assert found.paths == ["a/1.jpg", "b/2.jpg"]
     assert f"1 file {Path(name).suffix}" in found.notes[0]
 
 
-def test_what_is_not_opened_is_counted_within_splits_and_where_every_image_is_asked_for(tmp_path):
-    draw(*(tmp_path / name for name in ("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg")))
-    draw(tmp_path / "test/5.jpg")
-    lay(tmp_path / "train/a/6.heic", tmp_path / "val/b/7.heic", tmp_path / "test/8.heic")
-    asked = load_dataset(tmp_path, require_labels=False, for_training=False, strict_labels=True)
-    assert "3 files .heic" in asked.notes[-1]
+def test_unsupported_files_are_counted_in_splits_and_in_predictions(tmp_path):
+    write_images(*(tmp_path / name for name in ("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg")))
+    write_images(tmp_path / "test/5.jpg")
+    write_other_files(tmp_path / "train/a/6.heic", tmp_path / "val/b/7.heic", tmp_path / "test/8.heic")
+    prediction = load_dataset(tmp_path, require_labels=False, for_training=False, strict_labels=True)
+    assert "3 files .heic" in prediction.notes[-1]
     flat = load_dataset(tmp_path / "test", require_labels=False)
     assert "1 file .heic" in flat.notes[0]
 
@@ -91,15 +95,15 @@ def test_what_is_not_opened_is_counted_within_splits_and_where_every_image_is_as
         (["b/2"], True, ("'b'", "1")),
     ],
 )
-def test_where_no_image_is_found_the_other_files_are_named(tmp_path, files, labels, message):
-    lay(*(tmp_path / name for name in files))
+def test_unsupported_files_are_named_if_there_is_no_image(tmp_path, files, labels, message):
+    write_other_files(*(tmp_path / name for name in files))
     with pytest.raises(InputError, match=mentioning(*message)):
         load_dataset(tmp_path, require_labels=labels)
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
 def test_train_and_val_folders_are_splits(tmp_path, val):
-    draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("train", val, "test") for name in ("x", "y")))
+    write_images(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("train", val, "test") for name in ("x", "y")))
     dataset = load_dataset(tmp_path)
     assert sorted(zip(dataset.split, dataset.table["label"], strict=True)) == [
         (split, label) for split in ("test", "train", "val") for label in ("x", "y")
@@ -107,28 +111,28 @@ def test_train_and_val_folders_are_splits(tmp_path, val):
     assert dataset.subset("val").paths == [f"{val}/x/1.jpg", f"{val}/y/1.jpg"]
 
 
-def test_a_class_of_railway_trains_is_no_split(tmp_path):
-    draw(*(tmp_path / f"{name}/1.jpg" for name in ("bus", "car", "train")))
+def test_class_called_train_is_not_a_split(tmp_path):
+    write_images(*(tmp_path / f"{name}/1.jpg" for name in ("bus", "car", "train")))
     dataset = load_dataset(tmp_path)
     assert dataset.class_names == ("bus", "car", "train")
     assert set(dataset.split) == {""}
 
 
-def test_folders_beside_train_and_val_are_no_classes(tmp_path):
-    draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg", "unlabeled/3.jpg")))
+def test_folders_next_to_train_and_val_are_not_classes(tmp_path):
+    write_images(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg", "unlabeled/3.jpg")))
     assert load_dataset(tmp_path).paths == ["train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg"]
 
 
-def test_every_image_beside_a_folder_called_as_a_split_is_answered(tmp_path):
-    """Where labels are taken, what is passed over is said."""
-    draw(tmp_path / "test/s1/1.png", tmp_path / "siteB/2.png", tmp_path / "3.png")
-    asked = load_dataset(tmp_path, require_labels=False, for_training=False)
-    assert asked.paths == ["3.png", "siteB/2.png", "test/s1/1.png"]
-    words = {"require_labels": False, "for_training": False, "strict_labels": True}
-    inspected = load_dataset(tmp_path, **words, layout="splits")
-    assert inspected.paths == ["test/s1/1.png"]
-    assert mentions(inspected.notes[0], tmp_path, "siteB", "3.png")
-    draw(*(tmp_path / f"train/{name}/4.png" for name in ("s1", "s2")))
+def test_prediction_uses_images_outside_split_folders(tmp_path):
+    """With labels, the skipped images are reported."""
+    write_images(tmp_path / "test/s1/1.png", tmp_path / "siteB/2.png", tmp_path / "3.png")
+    prediction = load_dataset(tmp_path, require_labels=False, for_training=False)
+    assert prediction.paths == ["3.png", "siteB/2.png", "test/s1/1.png"]
+    options = {"require_labels": False, "for_training": False, "strict_labels": True}
+    check = load_dataset(tmp_path, **options, layout="splits")
+    assert check.paths == ["test/s1/1.png"]
+    assert mentions(check.notes[0], tmp_path, "siteB", "3.png")
+    write_images(*(tmp_path / f"train/{name}/4.png" for name in ("s1", "s2")))
     assert "'3.png'" in load_dataset(tmp_path).notes[0]
 
 
@@ -143,81 +147,79 @@ def test_every_image_beside_a_folder_called_as_a_split_is_answered(tmp_path):
     ],
 )
 @pytest.mark.parametrize("labels", [True, False])
-def test_folders_whose_names_contain_a_split_are_splits_if_they_hold_the_same_classes(
-    tmp_path, train, other, split, labels
-):
-    draw(*(tmp_path / f"{place}/{name}/1.jpg" for place in (train, other) for name in ("x", "y")))
-    draw(tmp_path / "single_prediction/2.jpg")
+def test_names_containing_a_split_are_splits_with_the_same_classes(tmp_path, train, other, split, labels):
+    write_images(*(tmp_path / f"{folder}/{name}/1.jpg" for folder in (train, other) for name in ("x", "y")))
+    write_images(tmp_path / "single_prediction/2.jpg")
     dataset = load_dataset(tmp_path, require_labels=labels, for_training=labels, strict_labels=True)
     assert dataset.class_names == ("x", "y")
     assert dataset.subset(split).paths == [f"{other}/x/1.jpg", f"{other}/y/1.jpg"]
-    told = " ".join(dataset.notes)
-    assert all(f"'{name}'" in told for name in (train, "single_prediction"))
+    notes = " ".join(dataset.notes)
+    assert all(f"'{name}'" in notes for name in (train, "single_prediction"))
     assert load_dataset(tmp_path, layout="classes").class_names == tuple(sorted((train, other, "single_prediction")))
 
 
-def test_names_that_contain_a_split_are_classes_if_they_hold_other_folders(tmp_path):
-    draw(*(tmp_path / name for name in ("train_station/1.jpg", "test_track/2.jpg", "test_track/old/3.jpg")))
+def test_names_containing_a_split_are_classes_with_other_folders(tmp_path):
+    write_images(*(tmp_path / name for name in ("train_station/1.jpg", "test_track/2.jpg", "test_track/old/3.jpg")))
     assert load_dataset(tmp_path).class_names == ("test_track", "train_station")
 
 
 @pytest.mark.parametrize(
     "outer", [("2019", "2020"), ("train_a", "train_b"), ("train_images", "train_masks", "val_images")]
 )
-def test_folders_that_hold_the_same_folders_are_refused_until_it_is_said_that_they_are_classes(tmp_path, outer):
-    draw(*(tmp_path / f"{place}/{name}/1.jpg" for place in outer for name in ("x", "y")))
+def test_same_subfolders_are_ambiguous_without_a_layout(tmp_path, outer):
+    write_images(*(tmp_path / f"{folder}/{name}/1.jpg" for folder in outer for name in ("x", "y")))
     with pytest.raises(InputError, match=mentioning("'x'", "'y'", "layout=")):
         load_dataset(tmp_path)
     assert load_dataset(tmp_path, layout="classes").class_names == tuple(sorted(outer))
 
 
-def test_a_class_called_train_is_not_taken_for_a_split_in_silence(tmp_path):
-    draw(*(tmp_path / f"{name}/{age}/1.jpg" for name in ("bus", "train", "truck") for age in ("old", "new")))
-    for words in ({}, {"require_labels": False, "for_training": False, "strict_labels": True}):
+def test_class_called_train_with_subfolders_is_ambiguous(tmp_path):
+    write_images(*(tmp_path / f"{name}/{age}/1.jpg" for name in ("bus", "train", "truck") for age in ("old", "new")))
+    for options in ({}, {"require_labels": False, "for_training": False, "strict_labels": True}):
         with pytest.raises(InputError, match=mentioning("train", "bus", "truck", "layout=")):
-            load_dataset(tmp_path, **words)
+            load_dataset(tmp_path, **options)
     assert load_dataset(tmp_path, layout="classes").class_names == ("bus", "train", "truck")
     split = load_dataset(tmp_path, layout="splits")
     assert (split.class_names, set(split.split)) == (("new", "old"), {"train"})
 
 
-def test_splits_within_class_folders_are_kept(tmp_path):
-    draw(*(tmp_path / f"{name}/{split}/1.jpg" for name in ("cat", "dog") for split in ("train", "test")))
+def test_splits_inside_class_folders_are_used(tmp_path):
+    write_images(*(tmp_path / f"{name}/{split}/1.jpg" for name in ("cat", "dog") for split in ("train", "test")))
     dataset = load_dataset(tmp_path)
     assert dataset.class_names == ("cat", "dog")
     assert dataset.subset("test").paths == ["cat/test/1.jpg", "dog/test/1.jpg"]
     assert "'test', 'train'" in dataset.notes[0]
-    draw(tmp_path / "cat/2.jpg")
+    write_images(tmp_path / "cat/2.jpg")
     assert set(load_dataset(tmp_path).split) == {""}
 
 
 @pytest.mark.parametrize("test", ["test/1.jpg", "test/unknown/1.jpg", "test_images/1.jpg"])
-def test_a_test_folder_without_classes_is_skipped_and_named(test, tmp_path):
-    draw(*(tmp_path / f"train/{name}/1.jpg" for name in ("x", "y")), tmp_path / test)
+def test_test_folder_without_classes_is_skipped_and_named(test, tmp_path):
+    write_images(*(tmp_path / f"train/{name}/1.jpg" for name in ("x", "y")), tmp_path / test)
     dataset = load_dataset(tmp_path)
     assert dataset.paths == ["train/x/1.jpg", "train/y/1.jpg"]
-    place = tmp_path / test.split("/")[0]
-    assert f"1 image of {place}" in " ".join(dataset.notes)
-    inspected = load_dataset(tmp_path, require_labels=False, for_training=False, strict_labels=True)
-    assert inspected.paths == [test, "train/x/1.jpg", "train/y/1.jpg"]
-    assert inspected.labels.tolist() == [-1, 0, 1]
-    draw(tmp_path / "val/2.jpg")
+    folder = tmp_path / test.split("/")[0]
+    assert f"1 image of {folder}" in " ".join(dataset.notes)
+    check = load_dataset(tmp_path, require_labels=False, for_training=False, strict_labels=True)
+    assert check.paths == [test, "train/x/1.jpg", "train/y/1.jpg"]
+    assert check.labels.tolist() == [-1, 0, 1]
+    write_images(tmp_path / "val/2.jpg")
     with pytest.raises(InputError, match=mentioning("val", "1")):
         load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("labels", [True, False])
-def test_folders_that_systems_make_are_skipped(tmp_path, labels):
-    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
-    places = ("a/@eaDir/1.jpg", "b/@eaDir/2.jpg", "#recycle", "$RECYCLE.BIN", "lost+found", "b/deep/@Recycle")
-    draw(*(tmp_path / place / "thumb.jpg" for place in places))
+def test_system_folders_are_skipped(tmp_path, labels):
+    write_images(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
+    folders = ("a/@eaDir/1.jpg", "b/@eaDir/2.jpg", "#recycle", "$RECYCLE.BIN", "lost+found", "b/deep/@Recycle")
+    write_images(*(tmp_path / folder / "thumb.jpg" for folder in folders))
     dataset = load_dataset(tmp_path, require_labels=labels, for_training=labels)
     assert dataset.paths == ["a/1.jpg", "b/2.jpg"]
     assert dataset.class_names == ("a", "b")
 
 
-def test_all_class_folders_without_an_image_are_named_at_once(tmp_path):
-    draw(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
+def test_all_empty_class_folders_are_named(tmp_path):
+    write_images(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
     for name in ("c", "d"):
         (tmp_path / name).mkdir()
     with pytest.raises(InputError, match=mentioning("'c'", "'d'")):
@@ -225,8 +227,8 @@ def test_all_class_folders_without_an_image_are_named_at_once(tmp_path):
     assert load_dataset(tmp_path, min_images_per_class=1).class_names == ("a", "b")
 
 
-def test_classes_of_few_images_are_left_out_on_request_and_named(tmp_path):
-    draw(*(tmp_path / f"{name}/{number}.jpg" for name in "ab" for number in range(3)), tmp_path / "c/1.jpg")
+def test_small_classes_are_skipped_on_request_and_named(tmp_path):
+    write_images(*(tmp_path / f"{name}/{number}.jpg" for name in "ab" for number in range(3)), tmp_path / "c/1.jpg")
     dataset = load_dataset(tmp_path, min_images_per_class=2)
     assert dataset.class_names == ("a", "b")
     assert len(dataset) == 6
@@ -236,8 +238,8 @@ def test_classes_of_few_images_are_left_out_on_request_and_named(tmp_path):
         load_dataset(tmp_path, min_images_per_class=3)
 
 
-def test_a_layout_is_of_folders(tmp_path):
-    draw(tmp_path / "a/1.jpg")
+def test_layout_is_for_folders_only(tmp_path):
+    write_images(tmp_path / "a/1.jpg")
     (tmp_path / "t.csv").write_text("path,label\na/1.jpg,a\n")
     with pytest.raises(InputError, match="`layout=classes`"):
         load_dataset(tmp_path / "t.csv", layout="classes")
@@ -245,22 +247,22 @@ def test_a_layout_is_of_folders(tmp_path):
         load_dataset(tmp_path, layout="splits")
 
 
-def test_a_link_to_a_folder_above_ends(tmp_path):
-    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
+def test_links_to_parent_folders_end(tmp_path):
+    write_images(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
     (tmp_path / "a/loop").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "a/linked").symlink_to(tmp_path / "b", target_is_directory=True)
     assert load_dataset(tmp_path).paths == ["a/1.jpg", "a/linked/2.jpg", "b/2.jpg"]
 
 
 def test_folders_that_link_to_each_other_end(tmp_path):
-    draw(tmp_path / "a/in/1.jpg", tmp_path / "b/2.jpg")
+    write_images(tmp_path / "a/in/1.jpg", tmp_path / "b/2.jpg")
     (tmp_path / "a/in/tob").symlink_to(tmp_path / "b", target_is_directory=True)
     (tmp_path / "b/toa").symlink_to(tmp_path / "a", target_is_directory=True)
     assert load_dataset(tmp_path).paths == ["a/in/1.jpg", "a/in/tob/2.jpg", "b/2.jpg", "b/toa/in/1.jpg"]
 
 
-def test_a_link_to_itself_is_a_image_that_cannot_be_read(tmp_path):
-    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
+def test_link_to_itself_is_an_unreadable_image(tmp_path):
+    write_images(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
     (tmp_path / "a/loop.jpg").symlink_to("loop.jpg")
     (tmp_path / "b/loop").symlink_to("loop")
     dataset = load_dataset(tmp_path)
@@ -269,20 +271,20 @@ def test_a_link_to_itself_is_a_image_that_cannot_be_read(tmp_path):
         validate_images(dataset)
 
 
-def test_images_beside_class_folders_are_left_out_and_said(tmp_path):
-    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg", tmp_path / "preview.jpg")
+def test_images_next_to_class_folders_are_skipped_and_reported(tmp_path):
+    write_images(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg", tmp_path / "preview.jpg")
     dataset = load_dataset(tmp_path)
     assert len(dataset) == 2
     assert "'preview.jpg'" in dataset.notes[0]
 
 
-def test_for_prediction_a_folder_of_images_or_one_image_will_do(tmp_path):
-    draw(tmp_path / "1.jpg", tmp_path / "2/3.jpg")
+def test_prediction_accepts_a_flat_folder_or_one_image(tmp_path):
+    write_images(tmp_path / "1.jpg", tmp_path / "2/3.jpg")
     folder = load_dataset(tmp_path, require_labels=False)
     assert folder.paths == ["1.jpg", "2/3.jpg"]
     assert folder.labels.tolist() == [-1, -1]
-    one = load_dataset(tmp_path / "1.jpg", require_labels=False)
-    assert (one.file(0), one.labels.tolist()) == (str(tmp_path / "1.jpg"), [-1])
+    single = load_dataset(tmp_path / "1.jpg", require_labels=False)
+    assert (single.file(0), single.labels.tolist()) == (str(tmp_path / "1.jpg"), [-1])
 
 
 @pytest.mark.parametrize(
@@ -304,62 +306,55 @@ def test_for_prediction_a_folder_of_images_or_one_image_will_do(tmp_path):
         ),
     ],
 )
-def test_folders_that_cannot_be_meant_are_refused(tmp_path, files, message):
-    draw(*(tmp_path / name for name in files))
+def test_invalid_folders_are_rejected(tmp_path, files, message):
+    write_images(*(tmp_path / name for name in files))
     with pytest.raises(InputError, match=message):
         load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("folders", ["training_set test_set", "seg_train seg_test", "train val"])
-def test_splits_that_were_unpacked_into_folders_of_their_own_name_are_splits(tmp_path, folders):
+def test_nested_folders_of_the_same_name_are_splits(tmp_path, folders):
     names = folders.split()
-    draw(*(tmp_path / name / name / kind / f"{name}.png" for name in names for kind in ("cat", "dog")))
-    draw(tmp_path / "seg_pred/seg_pred/1.png")
-    found = load_dataset(tmp_path)
-    assert found.class_names == ("cat", "dog")
-    assert f"{names[0]}/{names[0]}/cat/{names[0]}.png" in found.paths
-    assert set(found.split) == {"train", "val" if "val" in names else "test"}
+    write_images(*(tmp_path / name / name / label / f"{name}.png" for name in names for label in ("cat", "dog")))
+    write_images(tmp_path / "seg_pred/seg_pred/1.png")
+    dataset = load_dataset(tmp_path)
+    assert dataset.class_names == ("cat", "dog")
+    assert f"{names[0]}/{names[0]}/cat/{names[0]}.png" in dataset.paths
+    assert set(dataset.split) == {"train", "val" if "val" in names else "test"}
 
 
-def test_classes_called_as_test_and_training_can_be_read(tmp_path):
-    draw(*(tmp_path / name / f"{number}.png" for name in ("test-tube", "train-engine") for number in "12"))
+def test_classes_named_like_splits_can_be_read(tmp_path):
+    write_images(*(tmp_path / name / f"{number}.png" for name in ("test-tube", "train-engine") for number in "12"))
     with pytest.raises(InputError, match="`layout=classes`"):
         load_dataset(tmp_path)
     assert load_dataset(tmp_path, layout="classes").class_names == ("test-tube", "train-engine")
 
 
-def test_a_least_number_that_no_class_reaches_is_refused(tmp_path):
-    draw(*(tmp_path / name for name in ("a/1.png", "b/1.png", "b/2.png")))
+def test_too_large_minimum_is_rejected(tmp_path):
+    write_images(*(tmp_path / name for name in ("a/1.png", "b/1.png", "b/2.png")))
     with pytest.raises(InputError, match=mentioning("min_images_per_class", "3", "2")):
         load_dataset(tmp_path, min_images_per_class=3)
 
 
-def test_a_file_of_several_views_is_an_image(tmp_path):
-    draw(tmp_path / "a/1.mpo", tmp_path / "b/1.mpo")
+def test_mpo_file_is_an_image(tmp_path):
+    write_images(tmp_path / "a/1.mpo", tmp_path / "b/1.mpo")
     found = load_dataset(tmp_path)
     assert found.paths == ["a/1.mpo", "b/1.mpo"]
     assert not len(validate_images(found).unreadable)
 
 
-def test_an_empty_class_folder_is_refused_by_name(tmp_path):
-    draw(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
-    (tmp_path / "c").mkdir()
-    with pytest.raises(InputError, match=mentioning("'c'", "class")):
-        load_dataset(tmp_path)
-
-
-def test_an_empty_class_folder_is_skipped_where_nothing_is_trained(tmp_path):
-    """Evaluation and shards have no option that leaves a class out."""
-    draw(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
+def test_empty_class_folder_is_skipped_without_training(tmp_path):
+    """Evaluation and shards have no option to skip a class."""
+    write_images(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
     (tmp_path / "c").mkdir()
     found = load_dataset(tmp_path, for_training=False)
     assert found.class_names == ("a", "b")
     assert any("'c'" in note for note in found.notes)
 
 
-def test_an_inspection_names_class_folders_without_a_image(tmp_path):
-    """Training would refuse them."""
-    draw(tmp_path / "a/1.png", tmp_path / "b/1.png")
+def test_data_check_names_empty_class_folders(tmp_path):
+    """Training would reject them."""
+    write_images(tmp_path / "a/1.png", tmp_path / "b/1.png")
     (tmp_path / "c").mkdir()
     notes = folders.read_folder(tmp_path, "here", ReadOptions(require_labels=False)).notes
     assert len(notes) == 1
@@ -367,15 +362,15 @@ def test_an_inspection_names_class_folders_without_a_image(tmp_path):
     assert folders.read_folder(tmp_path, "here", ReadOptions(require_labels=False, strict=False)).notes == ()
 
 
-def test_a_flat_train_folder_with_its_table_points_to_the_table(tmp_path):
-    draw(tmp_path / "train/1.jpg", tmp_path / "unlabeled/2.jpg")
+def test_flat_train_folder_points_to_its_table(tmp_path):
+    write_images(tmp_path / "train/1.jpg", tmp_path / "unlabeled/2.jpg")
     (tmp_path / "train.csv").write_text("path,label\ntrain/1.jpg,a\n")
     with pytest.raises(InputError, match=mentioning("train.csv")):
         load_dataset(tmp_path)
 
 
-def test_a_class_called_train_beside_a_table_can_be_read(tmp_path):
-    draw(tmp_path / "bus/1.jpg", tmp_path / "car/1.jpg", tmp_path / "train/1.jpg")
+def test_class_called_train_next_to_a_table_can_be_read(tmp_path):
+    write_images(tmp_path / "bus/1.jpg", tmp_path / "car/1.jpg", tmp_path / "train/1.jpg")
     (tmp_path / "sources.csv").write_text("path,source\ntrain/1.jpg,web\n")
     with pytest.raises(InputError, match="`layout=classes`"):
         load_dataset(tmp_path)
@@ -383,60 +378,60 @@ def test_a_class_called_train_beside_a_table_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["images", "train_images"])
-def test_folders_with_their_table_point_to_the_table_of_train_first(folder, tmp_path):
-    draw(tmp_path / folder / "1.jpg")
+def test_flat_folders_point_to_the_table_of_train(folder, tmp_path):
+    write_images(tmp_path / folder / "1.jpg")
     for name in ("sample_submission.csv", "train.csv"):
         (tmp_path / name).write_text(f"path,label\n{folder}/1.jpg,a\n")
     with pytest.raises(InputError, match=mentioning("train.csv")):
         load_dataset(tmp_path)
-    draw(tmp_path / "test_images/2.jpg")
+    write_images(tmp_path / "test_images/2.jpg")
     if folder != "images":
         with pytest.raises(InputError, match=mentioning("train.csv")):
             load_dataset(tmp_path)
         assert load_dataset(tmp_path, layout="classes").class_names == ("test_images", "train_images")
 
 
-def test_flat_folders_called_as_splits_are_no_classes(tmp_path):
-    draw(tmp_path / "train_images/1.jpg", tmp_path / "test_images/2.jpg")
+def test_flat_split_folders_are_not_classes(tmp_path):
+    write_images(tmp_path / "train_images/1.jpg", tmp_path / "test_images/2.jpg")
     with pytest.raises(InputError, match=mentioning("test_images", "1")):
         load_dataset(tmp_path)
 
 
-def test_a_path_that_does_not_exist_names_the_nearest(tmp_path):
-    draw(tmp_path / "pictures/a/1.jpg")
-    with pytest.raises(InputError, match=mentioning("did you mean", "pictures")):
-        load_dataset(tmp_path / "picturs")
+def test_missing_path_suggests_the_nearest(tmp_path):
+    write_images(tmp_path / "images/a/1.jpg")
+    with pytest.raises(InputError, match=mentioning("did you mean", "images")):
+        load_dataset(tmp_path / "imagse")
 
 
-def test_names_that_are_no_text_are_refused(tmp_path):
-    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
+def test_non_utf8_names_are_rejected(tmp_path):
+    write_images(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
     os.rename(tmp_path / "a/1.jpg", os.fsencode(tmp_path / "a") + b"/caf\xe9.jpg")
     with pytest.raises(InputError, match=mentioning("UTF-8")):
         load_dataset(tmp_path)
 
 
-def test_class_folders_win_over_a_image_beside_them_where_labels_are_taken(tmp_path):
-    """As an inspection reads them; a prediction asks for every image."""
-    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg", tmp_path / "preview.jpg")
-    words = {"require_labels": False, "for_training": False}
-    inspected = load_dataset(tmp_path, **words, strict_labels=True)
-    assert inspected.table["label"].tolist() == ["a", "b"]
-    assert inspected.notes == load_dataset(tmp_path).notes
-    assert "'preview.jpg'" in inspected.notes[0]
-    asked = load_dataset(tmp_path, **words)
-    assert asked.paths == ["a/1.jpg", "b/2.jpg", "preview.jpg"]
-    assert asked.labels.tolist() == [-1] * 3
+def test_class_folders_have_priority_over_images_next_to_them(tmp_path):
+    """In a check of the data; a prediction uses every image."""
+    write_images(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg", tmp_path / "preview.jpg")
+    options = {"require_labels": False, "for_training": False}
+    check = load_dataset(tmp_path, **options, strict_labels=True)
+    assert check.table["label"].tolist() == ["a", "b"]
+    assert check.notes == load_dataset(tmp_path).notes
+    assert "'preview.jpg'" in check.notes[0]
+    prediction = load_dataset(tmp_path, **options)
+    assert prediction.paths == ["a/1.jpg", "b/2.jpg", "preview.jpg"]
+    assert prediction.labels.tolist() == [-1] * 3
 
 
-def test_images_beside_one_folder_are_inspected_all_the_same(tmp_path):
-    draw(tmp_path / "1.jpg", tmp_path / "2.jpg", tmp_path / "old/3.jpg")
+def test_images_next_to_one_folder_are_checked(tmp_path):
+    write_images(tmp_path / "1.jpg", tmp_path / "2.jpg", tmp_path / "old/3.jpg")
     (tmp_path / "inspection").mkdir()
     found = load_dataset(tmp_path, require_labels=False, for_training=False, strict_labels=True)
     assert found.paths == ["1.jpg", "2.jpg", "old/3.jpg"]
 
 
-def test_class_folders_win_within_a_split_too(tmp_path):
-    draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/2.jpg", "train/all.jpg", "test/3.jpg")))
+def test_class_folders_have_priority_inside_a_split(tmp_path):
+    write_images(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/2.jpg", "train/all.jpg", "test/3.jpg")))
     found = load_dataset(tmp_path, require_labels=False, for_training=False, strict_labels=True)
     assert found.paths == ["test/3.jpg", "train/x/1.jpg", "train/y/2.jpg"]
     assert "'all.jpg'" in found.notes[0]
@@ -444,52 +439,54 @@ def test_class_folders_win_within_a_split_too(tmp_path):
 
 @pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("Training", "test"), ("train", "testing")])
 def test_training_and_testing_are_splits(tmp_path, train, test):
-    draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in (train, test) for name in ("x", "y")))
+    write_images(*(tmp_path / f"{split}/{name}/1.jpg" for split in (train, test) for name in ("x", "y")))
     dataset = load_dataset(tmp_path)
     assert dataset.class_names == ("x", "y")
     assert dataset.subset("train").paths == [f"{train}/x/1.jpg", f"{train}/y/1.jpg"]
     assert dataset.subset("test").paths == [f"{test}/x/1.jpg", f"{test}/y/1.jpg"]
 
 
-def test_a_set_without_training_images_is_refused_with_what_was_passed_over(tmp_path):
-    draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("learn", "test") for name in ("x", "y")))
+def test_dataset_without_training_images_is_rejected(tmp_path):
+    write_images(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("learn", "test") for name in ("x", "y")))
     (tmp_path / "notes").mkdir()
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as error:
         load_dataset(tmp_path, layout="splits")
-    assert mentions(str(refused.value), "test", "train")
-    assert mentions(str(refused.value), tmp_path, "learn")
-    assert len(load_dataset(tmp_path, for_training=False, layout="splits")) == 2  # to be evaluated
+    assert mentions(str(error.value), "test", "train")
+    assert mentions(str(error.value), tmp_path, "learn")
+    assert len(load_dataset(tmp_path, for_training=False, layout="splits")) == 2  # for evaluation
 
 
-def test_a_folder_that_may_not_be_read_beside_the_splits_is_no_matter(tmp_path, monkeypatch):
-    draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/2.jpg", "locked/3.jpg")))
+def test_unreadable_folder_next_to_splits_is_ignored(tmp_path, monkeypatch):
+    write_images(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/2.jpg", "locked/3.jpg")))
     entries = folders._entries
 
-    def refusing(folder):
+    def deny(folder):
         if folder.endswith("locked"):
             raise InputError(f"{folder} may not be read")
         return entries(folder)
 
-    monkeypatch.setattr(folders, "_entries", refusing)
+    monkeypatch.setattr(folders, "_entries", deny)
     assert load_dataset(tmp_path).notes == ()
 
 
-def test_what_a_folder_takes_in(tmp_path):
-    draw(*(tmp_path / name for name in ("classes/x/1.jpg", "classes/y/1.jpg", "splits/train/x/1.jpg", "flat/1.jpg")))
+def test_paths_that_a_dataset_folder_includes(tmp_path):
+    write_images(
+        *(tmp_path / name for name in ("classes/x/1.jpg", "classes/y/1.jpg", "splits/train/x/1.jpg", "flat/1.jpg"))
+    )
     (tmp_path / "link").symlink_to(tmp_path / "classes", target_is_directory=True)
-    taken = ["classes", "classes/runs/1", "classes/x/even", "splits/train/even", "link/runs"]
-    left = ["runs", "classes2", "classes/.runs", "splits/runs", "flat/runs", "classes/../runs"]
-    for place in (*taken, *left):
-        root = "classes" if place == "link/runs" else place.split("/")[0]
-        within = (tmp_path / root).is_dir() and folders.lists_images(tmp_path / root, tmp_path / place)
-        assert within == (place in taken), place
+    included = ["classes", "classes/runs/1", "classes/x/even", "splits/train/even", "link/runs"]
+    excluded = ["runs", "classes2", "classes/.runs", "splits/runs", "flat/runs", "classes/../runs"]
+    for path in (*included, *excluded):
+        root = "classes" if path == "link/runs" else path.split("/")[0]
+        within = (tmp_path / root).is_dir() and folders.lists_images(tmp_path / root, tmp_path / path)
+        assert within == (path in included), path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
-def test_a_folder_whose_name_is_no_text_is_refused_before_a_run_and_answered_all_the_same(tmp_path):
-    """A run's list of images holds the way to them; answers go by the names within."""
+def test_non_utf8_folder_can_be_predicted_but_not_trained_on(tmp_path):
+    """dataset.csv contains the path of the folder; predictions have paths inside it."""
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
-    draw(Path(folder) / "a/1.jpg", Path(folder) / "b/2.jpg")
+    write_images(Path(folder) / "a/1.jpg", Path(folder) / "b/2.jpg")
     with pytest.raises(InputError, match=mentioning("udce9", "UTF-8")):
         load_dataset(folder)
     found = load_dataset(folder, require_labels=False, for_training=False)
@@ -502,27 +499,27 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_a_run_and_answered_all
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("options", "option"),
     [
         ({"group_column": "patient"}, "group_column"),
         ({"label_column": "species", "path_column": "file"}, "path_column"),
     ],
 )
-def test_columns_are_of_tables(words, named, class_folders):
-    """A folder's groups could not be kept whole, whatever is said: nobody is to believe that they were."""
-    with pytest.raises(InputError, match=mentioning(named, "column")):
-        load_dataset(class_folders, **words)
-    picture = next(class_folders.rglob("*.jpg"))
+def test_columns_are_for_tables_only(options, option, class_folders):
+    """Groups of a folder would be ignored, so the option is an error."""
+    with pytest.raises(InputError, match=mentioning(option, "column")):
+        load_dataset(class_folders, **options)
+    image = next(class_folders.rglob("*.jpg"))
     with pytest.raises(InputError, match="jpg has no columns"):
-        load_dataset(picture, require_labels=False, **words)
+        load_dataset(image, require_labels=False, **options)
     with pytest.raises(InputError, match=mentioning("cifar10", "column")):
-        load_dataset("cifar10", **words)
+        load_dataset("cifar10", **options)
 
 
 @pytest.mark.parametrize("name", ["nan", "NaN", "NA", "None", "true", "01"])
-def test_a_class_may_be_called_as_a_missing_value_is(name, tmp_path):
-    """Folds, and the dataset of a run, list the images in a table."""
-    draw(tmp_path / name / "1.jpg", tmp_path / "b/2.jpg")
+def test_class_may_have_the_name_of_a_missing_value(name, tmp_path):
+    """Folds and dataset.csv list the images in a table."""
+    write_images(tmp_path / name / "1.jpg", tmp_path / "b/2.jpg")
     dataset = load_dataset(tmp_path)
     assert dataset.class_names == tuple(sorted((name, "b")))
     assert dataset.notes == ()
@@ -531,7 +528,7 @@ def test_a_class_may_be_called_as_a_missing_value_is(name, tmp_path):
     assert ImageDataset.from_csv(tmp_path / "list.csv", root=tmp_path, source="x").digest() == dataset.digest()
 
 
-def test_a_class_whose_name_is_blank_is_refused(tmp_path):
-    draw(tmp_path / " /1.jpg", tmp_path / "b/2.jpg")
+def test_blank_class_name_is_rejected(tmp_path):
+    write_images(tmp_path / " /1.jpg", tmp_path / "b/2.jpg")
     with pytest.raises(InputError, match=mentioning("1.jpg", "class")):
         load_dataset(tmp_path)

@@ -1,4 +1,4 @@
-"""JPEG past Pillow: the same pixels to the bit, and Pillow's own answer for everything unusual."""
+"""JPEG decoding without Pillow: the same pixels to the bit, and Pillow for unusual files."""
 
 import io
 import warnings
@@ -64,7 +64,7 @@ XMP = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta tiff:Orientation="6"/>'
     ],
     ids=["420", "444", "422", "progressive", "restarts", "segments", "gray", "smallest"],
 )
-def test_pixels_are_pillows_to_the_bit_at_every_scale(content, scale):
+def test_pixels_equal_those_of_pillow_at_every_scale(content, scale):
     found = jpeg.header(content)
     with Image.open(io.BytesIO(content)) as image:
         assert (found.width, found.height, found.orientation) == (*image.size, 1)
@@ -75,7 +75,7 @@ def test_pixels_are_pillows_to_the_bit_at_every_scale(content, scale):
 SAMPLINGS = ("444", "422", "420", "440", "411", "Gray")
 
 
-def sampled(sampling):
+def encode_with(sampling):
     if sampling == "Gray":
         return encoded(scene(mode="L"))
     return simplejpeg.encode_jpeg(np.array(scene()), 90, colorsubsampling=sampling)
@@ -84,15 +84,15 @@ def sampled(sampling):
 @pytest.mark.parametrize("scale", jpeg.SCALES)
 @pytest.mark.parametrize("bottom", [1, 16, 17, 77, 128])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_rows_that_are_needed_are_those_of_the_whole_image(sampling, bottom, scale):
-    """To the bit, up to the end of the row of blocks (8 or 16 rows): however colors are stored."""
-    content = sampled(sampling)
+def test_partial_decode_equals_the_full_image(sampling, bottom, scale):
+    """To the bit, up to the end of the row of blocks (8 or 16 rows), for every chroma subsampling."""
+    content = encode_with(sampling)
     found = jpeg.header(content)
-    whole = jpeg.decode(content, found, scale, exact=False)
+    full = jpeg.decode(content, found, scale, exact=False)
     blocks = 16 if sampling in ("420", "440") else 8
     part = jpeg.decode(content, found, scale, exact=False, bottom=bottom)
-    assert part.shape == (-(-bottom // blocks) * blocks // scale, whole.shape[1], 3)
-    assert np.array_equal(part, whole[: len(part)])
+    assert part.shape == (-(-bottom // blocks) * blocks // scale, full.shape[1], 3)
+    assert np.array_equal(part, full[: len(part)])
     assert np.array_equal(jpeg.decode(content, found, scale, bottom=bottom), jpeg.decode(content, found, scale))
 
 
@@ -105,37 +105,37 @@ def test_rows_that_are_needed_are_those_of_the_whole_image(sampling, bottom, sca
     ],
     ids=["progressive", "restarts", "restarts at rows"],
 )
-def test_where_the_first_rows_do_not_stand_alone_all_are_decoded_at_once(content, monkeypatch):
+def test_restarts_and_progressive_files_are_decoded_in_full(content, monkeypatch):
     found = jpeg.header(content)
-    whole = jpeg.decode(content, found, 1, exact=False)
+    full = jpeg.decode(content, found, 1, exact=False)
     monkeypatch.setattr(jpeg, "_first_rows", None)
-    assert np.array_equal(jpeg.decode(content, found, 1, exact=False, bottom=20), whole)
+    assert np.array_equal(jpeg.decode(content, found, 1, exact=False, bottom=20), full)
 
 
-def test_a_scan_of_one_color_has_others_below_it():
-    """The scan's header: its length, two bytes, then how many colors it holds."""
-    place = PLAIN.index(b"\xff\xda") + 4
+def test_scan_of_one_component_is_not_in_row_order():
+    """The header of the scan has its length in two bytes, then its number of components."""
+    at = PLAIN.index(b"\xff\xda") + 4
     assert jpeg.header(PLAIN).rows_in_order is not None
-    assert jpeg.header(PLAIN[:place] + b"\x01" + PLAIN[place + 1 :]).rows_in_order is None
-    assert jpeg.header(PLAIN[:place]).rows_in_order is None  # cut off there
+    assert jpeg.header(PLAIN[:at] + b"\x01" + PLAIN[at + 1 :]).rows_in_order is None
+    assert jpeg.header(PLAIN[:at]).rows_in_order is None  # truncated there
 
 
-def test_what_lies_above_is_as_sure_as_before_and_what_lies_below_goes_unseen():
+def test_damage_below_the_needed_rows_is_ignored():
     found = jpeg.header(PLAIN)
     read = partial(jpeg.decode, found=found, scale=1, exact=False)
-    whole, low = read(PLAIN), len(PLAIN) * 4 // 5
-    harmed = PLAIN[:low] + b"\xff\x00" * 4 + PLAIN[low + 8 :]  # 32 bits set: no code is so long
-    assert np.array_equal(read(harmed, bottom=30), whole[:32])
+    full, at = read(PLAIN), len(PLAIN) * 4 // 5
+    damaged = PLAIN[:at] + b"\xff\x00" * 4 + PLAIN[at + 8 :]  # 32 bits set: longer than any code
+    assert np.array_equal(read(damaged, bottom=30), full[:32])
     for bottom in (None, 140):
         with pytest.raises(jpeg.DamagedJpegError, match="damaged inside"):
-            read(harmed, bottom=bottom)
-    # Cut off or another image's beginning, wherever: it is seen, because the end is looked for.
-    assert read(PLAIN[:low] + b"\xff\xd8" + PLAIN[low + 2 :], bottom=30) is None
-    for length in (low, len(PLAIN) - 2):
+            read(damaged, bottom=bottom)
+    # A truncated file or the start of another image is always found, because the end marker is required.
+    assert read(PLAIN[:at] + b"\xff\xd8" + PLAIN[at + 2 :], bottom=30) is None
+    for length in (at, len(PLAIN) - 2):
         assert read(PLAIN[:length], bottom=30) is None
 
 
-def unless_lost(content, found, bottom):
+def decode_or_none(content, found, bottom):
     try:
         return jpeg.decode(content, found, 1, exact=False, bottom=bottom)
     except jpeg.DamagedJpegError:
@@ -143,43 +143,43 @@ def unless_lost(content, found, bottom):
 
 
 @given(place=st.integers(2, len(PLAIN) - 1), value=st.integers(1, 255), bottom=st.integers(1, 149))
-def test_damage_changes_the_needed_rows_as_it_changes_the_whole_image(place, value, bottom):
+def test_damage_changes_partial_and_full_decode_equally(place, value, bottom):
     content = PLAIN[:place] + bytes([PLAIN[place] ^ value]) + PLAIN[place + 1 :]
     if (found := jpeg.header(content)) is None:
         return
-    part, whole = unless_lost(content, found, bottom), unless_lost(content, found, None)
-    if whole is not None:
+    part, full = decode_or_none(content, found, bottom), decode_or_none(content, found, None)
+    if full is not None:
         assert part is not None
-    elif part is not None:  # the damage is below, and the decoder goes on where it is not to stop at it
-        whole = simplejpeg.decode_jpeg(content, fastupsample=True, strict=False)
+    elif part is not None:  # the damage is below; a lenient decoder continues
+        full = simplejpeg.decode_jpeg(content, fastupsample=True, strict=False)
     if part is not None:
-        assert np.array_equal(part, whole[: len(part)])
+        assert np.array_equal(part, full[: len(part)])
 
 
-def test_images_of_few_pixels_are_decoded_whole():
+def test_small_images_are_decoded_at_full_scale():
     assert jpeg.scales(jpeg.Header(63, 500, 1)) == (1,)
 
 
 @pytest.mark.parametrize("value", [1, 3, 6, 8, 0, 9, 77])
-def test_the_orientation_is_exifs_and_1_where_that_is_nonsense(value):
+def test_orientation_is_that_of_exif_or_1_if_invalid(value):
     assert jpeg.header(encoded(scene(), exif=oriented(value))).orientation == (value if 1 <= value <= 8 else 1)
 
 
-def test_damaged_metadata_leaves_a_image_upright():
+def test_damaged_metadata_gives_orientation_1():
     assert jpeg.header(encoded(scene(), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")).orientation == 1
 
 
-def test_orientation_in_xmp_counts_as_in_pillow():
-    """Where EXIF says nothing, Pillow reads XMP; so the image is left to it. EXIF goes first."""
+def test_xmp_orientation_is_left_to_pillow():
+    """Without EXIF, Pillow reads XMP. EXIF has priority."""
     assert jpeg.header(with_segment(PLAIN, 0xE1, XMP)) is None
-    with open_stored(with_segment(PLAIN, 0xE1, XMP)) as picture:
-        assert picture.orientation == 6
+    with open_stored(with_segment(PLAIN, 0xE1, XMP)) as image:
+        assert image.orientation == 6
     both = with_segment(encoded(scene(), exif=oriented(3)), 0xE1, XMP)
     assert jpeg.header(both).orientation == 3
 
 
-def keep_untransformed():
-    """An RGB image stored without the transform to YCbCr, which Adobe's segment says."""
+def rgb_jpeg():
+    """An RGB image stored without the transform to YCbCr, as its Adobe segment states."""
     return encoded(scene(), keep_rgb=True)
 
 
@@ -195,7 +195,7 @@ def twelve_bits():
         b"\xff\xd8\xff",
         b"GIF89a" + bytes(40),
         encoded(scene(mode="CMYK")),
-        keep_untransformed(),
+        rgb_jpeg(),
         twelve_bits(),
         PLAIN[:100],
         PLAIN.replace(b"\xff\xc0", b"\xff\xc9", 1),  # arithmetic coding
@@ -204,31 +204,31 @@ def twelve_bits():
     ],
     ids=["empty", "start", "gif", "cmyk", "rgb", "12 bits", "cut header", "arithmetic", "junk", "two exifs"],
 )
-def test_everything_unusual_is_left_to_pillow(content):
+def test_unusual_files_are_left_to_pillow(content):
     assert jpeg.header(content) is None
 
 
-def test_images_that_pillow_warns_of_are_left_to_it(monkeypatch):
+def test_files_with_a_pillow_warning_are_left_to_pillow(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 203 * 149 - 1)
     assert jpeg.header(PLAIN) is None
-    with open_stored(PLAIN) as picture, warnings.catch_warnings():
+    with open_stored(PLAIN) as image, warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert picture.pixels(1, True, 149).shape == (149, 203, 3)
+        assert image.pixels(1, True, 149).shape == (149, 203, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UnreadableImageError, match=mentioning("too large")), open_stored(PLAIN):
         pass
 
 
-def answer(content, scale):
-    """The pixels, or why there are none."""
+def decode(content, scale):
+    """The pixels or the reason of the error."""
     try:
-        with open_stored(content) as picture:
-            return picture.pixels(scale if scale in picture.scales else 1, True, picture.height)
+        with open_stored(content) as image:
+            return image.pixels(scale if scale in image.scales else 1, True, image.height)
     except UnreadableImageError as error:
         return error.reason
 
 
-def pillows_answer(content, scale):
+def pillow_decode(content, scale):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -240,65 +240,65 @@ def pillows_answer(content, scale):
 @pytest.mark.parametrize("scale", [1, 4])
 @given(
     place=st.integers(2, len(PLAIN) - 1),
-    what=st.sampled_from(["cut", "flip", "zero", "drop", "end"]),
+    damage=st.sampled_from(["cut", "flip", "zero", "drop", "end"]),
     value=st.integers(1, 255),
 )
-@example(place=PLAIN.index(b"\xff\xc0") + 6, what="flip", value=128)  # 21 rows
-def test_damaged_files_are_refused_or_read_as_pillow_does(scale, place, what, value):
-    """Whatever byte is changed, the answer is Pillow's, but for pixels that were lost: to the bit, or its refusal."""
+@example(place=PLAIN.index(b"\xff\xc0") + 6, damage="flip", value=128)  # 21 rows
+def test_damaged_files_give_the_pixels_or_the_error_of_pillow(scale, place, damage, value):
+    """Except for lost pixels, which are an error here."""
     content = {
         "cut": PLAIN[:place],
         "flip": PLAIN[:place] + bytes([PLAIN[place] ^ value]) + PLAIN[place + 1 :],
         "zero": PLAIN[:place] + bytes(value) + PLAIN[place + value :],
         "drop": PLAIN[:place] + PLAIN[place + 1 :],
         "end": PLAIN + bytes(value),
-    }[what]
+    }[damage]
     found = jpeg.header(content)
     if found is not None and scale not in jpeg.scales(found):
-        scale = 1  # the damage made it a small image
-    ours, theirs = answer(content, scale), pillows_answer(content, scale)
-    if theirs is None or min(theirs.shape[:2]) * scale < 2:
-        assert isinstance(ours, str)
-    elif isinstance(ours, str):
-        assert "damaged inside" in ours
+        scale = 1  # the damage changed the size
+    actual, expected = decode(content, scale), pillow_decode(content, scale)
+    if expected is None or min(expected.shape[:2]) * scale < 2:
+        assert isinstance(actual, str)
+    elif isinstance(actual, str):
+        assert "damaged inside" in actual
         with pytest.raises(ValueError, match="Corrupt JPEG"):
             simplejpeg.decode_jpeg(content)
     else:
-        assert np.array_equal(ours, theirs)
+        assert np.array_equal(actual, expected)
 
 
 def with_scans(count, **options):
-    """A progressive image whose last scan is there many times."""
+    """A progressive image whose last scan is repeated."""
     content = encoded(scene(mode="L"), progressive=True, **options)
     start, end = content.rindex(b"\xff\xda"), content.rindex(b"\xff\xd9")
     return content[:start] + content[start:end] * count + content[end:]
 
 
-def test_very_many_scans_are_refused_before_decoding(monkeypatch):
-    """Each is a pass over all pixels: 1,500 in a small file take a minute."""
+def test_too_many_scans_are_rejected_before_decoding(monkeypatch):
+    """Each scan is a pass over all pixels: 1,500 in a small file take a minute."""
     content = with_scans(100)
     monkeypatch.setattr(simplejpeg, "decode_jpeg", None)
     monkeypatch.setattr(image_io, "to_rgb", None)
-    # With an orientation in XMP it is Pillow that reads the image.
-    for one in (content, with_segment(content, 0xE1, XMP)):
-        assert "scans" in answer(one, 1)
+    # With an orientation in XMP, Pillow reads the image.
+    for variant in (content, with_segment(content, 0xE1, XMP)):
+        assert "scans" in decode(variant, 1)
 
 
-def test_what_encoders_write_and_what_stands_behind_an_image_is_no_scan():
-    behind = b"\xff\xda\0\x02" * 500  # such as a film that a phone adds
+def test_scan_limit_ignores_usual_scans_trailing_data_and_thumbnails():
+    trailing = b"\xff\xda\0\x02" * 500  # for example a video of a phone
     thumbnail = with_segment(PLAIN, 0xE1, b"Exif\0\0" + b"\xff\xda" * 500)
-    for content in (with_scans(20), encoded(scene(), progressive=True) + behind, thumbnail):
-        assert answer(content, 1).shape == (149, 203, 3)
+    for content in (with_scans(20), encoded(scene(), progressive=True) + trailing, thumbnail):
+        assert decode(content, 1).shape == (149, 203, 3)
 
 
-def test_scans_of_a_large_image_are_fewer(monkeypatch):
+def test_large_image_may_have_fewer_scans(monkeypatch):
     monkeypatch.setattr(jpeg, "_MAX_SCANNED", 12 * 203 * 149)
-    assert mentions(answer(with_scans(20), 1), "12", "JPEG")
-    assert answer(encoded(scene(), progressive=True), 1).shape == (149, 203, 3)
+    assert mentions(decode(with_scans(20), 1), "12", "JPEG")
+    assert decode(encoded(scene(), progressive=True), 1).shape == (149, 203, 3)
 
 
-def half_of(content):
-    """What a disk leaves that lost the middle: the end's marker is there."""
+def without_second_half(content):
+    """A file that lost its second half, except for the end marker."""
     return content[: len(content) // 2] + b"\xff\xd9"
 
 
@@ -313,18 +313,18 @@ def half_of(content):
         encoded(scene(), keep_rgb=True),
         with_segment(PLAIN, 0xE1, XMP),
     ],
-    ids=["ordinary", "progressive", "restarts", "gray", "cmyk", "rgb", "turned in XMP"],
+    ids=["ordinary", "progressive", "restarts", "gray", "cmyk", "rgb", "rotated in XMP"],
 )
 @pytest.mark.parametrize("scale", [1, 8])
-def test_an_image_that_lost_pixels_is_not_whole(content, scale):
-    """Decoders show gray in their place, and warn at most."""
-    assert answer(content, scale).shape[2] == 3
-    assert "damaged inside" in answer(half_of(content), scale)
+def test_image_with_lost_pixels_is_rejected(content, scale):
+    """Decoders show gray pixels instead and give at most a warning."""
+    assert decode(content, scale).shape[2] == 3
+    assert "damaged inside" in decode(without_second_half(content), scale)
 
 
-def test_bytes_left_over_are_no_damage():
-    """Cameras write some before the end's marker."""
+def test_unused_bytes_before_the_end_marker_are_accepted():
+    """Some cameras write them."""
     content = PLAIN[:-2] + b"abc" * 10 + PLAIN[-2:]
     with pytest.raises(ValueError, match="extraneous"):
         simplejpeg.decode_jpeg(content)
-    assert np.array_equal(answer(content, 1), answer(PLAIN, 1))
+    assert np.array_equal(decode(content, 1), decode(PLAIN, 1))

@@ -1,4 +1,4 @@
-"""Images of several labels: read, ordered, held out, packed; as plain Python over sets would have it."""
+"""Multi-label datasets: reading, order of labels, holdout and shards, compared with Python sets."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ ROWS = {  # cat 2, dog 2, animal 4, tree 2
 }
 
 
-def table(folder, rows=ROWS):
+def write_csv(folder, rows=ROWS):
     for number, path in enumerate(rows):
         Image.new("RGB", (8, 8), (number * 7 % 256, number // 37, 0)).save(folder / path)
     lines = ["path,label", *(f"{path},{labels}" for path, labels in rows.items())]
-    (folder / "pictures.csv").write_text("\n".join(lines) + "\n")
-    return folder / "pictures.csv"
+    (folder / "images.csv").write_text("\n".join(lines) + "\n")
+    return folder / "images.csv"
 
 
-def names(dataset):
-    return [{dataset.class_names[one] for one in row if one >= 0} for row in dataset.targets]
+def label_names(dataset):
+    return [{dataset.class_names[label] for label in row if label >= 0} for row in dataset.targets]
 
 
-def test_each_image_has_its_labels_the_rarest_first(tmp_path):
-    dataset = load_dataset(table(tmp_path), label_separator=";")
+def test_each_image_has_its_labels_with_the_rarest_first(tmp_path):
+    dataset = load_dataset(write_csv(tmp_path), label_separator=";")
     assert dataset.class_names == ("animal", "cat", "dog", "tree")
     assert dataset.table["label"].tolist() == ["cat;animal", "dog;animal", "tree", "cat;tree;animal", "dog;animal"]
     assert dataset.targets.tolist() == [[1, 0, -1], [2, 0, -1], [3, -1, -1], [1, 3, 0], [2, 0, -1]]
     assert dataset.labels.tolist() == [1, 2, 3, 1, 2]
-    unasked = load_dataset(table(tmp_path))
-    assert unasked.class_names == tuple(sorted(set(ROWS.values()))), "unasked, a cell is one label"
-    assert mentions(unasked.notes[-1], "animal; cat", "label_separator=;")
+    single_label = load_dataset(write_csv(tmp_path))
+    assert single_label.class_names == tuple(sorted(set(ROWS.values()))), "without a separator a cell is one label"
+    assert mentions(single_label.notes[-1], "animal; cat", "label_separator=;")
 
 
-@pytest.mark.parametrize(("strict_labels", "told"), [(None, False), (True, True)])
-def test_labels_that_are_not_taken_are_not_told_of(strict_labels, told, tmp_path):
-    """Prediction does not read them: its --label-separator stands between those that it gives."""
-    found = load_dataset(table(tmp_path), require_labels=False, strict_labels=strict_labels)
-    assert any("looks like several labels" in note for note in found.notes) == told
+@pytest.mark.parametrize(("strict_labels", "hinted"), [(None, False), (True, True)])
+def test_unused_labels_give_no_hint(strict_labels, hinted, tmp_path):
+    """In prediction, --label-separator is for the output."""
+    found = load_dataset(write_csv(tmp_path), require_labels=False, strict_labels=strict_labels)
+    assert any("looks like several labels" in note for note in found.notes) == hinted
 
 
 @pytest.mark.parametrize(
@@ -65,77 +65,80 @@ def test_labels_that_are_not_taken_are_not_told_of(strict_labels, told, tmp_path
     [
         (["church|golf ball", "church", "golf ball"], "|"),
         (["a,b", "b,c", "c,a"], ","),
-        (["York, New", "London"], None),  # no other cell has a part of it
-        (["oak;elm", "oak"], None),  # an elm by itself is nowhere
+        (["York, New", "London"], None),  # no other cell is a part of it
+        (["oak;elm", "oak"], None),  # 'elm' is never the only label
         (["oak;", "oak"], None),
         (["oak", "elm"], None),
     ],
 )
-def test_labels_that_look_like_several_are_told_where_each_part_stands_elsewhere(labels, separator):
-    said = unseparated_hint(labels)
-    assert said is None if separator is None else f"label_separator={separator}" in said
+def test_hint_if_every_part_is_also_a_label(labels, separator):
+    hint = unseparated_hint(labels)
+    assert hint is None if separator is None else f"label_separator={separator}" in hint
 
 
-def test_a_part_and_a_written_manifest_keep_their_ids(tmp_path):
-    dataset = load_dataset(table(tmp_path), label_separator=";")
+def test_selection_and_dataset_csv_have_the_same_ids(tmp_path):
+    dataset = load_dataset(write_csv(tmp_path), label_separator=";")
     assert dataset.select([2, 0]).targets.tolist() == [[3, -1], [1, 0]]
     dataset.to_csv(tmp_path / "dataset.csv")
-    back = ImageDataset.from_csv(tmp_path / "dataset.csv", root=tmp_path, source="x", separator=";")
-    assert back.class_names == dataset.class_names
-    assert np.array_equal(back.targets, dataset.targets)
-    assert back.digest() == dataset.digest()
+    reloaded = ImageDataset.from_csv(tmp_path / "dataset.csv", root=tmp_path, source="x", separator=";")
+    assert reloaded.class_names == dataset.class_names
+    assert np.array_equal(reloaded.targets, dataset.targets)
+    assert reloaded.digest() == dataset.digest()
 
 
-def test_with_one_label_each_nothing_changes(tmp_path):
+def test_one_label_per_image_gives_the_same_classes(tmp_path):
     rows = {f"{number}.png": "ab"[number % 2] for number in range(6)}
-    one, several = (load_dataset(table(tmp_path, rows)), load_dataset(table(tmp_path, rows), label_separator=";"))
-    assert one.targets is one.labels
-    assert several.targets.tolist() == [[label] for label in one.labels]
-    assert several.class_names == one.class_names
+    single, multi = (
+        load_dataset(write_csv(tmp_path, rows)),
+        load_dataset(write_csv(tmp_path, rows), label_separator=";"),
+    )
+    assert single.targets is single.labels
+    assert multi.targets.tolist() == [[label] for label in single.labels]
+    assert multi.class_names == single.class_names
 
 
-def test_spelling_is_looked_at_label_by_label(tmp_path):
-    file = table(tmp_path, {"0.png": "cat;Animal", "1.png": "animal", "2.png": "animal;dog", "3.png": "dog; cat"})
-    with pytest.raises(InputError, match=mentioning("pictures.csv", "2", "Animal", "animal")):
+def test_spelling_is_checked_per_label(tmp_path):
+    file = write_csv(tmp_path, {"0.png": "cat;Animal", "1.png": "animal", "2.png": "animal;dog", "3.png": "dog; cat"})
+    with pytest.raises(InputError, match=mentioning("images.csv", "2", "Animal", "animal")):
         load_dataset(file, label_separator=";")
     merged = load_dataset(file, label_separator=";", labels="casefold")
     assert merged.class_names == ("animal", "cat", "dog")
-    assert names(merged) == [{"cat", "animal"}, {"animal"}, {"animal", "dog"}, {"dog", "cat"}]
+    assert label_names(merged) == [{"cat", "animal"}, {"animal"}, {"animal", "dog"}, {"dog", "cat"}]
 
 
-def test_labels_that_become_one_count_once(tmp_path):
+def test_equal_labels_of_an_image_count_once(tmp_path):
     rows = {"0.png": "cat;cat", "1.png": "Dog;dog", "2.png": "dog"}
-    assert names(load_dataset(table(tmp_path, rows), label_separator=";", labels="casefold")) == [
+    assert label_names(load_dataset(write_csv(tmp_path, rows), label_separator=";", labels="casefold")) == [
         {"cat"},
         {"dog"},
         {"dog"},
     ]
 
 
-def test_a_label_unseen_in_training_is_refused_by_its_name(tmp_path):
+def test_label_unseen_in_training_is_rejected_by_name(tmp_path):
     rows = {"0.png": "a;b,train", "1.png": "b,train", "2.png": "a;b,train", "3.png": "b;c,val"}
-    file = table(tmp_path, rows)
+    file = write_csv(tmp_path, rows)
     file.write_text(file.read_text().replace("path,label", "path,label,split"))
-    with pytest.raises(InputError, match=mentioning("'c'", "val", "pictures.csv", "5")):
+    with pytest.raises(InputError, match=mentioning("'c'", "val", "images.csv", "5")):
         load_dataset(file, label_separator=";")
 
 
 @pytest.mark.parametrize(
     ("labels", "separator", "message"),
     [
-        ("a;;b", ";", ("pictures.csv", "2", "a;;b", "';'")),
+        ("a;;b", ";", ("images.csv", "2", "a;;b", "';'")),
         (";a", ";", ("';a'", "label")),
         ("a; ", ";", ("lacks a label",)),
         ("a", "", ("label_separator", "empty")),
         ("a|a", "|", ("'a'", "class")),
     ],
 )
-def test_cells_that_cannot_be_meant_are_refused(labels, separator, message, tmp_path):
+def test_invalid_cells_are_rejected(labels, separator, message, tmp_path):
     with pytest.raises(InputError, match=mentioning(*message)):
-        load_dataset(table(tmp_path, {"0.png": labels, "1.png": "a"}), label_separator=separator)
+        load_dataset(write_csv(tmp_path, {"0.png": labels, "1.png": "a"}), label_separator=separator)
 
 
-def test_class_folders_give_one_label(tmp_path):
+def test_class_folders_have_one_label(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
@@ -143,110 +146,114 @@ def test_class_folders_give_one_label(tmp_path):
         load_dataset(tmp_path, label_separator=";")
 
 
-def test_a_hold_out_has_every_class_in_both_parts(tmp_path):
-    """``animal`` is never the rarest of a image, and is in both parts all the same."""
+def test_holdout_has_every_class_in_both_splits(tmp_path):
+    """``animal`` is never the rarest label of an image."""
     rows = {f"{n}.png": ("cat;animal", "dog;animal", "tree", "dog;tree;animal")[n % 4] for n in range(40)}
-    dataset = load_dataset(table(tmp_path, rows), label_separator=";")
+    dataset = load_dataset(write_csv(tmp_path, rows), label_separator=";")
     assert "animal" not in {dataset.class_names[label] for label in dataset.labels}
     for seed in range(5):
         held, note = with_holdout(dataset, seed=seed)
         for part in ("train", "val"):
-            assert set.union(*names(held.subset(part))) == {"cat", "dog", "animal", "tree"}
+            assert set.union(*label_names(held.subset(part))) == {"cat", "dog", "animal", "tree"}
         assert len(held.subset("val")) == 8, note
 
 
-def test_a_class_of_one_image_cannot_be_held_out_wherever_its_label_stands(tmp_path):
+def test_class_of_one_image_cannot_be_held_out(tmp_path):
     rows = {f"{n}.png": "a" if n % 2 else "b" for n in range(12)} | {"12.png": "a;once;b"}
     with pytest.raises(InputError, match=mentioning("14", "once")):
-        with_holdout(load_dataset(table(tmp_path, rows), label_separator=";"), seed=0)
+        with_holdout(load_dataset(write_csv(tmp_path, rows), label_separator=";"), seed=0)
 
 
-def test_labels_of_few_images_are_left_out_of_their_cells(tmp_path):
+def test_rare_labels_are_removed_from_their_cells(tmp_path):
     rows = {f"{n}.png": "a;b" if n % 2 else "b" for n in range(12)} | {"12.png": "a;once;b", "13.png": "once2"}
-    dataset = load_dataset(table(tmp_path, rows), label_separator=";", min_images_per_class=2)
+    dataset = load_dataset(write_csv(tmp_path, rows), label_separator=";", min_images_per_class=2)
     assert dataset.class_names == ("a", "b")
     assert dataset.paths[-1] == "12.png"
-    assert names(dataset)[-1] == {"a", "b"}
+    assert label_names(dataset)[-1] == {"a", "b"}
     assert mentions(dataset.notes[-1], "2", "1", "once2")
     assert with_holdout(dataset, seed=0)[0].class_names == ("a", "b")
 
 
-def test_several_labels_are_not_counted_out_as_minival(tmp_path):
+def test_minival_of_a_fixed_size_is_for_one_label_per_image(tmp_path):
     with pytest.raises(InputError, match=mentioning("minival", "2")):
-        with_minival(load_dataset(table(tmp_path), label_separator=";"), size=2)
+        with_minival(load_dataset(write_csv(tmp_path), label_separator=";"), size=2)
 
 
-def test_copies_with_other_labels_are_told(tmp_path):
-    file = table(tmp_path)
+def test_duplicates_with_other_labels_are_reported(tmp_path):
+    file = write_csv(tmp_path)
     (tmp_path / "4.png").write_bytes((tmp_path / "0.png").read_bytes())
     (tmp_path / "3.png").write_bytes((tmp_path / "1.png").read_bytes())
     notes = " ".join(validate_images(load_dataset(file, label_separator=";")).notes)
     assert mentions(notes, "0.png", "2", "cat;animal", "4.png", "6", "dog;animal")
 
 
-def test_shards_keep_multilabel(tmp_path):
-    dataset = load_dataset(table(tmp_path), label_separator=";")
+def test_shards_preserve_multiple_labels(tmp_path):
+    dataset = load_dataset(write_csv(tmp_path), label_separator=";")
     write_shards(dataset, tmp_path / "shards", PackOptions(1_000_000))
-    back = load_dataset(tmp_path / "shards", label_separator=";")
-    assert names(back) == names(dataset)
-    unasked = load_dataset(tmp_path / "shards").notes
-    assert [note for note in unasked if mentions(note, "label_separator=;")], "combinations are classes there"
+    reloaded = load_dataset(tmp_path / "shards", label_separator=";")
+    assert label_names(reloaded) == label_names(dataset)
+    notes = load_dataset(tmp_path / "shards").notes
+    assert [note for note in notes if mentions(note, "label_separator=;")], "combinations are classes"
     with tarfile.open(next((tmp_path / "shards").glob("*.tar"))) as tar:
         classes = {member.name: tar.extractfile(member).read() for member in tar if member.name.endswith(".cls")}
     assert classes["000000003.cls"] == b"1;3;0"
 
 
-def test_lists_in_the_json_of_somebody_elses_shards(tmp_path):
+def test_label_lists_in_shards_of_other_tools(tmp_path):
     samples = {"a": ["cat", "animal"], "b": ["dog"], "c": "dog", "d": ["animal", "dog"]}
-    picture = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "PNG")
 
-    def written(samples):
+    def write_tar(samples):
         with tarfile.open(tmp_path / "theirs.tar", "w") as tar:
             for key, labels in samples.items():
-                facts = json.dumps({"label": labels}).encode()
-                for name, data in ((f"{key}.png", picture.getvalue()), (f"{key}.json", facts)):
+                record = json.dumps({"label": labels}).encode()
+                for name, data in ((f"{key}.png", image.getvalue()), (f"{key}.json", record)):
                     member = tarfile.TarInfo(name)
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
         return str(tmp_path / "theirs*.tar")
 
-    dataset = load_dataset(written(samples), label_separator=";")
-    assert names(dataset) == [{"cat", "animal"}, {"dog"}, {"dog"}, {"animal", "dog"}]
-    assert names(load_dataset(written(samples), label_separator="|")) == names(dataset), "from what the scan has kept"
-    assert len(load_dataset(written(samples), require_labels=False)) == len(samples), "asked for no labels"
-    refused = r"theirs.tar#a.png: the label is a list, \['cat', 'animal'\], .*label_separator=;"
-    with pytest.raises(InputError, match=refused):
-        load_dataset(written(samples))
+    dataset = load_dataset(write_tar(samples), label_separator=";")
+    assert label_names(dataset) == [{"cat", "animal"}, {"dog"}, {"dog"}, {"animal", "dog"}]
+    assert label_names(load_dataset(write_tar(samples), label_separator="|")) == label_names(dataset), (
+        "from the saved scan"
+    )
+    assert len(load_dataset(write_tar(samples), require_labels=False)) == len(samples), "labels are not required"
+    message = r"theirs.tar#a.png: the label is a list, \['cat', 'animal'\], .*label_separator=;"
+    with pytest.raises(InputError, match=message):
+        load_dataset(write_tar(samples))
     with pytest.raises(InputError, match=mentioning("theirs.tar#a.png", "label")):
-        load_dataset(written({"a": ["cat"], "b": ["dog"]}))
+        load_dataset(write_tar({"a": ["cat"], "b": ["dog"]}))
     with pytest.raises(InputError, match=mentioning("cat;dog", "';'")):
-        load_dataset(written(samples | {"e": ["cat;dog", "dog"]}), label_separator=";")
+        load_dataset(write_tar(samples | {"e": ["cat;dog", "dog"]}), label_separator=";")
 
 
-def test_lists_in_a_column_of_parquet(tmp_path):
-    csv = load_dataset(table(tmp_path), label_separator=";")
+def test_label_lists_in_parquet(tmp_path):
+    csv = load_dataset(write_csv(tmp_path), label_separator=";")
     lists = pd.DataFrame(
-        {"path": list(ROWS), "label": [[one.strip() for one in cell.split(";")] for cell in ROWS.values()]}
+        {"path": list(ROWS), "label": [[label.strip() for label in cell.split(";")] for cell in ROWS.values()]}
     )
     lists.to_parquet(tmp_path / "lists.parquet")
     assert load_dataset(tmp_path / "lists.parquet", label_separator=";").digest() == csv.digest()
-    assert names(load_dataset(tmp_path / "lists.parquet", label_separator="|")) == names(csv)
-    assert len(load_dataset(tmp_path / "lists.parquet", require_labels=False)) == len(ROWS), "asked for no labels"
+    assert label_names(load_dataset(tmp_path / "lists.parquet", label_separator="|")) == label_names(csv)
+    assert len(load_dataset(tmp_path / "lists.parquet", require_labels=False)) == len(ROWS), "labels are not required"
     with pytest.raises(InputError, match=mentioning("2", "label_separator=;")):
         load_dataset(tmp_path / "lists.parquet")
-    for wrong, said in (("do;g", "row 3: the label 'do;g' holds the separator"), ([], "row 3: the label")):
-        labels = [["cat"], [wrong] if wrong else [], ["cat"], ["tree"], ["tree"]]
+    for invalid, message in (("do;g", "row 3: the label 'do;g' holds the separator"), ([], "row 3: the label")):
+        labels = [["cat"], [invalid] if invalid else [], ["cat"], ["tree"], ["tree"]]
         lists.assign(label=labels).to_parquet(tmp_path / "wrong.parquet")
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             load_dataset(tmp_path / "wrong.parquet", label_separator=";")
 
 
 @given(st.lists(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=3), max_size=3))
-def test_parts_of_any_width_are_stacked(parts):
+def test_label_arrays_of_any_width_are_stacked(parts):
     def padded(rows):
-        most = max(map(len, rows))
-        return np.array([row + [-1] * (most - len(row)) for row in rows], dtype=np.int64)
+        width = max(map(len, rows))
+        return np.array([row + [-1] * (width - len(row)) for row in rows], dtype=np.int64)
 
-    whole = pad_labels([padded(rows) for rows in parts])
-    assert [[one for one in row if one >= 0] for row in whole.tolist()] == [row for rows in parts for row in rows]
+    stacked = pad_labels([padded(rows) for rows in parts])
+    assert [[label for label in row if label >= 0] for row in stacked.tolist()] == [
+        row for rows in parts for row in rows
+    ]

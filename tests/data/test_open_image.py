@@ -1,4 +1,4 @@
-"""Only files and formats of the list are opened, and no file takes all the memory or time."""
+"""Only supported files and formats are opened, with limits on memory and time."""
 
 import io
 import os
@@ -20,9 +20,9 @@ from efficientnetv2.data.image_metadata import longer_sides
 from efficientnetv2.data.open_image import is_image
 
 
-def encoded(image, kind="PNG", **options):
+def encoded(image, format_="PNG", **options):
     file = io.BytesIO()
-    image.save(file, kind, **options)
+    image.save(file, format_, **options)
     return file.getvalue()
 
 
@@ -34,7 +34,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n{} l
 
 
 def test_postscript_starts_no_program(tmp_path, monkeypatch):
-    """Wherever a file is opened: an image library would have Ghostscript run what such a file says."""
+    """Some libraries run Ghostscript on such a file."""
     called, file = tmp_path / "called", tmp_path / "a/holiday.jpg"
     program = tmp_path / "bin/gs"
     program.parent.mkdir()
@@ -54,7 +54,7 @@ def test_postscript_starts_no_program(tmp_path, monkeypatch):
     assert not called.exists()
 
 
-def test_the_formats_of_the_list_are_found_in_folders():
+def test_supported_formats_are_found_in_folders():
     assert all(map(is_image, ("a.jpg", "a.PNG", "a.webp", "a.tif", "a.bmp", "a.gif", "a.jp2", "a.avif", "a.ico")))
     assert not any(map(is_image, ("a.eps", "a.ps", "a.wmf", "a.fits", "a.txt")))
 
@@ -71,17 +71,17 @@ def endless(request, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
 @pytest.mark.timeout(60)
-def test_pipes_and_devices_are_refused_at_once(endless):
+def test_pipes_and_devices_are_rejected_immediately(endless):
     assert mentions(probe(str(endless)).reason, "regular file")
-    for open_it in (load_image, image_size):
+    for open_file in (load_image, image_size):
         with pytest.raises(UnreadableImageError, match=mentioning("regular file")):
-            open_it(endless)
+            open_file(endless)
     assert not is_high_bit_depth(endless)
     with pytest.raises(OSError, match="regular"):
         open_image.read_file(endless)
 
 
-def test_a_file_is_read_to_a_limit(tmp_path, monkeypatch):
+def test_file_size_is_limited(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_bytes(encoded(noise()))
     monkeypatch.setattr(open_image, "MAX_BYTES", 100)
     with pytest.raises(UnreadableImageError, match="more than"):
@@ -92,9 +92,9 @@ def chunk(name, data):
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-@pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind them"])
+@pytest.mark.parametrize("after_pixels", [False, True], ids=["before the pixels", "after the pixels"])
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt", b"tEXt"])
-def test_much_text_in_a_png_does_not_count_as_damage(tmp_path, kind, behind):
+def test_long_text_in_a_png_is_not_damage(tmp_path, kind, after_pixels):
     content, large = encoded(noise()), zlib.compress(b'{"node": 1} ' * 200_000)
     body = {
         b"zTXt": b"workflow\0\0" + large,
@@ -102,36 +102,36 @@ def test_much_text_in_a_png_does_not_count_as_damage(tmp_path, kind, behind):
         b"iTXt": b"workflow\0\1\0\0\0" + large,
         b"tEXt": b"workflow\0" + bytes(65) * 2**20,
     }[kind]
-    place = content.index(b"IEND") - 4 if behind else content.index(b"IDAT") - 4
-    (tmp_path / "x.png").write_bytes(content[:place] + chunk(kind, body) + content[place:])
+    position = content.index(b"IEND") - 4 if after_pixels else content.index(b"IDAT") - 4
+    (tmp_path / "x.png").write_bytes(content[:position] + chunk(kind, body) + content[position:])
     assert probe(str(tmp_path / "x.png")).reason == ""
     assert np.array_equal(np.asarray(load_image(tmp_path / "x.png")), np.asarray(noise()))
     assert image_size(tmp_path / "x.png") == (64, 64)
 
 
-def test_text_within_the_limits_is_kept():
-    """Such as an orientation: only where there is too much of it all of it goes."""
+def test_text_within_the_limits_is_preserved():
+    """For example an orientation. Text is dropped only above the limit."""
     info = PngImagePlugin.PngInfo()
     info.add_text("workflow", "x" * 1000, zip=True)
     with open_image.open_image(encoded(noise(), pnginfo=info)) as image:
         assert image.info["workflow"] == "x" * 1000
 
 
-def header_alone(width, height):
-    """A PNG of one color, a few bytes long: its rows are never reached."""
+def header_only_png(width, height):
+    """A PNG of a few bytes without pixel data."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("size", [(2, 5_000_000), (5_000_000, 2), (1, 80_000_000)])
-def test_extreme_sides_are_refused_by_their_numbers_before_decoding(tmp_path, size, monkeypatch):
-    (tmp_path / "x.png").write_bytes(header_alone(*size))
-    monkeypatch.setattr(Image.Image, "load", None)  # what decodes
-    for reason in (probe(str(tmp_path / "x.png")).reason, refused(tmp_path / "x.png")):
+def test_extreme_sizes_are_rejected_before_decoding(tmp_path, size, monkeypatch):
+    (tmp_path / "x.png").write_bytes(header_only_png(*size))
+    monkeypatch.setattr(Image.Image, "load", None)  # decoding fails
+    for reason in (probe(str(tmp_path / "x.png")).reason, rejection(tmp_path / "x.png")):
         assert f"{size[0]} x {size[1]}" in reason
 
 
-def refused(path):
+def rejection(path):
     with pytest.raises(UnreadableImageError) as caught:
         load_image(path)
     return caught.value.reason

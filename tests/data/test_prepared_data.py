@@ -1,4 +1,4 @@
-"""Images that are evaluated are decoded before a run: what is damaged within is left out then, and named."""
+"""Evaluation images are decoded before training: damaged images are skipped and named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from efficientnetv2.workflows.crossval import load_images
 
 @pytest.fixture
 def photos(tmp_path):
-    """40 training images and 20 to be evaluated."""
+    """40 training images and 20 evaluation images."""
     for split, count in (("train", 20), ("val", 10)):
         for name, color in (("red", (200, 60, 60)), ("blue", (60, 60, 200))):
             for number in range(count):
@@ -28,45 +28,45 @@ def photos(tmp_path):
 
 
 def damage(file):
-    """Its middle is lost; its header and its end are there, which is all that a look shows."""
+    """Remove the second half except for the end marker, so that only decoding shows the damage."""
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
 
 
-def prepared(photos, strict=False):
-    said = logged_lines()
-    return prepare_data(DataConfig(str(photos)), val_fraction=0.2, seed=0, strict=strict), " ".join(said)
+def prepare(photos, strict=False):
+    lines = logged_lines()
+    return prepare_data(DataConfig(str(photos)), val_fraction=0.2, seed=0, strict=strict), " ".join(lines)
 
 
-def test_damage_of_evaluated_images_is_found_before_the_first_step(photos):
+def test_damaged_evaluation_images_are_found_before_training(photos):
     for path in ("val/red/03.jpg", "val/blue/07.jpg", "train/red/05.jpg"):
         damage(photos / path)
-    found, said = prepared(photos)
+    found, log = prepare(photos)
     assert {path for path, _ in found.skipped} == {"val/red/03.jpg", "val/blue/07.jpg"}
     assert all("damaged inside" in reason for _, reason in found.skipped)
     assert (len(found.train), len(found.val), len(found.contents)) == (40, 18, 58)
-    assert "val/blue/07.jpg" in said
+    assert "val/blue/07.jpg" in log
     with pytest.raises(InputError, match=mentioning("val", "damaged")):
-        prepared(photos, strict=True)
+        prepare(photos, strict=True)
 
 
-def test_too_many_that_cannot_be_decoded_end_it_there(photos):
+def test_too_many_undecodable_images_stop_the_run(photos):
     for number in range(4):
         damage(photos / f"val/red/0{number}.jpg")
     with pytest.raises(InputError, match=r"4 of 60 .*5 %"):
-        prepared(photos)
+        prepare(photos)
 
 
-def test_of_very_many_a_part_is_decoded(photos, monkeypatch):
+def test_large_datasets_are_decoded_in_part(photos, monkeypatch):
     decoded = []
     monkeypatch.setattr(module, "_MOST_DECODED", 7)
-    monkeypatch.setattr(module, "find_undecodable", lambda dataset, rows, **how: decoded.extend(rows) or {})
-    prepared(photos)
+    monkeypatch.setattr(module, "find_undecodable", lambda dataset, rows, **options: decoded.extend(rows) or {})
+    prepare(photos)
     assert len(decoded) == 7
 
 
 @pytest.mark.usefixtures("on_screen")
-def test_every_fold_is_evaluated_so_all_images_are_decoded(photos, capsys):
+def test_crossval_decodes_all_images(photos, capsys):
     for path in ("val/red/03.jpg", "train/red/05.jpg"):
         damage(photos / path)
     dataset, contents, skipped = load_images(DataConfig(str(photos)), SimpleNamespace(strict=False), 0)

@@ -1,4 +1,4 @@
-"""What is held out to validate on: the laws, and what the sentence says."""
+"""Hold-out and minival splits: properties for any dataset, and their notes."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def dataset(labels, **columns) -> ImageDataset:
     )
 
 
-def parts_of(values, split) -> int:
-    """The most splits that images of one value stand in."""
+def max_num_splits(values, split) -> int:
+    """The largest number of splits with images of one value."""
     return int(pd.DataFrame({"value": values, "split": split}).groupby("value")["split"].nunique().max())
 
 
@@ -59,101 +59,101 @@ def data_sets(draw):
 
 @settings(max_examples=40, deadline=None)
 @given(data_sets(), st.integers(0, 5), st.sampled_from([0.1, 0.2, 0.35]))
-def test_what_belongs_together_stays_together(data, seed, fraction):
-    """Every class in both parts; identical files whole, and groups and blocks if the sentence says so."""
-    given_, contents = data
+def test_identical_files_and_groups_are_in_one_split(data, seed, fraction):
+    """Every class is in both splits; groups and blocks are not divided if the note states it."""
+    full, contents = data
     try:
-        held, note = with_holdout(given_, fraction=fraction, seed=seed, contents=contents)
+        held, note = with_holdout(full, fraction=fraction, seed=seed, contents=contents)
     except InputError:
-        distinct = pd.Series(given_.table["path"] if contents is None else contents).groupby(given_.labels).nunique()
+        distinct = pd.Series(full.table["path"] if contents is None else contents).groupby(full.labels).nunique()
         assert distinct.min() < 2
         return
     assert set(held.split) == {"train", "val"}
     assert pd.DataFrame({"label": held.labels, "split": held.split}).groupby("label")["split"].nunique().min() == 2
     if contents is not None:
-        assert parts_of(contents, held.split) == 1
+        assert max_num_splits(contents, held.split) == 1
     assert ("group" in held.table) == ("groups" in note)
     if "group" in held.table and "groups whole" in note:
-        assert parts_of(held.table["group"], held.split) == 1
+        assert max_num_splits(held.table["group"], held.split) == 1
     if "spatial blocks" in note:
         degrees = float(note.split("blocks of ")[1].split("°")[0])
         squares = list(zip(*(held.table[c] // degrees for c in ("latitude", "longitude")), strict=True))
-        assert parts_of([str(square) for square in squares], held.split) == 1
-    again, _ = with_holdout(given_, fraction=fraction, seed=seed, contents=contents)
-    assert again.digest() == held.digest()
+        assert max_num_splits([str(square) for square in squares], held.split) == 1
+    repeated, _ = with_holdout(full, fraction=fraction, seed=seed, contents=contents)
+    assert repeated.digest() == held.digest()
 
 
 @settings(max_examples=30, deadline=None)
 @given(data_sets(), st.integers(2, 5))
-def test_folds_keep_together_what_belongs_together(data, k):
-    given_, contents = data
+def test_folds_keep_identical_files_and_groups_together(data, k):
+    full, contents = data
     try:
-        dealt = assign_folds(given_, k=k, seed=0, contents=contents)
+        assignment = assign_folds(full, k=k, seed=0, contents=contents)
     except InputError:
         return
-    fold, note = dealt.fold_of_image(len(given_)), dealt.note
+    fold, note = assignment.fold_of_image(len(full)), assignment.note
     assert set(fold) == set(range(k))
     if contents is not None:
-        assert parts_of(contents, fold) == 1
-    if "group" in given_.table and "groups whole" in note:
-        assert parts_of(given_.table["group"], fold) == 1
-    for out in range(k):
-        assert set(given_.labels[fold != out]) == set(range(len(given_.class_names)))
+        assert max_num_splits(contents, fold) == 1
+    if "group" in full.table and "groups whole" in note:
+        assert max_num_splits(full.table["group"], fold) == 1
+    for held_out in range(k):
+        assert set(full.labels[fold != held_out]) == set(range(len(full.class_names)))
 
 
-def test_no_fold_is_empty_though_each_class_has_fewer_images_than_folds():
+def test_no_fold_is_empty_with_few_images_per_class():
     data = dataset([0, 0, 0, 1, 1, 1])
     for seed in range(10):
         fold = assign_folds(data, k=5, seed=seed).fold_of_image(6)
         assert sorted(np.bincount(fold, minlength=5)) == [1, 1, 1, 1, 2]
 
 
-def test_lone_images_are_stratified_to_the_image():
-    """20 % of 50, 30 and 10; of the last two, one, since each class is validated on."""
+def test_single_images_are_stratified_exactly():
+    """20 % of 50, 30 and 10; one of two, because each class is in val."""
     labels = np.repeat([0, 1, 2, 3], [50, 30, 10, 2])
     held, note = with_holdout(dataset(labels), seed=0)
     assert np.bincount(held.labels[held.split == "val"]).tolist() == [10, 6, 2, 1]
     assert mentions(note, "19", "92", "21", "val", "0")
 
 
-def test_another_seed_holds_out_other_images_of_the_same_number():
+def test_another_seed_holds_out_other_images():
     data = dataset(np.repeat([0, 1], 100))
     chosen = [np.flatnonzero(with_holdout(data, seed=seed)[0].split == "val") for seed in range(2)]
     assert len(chosen[0]) == len(chosen[1]) == 40
     assert len(np.intersect1d(*chosen)) < 20  # 8 of 40 expected
 
 
-def test_every_image_is_held_out_as_often_as_another():
+def test_every_image_is_held_out_equally_often():
     data = dataset(np.repeat([0, 1], [20, 10]))
     held = sum((with_holdout(data, seed=seed)[0].split == "val").astype(int) for seed in range(300))
     assert held.sum() == 300 * 6
-    assert 30 < held.min() <= held.max() < 95  # 60 expected, deviation 7
+    assert 30 < held.min() <= held.max() < 95  # 60 expected, standard deviation 7
 
 
-def test_dealing_is_as_even_as_scikit_learns_on_groups_of_mixed_classes():
-    """Groups of 1 to 30: mean distance from 20 % of each class no greater than StratifiedGroupKFold's."""
-    draws = np.random.default_rng(3)
-    group = np.repeat(np.arange(80), draws.integers(1, 30, 80))
-    labels = np.where(draws.random(len(group)) < 0.6, group % 4, draws.integers(0, 4, len(group)))
+def test_holdout_is_as_even_as_in_scikit_learn_for_mixed_groups():
+    """Groups of 1 to 30: mean distance from 20 % per class, compared with StratifiedGroupKFold."""
+    rng = np.random.default_rng(3)
+    group = np.repeat(np.arange(80), rng.integers(1, 30, 80))
+    labels = np.where(rng.random(len(group)) < 0.6, group % 4, rng.integers(0, 4, len(group)))
     data = dataset(labels, group=group.astype(str))
-    of = np.bincount(labels)
+    totals = np.bincount(labels)
 
     def distance(val):
-        return np.abs(np.bincount(labels[val], minlength=4) / of - 0.2).mean()
+        return np.abs(np.bincount(labels[val], minlength=4) / totals - 0.2).mean()
 
-    ours = [distance(with_holdout(data, seed=seed)[0].split == "val") for seed in range(8)]
-    theirs = []
+    distances = [distance(with_holdout(data, seed=seed)[0].split == "val") for seed in range(8)]
+    expected = []
     for seed in range(8):
         splitter = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
-        theirs.append(distance(next(splitter.split(labels, labels, group))[1]))
-    assert np.mean(ours) <= np.mean(theirs)
+        expected.append(distance(next(splitter.split(labels, labels, group))[1]))
+    assert np.mean(distances) <= np.mean(expected)
 
 
-def test_places_are_held_out_by_blocks_of_a_degree():
-    draws = np.random.default_rng(0)
+def test_places_are_held_out_by_blocks_of_one_degree():
+    rng = np.random.default_rng(0)
     count = 600
     data = dataset(
-        draws.integers(0, 3, count), latitude=draws.uniform(-5, 5, count), longitude=draws.uniform(100, 110, count)
+        rng.integers(0, 3, count), latitude=rng.uniform(-5, 5, count), longitude=rng.uniform(100, 110, count)
     )
     held, note = with_holdout(data, seed=4)
     blocks = pd.Series([f"{a:.0f} {b:.0f}" for a, b in np.floor(data.table[["latitude", "longitude"]]).to_numpy()])
@@ -166,33 +166,33 @@ def test_places_are_held_out_by_blocks_of_a_degree():
 
 
 @pytest.mark.parametrize("degrees", [7.0, 1.0, 0.7])
-def test_the_last_block_of_a_row_is_not_the_first_of_the_next(degrees):
+def test_blocks_on_both_sides_of_the_date_line_have_different_ids(degrees):
     """Fiji on one side of the date line, the Aleutians 7 degrees further north on the other."""
     table = pd.DataFrame({"latitude": [0.1, 0.1 + degrees], "longitude": [179.9, -179.9]})
     first, second = groups._block_ids(SimpleNamespace(table=table), degrees)
     assert first != second
 
 
-def test_blocks_shrink_until_every_class_is_in_both_parts():
-    """Two classes, each within one square degree: 1° cannot part them, a half can."""
-    draws = np.random.default_rng(0)
+def test_blocks_shrink_until_every_class_is_in_both_splits():
+    """Two classes, each within one square degree: only smaller blocks divide them."""
+    rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 100)
-    place = np.where(labels == 0, 10.0, 20.0)
-    data = dataset(labels, latitude=place + draws.random(200), longitude=place + draws.random(200))
+    offset = np.where(labels == 0, 10.0, 20.0)
+    data = dataset(labels, latitude=offset + rng.random(200), longitude=offset + rng.random(200))
     note = with_holdout(data, seed=0)[1]
     degrees = float(note.split("blocks of ")[1].split("°")[0])
     assert degrees in (0.5, 0.25)
     assert "with larger ones a class would vanish" in note
 
 
-def test_one_place_falls_back_to_a_stratified_split_and_says_so():
+def test_one_place_is_stratified_with_a_note():
     data = dataset(np.repeat([0, 1], 50), latitude=[1.0] * 100, longitude=[2.0] * 100)
     held, note = with_holdout(data, seed=0)
     assert np.bincount(held.labels[held.split == "val"]).tolist() == [10, 10]
     assert mentions(note, "places not kept", "class")
 
 
-def test_the_date_line_parts_no_place():
+def test_date_line_does_not_divide_a_place():
     labels = np.tile([0, 1], 40)
     longitude = np.where(np.arange(80) < 40, 180.0, -180.0)
     data = dataset(labels, latitude=np.repeat(np.arange(40.0), 2)[np.r_[0:40, 0:40]], longitude=longitude)
@@ -200,22 +200,22 @@ def test_the_date_line_parts_no_place():
     assert (held.split[:40] == held.split[40:]).all()
 
 
-def test_a_class_with_one_group_parts_groups_and_says_so():
+def test_class_in_one_group_divides_groups_with_a_note():
     data = dataset(np.repeat([0, 1], 20), group=["a"] * 20 + list("bcdefbcdefbcdefbcdef"))
     held, note = with_holdout(data, seed=0)
     assert "groups not kept whole" in note
     assert set(held.labels[held.split == "val"]) == {0, 1}
 
 
-def test_images_without_a_group_stand_alone():
+def test_images_without_a_group_are_separate():
     data = dataset(np.repeat([0, 1], 20), group=[None] * 38 + ["x", "x"])
     held, note = with_holdout(data, seed=0)
     assert (held.split == "val").sum() == 8
     assert "groups whole" in note
 
 
-def test_pairs_of_copies_still_reach_both_parts():
-    """Two images of a class, each there twice: one pair is trained on, the other validated on."""
+def test_pairs_of_duplicates_are_in_both_splits():
+    """A class of two images with one duplicate each: one pair is for training, the other for validation."""
     data = dataset([0, 0, 0, 0] + [1] * 40)
     for seed in range(5):
         held, _ = with_holdout(data, seed=seed, contents=np.r_[0, 0, 1, 1, 2:42])
@@ -223,7 +223,7 @@ def test_pairs_of_copies_still_reach_both_parts():
         assert held.split[0] == held.split[1]
 
 
-def test_a_given_val_is_left_alone_and_test_is_never_touched():
+def test_existing_val_and_test_are_unchanged():
     split = ["train"] * 6 + ["val"] * 2 + ["test"] * 2 + [""] * 2
     data = dataset([0, 1] * 6, split=split)
     held, note = with_holdout(data, seed=0)
@@ -238,7 +238,7 @@ def test_a_given_val_is_left_alone_and_test_is_never_touched():
     assert sorted(fold[:8]) == [0] * 4 + [1] * 4
 
 
-def test_a_class_with_one_image_is_refused_by_name():
+def test_class_with_one_image_is_rejected_by_name():
     with pytest.raises(InputError, match=mentioning("all.csv", "8", "'c2'", "6.jpg")):
         with_holdout(dataset([0, 0, 0, 1, 1, 1, 2]), seed=0)
     with pytest.raises(InputError, match=mentioning("'c1'", "3")):
@@ -260,41 +260,41 @@ def test_a_class_with_one_image_is_refused_by_name():
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
-def test_a_fraction_lies_between_0_and_1(fraction):
+def test_fraction_must_be_between_0_and_1(fraction):
     with pytest.raises(InputError, match=mentioning("0", "1")):
         with_holdout(dataset([0, 0, 1, 1]), fraction=fraction, seed=0)
     with pytest.raises(InputError, match=mentioning("1", "fold")):
         assign_folds(dataset([0, 0, 1, 1]), k=1, seed=0)
 
 
-def test_a_number_of_images_can_be_held_out():
-    """Forty of 400, two classes of 200: 20 of each."""
+def test_number_of_images_can_be_held_out():
+    """40 of 400 in two classes of 200: 20 of each."""
     held, note = with_holdout(dataset([0] * 200 + [1] * 200), fraction=40, seed=0)
     assert [(held.split[part] == "val").sum() for part in (slice(200), slice(200, 400))] == [20, 20]
     assert mentions(note, "40", "400", "10")
 
 
-def test_more_images_than_there_are_cannot_be_held_out():
+def test_more_images_than_exist_cannot_be_held_out():
     with pytest.raises(InputError, match=mentioning("100,000", "4")):
         with_holdout(dataset([0, 0, 1, 1]), fraction=100_000, seed=0)
 
 
-def test_identical_files_with_labels_that_leave_no_way_are_refused():
-    """Three classes, three files, each file in two of the classes: no two parts have all classes."""
+def test_conflicting_labels_of_identical_files_are_rejected():
+    """Three classes and three files, each file in two classes: no split has all classes on both sides."""
     data = dataset([0, 1, 1, 2, 2, 0])
     with pytest.raises(InputError, match=mentioning("identical", "label")):
         with_holdout(data, seed=0, contents=np.array([0, 0, 1, 1, 2, 2]))
 
 
-def test_groups_that_splits_part_are_counted_and_the_first_named():
+def test_groups_in_several_splits_are_counted_and_the_first_named():
     split = ["train", "", "val", "val", "test", "train", "minival"]
     group = ["p", "q", "q", "r", "r", "s", "s"]
-    said = split_groups_warning(dataset([0, 1, 0, 1, 0, 1, 0], split=split, group=group))
-    assert mentions(said, "3", "4", "'q'", "val")
+    warning = split_groups_warning(dataset([0, 1, 0, 1, 0, 1, 0], split=split, group=group))
+    assert mentions(warning, "3", "4", "'q'", "val")
 
 
-def test_groups_that_no_split_parts_are_no_matter():
-    """Two words for train part nothing, and images without a group belong to none."""
+def test_groups_in_one_split_give_no_warning():
+    """ "" and "train" are the same split, and images without a group have no group."""
     data = dataset([0, 1] * 3, split=["train", "", "val"] * 2, group=["p", "p", "q", "p", None, None])
     assert split_groups_warning(data) == ""
     assert split_groups_warning(dataset([0, 1], split=["train", "val"], group=[None, None])) == ""
@@ -311,60 +311,63 @@ def train_dataset(labels, paths=None, split="train", **columns) -> ImageDataset:
     )
 
 
-def chosen(train_dataset: ImageDataset) -> set[str]:
+def minival_paths(train_dataset: ImageDataset) -> set[str]:
     return {path for path, split in zip(train_dataset.paths, train_dataset.split, strict=True) if split == "minival"}
 
 
-def of_class(train_dataset: ImageDataset) -> list[int]:
+def minival_counts(train_dataset: ImageDataset) -> list[int]:
     return np.bincount(train_dataset.labels[train_dataset.split == "minival"]).tolist()
 
 
-def test_each_class_gives_its_share_to_the_image():
-    """100 images of 50, 30, 20: of 10 they give 5, 3, 2. Of 7 it would be 3.5, 2.1, 1.4: the half is rounded up."""
+def test_minival_is_stratified_exactly():
+    """Of 50, 30, 20 images, 10 are 5, 3, 2. Of 7 the exact values are 3.5, 2.1, 1.4: the half is rounded up."""
     labels = [0] * 50 + [1] * 30 + [2] * 20
-    assert of_class(with_minival(train_dataset(labels), size=10)[0]) == [5, 3, 2]
-    assert of_class(with_minival(train_dataset(labels), size=7)[0]) == [4, 2, 1]
-    assert of_class(with_minival(train_dataset(labels), size=0.1)[0]) == [5, 3, 2]
+    assert minival_counts(with_minival(train_dataset(labels), size=10)[0]) == [5, 3, 2]
+    assert minival_counts(with_minival(train_dataset(labels), size=7)[0]) == [4, 2, 1]
+    assert minival_counts(with_minival(train_dataset(labels), size=0.1)[0]) == [5, 3, 2]
 
 
-def test_a_rare_class_gives_one_and_keeps_one():
-    """Of 20 in 100, a class of 2 would give 0.4 and gives 1; of 90, it would give 1.8 and keeps 1."""
+def test_rare_class_has_an_image_in_both_splits():
+    """20 of 100 would be 0.4 of a class of 2, which gives 1; 90 would be 1.8, and 1 remains."""
     labels = [0] * 98 + [1] * 2
-    assert of_class(with_minival(train_dataset(labels), size=20)[0]) == [19, 1]
-    assert of_class(with_minival(train_dataset(labels), size=90)[0]) == [89, 1]
+    assert minival_counts(with_minival(train_dataset(labels), size=20)[0]) == [19, 1]
+    assert minival_counts(with_minival(train_dataset(labels), size=90)[0]) == [89, 1]
 
 
-def test_imagenets_twenty_five_thousand():
-    """1,000 classes of 732 to 1,300 images, as many as ImageNet's train: 25,000 in all, each class within one."""
+def test_minival_of_25000_imagenet_images():
+    """1,000 classes of 732 to 1,300 images, as in ImageNet: each class is within one image of its fraction."""
     sizes = np.array([732 + 568 * number // 999 for number in range(1000)])
     held, note = with_minival(train_dataset(np.repeat(np.arange(1000), sizes).tolist()), size=25_000)
-    counts = np.array(of_class(held))
+    counts = np.array(minival_counts(held))
     assert counts.sum() == 25_000
     assert np.abs(counts - 25_000 * sizes / sizes.sum()).max() < 1
     assert mentions(note, sizes.sum(), "25000")
 
 
-def test_val_and_test_are_left_alone():
-    """Images without a split are training images, as everywhere."""
+def test_minival_is_from_training_images_only():
+    """Images without a split are training images."""
     split = ["train", "", "val", "test"] * 20
     held, _ = with_minival(train_dataset([0, 1] * 40, split=split), size=10)
-    now = pd.crosstab(pd.Series(split), pd.Series(held.split))
-    assert now.loc["val", "val"] == now.loc["test", "test"] == 20
-    assert now["minival"].sum() == 10
+    counts = pd.crosstab(pd.Series(split), pd.Series(held.split))
+    assert counts.loc["val", "val"] == counts.loc["test", "test"] == 20
+    assert counts["minival"].sum() == 10
 
 
-def test_the_same_images_in_any_order_and_in_shards():
+def test_minival_does_not_depend_on_the_order_or_on_shards():
     labels = np.random.default_rng(0).integers(0, 3, 90)
     paths = [f"c{label}/{number}.jpg" for number, label in enumerate(labels)]
-    there = chosen(with_minival(train_dataset(labels, paths), size=12)[0])
-    order = np.random.default_rng(1).permutation(90)
-    assert chosen(with_minival(train_dataset(labels[order], [paths[i] for i in order]), size=12)[0]) == there
-    packed = [f"train-{number % 4:06d}.tar#{path}" for number, path in enumerate(paths)]
-    in_shards = chosen(with_minival(train_dataset(labels, packed), size=12)[0])
-    assert {path.partition("#")[2] for path in in_shards} == there
+    expected = minival_paths(with_minival(train_dataset(labels, paths), size=12)[0])
+    permutation = np.random.default_rng(1).permutation(90)
+    assert (
+        minival_paths(with_minival(train_dataset(labels[permutation], [paths[i] for i in permutation]), size=12)[0])
+        == expected
+    )
+    shard_paths = [f"train-{number % 4:06d}.tar#{path}" for number, path in enumerate(paths)]
+    in_shards = minival_paths(with_minival(train_dataset(labels, shard_paths), size=12)[0])
+    assert {path.partition("#")[2] for path in in_shards} == expected
 
 
-def test_given_ones_are_taken():
+def test_existing_minival_is_used():
     split = ["minival"] * 3 + ["train"] * 20 + ["val"] * 5
     data = train_dataset([0, 1] * 14, split=split)
     held, note = with_minival(data, size=7)
@@ -386,12 +389,12 @@ def train_sets(draw):
 
 
 @given(train_sets(), st.integers(0, 3), st.floats(0.05, 0.5))
-def test_the_laws_of_three_parts(data, seed, share):
-    """Every class in train and in minival; identical files, and groups if the sentence says so, in one part."""
-    whole, contents = data
+def test_train_val_and_minival_are_disjoint_by_files_and_groups(data, seed, fraction):
+    """Every class is in train and minival; groups are in one split if the note states it."""
+    full, contents = data
     try:
-        before, _ = with_holdout(whole, seed=seed, contents=contents)
-        held, note = with_minival(before, size=share, contents=contents)
+        before, _ = with_holdout(full, seed=seed, contents=contents)
+        held, note = with_minival(before, size=fraction, contents=contents)
     except InputError:
         return
     assert (held.split == "val").tolist() == (before.split == "val").tolist()
@@ -400,24 +403,24 @@ def test_the_laws_of_three_parts(data, seed, share):
     parts = pd.DataFrame({"split": held.split, "content": range(len(held)) if contents is None else contents})
     assert parts.groupby("content")["split"].nunique().max() == 1
     if "groups whole" in note:
-        of_train = held.table[held.split != "val"]
-        assert of_train.groupby("group")["split"].nunique().max() == 1
+        not_val = held.table[held.split != "val"]
+        assert not_val.groupby("group")["split"].nunique().max() == 1
     else:
-        assert abs((held.split == "minival").sum() - share * (before.split == "train").sum()) < len(held) / 2
-    again, _ = with_minival(before, size=share, contents=contents)
-    assert again.digest() == held.digest()
+        assert abs((held.split == "minival").sum() - fraction * (before.split == "train").sum()) < len(held) / 2
+    repeated, _ = with_minival(before, size=fraction, contents=contents)
+    assert repeated.digest() == held.digest()
 
 
 @pytest.mark.parametrize("size", [1, 2, 28, 30, 25_000, 0.01, 0.99])
-def test_fewer_than_classes_or_more_than_train_can_spare_is_refused(size):
+def test_too_small_and_too_large_minival_is_rejected(size):
     count = round(size * 30) if isinstance(size, float) else size
-    told = rf"all.csv: minival would be {count} of 30 training images.*3 to 27.*`minival=0.1`"
-    with pytest.raises(InputError, match=told):
+    message = rf"all.csv: minival would be {count} of 30 training images.*3 to 27.*`minival=0.1`"
+    with pytest.raises(InputError, match=message):
         with_minival(train_dataset([0, 1, 2] * 10), size=size)
 
 
-def test_a_class_that_would_stand_in_minival_alone_is_refused():
-    """A class of one image, and one of two that are the same file."""
+def test_class_of_one_image_has_no_minival():
+    """Also a class of two identical files."""
     with pytest.raises(InputError, match=mentioning("12", "c001", "minival=null")):
         with_minival(train_dataset([0] * 10 + [1]), size=3)
     contents = np.array([*range(10), 10, 10])
@@ -425,52 +428,52 @@ def test_a_class_that_would_stand_in_minival_alone_is_refused():
         with_minival(train_dataset([0] * 10 + [1] * 2), size=3, contents=contents)
 
 
-def test_identical_files_with_other_labels_leave_no_minival():
-    """Three classes, three files, each file in two of the classes."""
+def test_conflicting_labels_of_identical_files_give_no_minival():
+    """Three classes and three files, each file in two classes."""
     with pytest.raises(InputError, match=mentioning("minival", "class")) as error:
         with_minival(train_dataset([0, 1, 1, 2, 2, 0]), size=3, contents=np.array([0, 0, 1, 1, 2, 2]))
     assert mentions(str(error.value), "minival=null")
 
 
-def test_auto_sets_a_twentieth_aside_but_at_least_a_hundred_and_at_most_a_thousand():
-    for images, held in ((799, 0), (800, 100), (1_200, 100), (4_000, 200), (40_000, 1_000)):
+def test_auto_minival_is_5_percent_between_100_and_1000_images():
+    for images, expected in ((799, 0), (800, 100), (1_200, 100), (4_000, 200), (40_000, 1_000)):
         labels = np.arange(images) % 3
-        parted, note, chooses = with_auto_minival(train_dataset(labels.tolist()))
-        assert (sum(of_class(parted)), chooses) == (held, held > 0), images
-        assert ("select the weights" in note) == chooses
+        split_dataset, note, selects = with_auto_minival(train_dataset(labels.tolist()))
+        assert (sum(minival_counts(split_dataset)), selects) == (expected, expected > 0), images
+        assert ("select the weights" in note) == selects
 
 
-def test_auto_takes_nothing_from_a_rare_class_nor_from_its_groups():
-    """A class of 9 images stays in train, with the two others of its group; all other classes choose."""
+def test_auto_minival_skips_rare_classes_and_their_groups():
+    """A class of 9 images and two images of its group remain in train."""
     labels = [0] * 500 + [1] * 500 + [2] * 9
     group = [f"g{number}" for number in range(1_009)]
     group[498] = group[499] = group[1_000] = "shared"
-    parted, note, chooses = with_auto_minival(train_dataset(labels, group=group))
-    held = np.array(parted.split) == "minival"
-    assert chooses
+    split_dataset, note, selects = with_auto_minival(train_dataset(labels, group=group))
+    held = np.array(split_dataset.split) == "minival"
+    assert selects
     assert "'c002'" in note
-    assert of_class(parted)[:2] == [50, 50]
+    assert minival_counts(split_dataset)[:2] == [50, 50]
     assert not held[[498, 499]].any()
     assert not held[1_000:].any()
 
 
-def test_auto_takes_what_is_given_and_sets_nothing_aside_of_multilabel():
-    """Given images choose however few they are; of several labels a share of each class can't be counted out."""
+def test_auto_minival_uses_existing_images_and_skips_multilabel():
+    """Existing images select the model, even if few. Multi-label classes cannot be stratified exactly."""
     split = ["train"] * 90 + ["minival"] * 10
-    parted, note, chooses = with_auto_minival(train_dataset([0, 1] * 50, split=split))
-    assert (chooses, list(parted.split)) == (True, split)
+    split_dataset, note, selects = with_auto_minival(train_dataset([0, 1] * 50, split=split))
+    assert (selects, list(split_dataset.split)) == (True, split)
     assert mentions(note, "10", "minival")
-    several = replace(train_dataset([0, 1] * 500), separator=";")
-    parted, note, chooses = with_auto_minival(several)
-    assert not chooses
+    multilabel = replace(train_dataset([0, 1] * 500), separator=";")
+    split_dataset, note, selects = with_auto_minival(multilabel)
+    assert not selects
     assert "several labels" in note
-    assert (np.array(parted.split) == "train").all()
+    assert (np.array(split_dataset.split) == "train").all()
 
 
-def test_auto_gives_up_where_the_groups_are_too_large():
-    """Two groups with all three classes each: a third of the images is more than training can spare."""
+def test_auto_minival_is_skipped_if_groups_are_too_large():
+    """Two groups with all three classes: a third of the images is too much."""
     group = ["a"] * 300 + ["b"] * 600
-    parted, note, chooses = with_auto_minival(train_dataset([0, 1, 2] * 300, group=group))
-    assert not chooses
+    split_dataset, note, selects = with_auto_minival(train_dataset([0, 1, 2] * 300, group=group))
+    assert not selects
     assert "groups" in note
-    assert (np.array(parted.split) == "train").all()
+    assert (np.array(split_dataset.split) == "train").all()

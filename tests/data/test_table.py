@@ -1,4 +1,4 @@
-"""Which images, labels and splits a CSV or Parquet file has."""
+"""Images, labels and splits of a CSV or Parquet file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.utils.errors import InputError
 
-# The same word as most write it, and as macOS names files: the accent a part of its letter, or behind it.
+# One word in two Unicode normal forms; macOS uses the second in file names.
 NFC, NFD = "Hêtre", "He\u0302tre"
 
 
@@ -35,13 +35,13 @@ def write(folder: Path, text: str, name: str = "train.csv", encoding: str = "utf
     return folder / name
 
 
-def test_rows_keep_their_order_columns_and_numbers(folder):
+def test_rows_preserve_order_columns_and_numbers(folder):
     file = write(folder, "path,label,latitude,longitude,year\n3.png,b,1.5,100,2001\n\n0.png,a,-2,101,2013\n")
     dataset = load_dataset(file)
     assert dataset.paths == ["3.png", "0.png"]
     assert dataset.class_names == ("a", "b")
     assert dataset.labels.tolist() == [1, 0]
-    assert dataset.rows.tolist() == [2, 4]  # a blank line lies between
+    assert dataset.rows.tolist() == [2, 4]  # with a blank line between
     assert dataset.table["latitude"].tolist() == [1.5, -2.0]
     assert dataset.table["year"].tolist() == [2001, 2013]
     assert dataset.file(0) == str(folder / "3.png")
@@ -55,12 +55,12 @@ def test_rows_keep_their_order_columns_and_numbers(folder):
         ('"path","label"\r\n"0.png","a"\r\n"1.png","b"\r\n', "t.csv", "utf-8-sig"),
     ],
 )
-def test_tables_as_spreadsheets_write_them(folder, text, name, encoding):
+def test_csv_dialects_of_spreadsheets_are_read(folder, text, name, encoding):
     dataset = load_dataset(write(folder, text, name, encoding))
     assert dataset.table[["path", "label"]].to_numpy().tolist() == [["0.png", "a"], ["1.png", "b"]]
 
 
-def test_parquet_reads_as_the_csv_of_the_same_table(folder):
+def test_parquet_equals_the_csv_of_the_same_table(folder):
     table = pd.DataFrame({"path": ["0.png", "1.png"], "label": [10, 2], "split": ["train", None], "year": [1, 2]})
     table.to_csv(folder / "t.csv", index=False)
     table.to_parquet(folder / "t.parquet")
@@ -70,7 +70,7 @@ def test_parquet_reads_as_the_csv_of_the_same_table(folder):
     assert parquet.split.tolist() == ["train", ""]
 
 
-def test_what_pandas_goes_by_is_a_column_like_the_others(folder):
+def test_parquet_index_is_a_column(folder):
     table = pd.DataFrame({"path": ["0.png", "1.png"], "label": ["a", "b"], "year": [1, 2]})
     expected = load_dataset(write(folder, table.to_csv(index=False)))
     for index in (["path"], ["path", "year"], ["label"]):
@@ -78,11 +78,11 @@ def test_what_pandas_goes_by_is_a_column_like_the_others(folder):
         assert load_dataset(folder / "t.parquet").digest() == expected.digest()
 
 
-def test_words_that_pandas_takes_for_missing_can_be_classes(folder):
+def test_missing_value_names_can_be_classes(folder):
     assert load_dataset(write(folder, "path,label\n0.png,None\n1.png,NA\n")).class_names == ("NA", "None")
 
 
-def test_paths_may_be_absolute_or_untidy_or_from_windows(folder):
+def test_paths_may_be_absolute_unnormalized_or_from_windows(folder):
     (folder / "sub").mkdir()
     (folder / "sub/x.png").write_bytes((folder / "0.png").read_bytes())
     file = write(folder, f"path,label\n{folder}/1.png,a\n./2.png,b\nsub\\x.png,a\nsub/../3.png,b\n")
@@ -90,7 +90,7 @@ def test_paths_may_be_absolute_or_untidy_or_from_windows(folder):
 
 
 @pytest.mark.skipif(os.sep != "/", reason="Windows has no such names")
-def test_a_backslash_that_belongs_to_a_name_stays_there(folder):
+def test_backslash_in_a_file_name_is_preserved(folder):
     (folder / "a\\b.png").write_bytes((folder / "0.png").read_bytes())
     (folder / "sub").mkdir()
     (folder / "sub/x.png").write_bytes((folder / "0.png").read_bytes())
@@ -99,24 +99,24 @@ def test_a_backslash_that_belongs_to_a_name_stays_there(folder):
 
 
 @pytest.mark.skipif(os.sep != "/", reason="Windows has no such names")
-def test_files_with_a_backslash_are_asked_for_by_threads_as_all_are(folder, monkeypatch):
-    """A table from Windows has one in every path, and over a network each answer takes a while."""
-    asking, really = set(), Path.is_file
+def test_files_with_a_backslash_are_checked_in_threads(folder, monkeypatch):
+    """In a table from Windows each path has a backslash, and each check over a network takes time."""
+    threads, path_is_file = set(), Path.is_file
 
     def is_file(path):
         if "\\" in path.name:
-            asking.add(threading.get_ident())
-        return really(path)
+            threads.add(threading.get_ident())
+        return path_is_file(path)
 
     monkeypatch.setattr(Path, "is_file", is_file)
     file = write(folder, "path,label\n" + "".join(f"sub\\{number}.png,a\n" for number in range(300)))
     with pytest.raises(InputError, match="does not exist"):
         load_dataset(file)
-    assert asking
-    assert threading.get_ident() not in asking
+    assert threads
+    assert threading.get_ident() not in threads
 
 
-def test_columns_by_other_names(folder):
+def test_columns_are_selected_by_name(folder):
     file = write(folder, "file,class,patient,path\n0.png,a,7,zzz\n1.png,b,007,zzz\n")
     dataset = load_dataset(file, path_column="file", label_column="class", group_column="patient")
     assert dataset.paths == ["0.png", "1.png"]
@@ -124,7 +124,7 @@ def test_columns_by_other_names(folder):
     assert dataset.table["path_given"].tolist() == ["zzz", "zzz"]
 
 
-def test_splits_in_their_usual_spellings(folder):
+def test_splits_have_aliases(folder):
     rows = ["train", "Validation", "valid", "test", "", "VAL"]
     text = "path,label,Split\n" + "".join(f"{i}.png,{'ab'[i % 2]},{split}\n" for i, split in enumerate(rows))
     text = text.replace("0.png,a", "0.png,a").replace("4.png,a", "4.png,b")  # both classes to train on
@@ -134,83 +134,83 @@ def test_splits_in_their_usual_spellings(folder):
 def test_labels_that_differ_by_case_or_space_can_be_merged(folder):
     file = write(folder, "path,label\n0.png,oak\n1.png,Oak\n2.png,oak \n3.png,elm\n4.png,Elm\n")
     dataset = load_dataset(file, labels="casefold")
-    assert dataset.class_names == ("Elm", "oak")  # the commonest; of equals the first by alphabet
+    assert dataset.class_names == ("Elm", "oak")  # the most frequent spelling, then alphabetical order
     assert dataset.labels.tolist() == [1, 1, 1, 0, 0]
     assert mentions(dataset.notes[0], "Oak", "oak")
 
 
-def test_labels_whose_letters_are_encoded_otherwise_can_be_merged(folder):
+def test_labels_in_other_unicode_forms_can_be_merged(folder):
     file = write(folder, f"path,label\n0.png,{NFC}\n1.png,{NFD}\n2.png,elm\n3.png,{NFC.upper()}\n4.png,{NFC}\n")
     dataset = load_dataset(file, labels="casefold")
     assert dataset.class_names == (NFC, "elm")
     assert dataset.labels.tolist() == [0, 0, 1, 0, 0]
 
 
-@pytest.mark.parametrize(("written", "named"), [(NFC, NFD), (NFD, NFC)])
-def test_a_file_is_found_however_its_letters_are_encoded(written, named, folder):
-    """A table of a spreadsheet's, next to images that a Mac has packed; copies still know their origin."""
-    (folder / named).mkdir()
-    for old, new in (("0.png", f"{named}/{named}.png"), ("1.png", f"{named}/copy.png")):
+@pytest.mark.parametrize(("form_in_table", "form_on_disk"), [(NFC, NFD), (NFD, NFC)])
+def test_file_is_found_in_any_unicode_form(form_in_table, form_on_disk, folder):
+    """The table of a spreadsheet with images from macOS; augmented copies keep their source."""
+    (folder / form_on_disk).mkdir()
+    for old, new in (("0.png", f"{form_on_disk}/{form_on_disk}.png"), ("1.png", f"{form_on_disk}/copy.png")):
         (folder / old).rename(folder / new)
-    text = f"path,label,augmented_from\n{written}/{written}.png,a,\n2.png,b,\n"
-    dataset = load_dataset(write(folder, f"{text}{written}/copy.png,a,{written}/{written}.png\n"))
-    assert dataset.paths == [f"{named}/{named}.png", "2.png", f"{named}/copy.png"]
+    text = f"path,label,augmented_from\n{form_in_table}/{form_in_table}.png,a,\n2.png,b,\n"
+    dataset = load_dataset(write(folder, f"{text}{form_in_table}/copy.png,a,{form_in_table}/{form_in_table}.png\n"))
+    assert dataset.paths == [f"{form_on_disk}/{form_on_disk}.png", "2.png", f"{form_on_disk}/copy.png"]
     assert all(Path(dataset.file(row)).is_file() for row in range(3))
-    assert dataset.table["augmented_from"].fillna("").tolist() == ["", "", f"{named}/{named}.png"]
+    assert dataset.table["augmented_from"].fillna("").tolist() == ["", "", f"{form_on_disk}/{form_on_disk}.png"]
     assert each_mentions(dataset.notes, ("2", "train.csv", "NFC", "NFD"))
     with pytest.raises(InputError, match=mentioning("2", "3")):
-        load_dataset(write(folder, f"path,label\n{written}/copy.png,a\n{named}/copy.png,b\n"))
+        load_dataset(write(folder, f"path,label\n{form_in_table}/copy.png,a\n{form_on_disk}/copy.png,b\n"))
 
 
 @pytest.mark.parametrize(
     "header", ["filename,class", "file,target", "image_path,category", "Image,Species", "File Name,Label"]
 )
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_the_usual_names_of_columns_are_taken_and_named(folder, header, suffix):
+def test_usual_column_names_are_recognized_and_named(folder, header, suffix):
     file = write(folder, f"{header}\n0.png,01\n1.png,2\n")
     if suffix == "parquet":
         pd.read_csv(file, dtype=str).to_parquet(folder / "train.parquet")
-    for words in ({}, {"require_labels": False, "for_training": False}):
-        dataset = load_dataset(folder / f"train.{suffix}", **words)
+    for options in ({}, {"require_labels": False, "for_training": False}):
+        dataset = load_dataset(folder / f"train.{suffix}", **options)
         assert dataset.paths == ["0.png", "1.png"]
         assert dataset.class_names == ("01", "2")
         assert all(f"'{name}'" in dataset.notes[0] for name in header.split(",") if name != "label")
 
 
-def test_the_column_that_is_called_so_is_taken_before_the_usual_names(folder):
+def test_exact_column_names_have_priority_over_usual_names(folder):
     dataset = load_dataset(write(folder, "image,path,label,class\nx,0.png,a,1\ny,1.png,b,2\n"))
     assert (dataset.paths, dataset.class_names, dataset.notes) == (["0.png", "1.png"], ("a", "b"), ())
     assert dataset.table["class"].tolist() == [1, 2]
 
 
-def test_labels_that_read_like_missing_values_or_numbers_stay_as_they_are(folder):
-    words = ["nan", "NaN", "NA", "None", "true", "01"]
-    file = write(folder, "path,label\n" + "".join(f"{n}.png,{word}\n" for n, word in enumerate(words)))
+def test_labels_like_missing_values_or_numbers_are_unchanged(folder):
+    labels = ["nan", "NaN", "NA", "None", "true", "01"]
+    file = write(folder, "path,label\n" + "".join(f"{n}.png,{label}\n" for n, label in enumerate(labels)))
     with pytest.raises(InputError, match=mentioning("nan", "NaN")):
         load_dataset(file)
-    words[1] = "null"
-    file = write(folder, "path,label\n" + "".join(f"{n}.png,{word}\n" for n, word in enumerate(words)))
+    labels[1] = "null"
+    file = write(folder, "path,label\n" + "".join(f"{n}.png,{label}\n" for n, label in enumerate(labels)))
     dataset = load_dataset(file)
-    assert dataset.table["label"].tolist() == words
-    assert all(f"'{word}' (1 row)" in dataset.notes[0] for word in ("nan", "null", "NA", "None"))
+    assert dataset.table["label"].tolist() == labels
+    assert all(f"'{label}' (1 row)" in dataset.notes[0] for label in ("nan", "null", "NA", "None"))
     assert "'true'" not in dataset.notes[0]
     dataset.to_csv(folder / "again.csv")
-    again = ImageDataset.from_csv(folder / "again.csv", root=folder, source="again")
-    assert (again.digest(), again.class_names) == (dataset.digest(), dataset.class_names)
+    reloaded = ImageDataset.from_csv(folder / "again.csv", root=folder, source="again")
+    assert (reloaded.digest(), reloaded.class_names) == (dataset.digest(), dataset.class_names)
     assert load_dataset(folder / "again.csv").digest() == dataset.digest()
     pd.DataFrame({"path": ["0.png", "1.png", "2.png"], "label": ["nan", "b", np.nan]}).to_parquet(folder / "t.parquet")
     found = load_dataset(folder / "t.parquet", require_labels=False, for_training=False)
     assert found.table["label"].fillna("missing").tolist() == ["nan", "b", "missing"]
 
 
-def test_a_few_rows_without_a_file_are_listed_as_unreadable_files_are(folder):
+def test_few_rows_without_a_file_are_listed_as_unreadable(folder):
     rows = "".join(f"{folder}/{n % 6}.png,{'ab'[n % 2]}\n" for n in range(6))
     for number in range(6, 40):
         Image.new("RGB", (8, 8), (number, 9, 0)).save(folder / f"{number}.png")
         rows += f"{number}.png,{'ab'[number % 2]}\n"
-    found = validate_images(load_dataset(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\n")))
-    assert found.unreadable.tolist() == [40, 41]
-    assert found.reasons == ("does not exist", "does not exist")
+    report = validate_images(load_dataset(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\n")))
+    assert report.unreadable.tolist() == [40, 41]
+    assert report.reasons == ("does not exist", "does not exist")
     with pytest.raises(InputError, match=mentioning("gone.png", "42")):
         validate_images(load_dataset(write(folder, f"path,label\n{rows}gone.png,a\n")), strict=True)
     with pytest.raises(InputError, match=mentioning("42", "gone.png", "3", "43", "lost.png", "'x'")):
@@ -218,33 +218,33 @@ def test_a_few_rows_without_a_file_are_listed_as_unreadable_files_are(folder):
 
 
 @pytest.mark.parametrize("path", ["0", "sub/0", "0.png"])
-def test_a_path_without_its_folder_or_suffix_is_told_the_file(path, folder):
+def test_path_without_folder_or_suffix_suggests_the_file(path, folder):
     (folder / "train/sub").mkdir(parents=True)
-    for place in ("train/0.png", "train/sub/0.png"):
-        shutil.copy(folder / "0.png", folder / place)
+    for copy in ("train/0.png", "train/sub/0.png"):
+        shutil.copy(folder / "0.png", folder / copy)
     (folder / "0.png").unlink()
-    near = "train/sub/0.png" if path == "sub/0" else "train/0.png"
-    with pytest.raises(InputError, match=mentioning(path, near)):
+    suggestion = "train/sub/0.png" if path == "sub/0" else "train/0.png"
+    with pytest.raises(InputError, match=mentioning(path, suggestion)):
         load_dataset(write(folder, f"path,label\n{path},a\n1,b\n"))
 
 
-@pytest.mark.parametrize("held", ["struct", "bytes", "numbers"])
-def test_a_parquet_file_that_holds_the_images_themselves_is_refused_as_that(folder, held):
+@pytest.mark.parametrize("content", ["struct", "bytes", "numbers"])
+def test_parquet_with_embedded_images_is_rejected(folder, content):
     data = (folder / "0.png").read_bytes()
-    cell = {"struct": {"bytes": data, "path": "0.png"}, "bytes": data, "numbers": [1, 2]}[held]
+    cell = {"struct": {"bytes": data, "path": "0.png"}, "bytes": data, "numbers": [1, 2]}[content]
     pq.write_table(pa.table({"image": [cell] * 2, "label": ["a", "b"]}), folder / "t.parquet")
-    for words in ({}, {"path_column": "image"}, {"require_labels": False}):
+    for options in ({}, {"path_column": "image"}, {"require_labels": False}):
         with pytest.raises(InputError, match=mentioning("t.parquet", "'image'", "not paths")):
-            load_dataset(folder / "t.parquet", **words)
+            load_dataset(folder / "t.parquet", **options)
 
 
-def test_for_prediction_labels_are_not_needed(folder):
+def test_prediction_needs_no_labels(folder):
     dataset = load_dataset(write(folder, "path,latitude,longitude\n0.png,,\n1.png,3,4\n"), require_labels=False)
     assert dataset.labels.tolist() == [-1, -1]
     assert np.isnan(dataset.table["latitude"][0])
 
 
-REFUSED = {
+REJECTED = {
     "no path column": (
         "where,label\n0.png,a\n",
         r"train.csv has no column 'path'. Its columns are 'where', 'label'.*`path_column`",
@@ -318,22 +318,19 @@ REFUSED = {
     "no rows": ("path,label\n", "has a header but no rows"),
     "nothing": ("", "train.csv is empty"),
     "Excel's first line": ("sep=;\npath;label\n0.png;a\n", "begins with 'sep=;'"),
-    "a title": (
-        "My pictures\npath,label\n0.png,a\n1.png,b\n",
-        r"more cells than the first line names \('My pictures'\)",
-    ),
+    "a title": ("My images\npath,label\n0.png,a\n1.png,b\n", r"more cells than the first line names \('My images'\)"),
     "ragged": ("path,label\n0.png,a\n1.png,b,c\n", "train.csv is not a valid table"),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_tables_that_cannot_be_meant_are_refused(folder, case):
-    text, message = REFUSED[case]
+@pytest.mark.parametrize("case", REJECTED)
+def test_invalid_tables_are_rejected(folder, case):
+    text, message = REJECTED[case]
     with pytest.raises(InputError, match=f"(?s){message}"):
         load_dataset(write(folder, text))
 
 
-def test_files_that_are_no_tables_are_refused(folder):
+def test_files_that_are_not_tables_are_rejected(folder):
     with pytest.raises(InputError, match=mentioning("UTF-8")):
         load_dataset(write(folder, "path,label\n0.png,é\n", encoding="latin-1"))
     (folder / "t.parquet").write_bytes(b"PAR1 not really")
@@ -351,21 +348,21 @@ def test_files_that_are_no_tables_are_refused(folder):
         ("photo.cr2", ("JPEG",)),
     ],
 )
-def test_what_images_and_tables_come_in_is_refused_with_what_to_do_first(folder, name, fix):
+def test_other_file_types_are_rejected_with_a_fix(folder, name, fix):
     with pytest.raises(InputError, match=mentioning(*fix)):
         load_dataset(write(folder, "x", name))
 
 
-def test_a_group_may_be_called_nan_and_is_no_missing_one(folder):
-    """A province of Thailand; what a missing number is as text, is missing still."""
+def test_group_may_be_called_nan(folder):
+    """Nan is a province of Thailand. The text of a missing number is still missing."""
     dataset = load_dataset(write(folder, "path,label,group\n0.png,a,Nan\n1.png,b,NAN\n2.png,a,nan\n3.png,b,NaN\n"))
     assert dataset.table["group"].fillna("missing").tolist() == ["Nan", "NAN", "missing", "missing"]
     dataset = load_dataset(write(folder, "path,label\n0.png,Nan\n1.png,b\n2.png,Nan\n3.png,b\n"))
     assert dataset.class_names == ("Nan", "b")
 
 
-def test_groups_lose_the_space_around_them(folder):
-    """Else P17 would stand on both sides of a split."""
+def test_groups_are_stripped(folder):
+    """Otherwise P17 would be in two splits."""
     dataset = load_dataset(write(folder, "path,label,group\n0.png,a,P17\n1.png,b,P17 \n2.png,a, P17\n3.png,b, \n"))
     assert dataset.table["group"].iloc[:3].tolist() == ["P17"] * 3
     assert dataset.table["group"].isna().tolist() == [False] * 3 + [True]
@@ -375,7 +372,7 @@ def test_groups_lose_the_space_around_them(folder):
     assert load_dataset(folder / "t.parquet", group_column="site").table["group"].tolist() == ["x", "x"]
 
 
-def test_of_columns_called_alike_the_one_that_is_called_exactly_so_is_meant(folder):
+def test_exact_spelling_of_a_column_has_priority(folder):
     file = write(
         folder,
         "path,label,Latitude,Longitude,latitude,longitude,Split,split,SPLIT\n"
@@ -389,7 +386,7 @@ def test_of_columns_called_alike_the_one_that_is_called_exactly_so_is_meant(fold
     assert table.columns.is_unique
 
 
-def test_a_stranger_steps_aside_where_its_place_is_taken_too(folder):
+def test_other_column_is_renamed_if_its_name_is_taken(folder):
     file = write(folder, "file,label,path,path_given\n0.png,a,1,2\n1.png,b,3,4\n")
     table = load_dataset(file, path_column="file").table
     assert table["path_given"].tolist() == [1, 3]
@@ -397,7 +394,7 @@ def test_a_stranger_steps_aside_where_its_place_is_taken_too(folder):
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "facts"),
     [
         ({"group_column": "path"}, ("path_column", "group_column")),
         ({"group_column": "label"}, ("label_column", "group_column")),
@@ -405,13 +402,13 @@ def test_a_stranger_steps_aside_where_its_place_is_taken_too(folder):
         ({"label_column": "x", "group_column": "x"}, ("group_column",)),
     ],
 )
-def test_one_column_does_not_hold_two_things(folder, columns, said):
-    with pytest.raises(InputError, match=mentioning(*said)):
+def test_one_column_cannot_have_two_roles(folder, columns, facts):
+    with pytest.raises(InputError, match=mentioning(*facts)):
         load_dataset(write(folder, "path,label,x\n0.png,a,1\n1.png,b,2\n"), **columns)
 
 
-def test_a_way_through_a_link_is_not_cut_short(folder):
-    """sub/.. is the folder above the one that the link leads to, not the one that the link lies in."""
+def test_path_through_a_link_is_not_normalized(folder):
+    """sub/.. is the parent of the target of the link."""
     (folder / "far/deep").mkdir(parents=True)
     (folder / "sub").symlink_to(folder / "far/deep", target_is_directory=True)
     (folder / "far/x.png").write_bytes((folder / "0.png").read_bytes())

@@ -1,4 +1,4 @@
-"""Images that a split, or folds, kept together are known again from what a run has written down."""
+"""Clusters of images for the bootstrap, found from the split or folds that a run has written."""
 
 from __future__ import annotations
 
@@ -12,181 +12,166 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import assign_folds
 from efficientnetv2.evaluation.clusters import evaluation_clusters, relative_prefix, split_clusters
 
+GROUPS = {"group": list("ppqqrrssttuu")}
+NOWHERE = {"latitude": np.nan, "longitude": np.nan}
+HELD_OUT = ["train"] * 6 + ["val"] * 6
+
 
 @pytest.fixture
-def written(tmp_path):
-    """A run's dataset of 12 images in 6 places of a degree, two each, that lie elsewhere than the run."""
+def make_run(tmp_path):
+    """A run and its dataset: 12 images in 6 one-degree blocks, two each, in another folder than the run."""
 
-    def write(**columns):
+    def make(**columns):
         data, run = tmp_path / "data", tmp_path / "runs" / "one"
-        (data / "pictures").mkdir(parents=True)
+        (data / "images").mkdir(parents=True)
         run.mkdir(parents=True)
-        table = pd.DataFrame({"path": [f"pictures/{row:02d}.jpg" for row in range(12)], "label": list("aabb") * 3})
+        table = pd.DataFrame({"path": [f"images/{row:02d}.jpg" for row in range(12)], "label": list("aabb") * 3})
         for path in table["path"]:
             (data / path).touch()
         place = np.arange(12) // 2
         table = table.assign(latitude=place + 0.5 + 0.1 * (np.arange(12) % 2), longitude=100.5)
-        table.assign(**columns).dropna(axis=1).to_csv(data / "pictures.csv", index=False)
-        dataset = load_dataset(data / "pictures.csv")
+        table.assign(**columns).dropna(axis=1).to_csv(data / "images.csv", index=False)
+        dataset = load_dataset(data / "images.csv")
         dataset.to_csv(run / "dataset.csv")
         return run, dataset
 
-    return write
+    return make
 
 
-def parts(run, paths):
-    """How many places or groups these images are of."""
+def cluster_count(run, paths):
+    """Number of clusters of these images."""
     return len(np.unique(split_clusters(run, paths).clusters))
 
 
-def test_places_that_the_split_kept_whole_hang_together(written):
-    run, dataset = written(split=["train"] * 8 + ["val"] * 4)
+def test_places_inside_one_split_are_clusters(make_run):
+    run, dataset = make_run(split=["train"] * 8 + ["val"] * 4)
     val = dataset.subset("val").paths
     found = split_clusters(run, val).clusters
     assert found[0] == found[1] != found[2] == found[3]
-    assert list(split_clusters(run, val[::-1]).clusters) == list(found[::-1]), "by path, in whichever order"
+    assert list(split_clusters(run, val[::-1]).clusters) == list(found[::-1]), "the order of the paths does not matter"
 
 
 @pytest.mark.parametrize("root", ["", "../set/", "https://far.example/set/"])
-def test_pictures_called_by_numbers_are_not_taken_for_others(root):
-    """Listed before them, and next to them in a folder of their own."""
+def test_relative_prefix_of_numbered_file_names(root):
+    """Files of the same name are in the folder and in a subfolder."""
     names = ["25.jpg", "27.jpg", "more/5.jpg", "more/7.jpg", "5.jpg", "7.jpg"]
     assert relative_prefix([root + name for name in names], ["5.jpg", "7.jpg"]) == root
     assert relative_prefix([root + name for name in names], ["more/7.jpg"]) == root
-    assert relative_prefix([root + name for name in names[:2]], ["5.jpg", "7.jpg"]) is None, "those are others"
+    assert relative_prefix([root + name for name in names[:2]], ["5.jpg", "7.jpg"]) is None, "other images"
 
 
-def test_folds_count_where_there_are_any_and_test_pictures_do_not(written):
-    run, dataset = written(split=["train"] * 10 + ["test"] * 2, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 0, 0])
-    assert parts(run, dataset.paths[:10]) == 5
-
-
-def test_what_was_dealt_into_folds_hangs_together_whatever_its_size(written):
-    """Blocks of 0.3°, side by side: larger ones of other sides lie across their borders, smaller ones part them."""
+def test_folds_cluster_by_their_own_block_size(make_run):
+    """Adjacent blocks of 0.3°: larger blocks cross their borders, smaller blocks divide them."""
     row = np.arange(12)
-    run, dataset = written(latitude=0.01 + 0.3 * (row // 2) + 0.2 * (row % 2), longitude=100.05)
-    dealt = assign_folds(dataset, k=3, seed=0, by="place", blocks=(0.3,))
-    dealt.with_folds(dataset).to_csv(run / "dataset.csv")
-    assert parts(run, dataset.paths) == len(np.unique(dealt.clusters)) == 6
-    again = load_dataset(run / "dataset.csv")
-    assert "kept_whole" not in assign_folds(again, k=3, seed=0, by="class").with_folds(again).table
+    run, dataset = make_run(latitude=0.01 + 0.3 * (row // 2) + 0.2 * (row % 2), longitude=100.05)
+    assignment = assign_folds(dataset, k=3, seed=0, by="place", blocks=(0.3,))
+    assignment.with_folds(dataset).to_csv(run / "dataset.csv")
+    assert cluster_count(run, dataset.paths) == len(np.unique(assignment.clusters)) == 6
+    reloaded = load_dataset(run / "dataset.csv")
+    assert "kept_whole" not in assign_folds(reloaded, k=3, seed=0, by="class").with_folds(reloaded).table
 
 
-def test_what_a_fold_was_dealt_in_hangs_together_in_its_own_run_too(written):
-    """Blocks of 0.3°, as above; and of 2°, within which those of a degree are whole as well, and are more."""
+def test_run_of_a_fold_uses_the_saved_blocks(make_run):
+    """Blocks of 0.3°, as above. Then blocks of 2°, although the blocks of 1° are not split either."""
     row, split = np.arange(12), ["val"] * 8 + ["train"] * 4
     latitude = 0.01 + 0.3 * (row // 2) + 0.2 * (row % 2)
-    run, dataset = written(latitude=latitude, longitude=100.05, split=split, kept_whole=row // 2)
+    run, dataset = make_run(latitude=latitude, longitude=100.05, split=split, kept_whole=row // 2)
     assert list(split_clusters(run, dataset.subset("val").paths).clusters) == [0, 0, 1, 1, 2, 2, 3, 3]
     table = dataset.table.assign(latitude=row // 2 + 0.5, kept_whole=row // 4)
     replace(dataset, table=table).to_csv(run / "dataset.csv")
     assert list(split_clusters(run, dataset.subset("val").paths).clusters) == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
-def test_what_other_folds_were_dealt_in_does_not_part_what_the_split_kept_whole(written):
-    """A run whose DATA is the table of a cross-validation by small blocks: it held out larger ones."""
+def test_saved_folds_do_not_divide_the_blocks_of_the_split(make_run):
+    """The dataset of the run is the table of a cross-validation by smaller blocks."""
     split = ["train"] * 6 + ["val"] * 6
-    run, dataset = written(split=split, latitude=[*np.arange(6) + 0.5, *[20.1, 20.9, 21.1, 21.9, 22.1, 22.9]])
+    run, dataset = make_run(split=split, latitude=[*np.arange(6) + 0.5, *[20.1, 20.9, 21.1, 21.9, 22.1, 22.9]])
     table = dataset.table.assign(kept_whole=np.arange(12), fold=1)
     replace(dataset, table=table).to_csv(run / "dataset.csv")
-    assert parts(run, dataset.subset("val").paths) == 3
-
-
-def test_pictures_of_a_fold_that_taught_nobody_hang_together_too(written):
-    """As by time those of the last period."""
-    run, dataset = written(split=["train"] * 8 + [""] * 4, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 3, 3])
-    assert parts(run, dataset.paths) == 6
-
-
-def test_minival_is_a_part_of_training(written):
-    run, dataset = written(split=["train", "minival"] * 4 + ["val"] * 4)
-    assert parts(run, dataset.subset("val").paths) == 2
-
-
-def test_what_the_split_parted_does_not_count(written):
-    run, dataset = written(split=["train", "val"] * 6, latitude=0.5)
-    assert split_clusters(run, dataset.subset("val").paths) is None
-
-
-def test_pictures_all_of_one_place_hang_together_by_smaller_ones(written):
-    """The two of val lie in one place of a degree, but in two of an eighth."""
-    run, dataset = written(split=["train"] * 10 + ["val"] * 2, latitude=[*np.arange(10) + 0.5, 20.05, 20.95])
-    assert parts(run, dataset.subset("val").paths) == 2
-
-
-def test_a_column_called_fold_is_none_where_there_is_val(written):
-    run, dataset = written(split=["train"] * 8 + ["val"] * 4, fold=[1, 2] * 6)
-    assert parts(run, dataset.subset("val").paths) == 2
-
-
-def test_pictures_of_test_count_where_the_run_answered_those(written):
-    run, dataset = written(split=["train"] * 8 + ["test"] * 4, fold=[1, 2] * 6)
-    assert parts(run, dataset.subset("test").paths) == 2
-
-
-def test_groups_without_places(written):
-    group = list("ppqqrrssttuu")
-    run, dataset = written(split=["train"] * 6 + ["val"] * 6, latitude=np.nan, longitude=np.nan, group=group)
-    assert parts(run, dataset.subset("val").paths) == 3
-
-
-def test_other_pictures_and_no_manifest_give_nothing(written, tmp_path):
-    run, _ = written(split=["train"] * 8 + ["val"] * 4)
-    assert split_clusters(run, ["elsewhere.jpg"]) is None
-    assert split_clusters(run, []) is None
-    assert split_clusters(tmp_path, ["pictures/08.jpg"]) is None
-
-
-GROUPS = {"group": list("ppqqrrssttuu")}
-NOWHERE = {"latitude": np.nan, "longitude": np.nan}
-HELD_OUT = ["train"] * 6 + ["val"] * 6
+    assert cluster_count(run, dataset.subset("val").paths) == 3
 
 
 @pytest.mark.parametrize(
-    ("columns", "what"),
+    ("columns", "evaluated", "clusters"),
+    [
+        # Folds define clusters; test images have none.
+        ({"split": ["train"] * 10 + ["test"] * 2, "fold": [1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 0, 0]}, range(10), 5),
+        # Folds by time: the last period trains no model.
+        ({"split": ["train"] * 8 + [""] * 4, "fold": [1, 1, 2, 2, 3, 3] * 2}, range(12), 6),
+        # A column called fold is ignored if there is val or if test was evaluated.
+        ({"split": ["train"] * 8 + ["val"] * 4, "fold": [1, 2] * 6}, "val", 2),
+        ({"split": ["train"] * 8 + ["test"] * 4, "fold": [1, 2] * 6}, "test", 2),
+        # Minival is part of the training images.
+        ({"split": ["train", "minival"] * 4 + ["val"] * 4}, "val", 2),
+        # Both val images are in one block of 1°, and in two blocks of 1/8°.
+        ({"split": ["train"] * 10 + ["val"] * 2, "latitude": [*np.arange(10) + 0.5, 20.05, 20.95]}, "val", 2),
+        # Groups without locations.
+        ({"split": HELD_OUT} | GROUPS | NOWHERE, "val", 3),
+    ],
+)
+def test_number_of_clusters(columns, evaluated, clusters, make_run):
+    run, dataset = make_run(**columns)
+    evaluated = dataset.select(evaluated) if isinstance(evaluated, range) else dataset.subset(evaluated)
+    assert cluster_count(run, evaluated.paths) == clusters
+
+
+def test_blocks_divided_by_the_split_are_not_clusters(make_run):
+    run, dataset = make_run(split=["train", "val"] * 6, latitude=0.5)
+    assert split_clusters(run, dataset.subset("val").paths) is None
+
+
+def test_unknown_images_or_no_dataset_file_have_no_clusters(make_run, tmp_path):
+    run, _ = make_run(split=["train"] * 8 + ["val"] * 4)
+    assert split_clusters(run, ["elsewhere.jpg"]) is None
+    assert split_clusters(run, []) is None
+    assert split_clusters(tmp_path, ["images/08.jpg"]) is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "unit"),
     [
         ({}, "places"),
         (GROUPS, "places and groups"),
         (GROUPS | NOWHERE, "groups"),
         ({"kept_whole": np.arange(12) // 2}, "places"),
         (GROUPS | {"kept_whole": np.repeat([0, 1, 2], [6, 2, 4])}, "places and groups"),
-        # Folds by group, though places are known: these lie all over, so that none was held out.
+        # Folds by group: the blocks of the locations are in several folds.
         (GROUPS | {"kept_whole": np.arange(12) // 2, "latitude": 0.5}, "groups"),
         (NOWHERE | {"kept_whole": np.arange(12) // 3}, "places or groups"),
     ],
 )
-def test_what_was_kept_whole_has_a_name(columns, what, written):
-    run, dataset = written(split=HELD_OUT, **columns)
-    assert split_clusters(run, dataset.subset("val").paths).unit == what
+def test_unit_names_the_clusters(columns, unit, make_run):
+    run, dataset = make_run(split=HELD_OUT, **columns)
+    assert split_clusters(run, dataset.subset("val").paths).unit == unit
 
 
-def clusters_of(found) -> int:
+def num_clusters(found) -> int:
     return len(np.unique(found.clusters))
 
 
-def test_what_a_run_held_out_hangs_together_in_an_evaluation_as_in_its_report(written):
-    """Wherever the table lies that names the files: here it is the user's own, and that of the run."""
-    run, dataset = written(split=HELD_OUT)
-    own = split_clusters(run, dataset.subset("val").paths)
+def test_evaluation_and_report_use_the_same_clusters(make_run):
+    """The dataset may be the table of the user or the table that the run saved."""
+    run, dataset = make_run(split=HELD_OUT)
+    in_report = split_clusters(run, dataset.subset("val").paths)
     for table in (dataset, load_dataset(run / "dataset.csv")):
         found = evaluation_clusters(run, table.subset("val"))
-        assert list(found.clusters) == list(own.clusters)
-        assert found.unit == own.unit == "places"
-    # Blocks of a degree; of other images nothing says that so much hangs together.
-    assert clusters_of(own) == 3
-    assert clusters_of(evaluation_clusters(None, dataset.subset("val"))) == 6
+        assert list(found.clusters) == list(in_report.clusters)
+        assert found.unit == in_report.unit == "places"
+    # Blocks of 1°. Without the run, blocks are smaller.
+    assert num_clusters(in_report) == 3
+    assert num_clusters(evaluation_clusters(None, dataset.subset("val"))) == 6
 
 
-def test_what_the_runs_split_has_parted_does_not_hang_together_in_an_evaluation_of_it_either(written):
-    """But images that gave no figure of the run go by what is known of them."""
-    run, dataset = written(split=["train", "val", "test"] * 4, **GROUPS, **NOWHERE)
+def test_blocks_divided_by_the_split_are_not_clusters_in_evaluation(make_run):
+    """Images that the run did not evaluate are clustered by their own columns."""
+    run, dataset = make_run(split=["train", "val", "test"] * 4, **GROUPS, **NOWHERE)
     assert evaluation_clusters(run, dataset.subset("val")) is None
-    assert clusters_of(evaluation_clusters(run, dataset.subset("test"))) == 4
-    assert clusters_of(evaluation_clusters(run, dataset)) == 6
+    assert num_clusters(evaluation_clusters(run, dataset.subset("test"))) == 4
+    assert num_clusters(evaluation_clusters(run, dataset)) == 6
 
 
-def test_groups_that_the_run_did_not_know_of_count(written):
-    run, dataset = written(split=HELD_OUT, **NOWHERE)
+def test_evaluation_uses_groups_unknown_to_the_run(make_run):
+    run, dataset = make_run(split=HELD_OUT, **NOWHERE)
     val = dataset.subset("val")
     assert evaluation_clusters(run, val) is None
     found = evaluation_clusters(run, replace(val, table=val.table.assign(group=list("xxxyyy"))))
@@ -194,52 +179,52 @@ def test_groups_that_the_run_did_not_know_of_count(written):
     assert found.unit == "groups"
 
 
-def test_pictures_of_another_folder_with_the_same_names_are_others(written, tmp_path):
-    run, dataset = written(split=HELD_OUT)
+def test_same_file_names_in_another_folder_are_other_images(make_run, tmp_path):
+    run, dataset = make_run(split=HELD_OUT)
     elsewhere = replace(dataset, root=tmp_path / "elsewhere")
-    assert clusters_of(evaluation_clusters(run, elsewhere.subset("val"))) == 6
+    assert num_clusters(evaluation_clusters(run, elsewhere.subset("val"))) == 6
 
 
-def test_a_cross_validations_own_pictures_hang_together_as_its_folds_were_dealt(written):
-    run, dataset = written(fold=np.arange(12) // 4, kept_whole=np.arange(12) // 4)
-    assert clusters_of(evaluation_clusters(run, dataset)) == 3
+def test_out_of_fold_images_use_the_blocks_of_the_folds(make_run):
+    run, dataset = make_run(fold=np.arange(12) // 4, kept_whole=np.arange(12) // 4)
+    assert num_clusters(evaluation_clusters(run, dataset)) == 3
 
 
 @pytest.mark.parametrize(
-    ("columns", "clusters", "what"),
+    ("columns", "clusters", "unit"),
     [
         (GROUPS | NOWHERE, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5], "groups"),
-        # A group that is not known is one of its own.
+        # An image without a group is a cluster.
         (NOWHERE | {"group": [*"ppqqrr", *[""] * 6]}, [0, 0, 1, 1, 2, 2, *range(3, 9)], "groups"),
-        # Four within 1/32 of a degree, the others each farther away.
+        # Four images within 1/32°, the other images far apart.
         ({"latitude": [0.01, 0.011, 0.02, 0.03, *range(1, 9)]}, [0, 0, 0, 0, *range(1, 9)], "places"),
-        # Groups of two, of which one lies near another.
+        # Groups of two images; two groups are close to each other.
         (
             GROUPS | {"latitude": [0.01, 0.5, 0.02, *range(1, 10)]},
             [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4],
             "places and groups",
         ),
-        # All in one place: groups are what is left.
+        # All images in one location: only groups remain.
         (GROUPS | {"latitude": 0.01}, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5], "groups"),
     ],
 )
-def test_of_other_pictures_the_smallest_blocks_and_groups_hang_together(columns, clusters, what, written):
-    _, dataset = written(**columns)
+def test_new_images_use_the_smallest_blocks_and_groups(columns, clusters, unit, make_run):
+    _, dataset = make_run(**columns)
     found = evaluation_clusters(None, dataset)
     assert list(found.clusters) == clusters
-    assert found.unit == what
+    assert found.unit == unit
 
 
 @pytest.mark.parametrize("columns", [NOWHERE, {"latitude": 0.01}, NOWHERE | {"group": "one"}])
-def test_of_pictures_of_one_place_or_of_none_nothing_is_known(columns, written):
-    _, dataset = written(**columns)
+def test_no_clusters_in_one_location_or_without_locations(columns, make_run):
+    _, dataset = make_run(**columns)
     assert evaluation_clusters(None, dataset) is None
 
 
-def test_copies_that_augmentation_made_are_drawn_with_what_they_were_made_from(written):
-    """Ten copies of a rare image say no more than it does."""
-    made_from = ["", "pictures/00.jpg", "pictures/01.jpg", *[""] * 8, "pictures/10.jpg"]
-    _, dataset = written(**NOWHERE, augmented_from=made_from)
+def test_augmented_copies_are_in_the_cluster_of_their_source(make_run):
+    """Ten copies of a rare image are one observation."""
+    made_from = ["", "images/00.jpg", "images/01.jpg", *[""] * 8, "images/10.jpg"]
+    _, dataset = make_run(**NOWHERE, augmented_from=made_from)
     found = evaluation_clusters(None, dataset)
     assert list(found.clusters) == [0, 0, 0, *range(1, 9), 8]
     assert found.unit == "images with their copies"

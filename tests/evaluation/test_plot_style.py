@@ -1,4 +1,4 @@
-"""A drawing follows its page from light to dark: whatever is painted says its color, and each is seen on both."""
+"""Every color of an SVG plot is set, has contrast in light and dark mode, and changes with the page."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurve
 from efficientnetv2.metrics.calibration import coverage_curve, reliability_bins
 
 SVG = "{http://www.w3.org/2000/svg}"
-OTHERS = "#888888"  # of classes without a color of their own: as far from light as from dark
-LIGHT_PAPER, DARK_PAPER = "#ffffff", "#161616"  # of the pages' style sheet
+OTHERS = "#888888"  # color of further classes: equally far from white and black
+LIGHT_PAPER, DARK_PAPER = "#ffffff", "#161616"  # of the style sheet of the pages
 
 
 def places() -> ImageDataset:
-    """Six classes, so that some have no color of their own, and images without a label."""
+    """Seven labels: more than there are colors, one of them missing."""
     count = 70
     labels = np.arange(count) % 7
     table = pd.DataFrame(
@@ -53,16 +53,16 @@ def places() -> ImageDataset:
     return ImageDataset(root=None, source="a", table=table, class_names=tuple("abcdef"))
 
 
-def of_a_sample(pictures: int, of: int) -> LearningCurve:
-    """A label curve of a sample, from its sixteenth on."""
-    measured = [LearningCurvePoint(pictures // 2**n, 0.6 - n / 20, 0.5, 0.7, 5) for n in range(4, -1, -1)]
-    there, twice = (LearningCurvePoint(count, 0.7, 0.6, 0.8, 0) for count in (of, 2 * of))
-    return LearningCurve(tuple(measured), twice, 0.0, 0.0, 0.1, there)
+def sampled_learning_curve(num_images: int, total: int) -> LearningCurve:
+    """A learning curve of a sample: five sizes up to num_images, and an estimate for all images."""
+    measured = [LearningCurvePoint(num_images // 2**n, 0.6 - n / 20, 0.5, 0.7, 5) for n in range(4, -1, -1)]
+    full, twice = (LearningCurvePoint(count, 0.7, 0.6, 0.8, 0) for count in (total, 2 * total))
+    return LearningCurve(tuple(measured), twice, 0.0, 0.0, 0.1, full)
 
 
-def drawn():
+def plots():
     rng = np.random.default_rng(0)
-    shares = rng.dirichlet([1, 1], 200)
+    probabilities = rng.dirichlet([1, 1], 200)
     point = LearningCurvePoint(num_images=10, macro_f1=0.5, low=0.4, high=0.6, draws=3)
     rows = [row | {"loss": 1e-6 * (1 + row["step"]), "macro_f1": 0.3} for row in HISTORY]
     return {
@@ -72,16 +72,16 @@ def drawn():
         "one over time": draw_top1_over_time({"": HISTORY}),
         "sizes": draw_sizes(_curve(trained_px=96)),
         "labels": draw_label_curve(LearningCurve((point,), point, 0.1, 0.0, 0.2)),
-        "labels of a sample": draw_label_curve(of_a_sample(500, 1_000_000)),
-        "reliability": draw_reliability(reliability_bins(rng.integers(0, 2, 200), shares)),
-        "abstention": draw_coverage(coverage_curve(rng.random(200) < 0.7, shares.max(axis=1))),
+        "labels of a sample": draw_label_curve(sampled_learning_curve(500, 1_000_000)),
+        "reliability": draw_reliability(reliability_bins(rng.integers(0, 2, 200), probabilities)),
+        "abstention": draw_coverage(coverage_curve(rng.random(200) < 0.7, probabilities.max(axis=1))),
         "places": draw_places(places()),
         "times": draw_times(places(), "year"),
     }
 
 
-def paints(node, inherited=None):
-    """Color of everything painted, by what is written at it or around it; None where nothing is: that is black."""
+def painted_colors(node, inherited=None):
+    """The color of each painted element, by its style or that of its parents; None if there is none (black)."""
     if node.tag == f"{SVG}clipPath":
         return
     style = dict(re.findall(r"([a-z-]+): ([^;\"]+)", node.get("style", "")))
@@ -89,14 +89,14 @@ def paints(node, inherited=None):
     if node.tag == f"{SVG}use" or (node.tag == f"{SVG}path" and not node.get("id")):
         yield from {fill} | ({style["stroke"]} if "stroke" in style else set())
     for child in node:
-        yield from paints(child, fill)
+        yield from painted_colors(child, fill)
 
 
-@pytest.mark.parametrize("name", drawn())
-def test_whatever_is_painted_says_its_color(name):
-    figure = drawn()[name]
+@pytest.mark.parametrize("name", plots())
+def test_every_painted_element_has_a_known_color(name):
+    figure = plots()[name]
     assert figure is not None
-    found = set(paints(ElementTree.fromstring(svg(figure))))
+    found = set(painted_colors(ElementTree.fromstring(svg(figure))))
     assert found <= {*COLORS, INK, GRID, OTHERS, "none"}
     assert len(found) > 2
     assert any(f'[style*="fill: {INK}"] {{ fill: {ON_DARK[INK]}' in line for line in svg(figure).decode().splitlines())
@@ -108,22 +108,22 @@ def luminance(color):
     return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
 
-def contrast(one, other):
+def contrast(first, second):
     """Source: WCAG 2.2, contrast ratio."""
-    dark, light = sorted((luminance(one), luminance(other)))
+    dark, light = sorted((luminance(first), luminance(second)))
     return (light + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.parametrize("color", [INK, OTHERS, *COLORS])
-def test_each_color_is_seen_on_both(color):
-    """3 : 1 is what WCAG asks of graphical objects; the pink of Okabe and Ito's on white lies a little below."""
+def test_every_color_has_contrast_in_light_and_dark(color):
+    """WCAG requires 3 : 1 for graphical objects; the pink of Okabe and Ito is slightly below on white."""
     least = 4.5 if color == INK else 2.8
     assert contrast(color, LIGHT_PAPER) > least
     assert contrast(ON_DARK.get(color, color), DARK_PAPER) > least
 
 
-def test_colors_are_told_apart_on_both():
-    assert len({*COLORS, INK, GRID}) == len({ON_DARK.get(one, one) for one in (*COLORS, INK, GRID)}) == 7
+def test_colors_are_distinct_in_light_and_dark():
+    assert len({*COLORS, INK, GRID}) == len({ON_DARK.get(color, color) for color in (*COLORS, INK, GRID)}) == 7
 
 
 AWKWARD = ("_first", "$5_ to $10^", "森林", "a_run_of_" + 30 * "many_words_")
@@ -134,8 +134,8 @@ def legend_of(figure):
 
 
 @pytest.mark.parametrize("draw", [draw_top1_over_time, draw_hyperparameters])
-def test_a_legend_has_every_run_whatever_it_is_called(draw):
-    """Formulas are not read into names, and letters without a font raise no warning."""
+def test_legend_shows_every_run_name(draw):
+    """Names are not parsed as formulas, and letters without a glyph raise no warning."""
     figure = draw(dict.fromkeys(AWKWARD, HISTORY))
     assert png(figure)
     assert svg(figure)
@@ -146,14 +146,14 @@ def test_a_legend_has_every_run_whatever_it_is_called(draw):
 
 
 @pytest.mark.parametrize("draw", [draw_top1_over_time, draw_hyperparameters])
-def test_no_two_of_many_runs_have_the_same_line(draw):
+def test_twelve_runs_have_different_lines(draw):
     figure = draw({f"run {number}": HISTORY for number in range(12)})
     for ax in figure.axes:
         assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == len(ax.lines) == 12
 
 
-def test_bars_keep_their_room_beside_long_names():
-    """And two runs whose names are cut to the same have bars of their own."""
+def test_bars_have_room_next_to_long_names():
+    """Two runs with the same shortened name have separate bars."""
     runs = {f"{name}{end}": stage_costs(HISTORY) for name in AWKWARD for end in "ab"}
     figure = draw_costs(runs)
     assert png(figure)
@@ -163,13 +163,13 @@ def test_bars_keep_their_room_beside_long_names():
 
 
 @pytest.mark.parametrize("column", ["年", "$x_$"])
-def test_a_column_of_times_may_have_any_name(column):
+def test_column_of_times_may_have_any_name(column):
     table = places().table.rename(columns={"year": column})
     assert svg(draw_times(replace(places(), table=table), column))
 
 
-def test_captions_of_a_sheet_are_as_wide_as_their_pictures():
-    """Also those of the images that were mixed in; and a name is no formula."""
+def test_captions_are_as_wide_as_their_images():
+    """Captions of mixed images are wrapped, and a name is not a formula."""
     image = np.zeros((8, 8, 3), np.uint8)
     long = "a_class_of_a_rather_long_name"
     figure = draw_rows([ImageRow("mixed", [image] * 2, [f"60% $_{{$^ + 40% {long}", "oak"])])
@@ -178,16 +178,16 @@ def test_captions_of_a_sheet_are_as_wide_as_their_pictures():
     assert caption == "60% \\$_{\\$^\n+ 40% a_class_of_a_\nrather_long_name"
 
 
-@pytest.mark.parametrize(("pictures", "of"), [(5000, 5003), (5000, 40_000), (500, 1_000_000)])
-def test_numbers_of_labels_have_room_however_far_a_sample_is_from_all(pictures, of):
-    figure = draw_label_curve(of_a_sample(pictures, of))
+@pytest.mark.parametrize(("num_images", "total"), [(5000, 5003), (5000, 40_000), (500, 1_000_000)])
+def test_tick_labels_of_a_sampled_learning_curve_do_not_overlap(num_images, total):
+    figure = draw_label_curve(sampled_learning_curve(num_images, total))
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
-    assert figure.axes[0].get_xticklabels()[-1].get_text() == f"{2 * of:,}"
-    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    assert figure.axes[0].get_xticklabels()[-1].get_text() == f"{2 * total:,}"
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
-def test_the_curve_of_a_hundred_thousand_pictures_is_no_larger_than_a_page_takes():
+def test_large_coverage_curve_is_thinned_to_500_points():
     rng = np.random.default_rng(0)
     curve = coverage_curve(rng.random(100_000) < 0.7, rng.random(100_000))
     panel = draw_coverage(curve).axes[0]

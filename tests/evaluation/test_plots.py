@@ -1,4 +1,4 @@
-"""What each stage cost, added up by hand; and the drawings hold what they should, without what rows lack."""
+"""Costs of each stage by hand, and the data of each plot."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from efficientnetv2.evaluation.plots import (
 from efficientnetv2.inference.predict import SizeMetrics, best_size
 
 
-def _train(step, px, seconds, waited, *, images=32, **setting):
+def _train(step, px, seconds, waited, *, images=32, **hyperparameters):
     return {
         "kind": "train", "step": step, "epoch": step / 10, "image_size": px, "train_s": seconds, "data_wait_s": waited,
-        "images_per_s": images / seconds, **setting,
+        "images_per_s": images / seconds, **hyperparameters,
     }  # fmt: skip
 
 
@@ -36,7 +36,7 @@ HISTORY = [
 ]  # fmt: skip
 
 
-def test_a_stage_is_what_its_rows_come_to():
+def test_stage_costs_by_hand():
     small, large = stage_costs(HISTORY)
     assert (small.image_size, small.epochs, small.seconds, small.top1) == (64, 2.0, 10.0, 0.3)
     assert (large.image_size, large.epochs, large.seconds, large.top1) == (128, 2.0, 20.0, 0.5)
@@ -44,26 +44,26 @@ def test_a_stage_is_what_its_rows_come_to():
     assert (small.data_wait_fraction, large.data_wait_fraction) == pytest.approx((0.1, 0.3))
 
 
-def test_a_stage_of_the_same_size_with_other_regularization_is_another():
+def test_stage_of_the_same_size_with_other_regularization_is_separate():
     rows = [_train(10, 64, 4.0, 0.0, dropout=0.1), _train(20, 64, 4.0, 0.0, dropout=0.2)]
     first, second = stage_costs(rows)
     assert first.top1 is second.top1 is None, "no validation within"
     assert second.epochs == 1.0
 
 
-def test_what_changes_all_the_time_has_no_stages():
+def test_hyperparameters_that_always_change_give_no_stages():
     assert stage_costs([_train(step, 64 + step, 1.0, 0.0) for step in range(13)]) == ()
     assert stage_costs([]) == ()
-    assert stage_costs([{"kind": "train", "step": 1, "epoch": 1.0, "loss": 2.0}]) == (), "of an older version"
+    assert stage_costs([{"kind": "train", "step": 1, "epoch": 1.0, "loss": 2.0}]) == (), "history of an older version"
 
 
-def test_accuracy_is_that_of_so_much_training():
-    """4 s at the first validation, 10 at the second, 30 at the third: time for validation is in none of them."""
+def test_top1_over_training_time():
+    """4 s at the first validation, 10 s at the second, 30 s at the third, without time for validation."""
     assert top1_over_time(HISTORY) == [(4.0, 0.2), (10.0, 0.3), (30.0, 0.5)]
     assert top1_over_time([_val(10, 0.2)]) == []
 
 
-def test_bars_are_as_long_as_the_stages():
+def test_bar_lengths_are_the_stage_seconds():
     (ax,) = draw_costs({"": stage_costs(HISTORY)}).axes
     working, waiting = ([bar.get_width() for bar in bars] for bars in ax.containers)
     assert working == pytest.approx([9.0, 14.0])
@@ -72,14 +72,14 @@ def test_bars_are_as_long_as_the_stages():
     assert draw_costs({"": ()}) is None
 
 
-def test_of_several_runs_the_bars_say_whose_they_are():
+def test_bars_of_several_runs_are_labeled():
     costs = {"fixed": stage_costs(HISTORY[4:]), "growing": stage_costs(HISTORY)}
     (ax,) = draw_costs(costs).axes
     labels = [tick.get_text() for tick in ax.get_yticklabels()]
     assert labels == ["fixed, 1: 128 px", "growing, 1: 64 px", "growing, 2: 128 px"]
 
 
-def test_a_line_for_each_run_against_its_time():
+def test_each_run_has_a_line_over_its_training_time():
     (ax,) = draw_top1_over_time({"fixed": HISTORY[4:], "growing": HISTORY, "none": []}).axes
     fixed, growing = ax.lines
     assert fixed.get_xydata().tolist() == [[20.0, 50.0]]
@@ -89,15 +89,15 @@ def test_a_line_for_each_run_against_its_time():
     assert draw_top1_over_time({"none": []}) is None
 
 
-def test_a_single_run_is_marked_where_its_stages_begin():
+def test_single_run_has_its_stages_marked():
     (ax,) = draw_top1_over_time({"": HISTORY}).axes
     assert [text.get_text() for text in ax.texts] == ["64 px", "128 px"]
     assert [text.xy[0] for text in ax.texts] == [0.0, 10.0]
 
 
-def test_long_runs_are_told_in_minutes_and_hours():
-    long = [_train(10, 64, 7200.0, 0.0), _val(10, 0.5)]
-    (ax,) = draw_top1_over_time({"": long}).axes
+def test_long_runs_use_hours():
+    rows = [_train(10, 64, 7200.0, 0.0), _val(10, 0.5)]
+    (ax,) = draw_top1_over_time({"": rows}).axes
     assert ax.get_xlabel() == "hours of training"
     assert ax.lines[0].get_xydata().tolist() == [[2.0, 50.0]]
 
@@ -110,7 +110,7 @@ def _epoch_row(epoch, **values):
     return {"kind": "train", "epoch": epoch, "loss": 1.0 - epoch / 10, **values}
 
 
-def test_a_panel_for_the_loss_one_for_validation_and_one_per_setting_that_changed():
+def test_panels_are_loss_validation_and_changed_hyperparameters():
     rows = [_epoch_row(e, image_size=128 + 32 * e, dropout=0.2, randaugment=5.0 + e, mixup_alpha=0.0) for e in range(3)]
     rows.append({"kind": "val", "epoch": 3, "top1": 0.5, "macro_f1": 0.4})
     figure = draw_training_curves(rows)
@@ -125,19 +125,19 @@ def test_a_panel_for_the_loss_one_for_validation_and_one_per_setting_that_change
     assert constant_hyperparameters(rows) == {"dropout": 0.2}
 
 
-def test_nothing_to_draw():
+def test_empty_history_gives_no_plot():
     assert draw_training_curves([]) is None
     assert draw_training_curves([{"kind": "train", "epoch": 0.0}]) is None
 
 
-def test_missing_and_broken_values_are_left_out():
+def test_missing_and_non_finite_values_are_skipped():
     rows = [_epoch_row(0, lr=None, drop_path=None), *(_epoch_row(epoch, lr=float("nan")) for epoch in (1, 2))]
     rows.append({"kind": "train", "epoch": 3.0, "loss": float("inf")})
     rows.append({"kind": "val", "epoch": 2.0, "top1": None, "macro_f1": 0.4})
     assert _panels(draw_training_curves(rows)) == ["loss", "validation"]
 
 
-def test_the_panel_of_validation_says_of_which_images_its_points_are():
+def test_validation_panel_names_the_images():
     def title(*points):
         rows = [{"kind": kind, "epoch": e, "top1": 0.5, "num_images": n} for e, (kind, n) in enumerate(points)]
         return _panels(draw_training_curves(rows))[0]
@@ -155,29 +155,29 @@ POINTS = tuple(
 
 
 def _curve(**changes):
-    given = {"points": POINTS, "own_px": 128, "trained_px": 128, "role": "may select"}
-    return SizeCurve(**(given | changes))
+    fields = {"points": POINTS, "own_px": 128, "trained_px": 128, "role": "may select"}
+    return SizeCurve(**(fields | changes))
 
 
-def test_of_equal_ones_the_smallest_is_best():
+def test_best_size_is_the_smallest_of_equal_sizes():
     assert best_size(POINTS).image_size == 128
     assert mentions(_curve().advice, "128")
 
 
-def test_pictures_that_give_the_figure_name_no_best_size():
+def test_sizes_of_evaluation_images_give_no_advice():
     advice = _curve(role="shown").advice
     assert "128" not in advice
     assert "optimistic" in advice
 
 
-def test_minival_says_what_it_has_chosen():
+def test_size_advice_names_the_size_that_minival_selected():
     assert mentions(_curve(role="selected", own_px=160).advice, "160")
 
 
 @pytest.mark.parametrize(
     ("trained_px", "marks"), [(128, ["model file, training"]), (96, ["model file", "training"]), (None, ["model file"])]
 )
-def test_the_sizes_that_count_are_marked(trained_px, marks):
+def test_model_and_training_size_are_marked(trained_px, marks):
     (ax,) = draw_sizes(_curve(trained_px=trained_px)).axes
     assert [text.get_text() for text in ax.texts] == marks
     assert ax.lines[0].get_xydata().tolist() == [[96, 60], [128, 80], [160, 80]]

@@ -1,4 +1,4 @@
-"""Answers read again from predictions.csv, and two of them compared."""
+"""Reading and writing predictions.csv, and paired differences of two files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.utils.errors import InputError
 
 
-def written(folder, rows):
+def written_table(folder, rows):
     folder.mkdir()
     pd.DataFrame(rows, columns=["path", "predicted_label", "true_label"]).to_csv(
         folder / "predictions.csv", index=False
@@ -33,37 +33,37 @@ def written(folder, rows):
     return folder
 
 
-def test_only_pictures_that_both_answered_are_compared(tmp_path):
-    """b, c and d: two right against one, so a third of top-1 better; of class x both recalls differ by 1/2."""
-    one = written(tmp_path / "one", [("a", "x", "y"), ("b", "x", "x"), ("c", "x", "x"), ("d", "x", "NA")])
-    other = written(tmp_path / "two", [("d", "y", "NA"), ("c", "y", "x"), ("b", "x", "x"), ("e", "x", "x")])
-    found = compare_predictions(load_predictions(one), load_predictions(other))
-    assert found.num_images == 3
-    assert found.top1.value == pytest.approx(1 / 3)
-    assert list(found.f1) == ["NA", "x"]
-    assert found.f1["x"].value == pytest.approx(4 / 5 - 2 / 3)
+def test_only_images_in_both_files_are_compared(tmp_path):
+    """b, c and d: two right against one, so top-1 is better by 1/3; both recalls of x differ by 1/2."""
+    first = written_table(tmp_path / "one", [("a", "x", "y"), ("b", "x", "x"), ("c", "x", "x"), ("d", "x", "NA")])
+    second = written_table(tmp_path / "two", [("d", "y", "NA"), ("c", "y", "x"), ("b", "x", "x"), ("e", "x", "x")])
+    difference = compare_predictions(load_predictions(first), load_predictions(second))
+    assert difference.num_images == 3
+    assert difference.top1.value == pytest.approx(1 / 3)
+    assert list(difference.f1) == ["NA", "x"]
+    assert difference.f1["x"].value == pytest.approx(4 / 5 - 2 / 3)
 
 
-@pytest.mark.parametrize(("places", "told"), [(9, True), (10, False)])
-def test_of_few_places_it_is_said_what_they_leave_open(places, told):
-    answers = pd.DataFrame({"predicted_label": "x", "true_label": "x"}, index=[f"{row}.jpg" for row in range(20)])
-    clusters = pd.Series([row % places for row in range(20)], index=answers.index)
-    found = compare_predictions(answers, answers, clusters=clusters)
+@pytest.mark.parametrize(("num_clusters", "warned"), [(9, True), (10, False)])
+def test_few_clusters_are_reported(num_clusters, warned):
+    predictions = pd.DataFrame({"predicted_label": "x", "true_label": "x"}, index=[f"{row}.jpg" for row in range(20)])
+    clusters = pd.Series([row % num_clusters for row in range(20)], index=predictions.index)
+    found = compare_predictions(predictions, predictions, clusters=clusters)
     (line,) = summary_lines(ReportContext(last=("before", found)))
-    assert ("With only 9 clusters, nothing is certain unless six or more differ." in line) is told
-    assert mentions(line, places, "clusters")
-    assert "places" not in line, "they may be pictures with their copies"
+    assert ("With only 9 clusters, nothing is certain unless six or more differ." in line) is warned
+    assert mentions(line, num_clusters, "clusters")
+    assert "places" not in line, "clusters may be images with their copies"
 
 
-def test_nothing_in_common_is_no_comparison_and_other_labels_are_refused(tmp_path):
-    one, two = (load_predictions(written(tmp_path / name, [(name, "x", "x")])) for name in "ab")
-    assert compare_predictions(one, two) is None
-    three = load_predictions(written(tmp_path / "c", [("a", "x", "y")]))
+def test_no_common_images_or_other_labels(tmp_path):
+    first, second = (load_predictions(written_table(tmp_path / name, [(name, "x", "x")])) for name in "ab")
+    assert compare_predictions(first, second) is None
+    other_labels = load_predictions(written_table(tmp_path / "c", [("a", "x", "y")]))
     with pytest.raises(InputError, match=mentioning("'x'", "'y'", "1")):
-        compare_predictions(one, three)
+        compare_predictions(first, other_labels)
 
 
-def test_what_is_no_table_of_answers_is_refused(tmp_path):
+def test_file_without_predictions_is_rejected(tmp_path):
     with pytest.raises(InputError, match=mentioning("predictions.csv")):
         load_predictions(tmp_path)
     pd.DataFrame({"path": ["a"], "predicted_label": ["x"]}).to_csv(tmp_path / "predictions.csv")
@@ -72,21 +72,21 @@ def test_what_is_no_table_of_answers_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"path,label,true_label\n\xff,x,x\n"])
-def test_a_damaged_table_of_answers_is_refused_by_name(content, tmp_path):
+def test_damaged_file_is_rejected_by_name(content, tmp_path):
     (tmp_path / "predictions.csv").write_bytes(content)
     with pytest.raises(InputError, match=mentioning("predictions.csv")):
         load_predictions(tmp_path)
 
 
-def written_predictions(tmp_path, probabilities, names, **more):
+def written_predictions(tmp_path, probabilities, names, **options):
     logits = torch.tensor(probabilities, dtype=torch.float32).log()
     predictions = Predictions(np.arange(len(logits)), np.zeros(len(logits), dtype=np.int64), logits)
     paths = [f"{row}.jpg" for row in range(len(logits))]
-    write_predictions(tmp_path / "predictions.csv", predictions_table(predictions, paths, names, **more))
+    write_predictions(tmp_path / "predictions.csv", predictions_table(predictions, paths, names, **options))
     return pd.read_csv(tmp_path / "predictions.csv")
 
 
-def test_each_class_has_a_column_even_one_called_path(tmp_path):
+def test_each_class_has_a_column_even_if_called_path(tmp_path):
     table = written_predictions(tmp_path, [[0.2, 0.8], [0.6, 0.4]], ["cat", "path"])
     assert table.columns.tolist() == ["path", "predicted_label", "probability", "cat", "probability of path"]
     assert table["probability"].tolist() == pytest.approx([0.8, 0.6])
@@ -94,7 +94,7 @@ def test_each_class_has_a_column_even_one_called_path(tmp_path):
     assert table["cat"].tolist() == pytest.approx([0.2, 0.6])
 
 
-def test_the_true_label_stands_beside_the_answer(tmp_path):
+def test_true_label_is_next_to_the_prediction(tmp_path):
     table = written_predictions(tmp_path, [[0.2, 0.8], [0.6, 0.4]], ["cat", "true_label"], true_labels=["cat", "cat"])
     assert table.columns.tolist() == [
         "path", "predicted_label", "probability", "true_label", "cat", "probability of true_label",
@@ -103,43 +103,43 @@ def test_the_true_label_stands_beside_the_answer(tmp_path):
     assert table["predicted_label"].tolist() == ["true_label", "cat"]
 
 
-def test_what_chance_drew_whole_stands_last_and_is_read_again(tmp_path):
-    """Next to a class of that name, which keeps its own column; places are read as numbers of any kind."""
-    names, pictures = ["cat", "cluster"], [[0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]
-    table = written_predictions(tmp_path, pictures, names, true_labels=["cat"] * 3, clusters=np.array([7, 3, 7]))
+def test_clusters_are_the_last_column_and_are_read_back(tmp_path):
+    """A class named "cluster" keeps its column; cluster ids are renumbered."""
+    names, probabilities = ["cat", "cluster"], [[0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]
+    table = written_predictions(tmp_path, probabilities, names, true_labels=["cat"] * 3, clusters=np.array([7, 3, 7]))
     assert table.columns.tolist() == [
         "path", "predicted_label", "probability", "true_label", "cat", "probability of cluster", "cluster",
     ]  # fmt: skip
-    whole = saved_clusters(load_predictions(tmp_path))
-    assert whole.to_dict() == {"0.jpg": 0, "1.jpg": 1, "2.jpg": 0}
-    _, shares = read_predictions(tmp_path / "predictions.csv", names)
-    assert shares[:, 1].tolist() == pytest.approx([0.8, 0.4, 0.3])
-    written_predictions(tmp_path, pictures, names, true_labels=["cat"] * 3)
+    clusters = saved_clusters(load_predictions(tmp_path))
+    assert clusters.to_dict() == {"0.jpg": 0, "1.jpg": 1, "2.jpg": 0}
+    _, read = read_predictions(tmp_path / "predictions.csv", names)
+    assert read[:, 1].tolist() == pytest.approx([0.8, 0.4, 0.3])
+    written_predictions(tmp_path, probabilities, names, true_labels=["cat"] * 3)
     assert saved_clusters(load_predictions(tmp_path)) is None
 
 
-@pytest.mark.parametrize("before", [False, True])
-def test_a_table_is_read_with_and_without_the_probability_of_the_label(before, tmp_path):
-    """Version 0.1 wrote none, so that a class of that name had its column."""
+@pytest.mark.parametrize("version_0_1", [False, True])
+def test_table_is_read_with_and_without_the_label_probability(version_0_1, tmp_path):
+    """Version 0.1 wrote no such column, so a class named "probability" had it."""
     names = ["cat", "probability"]
     table = written_predictions(tmp_path, [[0.2, 0.8], [0.6, 0.4]], names, true_labels=["cat"] * 2)
-    if before:
+    if version_0_1:
         table = table.drop(columns="probability").rename(columns={"probability of probability": "probability"})
         table.to_csv(tmp_path / "predictions.csv", index=False)
-    paths, shares = read_predictions(tmp_path / "predictions.csv", names)
+    paths, read = read_predictions(tmp_path / "predictions.csv", names)
     assert paths == ["0.jpg", "1.jpg"]
-    assert shares[:, 1].tolist() == pytest.approx([0.8, 0.4])
+    assert read[:, 1].tolist() == pytest.approx([0.8, 0.4])
     assert load_predictions(tmp_path)["predicted_label"].tolist() == ["probability", "cat"]
 
 
-def test_answers_that_cannot_be_put_in_place_are_kept_beside_it(tmp_path, monkeypatch):
-    """As where a spreadsheet has the file open, on Windows; and where the disk is full nothing is left."""
-    replacing, files = os.replace, ("predictions.csv", "predictions_2.csv")
+def test_locked_file_is_saved_under_another_name(tmp_path, monkeypatch):
+    """On Windows a spreadsheet locks an open file. With a full disk no file is left."""
+    os_replace, files = os.replace, ("predictions.csv", "predictions_2.csv")
 
     def locked(source, target):
         if Path(target).name in files[:1]:
             raise PermissionError(13, "Permission denied", str(target))
-        replacing(source, target)
+        os_replace(source, target)
 
     (tmp_path / "predictions.csv").write_text("before")
     monkeypatch.setattr(os, "replace", locked)
@@ -157,7 +157,7 @@ def test_answers_that_cannot_be_put_in_place_are_kept_beside_it(tmp_path, monkey
     assert sorted(file.name for file in tmp_path.iterdir()) == list(files)
 
 
-def test_of_very_many_classes_the_five_most_probable_are_written(tmp_path):
+def test_many_classes_are_written_as_the_top_five(tmp_path):
     """21,843 classes and 100,000 images would be 2 billion numbers."""
     probabilities = np.full((2, 1001), 0.1 / 996)
     probabilities[0, [7, 1000, 3, 500, 20]] = [0.3, 0.25, 0.2, 0.1, 0.05]
@@ -166,7 +166,7 @@ def test_of_very_many_classes_the_five_most_probable_are_written(tmp_path):
     ends = ("", "_2", "_3", "_4", "_5")
     assert table.columns.tolist() == [
         "path",
-        *(f"{word}{end}" for end in ends for word in ("predicted_label", "probability")),
+        *(f"{name}{end}" for end in ends for name in ("predicted_label", "probability")),
     ]
     assert [[row[f"predicted_label{end}"] for end in ends] for _, row in table.iterrows()] == [
         ["c7", "c1000", "c3", "c500", "c20"],
@@ -175,8 +175,8 @@ def test_of_very_many_classes_the_five_most_probable_are_written(tmp_path):
     assert table.loc[0, "probability_5"] == pytest.approx(0.05)
 
 
-def test_a_table_of_a_thousand_classes_is_written_without_a_warning(tmp_path):
-    """Warnings are errors here; pandas warns of a table that grows by a hundred columns one by one."""
+def test_table_of_a_thousand_classes_gives_no_warning(tmp_path):
+    """Warnings are errors here, and pandas warns of many columns added one by one."""
     names = [f"c{number}" for number in range(1000)]
     table = written_predictions(tmp_path, np.full((2, 1000), 0.001), names)
     assert table.columns.tolist() == ["path", "predicted_label", "probability", *names]

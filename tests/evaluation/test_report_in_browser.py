@@ -1,7 +1,6 @@
-"""The report in a real browser, on a desk and on a phone, with 3 and with 100 classes.
+"""The report in Chromium, at desktop and phone width, with 3 and with 100 classes.
 
-Nothing runs over the edge, small images fill the room that they are given, and text stands in the middle, in lines of
-a length that one likes to read.
+Nothing overflows or overlaps, small images fill their boxes, and text is centered in lines of readable length.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from PIL import Image, ImageColor
 
 from efficientnetv2.evaluation import explain, report
 from efficientnetv2.evaluation.crossval_summary import Candidate, CrossValidationSummary, FoldScore
-from efficientnetv2.evaluation.generalization import SplitComparison as Dealt
+from efficientnetv2.evaluation.generalization import SplitComparison
 from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.plot_style import COLORS, INK, ON_DARK
 from efficientnetv2.evaluation.predictions import compare_predictions
@@ -40,12 +39,12 @@ from efficientnetv2.metrics.subgroups import slice_metrics
 from efficientnetv2.utils.random_key import Key
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# What keeps a headless browser from looking for the network, its screen and its profile.
+# A headless browser without network, display or profile.
 QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-# Names as users have them: of one long word, of letters that no line of ours knows how to part, of wide ones.
+# Long class names: one long word, scripts without spaces, wide letters, markup.
 AWKWARD = (
     "Donaudampfschifffahrtselektrizitätenhauptbetriebswerk",
     "temporary_unproductive_industrial_plantation_regrowth",
@@ -59,78 +58,78 @@ PROBE = """<script>addEventListener('load', () => {
   const inside = document.getElementById('page').contentDocument, root = inside.documentElement;
   inside.querySelectorAll('details').forEach(one => { one.open = true; });
   const box = one => one.getBoundingClientRect();
-  const told = (name, found) => document.body.dataset[name] =
+  const report = (name, found) => document.body.dataset[name] =
     found.slice(0, 9).map(one => (one.className.baseVal ?? one.className) + ':' + one.textContent.slice(0, 40))
       .join('|');
   const all = [...inside.body.querySelectorAll('*')].filter(one => box(one).width > 0);
   const style = one => getComputedStyle(one);
-  told('cut', [...inside.querySelectorAll('.wide')].filter(
+  report('cut', [...inside.querySelectorAll('.wide')].filter(
     one => !one.querySelector('.matrix') && one.scrollWidth > one.clientWidth + 1));
-  told('wider', all.filter(one => !one.closest('.wide, .curve') && box(one).right > root.clientWidth + 1));
-  told('clipped', all.filter(
+  report('wider', all.filter(one => !one.closest('.wide, .curve') && box(one).right > root.clientWidth + 1));
+  report('clipped', all.filter(
     one => ['hidden', 'clip'].includes(style(one).overflowX) && one.scrollWidth > one.clientWidth + 1));
-  told('outside', [...inside.querySelectorAll('svg text')].filter(one => {
+  report('outside', [...inside.querySelectorAll('svg text')].filter(one => {
     const [a, b] = [box(one), box(one.ownerSVGElement)];
     return a.left < b.left - 1 || a.top < b.top - 1 || a.right > b.right + 1 || a.bottom > b.bottom + 1;
   }));
-  told('overlapping', [...inside.querySelectorAll('td, th, figcaption, .tiles div, dd, dt, li')].filter(one => {
+  report('overlapping', [...inside.querySelectorAll('td, th, figcaption, .tiles div, dd, dt, li')].filter(one => {
     const next = one.nextElementSibling;
     return next && box(next).width && box(one).width && box(one).right > box(next).left + 1
       && box(one).bottom > box(next).top + 1 && box(next).bottom > box(one).top + 1;
   }));
-  told('tiny', [...inside.querySelectorAll('.thumb img')].filter(one => {
+  report('tiny', [...inside.querySelectorAll('.thumb img')].filter(one => {
     const room = one.parentElement;
     return one.clientWidth < 0.9 * room.clientWidth && one.clientHeight < 0.9 * room.clientHeight;
   }));
-  told('aside', [...inside.body.children].filter(one => box(one).width > 0
+  report('aside', [...inside.body.children].filter(one => box(one).width > 0
     && Math.abs(box(one).left - (root.clientWidth - box(one).right)) > 2));
-  told('long', [...inside.querySelectorAll('p, li')].filter(one => box(one).width > 46 * 16 + 1));
+  report('long', [...inside.querySelectorAll('p, li')].filter(one => box(one).width > 46 * 16 + 1));
   document.body.dataset.widths = root.scrollWidth + ' of ' + root.clientWidth;
 });</script>"""
 
 
-def measured(page, width, profile):
-    """What a browser says of a page: its width, and which of its parts stand out of where they belong."""
+def measure(page, width, profile):
+    """The width of a page in the browser, and its elements that overflow, overlap or are too small."""
     frame = f"<iframe id=page src={page.name} style='width:{width}px;height:900px;border:0'></iframe>"
     probe = page.with_name("probe.html")
     probe.write_text(f"<!doctype html><meta charset=utf-8><body>{frame}{PROBE}</body>", encoding="utf-8")
-    shown = subprocess.run(
+    dom = subprocess.run(
         [
             str(CHROMIUM), *QUIET, f"--user-data-dir={profile}", "--window-size=1400,1000",
             "--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom", probe.as_uri(),
         ],
         capture_output=True, text=True, timeout=300, check=True,
     ).stdout  # fmt: skip
-    found = dict(re.findall(r'data-(\w+)="([^"]*)"', shown))
-    assert "widths" in found, shown[-500:]
+    found = dict(re.findall(r'data-(\w+)="([^"]*)"', dom))
+    assert "widths" in found, dom[-500:]
     return found
 
 
-def stands_out(found, width):
-    """The parts of a page that do; on a phone nothing but a matrix may have to be scrolled to."""
-    needed, given = map(int, found["widths"].split(" of "))
-    assert given in range(width - 20, width + 1)
-    kinds = ("wider", "clipped", "outside", "overlapping", "tiny", "aside", "long", *(["cut"] if width == 390 else []))
-    out = {kind: found[kind] for kind in kinds if found[kind]}
-    return out if needed <= given else out | {"widths": found["widths"]}
+def layout_faults(found, width):
+    """The faults by type; on a phone only a matrix may scroll."""
+    needed, available = map(int, found["widths"].split(" of "))
+    assert available in range(width - 20, width + 1)
+    types = ("wider", "clipped", "outside", "overlapping", "tiny", "aside", "long", *(["cut"] if width == 390 else []))
+    faults = {type_: found[type_] for type_ in types if found[type_]}
+    return faults if needed <= available else faults | {"widths": found["widths"]}
 
 
-def answered(classes):
-    """Names, and forty images of each: their classes, the answers, the probabilities."""
+def predicted_dataset(classes):
+    """Class names and forty images each: labels, predictions, probabilities."""
     rng = np.random.default_rng(0)
-    long = [f"class_{k:03d}_of_a_rather_long_name" for k in range(classes)]
-    names = (*AWKWARD, *long)[:classes] if classes > len(AWKWARD) else (*AWKWARD[:2], "oak")
+    generated = [f"class_{k:03d}_of_a_rather_long_name" for k in range(classes)]
+    names = (*AWKWARD, *generated)[:classes] if classes > len(AWKWARD) else (*AWKWARD[:2], "oak")
     true = np.arange(40 * classes) % classes
     predicted = np.where(rng.random(len(true)) < 0.7, true, rng.integers(0, classes, len(true)))
-    stated = rng.uniform(0.35, 0.99, len(true))[:, None]
-    probabilities = np.full((len(true), classes), 0.0) + (1 - stated) / (classes - 1)
-    probabilities[np.arange(len(true)), predicted] = stated[:, 0]
+    confidence = rng.uniform(0.35, 0.99, len(true))[:, None]
+    probabilities = np.full((len(true), classes), 0.0) + (1 - confidence) / (classes - 1)
+    probabilities[np.arange(len(true)), predicted] = confidence[:, 0]
     return names, true, predicted, probabilities
 
 
 def page(folder, classes):
-    names, true, predicted, probabilities = answered(classes)
-    shown = classification_metrics(true, probabilities, names)
+    names, true, predicted, probabilities = predicted_dataset(classes)
+    metrics = classification_metrics(true, probabilities, names)
     region = pd.DataFrame({"region with a long name": [f"the {k % 19}th of many regions" for k in range(len(true))]})
     parts = slice_metrics(region, true, predicted, true == predicted)
     scaled = TemperatureScaling(1.4321, 123, "minival", probabilities)
@@ -139,92 +138,95 @@ def page(folder, classes):
         subgroup_section(parts),
         cost_section(true, probabilities, ErrorCosts(1.0 - np.eye(classes), 0.3), names, key=Key.of(0)),
     ]
-    answers = pd.DataFrame({"predicted_label": predicted.astype(str), "true_label": true.astype(str)})
+    predictions = pd.DataFrame({"predicted_label": predicted.astype(str), "true_label": true.astype(str)})
     shuffled = np.random.default_rng(1).permutation(predicted).astype(str)
-    other = compare_predictions(answers, answers.assign(label=shuffled))
-    mistake = report.Misclassification(
+    difference = compare_predictions(predictions, predictions.assign(predicted_label=shuffled))
+    error = report.Misclassification(
         "a/very/long/path/" + "x" * 80 + ".jpg", names[0], names[1], 0.9, Image.new("RGB", (40, 30))
     )
     rows = [
-        {
-            "kind": kind,
-            "step": e,
-            "epoch": e,
-            "loss": 1 / (e + 1),
-            "top1": e / 9,
-            "macro_f1": e / 9,
-            "image_size": 64 + e,
-        }
+        {"kind": kind, "step": e, "epoch": e, "image_size": 64 + e, "loss": 1 / (e + 1), "top1": e / 9, "macro_f1": 0.1}
         for e in range(8)
         for kind in ("train", "val")
     ]
-    report.Report(metrics=shown,
-        intervals=bootstrap_intervals(shown, key=Key.of(0), draws=100),
+    report.Report(metrics=metrics,
+        intervals=bootstrap_intervals(metrics, key=Key.of(0), draws=100),
         metadata=ReportMetadata(
-            data="pictures", evaluated_on="val", command="effnetv2 train " + "word " * 60,
+            data="images", evaluated_on="val", command="effnetv2 train " + "word " * 60,
             sha256={"model.safetensors": "f00d" * 16}, num_train_images=1000, auto_choices=["a" * 80, "b " * 60],
             train_images_per_class=dict.fromkeys(names, 12345), linear_probe_f1=dict.fromkeys(names, 0.5),
             linear_probe_top1=0.5, linear_probe_macro_f1=0.5,
         ),
         history=rows,
-        errors=[mistake] * 8,
+        errors=[error] * 8,
         sections=sections,
         context=ReportContext(
-            probe=other, last=("a_run_before_this_one_with_a_long_name", other),
+            probe=difference, last=("a_run_before_this_one_with_a_long_name", difference),
             calibration=(sections[0].verdict, sections[0].calibrated),
             subgroups=(subgroup_verdict(parts), worst_slice(parts)),
-            more_labels=("Probably.", "With twice as many it would reach this and that."), tta=other,
-            unseen="On the 300 of these 900 pictures that did not train it: this and that.",
+            more_labels=("Probably.", "With twice as many images it would reach this and that."), tta=difference,
+            unseen="On the 300 of these 900 images that did not train it: this and that.",
         ),).write(folder)  # fmt: skip
 
 
 def cross_validated(folder, classes):
-    """A cross-validation: folds with a note and a choice each, where networks look, the label curve."""
-    names, true, _, probabilities = answered(classes)
-    tries = ["progressive.image_size={start: 128, end: 332} augment.flip=d4", "class_sampling=effective"]
-    apart = {name: Difference(0.1, 0.05, 0.15) for name in ("top1", "macro_f1")}
-    whole = CrossValidationSummary(
+    """The report of a cross-validation: folds, candidates, galleries, learning curve."""
+    names, true, _, probabilities = predicted_dataset(classes)
+    candidates = ["progressive.image_size={start: 128, end: 332} augment.flip=d4", "class_sampling=effective"]
+    difference = {name: Difference(0.1, 0.05, 0.15) for name in ("top1", "macro_f1")}
+    summary = CrossValidationSummary(
         by="time",
-        note="Five folds by time, " + "of which each is answered by those before it, " * 3,
+        note="Five folds by time, " + "each predicted by the model of the folds before, " * 3,
         over_classes="macro_f1",
         folds=[
             FoldScore(
-                n, f"2014-0{n + 1}-01 to 2019-12-31", 12345, 2345, 0.876, 0.765, 12.5, 3600, ("a",), (tries[n % 2],)
+                n,
+                f"2014-0{n + 1}-01 to 2019-12-31",
+                12345,
+                2345,
+                0.876,
+                0.765,
+                12.5,
+                3600,
+                ("a",),
+                (candidates[n % 2],),
             )
             for n in range(5)
         ],
-        candidates=[Candidate(name, dict.fromkeys(range(5), 0.7654)) for name in tries],
+        candidates=[Candidate(name, dict.fromkeys(range(5), 0.7654)) for name in candidates],
         comparisons=[
-            Dealt("the trained models", {"top1": 0.9, "macro_f1": 0.8}, {"top1": 0.8, "macro_f1": 0.7}, apart)
+            SplitComparison(
+                "the trained models", {"top1": 0.9, "macro_f1": 0.8}, {"top1": 0.8, "macro_f1": 0.7}, difference
+            )
         ],
     )
     curve = LearningCurve(
         tuple(LearningCurvePoint(1250 * 2**n, 0.5 + n / 20, 0.4 + n / 20, 0.6 + n / 20, 5) for n in range(5)),
         LearningCurvePoint(320_000, 0.8, 0.7, 0.9, 0), 0.05, 0.01, 0.09, LearningCurvePoint(160_000, 0.75, 0.7, 0.8, 0),
     )  # fmt: skip
-    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     heat = np.linspace(0, 1, 2400, dtype=np.float32).reshape(40, 60)
-    looked = explain.gallery_section(
+    galleries = explain.gallery_section(
         explain.select_galleries(true, probabilities, names), true, probabilities, names,
         ["a/very/long/path/" + "x" * 80 + f"{n}.jpg" for n in range(len(true))],
-        dict.fromkeys(range(len(true)), explain.Example(picture, heat)),
+        dict.fromkeys(range(len(true)), explain.Example(image, heat)),
     )  # fmt: skip
-    shown = classification_metrics(true, probabilities, names)
+    metrics = classification_metrics(true, probabilities, names)
     report.Report(
-        metrics=shown,
-        intervals=bootstrap_intervals(shown, key=Key.of(0), draws=100),
-        metadata=ReportMetadata(data="pictures", evaluated_on="out-of-fold", tta="d4"),
-        sections=[whole.section(), learning_curve_section(curve), looked],
-        context=ReportContext(new_places=whole.new_places()),
+        metrics=metrics,
+        intervals=bootstrap_intervals(metrics, key=Key.of(0), draws=100),
+        metadata=ReportMetadata(data="images", evaluated_on="out-of-fold", tta="d4"),
+        sections=[summary.section(), learning_curve_section(curve), galleries],
+        context=ReportContext(new_places=summary.new_places()),
     ).write(folder)
 
 
 def to_label(folder, classes):
-    """The sheet of what to label next."""
-    names, *_ = answered(classes)
+    """The page of images to label next."""
+    names, *_ = predicted_dataset(classes)
     address = encode_thumbnail(Image.new("RGB", (40, 30)))
     path = "a/very/long/path/" + "x" * 80
-    rows = [{"path": path, "predicted": one, "probability": 0.4, "second": names[0]} for one in names[:20]]
+    rows = [{"path": path, "predicted": name, "probability": 0.4, "second": names[0]} for name in names[:20]]
     html = render(
         "to_label.html.j2", shown=[(row, address) for row in rows], stretched=None, num_images=12345, diverse=500,
         command="effnetv2 predict " + "word " * 60,
@@ -234,31 +236,31 @@ def to_label(folder, classes):
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the report is not opened in a browser")
-@pytest.mark.parametrize("made", [page, cross_validated, to_label])
+@pytest.mark.parametrize("write_page", [page, cross_validated, to_label])
 @pytest.mark.parametrize("classes", [3, 100])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_nothing_runs_over_the_edge_is_cut_or_overlaps(made, classes, width, tmp_path):
-    made(tmp_path, classes)
-    found = measured(tmp_path / "report.html", width, tmp_path / "profile")
-    assert stands_out(found, width) == {}
+def test_page_does_not_overflow_or_overlap(write_page, classes, width, tmp_path):
+    write_page(tmp_path, classes)
+    layout = measure(tmp_path / "report.html", width, tmp_path / "profile")
+    assert layout_faults(layout, width) == {}
     assert (tmp_path / "report.html").stat().st_size < 5_000_000
 
 
-def colors(picture):
-    """Those of at least 20 pixels."""
-    with Image.open(picture) as image:
+def colors(path):
+    """Colors of at least 20 pixels."""
+    with Image.open(path) as image:
         return {color for count, color in image.convert("RGB").getcolors(2**24) if count >= 20}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the report is not opened in a browser")
 @pytest.mark.parametrize(("dark", "paper"), [(False, "#ffffff"), (True, "#161616")])
-def test_drawings_are_as_light_or_dark_as_the_page(dark, paper, tmp_path):
-    """A page of drawings alone, in the report's own style: everything on it has the colors for its ground."""
+def test_plots_follow_the_color_scheme_of_the_page(dark, paper, tmp_path):
+    """A page of plots only, with the style sheet of the report."""
     page(tmp_path, 3)
-    whole = (tmp_path / "report.html").read_text()
-    style = whole[whole.index("<style>") : whole.index("</style>")]
-    images = re.findall(r'<img class="curve"[^>]*>', whole)
+    html = (tmp_path / "report.html").read_text()
+    style = html[html.index("<style>") : html.index("</style>")]
+    images = re.findall(r'<img class="curve"[^>]*>', html)
     assert len(images) == 3
     (tmp_path / "drawings.html").write_text(f"<!doctype html>{style}</style>{''.join(images)}")
     subprocess.run(
@@ -269,19 +271,19 @@ def test_drawings_are_as_light_or_dark_as_the_page(dark, paper, tmp_path):
         ],
         capture_output=True, timeout=300, check=True,
     )  # fmt: skip
-    seen = colors(tmp_path / "shown.png")
-    assert ImageColor.getrgb(paper) in seen
-    assert ImageColor.getrgb(ON_DARK[INK] if dark else INK) in seen  # the edges of letters have other grays too
+    painted = colors(tmp_path / "shown.png")
+    assert ImageColor.getrgb(paper) in painted
+    assert ImageColor.getrgb(ON_DARK[INK] if dark else INK) in painted  # letter edges have other grays
     for light in COLORS[:2]:
-        there, elsewhere = (ON_DARK[light], light) if dark else (light, ON_DARK[light])
-        assert ImageColor.getrgb(there) in seen
-        assert ImageColor.getrgb(elsewhere) not in seen
+        expected, other = (ON_DARK[light], light) if dark else (light, ON_DARK[light])
+        assert ImageColor.getrgb(expected) in painted
+        assert ImageColor.getrgb(other) not in painted
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the report is not printed")
-def test_it_is_printed_whole(tmp_path):
-    """The matrix of 100 classes too, which is wider than paper, and the classes that are folded on the screen."""
+def test_report_prints_completely(tmp_path):
+    """Including the matrix of 100 classes, wider than paper, and the classes collapsed on screen."""
     page(tmp_path, 100)
     subprocess.run(
         [
@@ -292,4 +294,4 @@ def test_it_is_printed_whole(tmp_path):
     )  # fmt: skip
     pdf = (tmp_path / "report.pdf").read_bytes()
     pages = len(re.findall(rb"/Type\s*/Page\b", pdf))
-    assert 10 <= pages <= 32, "75 folded classes take three pages, and are there"
+    assert 10 <= pages <= 32, "75 collapsed classes take three pages"

@@ -1,4 +1,4 @@
-"""What a report opens with: true of the figures, honest about what is not known."""
+"""The summary at the start of a report: verdicts from the metrics and what is not known."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ from efficientnetv2.metrics.multilabel import multilabel_metrics
 from efficientnetv2.utils.random_key import Key
 
 TRUE = np.repeat([0, 1], [80, 20])
-SHOWN = classification_metrics(TRUE, np.eye(2)[np.where(np.arange(100) % 5 == 0, 1 - TRUE, TRUE)], ("forest", "maize"))
-INTERVALS = bootstrap_intervals(SHOWN, key=Key.of(0), draws=100)
+METRICS = classification_metrics(
+    TRUE, np.eye(2)[np.where(np.arange(100) % 5 == 0, 1 - TRUE, TRUE)], ("forest", "maize")
+)
+INTERVALS = bootstrap_intervals(METRICS, key=Key.of(0), draws=100)
 
 
-def plain(markup):
+def plain_text(markup):
     return " ".join(html.unescape(re.sub("<[^>]+>", "", markup)).split(" ")).replace("\n", " ").strip()
 
 
@@ -40,43 +42,39 @@ def rendered(template, metrics, intervals, metadata, context, steps=()):
     )  # fmt: skip
 
 
-def summarize(*given):
-    """The questions of a page, each with its verdict, text and command."""
-    found = re.findall(
+def summarize(*args):
+    """The questions of a page, each with verdict, text and command."""
+    matches = re.findall(
         r"<summary><span>(.*?)</span> <b>(.*?)</b></summary>\s*<p>(.*?)(?: <code>(.*?)</code>)?</p>",
-        rendered("answers.html.j2", *given),
+        rendered("answers.html.j2", *args),
         re.DOTALL,
     )
-    return [
-        SimpleNamespace(
-            question=plain(one[0]), verdict=plain(one[1]), text=plain(one[2]), command=plain(one[3]) or None
-        )
-        for one in found
-    ]
+    names = ("question", "verdict", "text", "command")
+    return [SimpleNamespace(**dict(zip(names, map(plain_text, match), strict=True))) for match in matches]
 
 
-def limitations(*given):
-    return [plain(one) for one in re.findall(r"<li>(.*?)</li>", rendered("limits.html.j2", *given), re.DOTALL)]
+def limitations(*args):
+    return [plain_text(item) for item in re.findall(r"<li>(.*?)</li>", rendered("limits.html.j2", *args), re.DOTALL)]
 
 
-def told(context=None, **facts):
+def verdicts(context=None, **metadata):
     found = summarize(
-        SHOWN, INTERVALS, ReportMetadata(data="x", evaluated_on="val", **facts), context or ReportContext()
+        METRICS, INTERVALS, ReportMetadata(data="x", evaluated_on="val", **metadata), context or ReportContext()
     )
-    return {one.question: one for one in found}
+    return {verdict.question: verdict for verdict in found}
 
 
-def over(top1, macro):
-    one, two = (Difference(*values) for values in (top1, macro))
-    return PairedDifference(100, one, two, two, {})
+def paired(top1, macro):
+    top1, macro = Difference(*top1), Difference(*macro)
+    return PairedDifference(100, top1, macro, macro, {})
 
 
-def test_how_good_names_pictures_interval_and_the_weakest_class():
-    found = told()["How good is it?"]
+def test_quality_verdict_has_images_interval_and_weakest_class():
+    found = verdicts()["How good is it?"]
     assert mentions(found.text, "100", "val")
     assert mentions(found.text, "maize", "F1", "61.5")
-    assert found.verdict.startswith(f"Macro-F1 {100 * SHOWN.macro_f1:.1f}")
-    assert "optimistic" in told(selected_on="val")["How good is it?"].text
+    assert found.verdict.startswith(f"Macro-F1 {100 * METRICS.macro_f1:.1f}")
+    assert "optimistic" in verdicts(selected_on="val")["How good is it?"].text
 
 
 @pytest.mark.parametrize(
@@ -88,8 +86,8 @@ def test_how_good_names_pictures_interval_and_the_weakest_class():
         ((0.05, 0.01, 0.09), (-0.04, -0.08, -0.01), "In one metric yes, in the other no."),
     ],
 )
-def test_better_is_said_as_far_as_chance_allows(top1, macro, verdict):
-    found = told(ReportContext(probe=over(top1, macro), last=("before", over(top1, macro))))
+def test_verdict_of_a_difference_follows_its_interval(top1, macro, verdict):
+    found = verdicts(ReportContext(probe=paired(top1, macro), last=("before", paired(top1, macro))))
     assert found["Is it better than a linear probe?"].verdict == verdict
     assert found["Is it better than before?"].verdict == verdict
     assert f"{100 * top1[0]:+.1f} points ({100 * top1[1]:+.1f} to {100 * top1[2]:+.1f})" in (
@@ -97,31 +95,31 @@ def test_better_is_said_as_far_as_chance_allows(top1, macro, verdict):
     )
 
 
-def test_a_probe_that_learnt_from_a_part_of_what_the_network_learnt_from_is_called_so():
-    question, beside = (
+def test_probe_on_a_sample_names_both_sizes():
+    question, context = (
         "Is it better than a linear probe?",
-        ReportContext(probe=over((0.05, 0.01, 0.09), (0.04, 0.01, 0.1))),
+        ReportContext(probe=paired((0.05, 0.01, 0.09), (0.04, 0.01, 0.1))),
     )
-    found = told(beside, linear_probe_num_images=5000, linear_probe_num_available=40_000)[question]
+    found = verdicts(context, linear_probe_num_images=5000, linear_probe_num_available=40_000)[question]
     assert mentions(found.text, "5,000", "40,000")
-    fewer = {"linear_probe_num_images": 5000, "linear_probe_num_available": 40_000}
-    lost = told(beside, **fewer, num_train_images=39_990, num_train_lost=10)[question]
+    sizes = {"linear_probe_num_images": 5000, "linear_probe_num_available": 40_000}
+    lost = verdicts(context, **sizes, num_train_images=39_990, num_train_lost=10)[question]
     assert mentions(lost.text, "39,990", "training")
-    whole = told(beside, linear_probe_num_images=5000, linear_probe_num_available=5000)[question]
-    assert "trained on" not in whole.text
+    full = verdicts(context, linear_probe_num_images=5000, linear_probe_num_available=5000)[question]
+    assert "trained on" not in full.text
 
 
-def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
-    found = told(num_train_images=500)
+def test_run_lists_unknown_comparisons_and_evaluation_does_not():
+    found = verdicts(num_train_images=500)
     assert found["Is it better than a linear probe?"].verdict == "Not measured."
     assert found["Would more labels help?"].verdict == "Not measured."
     assert found["Is it better than the last run?"].verdict == "Not known."
-    assert not [question for question in found if "new" in question], "nothing is known of places or groups"
-    assert set(told()) == {"How good is it?"}
+    assert not [question for question in found if "new" in question], "no locations or groups"
+    assert set(verdicts()) == {"How good is it?"}
 
 
 @pytest.mark.parametrize(
-    ("how", "verdict", "words"),
+    ("distance", "verdict", "text"),
     [
         (TrainDistance("place", 40, 0, 43.7), "These are new locations.", "half of them are 44 km away or farther"),
         (
@@ -133,15 +131,15 @@ def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
         (TrainDistance("group", 40, 40), "Not measured.", "100.0\N{NO-BREAK SPACE}% of the images are of a group"),
     ],
 )
-def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, words):
-    asked = "Is it as good in new locations?" if how.by == "place" else "Is it as good for new groups?"
-    found = told(ReportContext(train_distance=how), num_train_images=5)[asked]
-    assert (found.verdict, found.command) == (verdict, f"effnetv2 crossval DATA --by {how.by}")
-    assert words in found.text
+def test_distances_decide_the_verdict_on_new_locations(distance, verdict, text):
+    question = "Is it as good in new locations?" if distance.by == "place" else "Is it as good for new groups?"
+    found = verdicts(ReportContext(train_distance=distance), num_train_images=5)[question]
+    assert (found.verdict, found.command) == (verdict, f"effnetv2 crossval DATA --by {distance.by}")
+    assert text in found.text
 
 
 @pytest.mark.parametrize(
-    ("groups", "verdict", "words"),
+    ("groups", "verdict", "text"),
     [
         (
             TrainDistance("group", 40, 10),
@@ -156,90 +154,103 @@ def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, word
         ),
     ],
 )
-def test_new_places_of_known_groups_are_not_called_new(groups, verdict, words):
-    how = TrainDistance("place", 40, 0, 43.7, groups)
-    found = told(ReportContext(train_distance=how), num_train_images=5)["Is it as good in new locations?"]
+def test_new_locations_of_known_groups_are_not_new(groups, verdict, text):
+    distance = TrainDistance("place", 40, 0, 43.7, groups)
+    found = verdicts(ReportContext(train_distance=distance), num_train_images=5)["Is it as good in new locations?"]
     assert (found.verdict, found.command) == (verdict, "effnetv2 crossval DATA --by place")
-    assert words in found.text
-    said = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(train_distance=how)))
-    assert ("locations, seasons" in said) == (verdict == "Not measured.")
+    assert text in found.text
+    limits = " ".join(
+        limitations(METRICS, INTERVALS, ReportMetadata("x", "val"), ReportContext(train_distance=distance))
+    )
+    assert ("locations, seasons" in limits) == (verdict == "Not measured.")
 
 
-def test_new_groups_are_no_new_places():
-    """Other patients may all have been at one hospital."""
-    for how, known in ((TrainDistance("group", 40, 0), False), (TrainDistance("place", 40, 0, 43.7), True)):
-        said = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(train_distance=how)))
-        assert ("locations, seasons" not in said) is known
+def test_new_groups_are_not_new_locations():
+    """Other patients may have been at the same hospital."""
+    for distance, known in ((TrainDistance("group", 40, 0), False), (TrainDistance("place", 40, 0, 43.7), True)):
+        limits = " ".join(
+            limitations(METRICS, INTERVALS, ReportMetadata("x", "val"), ReportContext(train_distance=distance))
+        )
+        assert ("locations, seasons" not in limits) is known
 
 
-def test_a_cross_validation_says_what_it_does_not_know_too():
-    """Though there is no one number of images that it learnt from."""
-    facts = ReportMetadata(data="x", evaluated_on="out-of-fold", recipe={"weights": "some.in1k"})
-    found = {one.question: one for one in summarize(SHOWN, INTERVALS, facts, ReportContext())}
+def test_cross_validation_lists_unknown_comparisons():
+    """Although the number of training images differs by fold."""
+    metadata = ReportMetadata(data="x", evaluated_on="out-of-fold", recipe={"weights": "some.in1k"})
+    found = {verdict.question: verdict for verdict in summarize(METRICS, INTERVALS, metadata, ReportContext())}
     assert "No probe was requested" in found["Is it better than a linear probe?"].text
     assert found["Would more labels help?"].verdict == "Not measured."
     last = found["Is it better than the last run?"]
     assert last.text.startswith("No other finished cross-validation by the same rule")
 
 
-def test_what_is_drawn_as_a_whole_adds_nothing_to_the_intervals():
-    apart = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext()))
-    assert mentions(apart, "top-1")
-    assert "related images (of one location, one day)" in apart
-    whole = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(bootstrap_unit="places")))
-    assert mentions(whole, "100", "place")
-    assert "of one location" not in whole
-
-
-def test_few_pictures_and_classes_never_right_are_said_to_be_so():
-    five = classification_metrics([0, 0, 1, 1, 2], np.eye(3)[[0, 0, 0, 0, 0]], ("oak", "elm", "ash"))
-    words = summarize(
-        five, bootstrap_intervals(five, key=Key.of(0), draws=50), ReportMetadata("x", "test"), ReportContext()
-    )[0].text
-    assert mentions(words, "5", "test", "few")
-    assert mentions(words, "2", "3", "elm", "ash")
-
-
-@pytest.mark.parametrize(("highest", "without"), [((0.4, 0.3, 0.2), 3), ((0.4, 0.5, 0.6), 1), ((0.7, 0.5, 0.6), 0)])
-def test_images_without_an_assigned_label_are_counted(highest, without):
-    shown = multilabel_metrics(
-        [[0, 1], [1, -1], [0, -1]], np.array([[one, 0.1] for one in highest]), ("red", "blue"), "sigmoid"
+def test_cluster_bootstrap_intervals_have_no_limitation_on_related_images():
+    by_image = " ".join(limitations(METRICS, INTERVALS, ReportMetadata("x", "val"), ReportContext()))
+    assert mentions(by_image, "top-1")
+    assert "related images (of one location, one day)" in by_image
+    by_location = " ".join(
+        limitations(METRICS, INTERVALS, ReportMetadata("x", "val"), ReportContext(bootstrap_unit="places"))
     )
-    said = summarize(shown, {}, ReportMetadata(data="x", evaluated_on="val"), ReportContext())[0].text
-    assert ("without a label" in said) == bool(without)
-    assert not without or mentions(said, "0.5", str(without))
+    assert mentions(by_location, "100", "place")
+    assert "of one location" not in by_location
 
 
-def test_pictures_of_multilabel_are_told_why_there_is_no_probe():
-    shown = multilabel_metrics([[0, 1], [1, -1]], np.array([[0.6, 0.4], [0.2, 0.8]]), ("red", "blue"))
-    facts = ReportMetadata("x", "val", num_train_images=9)
-    found = {one.question: one.text for one in summarize(shown, {"top1": (0.2, 1.0)}, facts, ReportContext())}
+def test_few_images_and_classes_without_hits_are_reported():
+    metrics = classification_metrics([0, 0, 1, 1, 2], np.eye(3)[[0, 0, 0, 0, 0]], ("oak", "elm", "ash"))
+    text = summarize(
+        metrics, bootstrap_intervals(metrics, key=Key.of(0), draws=50), ReportMetadata("x", "test"), ReportContext()
+    )[0].text
+    assert mentions(text, "5", "test", "few")
+    assert mentions(text, "2", "3", "elm", "ash")
+
+
+@pytest.mark.parametrize(
+    ("highest", "num_unlabeled"), [((0.4, 0.3, 0.2), 3), ((0.4, 0.5, 0.6), 1), ((0.7, 0.5, 0.6), 0)]
+)
+def test_images_without_an_assigned_label_are_counted(highest, num_unlabeled):
+    metrics = multilabel_metrics(
+        [[0, 1], [1, -1], [0, -1]], np.array([[value, 0.1] for value in highest]), ("red", "blue"), "sigmoid"
+    )
+    text = summarize(metrics, {}, ReportMetadata(data="x", evaluated_on="val"), ReportContext())[0].text
+    assert ("without a label" in text) == bool(num_unlabeled)
+    assert not num_unlabeled or mentions(text, "0.5", str(num_unlabeled))
+
+
+def test_multilabel_report_explains_the_missing_probe():
+    metrics = multilabel_metrics([[0, 1], [1, -1]], np.array([[0.6, 0.4], [0.2, 0.8]]), ("red", "blue"))
+    metadata = ReportMetadata("x", "val", num_train_images=9)
+    found = {
+        verdict.question: verdict.text
+        for verdict in summarize(metrics, {"top1": (0.2, 1.0)}, metadata, ReportContext())
+    }
     assert "these images have several" in found["Is it better than a linear probe?"]
     assert "one label per image" in found["Would more labels help?"]
     assert "Is it better than the last run?" not in found
 
 
-def test_why_there_is_no_probe_depends_on_what_the_run_began_with():
+def test_missing_probe_is_explained_by_the_initial_weights():
     question = "Is it better than a linear probe?"
-    assert "No probe was requested" in told(num_train_images=5, recipe={"weights": "some.in1k"})[question].text
-    assert mentions(told(num_train_images=5, recipe={"weights": "none"})[question].text, "without pretrained weights")
+    assert "No probe was requested" in verdicts(num_train_images=5, recipe={"weights": "some.in1k"})[question].text
+    assert mentions(
+        verdicts(num_train_images=5, recipe={"weights": "none"})[question].text, "without pretrained weights"
+    )
 
 
-def test_new_places_by_cross_validation():
-    elsewhere = NewPlaceEstimate("Worse.", "It is worse there.", known=True)
-    found = told(ReportContext(new_places=elsewhere), num_train_images=5)
-    answer = found["Is it as good in new locations?"]
-    assert (answer.verdict, answer.text) == ("Worse.", "It is worse there.")
+def test_new_locations_by_cross_validation():
+    estimate = NewPlaceEstimate("Worse.", "It is worse there.", known=True)
+    found = verdicts(ReportContext(new_places=estimate), num_train_images=5)
+    verdict = found["Is it as good in new locations?"]
+    assert (verdict.verdict, verdict.text) == ("Worse.", "It is worse there.")
 
 
-def test_what_was_chosen_is_counted():
-    found = told(auto_choices=["Network: b0.", "", "--weights x: recognized."])
+def test_automatic_choices_are_counted():
+    found = verdicts(auto_choices=["Network: b0.", "", "--weights x: recognized."])
     assert found["What was chosen automatically?"].verdict == "2 choices."
-    assert "What was chosen automatically?" not in told(auto_choices=[])
+    assert "What was chosen automatically?" not in verdicts(auto_choices=[])
 
 
 @pytest.mark.parametrize(
-    ("facts", "said"),
+    ("facts", "text"),
     [
         ({"selected_on": "val"}, "These images selected the model, so the metrics are optimistic."),
         (
@@ -252,54 +263,54 @@ def test_what_was_chosen_is_counted():
         ),
     ],
 )
-def test_limits_say_how_many_pictures_make_figures_optimistic(facts, said):
-    assert said in " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val", **facts), ReportContext()))
+def test_limits_count_training_and_selection_images(facts, text):
+    assert text in " ".join(limitations(METRICS, INTERVALS, ReportMetadata("x", "val", **facts), ReportContext()))
 
 
 @pytest.mark.parametrize(("low", "command"), [(0.01, "effnetv2 convert MODEL OUT --tta d4"), (-0.01, "")])
-def test_views_are_to_be_kept_only_where_they_are_better(low, command):
-    tta = over((0.05, low, 0.09), (0.04, low, 0.1))
-    (found,) = [one for one in told(ReportContext(tta=tta)).values() if "test-time" in one.question]
+def test_tta_is_proposed_only_if_significantly_better(low, command):
+    tta = paired((0.05, low, 0.09), (0.04, low, 0.1))
+    (found,) = [verdict for verdict in verdicts(ReportContext(tta=tta)).values() if "test-time" in verdict.question]
     assert (found.command or "") == command
 
 
-def test_limits_name_small_classes_optimism_and_what_was_skipped():
-    said = " ".join(
-        limitations(SHOWN, INTERVALS, ReportMetadata("x", "val", selected_on="val", num_skipped=3), ReportContext())
+def test_limits_name_small_classes_selection_and_skipped_images():
+    text = " ".join(
+        limitations(METRICS, INTERVALS, ReportMetadata("x", "val", selected_on="val", num_skipped=3), ReportContext())
     )
-    assert mentions(said, "30", "maize")
-    assert "optimistic" in said
-    assert mentions(said, "3", "read")
-    assert "locations, seasons" in said
+    assert mentions(text, "30", "maize")
+    assert "optimistic" in text
+    assert mentions(text, "3", "read")
+    assert "locations, seasons" in text
     for known in (True, False):
-        placed = ReportContext(new_places=NewPlaceEstimate("So.", "So.", known=known))
-        said = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), placed))
-        assert ("locations, seasons" in said) != known
-        assert mentions(said, "seasons")
+        context = ReportContext(new_places=NewPlaceEstimate("So.", "So.", known=known))
+        text = " ".join(limitations(METRICS, INTERVALS, ReportMetadata("x", "val"), context))
+        assert ("locations, seasons" in text) != known
+        assert mentions(text, "seasons")
 
 
-def test_steps_that_change_what_labels_bring_are_named_with_it():
+def test_steps_before_more_labels_are_named():
     steps = [NextStep(1, "weights", "Start from ImageNet weights", "", ""), NextStep(2, "use", "Use", "", "")]
     labels = ReportContext(more_labels=("Perhaps.", "Twice as many bring +3.0 points."))
     (found,) = [
-        one
-        for one in summarize(SHOWN, INTERVALS, ReportMetadata("x", "val"), labels, steps)
-        if "labels" in one.question
+        verdict
+        for verdict in summarize(METRICS, INTERVALS, ReportMetadata("x", "val"), labels, steps)
+        if "labels" in verdict.question
     ]
     assert mentions(found.text, "ImageNet", "weight")
-    assert "Other steps" not in told(labels)["Would more labels help?"].text
+    assert "Other steps" not in verdicts(labels)["Would more labels help?"].text
 
 
-def test_lines_of_the_screen_hold_what_is_known():
+def test_summary_lines_have_the_known_verdicts():
     assert summary_lines(ReportContext()) == []
     found = summary_lines(
         ReportContext(
-            last=("before", over((0.1, 0.05, 0.2), (0.1, 0.05, 0.2))),
+            last=("before", paired((0.1, 0.05, 0.2), (0.1, 0.05, 0.2))),
             calibration=("Yes.", "So."),
             subgroups=("No.", "Worst."),
         )
     )
     assert mentions(found[0], "100")
     assert found[1:] == ["So.", "Worst."]
-    placed = replace(over((0.1, 0.05, 0.2), (0.1, 0.05, 0.2)), num_clusters=7)
-    assert mentions(summary_lines(ReportContext(placed))[0], "100", "7", "top-1")
+    clustered = replace(paired((0.1, 0.05, 0.2), (0.1, 0.05, 0.2)), num_clusters=7)
+    assert mentions(summary_lines(ReportContext(clustered))[0], "100", "7", "top-1")
