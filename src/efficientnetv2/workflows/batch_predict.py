@@ -26,10 +26,11 @@ from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
 from efficientnetv2.exporters.engines import choose_engine, engine_on, open_engine
-from efficientnetv2.inference.predict import Compute, Engine, Predictions, Runtime, load_classifier, predict_dataset
+from efficientnetv2.inference.predict import Compute, Engine, Predictions, Runtime, predict_dataset
 from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members, remove_calibration
+from efficientnetv2.models.model_file import load_classifier
 from efficientnetv2.models.safetensors_io import sha256_by_name
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import TTA, Preprocessing

@@ -19,14 +19,13 @@ from markupsafe import Markup
 
 from efficientnetv2.evaluation.evaluation_result import file_hashes
 from efficientnetv2.evaluation.html import render
-from efficientnetv2.inference.predict import require_classes
 from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.conversion.timm_config import CONFIG, WEIGHTS
 from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.conversion.weight_writer import in_timm
-from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.efficientnet import EfficientNet, require_classes
 from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.library_models import is_library_model
 from efficientnetv2.models.pretrained import get_weights, weight_names
