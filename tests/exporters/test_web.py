@@ -76,7 +76,11 @@ def test_what_is_not_the_runtime_is_refused_with_the_command_that_gets_it(packag
         pass
     (cut := tmp_path / "cut.tgz").write_bytes(empty.read_bytes()[:30])
     (package / "dist" / FILES[1]).unlink()
-    for runtime in (None, package, text, empty, cut, tmp_path / "missing"):
+    (package / "dist" / FILES[1]).mkdir()
+    with tarfile.open(folder := tmp_path / "folder.tgz", "w:gz") as archive:
+        archive.add(package, "package")
+    (package / "dist" / FILES[1]).rmdir()
+    for runtime in (None, package, text, empty, cut, folder, tmp_path / "missing"):
         named = [] if runtime is None else [str(runtime)]
         with pytest.raises(ev2.InputError, match=mentioning("npm pack onnxruntime-web", *named)):
             ev2.export(model, "web", data=photos, runtime=runtime)
