@@ -18,6 +18,7 @@ from tests.serving.browser import Browser
 from tests.serving.test_page_in_browser import OVER_THE_EDGE
 
 import efficientnetv2 as ev2
+from efficientnetv2.exporters.web import write_page
 from efficientnetv2.preprocessing import Bands, Preprocessing
 
 pytest.importorskip("onnxruntime")
@@ -111,6 +112,24 @@ def _served(folder):
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is not opened in a browser")
+def test_the_page_keeps_no_listener_of_a_prediction(photos, tmp_path):
+    (folder := tmp_path / "page").mkdir()
+    write_page(folder, small_network(), {})
+    (folder / "worker.js").write_text("""self.onmessage = ({ data, ports }) => ports[0].postMessage(
+      data ? { label: "maize", probability: 1, top: [] } : { name: "model", num_classes: 3 });""")
+    files = sorted(photos.iterdir())
+    with _served(folder) as address, Browser(tmp_path / "profile", 1280) as browser:
+        browser.call("Page.navigate", url=address)
+        browser.until(f"({STATUS}).startsWith('Ready')")
+        browser.choose("#files", *files)
+        browser.until(f"document.querySelectorAll('.card ol').length === {len(files)}")
+        worker = browser.call("Runtime.evaluate", expression="worker")["result"]
+        assert worker["className"] == "Worker"
+        found = browser.call("DOMDebugger.getEventListeners", objectId=worker["objectId"])
+    assert found["listeners"] == []
 
 
 class TestInBrowser:
