@@ -237,6 +237,27 @@ def test_a_private_push_into_a_public_repository_is_refused(tmp_path, hub):
     assert len(hub.commits) == 1
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_of_two_pushes_at_once_the_later_one_is_refused(tmp_path, hub, monkeypatch, exists):
+    path, other = saved(tmp_path / "model.safetensors"), saved(tmp_path / "other.safetensors", classes=("oak", "fir"))
+    if exists:
+        ev2.push(path, "owner/trees")
+    write = convert.write
+
+    def meanwhile(folder, network, to):
+        monkeypatch.setattr(workflow.convert, "write", write)
+        ev2.push(other, "owner/trees", overwrite=True)
+        return write(folder, network, to)
+
+    monkeypatch.setattr(workflow.convert, "write", meanwhile)
+    with pytest.raises(ev2.InputError, match=mentioning("owner/trees", "changed", "overwrite=True")):
+        ev2.push(path, "owner/trees", overwrite=exists)
+    assert len(hub.commits) == 1 + exists
+    assert json.loads(hub.files["owner/trees/config.json"])["num_classes"] == 2
+    ev2.push(path, "owner/trees", overwrite=True)
+    assert json.loads(hub.files["owner/trees/config.json"])["num_classes"] == len(CLASSES)
+
+
 def test_the_command_pushes_and_says_how_to_open_it(tmp_path, hub):
     saved(tmp_path / "model.safetensors")
     done = effnetv2_fresh("push", "model.safetensors", "owner/trees", "--json", cwd=tmp_path)

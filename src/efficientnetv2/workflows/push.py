@@ -127,7 +127,7 @@ def push(
         if present and not overwrite:
             raise InputError(f"`output` {target} exists. Give another folder, or replace its files: `overwrite=True`.")
     hub = HfApi(library_name="efficientnetv2")
-    exists = repo is not None and _exists(hub, repo, private=private, overwrite=overwrite)
+    parent = None if repo is None else _last_commit(hub, repo, private=private, overwrite=overwrite)
     network = _load(path)
     report = _report(path, path_of("evaluation", evaluation))
     with (
@@ -146,11 +146,13 @@ def push(
                 (folder / file).replace(target / file)
             folder = target
         if repo is not None:
-            with _explained(hub, repo):
-                if not exists:
-                    call_with_timeout(_PATIENCE_S, lambda: hub.create_repo(repo, private=private, exist_ok=True))
-                files = [CommitOperationAdd(file, folder / file) for file in _FILES]
-                hub.create_commit(repo, files, commit_message="Upload an image classifier")
+            if parent is None:
+                with _explained(hub, repo):
+                    call_with_timeout(_PATIENCE_S, lambda: hub.create_repo(repo, private=private))
+                parent = _last_commit(hub, repo, private=private, overwrite=overwrite)
+            files = [CommitOperationAdd(file, folder / file) for file in _FILES]
+            with _explained(hub, repo):  # of two pushes at once, the hub refuses the later one
+                hub.create_commit(repo, files, commit_message="Upload an image classifier", parent_commit=parent)
     return Push(repo and f"{hub.endpoint}/{repo}", target, notes)
 
 
@@ -236,8 +238,8 @@ def _card(
     )  # fmt: skip
 
 
-def _exists(hub: HfApi, repo: str, *, private: bool, overwrite: bool) -> bool:
-    """Whether a repository exists. Raises InputError if it is known before the upload that it will fail."""
+def _last_commit(hub: HfApi, repo: str, *, private: bool, overwrite: bool) -> str | None:
+    """The last commit of a repository, None if it does not exist. Raises InputError for an upload that would fail."""
     try:
         validate_repo_id(repo if "/" in repo else "")
     except HFValidationError as error:
@@ -248,14 +250,14 @@ def _exists(hub: HfApi, repo: str, *, private: bool, overwrite: bool) -> bool:
         try:
             found = call_with_timeout(_PATIENCE_S, lambda: hub.model_info(repo, timeout=_PATIENCE_S))
         except RepositoryNotFoundError:
-            return False
+            return None
     if private and found.private is False:
         raise InputError(f"`repo` {repo} exists and is public. Give another name, or leave `private` out to publish.")
     replaced = [file.rfilename for file in found.siblings or () if file.rfilename in _FILES]
     if replaced and not overwrite:
         fix = "Give another name, or `overwrite=True` for a new commit."
         raise InputError(f"`repo` {repo} exists and has {', '.join(replaced)}. {fix}")
-    return True
+    return found.sha
 
 
 @contextmanager
@@ -266,7 +268,13 @@ def _explained(hub: HfApi, repo: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         reason = (error.server_message or error_summary(error)).rstrip(".")
-        fix = {401: "Log in again with: hf auth login", 403: "Give a repository of yours, and a token that may write."}
+        changed = "The repository changed during this push. Look at it, then push again with `overwrite=True`."
+        fix = {
+            401: "Log in again with: hf auth login",
+            403: "Give a repository of yours, and a token that may write.",
+            409: changed,
+            412: changed,
+        }
         raise InputError(
             f"`repo` {repo}: {hub.endpoint} responds with {status}: {reason}. {fix.get(status, 'Try again later.')}"
         ) from error
