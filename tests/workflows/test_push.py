@@ -210,6 +210,16 @@ def test_raster_bands_are_noted(tmp_path):
     card = (pushed.folder / "README.md").read_text()
     assert mentions(card, "4 channels", "transformers", "RGB")
     assert "pipeline(" not in card
+    assert ModelCard(card).data.tags == ["timm", "efficientnetv2"]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_the_command_names_transformers_only_where_its_pipeline_opens_the_files(tmp_path, channels):
+    saved(tmp_path / "model.safetensors", channels=channels)
+    done = effnetv2("push", "model.safetensors", "--output", "folder", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "timm.create_model" in done.stdout
+    assert ("pipeline(" in done.stdout) == (channels == 3)
 
 
 def test_a_push_is_one_commit_that_timm_opens_by_name(tmp_path, hub):

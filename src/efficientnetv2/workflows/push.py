@@ -30,6 +30,7 @@ from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.library_models import is_library_model
 from efficientnetv2.models.pretrained import get_weights, weight_names
 from efficientnetv2.models.wrapped_model import WrappedModel
+from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import output_dir, read_object, write_text_atomically
@@ -69,11 +70,13 @@ class Push:
         url: Page of the repository on the hub. None if nothing was uploaded.
         folder: Folder of the files. None if none was given.
         notes: What timm does not read from the files, a sentence each.
+        opens_in_transformers: Whether the pipeline of transformers, which reads RGB images, opens the files.
     """
 
     url: str | None
     folder: Path | None
     notes: tuple[str, ...]
+    opens_in_transformers: bool
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -153,7 +156,7 @@ def push(
             files = [CommitOperationAdd(file, folder / file) for file in _FILES]
             with _explained(hub, repo):  # of two pushes at once, the hub refuses the later one
                 hub.create_commit(repo, files, commit_message="Upload an image classifier", parent_commit=parent)
-    return Push(repo and f"{hub.endpoint}/{repo}", target, notes)
+    return Push(repo and f"{hub.endpoint}/{repo}", target, notes, network.in_channels == RGB)
 
 
 def _load(path: Path) -> TimmModel:
@@ -224,9 +227,10 @@ def _card(
 
         if (config := timm.get_pretrained_cfg(word.removeprefix("timm:"))) is not None:
             terms, base_model = config.license or terms, config.hf_hub_id
+    programs = ["timm", "transformers"] if network.in_channels == RGB else ["timm"]
     header = ModelCardData(
         library_name="timm", pipeline_tag="image-classification", license=license, base_model=base_model,
-        tags=["timm", "transformers", "efficientnetv2"],
+        tags=[*programs, "efficientnetv2"],
     )  # fmt: skip
     weights = f"Training started from the weights {word}, whose license is: {terms}."
     if word in ("", "none"):
