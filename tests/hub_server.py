@@ -42,6 +42,7 @@ class HubServer:
         token: that may write; None for any.
         owner: whose repositories it may write to.
         repositories: what exists, by name, with what each was created with.
+        heads: the last commit of each repository that was created or committed to.
         commits: the messages of the commits.
     """
 
@@ -56,6 +57,7 @@ class HubServer:
         self.asked: list[tuple[str, str, str | None]] = []
         self.token, self.owner = "hf_right", "owner"
         self.repositories: dict[str, dict[str, Any]] = {}
+        self.heads: dict[str, str] = {}
         self.commits: list[str] = []
         self.objects: dict[str, bytes] = {}
         self.closing = threading.Event()
@@ -98,7 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
             if not name.startswith(f"{hub.owner}/"):
                 self._error(403, message="You don't have the rights to create a model under this namespace")
                 return
+            if name in hub.repositories:
+                self._error(409, message="You already created this model repo")
+                return
             hub.repositories[name] = lines[0]
+            hub.heads[name] = hashlib.sha1(name.encode()).hexdigest()
             self._json({"url": f"{hub.url}/{name}", "name": name})
         elif self.path.endswith("/preupload/main"):
             files = [
@@ -121,6 +127,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._commit(self.path.removeprefix("/api/models/").removesuffix("/commit/main"), lines)
 
     def _commit(self, repository: str, lines: list[dict[str, Any]]) -> None:
+        head = self.hub.heads[repository]
+        if lines[0]["value"].get("parentCommit", head) != head:
+            self._error(412, message="A commit has happened since. Please refresh and try again.")
+            return
+        self.hub.heads[repository] = head = hashlib.sha1(head.encode()).hexdigest()
         for one in lines:
             value = one["value"]
             if one["key"] == "header":
@@ -129,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.files[f"{repository}/{value['path']}"] = base64.b64decode(value["content"])
             else:
                 self.hub.files[f"{repository}/{value['path']}"] = self.hub.objects[value["oid"]]
-        self._json({"commitUrl": f"{self.hub.url}/{repository}/commit/{COMMIT}", "commitOid": COMMIT})
+        self._json({"commitUrl": f"{self.hub.url}/{repository}/commit/{head}", "commitOid": head})
 
     def _list(self, repository: str) -> None:
         hub = self.hub
@@ -141,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
             names = [path.removeprefix(f"{repository}/") for path in hub.files if path.startswith(f"{repository}/")]
             private = hub.repositories[repository].get("visibility") == "private"
             files = [{"rfilename": name} for name in names]
-            self._json({"id": repository, "sha": COMMIT, "private": private, "siblings": files})
+            self._json({"id": repository, "sha": hub.heads[repository], "private": private, "siblings": files})
 
     def _body(self) -> bytes:
         if (length := self.headers.get("Content-Length")) is not None:
@@ -181,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._headers(
                 302,
                 {
-                    "X-Repo-Commit": COMMIT,
+                    "X-Repo-Commit": hub.heads.get(named[1], COMMIT),
                     "X-Linked-Etag": f'"{sha256}"',
                     "X-Linked-Size": str(len(content)),
                     "ETag": '"of-the-pointer"',

@@ -15,7 +15,7 @@ from efficientnetv2.evaluation.plots import (
     stage_costs,
     top1_over_time,
 )
-from efficientnetv2.inference.predict import SizeMetrics, best_size
+from efficientnetv2.metrics.classification import SizeMetrics, best_size
 
 
 def _train(step, px, seconds, waited, *, images=32, **hyperparameters):

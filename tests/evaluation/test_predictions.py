@@ -23,6 +23,7 @@ from efficientnetv2.evaluation.report_metadata import ReportContext
 from efficientnetv2.evaluation.verdicts import summary_lines
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.results import Result
 
 
 def written_table(folder, rows):
@@ -116,6 +117,42 @@ def test_clusters_are_the_last_column_and_are_read_back(tmp_path):
     assert read[:, 1].tolist() == pytest.approx([0.8, 0.4, 0.3])
     written_predictions(tmp_path, probabilities, names, true_labels=["cat"] * 3)
     assert saved_clusters(load_predictions(tmp_path)) is None
+
+
+RESERVED = [
+    "path", "predicted_label", "probability", "true_label", "cluster", "unknown_score", "is_unknown",
+    *(f"predicted_label_{place}" for place in range(2, 6)), "probability of path",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("labeled", [False, True])
+def test_a_class_may_have_the_name_of_any_column(labeled, tmp_path):
+    names, expected = ["cat", *RESERVED], np.random.default_rng(0).dirichlet(np.ones(len(RESERVED) + 1), 3)
+    known = {"true_labels": ["cat"] * 3, "clusters": np.array([7, 3, 7])} if labeled else {}
+    table = written_predictions(tmp_path, expected, names, **known)
+    assert table.columns.is_unique
+    assert table["probability"].tolist() == pytest.approx(expected.max(axis=1).tolist(), abs=1e-5)
+    assert table["path"].tolist() == ["0.jpg", "1.jpg", "2.jpg"]
+    assert ("true_label" in table) == ("cluster" in table) == labeled
+    assert Result(tmp_path).predictions["probability of predicted_label_2"].dtype == np.float64
+    _, found = read_predictions(tmp_path / "predictions.csv", names)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_columns_of_classes_whose_names_were_not_reserved_before_are_read(tmp_path):
+    names = ["cat", "is_unknown", "predicted_label_2"]
+    table = written_predictions(tmp_path, [[0.2, 0.5, 0.3]], names, true_labels=["cat"])
+    table.rename(columns=lambda name: name.removeprefix("probability of ")).to_csv(
+        tmp_path / "predictions.csv", index=False
+    )
+    _, found = read_predictions(tmp_path / "predictions.csv", names)
+    assert found[0].tolist() == pytest.approx([0.2, 0.5, 0.3])
+
+
+def test_a_class_without_a_column_has_no_probability_whatever_its_name(tmp_path):
+    written_predictions(tmp_path, [[0.2, 0.8]], ["cat", "dog"], true_labels=["cat"])
+    _, found = read_predictions(tmp_path / "predictions.csv", ["cat", "dog", *RESERVED])
+    assert found[0].tolist() == pytest.approx([0.2, 0.8] + [0] * len(RESERVED))
 
 
 @pytest.mark.parametrize("version_0_1", [False, True])

@@ -18,6 +18,7 @@ from tests.serving.browser import Browser
 from tests.serving.test_page_in_browser import OVER_THE_EDGE
 
 import efficientnetv2 as ev2
+from efficientnetv2.exporters.web import write_page
 from efficientnetv2.preprocessing import Bands, Preprocessing
 
 pytest.importorskip("onnxruntime")
@@ -76,7 +77,11 @@ def test_what_is_not_the_runtime_is_refused_with_the_command_that_gets_it(packag
         pass
     (cut := tmp_path / "cut.tgz").write_bytes(empty.read_bytes()[:30])
     (package / "dist" / FILES[1]).unlink()
-    for runtime in (None, package, text, empty, cut, tmp_path / "missing"):
+    (package / "dist" / FILES[1]).mkdir()
+    with tarfile.open(folder := tmp_path / "folder.tgz", "w:gz") as archive:
+        archive.add(package, "package")
+    (package / "dist" / FILES[1]).rmdir()
+    for runtime in (None, package, text, empty, cut, folder, tmp_path / "missing"):
         named = [] if runtime is None else [str(runtime)]
         with pytest.raises(ev2.InputError, match=mentioning("npm pack onnxruntime-web", *named)):
             ev2.export(model, "web", data=photos, runtime=runtime)
@@ -107,6 +112,24 @@ def _served(folder):
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is not opened in a browser")
+def test_the_page_keeps_no_listener_of_a_prediction(photos, tmp_path):
+    (folder := tmp_path / "page").mkdir()
+    write_page(folder, small_network(), {})
+    (folder / "worker.js").write_text("""self.onmessage = ({ data, ports }) => ports[0].postMessage(
+      data ? { label: "maize", probability: 1, top: [] } : { name: "model", num_classes: 3 });""")
+    files = sorted(photos.iterdir())
+    with _served(folder) as address, Browser(tmp_path / "profile", 1280) as browser:
+        browser.call("Page.navigate", url=address)
+        browser.until(f"({STATUS}).startsWith('Ready')")
+        browser.choose("#files", *files)
+        browser.until(f"document.querySelectorAll('.card ol').length === {len(files)}")
+        worker = browser.call("Runtime.evaluate", expression="worker")["result"]
+        assert worker["className"] == "Worker"
+        found = browser.call("DOMDebugger.getEventListeners", objectId=worker["objectId"])
+    assert found["listeners"] == []
 
 
 class TestInBrowser:

@@ -10,7 +10,15 @@ from sklearn import metrics
 from tests.messages import mentioning
 
 from efficientnetv2.metrics import classification
-from efficientnetv2.metrics.classification import ClassMetrics, classification_metrics, top5_correct, top_classes
+from efficientnetv2.metrics.classification import (
+    ClassMetrics,
+    SizeMetrics,
+    best_size,
+    classification_metrics,
+    size_metrics,
+    top5_correct,
+    top_classes,
+)
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key
@@ -130,3 +138,23 @@ def test_of_many_classes_the_most_probable_are_found_without_the_order_of_all(mo
         tracemalloc.stop()
     assert peak < shares.nbytes / 2
     np.testing.assert_array_equal(found, np.argsort(-shares, axis=1, kind="stable")[:, :5])
+
+
+def test_the_metrics_of_a_size_are_those_of_its_predictions():
+    """3 of 4 right in 2 s, with F1 of 2/3 and 4/5; then all of them in 8 s."""
+    small = size_metrics(64, [0, 0, 1, 1], _one_hot([0, 1, 1, 1], 2), ("cat", "dog"), 2.0)
+    large = size_metrics(128, [0, 0, 1, 1], _one_hot([0, 0, 1, 1], 2), ("cat", "dog"), 8.0)
+    assert (small.image_size, small.top1, small.images_per_s) == (64, 0.75, 2.0)
+    assert small.macro_f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert (large.image_size, large.top1, large.images_per_s) == (128, 1.0, 0.5)
+    # Wilson's interval of 3 of 4: (0.75 + z²/8 ± z sqrt(0.1875/4 + z²/64)) / (1 + z²/4) with z = 1.96
+    assert (small.low, small.high) == pytest.approx((0.3006, 0.9544), abs=1e-4)
+
+
+def test_the_best_size_has_the_highest_metric_and_of_equal_ones_is_the_smallest():
+    points = [
+        SizeMetrics(px, top1, 0.0, 1.0, macro_f1, 1.0)
+        for px, top1, macro_f1 in ((96, 0.7, 0.6), (128, 0.8, 0.5), (160, 0.8, 0.6))
+    ]
+    assert best_size(points).image_size == 128
+    assert best_size(points, "macro_f1").image_size == 96

@@ -9,14 +9,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tests.inference.test_predictor import NAMES, PREPROCESSING, SMALL
+from tests.inference.test_predictor import PREPROCESSING, tiny_network
 from tests.messages import mentioning
 
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import adapt
-from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.unknown import KEY, UnknownDetector
 from efficientnetv2.utils.errors import InputError
 
@@ -49,19 +48,11 @@ def test_the_length_of_an_embedding_does_not_count():
     assert detector.scores(torch.zeros(1, 40)).isfinite().all()
 
 
-@pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    network = EfficientNet(SMALL, num_classes=3).eval()
-    network.preprocessing, network.class_names = PREPROCESSING, NAMES
-    return network
-
-
 @pytest.fixture
-def fitted(network):
+def fitted():
+    network = tiny_network()
     network.unknown = UnknownDetector.fit(Predictor(network).embed(list(images(60).numpy())), "val")
-    yield network
-    network.unknown = None
+    return network
 
 
 def images(count, seed=0):
@@ -80,8 +71,8 @@ def test_it_travels_in_the_model_file(fitted, tmp_path):
     assert adapt(loaded, num_classes=5).unknown is None
 
 
-def test_a_file_without_it_loads_and_predicts(network, tmp_path):
-    model_file.save(tmp_path / "m.safetensors", network)
+def test_a_file_without_it_loads_and_predicts(tmp_path):
+    model_file.save(tmp_path / "m.safetensors", tiny_network())
     prediction = Predictor(tmp_path / "m.safetensors")(images(1).numpy())[0]
     assert prediction.unknown_score is prediction.is_unknown is None
 

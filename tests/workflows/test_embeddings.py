@@ -8,11 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from tests.inference.test_predictor import NAMES, PREPROCESSING, SMALL
+from tests.inference.test_predictor import tiny_network
 from tests.messages import mentioning
 
 import efficientnetv2 as ev2
-from efficientnetv2.models.efficientnet import EfficientNet
 
 CPU = {"device": "cpu", "workers": 0}
 
@@ -20,14 +19,6 @@ CPU = {"device": "cpu", "workers": 0}
 def green(rng):
     """A noisy image of a green that varies."""
     return (rng.integers((60, 150, 60), (100, 200, 100)) + rng.integers(-20, 20, (16, 16, 3))).astype(np.uint8)
-
-
-@pytest.fixture
-def network():
-    torch.manual_seed(0)
-    network = EfficientNet(SMALL, num_classes=3).eval()
-    network.preprocessing, network.class_names = PREPROCESSING, NAMES
-    return network
 
 
 @pytest.fixture
@@ -43,8 +34,8 @@ def images(tmp_path):
 
 
 @pytest.fixture
-def model(network, tmp_path):
-    ev2.save(tmp_path / "model.safetensors", network)
+def model(tmp_path):
+    ev2.save(tmp_path / "model.safetensors", tiny_network())
     return tmp_path / "model.safetensors"
 
 

@@ -172,6 +172,13 @@ def test_costs_are_read_as_a_spreadsheet_writes_them(text, tmp_path):
     assert costs.abstain == 0.5
 
 
+def test_a_class_called_abstain_has_the_column_of_that_name(tmp_path):
+    (tmp_path / "costs.csv").write_text("true,abstain,oak\nabstain,0,2\noak,3,0\n")
+    costs = read_cost_matrix(tmp_path / "costs.csv", ("abstain", "oak"))
+    assert costs.matrix.tolist() == [[0, 2], [3, 0]]
+    assert costs.abstain is None
+
+
 def test_a_name_is_known_however_its_letters_are_composed(tmp_path):
     """An umlaut as one letter and as two, both ways round."""
     one, two = (unicodedata.normalize(form, "Wälder") for form in ("NFC", "NFD"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from tests.command_line import effnetv2
 from tests.conftest import paint
 from tests.file_server import serving
 from tests.log_lines import logged_lines
+from tests.messages import mentioning
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
@@ -258,6 +260,24 @@ def test_predictions_of_another_engine_are_not_mixed_in(so_far):
     assert not len(so_far().load()[0])
     assert so_far().saved_engine() == "openvino"
     assert same.load()[0].tolist() == [1, 4]
+    one.engine = "torch"  # as an error advises where the other engine is gone
+    one.add(*_answers([2]))
+    file = max(same._folder.glob("*-torch-*.npz"))
+    os.utime(file, ns=(0, time.time_ns() + 10**9))
+    assert so_far().saved_engine() == "torch"
+
+
+def test_a_resumed_prediction_whose_engine_is_gone_names_what_installs_it(so_far, network, class_folders, monkeypatch):
+    pytest.importorskip("onnxscript")
+    saved, dataset = so_far(every_s=0), load_dataset(class_folders, require_labels=False)
+    saved.engine = "openvino"
+    saved.add(*_answers([4, 1]))
+    monkeypatch.setitem(sys.modules, "openvino", None)  # importing it then fails as without the package
+    with pytest.raises(InputError, match=mentioning("openvino", "extra", "pip install", "engine=torch", "saved")):
+        run_prediction(_job(network, dataset), Runtime(engine="auto"), "predicting", so_far())
+    predictions, _ = run_prediction(_job(network, dataset), Runtime(engine="torch"), "predicting", so_far())
+    assert len(predictions.samples) == len(dataset)
+    assert predictions.logits[1].tolist() != _answers([1])[1][0].tolist()
 
 
 def test_the_main_process_chooses_the_engine_of_all_outside_of_the_measured_time(

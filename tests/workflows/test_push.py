@@ -210,6 +210,16 @@ def test_raster_bands_are_noted(tmp_path):
     card = (pushed.folder / "README.md").read_text()
     assert mentions(card, "4 channels", "transformers", "RGB")
     assert "pipeline(" not in card
+    assert ModelCard(card).data.tags == ["timm", "efficientnetv2"]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_the_command_names_transformers_only_where_its_pipeline_opens_the_files(tmp_path, channels):
+    saved(tmp_path / "model.safetensors", channels=channels)
+    done = effnetv2("push", "model.safetensors", "--output", "folder", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "timm.create_model" in done.stdout
+    assert ("pipeline(" in done.stdout) == (channels == 3)
 
 
 def test_a_push_is_one_commit_that_timm_opens_by_name(tmp_path, hub):
@@ -235,6 +245,27 @@ def test_a_private_push_into_a_public_repository_is_refused(tmp_path, hub):
     with pytest.raises(ev2.InputError, match=mentioning("owner/trees", "public", "private")):
         ev2.push(path, "owner/trees", private=True, overwrite=True)
     assert len(hub.commits) == 1
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_of_two_pushes_at_once_the_later_one_is_refused(tmp_path, hub, monkeypatch, exists):
+    path, other = saved(tmp_path / "model.safetensors"), saved(tmp_path / "other.safetensors", classes=("oak", "fir"))
+    if exists:
+        ev2.push(path, "owner/trees")
+    write = convert.write
+
+    def meanwhile(folder, network, to):
+        monkeypatch.setattr(workflow.convert, "write", write)
+        ev2.push(other, "owner/trees", overwrite=True)
+        return write(folder, network, to)
+
+    monkeypatch.setattr(workflow.convert, "write", meanwhile)
+    with pytest.raises(ev2.InputError, match=mentioning("owner/trees", "changed", "overwrite=True")):
+        ev2.push(path, "owner/trees", overwrite=exists)
+    assert len(hub.commits) == 1 + exists
+    assert json.loads(hub.files["owner/trees/config.json"])["num_classes"] == 2
+    ev2.push(path, "owner/trees", overwrite=True)
+    assert json.loads(hub.files["owner/trees/config.json"])["num_classes"] == len(CLASSES)
 
 
 def test_the_command_pushes_and_says_how_to_open_it(tmp_path, hub):

@@ -45,6 +45,7 @@ def push(
         screen.say(f"Written to {' and '.join(str(place) for place in (pushed.url, pushed.folder) if place)}.")
         name = f"local-dir:{output}" if repo is None else f"hf_hub:{repo}"
         screen.say(f'In timm: timm.create_model("{name}", pretrained=True)')
-        screen.say(f'In transformers: pipeline("image-classification", model="{repo or output}")')
+        if pushed.opens_in_transformers:
+            screen.say(f'In transformers: pipeline("image-classification", model="{repo or output}")')
     if as_json:
         print_json(pushed.to_json())

@@ -22,7 +22,7 @@ from efficientnetv2.evaluation.plot_style import (
     single_plot,
     style_axes,
 )
-from efficientnetv2.inference.predict import SizeMetrics, best_size
+from efficientnetv2.metrics.classification import SizeMetrics, best_size
 from efficientnetv2.metrics.multilabel import MACRO_METRICS
 
 MetricsRow = Mapping[str, Any]

@@ -33,6 +33,9 @@ _READ = ("path", "predicted_label", "true_label", CLUSTER_COLUMN)
 _ENOUGH_CLUSTERS = 10
 # With more classes, only the most probable are written: 100,000 images of ImageNet-21k would take 20 GB. Ours.
 MOST_CLASSES, _BEST = 1_000, 5
+# Names that a column of a class never has. A class of such a name has the column "probability of NAME".
+_RESERVED = {*_READ, "probability", *UNKNOWN_COLUMNS, *(f"predicted_label_{place}" for place in range(2, _BEST + 1))}
+_PREFIX = "probability of "
 SKIPPED = "skipped.csv"
 _SKIPPED_COLUMNS = ["path", "reason"]
 
@@ -226,17 +229,14 @@ def _table(
         return pd.DataFrame(columns | truth)
     columns["predicted_label"] = names[probabilities.argmax(axis=1)]
     columns["probability"] = probabilities.max(axis=1, initial=0.0).round(6)
-    by_class = [_class_column(name, with_true_label=bool(truth)) for name in class_names]
+    by_class = [_class_column(name) for name in class_names]
     # At once: pandas warns of tables that grow by a hundred columns.
     return pd.concat([pd.DataFrame(columns | truth), pd.DataFrame(probabilities.round(6), columns=by_class)], axis=1)
 
 
-def _class_column(name: str, *, with_true_label: bool) -> str:
-    """Column of the probability of a class, which may be called "path" or "probability"."""
-    taken = {"path", "predicted_label", "probability", *UNKNOWN_COLUMNS}
-    if with_true_label:
-        taken |= {"true_label", CLUSTER_COLUMN}
-    return f"probability of {name}" if name in taken else name
+def _class_column(name: str) -> str:
+    """Column of the probability of a class; classes of different names have different columns."""
+    return f"{_PREFIX}{name}" if name in _RESERVED or name.startswith(_PREFIX) else name
 
 
 def write_predictions(out: Path, table: pd.DataFrame) -> None:
@@ -271,11 +271,13 @@ def read_predictions(
 
     A class without a column has probability 0. With ``softmax`` rows sum to 1.
     """
-    places = {_class_column(name, with_true_label=True): k for k, name in enumerate(class_names)}
+    places = {_class_column(name): k for k, name in enumerate(class_names)}
     try:
         table = pd.read_csv(file, dtype={"path": str}, keep_default_na=False)
-        if "probability" in class_names and "probability of probability" not in table.columns:
-            places["probability"] = class_names.index("probability")  # of version 0.1
+        # Earlier versions reserved fewer names. The third column of theirs is true_label.
+        for name in _RESERVED.intersection(class_names).difference(_READ, table.columns[2:3]):
+            if _class_column(name) not in table:
+                places[name] = places[_class_column(name)]
         columns = [column for column in table.columns if column in places]
         probabilities = np.zeros((len(table), len(class_names)))
         probabilities[:, [places[column] for column in columns]] = table[columns].to_numpy(dtype=np.float64)

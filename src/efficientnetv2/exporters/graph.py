@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.data.image_io import Pixels
-from efficientnetv2.inference.predict import calibrated_outputs, require_classes
-from efficientnetv2.models.efficientnet import Network, output_names
+from efficientnetv2.inference.predict import calibrated_outputs
+from efficientnetv2.models.efficientnet import Network, output_names, require_classes
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing

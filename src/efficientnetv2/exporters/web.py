@@ -50,10 +50,16 @@ def read_runtime(path: Path | None) -> dict[str, bytes]:
         if path.is_dir():
             return {name: (path / "dist" / file).read_bytes() for file, name in _RUNTIME.items()}
         with tarfile.open(path) as archive:
-            found = {name: archive.extractfile(f"package/dist/{file}") for file, name in _RUNTIME.items()}
-            return {name: stream.read() for name, stream in found.items() if stream is not None}
+            return {name: _read_member(archive, f"package/dist/{file}") for file, name in _RUNTIME.items()}
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         raise InputError(f"`runtime` {path} is not onnxruntime-web ({error_summary(error)}). {fix}") from error
+
+
+def _read_member(archive: tarfile.TarFile, name: str) -> bytes:
+    stream = archive.extractfile(name)
+    if stream is None:
+        raise tarfile.ReadError(f"{name} is not a file")
+    return stream.read()
 
 
 def write_page(folder: Path, network: Network, runtime: Mapping[str, bytes]) -> None:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import get_ident
 from typing import Literal
 
@@ -19,21 +18,17 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.label_rules import pad_labels
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.records import Ints
-from efficientnetv2.metrics.classification import classification_metrics
-from efficientnetv2.metrics.confidence_intervals import wilson_interval
-from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import classifier_layers
-from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.efficientnet import Network, require_classes
 from efficientnetv2.models.ensemble import Ensemble
-from efficientnetv2.preprocessing import RGB, TTA, Preprocessing
+from efficientnetv2.preprocessing import TTA, Preprocessing
 from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import place, to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, gather_to_main
-from efficientnetv2.utils.errors import InputError, MemoryShortError, error_summary, non_finite_error, pluralize
+from efficientnetv2.utils.errors import InputError, MemoryShortError, error_summary, non_finite_error
 from efficientnetv2.utils.memory import is_out_of_memory, release_memory
 from efficientnetv2.utils.probability import Activation, probabilities, to_logits
-from efficientnetv2.utils.shell import shell_join
 
 # Images at a time: enough to keep the processor busy. Ours.
 _BATCH = 64
@@ -219,40 +214,6 @@ def merge_shards(shards: Sequence[Predictions], num_classes: int) -> Predictions
     return Predictions(samples, labels, logits, tuple(sorted(unreadable)), activation, scores)
 
 
-def require_classes(network: Network, file: str | Path | None = None) -> None:
-    """Refuse a network without a classifier. ``file`` names it in the message."""
-    if network.num_classes == 0:
-        command = shell_join(["effnetv2", "train", "DATA", "--weights", str(file or "FILE")])
-        raise InputError(f"{file or 'the model'} has no classifier. Train one: {command}")
-
-
-def require_single_label(network: Network, why: str, file: str | Path | None = None) -> None:
-    """Refuse a multi-label network. ``why`` is what needs a single label, ``file`` is the path of the model."""
-    if network.activation == "sigmoid":
-        raise InputError(
-            f"{file or 'the model'} predicts each class independently (sigmoid), but {why}. Use a model trained on "
-            "images with one label, or with `multilabel=softmax`."
-        )
-
-
-def require_image_channels(network: Network, file: str | Path | None = None) -> None:
-    """Refuse a network whose channels no file has: neither RGB nor the bands of its preprocessing."""
-    bands = network.preprocessing.bands
-    if network.in_channels != (RGB if bands is None else bands.channels):
-        raise InputError(
-            f"{file or 'the model'} takes images of {pluralize(network.in_channels, 'channel')}, but files are read "
-            "as RGB. Use inference.predict.predict with your batches."
-        )
-
-
-def load_classifier(model: str | Path) -> Network:
-    """A model that has classes and takes what image files have. Raises InputError."""
-    network = model_file.load(model)
-    require_classes(network, model)
-    require_image_channels(network, model)
-    return network
-
-
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards each module is back in its mode."""
@@ -394,34 +355,3 @@ def view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:
         view = symmetry(inputs, index).contiguous(memory_format=torch.channels_last)
         total += probabilities(network(view).float(), network.activation)
     return to_logits(total / 8, network.activation)
-
-
-@dataclass(frozen=True)
-class SizeMetrics:
-    """Metrics at an image size, with the 95 % interval of top-1 and the throughput, reading included."""
-
-    image_size: int
-    top1: float
-    low: float
-    high: float
-    macro_f1: float
-    images_per_s: float
-
-
-def evaluate_sizes(
-    predict: Callable[[int], tuple[Predictions, float]], sizes: Sequence[int], class_names: Sequence[str]
-) -> tuple[SizeMetrics, ...]:
-    """Metrics at each size; ``predict`` gives the predictions at a size, and the seconds that they took."""
-    points = []
-    for px in sizes:
-        predictions, seconds = predict(px)
-        score = classification_metrics(predictions.labels, predictions.probabilities, class_names)
-        low, high = wilson_interval(score.top1, score.num_images)
-        throughput = round(score.num_images / max(1e-9, seconds), 1)
-        points.append(SizeMetrics(px, score.top1, low, high, score.macro_f1, throughput))
-    return tuple(points)
-
-
-def best_size(points: Sequence[SizeMetrics], by: Literal["top1", "macro_f1"] = "top1") -> SizeMetrics:
-    """The point of the highest metric; of equal ones the smallest size, which is the fastest."""
-    return max(points, key=lambda point: (getattr(point, by), -point.image_size))

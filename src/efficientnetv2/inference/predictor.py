@@ -32,10 +32,10 @@ from efficientnetv2.data.raster_checks import (
     not_geotiff_fault,
 )
 from efficientnetv2.data.readers import default_bands
-from efficientnetv2.inference.predict import Engine, PickEngine, embed, predict, require_classes, require_image_channels
+from efficientnetv2.inference.predict import Engine, PickEngine, embed, predict
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models import model_file
-from efficientnetv2.models.efficientnet import Network, output_names
+from efficientnetv2.models.efficientnet import Network, output_names, require_classes, require_image_channels
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import pick_device

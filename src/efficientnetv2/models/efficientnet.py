@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -16,10 +17,11 @@ from efficientnetv2.models.blocks import ConvNorm, Dropout, FusedMBConv, MBConv,
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.models.unknown import UnknownDetector
-from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.preprocessing import RGB, Preprocessing
 from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
 from efficientnetv2.utils.memory import GIB, free_bytes
 from efficientnetv2.utils.probability import Activation
+from efficientnetv2.utils.shell import shell_join
 
 _DEFAULT_IMAGE_SIZE = 224  # ImageNet's usual size, for models without a stated preprocessing
 
@@ -91,6 +93,32 @@ def check_classes_and_channels(num_classes: object, in_channels: object) -> None
             continue
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise InputError(f"{name} is {value!r}, but must be a whole number of at least {least}.")
+
+
+def require_classes(network: Network, file: str | Path | None = None) -> None:
+    """Refuse a network without a classifier. ``file`` names it in the message."""
+    if network.num_classes == 0:
+        command = shell_join(["effnetv2", "train", "DATA", "--weights", str(file or "FILE")])
+        raise InputError(f"{file or 'the model'} has no classifier. Train one: {command}")
+
+
+def require_single_label(network: Network, why: str, file: str | Path | None = None) -> None:
+    """Refuse a multi-label network. ``why`` is what needs a single label, ``file`` is the path of the model."""
+    if network.activation == "sigmoid":
+        raise InputError(
+            f"{file or 'the model'} predicts each class independently (sigmoid), but {why}. Use a model trained on "
+            "images with one label, or with `multilabel=softmax`."
+        )
+
+
+def require_image_channels(network: Network, file: str | Path | None = None) -> None:
+    """Refuse a network whose channels no file has: neither RGB nor the bands of its preprocessing."""
+    bands = network.preprocessing.bands
+    if network.in_channels != (RGB if bands is None else bands.channels):
+        raise InputError(
+            f"{file or 'the model'} takes images of {pluralize(network.in_channels, 'channel')}, but files are read "
+            "as RGB. Use inference.predict.predict with your batches."
+        )
 
 
 class EfficientNet(Network):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from efficientnetv2.models import model_header, pretrained, provenance, safetensors_io, unknown
 from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.blocks import DropPath, SameConv2d
-from efficientnetv2.models.efficientnet import EfficientNet, Network
+from efficientnetv2.models.efficientnet import EfficientNet, Network, require_classes, require_image_channels
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members
 from efficientnetv2.models.library_models import build_library_model, is_library_model
 from efficientnetv2.models.model_header import Header, conversion_hint
@@ -177,6 +177,14 @@ def load(
             path, text, unknown.KEY, lambda text: unknown.UnknownDetector.from_json(text, result.embed_dim)
         )
     return result.eval()
+
+
+def load_classifier(model: str | Path) -> Network:
+    """A model that has classes and takes what image files have. Raises InputError."""
+    network = load(model)
+    require_classes(network, model)
+    require_image_channels(network, model)
+    return network
 
 
 @dataclass(frozen=True)

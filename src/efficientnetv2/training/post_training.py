@@ -16,8 +16,9 @@ import torch
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import MAX_HASHED, content_hashes
-from efficientnetv2.inference.predict import Predictions, Runtime, SizeMetrics, best_size, embed_dataset, evaluate_sizes
+from efficientnetv2.inference.predict import Predictions, Runtime, embed_dataset
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES, fit_temperature
+from efficientnetv2.metrics.classification import SizeMetrics, best_size, size_metrics
 from efficientnetv2.metrics.multilabel import compute_metrics, macro_metric
 from efficientnetv2.models import model_file
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
@@ -170,12 +171,17 @@ def _fingerprint(setup: RunSetup) -> TrainingFingerprint | None:
 def _select_eval_size(setup: RunSetup, state: TrainState, minival: ImageDataset) -> EvalSizeSelection:
     """Evaluate minival at each size; all processes call this and get the same."""
     evaluated: dict[int, tuple[Predictions, float]] = {}
+    names = setup.train.class_names
     for px in eval_size_candidates(setup.recipe):
         began = time.perf_counter()
         resized = replace(setup, preprocessing=replace(setup.preprocessing, image_size=px))
         evaluated[px] = resized.predict(state, minival), time.perf_counter() - began
     points = broadcast_from_main(
-        setup.world, lambda: evaluate_sizes(evaluated.__getitem__, list(evaluated), setup.train.class_names)
+        setup.world,
+        lambda: tuple(
+            size_metrics(px, predictions.labels, predictions.probabilities, names, seconds)
+            for px, (predictions, seconds) in evaluated.items()
+        ),
     )
     return EvalSizeSelection(points, setup.recipe.monitor)
 

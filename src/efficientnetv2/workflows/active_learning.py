@@ -26,9 +26,9 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.predictions import csv_columns
-from efficientnetv2.inference.predict import Predictions, Runtime, embed_dataset, require_single_label
+from efficientnetv2.inference.predict import Predictions, Runtime, embed_dataset
 from efficientnetv2.metrics.classification import top_classes
-from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.efficientnet import Network, require_single_label
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file, write_text_atomically
 from efficientnetv2.utils.logs import progress

@@ -26,10 +26,11 @@ from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
 from efficientnetv2.exporters.engines import choose_engine, engine_on, open_engine
-from efficientnetv2.inference.predict import Compute, Engine, Predictions, Runtime, load_classifier, predict_dataset
+from efficientnetv2.inference.predict import Compute, Engine, Predictions, Runtime, predict_dataset
 from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members, remove_calibration
+from efficientnetv2.models.model_file import load_classifier
 from efficientnetv2.models.safetensors_io import sha256_by_name
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import TTA, Preprocessing
@@ -158,7 +159,15 @@ def _engine_of_all(
 
     def choose() -> Engine:
         saved = checkpoint.saved_engine() if checkpoint is not None and runtime.engine == "auto" else None
-        engine, compute = choose_engine(saved or runtime.engine, network, preprocessing, read, len(rows))
+        try:
+            engine, compute = choose_engine(saved or runtime.engine, network, preprocessing, read, len(rows))
+        except InputError as error:
+            if saved is None:
+                raise
+            raise InputError(
+                f"the saved predictions are of the engine {saved}, which does not work now. To predict all images "
+                f"again, use `engine=torch`. The reason: {error}"
+            ) from error
         computes.append(compute)
         return engine
 
@@ -190,9 +199,10 @@ class PredictionCheckpoint:
         return f"{self._digest}-{self.engine}"
 
     def saved_engine(self) -> Engine | None:
-        """The engine that computed saved predictions of this job; None without any."""
-        names = [file.name for file in self._folder.glob(f"{self._digest}-*-*.npz")]
-        return cast(Engine, min(names).split("-")[1]) if names else None
+        """The engine of the last saved predictions of this job; None without any."""
+        files = list(self._folder.glob(f"{self._digest}-*-*.npz"))
+        last = max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
+        return cast(Engine, last.name.split("-")[1]) if last else None
 
     def load(self) -> tuple[Ints, Tensor]:
         """(n,) ascending rows of the dataset, and their (n, K) logits, whose files are unchanged."""

@@ -19,8 +19,9 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.exporters.formats import NAMES, Session, installed, open_session, write
 from efficientnetv2.exporters.graph import Encoding, ExportGraph, Floats, metadata, model_input, to_batch
 from efficientnetv2.exporters.verify import Compared, check, compare, read_pixels
-from efficientnetv2.inference.predict import load_classifier, predict_dataset
+from efficientnetv2.inference.predict import predict_dataset
 from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.model_file import load_classifier
 from efficientnetv2.utils.benchmark import interleave
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.errors import InputError

@@ -22,8 +22,9 @@ from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import SKIPPED, compare_predictions, write_skipped
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import ReportInputs, predictions_frame
-from efficientnetv2.inference.predict import Engine, Predictions, evaluate_sizes
+from efficientnetv2.inference.predict import Engine, Predictions
 from efficientnetv2.metrics.calibration import fit_temperature
+from efficientnetv2.metrics.classification import size_metrics
 from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
 from efficientnetv2.metrics.subgroups import SMALL_SLICE
@@ -186,8 +187,13 @@ def _size_curve(
     with suppress(ValidationError):  # of another project, or without a recipe
         schedule = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
         trained_px = schedule.last.image_size
-    points = evaluate_sizes(by_size.__getitem__, evaluation.sizes, network.class_names)
-    return SizeCurve(points, network.preprocessing.image_size, trained_px, "may select" if may_choose else "shown")
+    points = []
+    for px in evaluation.sizes:
+        predictions, seconds = by_size[px]
+        points.append(size_metrics(px, predictions.labels, predictions.probabilities, network.class_names, seconds))
+    return SizeCurve(
+        tuple(points), network.preprocessing.image_size, trained_px, "may select" if may_choose else "shown"
+    )
 
 
 def _overlap(evaluation: ResolvedEvaluation, evaluated: ImageDataset) -> TrainOverlap:

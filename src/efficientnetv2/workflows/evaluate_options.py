@@ -241,8 +241,9 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
     except (OSError, ValueError) as error:
         raise InputError(f"`costs` {file} is not a CSV ({error}). {form}") from error
     table = table.set_index(table.columns[0])
-    columns = [*class_names, _ABSTAIN]
-    if _OLD_ABSTAIN not in class_names:
+    has_abstain = _ABSTAIN not in class_names  # else the column is that of the class
+    columns = [*class_names, _ABSTAIN] if has_abstain else class_names
+    if has_abstain and _OLD_ABSTAIN not in class_names:
         table = table.rename(columns={_OLD_ABSTAIN: _ABSTAIN})
     table.index = pd.Index(match_names(table.index.astype(str).str.strip(), class_names))
     table.columns = pd.Index(match_names(table.columns.astype(str).str.strip(), columns))
@@ -262,7 +263,7 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
             f"`costs` {file}: the cost of predicting '{table.columns[column]}' for '{table.index[row]}' is "
             f"'{table.iat[row, column]!s}'. Give a number of at least 0, with a decimal point."
         )
-    abstain = costs[_ABSTAIN].unique() if _ABSTAIN in costs else []
+    abstain = costs[_ABSTAIN].unique() if has_abstain and _ABSTAIN in costs else []
     if len(abstain) > 1:
         raise InputError(
             f"`costs` {file}: {_ABSTAIN} is {shorten([f'{value:g}' for value in abstain])}, but a person costs the "

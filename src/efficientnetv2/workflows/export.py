@@ -29,8 +29,8 @@ from efficientnetv2.exporters.verify import (
     read_pixels,
 )
 from efficientnetv2.exporters.web import read_runtime, write_page
-from efficientnetv2.inference.predict import load_classifier
 from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.model_file import load_classifier
 from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.training.seen_images import find_run
 from efficientnetv2.training.signals import signals_as_ctrl_c

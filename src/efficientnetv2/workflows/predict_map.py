@@ -15,7 +15,7 @@ from efficientnetv2.data.raster_checks import band_mismatch, dtypes_of, encoding
 from efficientnetv2.geospatial import map_file
 from efficientnetv2.geospatial.map_file import distortion_warning
 from efficientnetv2.geospatial.sliding_window import Grid, MapStatistics, predict_blocks
-from efficientnetv2.inference.predict import require_single_label
+from efficientnetv2.models.efficientnet import require_single_label
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.distributed import World

@@ -19,18 +19,18 @@ from markupsafe import Markup
 
 from efficientnetv2.evaluation.evaluation_result import file_hashes
 from efficientnetv2.evaluation.html import render
-from efficientnetv2.inference.predict import require_classes
 from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.conversion.timm_config import CONFIG, WEIGHTS
 from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.conversion.weight_writer import in_timm
-from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.efficientnet import EfficientNet, require_classes
 from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.library_models import is_library_model
 from efficientnetv2.models.pretrained import get_weights, weight_names
 from efficientnetv2.models.wrapped_model import WrappedModel
+from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import output_dir, read_object, write_text_atomically
@@ -70,11 +70,13 @@ class Push:
         url: Page of the repository on the hub. None if nothing was uploaded.
         folder: Folder of the files. None if none was given.
         notes: What timm does not read from the files, a sentence each.
+        opens_in_transformers: Whether the pipeline of transformers, which reads RGB images, opens the files.
     """
 
     url: str | None
     folder: Path | None
     notes: tuple[str, ...]
+    opens_in_transformers: bool
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -128,7 +130,7 @@ def push(
         if present and not overwrite:
             raise InputError(f"`output` {target} exists. Give another folder, or replace its files: `overwrite=True`.")
     hub = HfApi(library_name="efficientnetv2")
-    exists = repo is not None and _exists(hub, repo, private=private, overwrite=overwrite)
+    parent = None if repo is None else _last_commit(hub, repo, private=private, overwrite=overwrite)
     network = _load(path)
     report = _report(path, path_of("evaluation", evaluation))
     with (
@@ -147,12 +149,14 @@ def push(
                 (folder / file).replace(target / file)
             folder = target
         if repo is not None:
-            with _explained(hub, repo):
-                if not exists:
-                    call_with_timeout(_PATIENCE_S, lambda: hub.create_repo(repo, private=private, exist_ok=True))
-                files = [CommitOperationAdd(file, folder / file) for file in _FILES]
-                hub.create_commit(repo, files, commit_message="Upload an image classifier")
-    return Push(repo and f"{hub.endpoint}/{repo}", target, notes)
+            if parent is None:
+                with _explained(hub, repo):
+                    call_with_timeout(_PATIENCE_S, lambda: hub.create_repo(repo, private=private))
+                parent = _last_commit(hub, repo, private=private, overwrite=overwrite)
+            files = [CommitOperationAdd(file, folder / file) for file in _FILES]
+            with _explained(hub, repo):  # of two pushes at once, the hub refuses the later one
+                hub.create_commit(repo, files, commit_message="Upload an image classifier", parent_commit=parent)
+    return Push(repo and f"{hub.endpoint}/{repo}", target, notes, network.in_channels == RGB)
 
 
 def _load(path: Path) -> TimmModel:
@@ -223,9 +227,10 @@ def _card(
 
         if (config := timm.get_pretrained_cfg(word.removeprefix("timm:"))) is not None:
             terms, base_model = config.license or terms, config.hf_hub_id
+    programs = ["timm", "transformers"] if network.in_channels == RGB else ["timm"]
     header = ModelCardData(
         library_name="timm", pipeline_tag="image-classification", license=license, base_model=base_model,
-        tags=["timm", "transformers", "efficientnetv2"],
+        tags=[*programs, "efficientnetv2"],
     )  # fmt: skip
     weights = f"Training started from the weights {word}, whose license is: {terms}."
     if word in ("", "none"):
@@ -237,8 +242,8 @@ def _card(
     )  # fmt: skip
 
 
-def _exists(hub: HfApi, repo: str, *, private: bool, overwrite: bool) -> bool:
-    """Whether a repository exists. Raises InputError if it is known before the upload that it will fail."""
+def _last_commit(hub: HfApi, repo: str, *, private: bool, overwrite: bool) -> str | None:
+    """The last commit of a repository, None if it does not exist. Raises InputError for an upload that would fail."""
     try:
         validate_repo_id(repo if "/" in repo else "")
     except HFValidationError as error:
@@ -249,14 +254,14 @@ def _exists(hub: HfApi, repo: str, *, private: bool, overwrite: bool) -> bool:
         try:
             found = call_with_timeout(_PATIENCE_S, lambda: hub.model_info(repo, timeout=_PATIENCE_S))
         except RepositoryNotFoundError:
-            return False
+            return None
     if private and found.private is False:
         raise InputError(f"`repo` {repo} exists and is public. Give another name, or leave `private` out to publish.")
     replaced = [file.rfilename for file in found.siblings or () if file.rfilename in _FILES]
     if replaced and not overwrite:
         fix = "Give another name, or `overwrite=True` for a new commit."
         raise InputError(f"`repo` {repo} exists and has {', '.join(replaced)}. {fix}")
-    return True
+    return found.sha
 
 
 @contextmanager
@@ -267,7 +272,13 @@ def _explained(hub: HfApi, repo: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         reason = (error.server_message or error_summary(error)).rstrip(".")
-        fix = {401: "Log in again with: hf auth login", 403: "Give a repository of yours, and a token that may write."}
+        changed = "The repository changed during this push. Look at it, then push again with `overwrite=True`."
+        fix = {
+            401: "Log in again with: hf auth login",
+            403: "Give a repository of yours, and a token that may write.",
+            409: changed,
+            412: changed,
+        }
         raise InputError(
             f"`repo` {repo}: {hub.endpoint} responds with {status}: {reason}. {fix.get(status, 'Try again later.')}"
         ) from error
