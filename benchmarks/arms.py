@@ -31,7 +31,7 @@ from efficientnetv2.utils.io import write_text_atomically
 HARDLY_VALIDATED = ("val_interval_epochs=1000", "val_max_images=32")
 # Of two runs whose times are compared, how much faster one may have been at the same size. Ours: with nothing else on a
 # machine most recorded pairs are within 4 %.
-_SAME_PACE = 1.1
+SAME_PACE = 1.1
 
 
 def same_numbers(device: str) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def refuse_other_pace(one: Mapping[str, Any], other: Mapping[str, Any], folder: 
         return
     paces = [max(row["sizes"], key=lambda size: size["image_size"]) for row in (one, other)]
     a, b = (size["images"] / size["train_s"] for size in paces)
-    if paces[0]["image_size"] == paces[1]["image_size"] and max(a, b) > _SAME_PACE * min(a, b):
+    if paces[0]["image_size"] == paces[1]["image_size"] and max(a, b) > SAME_PACE * min(a, b):
         raise SystemExit(
             f"With seed {one['seed']} one trained {a:.0f} images/s at {paces[0]['image_size']} px, the other {b:.0f}. "
             f"The machine has changed its pace between them, so their times do not compare: delete both in {folder}, "

@@ -260,6 +260,27 @@ def test_the_labels_of_resnet_50_give_what_was_measured_in_small(recipe):
     ) in _label(recipe)
 
 
+def test_the_minutes_to_timms_top1_are_those_of_the_runs():
+    """As ranges, and their ratio for the fastest run of timm's: the paces of the machine differ too much for others."""
+    raw = read(RESULTS / "time_to_accuracy.json")
+    page = (ROOT / "docs/benchmarks/results.md").read_text(encoding="utf-8")
+    sides = [
+        (raw["timm"], 0), (raw["timm_lower"], 0), (raw["torchvision"], 0),
+        (raw["ours"]["2"], 1), (raw["ours"]["3"], 1), (raw["ours_same_minutes"], 0),
+    ]  # fmt: skip
+    for rows, digits in sides:
+        top1 = ", ".join(f"{100 * one:.1f} %" for one in sorted(row["top1"] for row in rows))
+        minutes = sorted(row["train_s"] / 60 for row in rows)
+        assert f"| {top1} | {minutes[0]:.{digits}f} to {minutes[-1]:.{digits}f} |" in page
+    theirs, mine = (sorted(row["train_s"] for row in rows) for rows in (raw["timm"], raw["ours"]["3"]))
+    ratios = f"{theirs[0] / mine[-1]:.1f} to {theirs[0] / mine[0]:.1f}"
+    slower = f"timm's slowest run took {theirs[-1] / theirs[0] - 1:.0%} longer".replace("%", " %")
+    for text in (page, (ROOT / "README.md").read_text(encoding="utf-8")):
+        (row,) = [line for line in text.splitlines() if line.startswith("|") and "timm" in line and ratios in line]
+        assert "3 epochs" in row or f"3 epochs: {mine[0] / 60:.1f} to {mine[-1] / 60:.1f} minutes" in text
+        assert slower in " ".join(text.split())
+
+
 @pytest.mark.parametrize("where", ["label", "page"])
 def test_what_stands_beside_finetune_is_said_to_be_quick_as_it_comes(where):
     """Another recipe, not the same from scratch: the benchmark changes nothing of it but its length."""

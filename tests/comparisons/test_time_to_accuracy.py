@@ -19,7 +19,7 @@ from benchmarks.peers_training import Reference, Timm, link_folders, once, secon
 from benchmarks.peers_tuning import beyond_ends, tuned_timm
 from benchmarks.reference_recipe import top1
 from benchmarks.reference_recipe import trained as reference_trained
-from benchmarks.time_to_accuracy import Claim, claims, claims_of, climbed
+from benchmarks.time_to_accuracy import Claim, changed_pace, claims, claims_of, climbed
 from PIL import Image
 from tests.messages import mentioning
 from torch import nn
@@ -249,11 +249,56 @@ def test_minutes_with_two_torches_make_no_claim():
         claims(theirs, ladder, same)
 
 
+@pytest.mark.parametrize(("seconds", "claimed"), [((880, 1000, 1100), True), ((1100, 1000, 900), False)])
+def test_a_seed_whose_sides_met_another_pace_makes_no_speedup(seconds, claimed):
+    """Ours slows down from seed to seed; theirs with it, or against it."""
+    theirs = {"timm": rows(*((0.6, one) for one in seconds))}
+    ladder = {4: rows((0.7, 180), (0.7, 200), (0.7, 220))}
+    found = claims(theirs, ladder, rows(*[(0.8, 1000)] * 3))
+    assert ("time_to_timm_top1_speedup" in found) == claimed
+    assert ("With seed 0" in changed_pace(theirs["timm"], ladder[4])) != claimed
+
+
+def test_paces_are_compared_on_one_kind_of_machine():
+    """The second seed's machine is twice as fast for both sides."""
+    theirs, mine = rows((0.6, 1000), (0.6, 500)), rows((0.7, 200), (0.7, 110))
+    for side in (theirs, mine):
+        side[1]["hardware"] = "another"
+    assert not changed_pace(theirs, mine)
+
+
+def test_the_sides_take_turns(tmp_path, monkeypatch):
+    """Seed by seed: timm at both rates, torchvision, then ours until it reaches the best of them."""
+    ran = []
+
+    def trained(self, pictures, *, epochs, seed):
+        ran.append((type(self).__name__, seed))
+        return {"top1": 0.6, "train_s": 1.0}
+
+    def measured(runs, cell, seed):
+        ran.append((cell.row, seed))
+        return {"top1": {"ours 2 epochs": 0.5, "ours 3 epochs": 0.7}[cell.row]}
+
+    monkeypatch.setattr(Timm, "trained", trained)
+    monkeypatch.setattr(Reference, "trained", trained)
+    monkeypatch.setattr(time_to_accuracy, "measured", measured)
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    options = Namespace(
+        pictures=tmp_path, script=tmp_path / "train.py", image_size=64, epochs=2, seeds=2, output=tmp_path / "out"
+    )
+    parts = {"optimizer": ["--opt", "sgd", "--lr", "0.4"]}
+    chosen = {"timm": {"quick": ["-j", "1"], "parts": parts}, "torchvision": {"lr": 0.1}}
+    runs = Runs(DataConfig("x"), 2, "none", "cpu", tmp_path, print)
+    time_to_accuracy.take_turns(("timm", "torchvision"), options, chosen, runs)
+    one_seed = ["Timm", "Timm", "Reference", "ours 2 epochs", "ours 3 epochs"]
+    assert ran == [(who, seed) for seed in range(2) for who in one_seed]
+
+
 def test_the_minutes_that_are_recorded_compare():
     raw = json.loads((record.RESULTS / "time_to_accuracy.json").read_text())
     summary = json.loads(record.SUMMARY.read_text())
     found = claims_of(raw)
-    assert set(found) == set(time_to_accuracy._CLAIMS)
+    assert set(found) == {name for name in time_to_accuracy._CLAIMS if name in summary}
     for name, claim in found.items():
         assert summary[name]["value"] == pytest.approx(claim.figure.value)
     assert time_to_accuracy.mean_top1(raw["timm"]) >= time_to_accuracy.mean_top1(raw["timm_lower"])
