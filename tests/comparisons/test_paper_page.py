@@ -228,8 +228,13 @@ def test_the_page_opens_with_how_far_it_reaches_and_ends_with_what_is_to_be_meas
     assert said not in opening()
 
 
+def claimed(value, low, high, unit="ratio", date="2026-11-23"):
+    about = {"command": "run it", "date": date, "versions": {"efficientnetv2": "0.1.0"}}
+    return {"value": value, "unit": unit, "low": low, "high": high, "n": 5} | about
+
+
 def test_a_page_with_every_claim_measured_asks_for_none(empty):
-    claim = {"value": 1.0, "unit": "ratio", "low": 0.5, "high": 1.5, "n": 5, "command": "run it"}
+    claim = claimed(1.0, 0.5, 1.5)
     (empty / "summary.json").write_text(json.dumps(dict.fromkeys(paper_page._CLAIMS, claim)))
     page = paper_page.text()
     assert "## To be measured" not in page
@@ -267,9 +272,15 @@ def test_what_is_missing_for_good_says_why_once(empty):
 
 
 def test_a_claim_stands_with_its_interval_and_command(empty):
-    claim = {"value": 1.618, "unit": "ratio", "low": 1.5, "high": 1.7, "n": 5, "command": "run it"}
-    (empty / "summary.json").write_text(json.dumps({"progressive_speedup_b0_imagenette": claim}))
-    assert "(`progressive_speedup_b0_imagenette`) | 1.62 | 1.50 to 1.70 | 5 | `run it` |" in paper_page.text()
+    claims = {
+        "progressive_speedup_b0_imagenette": claimed(1.618, 1.5, 1.7),
+        "progressive_top1_gain_b0_imagenette": claimed(0.5, -0.2, 1.2, "points", date="2026-11-25"),
+    }
+    (empty / "summary.json").write_text(json.dumps(claims))
+    page = paper_page.text()
+    assert "(`progressive_speedup_b0_imagenette`) | 1.62 | 1.50 to 1.70 | 5 | `run it` |" in page
+    assert "(`progressive_top1_gain_b0_imagenette`) | +0.5 | -0.2 to +1.2, includes 0 | 5 | `run it` |" in page
+    assert "Recorded from 2026-11-23 to 2026-11-25 with version 0.1.0." in page
 
 
 def without(kept, column, *sides, row=None):
