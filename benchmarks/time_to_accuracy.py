@@ -23,6 +23,8 @@ not contain. Each side answers all images of val, once, at its end, in its own w
 
 Minutes are of the training steps, waiting for images included, validation and start-up not. What is done is kept in
 OUT and not done again; runs whose minutes are compared have to be of one kind of machine and one version of torch.
+The sides take turns, seed by seed, and a seed is refused whose sides met the machine at paces that differ by more than
+a tenth (``changed_pace``).
 ``--at-once`` shares the cores among so many runs of tuning, whose seconds nothing uses; ``--only timm`` leaves
 torchvision for another sitting.
 """
@@ -40,6 +42,7 @@ from typing import Any
 
 from benchmarks.arms import (
     HARDLY_VALIDATED,
+    SAME_PACE,
     Paired,
     gain,
     machines,
@@ -74,21 +77,27 @@ def timm_of(chosen: Mapping[str, Any], options: argparse.Namespace) -> Timm:
     return Timm(options.script, options.image_size, tuple(chosen["quick"]), parts)
 
 
-def peers(side: str, options: argparse.Namespace, chosen: Mapping[str, Any]) -> list[Rows]:
-    """What goes the whole length of timm's or torchvision's side, one row per seed each; the last one counts."""
+def peers(
+    side: str, options: argparse.Namespace, chosen: Mapping[str, Any], seeds: Iterable[int] | None = None
+) -> list[Rows]:
+    """The full-length runs of timm's or torchvision's side, a row per seed each; the last one counts.
+
+    ``seeds`` None is all.
+    """
+    seeds = tuple(range(options.seeds) if seeds is None else seeds)
     timm = timm_of(chosen["timm"], options)
     if side == "torchvision":
         reference = Reference(options.image_size, chosen["torchvision"]["lr"], as_timm(timm))
-        return [_rows(side, reference, options)]
-    found, first = [_rows(side, timm, options)], at_first_rate(timm)
+        return [_rows(side, reference, options, seeds)]
+    found, first = [_rows(side, timm, options, seeds)], at_first_rate(timm)
     if first.parts["optimizer"][-1] != timm.parts["optimizer"][-1]:
-        found.append(_rows("timm_first_rate", first, options))
+        found.append(_rows("timm_first_rate", first, options, seeds))
     return sorted(found, key=mean_top1)
 
 
-def _rows(side: str, trained: Timm | Reference, options: argparse.Namespace) -> Rows:
+def _rows(side: str, trained: Timm | Reference, options: argparse.Namespace, seeds: Iterable[int]) -> Rows:
     rows: Rows = []
-    for seed in range(options.seeds):
+    for seed in seeds:
         of = {"epochs": options.epochs, "seed": seed}
         rows.append(
             once(
@@ -120,6 +129,18 @@ def ours(runs: Runs, epochs: float, image_size: int) -> Rows:
     minutes = statistics.fmean(row["train_s"] for row in rows) / 60
     print(f"ours, {epochs:g} epochs: {mean_top1(rows):.1%} in {minutes:.1f} minutes", flush=True)
     return rows
+
+
+def take_turns(sides: Iterable[str], options: argparse.Namespace, chosen: Mapping[str, Any], runs: Runs) -> None:
+    """Run theirs and then ours, seed by seed; what is run is kept, and read where the sides are compared.
+
+    With each seed ours goes through the lengths until it reaches the best of theirs with that seed.
+    """
+    for seed in range(options.seeds):
+        best = max(mean_top1(rows) for side in sides for rows in peers(side, options, chosen, [seed]))
+        for epochs in _LADDER:
+            if measured(runs, our_cell(epochs, options.image_size), seed)["top1"] >= best:
+                break
 
 
 def _within(out: Path, allowed: float) -> float:
@@ -170,7 +191,7 @@ class Claim:
 
 
 def claims(theirs: Mapping[str, Rows], ladder: Mapping[float, Rows], same: Rows) -> dict[str, Claim]:
-    """By name; of a top-1 that no length of ours reached there is none.
+    """By name; there is no speedup where no length of ours reached their top-1, or where the machine changed its pace.
 
     Raises:
         SystemExit: two runs whose times are compared were made on different kinds of machine or with different torches.
@@ -180,6 +201,7 @@ def claims(theirs: Mapping[str, Rows], ladder: Mapping[float, Rows], same: Rows)
         enough = [mine for mine in ladder.values() if mean_top1(mine) >= mean_top1(rows)]
         if enough:
             refuse_incomparable_seeds(rows, enough[0])
+        if enough and not changed_pace(rows, enough[0]):
             speedup = ratio(seconds(rows), seconds(enough[0]))
             found[_SPEEDUP.format(side)] = Claim(speedup, "ratio", [*rows, *enough[0]])
     pairs = [[100 * row["top1"] for row in rows] for rows in (same, theirs["timm"])]
@@ -197,6 +219,27 @@ def refuse_incomparable_seeds(theirs: Rows, mine: Rows) -> None:
     """Refuse minutes that were taken on different kinds of machine or with different torches, seed by seed."""
     for pair in zip(theirs, mine, strict=True):
         refuse_incomparable_times(pair)
+
+
+def changed_pace(theirs: Rows, mine: Rows) -> str:
+    """Whether the sides of a seed met the machine at paces that differ by more than a tenth: what to do, or "".
+
+    A side does the same work with every seed. So its pace with a seed is the median of its seconds on that kind of
+    machine over its seconds with that seed.
+    """
+    for one, other in zip(theirs, mine, strict=True):
+        paces = _pace(one, theirs), _pace(other, mine)
+        if max(paces) > SAME_PACE * min(paces):
+            return (
+                f"With seed {one['seed']} their run had {paces[0]:.2f} times its usual pace on this machine, ours "
+                f"{paces[1]:.2f} times its own, so the times do not compare: delete both in OUT, and run this again."
+            )
+    return ""
+
+
+def _pace(run: Mapping[str, Any], rows: Rows) -> float:
+    alike: list[float] = [row["train_s"] for row in rows if row["hardware"] == run["hardware"]]
+    return statistics.median(alike) / float(run["train_s"])
 
 
 def _parsed() -> argparse.Namespace:
@@ -244,12 +287,17 @@ def main() -> None:
     theirs: dict[str, Rows] = {}
     lower: dict[str, Rows] = {}
     climbs: dict[str, dict[float, Rows]] = {}
-    for side in (options.only,) if options.only else _SIDES:
+    sides = (options.only,) if options.only else _SIDES
+    take_turns(sides, options, chosen, runs)
+    for side in sides:
         *less, theirs[side] = peers(side, options, chosen)
         lower |= {f"{side}_lower": rows for rows in less}
         climbs[side] = climbed(runs, options.image_size, mean_top1(theirs[side]))
+        longest_of_side = list(climbs[side].values())[-1]
+        refuse_incomparable_seeds(theirs[side], longest_of_side)
+        if advice := changed_pace(theirs[side], longest_of_side):
+            raise SystemExit(advice)
     longest, last = list(climbs["timm"].items())[-1]
-    refuse_incomparable_seeds(theirs["timm"], last)
     allowed = longest * statistics.fmean(seconds(theirs["timm"])) / statistics.fmean(seconds(last))
     same = ours(runs, _within(runs.out, round(allowed, 1)), options.image_size)
     ladder = dict(sorted((epochs, rows) for climb in climbs.values() for epochs, rows in climb.items()))

@@ -24,7 +24,7 @@ RULES: tuple[tuple[str, str, tuple[int, int, int]], ...] = (
     ("write class or type, not kind", r"kinds?", (0, 0, 0)),
     ("write options or arguments, not words", r"words", (0, 0, 0)),
     ("write command, not verb", r"verbs?", (0, 0, 0)),
-    ("write model or network connection, not network", r"networks?(?! (connection|share))", (0, 1, 6)),
+    ("write model or network connection, not network", r"networks?(?! (connection|share))", (0, 0, 6)),
     ("write trained or learned, not learnt", r"learnt", (0, 0, 0)),
     ("write prints, states, reports, not tells or says", r"told|tells?|said|says?", (0, 0, 0)),
     ("write is, not lies or stands", r"lies?|lay|stands?|stood", (0, 0, 0)),

@@ -19,7 +19,7 @@ from benchmarks.peers_training import Reference, Timm, link_folders, once, secon
 from benchmarks.peers_tuning import beyond_ends, tuned_timm
 from benchmarks.reference_recipe import top1
 from benchmarks.reference_recipe import trained as reference_trained
-from benchmarks.time_to_accuracy import Claim, claims, claims_of, climbed
+from benchmarks.time_to_accuracy import Claim, changed_pace, claims, claims_of, climbed
 from PIL import Image
 from tests.messages import mentioning
 from torch import nn
@@ -251,11 +251,56 @@ def test_minutes_with_different_torch_versions_give_no_claim():
         claims(peers, by_epochs, same)
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [((880, 1000, 1100), True), ((1100, 1000, 900), False)])
+def test_sides_of_a_seed_with_different_paces_give_no_speedup(seconds, expected):
+    """Ours slows down from seed to seed; peers with it, or against it."""
+    peers = {"timm": rows(*((0.6, value) for value in seconds))}
+    by_epochs = {4: rows((0.7, 180), (0.7, 200), (0.7, 220))}
+    found = claims(peers, by_epochs, rows(*[(0.8, 1000)] * 3))
+    assert ("time_to_timm_top1_speedup" in found) == expected
+    assert ("With seed 0" in changed_pace(peers["timm"], by_epochs[4])) != expected
+
+
+def test_paces_are_compared_on_one_kind_of_machine():
+    """The second seed's machine is twice as fast for both sides."""
+    peers, mine = rows((0.6, 1000), (0.6, 500)), rows((0.7, 200), (0.7, 110))
+    for side in (peers, mine):
+        side[1]["hardware"] = "another"
+    assert not changed_pace(peers, mine)
+
+
+def test_the_sides_take_turns(tmp_path, monkeypatch):
+    """Seed by seed: timm at both rates, torchvision, then ours until it reaches the best of them."""
+    runs_started = []
+
+    def trained(self, images, *, epochs, seed):
+        runs_started.append((type(self).__name__, seed))
+        return {"top1": 0.6, "train_s": 1.0}
+
+    def measured(runs, cell, seed):
+        runs_started.append((cell.row, seed))
+        return {"top1": {"ours 2 epochs": 0.5, "ours 3 epochs": 0.7}[cell.row]}
+
+    monkeypatch.setattr(Timm, "trained", trained)
+    monkeypatch.setattr(Reference, "trained", trained)
+    monkeypatch.setattr(time_to_accuracy, "measured", measured)
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    options = Namespace(
+        pictures=tmp_path, script=tmp_path / "train.py", image_size=64, epochs=2, seeds=2, output=tmp_path / "out"
+    )
+    parts = {"optimizer": ["--opt", "sgd", "--lr", "0.4"]}
+    chosen = {"timm": {"quick": ["-j", "1"], "parts": parts}, "torchvision": {"lr": 0.1}}
+    runs = Runs(DataConfig("x"), 2, "none", "cpu", tmp_path, print)
+    time_to_accuracy.take_turns(("timm", "torchvision"), options, chosen, runs)
+    of_a_seed = ["Timm", "Timm", "Reference", "ours 2 epochs", "ours 3 epochs"]
+    assert runs_started == [(who, seed) for seed in range(2) for who in of_a_seed]
+
+
 def test_recorded_minutes_are_comparable():
     raw = json.loads((record.RESULTS / "time_to_accuracy.json").read_text())
     summary = json.loads(record.SUMMARY.read_text())
     found = claims_of(raw)
-    assert set(found) == set(time_to_accuracy._CLAIMS)
+    assert set(found) == {name for name in time_to_accuracy._CLAIMS if name in summary}
     for name, claim in found.items():
         assert summary[name]["value"] == pytest.approx(claim.figure.value)
     assert time_to_accuracy.mean_top1(raw["timm"]) >= time_to_accuracy.mean_top1(raw["timm_lower"])

@@ -16,9 +16,10 @@ def _finetune(name: str, *, model: str, weight_decay: float, **fields: Any) -> R
     """Fine-tuning of pretrained weights.
 
     arXiv:2104.00298, section 5.3, and the released code (its ``Ft`` configurations) agree on batch 512, learning rate
-    0.001, cutout and flips. From the released code alone: RMSprop, a warm-up of one epoch, one size, the size of
-    evaluation; the whole image squeezed into the square; no crops, no dropout, survival 0.8, label smoothing 0.1, EMA
-    0.9996, a hole of half the side filled with noise.
+    0.001 and cutout; section 5.1 (ImageNet) and the code on RMSprop and survival 0.8. From the released code alone:
+    flips, epsilon 0.001, a warm-up of one epoch, one size, the size of evaluation; the whole image squeezed into the
+    square; no crops, no dropout, label smoothing 0.1, batch-norm momentum 0.9, EMA 0.9996, a hole of half the side
+    filled with noise.
     """
     image_size = get_model_info(model).preprocessing.image_size
     return Recipe(
@@ -104,13 +105,13 @@ RECIPES = [
         "17) with AVX-512, with another run at the same time.",
         source="arXiv:2104.00298, section 5.3: batch 512, learning rate 0.001, cosine, no weight decay, cutout; Table "
         "9: the metric is of all test images, and all others are trained on.",
-        ours='section 5.3 has "mostly the same training settings as ImageNet". From those come the optimizer '
-        "(RMSprop, decay and momentum 0.9, epsilon 0.001), stochastic depth (survival 0.8), label smoothing 0.1 and "
-        "batch-norm momentum. As in transfer_released, where the paper is silent: one image size, whole images "
-        "without random crops, no dropout, RandAugment or mixup, EMA 0.9996, warm-up of one epoch. One run stands for "
-        "the mean of five, as python -m benchmarks.paper 8 --scale paper makes it. The test images select nothing "
-        "(the last weights are kept), but the curve is of some of them. A dataset without test images has a val "
-        "split, given or held out, instead.",
+        ours='section 5.3 has "mostly the same training settings as ImageNet". From those of section 5.1 come RMSprop '
+        "(decay and momentum 0.9) and stochastic depth (survival 0.8). All else is as in transfer_released: epsilon "
+        "0.001, label smoothing 0.1, batch-norm momentum 0.9 (section 5.1: 0.99), EMA 0.9996 (section 5.1: 0.9999), "
+        "one image size, whole images without random crops, no dropout, RandAugment or mixup, flips, the hole of "
+        "cutout, warm-up of one epoch. One run stands for the mean of five, as python -m benchmarks.paper 8 --scale "
+        "paper makes it. The test images select nothing (the last weights are kept), but the curve is of some of them. "
+        "A dataset without test images has a val split, given or held out, instead.",
     ),
     NamedRecipe(
         _to_other_dataset("transfer_released", weight_decay=1e-5),
