@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import pandas as pd
 from benchmarks.record import NAMED, RESULTS, hardware
@@ -41,11 +42,12 @@ def main() -> None:
         tables.append(table.assign(model=name))
         print(tables[-1][SHOWN].to_string(index=False, float_format="{:.4g}".format), flush=True)
     if options.record:
+        mobile = [name for name in ("ai-edge-litert", "executorch") if find_spec(name.replace("-", "_"))]
         rows = json.loads(pd.concat(tables)[SHOWN].to_json(orient="records"))
         found = {
             "images": options.num_images,
             "hardware": hardware(),
-            "versions": {name: version(name) for name in (*NAMED, "onnxruntime", "openvino", "nncf")},
+            "versions": {name: version(name) for name in (*NAMED, "onnxruntime", "openvino", "nncf", *mobile)},
             "rows": rows,
         }
         write_text_atomically(RESULTS / "formats.json", json.dumps(found, indent=1) + "\n")

@@ -298,7 +298,7 @@ def test_labels_of_a_multi_label_run_or_cross_validation_are_split(kind, tmp_pat
 
 def test_what_cannot_be_exported_is_refused_by_name(model, photos, tmp_path):
     for wrong, said in (
-        ({"format": "coreml"}, ["format", "coreml", "onnx"]),
+        ({"format": "tensorrt"}, ["format", "tensorrt", "onnx"]),
         ({"format": "torch", "half": True, "data": photos}, ["torch", "half"]),
         ({"half": True, "int8": True}, ["half", "int8"]),
         ({"calibration": photos}, ["calibration", "int8"]),

@@ -28,8 +28,8 @@ _BENCHMARK = {
 def export(
     model: options.Model,
     format: Annotated[
-        Literal["onnx", "openvino", "torch", "triton", "web"],
-        option("onnx, openvino, torch, triton, or web (a page that predicts in the browser).", "FORMAT"),
+        Literal["onnx", "openvino", "torch", "triton", "web", "litert", "executorch", "coreml"],
+        option("onnx, openvino, torch, triton, web (a page), litert, executorch or coreml.", "FORMAT"),
     ] = "onnx",
     output: Annotated[Path | None, option("File or folder to write.  [default: next to the model]", "PATH")] = None,
     input: Annotated[
@@ -59,13 +59,14 @@ def export(
     overwrite: Annotated[bool, flag("--overwrite", "Replace an earlier export.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Export a model to ONNX, OpenVINO, torch.export or Triton, or as a web page, checked from image file to label.
+    """Export a model for servers, browsers or phones.
 
     Examples:
     - `effnetv2 export runs/demo`
     - `effnetv2 export runs/demo --format openvino --int8`
     - `effnetv2 export model.safetensors --input uint8 --data photos/`
     - `effnetv2 export runs/demo --format web --runtime onnxruntime-web-1.30.0.tgz`
+    - `effnetv2 export runs/demo --format litert`
     - `effnetv2 export runs/demo --benchmark`
     """
     from efficientnetv2.workflows import benchmark as benchmark_workflow
@@ -106,6 +107,9 @@ def export(
 
 def _print_export(made: Export, screen: Screen) -> None:
     agreement = made.agreement
+    if agreement is None:
+        screen.say(f"{made.path}: {made.size_bytes / 1e6:.1f} MB, verified: false (Core ML does not run here).")
+        return
     screen.say(
         f"{made.path}: {made.size_bytes / 1e6:.1f} MB, {agreement.milliseconds:.1f} ms per image in {made.runtime}."
     )

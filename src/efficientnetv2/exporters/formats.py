@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 import torch
 
 from efficientnetv2.exporters.graph import OUTPUTS, Encoding, ExportGraph, Floats, InputKind, Precision, metadata
+from efficientnetv2.exporters.mobile import quiet, write_coreml, write_executorch, write_litert
 from efficientnetv2.exporters.onnx import write_onnx
 from efficientnetv2.exporters.openvino import openvino_core, write_openvino
 from efficientnetv2.models.efficientnet import Network, output_names
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.optional_deps import import_optional
 
-Format = Literal["onnx", "openvino", "torch", "triton", "web"]
+Format = Literal["onnx", "openvino", "torch", "triton", "web", "litert", "executorch", "coreml"]
 #: Name of the file or folder next to the model file.
 NAMES: dict[Format, str] = {
     "onnx": "model.onnx", "openvino": "model_openvino", "torch": "model.pt2", "triton": "model_triton",
-    "web": "model_web",
+    "web": "model_web", "litert": "model.tflite", "executorch": "model.pte", "coreml": "model.mlpackage",
 }  # fmt: skip
 _PACKAGES: dict[tuple[Format, Precision], tuple[str, ...]] = {
     ("torch", "float32"): (),
@@ -35,7 +39,14 @@ _PACKAGES: dict[tuple[Format, Precision], tuple[str, ...]] = {
     ("openvino", "float32"): ("onnx", "onnxscript", "openvino"),
     ("openvino", "float16"): ("onnx", "onnxscript", "openvino"),
     ("openvino", "int8"): ("onnx", "onnxscript", "openvino", "nncf"),
+    ("litert", "float32"): ("litert_torch", "ai_edge_litert"),
+    ("executorch", "float32"): ("executorch",),
 }
+# Formats that take less than raw images and all precisions.
+_INPUTS: dict[Format, tuple[InputKind, ...]] = {"torch": ("float",), "litert": ("float",), "executorch": ("float",)}
+_PRECISIONS: dict[Format, tuple[Precision, ...]] = {
+    "torch": ("float32",), "litert": ("float32",), "executorch": ("float32",), "coreml": ("float32", "float16"),
+}  # fmt: skip
 # Requests that Triton computes together, at most, and microseconds that they wait for each other. Ours.
 _MAX_BATCH, _MAX_DELAY_US = 64, 2000
 # The model in a model repository.
@@ -119,22 +130,65 @@ def open_program(path: Path) -> Session:
     return Session(f"torch {torch.__version__}", run, json.loads(extra["metadata.json"]))
 
 
-OPEN: dict[str, Callable[[Path], Session]] = {"onnx": open_onnx, "openvino": open_openvino, "torch": open_program}
+def open_litert(path: Path) -> Session:
+    """A LiteRT file in its interpreter."""
+    module = import_optional("ai_edge_litert.interpreter", "mobile", "Running a LiteRT file")
+    interpreter = module.Interpreter(str(path), num_threads=torch.get_num_threads())
+    compute = interpreter.get_signature_runner()
+
+    def run(image: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        found = compute(images=np.ascontiguousarray(image.transpose(0, 2, 3, 1)))
+        return found[OUTPUTS[0]], found[OUTPUTS[1]]
+
+    with zipfile.ZipFile(path) as archive:
+        info = json.loads(archive.read("metadata.json"))
+    return Session(f"LiteRT {version('ai-edge-litert')}", _one_by_one(run), info)
+
+
+def open_executorch(path: Path) -> Session:
+    """An ExecuTorch program in its runtime."""
+    with quiet():
+        runtime = import_optional("executorch.runtime", "mobile", "Running an ExecuTorch program")
+        library = import_optional("executorch.extension.pybindings.portable_lib", "mobile", "Setting its threads")
+    library._unsafe_reset_threadpool(torch.get_num_threads())
+    program = runtime.Runtime.get().load_program(path)
+    (info,) = program.load_method("metadata").execute(())
+    method = program.load_method("forward")
+
+    def run(image: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        logits, shares = method.execute((torch.from_numpy(image),))
+        return logits.numpy(), shares.numpy()
+
+    return Session(f"ExecuTorch {version('executorch')}", _one_by_one(run), json.loads(info))
+
+
+def _one_by_one(run: Callable[[npt.NDArray[Any]], tuple[Floats, Floats]]) -> Callable[..., tuple[Floats, Floats]]:
+    """Run a file of one image on any number, in one thread at a time."""
+    lock = Lock()
+
+    def run_all(images: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        with lock:
+            logits, shares = zip(*(run(images[row : row + 1]) for row in range(len(images))), strict=True)
+        return np.concatenate(logits), np.concatenate(shares)
+
+    return run_all
+
+
+OPEN: dict[str, Callable[[Path], Session]] = {
+    "onnx": open_onnx, "openvino": open_openvino, "torch": open_program, "litert": open_litert,
+    "executorch": open_executorch,
+}  # fmt: skip
 
 
 def _write_program(graph: ExportGraph, path: Path, encoding: Encoding, metadata: Mapping[str, str]) -> tuple[str, ...]:
     """Write a program for normalized float32 images; the number of images is free.
 
     Raises:
-        InputError: Another encoding is wanted, or PyTorch cannot trace the network.
+        InputError: PyTorch cannot trace the network.
     """
-    if encoding.input != "float" or encoding.precision != "float32":
-        raise InputError("`format=torch` takes normalized images in float32. Leave `input`, `half` and `int8` out.")
-    # Other memory formats are saved with a warning. The caller's model keeps its own, which is faster.
-    graph = copy.deepcopy(graph).to(memory_format=torch.contiguous_format)
     shapes = ({0: torch.export.Dim("batch")},)
     try:
-        program = torch.export.export(graph, (graph.sample(),), dynamic_shapes=shapes)
+        program = torch.export.export(graph.contiguous(), (graph.sample(),), dynamic_shapes=shapes)
     except Exception as error:  # PyTorch raises nearly everything where it cannot trace
         name = graph.network.display_name()
         raise InputError(f"PyTorch cannot trace {name} ({error_summary(error)}). Export another model.") from error
@@ -143,12 +197,26 @@ def _write_program(graph: ExportGraph, path: Path, encoding: Encoding, metadata:
 
 
 _WRITERS: dict[Format, Callable[..., tuple[str, ...]]] = {
-    "onnx": write_onnx, "openvino": write_openvino, "torch": _write_program, "triton": write_onnx, "web": write_onnx
+    "onnx": write_onnx, "openvino": write_openvino, "torch": _write_program, "triton": write_onnx, "web": write_onnx,
+    "litert": write_litert, "executorch": write_executorch, "coreml": write_coreml,
 }  # fmt: skip
 
 
+def require_supported(format: Format, input: InputKind, precision: Precision) -> None:
+    """Refuse what a format does not take.
+
+    Raises:
+        InputError: The format takes other inputs or precisions only.
+    """
+    if input not in _INPUTS.get(format, (input,)):
+        raise InputError(f"`format={format}` takes normalized images. Leave `input` out, or use `format=onnx`.")
+    if precision not in _PRECISIONS.get(format, (precision,)):
+        option = "half" if precision == "float16" else precision
+        raise InputError(f"`format={format}` does not support `{option}`. Leave it out, or use `format=onnx`.")
+
+
 def installed() -> list[tuple[Format, Precision]]:
-    """The formats and precisions whose packages are installed; the file of triton and web is that of onnx."""
+    """The formats and precisions that can run here; the file of triton and web is that of onnx."""
     return [variant for variant, packages in _PACKAGES.items() if all(map(find_spec, packages))]
 
 
@@ -156,8 +224,9 @@ def write(network: Network, target: Path, format: Format, encoding: Encoding) ->
     """Write a format; returns the file that its runtime opens, and the layers that int8 leaves in float.
 
     Raises:
-        InputError: A package is missing, or fails for this network.
+        InputError: A package is missing, or fails for this network; or the format does not take the encoding.
     """
+    require_supported(format, encoding.input, encoding.precision)
     file = target
     if format == "openvino":
         file = target / "model.xml"
@@ -199,6 +268,8 @@ def is_export(path: Path, format: Format) -> bool:
         return (path / _SERVED / "config.pbtxt").is_file()
     if format == "web":
         return (path / "model.onnx").is_file() and (path / "onnxruntime-web").is_dir()
+    if format == "coreml":
+        return (path / "Manifest.json").is_file()
     return path.is_file() and path.suffix == Path(NAMES[format]).suffix
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -61,6 +62,10 @@ class ExportGraph(nn.Module):
         network = self.network
         logits = calibrated_outputs(network, images, self.preprocessing.tta, unknown=self.unknown)
         return logits, probabilities(logits[:, : network.num_classes], network.activation)
+
+    def contiguous(self) -> ExportGraph:
+        """A copy in PyTorch's default memory format, as files have it. The caller's model keeps its own, faster one."""
+        return copy.deepcopy(self).eval().to(memory_format=torch.contiguous_format)
 
     def sample(self, images: int = 2) -> Tensor:
         """An input to trace the graph with."""

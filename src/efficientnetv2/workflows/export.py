@@ -16,7 +16,7 @@ from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.clusters import evaluation_clusters
 from efficientnetv2.exporters import classify
-from efficientnetv2.exporters.formats import NAMES, Format, is_export, open_session, write
+from efficientnetv2.exporters.formats import NAMES, Format, is_export, open_session, require_supported, write
 from efficientnetv2.exporters.graph import Encoding, InputKind, Precision
 from efficientnetv2.exporters.quantize import CALIBRATION, require_calibration
 from efficientnetv2.exporters.verify import (
@@ -60,9 +60,9 @@ class Export:
         path: The file, or the folder of a format that has several files.
         format: See `export`.
         precision: "float32", "float16" or "int8".
-        runtime: Package and version that ran it.
+        runtime: Package and version that ran it. Empty for Core ML, which runs only on Apple's systems.
         size_bytes: Size of all files.
-        agreement: How it compares with the original.
+        agreement: How it compares with the original. None for Core ML, which is not compared.
         accuracy: With int8 and labeled images, the difference of the accuracy; otherwise None.
         float_layers: With int8, the layers that stay in float.
     """
@@ -72,15 +72,20 @@ class Export:
     precision: Precision
     runtime: str
     size_bytes: int
-    agreement: Agreement
+    agreement: Agreement | None
     accuracy: AccuracyDifference | None = None
     float_layers: tuple[str, ...] = ()
+
+    @property
+    def verified(self) -> bool:
+        """Whether its own runtime predicted the same here."""
+        return self.agreement is not None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         plain = asdict(self)
-        agreement = plain.pop("agreement")
-        return {**plain, **agreement, "path": str(self.path)}
+        agreement = plain.pop("agreement") or {}
+        return {**plain, **agreement, "path": str(self.path), "verified": self.verified}
 
 
 @api
@@ -101,7 +106,7 @@ def export(
     """Export a model, and check that its own runtime predicts the same from image file to label.
 
     Class names and preprocessing travel in the file; an ensemble and test-time augmentation become part of it.
-    Next to an ONNX file, `classify.py` shows how to use it without this package.
+    Next to an ONNX file, `classify.py` shows how to use it without this package. A Core ML package is not compared.
 
     Example::
 
@@ -113,11 +118,13 @@ def export(
     Args:
         model: A run, a cross-validation, or the path of one or of a model file.
         format: "onnx"; "openvino" (folder with model.xml); "torch" (a `torch.export` program, .pt2); "triton" (a
-            model repository that Triton, KServe and OpenVINO Model Server serve); or "web" (a folder with a web page
-            that predicts in the browser).
+            model repository that Triton, KServe and OpenVINO Model Server serve); "web" (a folder with a web page
+            that predicts in the browser); or for phones "litert" (.tflite), "executorch" (.pte) and "coreml"
+            (.mlpackage), which take one image at a time.
         output: File or folder to write. Default: next to the model file.
         input: "float" takes normalized images (N, C, S, S); "uint8" takes images of any size, (N, H, W, C), and
-            resizes and normalizes them in the model. "web" always takes "uint8".
+            resizes and normalizes them in the model. "web" always takes "uint8". "coreml" with "uint8" takes an image
+            of the model's size, to which Apple's Vision framework resizes.
         half: Store weights in half precision.
         int8: Quantize weights and activations to 8 bits. The result has the difference of the accuracy.
         data: Images to compare on, as `predict` takes them. Default: the validation images of the run, and if these
@@ -137,8 +144,9 @@ def export(
     choice("input", input, get_args(InputKind))
     number("num_images", num_images, 1)
     precision = _precision(half=half, int8=int8)
-    if format == "torch" and (input == "uint8" or precision != "float32"):
-        raise InputError("`format=torch` takes normalized images in float32. Leave `input`, `half` and `int8` out.")
+    require_supported(format, input, precision)
+    if format == "coreml" and not (data is None and num_images is None):
+        raise InputError("`format=coreml` compares no images here. Leave `data` and `num_images` out.")
     if calibration is not None and not int8:
         raise InputError("`calibration` is for `int8`. Give both, or leave it out.")
     if runtime is not None and format != "web":
@@ -149,7 +157,8 @@ def export(
     network = load_classifier(path)
     if format == "web" and network.preprocessing.bands is not None:
         raise InputError("`format=web` reads no bands of rasters, and this model needs them. Use another `format`.")
-    dataset = comparison_images(network, path, data, num_images or (_INT8_IMAGES if int8 else _IMAGES))
+    most = num_images or (_INT8_IMAGES if int8 else _IMAGES)
+    dataset = None if format == "coreml" else comparison_images(network, path, data, most)
     input = "uint8" if format == "web" else input
     encoding = Encoding(input, precision, calibration_images(network, path, calibration) if int8 else None)
     with (
@@ -163,13 +172,21 @@ def export(
         file, float_layers = write(network, made, format, encoding)
         if format == "web":
             write_page(made, network, runtime_files)
-        few = "" if len(dataset) >= _IMAGES else f" Name at least {_IMAGES} with `data` for a stronger proof."
-        _logger.info(f"Comparing on {pluralize(len(dataset), 'image')} of {dataset.source}.{few}")
-        session = open_session(format, file)
-        compared, engine = compare(network, session, dataset), session.name
-        del session  # Windows moves no file that is open
-        agreement = check(compared, network, dataset, precision)
-        accuracy = paired_accuracy(network, path, dataset, compared) if int8 else None
+        engine = ""
+        agreement: Agreement | None = None
+        accuracy: AccuracyDifference | None = None
+        if dataset is None:
+            _logger.warning(
+                "The Core ML package is not verified: Core ML runs only on Apple's systems. Compare predictions there."
+            )
+        else:
+            few = "" if len(dataset) >= _IMAGES else f" Name at least {_IMAGES} with `data` for a stronger proof."
+            _logger.info(f"Comparing on {pluralize(len(dataset), 'image')} of {dataset.source}.{few}")
+            session = open_session(format, file)
+            compared, engine = compare(network, session, dataset), session.name
+            del session  # Windows moves no file that is open
+            agreement = check(compared, network, dataset, precision)
+            accuracy = paired_accuracy(network, path, dataset, compared) if int8 else None
         size = size_of(made)
         _replace(target, made, Path(folder) / "before")
         if format == "onnx" and network.preprocessing.bands is None:
