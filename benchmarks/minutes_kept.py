@@ -29,7 +29,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +41,30 @@ from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.workflows.run_report import PROBE_DIR
 
 
-def train(
-    data: str, test: str, minutes: float, start: str, folder: Path, checkout: Path | None, cores: set[int]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Task:
+    """What a run is given.
+
+    Args:
+        data: Images to train on.
+        test: Labeled images that the run does not see.
+        minutes: Value of ``--minutes``.
+        start: ``offline`` or a file of weights.
+        seed: Value of ``--seed``.
+    """
+
+    data: str
+    test: str
+    minutes: float
+    start: str
+    seed: int = 0
+
+
+def train(task: Task, folder: Path, checkout: Path | None, cores: set[int]) -> dict[str, Any]:
     """One run, timed from the command to the report, and its predictions of the test images.
 
     Args:
-        data: to train on.
-        test: labeled images that the run does not see.
-        minutes: of ``--minutes``.
-        start: ``offline`` or a file of weights.
+        task: what it is given.
         folder: for everything that the run leaves.
         checkout: of another version; None runs this one.
         cores: the processors to run on.
@@ -59,18 +73,20 @@ def train(
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return found
-    weights = [] if start == "offline" else ["--weights", start]
+    options = [] if task.start == "offline" else ["--weights", task.start]
+    options += ["--seed", str(task.seed)] if task.seed else []
     output = "--output" if checkout is None else "--out"  # CHECKOUT has the words of 0.1, here and below
     began = time.monotonic()
-    _run(["train", data, "--minutes", f"{minutes:g}", *weights, output, str(folder / "run")], checkout, cores)
+    words = ["train", task.data, "--minutes", f"{task.minutes:g}", *options]
+    _run([*words, output, str(folder / "run")], checkout, cores)
     wall_s = time.monotonic() - began
-    _run(["evaluate", str(folder / "run"), test, output, str(folder / "test")], checkout, cores)
+    _run(["evaluate", str(folder / "run"), task.test, output, str(folder / "test")], checkout, cores)
     report = json.loads((folder / "run/report.json").read_text(encoding="utf-8"))
     tested = json.loads((folder / "test/report.json").read_text(encoding="utf-8"))
     plan = report["recipe"]["progressive"]
     last = plan["image_size"] if checkout is None else plan["image_px"]
     row = {
-        "minutes": minutes,
+        "minutes": task.minutes,
         "wall_s": round(wall_s, 1),
         "epochs": report["epochs"],
         "image_size": last["end"] if isinstance(last, dict) else last,
@@ -91,9 +107,7 @@ def train(
     return row
 
 
-def compared(
-    data: str, test: str, minutes: float, start: str, prefix: Path, checkout: Path, excess_s: float | None
-) -> dict[str, dict[str, Any]]:
+def compared(task: Task, prefix: Path, checkout: Path, excess_s: float | None) -> dict[str, dict[str, Any]]:
     """This version, an earlier one in the same time (``before``), and with the same option (``before_longer``).
 
     Both versions train at the same time, each on its own half of the processors. ``excess_s``: seconds that the earlier
@@ -105,8 +119,10 @@ def compared(
         raise SystemExit("It takes two processors: one for each version.")
     ours, theirs = set(cores[:half]), set(cores[half : 2 * half])
 
+    minutes = task.minutes
+
     def of(side: str, given: float, version: Path | None, on: set[int]) -> dict[str, Any]:
-        return train(data, test, given, start, prefix.with_name(f"{prefix.name}_{side}"), version, on)
+        return train(replace(task, minutes=given), prefix.with_name(f"{prefix.name}_{side}"), version, on)
 
     def earlier() -> dict[str, dict[str, Any]]:
         longer = {} if excess_s is not None else {"before_longer": of("before_longer", minutes, checkout, theirs)}
@@ -146,7 +162,8 @@ def main() -> None:
     excess_s = None
     for minutes in sorted(options.minutes):
         called = f"{name}_{start}_{minutes:g}min"
-        rows = compared(data, test, minutes, options.start, options.output / called, options.before, excess_s)
+        task = Task(data, test, minutes, options.start)
+        rows = compared(task, options.output / called, options.before, excess_s)
         now = rows["now"]
         if "before_longer" in rows:
             excess_s = rows["before_longer"]["wall_s"] - 60 * minutes
