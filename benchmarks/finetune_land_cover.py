@@ -41,13 +41,13 @@ from efficientnetv2.inference.linear_probe import ProbeOptions, linear_probe
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.training.initial_weights import load_weights
-from efficientnetv2.training.length_by_time import LengthBudget
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import apply_overrides, validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_setup import ImageCounts, RunSetup
+from efficientnetv2.training.time_budget import LengthBudget
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.device import Hardware

@@ -33,7 +33,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from efficientnetv2.checks.split_leakage import NEAR_KM
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.evaluation.generalization import EARTH_KM
+from efficientnetv2.evaluation.distribution_shift import EARTH_KM
 from efficientnetv2.inference.predict import embed_dataset
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.utils.io import write_text_atomically

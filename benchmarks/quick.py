@@ -33,7 +33,7 @@ from benchmarks.paper.runs import Cell, Runs
 from benchmarks.record import IMAGES, RESULTS, record, versions_of
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.evaluation.plots import draw_top1_over_time
+from efficientnetv2.evaluation.training_plots import draw_top1_over_time
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.processes import keep_freed_memory
 

@@ -41,12 +41,12 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
+from efficientnetv2.training.autotune import choose_precision
 from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
-from efficientnetv2.training.precision import choose_precision
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_length import RunLength
+from efficientnetv2.training.step_schedule import RunLength
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.benchmark import TimingStats, interleave, speed_ratio, synchronizer

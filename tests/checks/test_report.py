@@ -28,7 +28,7 @@ from efficientnetv2.checks.image_stats import collect_image_stats
 from efficientnetv2.checks.report import legend
 from efficientnetv2.checks.split_leakage import location_section
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation.generalization import EARTH_KM, Places
+from efficientnetv2.evaluation.distribution_shift import EARTH_KM, Places
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key

@@ -30,13 +30,13 @@ from efficientnetv2.preprocessing import Bands
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training import image_cache
 from efficientnetv2.training.image_cache import build_cache, estimate_cache
-from efficientnetv2.training.image_sizes import settings_by_size
-from efficientnetv2.training.length_by_time import LengthBudget
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.resolve_image_sizes import settings_by_size
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_request import RunOptions, RunRequest
 from efficientnetv2.training.run_setup import ImageCounts
+from efficientnetv2.training.time_budget import LengthBudget
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.distributed import World

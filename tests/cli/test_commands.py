@@ -31,7 +31,7 @@ from efficientnetv2.cli.models import recipes
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_summary import preprocessing_note
+from efficientnetv2.training.startup_notes import preprocessing_note
 from efficientnetv2.utils.errors import InputError
 
 
@@ -536,7 +536,7 @@ def test_each_long_phase_is_logged_before_it_starts(class_folders, tmp_path, mon
         raise InputError("stopped at the measurement")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("efficientnetv2.training.length_by_time.measure_timings", stop)
+    monkeypatch.setattr("efficientnetv2.training.time_budget.measure_timings", stop)
     length = TINY.index("--epochs")
     args = ["train", class_folders, *TINY[:length], *TINY[length + 2 :], "--minutes", "2", "--output", "run"]
     done = CliRunner().invoke(app, [str(arg) for arg in args])

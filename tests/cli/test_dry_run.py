@@ -13,13 +13,13 @@ from tests.messages import mentions
 from tests.recipes import with_overrides
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation.plots import draw_training_curves
+from efficientnetv2.evaluation.training_plots import draw_training_curves
 from efficientnetv2.training.image_cache import CacheEstimate
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_estimate import RunEstimate, StageEstimate
-from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.run_setup import RunSetup
+from efficientnetv2.training.step_schedule import RunLength
 from efficientnetv2.workflows import estimate
 
 SCRATCH = (*TINY, "--weights", "none")

@@ -16,7 +16,7 @@ from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.inference.predict import predict_dataset
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models import model_file
-from efficientnetv2.training.image_sizes import default_eval_sizes
+from efficientnetv2.training.resolve_image_sizes import default_eval_sizes
 
 ARGS = (*TINY, "--set", "val_fraction=0.25", "--set", "minival=9", "--set", "eval_image_size_candidates=[48,32]")
 

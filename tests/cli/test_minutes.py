@@ -13,13 +13,13 @@ from tests.recipes import with_overrides
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.training import length_by_time
-from efficientnetv2.training.length_by_time import LengthBudget
-from efficientnetv2.training.linear_probe import images_within, probe_s
+from efficientnetv2.training import time_budget
+from efficientnetv2.training.head_init import images_within, probe_s
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.training.run_setup import RunSetup
+from efficientnetv2.training.time_budget import LengthBudget
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import estimate
@@ -83,9 +83,9 @@ def test_probe_uses_as_many_images_as_time_permits(seconds, most, images):
 
 
 def test_parallel_workers_reduce_the_time_per_image(class_folders, monkeypatch):
-    monkeypatch.setattr(length_by_time, "load_eval_image", lambda *args: time.sleep(0.02))
+    monkeypatch.setattr(time_budget, "load_eval_image", lambda *args: time.sleep(0.02))
     alone, shared = (
-        length_by_time.seconds_per_read(load_dataset(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
+        time_budget.seconds_per_read(load_dataset(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
     )
     assert alone >= 0.02
     assert shared < alone / 4

@@ -25,8 +25,8 @@ from efficientnetv2.nas.storage import sqlite_file
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_creation import validate_new_run_dir
 from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
-from efficientnetv2.training.run_paths import validate_new_run_dir
 from efficientnetv2.training.run_request import RunOptions, request_run
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.device import Hardware

@@ -70,7 +70,7 @@ def test_tuned_peers_are_the_common_libraries(monkeypatch):
 
 
 def test_chosen_precision_is_not_measured(monkeypatch):
-    monkeypatch.setattr("efficientnetv2.training.precision._Bench.side", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("efficientnetv2.training.autotune._Bench.side", lambda *_, **__: pytest.fail("measured"))
     work = Workload("efficientnetv2_b0", 32, 2, rate=0.1, device=CPU)
     recipe, log = our_recipe(work, precision="fp32", compile=False)
     assert (recipe.precision, recipe.compile, log) == ("fp32", False, "")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from tests.messages import mentions
 
 from efficientnetv2.evaluation.crossval_summary import CrossValidationSummary, FoldScore
-from efficientnetv2.evaluation.generalization import TrainDistance
+from efficientnetv2.evaluation.distribution_shift import TrainDistance
 from efficientnetv2.evaluation.html import render
 
 

@@ -15,8 +15,11 @@ from tests.evaluation.test_plots import HISTORY, _curve
 
 from efficientnetv2.checks.report import draw_places, draw_times
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.evaluation.calibration_section import draw_coverage, draw_reliability
 from efficientnetv2.evaluation.plot_style import COLORS, GRID, INK, ON_DARK, png, svg
-from efficientnetv2.evaluation.plots import (
+from efficientnetv2.evaluation.report_sections import draw_label_curve
+from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows
+from efficientnetv2.evaluation.training_plots import (
     draw_costs,
     draw_hyperparameters,
     draw_sizes,
@@ -24,9 +27,6 @@ from efficientnetv2.evaluation.plots import (
     draw_training_curves,
     stage_costs,
 )
-from efficientnetv2.evaluation.reliability import draw_coverage, draw_reliability
-from efficientnetv2.evaluation.report_sections import draw_label_curve
-from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows
 from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurvePoint
 from efficientnetv2.metrics.calibration import coverage_curve, reliability_bins
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.messages import mentioning, mentions
 
+from efficientnetv2.evaluation.baseline_warnings import summary_lines
 from efficientnetv2.evaluation.predictions import (
     compare_predictions,
     load_predictions,
@@ -20,7 +21,6 @@ from efficientnetv2.evaluation.predictions import (
     write_predictions,
 )
 from efficientnetv2.evaluation.report_metadata import ReportContext
-from efficientnetv2.evaluation.verdicts import summary_lines
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.results import Result

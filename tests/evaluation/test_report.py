@@ -14,9 +14,9 @@ from scipy.sparse import csr_array
 from tests.messages import mentions
 
 from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation.calibration_section import reliability_section
 from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.predictions import PairedDifference
-from efficientnetv2.evaluation.reliability import reliability_section
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import Difference

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image, ImageColor
 
 from efficientnetv2.evaluation import explain, report
+from efficientnetv2.evaluation.calibration_section import TemperatureScaling, reliability_section
 from efficientnetv2.evaluation.crossval_summary import Candidate, CrossValidationSummary, FoldScore
-from efficientnetv2.evaluation.generalization import SplitComparison
+from efficientnetv2.evaluation.distribution_shift import SplitComparison
 from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.plot_style import COLORS, INK, ON_DARK
 from efficientnetv2.evaluation.predictions import compare_predictions
-from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
 from efficientnetv2.evaluation.report_sections import (
     cost_section,

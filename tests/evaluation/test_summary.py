@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from tests.messages import mentions
 
-from efficientnetv2.evaluation.generalization import NewPlaceEstimate, TrainDistance
+from efficientnetv2.evaluation.baseline_warnings import summary_lines
+from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate, TrainDistance
 from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.next_steps import NextStep
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
-from efficientnetv2.evaluation.verdicts import summary_lines
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals

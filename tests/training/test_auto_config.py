@@ -17,14 +17,14 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.progressive.schedule import Ramp
-from efficientnetv2.training import initial_weights, length_by_time, memory_probe
+from efficientnetv2.training import initial_weights, memory_probe, time_budget
 from efficientnetv2.training import memory_probe as preflight
 from efficientnetv2.training.initial_weights import build_model
-from efficientnetv2.training.length_by_time import TimeConstraints
 from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups, smallest_group
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
+from efficientnetv2.training.time_budget import TimeConstraints
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import GIB
@@ -410,7 +410,7 @@ def test_minutes_decide_whether_every_stage_gets_a_step():
 @pytest.mark.parametrize(("training_s", "last_px"), [(None, 128), (300.0, 128), (100.0, 96), (1.0, 64)])
 def test_sizes_are_lowered_where_the_steps_have_too_little_time(training_s, last_px, monkeypatch):
     """An image of 128 px takes 1 s, and 100 s are enough for an epoch of 200 images at up to 96 px."""
-    monkeypatch.setattr(length_by_time, "seconds_per_image", lambda *given: 1.0)
+    monkeypatch.setattr(time_budget, "seconds_per_image", lambda *given: 1.0)
     recipe = with_overrides(get_recipe("quick"), ["precision=fp32", "compile=off"])
     found = resolve_recipe(
         recipe,

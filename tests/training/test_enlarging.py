@@ -12,10 +12,10 @@ from tests.recipes import with_overrides
 
 from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
-from efficientnetv2.training.image_sizes import limit_upscaling, lower_sizes_for_budget
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, resumed_recipe, sets_sizes
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
+from efficientnetv2.training.resolve_image_sizes import limit_upscaling, lower_sizes_for_budget
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 

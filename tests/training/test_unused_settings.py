@@ -7,7 +7,7 @@ from tests.messages import mentions
 from tests.recipes import with_overrides
 
 from efficientnetv2.training.recipes import RECIPES, get_recipe
-from efficientnetv2.training.run_summary import unused_settings
+from efficientnetv2.training.startup_notes import unused_settings
 
 STAGES = "progressive={stages: 2, image_size: {start: 64, end: 128}}"
 

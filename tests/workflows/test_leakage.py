@@ -24,7 +24,7 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import content_hashes
 from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
-from efficientnetv2.evaluation.clusters import Clusters
+from efficientnetv2.evaluation.bootstrap_clusters import Clusters
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.efficientnet import EfficientNet

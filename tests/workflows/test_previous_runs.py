@@ -13,10 +13,10 @@ from tests.command_line import TINY, effnetv2, killed_at
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.evaluation.baseline_warnings import summary_lines
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions, save_predictions
 from efficientnetv2.evaluation.report_metadata import ReportContext
 from efficientnetv2.evaluation.run_comparison import PreviousRun, find_previous_run
-from efficientnetv2.evaluation.verdicts import summary_lines
 from efficientnetv2.utils.errors import InputError
 
 

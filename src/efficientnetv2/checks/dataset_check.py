@@ -20,7 +20,7 @@ from efficientnetv2.checks.split_leakage import (
 )
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.shards.reader import ShardDamage
-from efficientnetv2.evaluation.generalization import NEAR_KM
+from efficientnetv2.evaluation.distribution_shift import NEAR_KM
 from efficientnetv2.evaluation.html import json_values
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.legacy import SCHEMA_VERSION

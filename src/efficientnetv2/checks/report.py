@@ -18,7 +18,7 @@ from efficientnetv2.checks.dataset_statistics import class_table, column_heading
 from efficientnetv2.checks.issues import Issue
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import times_of
-from efficientnetv2.evaluation.generalization import Places
+from efficientnetv2.evaluation.distribution_shift import Places
 from efficientnetv2.evaluation.html import is_page, json_text, render
 from efficientnetv2.evaluation.plot_style import COLORS, INK, label_text, single_plot, style_axes
 from efficientnetv2.evaluation.thumbnails import CONTRAST_NOTE, encode_thumbnail

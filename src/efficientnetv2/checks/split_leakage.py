@@ -12,7 +12,7 @@ from efficientnetv2.checks.issues import CheckSection, Issue, Severity, issue, s
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import format_time, time_column, times_of
 from efficientnetv2.data.records import copy_groups
-from efficientnetv2.evaluation.generalization import DEGREES, NEAR_KM, Bools, Places
+from efficientnetv2.evaluation.distribution_shift import DEGREES, NEAR_KM, Bools, Places
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
 # Groups that are listed image by image. Ours.

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.evaluation.baseline_warnings import probe_evaluated_images, probe_warning, summary_lines
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
-from efficientnetv2.evaluation.plots import SizeCurve
-from efficientnetv2.evaluation.verdicts import probe_evaluated_images, probe_warning, summary_lines
+from efficientnetv2.evaluation.training_plots import SizeCurve
 from efficientnetv2.metrics.multilabel import ASSIGNMENT_RULES, MACRO_METRICS, Metrics, MultilabelMetrics, macro_metric
 from efficientnetv2.utils.errors import format_duration, pluralize
 from efficientnetv2.utils.io import read_object

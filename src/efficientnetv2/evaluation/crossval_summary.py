@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from efficientnetv2.evaluation.generalization import (
+from efficientnetv2.evaluation.distribution_shift import (
     NEAR_KM,
     NewPlaceEstimate,
     SplitComparison,

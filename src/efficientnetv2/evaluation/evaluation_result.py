@@ -22,11 +22,11 @@ from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import TemplateSection
-from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import predictions_table, write_predictions
 from efficientnetv2.evaluation.report import Misclassification, Report, most_confident_errors
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import ReportFindings, ReportInputs, ReportOptions, build_sections
+from efficientnetv2.evaluation.training_plots import SizeCurve
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.metric_intervals import metric_intervals

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import yaml
 from scipy.sparse import coo_array
 
-from efficientnetv2.evaluation import plots, thumbnails
+from efficientnetv2.evaluation import thumbnails, training_plots
+from efficientnetv2.evaluation.baseline_warnings import majority_warning, probe_evaluated_images, probe_warning
 from efficientnetv2.evaluation.html import TemplateSection, json_text, json_values, render
 from efficientnetv2.evaluation.next_steps import NextStep, model_of, next_steps, predict_command
 from efficientnetv2.evaluation.plot_style import text_width, wrap_name
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
-from efficientnetv2.evaluation.verdicts import majority_warning, probe_evaluated_images, probe_warning
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.multilabel import (
     ASSIGNMENT_RULES,
@@ -87,8 +87,8 @@ class Report:
     errors: Sequence[Misclassification] = ()  # the most confident first
     sections: Sequence[TemplateSection] = ()
     context: ReportContext = field(default_factory=ReportContext)
-    history: Sequence[plots.MetricsRow] = ()  # metrics.jsonl
-    sizes: plots.SizeCurve | None = None
+    history: Sequence[training_plots.MetricsRow] = ()  # metrics.jsonl
+    sizes: training_plots.SizeCurve | None = None
     links: Mapping[str, str] = field(default_factory=dict)  # title -> address of other files
     images: Mapping[str, str] = field(default_factory=dict)  # path as in the dataset -> address
 
@@ -154,7 +154,7 @@ class Report:
         in_galleries = {path for gallery in data.get("galleries", ()) for path in gallery["paths"]}
         errors = [error for error in self.errors if error.path not in in_galleries]
         stretched = thumbnails.is_low_contrast(error.thumbnail for error in errors)
-        stages = plots.stage_costs(self.history)
+        stages = training_plots.stage_costs(self.history)
         recipe = None if metadata.recipe is None else json_values(metadata.recipe)
         single_label = None if isinstance(metrics, MultilabelMetrics) else metrics
         probe_f1 = {} if context.probe is None else context.probe.f1
@@ -178,13 +178,13 @@ class Report:
             links=list(self.links.items()),
             images=self.images,
             **_class_rows(metrics),
-            curve=plots.draw_training_curves(self.history),
-            constants=plots.constant_hyperparameters(self.history),
+            curve=training_plots.draw_training_curves(self.history),
+            constants=training_plots.constant_hyperparameters(self.history),
             stages=stages,
-            costs=plots.draw_costs({"": stages}),
-            over_time=plots.draw_top1_over_time({metadata.model or "": self.history}),
+            costs=training_plots.draw_costs({"": stages}),
+            over_time=training_plots.draw_top1_over_time({metadata.model or "": self.history}),
             sizes=self.sizes,
-            size_curve=None if self.sizes is None else plots.draw_sizes(self.sizes),
+            size_curve=None if self.sizes is None else training_plots.draw_sizes(self.sizes),
             matrix=single_label and matrix_layout(single_label.confusion, single_label.class_names),
             confusions=single_label and most_frequent_confusions(single_label.confusion, single_label.class_names),
             errors=[(error, thumbnails.encode_thumbnail(error.thumbnail, stretched=stretched)) for error in errors],

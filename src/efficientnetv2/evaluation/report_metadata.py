@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from efficientnetv2.evaluation.generalization import NewPlaceEstimate, TrainDistance, hold_out_estimate
+from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate, TrainDistance, hold_out_estimate
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.preprocessing import TTA
 from efficientnetv2.utils.errors import pluralize

@@ -16,12 +16,12 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.image_metadata import MAX_MEASURED, longer_sides
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
-from efficientnetv2.evaluation.clusters import Clusters
-from efficientnetv2.evaluation.generalization import NewPlaceEstimate, TrainDistance
+from efficientnetv2.evaluation.bootstrap_clusters import Clusters
+from efficientnetv2.evaluation.calibration_section import TemperatureScaling, reliability_section
+from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate, TrainDistance
 from efficientnetv2.evaluation.html import TemplateSection, format_interval, percent
 from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
 from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
-from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata, Verdict
 from efficientnetv2.evaluation.run_comparison import PreviousRun, find_previous_run
 from efficientnetv2.inference.predict import Predictions

@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.clusters import data_root, different_root_note
-from efficientnetv2.evaluation.plots import MetricsRow
+from efficientnetv2.evaluation.bootstrap_clusters import data_root, different_root_note
 from efficientnetv2.evaluation.predictions import (
     PairedDifference,
     common_images,
@@ -22,10 +21,11 @@ from efficientnetv2.evaluation.predictions import (
     optimistic_warning,
     save_predictions,
 )
+from efficientnetv2.evaluation.training_plots import MetricsRow
 from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import unpaired_difference
+from efficientnetv2.training.run_creation import is_running
 from efficientnetv2.training.run_dir import RUN_MARKERS, RunDir
-from efficientnetv2.training.run_paths import is_running
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import read_object
 from efficientnetv2.utils.legacy import run_file, upgrade

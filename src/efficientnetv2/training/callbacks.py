@@ -1,6 +1,6 @@
 """Callbacks of a training run.
 
-Not callbacks: early stopping (``training.model_selection``) and checkpoints (``training.checkpoints``).
+Not callbacks: early stopping (``training.early_stopping``) and checkpoints (``training.checkpoints``).
 """
 
 from __future__ import annotations

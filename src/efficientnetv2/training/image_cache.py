@@ -17,8 +17,8 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
-from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.resolve_image_sizes import settings_by_size
 from efficientnetv2.utils.device import Hardware, cores
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, all_gather_object
 from efficientnetv2.utils.errors import InputError, format_bytes, pluralize

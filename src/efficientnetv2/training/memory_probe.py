@@ -18,10 +18,10 @@ from efficientnetv2.models.output_shapes import activation_bytes, stride, trains
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.ddp import evenly_shared
-from efficientnetv2.training.image_sizes import settings_by_size, sizes_by_field, validate_stride
 from efficientnetv2.training.loop import StepContext, forward_backward
 from efficientnetv2.training.microbatch import MicrobatchPlan, divisors
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.resolve_image_sizes import settings_by_size, sizes_by_field, validate_stride
 from efficientnetv2.utils.device import Hardware, place
 from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
 from efficientnetv2.utils.memory import GIB, PeakMemory, free_bytes, in_use_bytes, is_out_of_memory, release_memory

@@ -13,7 +13,6 @@ import torch
 from efficientnetv2.architectures.registry import is_architecture_file, read_architecture
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.training.image_sizes import default_eval_sizes, validate_stride
 from efficientnetv2.training.initial_weights import (
     NOTHING_FROZEN,
     WeightsCandidate,
@@ -26,6 +25,7 @@ from efficientnetv2.training.initial_weights import (
 from efficientnetv2.training.recipe import MAX_COUNT, Recipe
 from efficientnetv2.training.recipe_io import apply_overrides, diff_recipes, read_recipe, validate_recipe
 from efficientnetv2.training.recipes import get_recipe, load_recipe, recipe_file
+from efficientnetv2.training.resolve_image_sizes import default_eval_sizes, validate_stride
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
 from efficientnetv2.utils.logs import silenced

@@ -3,16 +3,16 @@
 Fields, in this order, and the functions that decide them::
 
     weights (of several)           weights_selection.select_weights, before the run has a directory
-    head_init                      linear_probe.resolve_head_init, _model_fields
+    head_init                      head_init.resolve_head_init, _model_fields
     minival                        resolve_unmeasured
-    progressive.image_size         image_sizes.limit_upscaling, image_sizes.lower_sizes_for_budget
+    progressive.image_size         resolve_image_sizes.limit_upscaling, resolve_image_sizes.lower_sizes_for_budget
     model, weights, global_pool    initial_weights.build_initial_model, _model_fields
     epochs (without ``minutes``)   _epoch_fields
-    eval_image_size, candidates    image_sizes.resolve_eval_sizes
+    eval_image_size, candidates    resolve_image_sizes.resolve_eval_sizes
     progressive.seed               resolve_recipe
-    precision, compile             precision.choose_precision
+    precision, compile             autotune.choose_precision
     ghost_batch_size, groups/pass  memory_probe.group_size, memory_probe.fit_groups
-    epochs, sizes, stage lengths   length_by_time.resolve_length, by measured steps
+    epochs, sizes, stage lengths   time_budget.resolve_length, by measured steps
 """
 
 from __future__ import annotations
@@ -25,35 +25,28 @@ from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.preprocessing import RGB
+from efficientnetv2.training.autotune import choose_precision
 from efficientnetv2.training.ddp import parallel_speed, validate_sharing
+from efficientnetv2.training.early_stopping import unused_patience
+from efficientnetv2.training.head_init import resolve_head_init
 from efficientnetv2.training.image_cache import build_cache
-from efficientnetv2.training.image_sizes import (
+from efficientnetv2.training.initial_weights import NOTHING_FROZEN, InitialModel, build_initial_model, model_title
+from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups, group_size, validate_sizes
+from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.training.overrides import sets_sizes
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.resolve_image_sizes import (
     ROUGH_MIN_EPOCHS,
     limit_upscaling,
     lower_sizes_for_budget,
     resolve_eval_sizes,
     rounding_note,
 )
-from efficientnetv2.training.initial_weights import NOTHING_FROZEN, InitialModel, build_initial_model, model_title
-from efficientnetv2.training.length_by_time import (
-    TimeConstraints,
-    epochs_in_time,
-    needs_timing,
-    resolve_length,
-    seconds_per_read,
-)
-from efficientnetv2.training.linear_probe import resolve_head_init
-from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups, group_size, validate_sizes
-from efficientnetv2.training.microbatch import MicrobatchPlan
-from efficientnetv2.training.model_selection import unused_patience
-from efficientnetv2.training.overrides import sets_sizes
-from efficientnetv2.training.precision import choose_precision
-from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import validate_recipe
-from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest, repeat_recipe
 from efficientnetv2.training.run_setup import eval_preprocessing
-from efficientnetv2.training.run_summary import (
+from efficientnetv2.training.seen_images import pretrain_overlap
+from efficientnetv2.training.startup_notes import (
     better_weights_note,
     channel_notes,
     log_notes,
@@ -63,7 +56,14 @@ from efficientnetv2.training.run_summary import (
     regularization_notes,
     unused_settings,
 )
-from efficientnetv2.training.seen_images import pretrain_overlap
+from efficientnetv2.training.step_schedule import RunLength
+from efficientnetv2.training.time_budget import (
+    TimeConstraints,
+    epochs_in_time,
+    needs_timing,
+    resolve_length,
+    seconds_per_read,
+)
 from efficientnetv2.training.time_limit import StartupBudget
 from efficientnetv2.transforms.auto_augment import require_rgb
 from efficientnetv2.utils.device import Hardware

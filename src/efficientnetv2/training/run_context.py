@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.callbacks import Callback
-from efficientnetv2.training.model_selection import ModelSelection
+from efficientnetv2.training.early_stopping import ModelSelection
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.time_limit import Pacer
 from efficientnetv2.training.train_state import TrainState

@@ -40,7 +40,7 @@ _logger = logging.getLogger(__name__)
 
 # What a finished run writes next to its model file, in this order.
 REPORT_FILES = ("report.json", "report.html", "predictions.csv")
-# Locks of a run that begins and of one under way (``training.run_paths``); only a killed run leaves them.
+# Locks of a run that begins and of one under way (``training.run_creation``); only a killed run leaves them.
 LOCK, RUNNING = "beginning.lock", "running.lock"
 # All that a run leaves, by their names in its folder.
 RUN_FILES = (

@@ -12,11 +12,11 @@ import numpy as np
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES
 from efficientnetv2.models.unknown import MAX_IMAGES, MIN_IMAGES
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
-from efficientnetv2.training.image_sizes import eval_size_candidates
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_length import RunLength, stage_ends, validation_steps
+from efficientnetv2.training.resolve_image_sizes import eval_size_candidates
 from efficientnetv2.training.run_setup import ImageCounts
+from efficientnetv2.training.step_schedule import RunLength, stage_ends, validation_steps
 from efficientnetv2.training.timing import StepTimings
 
 # Evenly spaced steps whose sizes are sampled where the size may change at every step. Ours.

@@ -19,7 +19,7 @@ from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.run_length import RunLength
+from efficientnetv2.training.step_schedule import RunLength
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, pluralize

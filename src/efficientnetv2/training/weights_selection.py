@@ -24,11 +24,11 @@ from efficientnetv2.inference.linear_probe import (
 from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
 from efficientnetv2.metrics.metric_intervals import paired_difference
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.training.image_sizes import limit_upscaling
 from efficientnetv2.training.initial_weights import WeightsCandidate, build_initial_model
 from efficientnetv2.training.overrides import requested_recipe, validate_requested_sizes
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_paths import RUNS, new_run_path
+from efficientnetv2.training.resolve_image_sizes import limit_upscaling
+from efficientnetv2.training.run_creation import RUNS, new_run_path
 from efficientnetv2.training.run_request import RunRequest
 from efficientnetv2.training.run_setup import eval_preprocessing
 from efficientnetv2.training.time_limit import StartupBudget

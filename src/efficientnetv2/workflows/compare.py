@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.evaluation.plot_style import is_titled, png
-from efficientnetv2.evaluation.plots import draw_costs, draw_hyperparameters, draw_top1_over_time, stage_costs
 from efficientnetv2.evaluation.run_comparison import (
     FinishedRun,
     RunComparison,
@@ -20,6 +19,7 @@ from efficientnetv2.evaluation.run_comparison import (
     compare_runs,
     compare_unpaired,
 )
+from efficientnetv2.evaluation.training_plots import draw_costs, draw_hyperparameters, draw_top1_over_time, stage_costs
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_dir, write_atomically, write_text_atomically
 from efficientnetv2.utils.legacy import SCHEMA_VERSION

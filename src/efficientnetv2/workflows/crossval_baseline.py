@@ -14,7 +14,7 @@ import torch
 
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints, is_copy
-from efficientnetv2.evaluation.generalization import SplitComparison
+from efficientnetv2.evaluation.distribution_shift import SplitComparison
 from efficientnetv2.evaluation.report_sections import predictions_frame
 from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
 from efficientnetv2.inference.linear_probe import (

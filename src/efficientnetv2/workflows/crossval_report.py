@@ -14,11 +14,11 @@ import torch
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
-from efficientnetv2.evaluation.clusters import Clusters, split_clusters
+from efficientnetv2.evaluation.bootstrap_clusters import Clusters, split_clusters
 from efficientnetv2.evaluation.crossval_summary import Candidate, CrossValidationSummary
+from efficientnetv2.evaluation.distribution_shift import PROBE, SplitComparison, fold_train_distance
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.evaluation.explain import explain_folds
-from efficientnetv2.evaluation.generalization import PROBE, SplitComparison, fold_train_distance
 from efficientnetv2.evaluation.predictions import SKIPPED, write_skipped
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import ReportInputs, label_efficiency_verdict, learning_curve_section

@@ -15,7 +15,7 @@ import torch
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.prepared_data import PreparedData
-from efficientnetv2.evaluation.clusters import split_clusters
+from efficientnetv2.evaluation.bootstrap_clusters import split_clusters
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.explain import explain_predictions
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
@@ -24,8 +24,17 @@ from efficientnetv2.inference.linear_probe import max_probe_images
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.hub import DownloadError
+from efficientnetv2.training.head_init import probe_s
 from efficientnetv2.training.image_cache import CacheEstimate, estimate_cache
-from efficientnetv2.training.length_by_time import (
+from efficientnetv2.training.overrides import TrainOverrides
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
+from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data
+from efficientnetv2.training.run_setup import RunSetup
+from efficientnetv2.training.step_schedule import log_steps, validation_steps
+from efficientnetv2.training.time_budget import (
     LengthBudget,
     measuring_line,
     needs_timing,
@@ -34,15 +43,6 @@ from efficientnetv2.training.length_by_time import (
     with_length,
     with_lower_sizes,
 )
-from efficientnetv2.training.linear_probe import probe_s
-from efficientnetv2.training.overrides import TrainOverrides
-from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
-from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
-from efficientnetv2.training.run_length import log_steps, validation_steps
-from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data
-from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.training.weights_selection import select_weights

@@ -14,14 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.clusters import Clusters, evaluation_clusters
+from efficientnetv2.evaluation.bootstrap_clusters import Clusters, evaluation_clusters
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.evaluation.explain import explain_predictions
 from efficientnetv2.evaluation.html import TemplateSection
-from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import SKIPPED, compare_predictions, write_skipped
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import ReportInputs, predictions_frame
+from efficientnetv2.evaluation.training_plots import SizeCurve
 from efficientnetv2.inference.predict import Engine, Predictions
 from efficientnetv2.metrics.calibration import fit_temperature
 from efficientnetv2.metrics.classification import size_metrics

@@ -14,7 +14,7 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.data.records import Ints
-from efficientnetv2.evaluation.clusters import evaluation_clusters
+from efficientnetv2.evaluation.bootstrap_clusters import evaluation_clusters
 from efficientnetv2.exporters import classify
 from efficientnetv2.exporters.formats import NAMES, Format, is_export, open_session, require_supported, write
 from efficientnetv2.exporters.graph import Encoding, InputKind, Precision

@@ -18,27 +18,27 @@ from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.data.records import AUGMENTED_FROM
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.evaluation.clusters import data_root, relative_prefix
+from efficientnetv2.evaluation.baseline_warnings import summary_lines
+from efficientnetv2.evaluation.bootstrap_clusters import data_root, relative_prefix
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
 from efficientnetv2.evaluation.report_metadata import ReportContext
 from efficientnetv2.evaluation.run_comparison import PreviousRun
-from efficientnetv2.evaluation.verdicts import summary_lines
 from efficientnetv2.models import provenance
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.model_header import parse_entry
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.training.checkpoints import checkpoint_steps, remove_checkpoints
 from efficientnetv2.training.ddp import validate_sharing
+from efficientnetv2.training.head_init import fit_head
 from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.initial_weights import build_initial_model, build_model
-from efficientnetv2.training.linear_probe import fit_head
 from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import train_longer_hint
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest
-from efficientnetv2.training.run_summary import length_line, model_lines
+from efficientnetv2.training.startup_notes import length_line, model_lines
 from efficientnetv2.training.time_limit import TimeLimit
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError, pluralize

@@ -16,12 +16,11 @@ from pydantic import TypeAdapter
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.data.records import is_copy
-from efficientnetv2.evaluation.clusters import split_clusters
+from efficientnetv2.evaluation.bootstrap_clusters import split_clusters
+from efficientnetv2.evaluation.distribution_shift import train_distance
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.evaluation.explain import explain_predictions
-from efficientnetv2.evaluation.generalization import train_distance
 from efficientnetv2.evaluation.next_steps import late_gain
-from efficientnetv2.evaluation.plots import SizeCurve, stage_costs
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV, load_predictions, per_class_f1, save_predictions
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import (
@@ -31,6 +30,7 @@ from efficientnetv2.evaluation.report_sections import (
     learning_curve_section,
 )
 from efficientnetv2.evaluation.run_comparison import PreviousRun
+from efficientnetv2.evaluation.training_plots import SizeCurve, stage_costs
 from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
 from efficientnetv2.inference.linear_probe import ProbeResult, fit_classifier
 from efficientnetv2.models import model_file

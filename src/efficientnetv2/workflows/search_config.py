@@ -17,10 +17,10 @@ from efficientnetv2.nas.objective import Reward
 from efficientnetv2.nas.space import Space, paper_space, require_image_size, small_space, space_around
 from efficientnetv2.nas.storage import import_optuna, sqlite_file
 from efficientnetv2.nas.study import RequestedConfig
-from efficientnetv2.training.image_sizes import requested_px
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes.nas_proxy import CHOOSING
+from efficientnetv2.training.resolve_image_sizes import requested_px
 from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule
 from efficientnetv2.utils.io import read_yaml
 from efficientnetv2.utils.shell import option_args, shell_join

@@ -13,12 +13,12 @@ import pytest
 from tests.messages import mentions
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation.generalization import TrainDistance, train_distance
+from efficientnetv2.evaluation.baseline_warnings import majority_warning, probe_evaluated_images, probe_warning
+from efficientnetv2.evaluation.distribution_shift import TrainDistance, train_distance
 from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import worst_slice
-from efficientnetv2.evaluation.verdicts import majority_warning, probe_evaluated_images, probe_warning
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals

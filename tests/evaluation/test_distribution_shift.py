@@ -11,7 +11,7 @@ from tests.data.test_splits import dataset
 from tests.messages import mentions
 
 from efficientnetv2.data.folds import assign_folds
-from efficientnetv2.evaluation.generalization import (
+from efficientnetv2.evaluation.distribution_shift import (
     PROBE,
     NewPlaceEstimate,
     SplitComparison,

@@ -10,7 +10,7 @@ import pytest
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import assign_folds
-from efficientnetv2.evaluation.clusters import evaluation_clusters, relative_prefix, split_clusters
+from efficientnetv2.evaluation.bootstrap_clusters import evaluation_clusters, relative_prefix, split_clusters
 
 GROUPS = {"group": list("ppqqrrssttuu")}
 NOWHERE = {"latitude": np.nan, "longitude": np.nan}

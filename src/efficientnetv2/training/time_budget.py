@@ -22,17 +22,17 @@ from efficientnetv2.data.readers import source_reader
 from efficientnetv2.inference.linear_probe import max_probe_images
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.autotune import seconds_per_image
 from efficientnetv2.training.ddp import parallel_speed
-from efficientnetv2.training.image_sizes import lower_sizes_for_budget, settings_by_size
-from efficientnetv2.training.linear_probe import images_within, min_probe_images, wants_probe
+from efficientnetv2.training.head_init import images_within, min_probe_images, wants_probe
 from efficientnetv2.training.overrides import sets_sizes
-from efficientnetv2.training.precision import seconds_per_image
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.resolve_image_sizes import lower_sizes_for_budget, settings_by_size
 from efficientnetv2.training.run_estimate import estimate_run
-from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.run_request import ResolvedRun
 from efficientnetv2.training.run_setup import ImageCounts, RunSetup, eval_preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
+from efficientnetv2.training.step_schedule import RunLength
 from efficientnetv2.training.time_limit import BEFORE_SHARE, RESERVE, StartupBudget, TimeLimit
 from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.utils.device import Hardware

@@ -15,7 +15,7 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.training.callbacks import Callback
-from efficientnetv2.training.model_selection import (
+from efficientnetv2.training.early_stopping import (
     ModelSelection,
     Validation,
     best_validation,
@@ -23,8 +23,8 @@ from efficientnetv2.training.model_selection import (
     validations_without_improvement,
 )
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.run_setup import RunSetup, eval_network
+from efficientnetv2.training.step_schedule import RunLength
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
 

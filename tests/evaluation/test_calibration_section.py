@@ -8,7 +8,7 @@ from scipy.special import softmax
 from tests.messages import mentions
 
 from efficientnetv2.evaluation import report
-from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
+from efficientnetv2.evaluation.calibration_section import TemperatureScaling, reliability_section
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.calibration import expected_calibration_error, fit_temperature
 from efficientnetv2.metrics.classification import classification_metrics

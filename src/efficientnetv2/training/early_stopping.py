@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_length import RunLength, stage_ends, validation_steps
+from efficientnetv2.training.step_schedule import RunLength, stage_ends, validation_steps
 from efficientnetv2.utils.errors import pluralize
 
 _METRIC_NAMES = {"top1": "top-1", "macro_f1": "macro-F1"}

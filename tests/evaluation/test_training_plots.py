@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.messages import mentions
 
-from efficientnetv2.evaluation.plots import (
+from efficientnetv2.evaluation.training_plots import (
     SizeCurve,
     constant_hyperparameters,
     draw_costs,

@@ -20,8 +20,8 @@ from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training import compile as compiling
 from efficientnetv2.training import precision as precisions
+from efficientnetv2.training.autotune import choose_precision
 from efficientnetv2.training.compile import compile_model
-from efficientnetv2.training.precision import choose_precision
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils import device as accelerate

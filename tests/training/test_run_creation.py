@@ -16,8 +16,8 @@ from efficientnetv2.evaluation.predictions import save_predictions
 from efficientnetv2.training import run_paths, run_request
 from efficientnetv2.training.checkpoints import checkpoint_steps, save_checkpoint
 from efficientnetv2.training.overrides import TrainOverrides
+from efficientnetv2.training.run_creation import create_run_dir, is_running, lock_run_dir, validate_new_run_dir
 from efficientnetv2.training.run_dir import LOCK, RUNNING
-from efficientnetv2.training.run_paths import create_run_dir, is_running, lock_run_dir, validate_new_run_dir
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
