@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
-from tests.evaluation.test_plots import HISTORY, _curve
+from tests.evaluation.test_training_plots import HISTORY, _curve
 
 from efficientnetv2.checks.report import draw_places, draw_times
 from efficientnetv2.data.dataset import ImageDataset

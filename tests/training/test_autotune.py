@@ -18,8 +18,8 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.models.ghost_batch import ghost_batches
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
+from efficientnetv2.training import autotune
 from efficientnetv2.training import compile as compiling
-from efficientnetv2.training import precision as precisions
 from efficientnetv2.training.autotune import choose_precision
 from efficientnetv2.training.compile import compile_model
 from efficientnetv2.training.recipes import get_recipe
@@ -49,15 +49,15 @@ def recipe_of(*settings):
 
 def measured(monkeypatch, **seconds):
     """Let every step take as long as said: by precision, and ``compiled``."""
-    real = precisions._Bench.side
+    real = autotune._Bench.side
 
     def side(self, precision, *, compiles=False):
         made = real(self, precision)
         object.__setattr__(made, "step", lambda: seconds["compiled" if compiles else precision])
         return made
 
-    monkeypatch.setattr(precisions, "lower_precision", lambda device: "bf16")
-    monkeypatch.setattr(precisions._Bench, "side", side)
+    monkeypatch.setattr(autotune, "lower_precision", lambda device: "bf16")
+    monkeypatch.setattr(autotune._Bench, "side", side)
 
 
 @pytest.mark.parametrize(("bf16_s", "chosen"), [(0.5, "bf16"), (0.95, "fp32"), (2.0, "fp32")])
@@ -70,8 +70,8 @@ def test_bf16_is_taken_where_it_measures_a_tenth_faster(monkeypatch, bf16_s, cho
 
 @pytest.mark.parametrize(("hardware", "chosen"), [("bf16", "bf16"), ("fp16", "fp16"), (None, "fp32")])
 def test_a_short_run_takes_what_the_hardware_has_without_measuring(monkeypatch, hardware, chosen):
-    monkeypatch.setattr(precisions, "lower_precision", lambda device: hardware)
-    monkeypatch.setattr(precisions._Bench, "side", lambda *words: pytest.fail("measured"))
+    monkeypatch.setattr(autotune, "lower_precision", lambda device: hardware)
+    monkeypatch.setattr(autotune._Bench, "side", lambda *words: pytest.fail("measured"))
     choice = choose_precision(recipe_of("batch_size=8"), network(), steps=149, device=CPU)  # 1,192 images
     assert (choice.precision, choice.compile) == (chosen, False)
 
@@ -81,14 +81,14 @@ def test_a_run_of_few_steps_of_many_pictures_measures_on_a_cpu(monkeypatch):
     measured(monkeypatch, fp32=1.0, bf16=1.25)
     choice = choose_precision(recipe_of("batch_size=32"), network(), steps=40, device=CPU)
     assert (choice.precision, choice.compile) == ("fp32", False)
-    bench = precisions._Bench(recipe_of("batch_size=32"), network(), torch.device("cuda"), 40)
+    bench = autotune._Bench(recipe_of("batch_size=32"), network(), torch.device("cuda"), 40)
     assert bench.too_short_to_measure
 
 
 def test_what_the_recipe_says_is_not_chosen_again(monkeypatch):
-    monkeypatch.setattr(precisions._Bench, "side", lambda *words: pytest.fail("measured"))
+    monkeypatch.setattr(autotune._Bench, "side", lambda *words: pytest.fail("measured"))
     choice = choose_precision(recipe_of("precision=fp32", "compile=on"), network(), steps=10_000, device=CPU)
-    assert choice == precisions.PrecisionChoice("fp32", True, "")
+    assert choice == autotune.PrecisionChoice("fp32", True, "")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_of_given_minutes_it_is_not_said_that_the_steps_are_too_few(monkeypatch)
     """Two steps are those of the recipe's epochs; how many the minutes hold is measured later."""
     measured(monkeypatch, fp32=1.0, bf16=0.95)
     choice = choose_precision(recipe_of(), network(), steps=2, device=CPU, minutes=10.0)
-    assert choice == precisions.PrecisionChoice(
+    assert choice == autotune.PrecisionChoice(
         "fp32",
         False,
         "Precision: fp32 (bf16 measured 1.05 times as fast as fp32). "
@@ -168,8 +168,8 @@ def test_an_image_is_timed_with_as_many_as_memory_has_room_for(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return 3.0
 
-    monkeypatch.setattr(precisions._Side, "step", step)
-    assert precisions.seconds_per_image(recipe_of("batch_size=32", "precision=fp32"), network(), CPU) == 1.5
+    monkeypatch.setattr(autotune._Side, "step", step)
+    assert autotune.seconds_per_image(recipe_of("batch_size=32", "precision=fp32"), network(), CPU) == 1.5
     assert tried == [8, 4, 2, 2]
 
 
@@ -382,4 +382,4 @@ def test_what_is_timed_is_the_program_that_was_tried(monkeypatch):
     monkeypatch.setattr(compiling.torch, "compile", compiler)
     recipe = recipe_of("precision=fp32", "batch_size=8", "progressive.dropout=0.2")
     choose_precision(recipe, network(), steps=1_000, device=CPU, minutes=150.0)
-    assert drawn == [True] * (1 + 1 + precisions._TIMED_STEPS)
+    assert drawn == [True] * (1 + 1 + autotune._TIMED_STEPS)

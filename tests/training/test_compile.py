@@ -12,7 +12,7 @@ import torch
 from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.recipes import with_overrides
-from tests.training.test_precision import SMALL
+from tests.training.test_autotune import SMALL
 from torch._dynamo.testing import CompileCounter
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv

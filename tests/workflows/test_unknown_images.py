@@ -6,13 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tests.workflows.test_embeddings import CPU, green, images, network
+from tests.inference.test_predictor import tiny_network
+from tests.workflows.test_embeddings import CPU, green, images
 
 import efficientnetv2 as ev2
 from efficientnetv2.models.unknown import UnknownDetector
 from efficientnetv2.workflows.batch_predict import PredictionCheckpoint
 
-__all__ = ["images", "network"]  # fixtures
+__all__ = ["images"]  # a fixture
+
+
+@pytest.fixture
+def network():
+    return tiny_network()
 
 
 @pytest.fixture
