@@ -1,4 +1,4 @@
-"""``--cache``: what it decides, what it says, what it leaves; and that a run with it resumes to the same bits."""
+"""``--cache``: its choices, its messages, its files; a run with a cache resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 import yaml
 from tests.cli.test_train_together import STEADY, losses
 from tests.cli.test_train_together import WORDS as TOGETHER
-from tests.command_line import TINY, effnetv2, killed_at
+from tests.command_line import TINY, effnetv2, killed_at, run_ok, run_refused
 from tests.conftest import COLORS, paint
 from tests.faults.test_kill_and_resume import WORDS, bits, kill_in_the_middle, rows, start
 from tests.messages import mentioning, mentions
@@ -52,69 +52,64 @@ def caches(tmp_path, monkeypatch):
 
 @pytest.fixture
 def large(tmp_path):
-    """Images of 150 px: at 64 px of training they are kept smaller."""
+    """Images of 150 px: the cache stores them smaller, for training at 64 px."""
     for name, color in COLORS.items():
         for number in range(10):
             paint(tmp_path / "large" / name / f"{number}.jpg", color, number, px=150)
     return tmp_path / "large"
 
 
-def train(pictures, run, *more, run_command=effnetv2):
-    words = ("train", pictures, *TINY, "--recipe", "quick", "--weights", "none", "--output", run, *more)
-    return run_command(*words, cwd=run.parent, environment={"EFFNETV2_CACHE": str(run.parent / "caches")})
+def train(images, run, *more, run_command=effnetv2):
+    args = ("train", images, *TINY, "--recipe", "quick", "--weights", "none", "--output", run, *more)
+    return run_command(*args, cwd=run.parent, environment={"EFFNETV2_CACHE": str(run.parent / "caches")})
 
 
-def note_of(run):
+def cache_note(run):
     (note,) = [line for line in json.loads((run / "run.json").read_text())["auto_choices"] if line.startswith("Cache:")]
     return note
 
 
-def test_a_run_with_the_cache_in_memory_leaves_nothing_of_it_behind(large, caches, tmp_path):
+def test_cache_in_memory_leaves_no_files(large, caches, tmp_path):
     done = train(large, tmp_path / "run", "--cache", "ram")
     assert done.returncode == 0, done.stderr
     # 64 px, crops of 35 % or more: half of them are wider than 0.725 of the shorter side
-    assert mentions(note_of(tmp_path / "run"), "24", "89", "1", "MiB")
-    assert note_of(tmp_path / "run") in (tmp_path / "run/log.txt").read_text()
+    assert mentions(cache_note(tmp_path / "run"), "24", "89", "1", "MiB")
+    assert cache_note(tmp_path / "run") in (tmp_path / "run/log.txt").read_text()
     assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["cache_resolution"] == 0.5
     assert json.loads((tmp_path / "run/run.json").read_text())["cache_px"] == 64
     assert not caches.exists()
 
 
-def test_the_cache_on_disk_serves_the_next_run_and_other_hold_outs(large, caches, tmp_path):
+def test_cache_on_disk_is_reused_by_other_splits(large, caches, tmp_path):
     first = train(large, tmp_path / "first", "--cache", "disk")
     assert first.returncode == 0, first.stderr
     (folder,) = caches.iterdir()
-    assert mentions(note_of(tmp_path / "first"), folder, "30", "89", "1", "MiB", "filled")
-    assert mentions(note_of(tmp_path / "first"), "delete")
+    assert mentions(cache_note(tmp_path / "first"), folder, "30", "89", "1", "MiB", "filled")
+    assert mentions(cache_note(tmp_path / "first"), "delete")
     second = train(large, tmp_path / "second", "--cache", "disk", "--seed", "1")
     assert second.returncode == 0, second.stderr
-    assert mentions(note_of(tmp_path / "second"), folder, "1", "MiB", "already")
+    assert mentions(cache_note(tmp_path / "second"), folder, "1", "MiB", "already")
     third = train(large, tmp_path / "third", "--cache", "disk", "--set", "cache_resolution=1")
-    assert mentions(note_of(tmp_path / "third"), "125"), third.stderr
-    assert len(list(caches.iterdir())) == 2, "another size is another cache"
+    assert mentions(cache_note(tmp_path / "third"), "125"), third.stderr
+    assert len(list(caches.iterdir())) == 2, "another size needs another cache"
 
 
-def test_all_runs_of_a_cross_validation_have_one_cache(large, caches, tmp_path):
-    words = ("--folds", "2", "--ensemble", "2", "--cache", "disk", "--output", tmp_path / "folds")
+def test_all_runs_of_a_cross_validation_share_one_cache(large, caches, tmp_path):
+    args = ("--folds", "2", "--ensemble", "2", "--cache", "disk", "--output", tmp_path / "folds")
     environment = {"EFFNETV2_CACHE": str(tmp_path / "caches")}
     one_stage = ("--set", "progressive.stages=1", "--set", "progressive.image_size=32")
-    done = effnetv2("crossval", large, *TINY, *one_stage, *words, cwd=tmp_path, environment=environment)
-    assert done.returncode == 0, done.stderr
+    run_ok("crossval", large, *TINY, *one_stage, *args, cwd=tmp_path, environment=environment)
     (folder,) = caches.iterdir()
     first, *others = [
-        note_of(tmp_path / "folds" / name) for name in ("fold1", "fold1_member2", "fold2", "fold2_member2")
+        cache_note(tmp_path / "folds" / name) for name in ("fold1", "fold1_member2", "fold2", "fold2_member2")
     ]
     assert "30 images decoded" in first
     assert mentions(first, folder, "filled")
     assert all(mentions(note, folder, "already") for note in others)
 
 
-def test_the_demo_passes_without_a_cache_and_recipes_have_none():
-    assert get_recipe("quick").cache_resolution is None
-
-
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "facts"),
     [
         (("--cache", "dsk"), ("--cache", "dsk", "did you mean", "disk")),
         (("--set", "cache_resolution=0.5"), ("cache_resolution", "0.5", "--cache")),
@@ -122,67 +117,49 @@ def test_the_demo_passes_without_a_cache_and_recipes_have_none():
         (("--cache", "ram", "--set", "cache_resolution=1.5"), ("--set", "cache_resolution=1.5", "1")),
     ],
 )
-def test_wrong_words_are_refused_and_leave_nothing(words, message, large, caches, tmp_path):
-    done = train(large, tmp_path / "run", *words)
-    assert done.returncode == 2
-    assert mentions(done.stderr, *message)
-    assert "Traceback" not in done.stderr
+def test_wrong_cache_options_are_refused_and_leave_no_files(args, facts, large, caches, tmp_path):
+    done = train(large, tmp_path / "run", *args, run_command=run_refused)
+    assert mentions(done.stderr, *facts)
     assert not (tmp_path / "run").exists()
     assert not caches.exists()
 
 
-def test_what_was_begun_with_or_without_a_cache_goes_on_so(large, caches, tmp_path):
-    assert train(large, tmp_path / "without").returncode == 0
-    refused = train(large, tmp_path / "without", "--cache", "ram", "--resume")
-    assert refused.returncode == 2
+def test_resume_keeps_the_cache_option(large, caches, tmp_path):
+    train(large, tmp_path / "without", run_command=run_ok)
+    refused = train(large, tmp_path / "without", "--cache", "ram", "--resume", run_command=run_refused)
     assert mentions(refused.stderr, "cache_resolution", "0.5")
-    before_its_end = partial(killed_at, "efficientnetv2.training.post_training:save_model")
-    train(large, tmp_path / "with", "--cache", "disk", run_command=before_its_end)
-    gone_on = train(large, tmp_path / "with", "--resume")
-    assert gone_on.returncode == 0, gone_on.stderr
-    assert "there already" in (tmp_path / "with/log.txt").read_text(), "where it was kept is remembered"
+    kill_before_saving = partial(killed_at, "efficientnetv2.training.post_training:save_model")
+    train(large, tmp_path / "with", "--cache", "disk", run_command=kill_before_saving)
+    train(large, tmp_path / "with", "--resume", run_command=run_ok)
+    assert "there already" in (tmp_path / "with/log.txt").read_text(), "run.json has the place of the cache"
 
 
 @pytest.mark.slow
-def test_a_run_killed_and_gone_on_with_from_another_cache_ends_with_the_same_bits(large, caches, tmp_path):
-    """In memory, killed, from disk, both with two workers: the same pixels as alone, in memory without workers."""
-    alone = effnetv2(
-        "train", large, *WORDS, "--workers", "0", "--cache", "ram", "--output", tmp_path / "alone", cwd=tmp_path
-    )
-    assert alone.returncode == 0, alone.stderr
+def test_resume_from_another_cache_gives_the_same_bits(large, caches, tmp_path):
+    """Started in memory and resumed from disk with two workers: the same pixels as in memory without workers."""
+    run_ok("train", large, *WORDS, "--workers", "0", "--cache", "ram", "--output", tmp_path / "alone", cwd=tmp_path)
     process = start(large, tmp_path / "killed", 2, "--cache", "ram")
     while not (tmp_path / "killed/recipe.yaml").exists() and process.goes_on():
         pass
     process.kill()
     kill_in_the_middle(large, tmp_path / "killed", 2, random.Random(3))
-    assert not (tmp_path / "killed/model.safetensors").exists(), "it was killed too late to mean anything"
-    done = effnetv2(
-        "train",
-        large,
-        *WORDS,
-        "--workers",
-        2,
-        "--cache",
-        "disk",
-        "--output",
-        tmp_path / "killed",
-        "--resume",
+    assert not (tmp_path / "killed/model.safetensors").exists(), "the run was killed too late for this test"
+    run_ok(
+        "train", large, *WORDS, "--workers", 2, "--cache", "disk", "--output", tmp_path / "killed", "--resume",
         cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    )  # fmt: skip
     assert bits(tmp_path / "killed") == bits(tmp_path / "alone")
-    without = effnetv2("train", large, *WORDS, "--workers", "0", "--output", tmp_path / "without", cwd=tmp_path)
-    assert without.returncode == 0, without.stderr
-    assert bits(tmp_path / "without") != bits(tmp_path / "alone"), "the cache was read at all"
+    run_ok("train", large, *WORDS, "--workers", "0", "--output", tmp_path / "without", cwd=tmp_path)
+    assert bits(tmp_path / "without") != bits(tmp_path / "alone"), "the cache was used"
     losses = [[row["loss"] for row in rows(tmp_path / name) if row["kind"] == "train"] for name in ("alone", "without")]
     assert losses[0] == pytest.approx(losses[1], abs=0.5)
 
 
-def prepared(pictures, seed=0):
-    return prepare_data(DataConfig(str(pictures)), val_fraction=0.2, seed=seed, strict=False)
+def prepared(images, seed=0):
+    return prepare_data(DataConfig(str(images)), val_fraction=0.2, seed=seed, strict=False)
 
 
-def of_recipe(**changes):
+def quick_recipe(**changes):
     return get_recipe("quick").model_copy(update={"cache_resolution": 0.5, **changes})
 
 
@@ -190,123 +167,121 @@ CPU = torch.device("cpu")
 HARDWARE = Hardware(CPU)
 
 
-def test_the_train_part_of_a_given_split_is_kept_alone(tmp_path, caches):
+def test_only_training_images_are_cached(tmp_path, caches):
     for first, (part, count) in zip((0, 10, 20), (("train", 6), ("val", 3), ("test", 2)), strict=True):
         for number in range(count):
             for name in ("red", "blue"):
                 paint(tmp_path / "set" / part / name / f"{number}.jpg", COLORS[name], first + number)
-    given = prepared(tmp_path / "set")
-    assert (len(given.train), len(given.trainable)) == (12, 12)
-    kept = build_cache("disk", of_recipe(), given, HARDWARE)
-    assert "12 images" in kept.note
+    data = prepared(tmp_path / "set")
+    assert (len(data.train), len(data.trainable)) == (12, 12)
+    cache = build_cache("disk", quick_recipe(), data, HARDWARE)
+    assert "12 images" in cache.note
 
 
 @pytest.mark.parametrize("where", ["ram", "disk"])
-def test_samples_find_their_own_pictures(where, large, caches):
-    """Whatever the order of the list and the hold-out are: each has one color."""
+def test_cached_samples_match_their_files(where, large, caches):
+    """Each image has one color, so that a wrong row would show, in any order and split."""
     for seed in (0, 1):
         train = prepared(large, seed).train
-        kept = build_cache(where, of_recipe(), prepared(large, seed), HARDWARE)
+        cache = build_cache(where, quick_recipe(), prepared(large, seed), HARDWARE)
         for sample in range(len(train)):
-            strongest = kept.reader.source(sample).reshape(-1, 3).mean(0).argmax()
+            strongest = cache.reader.source(sample).reshape(-1, 3).mean(0).argmax()
             assert "rgb"[strongest] == train.paths[sample][0]
-            assert kept.reader.name(sample) == train.file(sample)
+            assert cache.reader.name(sample) == train.file(sample)
 
 
-def test_a_run_whose_sizes_were_lowered_goes_on_with_the_pixels_that_it_began_with(large, tmp_path):
-    """``--minutes`` may lower sizes when the cache is filled already: what is filled later is kept as large."""
-    ready = prepared(large)
+def test_resume_with_lowered_sizes_reads_the_same_pixels(large, tmp_path):
+    """``--minutes`` may lower the sizes after the cache is filled: a cache filled later has the first size."""
+    data = prepared(large)
     settings = ("precision=fp32", "compile=false", "epochs=1", "batch_size=4", "ghost_batch_size=4")
-    begun = with_overrides(of_recipe(model="efficientnetv2_b0", weights="none", minival=None), settings)
-    filled = build_cache("ram", begun, ready, HARDWARE)
-    lower = begun.model_copy(update={"progressive": begun.progressive.with_image_size(64)})
+    recipe = with_overrides(quick_recipe(model="efficientnetv2_b0", weights="none", minival=None), settings)
+    filled = build_cache("ram", recipe, data, HARDWARE)
+    lower = recipe.model_copy(update={"progressive": recipe.progressive.with_image_size(64)})
     run = RunDir(tmp_path / "run")
     facts = {"cache": "ram", "cache_px": filled.image_size}
-    run.begin(lower, ready.dataset, {**BEGINNING, **facts})
+    run.begin(lower, data.dataset, {**BEGINNING, **facts})
     request = RunRequest(run.path, lower, TrainOverrides(), RunOptions(), resumed=True)
-    again = resume_run(request, ready, HARDWARE).cache
-    pixels = [[one.reader.source(sample) for sample in range(3)] for one in (filled, again)]
+    resumed_cache = resume_run(request, data, HARDWARE).cache
+    pixels = [[one.reader.source(sample) for sample in range(3)] for one in (filled, resumed_cache)]
     np.testing.assert_array_equal(*pixels)
-    assert len(pixels[0][0]) > len(build_cache("ram", lower, ready, HARDWARE).reader.source(0))
+    assert len(pixels[0][0]) > len(build_cache("ram", lower, data, HARDWARE).reader.source(0))
 
 
-def test_the_largest_picture_of_the_run_decides_whenever_it_is_drawn():
-    quick = of_recipe()
+def test_cache_size_follows_the_largest_training_size():
+    quick = quick_recipe()
     growing = quick.model_copy(update={"progressive": replace(quick.progressive, image_size=Ramp(64, 128))})
-    drawn = replace(growing.progressive, order="random", random_draws=8, seed=0)
-    at_random = quick.model_copy(update={"progressive": drawn})
+    random_order = replace(growing.progressive, order="random", random_draws=8, seed=0)
+    at_random = quick.model_copy(update={"progressive": random_order})
     assert image_cache._spec(at_random) == image_cache._spec(growing) == CacheSpec(177, "shorter")
-    for stages in (1, 4):  # the last of four begins at 112 px
-        always = ProgressiveSchedule(image_size=Ramp(64, 128, continuous=True), stages=stages)
-        assert image_cache._spec(of_recipe(progressive=always)) == CacheSpec(177, "shorter")
+    for stages in (1, 4):  # the last of four stages starts at 112 px
+        continuous = ProgressiveSchedule(image_size=Ramp(64, 128, continuous=True), stages=stages)
+        assert image_cache._spec(quick_recipe(progressive=continuous)) == CacheSpec(177, "shorter")
 
 
-def test_a_list_in_another_order_has_the_same_cache(large, caches):
+def test_dataset_in_another_order_uses_the_same_cache(large, caches):
     first = prepared(large)
-    build_cache("disk", of_recipe(), first, HARDWARE)
-    backwards = replace(first, dataset=first.dataset.select(range(len(first.dataset))[::-1]))
-    kept = build_cache("disk", of_recipe(), backwards, HARDWARE)
-    assert "there already" in kept.note
-    strongest = kept.reader.source(0).reshape(-1, 3).mean(0).argmax()
-    assert "rgb"[strongest] == backwards.train.paths[0][0]
+    build_cache("disk", quick_recipe(), first, HARDWARE)
+    reversed_data = replace(first, dataset=first.dataset.select(range(len(first.dataset))[::-1]))
+    cache = build_cache("disk", quick_recipe(), reversed_data, HARDWARE)
+    assert "there already" in cache.note
+    strongest = cache.reader.source(0).reshape(-1, 3).mean(0).argmax()
+    assert "rgb"[strongest] == reversed_data.train.paths[0][0]
 
 
-def test_each_rule_of_rasters_has_its_own_cache(large, caches):
-    """It is measured on those that train, so those of two seeds took turns in one place, filled again each time."""
-    given, done = prepared(large), []
+def test_each_band_scaling_has_its_own_cache(large, caches):
+    """The scaling is measured on the training images: two seeds once refilled one cache in turn."""
+    data, caches_built = prepared(large), []
     for low in (0.0, 9.0, 0.0):
-        rule = Bands((1, 2, 3), low=(low,) * 3, high=(255.0,) * 3)
-        ready = replace(given, dataset=replace(given.dataset, bands=rule))
-        done.append(build_cache("disk", of_recipe(), ready, HARDWARE))
-    assert done[0].reader.path == done[2].reader.path != done[1].reader.path
-    assert "there already" in done[2].note
+        bands = Bands((1, 2, 3), low=(low,) * 3, high=(255.0,) * 3)
+        scaled = replace(data, dataset=replace(data.dataset, bands=bands))
+        caches_built.append(build_cache("disk", quick_recipe(), scaled, HARDWARE))
+    assert caches_built[0].reader.path == caches_built[2].reader.path != caches_built[1].reader.path
+    assert "there already" in caches_built[2].note
 
 
-def test_memory_that_is_not_there_is_refused_with_the_way_out(large, caches, monkeypatch):
+def test_cache_larger_than_memory_is_refused(large, caches, monkeypatch):
     monkeypatch.setattr(image_cache, "free_bytes", lambda device: 1_000_000)
     with pytest.raises(InputError, match=mentioning("24", "2", "MiB", "cache")):
-        build_cache("ram", of_recipe(), prepared(large), HARDWARE)
+        build_cache("ram", quick_recipe(), prepared(large), HARDWARE)
 
 
-def test_processes_of_one_machine_read_the_memory_that_the_first_has_filled(large, tmp_path):
-    words = ("train", large, *TOGETHER, *STEADY, "--epochs", "4", "--cache", "ram")
-    alone = effnetv2(*words, "--output", tmp_path / "alone", cwd=tmp_path)
-    assert alone.returncode == 0, alone.stderr
-    first, second = effnetv2_together(2, *words, "--output", tmp_path / "both", cwd=tmp_path)
+def test_processes_share_the_cache_in_memory(large, tmp_path):
+    args = ("train", large, *TOGETHER, *STEADY, "--epochs", "4", "--cache", "ram")
+    run_ok(*args, "--output", tmp_path / "alone", cwd=tmp_path)
+    first, second = effnetv2_together(2, *args, "--output", tmp_path / "both", cwd=tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert second.stdout == second.stderr == ""
-    # Alone, both groups run in one pass, which rounds otherwise.
+    # One process computes both groups in one pass, with other rounding.
     assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=0, abs=1e-5)
 
 
-def test_shards_are_kept_as_their_files_are(large, caches, tmp_path):
-    done = effnetv2("data", "pack", large, tmp_path / "packed", "--shard-images", "7", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_shards_are_cached_like_their_files(large, caches, tmp_path):
+    run_ok("data", "pack", large, tmp_path / "packed", "--shard-images", "7", cwd=tmp_path)
     of_files, of_shards = prepared(large), prepared(tmp_path / "packed")
-    files, shards = (build_cache("disk", of_recipe(), one, HARDWARE) for one in (of_files, of_shards))
+    files, shards = (build_cache("disk", quick_recipe(), one, HARDWARE) for one in (of_files, of_shards))
     assert shards.reader.path != files.reader.path
     for sample in range(24):
         assert np.array_equal(files.reader.source(sample), shards.reader.source(sample))
-    assert "there already" in build_cache("disk", of_recipe(), of_shards, HARDWARE).note
+    assert "there already" in build_cache("disk", quick_recipe(), of_shards, HARDWARE).note
     tar = next((tmp_path / "packed").glob("*.tar"))
     os.utime(tar, (0, 0))
-    assert "filled in" in build_cache("disk", of_recipe(), of_shards, HARDWARE).note
+    assert "filled in" in build_cache("disk", quick_recipe(), of_shards, HARDWARE).note
 
 
-def test_memory_does_not_reach_to_another_machine(large, caches):
-    two = World(rank=0, size=4, local_rank=0, local_size=2)
+def test_cache_in_memory_is_refused_on_several_machines(large, caches):
+    world = World(rank=0, size=4, local_rank=0, local_size=2)
     with pytest.raises(InputError, match=mentioning("2", "cache=disk")):
-        build_cache("ram", of_recipe(), prepared(large), Hardware(CPU, world=two))
-    assert build_cache("disk", of_recipe(), prepared(large), Hardware(CPU, world=two)).where == "disk"
+        build_cache("ram", quick_recipe(), prepared(large), Hardware(CPU, world=world))
+    assert build_cache("disk", quick_recipe(), prepared(large), Hardware(CPU, world=world)).where == "disk"
 
 
-def test_minutes_that_filling_alone_takes_are_refused(large):
-    ready = prepared(large)
+def test_minutes_shorter_than_filling_the_cache_are_refused(large):
+    data = prepared(large)
     recipe = with_overrides(get_recipe("quick"), ["compile=false", "batch_size=8", "epochs=1"])
-    counts = ImageCounts(len(ready.train), len(ready.val))
-    second = LinearCost(0.0, 0.0)
+    counts = ImageCounts(len(data.train), len(data.val))
+    no_cost = LinearCost(0.0, 0.0)
     sizes = sorted({setting.image_size for setting in settings_by_size(recipe)})
-    rates = StepTimings(0.0, tuple(StepTiming(px, 0.0, 1.0, 1) for px in sizes), second, second, second, 1, 0.0, 1)
+    rates = StepTimings(0.0, tuple(StepTiming(px, 0.0, 1.0, 1) for px in sizes), no_cost, no_cost, no_cost, 1, 0.0, 1)
     with pytest.raises(InputError, match=mentioning("minutes", "1.5", "1.6")):
         LengthBudget(recipe, counts, 1.5, 90.0).set_length(rates)
     assert LengthBudget(recipe, counts, 1.5, 90.0).is_exceeded(rates)
@@ -315,63 +290,63 @@ def test_minutes_that_filling_alone_takes_are_refused(large):
 
 
 @pytest.mark.parametrize("where", ["ram", "disk"])
-def test_what_a_cache_will_take_is_foreseen_from_some_of_the_pictures(where, large, caches, monkeypatch):
-    """Half of the images are kept to foresee all: the bytes are those of the cache but for its index."""
-    ready = prepared(large)
-    monkeypatch.setattr(image_cache, "_ESTIMATED", len(ready.train) // 2)
-    before = estimate_cache(where, of_recipe(), ready, CPU)
-    assert len(before.images) == len(ready.train) // 2
-    assert not list(caches.rglob("*")), "nothing was kept"
-    real = build_cache(where, of_recipe(), ready, HARDWARE)
-    size = real.reader.path.stat().st_size
-    assert before.bytes == pytest.approx(size, rel=0.3)
-    assert before.seconds > 0
+def test_cache_size_is_estimated_from_some_images(where, large, caches, monkeypatch):
+    """Half of the images are encoded to estimate the bytes of all; the index is not included."""
+    data = prepared(large)
+    monkeypatch.setattr(image_cache, "_ESTIMATED", len(data.train) // 2)
+    estimated = estimate_cache(where, quick_recipe(), data, CPU)
+    assert len(estimated.images) == len(data.train) // 2
+    assert not list(caches.rglob("*")), "no file was written"
+    built = build_cache(where, quick_recipe(), data, HARDWARE)
+    size = built.reader.path.stat().st_size
+    assert estimated.bytes == pytest.approx(size, rel=0.3)
+    assert estimated.seconds > 0
 
 
-def test_a_cache_on_disk_that_is_there_takes_no_time(large, caches, monkeypatch):
-    """But for looking whether it is there; keeping some takes 100 s here."""
-    ready, now = prepared(large), [0.0]
+def test_existing_cache_on_disk_takes_no_time(large, caches, monkeypatch):
+    """Encoding takes 100 s here."""
+    data, now = prepared(large), [0.0]
 
-    def kept(*given, real=image_cache._in_memory):
+    def slow_encoding(*args, real=image_cache._in_memory):
         now[0] += 100
-        return real(*given)
+        return real(*args)
 
-    monkeypatch.setattr(image_cache, "_in_memory", kept)
+    monkeypatch.setattr(image_cache, "_in_memory", slow_encoding)
     monkeypatch.setattr(image_cache, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    assert estimate_cache("disk", of_recipe(), ready, CPU).seconds >= 100
-    build_cache("disk", of_recipe(), ready, HARDWARE)
-    assert estimate_cache("disk", of_recipe(), ready, CPU).seconds == 0
+    assert estimate_cache("disk", quick_recipe(), data, CPU).seconds >= 100
+    build_cache("disk", quick_recipe(), data, HARDWARE)
+    assert estimate_cache("disk", quick_recipe(), data, CPU).seconds == 0
 
 
-def test_a_cache_that_will_not_fit_into_memory_is_foreseen(large, monkeypatch):
+def test_estimate_refuses_a_cache_larger_than_memory(large, monkeypatch):
     monkeypatch.setattr(image_cache, "_room", lambda device: 200_000)
     monkeypatch.setattr(image_cache, "_ESTIMATED", 1)
     with pytest.raises(InputError, match=mentioning("cache=disk")):
-        estimate_cache("ram", of_recipe(), prepared(large), CPU)
+        estimate_cache("ram", quick_recipe(), prepared(large), CPU)
 
 
-def test_a_cache_on_disk_is_foreseen_from_as_many_pictures_as_memory_has_room_for(large, caches, monkeypatch):
-    ready = prepared(large)
-    whole = build_cache("disk", of_recipe(), ready, HARDWARE).reader.path.stat().st_size
-    monkeypatch.setattr(image_cache, "_room", lambda device: whole // 3)
-    before = estimate_cache("disk", of_recipe(), ready, CPU)
-    assert len(ready.train) // 8 < len(before.images) < len(ready.train) // 2
-    assert before.bytes == pytest.approx(whole, rel=0.4)
+def test_disk_estimate_uses_as_many_images_as_fit_in_memory(large, caches, monkeypatch):
+    data = prepared(large)
+    full_bytes = build_cache("disk", quick_recipe(), data, HARDWARE).reader.path.stat().st_size
+    monkeypatch.setattr(image_cache, "_room", lambda device: full_bytes // 3)
+    estimated = estimate_cache("disk", quick_recipe(), data, CPU)
+    assert len(data.train) // 8 < len(estimated.images) < len(data.train) // 2
+    assert estimated.bytes == pytest.approx(full_bytes, rel=0.4)
     monkeypatch.setattr(image_cache, "_room", lambda device: 1)
     with pytest.raises(InputError, match=r"cache.ram"):
-        estimate_cache("disk", of_recipe(), ready, CPU)
+        estimate_cache("disk", quick_recipe(), data, CPU)
 
 
-def test_a_detail_that_was_set_is_not_overwritten_by_the_word():
-    words = TrainOverrides(recipe="quick", cache="ram", settings=("cache_resolution=0.9",))
-    recipe, _ = requested_recipe(words, CPU)
+def test_cache_option_keeps_a_set_cache_resolution():
+    overrides = TrainOverrides(recipe="quick", cache="ram", settings=("cache_resolution=0.9",))
+    recipe, _ = requested_recipe(overrides, CPU)
     assert recipe.cache_resolution == 0.9
 
 
-def test_pictures_of_one_name_are_not_kept_on_disk():
-    """Tars of others may call two alike. In memory all are those that train, in their order."""
-    twice = SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#a.jpg", "x.tar#b.jpg"])
-    pictures = SimpleNamespace(paths=["x.tar#b.jpg", "x.tar#c.jpg", "x.tar#a.jpg"])
-    assert image_cache._rows_in(pictures, SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#b.jpg"])).tolist() == [2, 0]
+def test_images_with_equal_names_are_not_cached_on_disk():
+    """Other tools may write equal names into a tar; in memory the order of the training images identifies them."""
+    repeated = SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#a.jpg", "x.tar#b.jpg"])
+    images = SimpleNamespace(paths=["x.tar#b.jpg", "x.tar#c.jpg", "x.tar#a.jpg"])
+    assert image_cache._rows_in(images, SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#b.jpg"])).tolist() == [2, 0]
     with pytest.raises(InputError, match=mentioning("x.tar#a.jpg", "cache=ram")):
-        image_cache._rows_in(twice, pictures)
+        image_cache._rows_in(repeated, images)

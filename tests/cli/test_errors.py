@@ -1,11 +1,11 @@
-"""Messages of the library in the words of the command line."""
+"""Messages of the library, with the option names of the command line."""
 
 from __future__ import annotations
 
 import logging
 
 import pytest
-from tests.command_line import effnetv2
+from tests.command_line import run_refused
 
 from efficientnetv2.cli.console import Screen, spelled, spelling_as
 from efficientnetv2.training.run_dir import RunLog
@@ -17,7 +17,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(
-    ("message", "shown"),
+    ("message", "expected"),
     [
         ("epochs: must be above 0.", "--epochs: must be above 0."),
         ("`epochs` must be above 0.", "--epochs must be above 0."),
@@ -32,15 +32,15 @@ OPTIONS = {
         ("Line ` has one quote.", "Line ` has one quote."),
     ],
 )
-def test_names_in_a_message_become_options(message, shown):
-    assert spelled(message, OPTIONS) == shown
+def test_field_names_in_messages_become_options(message, expected):
+    assert spelled(message, OPTIONS) == expected
 
 
-def test_a_command_without_set_names_the_field():
+def test_commands_without_set_show_field_names():
     assert spelled("Use `minival=0.1`.", {"epochs": "--epochs"}) == "Use minival=0.1."
 
 
-def test_log_txt_and_the_screen_have_the_spelling_of_the_command(tmp_path, capsys):
+def test_log_file_and_screen_show_option_names(tmp_path, capsys):
     with spelling_as(OPTIONS), Screen() as screen:
         log, line = RunLog(), "Use `epochs=3`."
         log.write_to(tmp_path)
@@ -50,11 +50,10 @@ def test_log_txt_and_the_screen_have_the_spelling_of_the_command(tmp_path, capsy
     assert capsys.readouterr().out == "Use --epochs 3.\n"
 
 
-def test_a_command_names_its_options(tmp_path):
+def test_error_of_a_command_shows_option_names(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "crossval.json").touch()
-    done = effnetv2("crossval", "photos", "--output", "full", cwd=tmp_path)
-    assert done.returncode == 2
+    done = run_refused("crossval", "photos", "--output", "full", cwd=tmp_path)
     assert "--output full has a cross-validation" in done.stderr
     assert "Resume it with --resume" in done.stderr

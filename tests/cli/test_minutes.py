@@ -1,4 +1,4 @@
-"""How commands divide a limited time: what ``train --minutes`` lowers or looks at less, and what ``plan`` estimates."""
+"""How commands divide a time limit: what ``train --minutes`` reduces, and what a dry run estimates."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RATES = StepTimings(
 )
 
 
-def job_of(images: int, *settings: str) -> RunSetup:
+def run_setup(images: int, *settings: str) -> RunSetup:
     recipe = with_overrides(
         get_recipe("finetune"), ["compile=false", "epochs=10", "eval_image_size=224", "minival=null", *settings]
     )
@@ -48,20 +48,20 @@ def job_of(images: int, *settings: str) -> RunSetup:
 @pytest.mark.parametrize(
     ("minutes", "last_px"), [(5.0, 224), (3.0, 224), (2.0, 192), (1.5, 128), (0.5, 64)], ids="{}".format
 )
-def test_sizes_are_those_at_which_three_epochs_fit_by_the_measurement(minutes, last_px):
-    """An epoch of 640 images takes 20 steps of 1 to 3 s, 42 s in all; 25 s go elsewhere."""
-    job = job_of(640)
-    recipe, rates, said = LengthBudget(job.recipe, job.image_counts, minutes, 25.0).lower_sizes(RATES)
+def test_sizes_are_lowered_until_three_epochs_fit(minutes, last_px):
+    """An epoch of 640 images has 20 steps of 1 to 3 s, 42 s in total; 25 s are for other work."""
+    job = run_setup(640)
+    recipe, rates, notes = LengthBudget(job.recipe, job.image_counts, minutes, 25.0).lower_sizes(RATES)
     assert recipe.progressive.last.image_size == last_px
     assert recipe.eval_image_size == last_px
-    assert (said == []) is (last_px == 224)
+    assert (notes == []) is (last_px == 224)
     sizes = {recipe.progressive.stage(index).image_size for index in range(3)}
     assert {rate.image_size for rate in rates.steps} == sizes
     found, _ = LengthBudget(recipe, job.image_counts, minutes, 25.0).set_length(rates)
     assert found.epochs >= 3 or last_px == 64
 
 
-def test_rates_of_smaller_sizes_follow_their_pixels():
+def test_step_times_scale_with_the_number_of_pixels():
     found = RATES.of_sizes([64, 160, 224, 64])
     assert [rate.image_size for rate in found.steps] == [64, 160, 224]
     assert [rate.each_s for rate in found.steps] == pytest.approx([0.25, 1.5625, 3.0625])
@@ -71,19 +71,19 @@ def test_rates_of_smaller_sizes_follow_their_pixels():
     ("seconds", "most", "images"),
     [(1000.0, 5000, None), (10.0, 5000, 400), (0.0, 5000, 0), (10.0, 200, None), (3.01, 200, 120)],
 )
-def test_a_probe_looks_at_as_many_images_as_there_is_time_for(seconds, most, images):
-    """Each image takes 10 ms to embed, and each training image 10 ms to fit; half as many of val are embedded."""
+def test_probe_uses_as_many_images_as_time_permits(seconds, most, images):
+    """Embedding takes 10 ms per image, fitting 10 ms per training image; half as many images of val are embedded."""
     train = type("Part", (), {"class_names": ("a",) * 10, "__len__": lambda self: 600})()
     val = type("Part", (), {"__len__": lambda self: 400})()
-    prepared, network = SimpleNamespace(train=train, val=val), SimpleNamespace(embed_dim=1000)
-    assert images_within(seconds, prepared, network, 0.01, most) == images
+    prepared, model = SimpleNamespace(train=train, val=val), SimpleNamespace(embed_dim=1000)
+    assert images_within(seconds, prepared, model, 0.01, most) == images
     if images:
-        took, more = (probe_s(count, train, count // 2, network, 0.01) for count in (images, images + 2))
+        took, more = (probe_s(count, train, count // 2, model, 0.01) for count in (images, images + 2))
         assert took <= seconds < more
 
 
-def test_workers_that_read_side_by_side_need_as_much_less_time_for_an_image(class_folders, monkeypatch):
-    monkeypatch.setattr(length_by_time, "load_eval_image", lambda *given: time.sleep(0.02))
+def test_parallel_workers_reduce_the_time_per_image(class_folders, monkeypatch):
+    monkeypatch.setattr(length_by_time, "load_eval_image", lambda *args: time.sleep(0.02))
     alone, shared = (
         length_by_time.seconds_per_read(load_dataset(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
     )
@@ -96,47 +96,47 @@ TINY = (
 )  # fmt: skip
 
 
-def planned(capsys, folder, out, *settings: str, **words) -> dict:
-    """What ``plan`` says as JSON, without a word of its own."""
-    asked = TrainOverrides(model=NETWORK, weights="none", recipe="quick", settings=(*TINY, *settings), **words)
-    place = RunOptions(out=out, device="cpu", workers=0)
-    return plan_run(asked, DataConfig(str(folder)), place).report
+def plan(capsys, folder, out, *settings: str, **overrides) -> dict:
+    """The report of a dry run."""
+    request = TrainOverrides(model=NETWORK, weights="none", recipe="quick", settings=(*TINY, *settings), **overrides)
+    options = RunOptions(out=out, device="cpu", workers=0)
+    return plan_run(request, DataConfig(str(folder)), options).report
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"), [(("compile=true", "epochs=2"), {}), ((), {"minutes": 600.0})], ids=["asked", "auto"]
+    ("settings", "overrides"), [(("compile=true", "epochs=2"), {}), ((), {"minutes": 600.0})], ids=["requested", "auto"]
 )
-def test_plan_does_not_wait_for_a_compiler_that_hangs(settings, words, class_folders, tmp_path, monkeypatch, capsys):
-    def hanging(*given, **how):
+def test_dry_run_does_not_wait_for_the_compiler(settings, overrides, class_folders, tmp_path, monkeypatch, capsys):
+    def hang(*_, **__):
         raise AssertionError("it would hang")
 
-    monkeypatch.setattr(torch, "compile", hanging)
+    monkeypatch.setattr(torch, "compile", hang)
     monkeypatch.chdir(tmp_path)
-    found = planned(capsys, class_folders, tmp_path / "run", *settings, **words)
+    found = plan(capsys, class_folders, tmp_path / "run", *settings, **overrides)
     assert any("Compiling: about 3 minutes, estimated" in note for note in found["auto_choices"]) is bool(settings)
-    assert any("Not compiled (trying it may take minutes)" in note for note in found["auto_choices"]) is bool(words)
+    assert any("Not compiled (trying it may take minutes)" in note for note in found["auto_choices"]) is bool(overrides)
     assert found["others_s"].get("compiling", 0.0) == (200.0 if settings else 0.0)
 
 
-def test_plan_estimates_what_there_is_no_time_to_measure(class_folders, tmp_path, monkeypatch, capsys):
+def test_dry_run_estimates_what_it_cannot_measure_in_time(class_folders, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(estimate, "_WITHIN_S", 0.0)
-    monkeypatch.setattr(estimate, "explain_predictions", lambda *given: pytest.fail("no report is rehearsed"))
+    monkeypatch.setattr(estimate, "explain_predictions", lambda *_: pytest.fail("the report was timed"))
     monkeypatch.chdir(tmp_path)
-    began = time.perf_counter()
-    found = planned(capsys, class_folders, tmp_path / "run", "epochs=2", "compile=false")
-    assert time.perf_counter() - began < 90
+    start = time.perf_counter()
+    found = plan(capsys, class_folders, tmp_path / "run", "epochs=2", "compile=false")
+    assert time.perf_counter() - start < 90
     assert any(note.startswith("Estimated") and "the report" in note for note in found["auto_choices"])
     assert found["others_s"]["report"] > 0
 
 
-def test_plan_gives_what_comes_before_the_first_step_its_part_of_the_minutes():
+def test_dry_run_limits_start_up_to_its_part_of_the_minutes():
     others_s = {"start-up": 60.0, "linear probe": 60.0, "report": 30.0}
     assert estimate._within_minutes(others_s, 5.0) == {"start-up": 30.0, "linear probe": 30.0, "report": 30.0}
     assert estimate._within_minutes(others_s, 50.0) == others_s
 
 
-def test_minutes_that_nothing_fits_into_are_refused_with_what_goes_elsewhere():
-    job = job_of(640)
+def test_too_few_minutes_are_refused():
+    job = run_setup(640)
     recipe, rates, _ = LengthBudget(job.recipe, job.image_counts, 0.5, 29.0).lower_sizes(RATES)
     with pytest.raises(InputError, match=mentioning("minutes", "0.5", "0.48")):
         LengthBudget(recipe, job.image_counts, 0.5, 29.0).set_length(rates)

@@ -12,7 +12,7 @@ from tests.messages import mentioning
 
 import efficientnetv2 as ev2
 
-# Words, what the error names, and what the hint names; None: the error itself lists the choices or the rule.
+# Arguments, what the error names, and what the hint names; None: the error itself lists the choices or the rule.
 MISTAKES = [
     ("trian photos", "'trian'", "train"),
     ("val runs/x photos", "'val'", "effnetv2 evaluate"),
@@ -115,13 +115,13 @@ MISTAKES = [
 
 
 def num_sentences(*texts: str) -> int:
-    """Sentences begin with a capital letter behind the end of another; a question in a list of names is none."""
+    """A sentence starts with a capital letter after the end of another; a question between names is not counted."""
     return sum(1 + len(re.findall(r"(?<=[^.][.?!]) +(?=[A-Z])", text)) for text in texts)
 
 
-@pytest.mark.parametrize(("words", "named", "fix"), MISTAKES, ids=[words for words, _, _ in MISTAKES])
-def test_a_mistake_is_answered_by_its_name_and_one_fix(words, named, fix, tmp_path):
-    done = effnetv2(*words.split(), cwd=tmp_path)
+@pytest.mark.parametrize(("args", "named", "fix"), MISTAKES, ids=[args for args, _, _ in MISTAKES])
+def test_error_names_the_mistake_and_one_fix(args, named, fix, tmp_path):
+    done = effnetv2(*args.split(), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     error, *hints = done.stderr.splitlines()
     assert error.startswith("error: ")
@@ -162,12 +162,12 @@ NOTED = [
 ]
 
 
-@pytest.mark.parametrize(("words", "ours"), NOTED, ids=[words for words, _ in NOTED])
-def test_an_option_of_another_tool_is_read_as_ours_with_a_note(words, ours, tmp_path):
-    """The last option of each is wrong, so that nothing runs."""
-    note, error = effnetv2(*words.split(), cwd=tmp_path).stderr.splitlines()
+@pytest.mark.parametrize(("args", "expected"), NOTED, ids=[args for args, _ in NOTED])
+def test_option_of_another_tool_is_accepted_with_a_note(args, expected, tmp_path):
+    """The last option of each command is invalid, so that nothing runs."""
+    note, error = effnetv2(*args.split(), cwd=tmp_path).stderr.splitlines()
     assert note.startswith("Note: ")
-    assert ours in note
+    assert expected in note
     assert re.match(r"error: --(epochs|image-size|workers): invalid value", error)
 
 
@@ -203,9 +203,9 @@ IN_PYTHON = [
 
 
 @pytest.mark.parametrize(("call", "facts"), IN_PYTHON, ids=[facts[0] for _, facts in IN_PYTHON])
-def test_a_wrong_argument_is_answered_by_its_name_and_one_fix(call, facts, tmp_path, monkeypatch):
+def test_python_error_names_the_argument_and_one_fix(call, facts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ev2.InputError, match=mentioning(*facts)) as refused:
+    with pytest.raises(ev2.InputError, match=mentioning(*facts)) as error:
         call()
-    assert num_sentences(str(refused.value)) <= 2
+    assert num_sentences(str(error.value)) <= 2
     assert list(tmp_path.iterdir()) == []

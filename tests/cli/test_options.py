@@ -1,4 +1,4 @@
-"""One parameter, many options: what typer sees, and what the command gets."""
+"""One dataclass parameter of a command: its options for typer, and the value that the command gets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Bird:
     colors: Annotated[list[str] | None, option("Colors.", None, "--color", panel="The bird")] = None
 
 
-def test_a_dataclass_becomes_options_and_comes_back_as_one():
+def test_dataclass_fields_become_options():
     got = []
 
     @spread
@@ -33,6 +33,6 @@ def test_a_dataclass_becomes_options_and_comes_back_as_one():
     assert run.exit_code == 0, run.output
     assert CliRunner().invoke(app, ["south"]).exit_code == 0
     assert got == [("north", Bird(5, ["red", "blue"]), True), ("south", Bird(), False)]
-    told = CliRunner().invoke(app, ["--help"]).output
-    assert told.index("The bird") < told.index("--length") < told.index("--color")
-    assert "Fly somewhere" in told
+    output = CliRunner().invoke(app, ["--help"]).output
+    assert output.index("The bird") < output.index("--length") < output.index("--color")
+    assert "Fly somewhere" in output

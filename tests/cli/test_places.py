@@ -1,4 +1,4 @@
-"""Places that can't be written to are refused before any work; and how to go on is said whole."""
+"""Output paths that cannot be written are refused before any work; the command to resume is printed in full."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.command_line import NETWORK, TINY, effnetv2
+from tests.command_line import NETWORK, TINY, run_refused
 from tests.data.test_splits import dataset
 from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
@@ -47,18 +47,7 @@ from efficientnetv2.workflows.run_start import resume_hint
 MACHINE = InferenceOptions("cpu", 0)
 
 
-@pytest.mark.parametrize("more", [(), ("--dry-run",)])
-def test_a_run_within_its_data_is_refused_before_anything_is_loaded(more, class_folders, monkeypatch):
-    """It depends on two paths alone; what the command does, torch before all, takes seconds to import."""
-    for module in ("train", "estimate"):
-        monkeypatch.setitem(sys.modules, f"efficientnetv2.workflows.{module}", None)
-    monkeypatch.chdir(class_folders)
-    done = CliRunner().invoke(app, ["train", ".", *more])
-    assert done.exit_code == 2, done.output
-    assert mentions(done.stderr, "DATA")
-
-
-def test_the_report_of_a_cross_validation_is_not_written_over(tmp_path):
+def test_evaluate_never_replaces_a_cross_validation_report(tmp_path):
     (tmp_path / "crossval.json").write_text("{}")
     with pytest.raises(InputError, match=mentioning("run", "report")):
         evaluate_and_report("m", DataConfig("d"), EvaluateOptions(out=tmp_path), MACHINE)
@@ -68,193 +57,181 @@ def test_the_report_of_a_cross_validation_is_not_written_over(tmp_path):
 
 
 @pytest.mark.parametrize(("option", "name"), [("output", "out"), ("rank", "rank")])
-def test_a_folder_in_place_of_a_table_is_refused_before_the_pictures_are_answered(option, name, tmp_path):
+def test_folder_as_output_table_is_refused_before_predicting(option, name, tmp_path):
     (tmp_path / "folder.csv").mkdir()
     places = {"out": tmp_path / "p.csv", "rank": None} | {name: tmp_path / "folder.csv"}
     with pytest.raises(InputError, match=mentioning(option, "folder.csv")):
         predict_and_write("m", DataConfig("d"), PredictOptions(**places), MACHINE)
 
 
-def test_a_run_that_could_not_be_kept_is_refused_before_the_pictures_are_looked_at(tmp_path):
+def test_unwritable_run_folder_is_refused_before_reading_images(tmp_path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file/run"):
-        place = RunOptions(out=out)
+        options = RunOptions(out=out)
         with pytest.raises(InputError, match=mentioning("file", "folder")):
-            request_run(TrainOverrides(recipe="quick"), place, Hardware(torch.device("cpu")))
+            request_run(TrainOverrides(recipe="quick"), options, Hardware(torch.device("cpu")))
         with pytest.raises(InputError, match=mentioning("file", "folder")):
-            _folder(place)
+            _folder(options)
 
 
-def test_the_answers_of_a_run_are_not_written_over(tmp_path):
+def test_predict_never_replaces_the_predictions_of_a_run(tmp_path):
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="holds the predictions of the run there, which comparisons read"):
+    with pytest.raises(InputError, match=mentioning("predictions", "run")):
         predict_and_write("m", DataConfig("d"), PredictOptions(out=tmp_path / "predictions.csv"), MACHINE)
 
 
-def test_what_a_cross_validation_passes_over_is_listed(class_folders, tmp_path):
-    (class_folders / "red/text.jpg").write_text("no picture")
+def test_images_skipped_by_a_cross_validation_are_listed(class_folders, tmp_path):
+    (class_folders / "red/text.jpg").write_text("no image")
     readable, _, skipped = load_images(DataConfig(str(class_folders)), RunOptions(), 0)
     assert len(readable) == 48
     write_skipped(tmp_path / "skipped.csv", skipped)
     assert (tmp_path / "skipped.csv").read_text().startswith("path,reason\nred/text.jpg,")
 
 
-def test_too_few_pictures_to_calibrate_on_are_refused_before_they_are_answered(tmp_path):
-    few, network = dataset([0, 1] * 14 + [0]), torch.nn.Identity()
-    network.preprocessing = Preprocessing(image_size=32)
+def test_too_few_images_for_calibration_are_refused(tmp_path):
+    few, model = dataset([0, 1] * 14 + [0]), torch.nn.Identity()
+    model.preprocessing = Preprocessing(image_size=32)
     with pytest.raises(InputError, match=mentioning("30", "29", "val")):
-        check_calibration(tmp_path / "m.safetensors", network, few, "val", network.preprocessing)
-    check_calibration(tmp_path / "m.safetensors", network, dataset([0, 1] * 15), "val", network.preprocessing)
+        check_calibration(tmp_path / "m.safetensors", model, few, "val", model.preprocessing)
+    check_calibration(tmp_path / "m.safetensors", model, dataset([0, 1] * 15), "val", model.preprocessing)
 
 
-def test_skipped_pictures_are_said_to_be_listed_only_where_there_is_a_run(class_folders):
-    (class_folders / "red/text.jpg").write_text("no picture")
-    said = logged_lines()
+def test_skipped_images_are_logged_without_a_list(class_folders):
+    (class_folders / "red/text.jpg").write_text("no image")
+    lines = logged_lines()
     prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
-    assert any("Skipped 1 unreadable" in line and "red/text.jpg" in line for line in said)
-    assert not any("skipped.csv" in line for line in said)
+    assert any("Skipped 1 unreadable" in line and "red/text.jpg" in line for line in lines)
+    assert not any("skipped.csv" in line for line in lines)
 
 
-def test_data_is_said_again_with_how_it_is_read():
+def test_data_config_gives_its_command_line_arguments():
     source = DataConfig("a.csv", label_column="species", label_separator=";", bands="4,3,2")
-    words = ["a.csv", "--label-column", "species", "--label-separator", ";", "--bands", "4,3,2"]
-    assert source.words == words
+    expected = ["a.csv", "--label-column", "species", "--label-separator", ";", "--bands", "4,3,2"]
+    assert source.words == expected
     assert DataConfig("photos").words == ["photos"]
 
 
-@pytest.mark.parametrize("stopped", ["fit", "write_run_report"])
-def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(stopped, class_folders, tmp_path, monkeypatch):
-    """Stopped in training, or while the report is written."""
+@pytest.mark.parametrize("function", ["fit", "write_run_report"])
+def test_interrupt_prints_the_command_to_resume(function, class_folders, tmp_path, monkeypatch):
+    """Interrupted in training, or while the report is written."""
 
-    def stop(*_, **__):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "fit", stop if stopped == "fit" else lambda *_, **__: None)
-    if stopped != "fit":
-        monkeypatch.setattr(train, stopped, stop)
-    words = TrainOverrides(model=NETWORK, weights="none", epochs=10, settings=("compile=false",))
-    place = RunOptions(tmp_path / "run", device="cpu", workers=0, memory_gib=6.5, strict=True)
-    with pytest.raises(KeyboardInterrupt) as told:
-        train.train_run(words, DataConfig(str(class_folders)), place, RunLog())
+    monkeypatch.setattr(Trainer, "fit", interrupt if function == "fit" else lambda *_, **__: None)
+    if function != "fit":
+        monkeypatch.setattr(train, function, interrupt)
+    overrides = TrainOverrides(model=NETWORK, weights="none", epochs=10, settings=("compile=false",))
+    options = RunOptions(tmp_path / "run", device="cpu", workers=0, memory_gib=6.5, strict=True)
+    with pytest.raises(KeyboardInterrupt) as error:
+        train.train_run(overrides, DataConfig(str(class_folders)), options, RunLog())
     again = f"effnetv2 train {class_folders} --output {tmp_path / 'run'} --resume"
-    assert mentions(str(told.value), again, "--device", "--workers", "0", "--memory-gib", "6.5", "--strict")
+    assert mentions(str(error.value), again, "--device", "--workers", "0", "--memory-gib", "6.5", "--strict")
     plain = RunOptions(tmp_path / "run")
     assert resume_hint(DataConfig(str(class_folders)), plain, tmp_path / "run", World()) == (f"To resume: {again}")
 
 
 @pytest.mark.parametrize(
-    ("machines", "said"),
+    ("machines", "start"),
     [
         (1, "To resume: torchrun --nproc-per-node 2 -m efficientnetv2 train"),
         (2, "To resume, start it on every machine as before, with: train"),
     ],
 )
-def test_a_run_of_many_processes_that_is_stopped_goes_on_with_as_many(
-    machines, said, class_folders, tmp_path, monkeypatch
-):
-    """One alone would take as many times longer."""
+def test_interrupt_of_several_processes_names_their_number(machines, start, class_folders, tmp_path, monkeypatch):
+    """A single process would take several times as long."""
 
-    def stop(*_, **__):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "fit", stop)
-    # What they would say to each other.
+    monkeypatch.setattr(Trainer, "fit", interrupt)
+    # Replaces the communication of the processes.
     monkeypatch.setattr(run_start, "with_tensor_group", lambda world, device: world)
     monkeypatch.setattr(train, "broadcast_from_main", lambda world, make: make())
     monkeypatch.setattr(train, "require_images_here", lambda images, world: None)
-    words = TrainOverrides(model=NETWORK, weights="none", epochs=10, settings=("compile=false", "precision=fp32"))
-    place = RunOptions(tmp_path / "run", device="cpu", workers=0)
+    overrides = TrainOverrides(model=NETWORK, weights="none", epochs=10, settings=("compile=false", "precision=fp32"))
+    options = RunOptions(tmp_path / "run", device="cpu", workers=0)
     world = World(size=2 * machines, local_size=2)
-    with pytest.raises(KeyboardInterrupt) as told:
-        train.train_run(words, DataConfig(str(class_folders)), place, RunLog(), world)
+    with pytest.raises(KeyboardInterrupt) as error:
+        train.train_run(overrides, DataConfig(str(class_folders)), options, RunLog(), world)
     again = f"{class_folders} --output {tmp_path / 'run'} --resume --device cpu --workers 0"
-    assert str(told.value) == f"{said} {again}"
+    assert str(error.value) == f"{start} {again}"
 
 
-@pytest.mark.parametrize("verb", ["train", "crossval"])
-def test_how_to_run_is_said_in_words_that_there_are(verb):
-    place = RunOptions(device="cpu", workers=0, memory_gib=6.5, strict=True, probe=False)
-    options = {name for one in get_command(app).commands[verb].params for name in one.opts}
-    assert {word for word in place.words if word.startswith("--")} <= options
+@pytest.mark.parametrize("command", ["train", "crossval"])
+def test_run_options_give_existing_command_line_options(command):
+    run_options = RunOptions(device="cpu", workers=0, memory_gib=6.5, strict=True, probe=False)
+    options = {name for one in get_command(app).commands[command].params for name in one.opts}
+    assert {arg for arg in run_options.words if arg.startswith("--")} <= options
 
 
-def visited(folder: Path, content: bytes) -> Path:
-    (folder / "visited.csv").write_bytes(content)
-    return folder / "visited.csv"
+def write_sample(folder: Path, content: bytes) -> Path:
+    (folder / "sample.csv").write_bytes(content)
+    return folder / "sample.csv"
 
 
 @pytest.mark.parametrize("content", [b"", b"label,map\n\xff,a\n", b"label,map\na,a\na,a,a,a\n"])
-def test_a_sample_that_is_no_table_is_refused(content, tmp_path):
-    with pytest.raises(InputError, match=mentioning("visited.csv", "CSV", "UTF-8")):
-        _from_table(visited(tmp_path, content), "label", ["a"], Path("map.tif"))
+def test_invalid_sample_file_is_refused(content, tmp_path):
+    with pytest.raises(InputError, match=mentioning("sample.csv", "CSV", "UTF-8")):
+        _from_table(write_sample(tmp_path, content), "label", ["a"], Path("map.tif"))
 
 
-def test_a_class_may_be_called_as_pandas_calls_nothing(tmp_path):
-    file = visited(tmp_path, b"label,map\nNA,NA\nNA,None\nNone,None\n")
+def test_class_names_may_be_na_values_of_pandas(tmp_path):
+    file = write_sample(tmp_path, b"label,map\nNA,NA\nNA,None\nNone,None\n")
     counts, left_out = _from_table(file, "label", ["NA", "None"], Path("map.tif"))
     assert (counts.toarray().tolist(), left_out) == ([[1, 0], [1, 1]], 0)
     with pytest.raises(InputError, match=mentioning("2", "label", "empty")):
-        _from_table(visited(tmp_path, b"label,map\n,NA\n"), "label", ["NA"], Path("map.tif"))
+        _from_table(write_sample(tmp_path, b"label,map\n,NA\n"), "label", ["NA"], Path("map.tif"))
 
 
-def test_a_sample_is_read_as_a_spreadsheet_writes_it(tmp_path):
-    """In much of Europe by semicolons; rows left blank do not count, but those behind them keep their numbers."""
+def test_sample_of_a_spreadsheet_is_read(tmp_path):
+    """European spreadsheets separate by semicolons; blank rows are skipped, but they count for row numbers."""
     label = ("label", ["a", "b"], Path("map.tif"))
-    file = visited(tmp_path, b"\xef\xbb\xbflabel;map\na;a\n\n;\nb;a\n;\n")
+    file = write_sample(tmp_path, b"\xef\xbb\xbflabel;map\na;a\n\n;\nb;a\n;\n")
     counts, left_out = _from_table(file, *label)
     assert (counts.toarray().tolist(), left_out) == ([[1, 1], [0, 0]], 0)
     with pytest.raises(InputError, match=mentioning("5", "'c'")):
-        _from_table(visited(tmp_path, b"label;map\na;a\n\n;\nb;c\n"), *label)
+        _from_table(write_sample(tmp_path, b"label;map\na;a\n\n;\nb;c\n"), *label)
     with pytest.raises(InputError, match=mentioning("4", "7,5")):
-        _from_table(visited(tmp_path, b"label;x;y\na;7;7\n;;\na;7,5;7\n"), *label)
+        _from_table(write_sample(tmp_path, b"label;x;y\na;7;7\n;;\na;7,5;7\n"), *label)
 
 
-@pytest.mark.parametrize("words", [("train", "."), ("crossval", ".", "--folds", "2"), ("train", ".", "--dry-run")])
-def test_results_are_refused_a_place_among_the_class_folders(words, class_folders):
-    """They would be a class without images, and DATA could not be read again, not even to go on."""
-    there = sorted(class_folders.iterdir())
-    done = effnetv2(*words, *TINY, cwd=class_folders)
-    assert done.returncode == 2, done.stdout
-    assert mentions(done.stderr, "DATA", "class")
-    assert mentions(done.stderr, words[0], "effnetv2", "--output")
-    assert sorted(class_folders.iterdir()) == there
+@pytest.mark.parametrize("args", [("check", ".", "--output", "red/look"), ("train", ".", "--preview", "red/sheet.png")])
+def test_reports_and_previews_in_the_data_are_refused(args, class_folders):
+    before = sorted(class_folders.rglob("*"))
+    run_refused(*args, "--weights", "none", cwd=class_folders, names=("DATA", "class"))
+    assert sorted(class_folders.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    "words", [("check", ".", "--output", "red/look"), ("train", ".", "--preview", "red/sheet.png")]
-)
-def test_what_is_to_be_looked_at_is_no_part_of_data_either(words, class_folders):
-    there = sorted(class_folders.rglob("*"))
-    done = effnetv2(*words, "--weights", "none", cwd=class_folders)
-    assert done.returncode == 2, done.stdout
-    assert mentions(done.stderr, "DATA", "class")
-    assert sorted(class_folders.rglob("*")) == there
-
-
-@pytest.mark.parametrize(("verb", "place"), [("check", "inspection"), ("train", "runs")])
-def test_who_stands_in_data_is_told_where_to_go(verb, place, class_folders):
-    """The option that a message blames is one that was typed."""
-    done = effnetv2(verb, ".", "--weights", "none", cwd=class_folders)
-    assert done.returncode == 2, done.stdout
-    assert mentions(done.stderr, place, "DATA")
-    assert mentions(done.stderr, verb, "effnetv2", "--output")
-    within = effnetv2(verb, class_folders, "--weights", "none", cwd=class_folders / "red")
-    assert mentions(within.stderr, verb, "effnetv2")
-
-
-@pytest.mark.parametrize("verb", ["train", "crossval", "check"])
+@pytest.mark.parametrize("command", ["train", "train --dry-run", "crossval", "check"])
 @pytest.mark.parametrize("out", [None, "pictures/red/new"])
-def test_a_place_in_data_is_refused_before_any_work(verb, out, class_folders, monkeypatch):
-    """Before the verb's own work is so much as loaded: torch takes seconds, and a list of many images minutes."""
-    monkeypatch.setitem(sys.modules, f"efficientnetv2.workflows.{verb}", None)
+def test_output_folder_in_the_data_is_refused_before_any_work(command, out, class_folders, monkeypatch):
+    """It would be a class without images. Neither torch is imported nor an image listed, which takes seconds."""
+    for module in ("train", "estimate", "crossval", "check"):
+        monkeypatch.setitem(sys.modules, f"efficientnetv2.workflows.{module}", None)
     monkeypatch.chdir(class_folders if out is None else class_folders.parent)
-    words = ("pictures", "--output", out) if out else (".",)
-    ended = CliRunner().invoke(app, [verb, *words], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    before = sorted(class_folders.rglob("*"))
+    args = ("pictures", "--output", out) if out else (".",)
+    ended = CliRunner().invoke(app, [*command.split(), *args], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert ended.exit_code == 2, ended.output
     assert ("is in DATA pictures" if out else "is in DATA .") in ended.stderr
+    assert mentions(ended.stderr, "DATA", "class")
+    if out is None:
+        assert mentions(ended.stderr, "inspection" if command == "check" else "runs", "DATA")
+        assert mentions(ended.stderr, command.split()[0], "effnetv2", "--output")
+    assert sorted(class_folders.rglob("*")) == before
 
 
-def test_an_evaluation_lies_outside_of_data(class_folders):
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_fix_from_within_the_data_changes_the_folder(command, class_folders, monkeypatch):
+    """The working directory is a class folder, and DATA is its parent."""
+    monkeypatch.chdir(class_folders / "red")
+    ended = CliRunner().invoke(app, [command, str(class_folders)], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert ended.exit_code == 2, ended.output
+    assert mentions(ended.stderr, command, "effnetv2")
+
+
+def test_evaluation_folder_in_the_data_is_refused(class_folders):
     for inside in ("red", "new", "."):
         with pytest.raises(InputError, match=mentioning("DATA")):
             report_folder(class_folders / inside, str(class_folders))
@@ -262,12 +239,12 @@ def test_an_evaluation_lies_outside_of_data(class_folders):
         pass
 
 
-def test_results_lie_where_they_are_no_part_of_data(class_folders, tmp_path, monkeypatch):
-    """Next to class folders, next to a table, next to train/ and val/: as people work."""
-    (tmp_path / "set").mkdir()
-    class_folders.rename(tmp_path / "set/train")
-    (tmp_path / "set/all.csv").write_text("path,label\n")
-    monkeypatch.chdir(tmp_path / "set")
+def test_output_next_to_the_data_is_accepted(class_folders, tmp_path, monkeypatch):
+    """Next to class folders, next to a table, next to train/ and val/."""
+    (tmp_path / "data").mkdir()
+    class_folders.rename(tmp_path / "data/train")
+    (tmp_path / "data/all.csv").write_text("path,label\n")
+    monkeypatch.chdir(tmp_path / "data")
     for data, out in ((".", "runs/1"), ("all.csv", "runs/1"), ("train", "runs/1"), ("train", "train2")):
         refuse_inside_data(data, Path(out), "--output")
     for out in ("train", "train/runs/1"):
@@ -275,30 +252,30 @@ def test_results_lie_where_they_are_no_part_of_data(class_folders, tmp_path, mon
             refuse_inside_data(".", Path(out), "OUT")
 
 
-def test_given_splits_that_part_a_group_are_said_to_before_the_run(class_folders):
-    """Held out here, groups stay whole; with a val of the user's own they stand as they are given."""
+def test_splits_that_divide_a_group_are_reported(class_folders):
+    """A random split keeps groups together; splits of the user are not changed."""
     rows = [
         (path.relative_to(class_folders).as_posix(), path.parent.name, f"P{number % 16 // 2}", number % 16 == 1)
         for number, path in enumerate(sorted(class_folders.rglob("*.jpg")))
     ]
     table = pd.DataFrame(rows, columns=["path", "label", "group", "split"])
     table["split"] = np.where(table["split"], "val", "train")
-    table.to_csv(class_folders / "given.csv", index=False)
-    table.drop(columns="split").to_csv(class_folders / "plain.csv", index=False)
+    table.to_csv(class_folders / "user_split.csv", index=False)
+    table.drop(columns="split").to_csv(class_folders / "random_split.csv", index=False)
     notes = {}
-    for name in ("given", "plain"):
+    for name in ("user_split", "random_split"):
         source = DataConfig(str(class_folders / f"{name}.csv"))
         notes[name] = prepare_data(source, val_fraction=0.2, seed=0, strict=False).split_note
-    assert mentions(notes["given"], "3", "val", "1", "8")
-    assert mentions(notes["given"], "'P0'", "val")
-    assert "more than one split" not in notes["plain"]
+    assert mentions(notes["user_split"], "3", "val", "1", "8")
+    assert mentions(notes["user_split"], "'P0'", "val")
+    assert "more than one split" not in notes["random_split"]
 
 
-BEGUN = '{"command": "effnetv2 train photos", "preprocessing": {}}'
+STARTED_RUN = '{"command": "effnetv2 train photos", "preprocessing": {}}'
 
 
 @pytest.mark.parametrize(
-    "mine",
+    "files",
     [
         {"dataset.csv": "path,label\n"},
         {"log.txt": "Friday: rain"},
@@ -307,52 +284,48 @@ BEGUN = '{"command": "effnetv2 train photos", "preprocessing": {}}'
         {"run.json": "Once upon a time"},
     ],
 )
-def test_a_run_takes_no_folder_of_the_users_for_its_own(mine, tmp_path):
-    """A table called as a run calls its own would be written over, a log written on."""
-    for name, text in mine.items():
+def test_folder_with_user_files_is_not_a_run(files, tmp_path):
+    """A table with the name of a run file would be replaced, a log appended to."""
+    for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=f"holds files that are not a run .*{min(mine)}"):
+    with pytest.raises(InputError, match=mentioning("not a run", min(files))):
         validate_new_run_dir(tmp_path)
 
 
-def test_a_run_that_never_began_leaves_its_place_to_the_next(tmp_path):
+def test_folder_of_a_run_without_steps_is_reused(tmp_path):
     for name in ("probe", "against", "inspection"):
         (tmp_path / name).mkdir()
     validate_new_run_dir(tmp_path)
     for name in ("log.txt", "dataset.csv", "skipped.csv", ".recipe.yaml.0f.partial"):
         (tmp_path / name).write_text("")
-    (tmp_path / "run.json").write_text(BEGUN)
+    (tmp_path / "run.json").write_text(STARTED_RUN)
     validate_new_run_dir(tmp_path)
 
 
-def test_a_run_says_how_it_began_before_it_leaves_anything_else(tmp_path, monkeypatch):
-    """So whatever stops it, the next one knows its folder."""
-    folder, wrote = RunDir(tmp_path / "run"), []
+def test_run_json_is_written_first(tmp_path, monkeypatch):
+    """Whatever interrupts the run, a resumed run recognizes its folder."""
+    folder, written = RunDir(tmp_path / "run"), []
     for name in ("write_text_atomically", "write_atomically"):
-        monkeypatch.setattr(f"efficientnetv2.training.run_dir.{name}", lambda path, _: wrote.append(path.name))
+        monkeypatch.setattr(f"efficientnetv2.training.run_dir.{name}", lambda path, _: written.append(path.name))
     folder.begin(get_recipe("quick"), dataset([0, 1]), {})
-    assert wrote == ["run.json", "dataset.csv", "recipe.yaml"]
+    assert written == ["run.json", "dataset.csv", "recipe.yaml"]
 
 
-def test_a_run_is_not_written_over_the_table_that_it_reads(class_folders, tmp_path):
-    """Not even where a run that never began has left the folder."""
+def test_run_never_replaces_its_own_dataset(class_folders, tmp_path):
+    """Nor after a run that never started has left files in the folder."""
     rows = [f"../{path.relative_to(tmp_path)},{path.parent.name}" for path in class_folders.rglob("*.jpg")]
     text = "\n".join(["path,species", *rows])
     (tmp_path / "exp1").mkdir()
     (tmp_path / "exp1/dataset.csv").write_text(text)
-    words = ("train", "exp1/dataset.csv", "--label-column", "species", "--output", "exp1", *TINY)
-    done = effnetv2(*words, cwd=tmp_path)
-    assert done.returncode == 2
-    assert mentions(done.stderr, "--output", "exp1", "dataset.csv")
-    (tmp_path / "exp1/run.json").write_text(BEGUN)
+    args = ("train", "exp1/dataset.csv", "--label-column", "species", "--output", "exp1", *TINY)
+    run_refused(*args, cwd=tmp_path, names=("--output", "exp1", "dataset.csv"))
+    (tmp_path / "exp1/run.json").write_text(STARTED_RUN)
     for more in ((), ("--dry-run",)):
-        done = effnetv2(*words, *more, cwd=tmp_path)
-        assert done.returncode == 2
-        assert mentions(done.stderr, "--output", "DATA", "exp1/dataset.csv")
+        run_refused(*args, *more, cwd=tmp_path, names=("--output", "DATA", "exp1/dataset.csv"))
     assert (tmp_path / "exp1/dataset.csv").read_text() == text
 
 
-def test_only_what_a_run_writes_may_not_be_its_data(tmp_path):
+def test_data_may_be_a_file_that_the_run_does_not_write(tmp_path):
     for name in ("probe", "tables"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "predictions.csv").write_text("")
@@ -362,8 +335,8 @@ def test_only_what_a_run_writes_may_not_be_its_data(tmp_path):
         refuse_replacing_data(str(tmp_path / data), tmp_path, RUN_FILES, "--output")
 
 
-def test_a_user_that_nobody_knows_is_a_name_like_any(class_folders, monkeypatch):
-    """A folder may be called ~backup; Python's own way home would end in an error there."""
+def test_tilde_of_an_unknown_user_is_a_plain_name(class_folders, monkeypatch):
+    """A folder may have the name ~backup, for which ``Path.expanduser`` raises an error."""
     class_folders.rename(class_folders.parent / "~backup_of_nobody")
     monkeypatch.chdir(class_folders.parent)
     assert len(DataConfig("~backup_of_nobody").read()) == 48
@@ -373,20 +346,20 @@ def test_a_user_that_nobody_knows_is_a_name_like_any(class_folders, monkeypatch)
     assert sqlite_file("sqlite:///~nobody_at_all/study.db") == Path.cwd() / "~nobody_at_all/study.db"
 
 
-@pytest.mark.parametrize("words", [("--output=~/look",), ("--output", "~/look")])
-def test_a_way_home_is_taken_wherever_a_shell_leaves_it(words, class_folders, monkeypatch):
-    """Bash expands no ~ that follows an equals sign; a folder called ~ is nobody's wish, and a danger to clear away."""
+@pytest.mark.parametrize("args", [("--output=~/look",), ("--output", "~/look")])
+def test_tilde_after_an_equals_sign_is_expanded(args, class_folders, monkeypatch):
+    """Bash does not expand it there; a folder named ~ would be dangerous to remove."""
     monkeypatch.setenv("HOME", str(class_folders.parent))
     (class_folders.parent / "work").mkdir()
     monkeypatch.chdir(class_folders.parent / "work")
-    ended = CliRunner().invoke(app, ["check", "~/pictures", *words])
+    ended = CliRunner().invoke(app, ["check", "~/pictures", *args])
     assert ended.exit_code == 0, ended.output
     assert (class_folders.parent / "look/inspection.html").exists()
     assert list(Path.cwd().iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "facts"),
     [
         (("predict", "~/no.safetensors", "~/pictures"), "{home}/no.safetensors"),
         (("predict", "m", "~/pictures", "--output=~/no/p.csv"), "there is no folder {home}/no"),
@@ -397,41 +370,41 @@ def test_a_way_home_is_taken_wherever_a_shell_leaves_it(words, class_folders, mo
         (("search", "show", "~/study"), "{home}/study"),
     ],
 )
-def test_every_path_may_begin_at_home(words, said, class_folders, monkeypatch):
+def test_tilde_is_expanded_in_every_path(args, facts, class_folders, monkeypatch):
     monkeypatch.setenv("HOME", str(class_folders.parent))
     monkeypatch.chdir(class_folders.parent)
-    ended = CliRunner().invoke(app, list(words), env={"COLUMNS": "400"})
+    ended = CliRunner().invoke(app, list(args), env={"COLUMNS": "400"})
     assert ended.exit_code == 2, ended.output
-    assert said.format(home=class_folders.parent) in ended.stderr
+    assert facts.format(home=class_folders.parent) in ended.stderr
 
 
-def test_a_tilde_between_labels_is_no_way_home():
+def test_tilde_as_a_separator_is_not_expanded():
     home = Path.home()
-    for given, expected in (
+    for value, expected in (
         ("~", "~"),
         (Path("~"), home),
         ([Path("~/a"), "weights=~/b"], [home / "a", "weights=~/b"]),
         (1, 1),
     ):
-        assert _expanded(given) == expected
+        assert _expanded(value) == expected
 
 
-def test_a_launch_goes_on_with_its_own_run_and_passes_over_what_is_none(tmp_path, monkeypatch):
-    """A copied recipe without its beginning, and the run of another launch, lie next to it."""
+def test_restarted_launch_resumes_its_own_run(tmp_path, monkeypatch):
+    """Next to it are a copied recipe without run.json, and the run of another launch."""
     monkeypatch.chdir(tmp_path)
     for name, launch in (("copied", None), ("other", "another"), ("own", "this")):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text("name: quick\n")
         if launch is not None:
-            whole = {
+            run_facts = {
                 "command": "effnetv2 train photos",
                 "chosen": [],
                 "preprocessing": Preprocessing(image_size=32).to_json(),
                 "microbatches": {},
                 "launch": launch,
             }
-            (folder / "run.json").write_text(json.dumps(whole))
+            (folder / "run.json").write_text(json.dumps(run_facts))
     assert run_request._run_of_launch(World(size=2, launch="this"), None) == Path("runs/own")
     assert run_request._run_of_launch(World(size=2, launch="a third"), None) is None
     assert run_request._run_of_launch(World(size=2, launch="this"), tmp_path / "nothing") is None

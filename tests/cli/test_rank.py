@@ -1,4 +1,4 @@
-"""``effnetv2 predict --rank``: a table and a sheet of what to label next."""
+"""``effnetv2 predict --rank``: a table and a page with the images to label next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tests.command_line import effnetv2
+from tests.command_line import run_ok, run_refused
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
@@ -23,18 +23,19 @@ from efficientnetv2.workflows import active_learning
 
 
 @pytest.fixture
-def model(tmp_path):
+def model_path(tmp_path):
     torch.manual_seed(0)
-    network = create("efficientnetv2_b0", num_classes=3)
-    model_file.save(tmp_path / "model.safetensors", network, class_names=("red", "green", "blue"))
+    model = create("efficientnetv2_b0", num_classes=3)
+    model_file.save(tmp_path / "model.safetensors", model, class_names=("red", "green", "blue"))
     return tmp_path / "model.safetensors"
 
 
-def test_the_table_ranks_every_picture_once_and_the_sheet_shows_the_first(class_folders, model):
+def test_ranking_lists_each_image_once(class_folders, model_path):
     (class_folders / "red" / "red_00.jpg").write_bytes(b"")
-    folder = model.parent
-    done = effnetv2("predict", model, class_folders, "--rank", "next.csv", "--device", "cpu", cwd=folder, timeout=120)
-    assert done.returncode == 0, done.stderr
+    folder = model_path.parent
+    done = run_ok(
+        "predict", model_path, class_folders, "--rank", "next.csv", "--device", "cpu", cwd=folder, timeout=120
+    )
     assert mentions(done.stdout, "next.csv", "label")
     table = pd.read_csv(folder / "next.csv")
     predicted = pd.read_csv(folder / "predictions.csv").set_index("path")
@@ -42,8 +43,8 @@ def test_the_table_ranks_every_picture_once_and_the_sheet_shows_the_first(class_
     assert sorted(table["path"]) == sorted(predicted.index)
     assert table["predicted"].tolist() == predicted.loc[table["path"], "predicted_label"].tolist()
     with pytest.raises(InputError, match=mentioning("next.csv", "label")):
-        load_dataset(str(folder / "next.csv"))  # what it is taken for is not what it is
-    page = (folder / "next.html").read_text().replace("<wbr>", "")  # where a long name may break
+        load_dataset(str(folder / "next.csv"))  # a ranking is not a labeled dataset
+    page = (folder / "next.html").read_text().replace("<wbr>", "")  # marks possible line breaks in long names
     assert page.count("data:image/jpeg") == 47
     first, last = page.index(table["path"].iloc[0]), page.index(table["path"].iloc[-1])
     assert first < last
@@ -51,65 +52,65 @@ def test_the_table_ranks_every_picture_once_and_the_sheet_shows_the_first(class_
 
 
 @pytest.mark.parametrize(
-    ("rank", "words"),
+    ("rank", "facts"),
     [
         ("next.txt", (".csv",)),
         ("nowhere/next.csv", ("there is no folder nowhere",)),
         ("predictions.csv", ("--output",)),
     ],
 )
-def test_places_that_will_not_do_are_refused_before_anything_is_answered(class_folders, model, rank, words):
-    done = effnetv2("predict", model, class_folders, "--rank", rank, cwd=model.parent)
-    assert done.returncode == 2
-    assert mentions(re.sub(r"\s+", " ", done.stderr), *words)
-    assert not (model.parent / "predictions.csv").exists()
+def test_invalid_ranking_path_is_refused_before_predicting(class_folders, model_path, rank, facts):
+    done = run_refused("predict", model_path, class_folders, "--rank", rank, cwd=model_path.parent)
+    assert mentions(re.sub(r"\s+", " ", done.stderr), *facts)
+    assert not (model_path.parent / "predictions.csv").exists()
 
 
-def test_pictures_are_kept_no_larger_than_the_sheet_needs(model, tmp_path, monkeypatch):
+def test_thumbnails_are_shrunk_before_encoding(model_path, tmp_path, monkeypatch):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for name in ("a.png", "b.png"):
         Image.new("RGB", (3000, 1500), "red").save(folder / name)
-    asked = SimpleNamespace(network=model_file.load(model), dataset=load_dataset(str(folder), require_labels=False))
-    answers = Predictions(np.arange(2), asked.dataset.labels, torch.eye(3)[:2])
-    kept = []
-    monkeypatch.setattr(active_learning.thumbnails, "encode_thumbnail", lambda image, **_: kept.append(image))
+    prediction_run = SimpleNamespace(
+        network=model_file.load(model_path), dataset=load_dataset(str(folder), require_labels=False)
+    )
+    predictions = Predictions(np.arange(2), prediction_run.dataset.labels, torch.eye(3)[:2])
+    encoded = []
+    monkeypatch.setattr(active_learning.thumbnails, "encode_thumbnail", lambda image, **_: encoded.append(image))
     file = tmp_path / "next.csv"
-    active_learning.write_ranking(file, asked, answers, Runtime())
-    assert [one.size for one in kept] == [(320, 160)] * 2
+    active_learning.write_ranking(file, prediction_run, predictions, Runtime())
+    assert [one.size for one in encoded] == [(320, 160)] * 2
 
 
 @pytest.mark.usefixtures("on_screen")
-def test_of_a_table_that_is_labelled_in_part_the_rest_is_ranked(class_folders, model, capsys):
-    """The image that is labeled in the first row is no longer asked for; nor are all, once all are labeled."""
+def test_only_unlabeled_images_are_ranked(class_folders, model_path, capsys):
+    """Labeled images are left out, unless all images are labeled."""
     rows = [(path, Path(path).parent.name) for path in load_dataset(str(class_folders)).paths[:8]]
-    device, said = torch.device("cpu"), {}
+    device, output = torch.device("cpu"), {}
     for name, labeled in (("some", 3), ("all", 8), ("none", 0)):
         file = class_folders / f"{name}.csv"
         table = pd.DataFrame(rows, columns=["path", "label"])
         table["label"] = table["label"].where(table.index < labeled)
         table.to_csv(file, index=False)
         dataset = load_dataset(str(file), require_labels=False)
-        asked = SimpleNamespace(network=model_file.load(model), dataset=dataset)
-        answers = Predictions(np.arange(1, 8), dataset.labels[1:], torch.randn(7, 3))
-        place = model.parent / f"{name}_ranked.csv"
-        active_learning.write_ranking(place, asked, answers, Runtime(device))
-        said[name] = " ".join(capsys.readouterr().out.split())
-        ranked = pd.read_csv(place)["path"]
+        prediction_run = SimpleNamespace(network=model_file.load(model_path), dataset=dataset)
+        predictions = Predictions(np.arange(1, 8), dataset.labels[1:], torch.randn(7, 3))
+        file_ranked = model_path.parent / f"{name}_ranked.csv"
+        active_learning.write_ranking(file_ranked, prediction_run, predictions, Runtime(device))
+        output[name] = " ".join(capsys.readouterr().out.split())
+        ranked = pd.read_csv(file_ranked)["path"]
         assert sorted(ranked) == sorted(table["path"][3 if name == "some" else 1 :])
-    assert mentions(said["some"], "2", "label")
-    assert "left out" not in said["all"] + said["none"]
+    assert mentions(output["some"], "2", "label")
+    assert "left out" not in output["all"] + output["none"]
 
 
-def test_labels_of_a_column_called_otherwise_are_known_too(class_folders, model):
-    """Else a table that has trained as --label-column species has the labeled ranked among the others."""
+def test_label_column_option_applies_to_the_ranking(class_folders, model_path):
+    """Otherwise labeled images of a table with --label-column species would be ranked."""
     paths = load_dataset(str(class_folders)).paths[:6]
     species = ["wren", "", "robin", "", "", "wren;robin"]
     pd.DataFrame({"path": paths, "species": species}).to_csv(class_folders / "birds.csv", index=False)
-    asked = ("predict", model, class_folders / "birds.csv", "--rank", "next.csv", "--device", "cpu")
-    done = effnetv2(*asked, "--label-column", "species", cwd=model.parent, timeout=120)
-    assert done.returncode == 0, done.stderr
+    args = ("predict", model_path, class_folders / "birds.csv", "--rank", "next.csv", "--device", "cpu")
+    done = run_ok(*args, "--label-column", "species", cwd=model_path.parent, timeout=120)
     assert mentions(re.sub(r"\s+", " ", done.stdout), "3", "with a label")
-    ranked = pd.read_csv(model.parent / "next.csv")["path"]
+    ranked = pd.read_csv(model_path.parent / "next.csv")["path"]
     assert sorted(ranked) == sorted(paths[row] for row in (1, 3, 4))
-    assert len(pd.read_csv(model.parent / "predictions.csv")) == 6, "answered are all"
+    assert len(pd.read_csv(model_path.parent / "predictions.csv")) == 6, "all images are predicted"

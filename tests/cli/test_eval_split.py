@@ -1,4 +1,4 @@
-"""Which images a run answers: val, or, where its recipe says so, test, and then all others are learnt from."""
+"""Which images a run evaluates: val, or test where the recipe sets ``eval_split``; then val is trained on too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tests.command_line import TINY, effnetv2
+from tests.command_line import TINY, run_ok
 from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 from tests.standard_sets import write_cifar, write_flowers
@@ -21,27 +21,21 @@ from efficientnetv2.utils.errors import InputError
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EFFNETV2_DATA", raising=False)
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 
 
-def prepared(data: object, recipe: str) -> PreparedData:
-    of = get_recipe(recipe)
-    return prepare_data(
-        DataConfig(str(data)),
-        val_fraction=of.val_fraction,
-        eval_split=of.eval_split,
-        minival=of.minival,
-        seed=of.seed,
-        strict=False,
-    )
+def prepared(data: object, recipe_name: str) -> PreparedData:
+    recipe = get_recipe(recipe_name)
+    fields = {name: getattr(recipe, name) for name in ("val_fraction", "eval_split", "minival", "seed")}
+    return prepare_data(DataConfig(str(data)), **fields, strict=False)
 
 
 def table(folder: Path, **splits: int) -> Path:
-    """So many images of each split, of three classes in turn."""
+    """An image table of three classes with this many images in each split."""
     rows = []
     for split, count in splits.items():
         for number in range(count):
@@ -52,9 +46,9 @@ def table(folder: Path, **splits: int) -> Path:
     return folder / "pictures.csv"
 
 
-def parts(of: PreparedData) -> tuple[int, int, set[str]]:
-    """How many are trained on, how many answered, and what these are called."""
-    return len(of.train), len(of.val), set(of.val.split)
+def parts(data: PreparedData) -> tuple[int, int, set[str]]:
+    """The number of training images, the number of evaluation images, and the splits of the latter."""
+    return len(data.train), len(data.val), set(data.val.split)
 
 
 @pytest.mark.parametrize("recipe", ["transfer_paper", "transfer_released"])
@@ -65,9 +59,9 @@ def parts(of: PreparedData) -> tuple[int, int, set[str]]:
         ("cifar100", "cifar-100-binary", builtin_datasets.CIFAR100),
     ],
 )
-def test_transfer_to_cifar_trains_on_all_of_train_and_answers_test(recipe, name, folder, layout, place):
-    """Table 9: 50,000 and 10,000; here a thousandth of it."""
-    write_cifar(place / folder, layout, train=50, test=10)
+def test_cifar_transfer_trains_on_train_and_evaluates_test(recipe, name, folder, layout, data_root):
+    """Table 9: 50,000 and 10,000 images; here a thousandth."""
+    write_cifar(data_root / folder, layout, train=50, test=10)
     found = prepared(name, recipe)
     assert parts(found) == (50, 10, {"test"})
     assert mentions(found.split_note, "10", "test", "50")
@@ -75,39 +69,38 @@ def test_transfer_to_cifar_trains_on_all_of_train_and_answers_test(recipe, name,
     assert set(prepared(name, "finetune").val.split) == {"val"}
 
 
-def test_transfer_to_flowers_trains_on_val_too(place, monkeypatch):
-    """Table 9: 2,040 and 6,149; the set comes as 1,020 of train, 1,020 of val and those of test."""
-    write_flowers(place, monkeypatch, [1, 2] * 10, trnid=[1, 2], valid=[3, 4], tstid=list(range(5, 21)))
+def test_flowers_transfer_trains_on_train_and_val(data_root, monkeypatch):
+    """Table 9: 2,040 and 6,149 images; train and val have 1,020 each."""
+    write_flowers(data_root, monkeypatch, [1, 2] * 10, trnid=[1, 2], valid=[3, 4], tstid=list(range(5, 21)))
     found = prepared("flowers102", "transfer_paper")
     assert parts(found) == (4, 16, {"test"})
     assert mentions(found.split_note, "4", "2", "val")
     assert parts(prepared("flowers102", "finetune")) == (2, 2, {"val"})
 
 
-def test_transfer_to_a_table_of_train_and_test_like_that_of_cars(tmp_path):
-    """Table 9: 8,144 and 8,041."""
+def test_table_with_train_and_test_evaluates_test(tmp_path):
+    """Table 9, Stanford Cars: 8,144 and 8,041 images."""
     assert parts(prepared(table(tmp_path, train=8, test=8), "transfer_paper")) == (8, 8, {"test"})
 
 
-def test_without_test_pictures_val_is_answered_and_it_is_said(tmp_path):
+def test_without_test_images_val_is_evaluated(tmp_path):
     found = prepared(table(tmp_path, train=9, val=6), "transfer_paper")
     assert parts(found) == (9, 6, {"val"})
     assert mentions(found.split_note, "test", "6", "val")
 
 
-def test_test_pictures_of_which_none_can_be_read_are_refused(tmp_path):
+def test_unreadable_test_split_is_refused(tmp_path):
     data = table(tmp_path, train=30, test=1)
-    (tmp_path / "pictures/test_0.jpg").write_bytes(b"not a picture")
+    (tmp_path / "pictures/test_0.jpg").write_bytes(b"not an image")
     with pytest.raises(InputError, match=mentioning("none", "test", "read")):
         prepared(data, "transfer_paper")
 
 
-def test_a_run_that_answers_test_says_so_everywhere(place):
-    write_cifar(place / "cifar-10-batches-bin", builtin_datasets.CIFAR10, train=50, test=10)
-    words = ("--recipe", "transfer_paper", *TINY, "--set", "schedule.warmup_epochs=0", "--set", "eval_image_size=32")
-    run = place.parent / "run"
-    done = effnetv2("train", "cifar10", *words, "--output", run, cwd=place.parent)
-    assert done.returncode == 0, done.stderr
+def test_evaluation_on_test_is_reported(data_root):
+    write_cifar(data_root / "cifar-10-batches-bin", builtin_datasets.CIFAR10, train=50, test=10)
+    args = ("--recipe", "transfer_paper", *TINY, "--set", "schedule.warmup_epochs=0", "--set", "eval_image_size=32")
+    run = data_root.parent / "run"
+    done = run_ok("train", "cifar10", *args, "--output", run, cwd=data_root.parent)
     shown = " ".join(done.stdout.split())
     assert mentions(shown, "10", "test", "50")
     assert mentions(shown, "10", "test")

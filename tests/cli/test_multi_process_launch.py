@@ -1,4 +1,4 @@
-"""What a launcher starts several times and is no command for several processes is refused, and said once."""
+"""Commands under a multi-process launcher: unsupported commands are refused, and the error is printed once."""
 
 from __future__ import annotations
 
@@ -18,59 +18,59 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train
 
 
-@pytest.mark.parametrize("words", [("models",), ("search", "show", "study")])
-def test_the_first_process_says_why(words, tmp_path, monkeypatch):
+@pytest.mark.parametrize("args", [("models",), ("search", "show", "study")])
+def test_first_process_prints_the_error(args, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "8")
-    done = effnetv2_fresh(*words, cwd=tmp_path)
+    done = effnetv2_fresh(*args, cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "8", "torchrun")
     assert done.stdout == ""
 
 
-def test_the_others_end_without_a_word(tmp_path, monkeypatch):
+def test_other_processes_end_silently(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "8")
     done = effnetv2_fresh("models", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
-def test_a_launcher_of_one_process_is_none(tmp_path, monkeypatch):
+def test_launcher_with_one_process_is_accepted(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert effnetv2_fresh("recipes", cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "told"), [("cuda", 4, True), ("cuda", 1, False), ("cuda:1", 4, False), ("cpu", 4, False)]
+    ("device", "gpus", "is_reported"), [("cuda", 4, True), ("cuda", 1, False), ("cuda:1", 4, False), ("cpu", 4, False)]
 )
 @pytest.mark.usefixtures("on_screen")
-def test_that_other_gpus_are_idle_is_told_with_the_launch_that_takes_them(device, gpus, told, monkeypatch, capsys):
-    """Not to those who have named one of them."""
+def test_idle_gpus_are_reported_with_the_launch_command(device, gpus, is_reported, monkeypatch, capsys):
+    """Not if ``--device`` names one of them."""
 
-    def stopped(*_, **__):
-        raise InputError("as far as this")
+    def stop(*_, **__):
+        raise InputError("stopped here")
 
-    monkeypatch.setattr(train, "train_run", stopped)
+    monkeypatch.setattr(train, "train_run", stop)
     monkeypatch.setattr(train, "pick_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(sys, "argv", ["effnetv2", "train", "photos/", "--epochs", "3"])
-    with pytest.raises(InputError, match="as far as this"):
+    with pytest.raises(InputError, match="stopped here"):
         train.train_and_report(TrainOverrides(), DataConfig("photos/"), RunOptions(device=device))
     command = f"torchrun --nproc-per-node {gpus} -m efficientnetv2 train photos/ --epochs 3"
-    said = " ".join(capsys.readouterr().out.split())
-    assert (f"One of the {gpus} GPUs here trains. For all of them: {command}" in said) == told
+    output = " ".join(capsys.readouterr().out.split())
+    assert (f"One of the {gpus} GPUs here trains. For all of them: {command}" in output) == is_reported
 
 
-def test_a_run_that_is_damaged_bars_no_launch_of_another(tmp_path, monkeypatch):
-    """A launch looks through the runs for its own, which it goes on with after a restart."""
+def test_damaged_run_does_not_prevent_a_new_launch(tmp_path, monkeypatch):
+    """A restarted launch searches the runs folder for its run."""
     monkeypatch.chdir(tmp_path)
     damaged = tmp_path / "runs/old"
     damaged.mkdir(parents=True)
     (damaged / "recipe.yaml").write_text("name: quick\n")
     (damaged / "run.json").write_text('{"command": "effn')
-    words = TrainOverrides(model="efficientnetv2_b0", weights="none")
+    overrides = TrainOverrides(model="efficientnetv2_b0", weights="none")
     hardware = Hardware(torch.device("cpu"), world=World(launch="a-new-one"))
-    begun = request_run(words, RunOptions(), hardware)
-    assert not begun.resumed
-    assert begun.path != damaged
+    request = request_run(overrides, RunOptions(), hardware)
+    assert not request.resumed
+    assert request.path != damaged

@@ -1,4 +1,4 @@
-"""A run that is stopped before its first step says that nothing is lost, whoever stops it."""
+"""Interrupts before the first step: the message states that the same command starts again or resumes."""
 
 import signal
 
@@ -12,12 +12,12 @@ from efficientnetv2.workflows import train
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("resume", "how"), [(False, "starts again"), (True, "resumes")])
-def test_before_the_first_step_the_same_command_is_enough(number, resume, how, tmp_path, monkeypatch):
-    """As while every file is looked at, which may take an hour."""
+@pytest.mark.parametrize(("resume", "fact"), [(False, "starts again"), (True, "resumes")])
+def test_interrupt_before_the_first_step_names_the_same_command(number, resume, fact, tmp_path, monkeypatch):
+    """As during the check of all files, which may take an hour."""
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(train, "resolve_or_resume", lambda *_: signal.raise_signal(number))
-    with pytest.raises(KeyboardInterrupt, match=mentioning(how, "step")):
+    with pytest.raises(KeyboardInterrupt, match=mentioning(fact, "step")):
         train.train_and_report(
             TrainOverrides(), DataConfig("here"), RunOptions(out=tmp_path / "run", resume=resume, device="cpu")
         )

@@ -1,4 +1,4 @@
-"""``stage_time``: stages as long as their share of the time wants, by what their steps measured."""
+"""``stage_time``: the length of each stage follows its share of the time and its measured step time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 import yaml
-from tests.command_line import TINY, effnetv2
+from tests.command_line import TINY, run_ok, run_refused
 from tests.messages import mentioning, mentions
 from tests.recipes import with_overrides
 from tests.training.test_loop import SMALL
@@ -27,7 +27,7 @@ from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import remove_partial
 
-FAR_APART = "progressive.image_size={start: 32, end: 256}"  # the machine may be busy
+DISTANT_SIZES = "progressive.image_size={start: 32, end: 256}"  # the machine may be busy
 TWO_SIZES = "progressive={stages: 2, image_size: {start: 64, end: 128}}"
 # Steps at 128 px take three times as long as at 64.
 RATES = StepTimings(
@@ -47,16 +47,16 @@ def recipe(*settings):
 
 
 @pytest.fixture
-def settled(class_folders, tmp_path):
-    """Settles a recipe by RATES; on 48 images."""
-    pictures = load_dataset(class_folders)
+def set_length(class_folders, tmp_path):
+    """A function that sets the length of a recipe with RATES, for 48 images."""
+    images = load_dataset(class_folders)
 
-    def settle(one, minutes=None):
+    def set_length_of(one, minutes=None):
         job = RunSetup(
             recipe=one,
             network=create(SMALL, num_classes=3),
-            train=pictures,
-            val=pictures,
+            train=images,
+            val=images,
             preprocessing=Preprocessing(image_size=64),
             folder=NullRunDir(tmp_path / "run"),
             device=torch.device("cpu"),
@@ -64,39 +64,39 @@ def settled(class_folders, tmp_path):
         )
         return LengthBudget(one, job.image_counts, minutes).set_length(RATES)
 
-    return settle
+    return set_length_of
 
 
 def stages(one):
     return estimate_run(one, RATES, ImageCounts(48, 0)).stages
 
 
-def test_equal_shares_of_the_time(settled):
+def test_equal_stage_times(set_length):
     """3 : 1 of 120 steps: 90 of 0.08 s and 30 of 0.24 s, 7.2 s each."""
-    found, (note,) = settled(recipe("stage_time=equal"))
+    found, (note,) = set_length(recipe("stage_time=equal"))
     assert [stage.steps for stage in stages(found)] == [90, 30]
     assert [stage.seconds for stage in stages(found)] == pytest.approx([7.2, 7.2])
     assert found.progressive.stage_fractions == (0.75, 0.25)
     assert mentions(note, "75", "25", "100", "80", "240")
 
 
-def test_any_shares_of_the_time(settled):
-    """Three times as long at 128 px as at 64: the same number of steps, here."""
-    found, _ = settled(recipe("stage_time=[1, 3]"))
+def test_explicit_stage_times(set_length):
+    """Three times as much time at 128 px as at 64: here the same number of steps."""
+    found, _ = set_length(recipe("stage_time=[1, 3]"))
     assert [stage.steps for stage in stages(found)] == [60, 60]
 
 
-def test_minutes_are_filled_with_stages_of_those_lengths(settled):
-    found, notes = settled(recipe("stage_time=equal"), minutes=2)
+def test_minutes_keep_the_stage_times(set_length):
+    found, notes = set_length(recipe("stage_time=equal"), minutes=2)
     small, large = (stage.seconds for stage in stages(found))
     assert small == pytest.approx(large, rel=0.01)
     assert small + large == pytest.approx(0.97 * 120, rel=0.01)
     assert [note.partition(":")[0] for note in notes] == ["Stage lengths", "Epochs"]
 
 
-def test_what_has_been_measured_is_not_measured_again():
-    open_one = recipe("stage_time=equal")
-    assert needs_timing(open_one, None)
+def test_measured_stage_lengths_are_not_measured_again():
+    unmeasured = recipe("stage_time=equal")
+    assert needs_timing(unmeasured, None)
     assert needs_timing(recipe(), 1.0)
     assert not needs_timing(recipe(), None)
     assert not needs_timing(recipe("stage_time=equal", "progressive.stages=1"), None)
@@ -104,7 +104,7 @@ def test_what_has_been_measured_is_not_measured_again():
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "facts"),
     [
         (["stage_time=[1, 2, 3]"], ("stage_time", "1.0", "2.0", "3.0", "0", "2")),
         (["stage_time=[1, 0]"], ("1.0", "0.0", "0")),
@@ -114,13 +114,13 @@ def test_what_has_been_measured_is_not_measured_again():
          ("step", "stage")),
     ],
 )  # fmt: skip
-def test_shares_that_cannot_be_are_refused(settings, sentence):
-    with pytest.raises(InputError, match=mentioning(*sentence)):
+def test_invalid_stage_times_are_refused(settings, facts):
+    with pytest.raises(InputError, match=mentioning(*facts)):
         recipe(*settings)
 
 
-def test_what_is_measured_is_written_into_the_run_s_own_folder(tmp_path, monkeypatch):
-    """Its parent may lie on another disk, or be closed to the user; a run not there yet will be made in its parent."""
+def test_measurement_writes_into_the_run_folder(tmp_path, monkeypatch):
+    """Its parent may be on another disk or read-only; a run folder that does not exist yet is created in its parent."""
     run = tmp_path / "run"
     with scratch_dir(run / "deeper") as folder:
         assert folder.parent == tmp_path
@@ -131,13 +131,13 @@ def test_what_is_measured_is_written_into_the_run_s_own_folder(tmp_path, monkeyp
         validate_new_run_dir(run)  # as if it had been left by a kill
         remove_partial(run)
         assert not list(run.iterdir())
-    monkeypatch.setattr("tempfile.mkdtemp", closed)
+    monkeypatch.setattr("tempfile.mkdtemp", deny)
     with pytest.raises(InputError, match=mentioning("Permission denied", "output")), scratch_dir(run):
         pass
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_nothing_is_left_of_a_measurement_that_is_stopped(tmp_path, number):
+def test_interrupted_measurement_leaves_no_files(tmp_path, number):
     before = signal.getsignal(signal.SIGTERM)
 
     def stopped():
@@ -151,47 +151,41 @@ def test_nothing_is_left_of_a_measurement_that_is_stopped(tmp_path, number):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def closed(*_, **__):
+def deny(*_, **__):
     raise PermissionError(13, "Permission denied")
 
 
-def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path):
-    words = ("train", class_folders, *TINY, "--epochs", "4", "--set", "stage_time=equal", "--output", "run")
-    words = (*words, "--set", FAR_APART)
-    done = effnetv2(*words, "--verbose", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_resume_keeps_the_measured_stage_lengths(class_folders, tmp_path):
+    args = ("train", class_folders, *TINY, "--epochs", "4", "--set", "stage_time=equal", "--output", "run")
+    args = (*args, "--set", DISTANT_SIZES)
+    done = run_ok(*args, "--verbose", cwd=tmp_path)
     assert "Stage lengths: " in done.stdout
     run = RunDir(tmp_path / "run")
-    kept = read_recipe(run.recipe_file)
-    small, large = kept.progressive.stage_fractions
+    saved = read_recipe(run.recipe_file)
+    small, large = saved.progressive.stage_fractions
     assert small > large, "steps at 32 px are shorter than those at 256"
     rows = [row for row in run.history() if row["kind"] == "train"]
     assert sum(row["image_size"] == 32 for row in rows) == round(small * len(rows))
     assert any(line.startswith("Stage lengths: ") for line in run.beginning()["auto_choices"])
     before = run.recipe_file.read_text()
     run.model_file.unlink()  # as if it had been killed at the end, and its checkpoints lost
-    again = effnetv2(*words, "--verbose", "--resume", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    again = run_ok(*args, "--verbose", "--resume", cwd=tmp_path)
     assert mentions(again.stdout, "from step 0")
     assert "Stage lengths: " not in again.stdout
     assert run.recipe_file.read_text() == before
     sizes = [row["image_size"] for row in run.history() if row["kind"] == "train"]
     assert sizes == [row["image_size"] for row in rows]
-    other = effnetv2(*words, "--resume", "--set", "stage_time=[1, 3]", cwd=tmp_path)
-    assert other.returncode == 2
-    assert mentions(other.stderr, "stage_time", "1.0", "3.0")
-    asked = yaml.safe_load(before)
-    asked["progressive"]["stage_fractions"] = None
-    (tmp_path / "asked.yaml").write_text(yaml.safe_dump(asked))
-    by_file = effnetv2("train", class_folders, "--recipe", "asked.yaml", "--output", "run", "--resume", cwd=tmp_path)
-    assert by_file.returncode == 0, by_file.stderr
+    run_refused(*args, "--resume", "--set", "stage_time=[1, 3]", cwd=tmp_path, names=("stage_time", "1.0", "3.0"))
+    requested = yaml.safe_load(before)
+    requested["progressive"]["stage_fractions"] = None
+    (tmp_path / "requested.yaml").write_text(yaml.safe_dump(requested))
+    run_ok("train", class_folders, "--recipe", "requested.yaml", "--output", "run", "--resume", cwd=tmp_path)
 
 
-def test_the_plan_shows_them(class_folders, tmp_path):
-    words = ("train", "--dry-run", class_folders, *TINY, "--epochs", "20", "--set", "stage_time=[3, 1]", "--json")
-    done = effnetv2(*words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    first, last = told["stages"]
+def test_dry_run_shows_the_stage_times(class_folders, tmp_path):
+    args = ("train", "--dry-run", class_folders, *TINY, "--epochs", "20", "--set", "stage_time=[3, 1]", "--json")
+    done = run_ok(*args, cwd=tmp_path)
+    result = json.loads(done.stdout)
+    first, last = result["stages"]
     assert first["seconds"] == pytest.approx(3 * last["seconds"], rel=0.15)
-    assert any(note.startswith("Stage lengths: ") for note in told["auto_choices"])
+    assert any(note.startswith("Stage lengths: ") for note in result["auto_choices"])
