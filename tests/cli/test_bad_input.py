@@ -48,11 +48,14 @@ def train(data, cwd, *more):
     return effnetv2("train", data, *TINY, "--output", cwd / "run", *more, cwd=cwd)
 
 
+def train_ok(data, cwd, *more):
+    return run_ok("train", data, *TINY, "--output", cwd / "run", *more, cwd=cwd)
+
+
 def killed(data, cwd):
     """Train, and kill the run after its last step."""
-    killed_at(
-        "efficientnetv2.training.post_training:save_model", "train", data, *TINY, "--output", cwd / "run", cwd=cwd
-    )
+    function = "efficientnetv2.training.post_training:save_model"
+    killed_at(function, "train", data, *TINY, "--output", cwd / "run", cwd=cwd)
 
 
 @pytest.fixture
@@ -78,15 +81,6 @@ def changed(row, column, value):
     return change
 
 
-def test_missing_data_is_refused(tmp_path):
-    refused(train(tmp_path / "nowhere", tmp_path), "nowhere", "does not exist")
-
-
-def test_empty_folder_is_refused(tmp_path):
-    (tmp_path / "empty").mkdir()
-    refused(train(tmp_path / "empty", tmp_path), "empty", "image")
-
-
 def test_single_class_is_refused(class_folders, tmp_path):
     for name in ("green", "blue"):
         shutil.rmtree(class_folders / name)
@@ -96,34 +90,28 @@ def test_single_class_is_refused(class_folders, tmp_path):
 def test_class_with_one_image_is_refused_or_dropped(class_folders, tmp_path):
     paint(class_folders / "lone" / "only.jpg", (9, 9, 9))
     refused(train(class_folders, tmp_path), "'lone'", "only.jpg", "--min-images-per-class", "2")
-    done = train(class_folders, tmp_path, "--min-images-per-class", "2")
-    assert done.returncode == 0, done.stderr
+    done = train_ok(class_folders, tmp_path, "--min-images-per-class", "2")
     assert mentions(done.stdout, "1", "2", "class", "training")
     assert set(pd.read_csv(tmp_path / "run/dataset.csv")["label"]) == set(COLORS)
 
 
 def test_missing_label_column_is_refused(table, tmp_path):
-    refused(
-        train(table(lambda frame: frame.rename(columns={"label": "lable"})), tmp_path),
-        "pictures.csv", "'label'", "lable", "--label-column",
-    )  # fmt: skip
+    data = table(lambda frame: frame.rename(columns={"label": "lable"}))
+    refused(train(data, tmp_path), "pictures.csv", "'label'", "lable", "--label-column")
 
 
 def test_one_missing_file_is_skipped_and_listed(table, tmp_path):
     data = table(changed(5, "path", "pictures/gone.jpg"))
     refused(train(data, tmp_path, "--strict"), "pictures.csv", "row 7", "--strict")
-    done = train(data, tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = train_ok(data, tmp_path)
     assert "Skipped 1 unreadable" in done.stdout
     assert mentions(done.stdout, "gone.jpg")
     assert "pictures/gone.jpg" in (tmp_path / "run/skipped.csv").read_text()
 
 
 def test_many_missing_files_are_refused(table, tmp_path):
-    def change(frame):
-        return frame.assign(path=frame["path"].replace("pictures/", "photos/", regex=True))
-
-    refused(train(table(change), tmp_path), "pictures.csv", "row 2", "48", "photos/")
+    data = table(lambda frame: frame.assign(path=frame["path"].replace("pictures/", "photos/", regex=True)))
+    refused(train(data, tmp_path), "pictures.csv", "row 2", "48", "photos/")
 
 
 def test_labels_that_differ_by_case_are_refused(table, tmp_path):
@@ -134,8 +122,7 @@ def test_labels_that_differ_by_case_are_refused(table, tmp_path):
 def test_labels_that_differ_by_space_are_merged_on_request(table, tmp_path):
     data = table(changed(3, "label", " red"))
     refused(train(data, tmp_path), "row 5", "--labels casefold")
-    done = train(data, tmp_path, "--labels", "casefold")
-    assert done.returncode == 0, done.stderr
+    train_ok(data, tmp_path, "--labels", "casefold")
     assert set(pd.read_csv(tmp_path / "run/dataset.csv")["label"]) == set(COLORS)
 
 
@@ -149,10 +136,8 @@ def test_label_without_training_images_is_refused(table, tmp_path):
 
 
 def test_duplicate_rows_are_refused(table, tmp_path):
-    def change(frame):
-        return pd.concat([frame, frame.iloc[[4]]])
-
-    refused(train(table(change), tmp_path), "pictures.csv", "row 50", "row 6")
+    data = table(lambda frame: pd.concat([frame, frame.iloc[[4]]]))
+    refused(train(data, tmp_path), "pictures.csv", "row 50", "row 6")
 
 
 def test_same_image_in_train_and_val_is_refused(class_folders, tmp_path):
@@ -168,12 +153,12 @@ BAD_FILES = {
     "empty.jpg": lambda path: path.write_bytes(b""),
     "text.jpg": lambda path: path.write_text("This is not an image.\n" * 50),
     "cut.jpg": lambda path: path.write_bytes(path.with_name("red_00.jpg").read_bytes()[:700]),
-    "corrupt.png": lambda path: _corrupt_png(path),
+    "corrupt.png": lambda path: corrupt_png(path),
     "dot.png": lambda path: Image.new("RGB", (1, 1)).save(path),
 }
 
 
-def _corrupt_png(path):
+def corrupt_png(path):
     Image.effect_noise((64, 64), 50).convert("RGB").save(path)
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
@@ -194,8 +179,7 @@ def test_unreadable_image_is_found_before_training(name, class_folders):
 def test_unreadable_image_is_skipped_and_listed(class_folders, tmp_path):
     name = "corrupt.png"
     BAD_FILES[name](class_folders / "red" / name)
-    done = train(class_folders, tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = train_ok(class_folders, tmp_path)
     assert mentions(done.stdout, "1", "unreadable", "skipped")
     assert f"listed in {tmp_path / 'run/skipped.csv'}." in done.stdout
     skipped = pd.read_csv(tmp_path / "run/skipped.csv")
@@ -218,10 +202,12 @@ def test_too_many_unreadable_images_are_refused(class_folders, tmp_path):
 WRONG = [
     (("--weights", "imagenet"), ("--weights imagenet", "--weights efficientnetv2_b0.in1k")),
     (("--weights", "IMAGENET1K_V1"), ("--weights efficientnetv2_b0.in1k",)),
-    (("--weights", "pretrained"), ("--weights auto",)), (("--weights", "nowhere.pth"), ("--weights nowhere.pth",)),
+    (("--weights", "pretrained"), ("--weights auto",)),
+    (("--weights", "nowhere.pth"), ("--weights nowhere.pth",)),
     (("--weights", "efficientnetv2_b0.in2k"), ("efficientnetv2_b0.in2k", "did you mean")),
-    (("--set", "weights=nowhere.pth"), ("nowhere.pth",)), (("--bands", "red"), ("--bands",)),
-]  # fmt: skip
+    (("--set", "weights=nowhere.pth"), ("nowhere.pth",)),
+    (("--bands", "red"), ("--bands",)),
+]
 
 
 @pytest.mark.parametrize(
@@ -288,7 +274,7 @@ def test_resume_accepts_the_same_options(class_folders, tmp_path):
 
 def test_resume_compares_all_fields_of_a_recipe_file(class_folders, tmp_path):
     args = ("train", class_folders, "--workers", "0")
-    assert train(class_folders, tmp_path).returncode == 0
+    train_ok(class_folders, tmp_path)
     run_ok(*args, "--recipe", tmp_path / "run/recipe.yaml", "--output", tmp_path / "again", cwd=tmp_path)
     assert (tmp_path / "again/recipe.yaml").read_text() == (tmp_path / "run/recipe.yaml").read_text()
     text = (tmp_path / "run/recipe.yaml").read_text().replace("crop_scale_min: 0.35", "crop_scale_min: 0.5")
@@ -300,10 +286,8 @@ def test_resume_compares_all_fields_of_a_recipe_file(class_folders, tmp_path):
 def test_output_folder_with_other_files_is_refused(class_folders, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/one.txt").write_text("x")
-    args = ("train", class_folders, *TINY, "--output")
-    refused(effnetv2(*args, tmp_path / "letters", cwd=tmp_path), "not a run", "another folder")
-    (tmp_path / "file").write_text("x")
-    refused(effnetv2(*args, tmp_path / "file", cwd=tmp_path), "file")
+    args = ("train", class_folders, *TINY, "--output", tmp_path / "letters")
+    refused(effnetv2(*args, cwd=tmp_path), "not a run", "another folder")
 
 
 def test_resume_with_other_images_lists_the_differences(class_folders, tmp_path):
@@ -428,7 +412,7 @@ def test_killed_run_finishes_with_a_truncated_image(tmp_path):
 def test_output_folder_with_a_run_is_refused(class_folders, tmp_path):
     killed(class_folders, tmp_path)
     refused(train(class_folders, tmp_path), "holds a run already", "--resume")
-    assert train(class_folders, tmp_path, "--resume").returncode == 0
+    train_ok(class_folders, tmp_path, "--resume")
     refused(train(class_folders, tmp_path), "holds a run already", "finished", "another folder")
 
 
@@ -513,16 +497,10 @@ def test_two_training_lengths_are_refused(overrides, both):
         TrainOverrides(**overrides)
 
 
-def test_unknown_option_and_missing_argument_are_named(tmp_path):
-    refused(effnetv2("train", cwd=tmp_path), "DATA")
-    refused(effnetv2("train", "x", "--epoch", "3", cwd=tmp_path), "--epoch")
-
-
 def test_predict_and_evaluate_refuse_an_invalid_model_file(class_folders, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
     for command in ("predict", "evaluate"):
         refused(effnetv2(command, tmp_path / "model.safetensors", class_folders, cwd=tmp_path), "model.safetensors")
-        refused(effnetv2(command, tmp_path / "nothing", class_folders, cwd=tmp_path), "nothing")
 
 
 def test_predict_and_evaluate_refuse_a_model_without_classes(class_folders, tmp_path):

@@ -487,12 +487,6 @@ def test_json_option_prints_the_log_to_stderr(trained, tmp_path):
     assert "held out" in done.stderr
 
 
-def test_evaluation_on_training_images_is_reported(trained, tmp_path):
-    done = run_ok("evaluate", trained / "run", trained / "pictures", cwd=tmp_path)
-    assert mentions(done.stdout, "39", "48")
-    assert mentions(done.stdout, "39", "trained")
-
-
 def test_evaluate_accepts_one_class_and_merges_spellings(trained, tmp_path):
     paint(tmp_path / "some/RED/one.jpg", COLORS["red"], 91)
     run_refused("evaluate", trained / "run", tmp_path / "some", cwd=tmp_path)

@@ -59,16 +59,15 @@ def finished(painted_folders, tmp_path_factory):
     """An uninterrupted cross-validation of 48 images in two folds."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     shutil.copytree(painted_folders, folder / "pictures")
-    done = run_ok("crossval", folder / "pictures", *RUN, "--output", "folds", "--json", cwd=folder)
-    return folder, done
+    run_ok("crossval", folder / "pictures", *RUN, "--output", "folds", cwd=folder)
+    return folder
 
 
 def test_each_image_is_predicted_by_a_model_not_trained_on_it(finished):
-    folder, _ = finished
-    pooled = pd.read_csv(folder / "folds/predictions.csv").set_index("path")
-    assert sorted(pooled.index) == sorted(load_dataset(folder / "pictures").paths)
+    pooled = pd.read_csv(finished / "folds/predictions.csv").set_index("path")
+    assert sorted(pooled.index) == sorted(load_dataset(finished / "pictures").paths)
     for number in (1, 2):
-        run = folder / "folds" / f"fold{number}"
+        run = finished / "folds" / f"fold{number}"
         table = pd.read_csv(run / "dataset.csv")
         predicted = pd.read_csv(run / "predictions.csv")
         names = {Path(path).name for path in predicted["path"]}
@@ -79,9 +78,8 @@ def test_each_image_is_predicted_by_a_model_not_trained_on_it(finished):
 
 
 def test_metrics_are_computed_on_all_predictions(finished):
-    folder, done = finished
-    report = json.loads(done.stdout)
-    pooled = pd.read_csv(folder / "folds/predictions.csv")
+    report = json.loads((finished / "folds/report.json").read_text())
+    pooled = pd.read_csv(finished / "folds/predictions.csv")
     assert report["num_images"] == 48
     assert report["top1"] == pytest.approx((pooled["predicted_label"] == pooled["true_label"]).mean())
     assert report["macro_f1"] == pytest.approx(
@@ -93,7 +91,7 @@ def test_metrics_are_computed_on_all_predictions(finished):
     assert not report["optimistic"]
     low, high = report["intervals"]["macro_f1"]
     assert low <= report["macro_f1"] <= high
-    page = (folder / "folds/report.html").read_text()
+    page = (finished / "folds/report.html").read_text()
     assert '<h2 id="folds">' in page
     assert {f"fold{number}/report.html" for number in (1, 2)} <= set(re.findall(r'href="([^"]+)"', page))
     assert "out-of-fold" in page
@@ -101,16 +99,15 @@ def test_metrics_are_computed_on_all_predictions(finished):
     assert "Training curves are in the report of each fold" in page
     files = ("dataset.csv", "fold1/model.safetensors", "fold2/model.safetensors")
     assert report["sha256"] == {
-        name: hashlib.sha256((folder / "folds" / name).read_bytes()).hexdigest() for name in files
+        name: hashlib.sha256((finished / "folds" / name).read_bytes()).hexdigest() for name in files
     }
     assert report["train_images_per_class"] == dict.fromkeys(COLORS, 8)
 
 
 def test_report_has_the_linear_probe_on_the_same_folds(finished):
-    folder, _ = finished
     args = ("--weights", "folds/fold1", "--output", "further", "--json")
-    done = run_ok("crossval", folder / "pictures", *RUN, *args, cwd=folder)
-    page = (folder / "further/report.html").read_text()
+    done = run_ok("crossval", finished / "pictures", *RUN, *args, cwd=finished)
+    page = (finished / "further/report.html").read_text()
     assert mentions(page, "probe", "linear classifier")
     report = json.loads(done.stdout)
     assert 0 <= report["linear_probe_top1"] <= 1
@@ -140,11 +137,10 @@ def test_data_scaling_curve_is_measured_on_the_first_fold():
 
 
 def test_models_of_all_folds_predict_as_an_ensemble(finished):
-    folder, _ = finished
-    run_ok("predict", "folds", "pictures/red", "--output", "new.csv", "--device", "cpu", cwd=folder)
-    table = pd.read_csv(folder / "new.csv")
-    files = [folder / "pictures/red" / Path(path).name for path in table["path"]]
-    predictions_by_fold = [Predictor(folder / "folds" / f"fold{number}")(files) for number in (1, 2)]
+    run_ok("predict", "folds", "pictures/red", "--output", "new.csv", "--device", "cpu", cwd=finished)
+    table = pd.read_csv(finished / "new.csv")
+    files = [finished / "pictures/red" / Path(path).name for path in table["path"]]
+    predictions_by_fold = [Predictor(finished / "folds" / f"fold{number}")(files) for number in (1, 2)]
     for name in COLORS:
         mean = np.mean(
             [[one.probabilities[name] for one in predictions] for predictions in predictions_by_fold], axis=0
@@ -154,54 +150,51 @@ def test_models_of_all_folds_predict_as_an_ensemble(finished):
 
 def test_temperatures_of_the_folds_are_reported(finished):
     """As fitted on a minival of 30 images or more; then the report does not advise to set minival."""
-    folder, _ = finished
-    shutil.copytree(folder / "folds", folder / "scaled")
-    (folder / "scaled/report.json").unlink()  # as if killed after the last fold
+    shutil.copytree(finished / "folds", finished / "scaled")
+    (finished / "scaled/report.json").unlink()  # as if killed after the last fold
     for number, temperature in ((1, 1.25), (2, 1.5)):
-        model = model_file.load(folder / f"scaled/fold{number}")
+        model = model_file.load(finished / f"scaled/fold{number}")
         model.calibration = Calibration(temperature, 30 + number, "minival")
-        model_file.save(folder / f"scaled/fold{number}" / model_file.NAME, model)
+        model_file.save(finished / f"scaled/fold{number}" / model_file.NAME, model)
     crossval_args = ("crossval", "pictures", "--output", "scaled", "--resume")
     evaluate_args = ("evaluate", "scaled", "pictures", "--output", "rated", "--device", "cpu")
     for args, out in ((crossval_args, "scaled"), (evaluate_args, "rated")):
-        done = run_ok(*args, cwd=folder)
+        done = run_ok(*args, cwd=finished)
         assert mentions(
             " ".join(done.stdout.split()), "2 of 2 models", "temperature", "1.25 to 1.5", "31 to 32", "minival"
         )
         assert "minival=0.1" not in done.stdout
-        result = json.loads((folder / out / "report.json").read_text())["calibration"]
+        result = json.loads((finished / out / "report.json").read_text())["calibration"]
         assert [one["temperature"] for one in result["members"]] == [1.25, 1.5]
-        assert mentions((folder / out / "report.html").read_text(), "2 of 2 models", "1.25 to 1.5")
-    ensemble_model = SimpleNamespace(network=model_file.load(folder / "scaled"))
+        assert mentions((finished / out / "report.html").read_text(), "2 of 2 models", "1.25 to 1.5")
+    ensemble_model = SimpleNamespace(network=model_file.load(finished / "scaled"))
     assert mentions(evaluate._calibration_note(ensemble_model.network, "minival", OVERLAP), "minival", "temperature")
     assert evaluate._calibration_note(ensemble_model.network, "val", OVERLAP) is None
 
 
 def test_ensemble_as_initial_weights_is_refused(finished):
-    folder, _ = finished
-    done = run_refused("train", "pictures", "--weights", "folds", "--output", "more", cwd=folder)
+    done = run_refused("train", "pictures", "--weights", "folds", "--output", "more", cwd=finished)
     assert "ensemble of 2 models" in done.stderr
     assert mentions(done.stderr, "--weights", "folds/fold1")
 
 
 def test_ensemble_metrics_on_its_training_images_are_optimistic(finished):
-    folder, _ = finished
-    done = run_ok("evaluate", "folds", "pictures", "--device", "cpu", "--json", cwd=folder)
+    done = run_ok("evaluate", "folds", "pictures", "--device", "cpu", "--json", cwd=finished)
     assert json.loads(done.stdout)["optimistic"]
     assert mentions(done.stdout, "48", "trained")
 
 
 def test_unseen_images_have_separate_metrics(finished, tmp_path):
-    folder, _ = finished
     rows = [
-        (str(folder / "pictures" / path), Path(path).parent.name) for path in load_dataset(folder / "pictures").paths
+        (str(finished / "pictures" / path), Path(path).parent.name)
+        for path in load_dataset(finished / "pictures").paths
     ]
     for number in range(36):
         name = list(COLORS)[number % 3]
         rows.append((str(paint(tmp_path / f"{number}.jpg", COLORS[name], 100 + number)), name))
     table = pd.DataFrame(rows, columns=["path", "label"])
     table.to_csv(tmp_path / "all.csv", index=False)
-    args = ("evaluate", folder / "folds", "all.csv", "--device", "cpu", "--output", "rated")
+    args = ("evaluate", finished / "folds", "all.csv", "--device", "cpu", "--output", "rated")
     done = run_ok(*args, cwd=tmp_path)
     assert mentions(done.stdout, "36", "84", "top-1")
     report = json.loads((tmp_path / "rated/report.json").read_text())
@@ -221,96 +214,92 @@ def test_unseen_images_have_separate_metrics(finished, tmp_path):
 def with_two_members(finished, tmp_path_factory):
     """The same cross-validation with two models per fold."""
     folder = tmp_path_factory.mktemp("pairs")
-    args = ("crossval", finished[0] / "pictures", *RUN, "--ensemble", "2", "--output", "folds", "--json")
-    done = run_ok(*args, cwd=folder)
-    return folder, done
+    run_ok("crossval", finished / "pictures", *RUN, "--ensemble", "2", "--output", "folds", cwd=folder)
+    return folder
 
 
 def test_two_members_per_fold_are_averaged(finished, with_two_members):
     """The first member of each fold is the model of the run without ``--ensemble``."""
-    (reference, _), (folder, done) = finished, with_two_members
-    pooled = pd.read_csv(folder / "folds/predictions.csv").set_index("path")
+    folder = with_two_members / "folds"
+    pooled = pd.read_csv(folder / "predictions.csv").set_index("path")
     for number in (1, 2):
         members_red = []
         for name in (f"fold{number}", f"fold{number}_member2"):
-            table = pd.read_csv(folder / "folds" / name / "predictions.csv")
+            table = pd.read_csv(folder / name / "predictions.csv")
             table.index = [str(Path(*Path(path).parts[-2:])) for path in table["path"]]
             members_red.append(table["red"])
         assert (members_red[0] - members_red[1]).abs().max() > 1e-4, "another seed gives another model"
-        first = pd.read_csv(reference / "folds" / f"fold{number}" / "predictions.csv")
+        first = pd.read_csv(finished / "folds" / f"fold{number}" / "predictions.csv")
         assert members_red[0].to_numpy() == pytest.approx(first["red"].to_numpy(), abs=1e-5)
         assert pooled.loc[members_red[0].index, "red"].to_numpy() == pytest.approx(
             (members_red[0] + members_red[1]) / 2, abs=1e-5
         )
-    report = json.loads(done.stdout)
+    report = json.loads((folder / "report.json").read_text())
     assert "fold2_member2/model.safetensors" in report["sha256"]
-    run_ok("predict", "folds", reference / "pictures", "--output", "predictions.csv", cwd=folder)
-    members = json.loads((folder / "folds" / ensemble.NAME).read_text())["members"]
+    run_ok("predict", "folds", finished / "pictures", "--output", "predictions.csv", cwd=with_two_members)
+    members = json.loads((folder / ensemble.NAME).read_text())["members"]
     assert len(members) == 4
-    page = (folder / "folds/report.html").read_text(encoding="utf-8")
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert "each predicted by 2 models together (their mean) not trained on it" in page
     assert "each predicted by 2 models together not trained on it" in page
     assert mentions(page, "first of the 2 models")
     assert mentions(page.replace("<wbr>", ""), "fold 1")
     assert "new locations" not in page, "the dataset has no locations"
     assert report["ensemble_size"] == 2
-    each = [json.loads(file.read_text())["wall_s"] for file in (folder / "folds").glob("fold*/report.json")]
+    each = [json.loads(file.read_text())["wall_s"] for file in folder.glob("fold*/report.json")]
     assert len(each) == 4
     assert report["wall_s"] == pytest.approx(sum(each), abs=0.05)
 
 
 @pytest.mark.slow
 def test_resume_trains_the_missing_member_of_a_fold(finished, with_two_members, tmp_path):
-    folder, _ = finished
-    command = ("crossval", folder / "pictures", *RUN, "--ensemble", "2", "--output", "killed")
+    command = ("crossval", finished / "pictures", *RUN, "--ensemble", "2", "--output", "killed")
     killed_at("efficientnetv2.workflows.crossval_runs:_mean_probabilities", *command, cwd=tmp_path)
     shutil.rmtree(tmp_path / "killed/fold1_member2")  # as if killed before its start
     first = tmp_path / "killed/fold1/model.safetensors"
     before = first.stat().st_mtime_ns
-    run_ok("crossval", folder / "pictures", "--output", "killed", "--resume", cwd=tmp_path)
+    run_ok("crossval", finished / "pictures", "--output", "killed", "--resume", cwd=tmp_path)
     assert first.stat().st_mtime_ns == before
-    tables = [pd.read_csv(out / "predictions.csv") for out in (with_two_members[0] / "folds", tmp_path / "killed")]
+    tables = [pd.read_csv(out / "predictions.csv") for out in (with_two_members / "folds", tmp_path / "killed")]
     pd.testing.assert_frame_equal(*tables)
 
 
 @pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_run(finished):
     """Killed after the first fold, which stays unchanged; the predictions are equal."""
-    folder, _ = finished
-    command = ("crossval", folder / "pictures", *RUN, "--output", "killed")
-    killed_at("efficientnetv2.workflows.crossval_runs:_mean_probabilities", *command, cwd=folder)
-    model = folder / "killed/fold1/model.safetensors"
+    command = ("crossval", finished / "pictures", *RUN, "--output", "killed")
+    killed_at("efficientnetv2.workflows.crossval_runs:_mean_probabilities", *command, cwd=finished)
+    model = finished / "killed/fold1/model.safetensors"
     before = model.stat().st_mtime_ns
-    assert not (folder / "killed/fold2").exists()
-    again = run_ok("crossval", folder / "pictures", "--output", "killed", "--resume", cwd=folder)
+    assert not (finished / "killed/fold2").exists()
+    again = run_ok("crossval", finished / "pictures", "--output", "killed", "--resume", cwd=finished)
     assert model.stat().st_mtime_ns == before
     assert "Better than the last run, " in again.stdout  # on the same images
-    (folder / "killed/predictions.csv").unlink()  # as if killed after report.json was written
-    (folder / "killed/report.html").unlink()
-    run_ok("crossval", folder / "pictures", "--output", "killed", "--resume", cwd=folder)
-    assert (folder / "killed/report.html").is_file()
-    tables = [pd.read_csv(folder / out / "predictions.csv") for out in ("folds", "killed")]
+    (finished / "killed/predictions.csv").unlink()  # as if killed after report.json was written
+    (finished / "killed/report.html").unlink()
+    run_ok("crossval", finished / "pictures", "--output", "killed", "--resume", cwd=finished)
+    assert (finished / "killed/report.html").is_file()
+    tables = [pd.read_csv(finished / out / "predictions.csv") for out in ("folds", "killed")]
     pd.testing.assert_frame_equal(*tables)
-    third = effnetv2("crossval", folder / "pictures", "--output", "killed", "--resume", cwd=folder)
+    third = effnetv2("crossval", finished / "pictures", "--output", "killed", "--resume", cwd=finished)
     assert mentions(third.stdout, "finished")
 
 
 @pytest.mark.slow
 def test_resume_from_another_folder_finds_the_initial_weights(finished):
     """Their relative path differs there, and the earlier path may name another file."""
-    folder, _ = finished
     start = (
         "crossval", "pictures", *TINY, *ONE_STAGE, "--folds", "2", "--weights", "folds/fold1", "--output", "continued",
     )  # fmt: skip
-    killed_at("efficientnetv2.workflows.crossval_runs:_mean_probabilities", *start, cwd=folder)
-    (folder / "elsewhere/folds").mkdir(parents=True)
-    shutil.copytree(folder / "folds/fold2", folder / "elsewhere/folds/fold1")
+    killed_at("efficientnetv2.workflows.crossval_runs:_mean_probabilities", *start, cwd=finished)
+    (finished / "elsewhere/folds").mkdir(parents=True)
+    shutil.copytree(finished / "folds/fold2", finished / "elsewhere/folds/fold1")
     resume = ("crossval", "../pictures", "--output", "../continued", "--resume", "--weights")
-    other = run_refused(*resume, "folds/fold1", cwd=folder / "elsewhere")
-    assert mentions(other.stderr, folder / "folds/fold1", folder / "elsewhere/folds/fold1")
-    run_ok(*resume, "../folds/fold1", cwd=folder / "elsewhere")
+    other = run_refused(*resume, "folds/fold1", cwd=finished / "elsewhere")
+    assert mentions(other.stderr, finished / "folds/fold1", finished / "elsewhere/folds/fold1")
+    run_ok(*resume, "../folds/fold1", cwd=finished / "elsewhere")
     for fold in ("fold1", "fold2"):
-        assert read_recipe(folder / "continued" / fold / "recipe.yaml").weights == str(folder / "folds/fold1")
+        assert read_recipe(finished / "continued" / fold / "recipe.yaml").weights == str(finished / "folds/fold1")
 
 
 def saved_in(folder, overrides, config=CrossValConfig(folds=3), source=DataConfig("a.csv")):  # noqa: B008
@@ -386,9 +375,16 @@ def test_missing_initial_weights_only_skip_the_probe(tmp_path, capsys):
     assert "some.safetensors" in output
 
 
-def test_candidate_with_an_open_quote_is_refused():
-    with pytest.raises(InputError, match=mentioning("candidates", "No closing quotation")):
-        CrossValConfig(tries=("", "class_sampling='sqrt"))
+@pytest.mark.parametrize(
+    ("candidate", "fact"),
+    [
+        ("class_sampling='sqrt", "No closing quotation"),
+        ("progressive.image_size={start: 64, epochs=4", "No closing bracket"),
+    ],
+)
+def test_unclosed_candidate_is_refused(candidate, fact):
+    with pytest.raises(InputError, match=mentioning("candidates", fact)):
+        CrossValConfig(tries=("", candidate))
 
 
 @pytest.mark.parametrize(
@@ -405,11 +401,6 @@ def test_candidate_with_an_open_quote_is_refused():
 )  # fmt: skip
 def test_candidate_is_split_into_its_settings(text, settings):
     assert CrossValConfig(tries=("seed=1", text)).candidate_settings(1) == settings
-
-
-def test_candidate_with_an_open_bracket_is_refused():
-    with pytest.raises(InputError, match=mentioning("No closing bracket")):
-        CrossValConfig(tries=("", "progressive.image_size={start: 64, epochs=4"))
 
 
 def test_error_names_the_invalid_candidate():
@@ -534,28 +525,28 @@ def test_data_options_are_saved(tmp_path):
 
 
 def test_resume_with_other_options_or_images_is_refused(finished):
-    folder, _ = finished
-    shutil.copytree(folder / "folds", folder / "other")
-    (folder / "other/report.json").unlink()
+    shutil.copytree(finished / "folds", finished / "other")
+    (finished / "other/report.json").unlink()
     for args, fact in (
         (("--epochs", "3"), "epochs is 1.0 there, 3.0 here"),
         (("--by", "group"), "by is auto there, group here"),
         (("--folds", "5"), "folds is 2 there, 5 here"),
     ):
-        done = run_refused("crossval", "pictures", "--output", "other", "--resume", *args, cwd=folder)
+        done = run_refused("crossval", "pictures", "--output", "other", "--resume", *args, cwd=finished)
         assert fact in done.stderr
-    paint(folder / "more/red/new.jpg", COLORS["red"], 77)
-    paint(folder / "more/red/newer.jpg", COLORS["red"], 78)
+    paint(finished / "more/red/new.jpg", COLORS["red"], 77)
+    paint(finished / "more/red/newer.jpg", COLORS["red"], 78)
     for number in range(2):
-        paint(folder / f"more/blue/{number}.jpg", COLORS["blue"], number + 80)
-    run_refused("crossval", "more", "--output", "other", "--resume", cwd=folder, names=("images", "other", "--output"))
+        paint(finished / f"more/blue/{number}.jpg", COLORS["blue"], number + 80)
+    run_refused(
+        "crossval", "more", "--output", "other", "--resume", cwd=finished, names=("images", "other", "--output")
+    )
 
 
 def test_resume_with_moved_images_is_refused(finished, tmp_path):
     """Paths are relative to the folder of the folds; when both move together, the run resumes."""
-    folder, _ = finished
-    shutil.copytree(folder / "pictures", tmp_path / "data/pictures")
-    shutil.copytree(folder / "folds", tmp_path / "folds")
+    shutil.copytree(finished / "pictures", tmp_path / "data/pictures")
+    shutil.copytree(finished / "folds", tmp_path / "folds")
     (tmp_path / "folds/report.json").unlink()
     before = {file: file.read_bytes() for file in sorted((tmp_path / "folds").rglob("*.csv"))}
     args = ("--output", "folds", "--resume", "--device", "cpu")
@@ -568,8 +559,7 @@ def test_resume_with_moved_images_is_refused(finished, tmp_path):
 
 def test_resume_skips_images_that_became_unreadable(finished, tmp_path):
     """One of a finished fold, one of a fold to train; and an image skipped at the start is readable again."""
-    folder, _ = finished
-    shutil.copytree(folder / "pictures", tmp_path / "pictures")
+    shutil.copytree(finished / "pictures", tmp_path / "pictures")
     repaired = paint(tmp_path / "pictures/red/repaired.jpg", COLORS["red"], 99)
     content = repaired.read_bytes()
     repaired.write_bytes(b"no image")
@@ -616,9 +606,8 @@ def test_symbolic_links_lead_to_the_same_files(tmp_path):
 
 
 def test_resume_accepts_a_link_to_the_images(finished, tmp_path):
-    folder, _ = finished
-    shutil.copytree(folder / "pictures", tmp_path / "pictures")
-    shutil.copytree(folder / "folds", tmp_path / "folds")
+    shutil.copytree(finished / "pictures", tmp_path / "pictures")
+    shutil.copytree(finished / "folds", tmp_path / "folds")
     (tmp_path / "folds/report.json").unlink()
     (tmp_path / "link").symlink_to(tmp_path / "pictures")
     run_ok("crossval", "link", "--output", "folds", "--resume", "--device", "cpu", cwd=tmp_path)
@@ -627,9 +616,8 @@ def test_resume_accepts_a_link_to_the_images(finished, tmp_path):
 
 def test_images_unreadable_in_a_fold_are_listed(finished, tmp_path):
     """For example with a valid header only. An image that only training lost is predicted all the same."""
-    folder, _ = finished
     for name in ("pictures", "folds"):
-        shutil.copytree(folder / name, tmp_path / name)
+        shutil.copytree(finished / name, tmp_path / name)
     (tmp_path / "folds/report.json").unlink()
     first = tmp_path / "folds/fold1"
     predictions = pd.read_csv(first / "predictions.csv")
@@ -680,9 +668,8 @@ def test_images_unreadable_in_a_fold_are_listed(finished, tmp_path):
     ],
 )
 def test_invalid_options_are_refused_before_training(finished, args, facts):
-    folder, _ = finished
-    run_refused("crossval", "pictures", *TINY, "--weights", "none", *args, cwd=folder, names=facts)
-    assert not (folder / "runs").exists()
+    run_refused("crossval", "pictures", *TINY, "--weights", "none", *args, cwd=finished, names=facts)
+    assert not (finished / "runs").exists()
 
 
 def test_invalid_cells_are_refused_with_their_row(tmp_path):

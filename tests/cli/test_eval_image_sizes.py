@@ -53,14 +53,9 @@ def test_default_sizes_go_up_to_half_above_training(trained, expected):
 def test_auto_tries_sizes_above_training(painted_folders, tmp_path):
     """Training ends at 64 px, so the candidates are 64 and 96, and the saved recipe lists them."""
     run_ok(
-        "train",
-        painted_folders,
-        *ARGS[:-1],
-        "eval_image_size_candidates=auto",
-        "--output",
-        tmp_path / "run",
+        "train", painted_folders, *ARGS[:-1], "eval_image_size_candidates=auto", "--output", tmp_path / "run",
         cwd=tmp_path,
-    )
+    )  # fmt: skip
     output = " ".join((tmp_path / "run/log.txt").read_text().split())
     assert mentions(output, "64", "minival", "96")
     report = json.loads((tmp_path / "run/report.json").read_text())

@@ -85,13 +85,9 @@ def test_calibration_lowers_the_error_on_test_images(trained, tmp_path):
         table[table["split"].isin(parts)].drop(columns="split").to_csv(tmp_path / f"{name}.csv", index=False)
     before = run_json("evaluate", trained / "overconfident.safetensors", "rest.csv", cwd=tmp_path)
     done = run_ok(
-        "evaluate",
-        trained / "overconfident.safetensors",
-        "fit.csv",
-        "--calibrate",
-        "calibrated.safetensors",
+        "evaluate", trained / "overconfident.safetensors", "fit.csv", "--calibrate", "calibrated.safetensors",
         cwd=tmp_path,
-    )
+    )  # fmt: skip
     assert mentions(done.stdout, "temperature")
     after = run_json("evaluate", "calibrated.safetensors", "rest.csv", cwd=tmp_path)
     assert after["ece"] < before["ece"] - 0.05

@@ -51,29 +51,27 @@ def trained(tmp_path_factory):
                 write_raster(file, scene(name, rng), nodata=0)
     registry.write_architecture(folder / "small.yaml", SMALL)
     args = ("train", "pictures", *FAST, "small.yaml", "--epochs", "30", "--weights", "none")
-    deep = run_ok(
+    run_ok(
         *args, "--bands", "3,2,1,5", "--cache", "ram", "--set", "progressive.randaugment=3", "--output", "deep",
         cwd=folder,
     )  # fmt: skip
     run_ok(*args, "--bands", "3,2,1", "--output", "rgb", cwd=folder)
-    return folder, deep
+    return folder
 
 
 def test_class_visible_in_one_band_needs_that_band(trained):
-    folder, done = trained
-    top1 = {name: json.loads((folder / name / "report.json").read_text())["top1"] for name in ("deep", "rgb")}
+    top1 = {name: json.loads((trained / name / "report.json").read_text())["top1"] for name in ("deep", "rgb")}
     assert top1["deep"] >= 0.95
     assert top1["rgb"] <= 0.75  # of 40 images: a random classifier exceeds this once in 1,000
-    output = " ".join(done.stdout.split() + (folder / "deep/log.txt").read_text().split())
+    output = " ".join((trained / "deep/log.txt").read_text().split())
     assert mentions(output, "4", "3", "2", "1", "5")
     assert mentions(output, "3", "2", "1", "band")
     assert mentions(output, "4", "RandAugment", "channel")
-    assert (folder / "deep/report.html").read_text().count("data:image/jpeg") > 4  # galleries
+    assert (trained / "deep/report.html").read_text().count("data:image/jpeg") > 4  # galleries
 
 
 def test_model_file_has_the_bands_and_their_scaling(trained):
-    folder, _ = trained
-    model = model_file.load(folder / "deep")
+    model = model_file.load(trained / "deep")
     preprocessing = model.preprocessing
     assert (model.in_channels, preprocessing.bands.numbers) == (4, (3, 2, 1, 5))
     for channel, (least, most) in enumerate(((500, 3_000),) * 3 + ((700, 4_300),)):
@@ -86,19 +84,18 @@ def test_model_file_has_the_bands_and_their_scaling(trained):
 
 
 def test_evaluate_predict_rank_and_predictor_agree(trained, tmp_path):
-    folder, _ = trained
-    report = json.loads((folder / "deep/report.json").read_text())
+    report = json.loads((trained / "deep/report.json").read_text())
     done = run_ok(
-        "evaluate", folder / "deep", folder / "pictures", "--split", "val", "--workers", "0",
+        "evaluate", trained / "deep", trained / "pictures", "--split", "val", "--workers", "0",
         "--output", "evaluation", "--json", cwd=tmp_path,
     )  # fmt: skip
     assert json.loads(done.stdout)["confusion"] == report["confusion"]
-    run_ok("predict", folder / "deep", folder / "pictures/val", "--workers", "0", "--rank", "next.csv", cwd=tmp_path)
+    run_ok("predict", trained / "deep", trained / "pictures/val", "--workers", "0", "--rank", "next.csv", cwd=tmp_path)
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert len(table) == 40
     assert (tmp_path / "next.html").read_text().count("data:image/") > 30
-    predictor = Predictor(folder / "deep")
-    rasters = [folder / "pictures/val" / path for path in table["path"][::9]]
+    predictor = Predictor(trained / "deep")
+    rasters = [trained / "pictures/val" / path for path in table["path"][::9]]
     arrays = []
     for file in rasters:
         with rasterio.open(file) as raster:
@@ -113,13 +110,12 @@ def test_evaluate_predict_rank_and_predictor_agree(trained, tmp_path):
 
 
 def test_map_of_five_bands_has_the_location_of_the_scene(trained, tmp_path):
-    folder, _ = trained
     rng = np.random.default_rng(5)
     parts = [scene(name, rng, 96, 96) for name in ("lush", "bare")]
     pixels = np.concatenate(parts, axis=2)
     pixels[:, :40, :40] = 0
     write_raster(tmp_path / "scene.tif", pixels, nodata=0)
-    done = run_ok("geo", "map", folder / "deep", "scene.tif", "--stride-px", "8", "--json", cwd=tmp_path)
+    done = run_ok("geo", "map", trained / "deep", "scene.tif", "--stride-px", "8", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["bands"] == [3, 2, 1, 5]
     with rasterio.open(tmp_path / "map.tif") as target:
         assert (target.crs.to_string(), target.transform, target.shape) == (UTM, PLACE, (96, 192))
@@ -130,7 +126,6 @@ def test_map_of_five_bands_has_the_location_of_the_scene(trained, tmp_path):
 
 
 def test_images_with_other_channels_are_refused(trained, tmp_path):
-    folder, _ = trained
     (tmp_path / "photos").mkdir()
     paint(tmp_path / "photos/one.jpg", (9, 99, 9))
     (tmp_path / "three").mkdir()
@@ -139,22 +134,21 @@ def test_images_with_other_channels_are_refused(trained, tmp_path):
         ("photos", "one.jpg: is an ordinary image of 3 channels, but images of 4 bands (3, 2"),
         ("three", "two.tif: has 3 bands, but the bands to be read are 3, 2, 1, 5"),
     ):
-        done = run_refused("predict", folder / "deep", data, "--workers", "0", cwd=tmp_path)
+        done = run_refused("predict", trained / "deep", data, "--workers", "0", cwd=tmp_path)
         assert why.partition(": ")[2] in " ".join(done.stderr.split())
         assert why.partition(":")[0] in done.stderr
         with pytest.raises(InputError, match="number 0, from 0"):
-            Predictor(folder / "deep")(str(tmp_path / data / why.partition(":")[0]))
+            Predictor(trained / "deep")(str(tmp_path / data / why.partition(":")[0]))
     write_raster(tmp_path / "scene.tif", scene("bare", np.random.default_rng(0)))
-    done = run_refused("geo", "map", folder / "deep", "scene.tif", "--bands", "3,2,1", cwd=tmp_path)
+    done = run_refused("geo", "map", trained / "deep", "scene.tif", "--bands", "3,2,1", cwd=tmp_path)
     assert mentions(done.stderr, "--bands", "3,2,1", "4", "3", "2", "1", "5")
-    done = run_refused("geo", "map", folder / "rgb", "scene.tif", "--bands", "all", cwd=tmp_path)
+    done = run_refused("geo", "map", trained / "rgb", "scene.tif", "--bands", "all", cwd=tmp_path)
     assert mentions(done.stderr, "3", "2", "1", "band")
 
 
 def test_resume_keeps_all_bands(trained, tmp_path):
-    folder, _ = trained
     args = (
-        "train", folder / "pictures", *FAST, folder / "small.yaml", "--weights", folder / "rgb", "--output",
+        "train", trained / "pictures", *FAST, trained / "small.yaml", "--weights", trained / "rgb", "--output",
         tmp_path / "run",
     )  # fmt: skip
     killed_at("efficientnetv2.training.post_training:save_model", *args, "--bands", "all", cwd=tmp_path)
@@ -186,15 +180,14 @@ def test_balanced_table_trains_with_the_same_bands(tmp_path):
 @pytest.mark.slow
 def test_other_commands_accept_or_refuse_many_bands(trained, tmp_path):
     """check, preview, dry run and crossval accept all bands; balance, search and AutoAugment refuse them."""
-    folder, _ = trained
-    data = folder / "pictures"
+    data = trained / "pictures"
     small = ("--weights", "none", "--bands", "all")
     run_ok("check", data, "--bands", "all", "--output", "page", cwd=tmp_path)
     assert (tmp_path / "page/inspection.html").stat().st_size > 20_000
     run_ok("train", data, "--bands", "all", "--preview", "sheet.png", cwd=tmp_path)
-    run_ok("train", "--dry-run", data, *FAST, folder / "small.yaml", *small, "--cache", "ram", cwd=tmp_path)
+    run_ok("train", "--dry-run", data, *FAST, trained / "small.yaml", *small, "--cache", "ram", cwd=tmp_path)
     folds = run_ok(
-        "crossval", data / "train", *FAST, folder / "small.yaml", *small, "--folds", "2", "--output", "folds",
+        "crossval", data / "train", *FAST, trained / "small.yaml", *small, "--folds", "2", "--output", "folds",
         cwd=tmp_path,
     )  # fmt: skip
     assert "lush" in (tmp_path / "folds/predictions.csv").read_text()
@@ -205,6 +198,6 @@ def test_other_commands_accept_or_refuse_many_bands(trained, tmp_path):
     run_refused("data", "balance", data, "out", cwd=tmp_path, names=("JPEG", "3", "5"))
     run_refused("search", "run", "study", "--data", data, cwd=tmp_path, names=("3 channels",))
     done = run_refused(
-        "train", data, *FAST, folder / "small.yaml", *small, "--set", "augment.autoaugment=true", cwd=tmp_path
+        "train", data, *FAST, trained / "small.yaml", *small, "--set", "augment.autoaugment=true", cwd=tmp_path
     )
     assert mentions(done.stderr, "AutoAugment", "5", "channel")

@@ -111,16 +111,8 @@ def test_16_bit_values_are_scaled_by_the_model_file(model_path, tmp_path):
     deep = np.zeros((5, *scene.shape[1:]), np.uint16)
     deep[[4, 2, 0]] = scene.astype(np.uint16) * 10 + 100
     args = ("--window-px", "40")
-    run_ok(
-        "geo",
-        "map",
-        model_path,
-        write_raster(tmp_path / "plain.tif", scene),
-        *args,
-        "--output",
-        "one.tif",
-        cwd=tmp_path,
-    )
+    plain = write_raster(tmp_path / "plain.tif", scene)
+    run_ok("geo", "map", model_path, plain, *args, "--output", "one.tif", cwd=tmp_path)
     raster = write_raster(tmp_path / "deep.tif", deep)
     with_bands = save_with_bands(model_path, Bands((5, 3, 1), (100,) * 3, (2650,) * 3), tmp_path)
     run_ok("geo", "map", with_bands, raster, *args, "--output", "two.tif", cwd=tmp_path)
@@ -412,7 +404,7 @@ def test_areas_are_corrected_by_the_sample(tmp_path):
 def test_sample_in_degrees_by_class_or_from_an_evaluation(tmp_path):
     write_map(tmp_path)
     table = write_sample(tmp_path)
-    expected = json.loads(run_ok("geo", "area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
+    expected = run_json("geo", "area", "map.tif", "sample.csv", cwd=tmp_path)
     xs, ys = warp.transform(UTM, "EPSG:4326", table["x"].tolist(), table["y"].tolist())
     by_degrees = pd.DataFrame({"longitude": xs, "latitude": ys, "truth": table["label"]})
     by_degrees.to_csv(tmp_path / "degrees.csv", index=False)
@@ -456,10 +448,10 @@ def resave_map(tmp_path, dtype, nodata, outside):
 def test_map_resaved_by_other_software_is_read(tmp_path, dtype, nodata, outside):
     write_sample(tmp_path)
     resave_map(tmp_path, "uint8", 0, 0)
-    expected = json.loads(run_ok("geo", "area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
+    expected = run_json("geo", "area", "map.tif", "sample.csv", cwd=tmp_path)
     assert (expected["hectares"], expected["left_out"]) == (pytest.approx(250), 8)
     resave_map(tmp_path, dtype, nodata, outside)
-    assert json.loads(run_ok("geo", "area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout) == expected
+    assert run_json("geo", "area", "map.tif", "sample.csv", cwd=tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -503,7 +495,7 @@ def test_points_outside_the_map_are_counted(tmp_path):
     pd.concat([table, outside]).to_csv(tmp_path / "sample.csv", index=False)
     done = run_ok("geo", "area", "map.tif", "sample.csv", cwd=tmp_path)
     assert mentions(done.stdout, "2", "62", "place")
-    result = json.loads(run_ok("geo", "area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
+    result = run_json("geo", "area", "map.tif", "sample.csv", cwd=tmp_path)
     assert result["left_out"] == 2
     assert "80.0% ± 18.0" in done.stdout
     assert mentions(done.stdout, "other", "plantation")

@@ -310,16 +310,9 @@ def test_weights_of_either_activation_can_be_fine_tuned(marks, run, tmp_path):
     for activation in ("softmax", "sigmoid"):
         out = tmp_path / activation
         run_ok(
-            "train",
-            marks / "marks.csv",
-            *SEPARATED,
-            *args,
-            "--set",
-            f"multilabel={activation}",
-            "--output",
-            out,
+            "train", marks / "marks.csv", *SEPARATED, *args, "--set", f"multilabel={activation}", "--output", out,
             cwd=marks,
-        )
+        )  # fmt: skip
         assert model_file.load(out).activation == activation
 
 

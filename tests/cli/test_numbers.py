@@ -10,6 +10,8 @@ from tests.command_line import effnetv2, run_ok
     ("command", "message"),
     [
         ("data pack DATA out --shard-mb inf", "--shard-mb: invalid value 'inf' (must be between 0.1 and 1,000,000)"),
+        ("data pack DATA out --shard-mb nan", "--shard-mb: invalid value 'nan' (must be between 0.1"),
+        ("data pack DATA out --shard-mb 0", "--shard-mb: invalid value '0.0' (must be between 0.1"),
         ("data pack DATA out --shard-images 0", "--shard-images: invalid value '0' (must be at least 1)"),
         ("data pack DATA out --image-size 1", "--image-size: invalid value '1' (must be at least 2)"),
         ("train DATA --weights none --epochs -2", "--epochs -2: must be a number above 0 and at most 1,000,000"),

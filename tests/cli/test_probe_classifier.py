@@ -192,16 +192,16 @@ def test_unreadable_image_is_not_counted_as_sampling(tmp_path):
 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory):
-    """A run whose probe used 48 of 72 training images: its folder, and its printed lines."""
-    weights_folder = tmp_path_factory.mktemp("sampled")
+    """A run whose probe used 48 of 72 training images: its folder, with stdout.txt."""
+    folder = tmp_path_factory.mktemp("sampled")
     for name, color in COLORS.items():
         for number in range(30):
-            paint(weights_folder / "pictures" / name / f"{number}.jpg", color, number, px=32)
+            paint(folder / "pictures" / name / f"{number}.jpg", color, number, px=32)
     torch.manual_seed(0)
     model = create(SMALL, num_classes=0)
-    model_file.save(weights_folder / "trunk.safetensors", model, preprocessing=Preprocessing(image_size=32))
+    model_file.save(folder / "trunk.safetensors", model, preprocessing=Preprocessing(image_size=32))
     overrides = TrainOverrides(
-        recipe="finetune", weights=str(weights_folder / "trunk.safetensors"), epochs=1, batch_size=8, image_size=32,
+        recipe="finetune", weights=str(folder / "trunk.safetensors"), epochs=1, batch_size=8, image_size=32,
         settings=("progressive.stages=1",),
     )  # fmt: skip
     output = io.StringIO()
@@ -210,31 +210,31 @@ def sampled(tmp_path_factory):
         with Screen(verbose=True) as screen:
             train_and_report(
                 overrides,
-                DataConfig(str(weights_folder / "pictures")),
-                RunOptions(out=weights_folder / "run", device="cpu", workers=0),
+                DataConfig(str(folder / "pictures")),
+                RunOptions(out=folder / "run", device="cpu", workers=0),
                 on_result=ResultPrinter(screen, as_json=False),
             )
-    return weights_folder / "run", " ".join(output.getvalue().split())
+    (folder / "run/stdout.txt").write_text(output.getvalue())
+    return folder / "run"
 
 
 def test_data_scaling_curve_is_extrapolated_to_all_images(sampled):
-    run, _ = sampled
-    report = json.loads((run / "report.json").read_text())
+    report = json.loads((sampled / "report.json").read_text())
     curve = report["data_scaling_curve"]
     assert report["num_train_images"] == 72
     assert curve["points"][-1]["num_images"] == 48
     assert (curve["carried"]["num_images"], curve["forecast"]["num_images"]) == (72, 144)
-    page = (run / "report.html").read_text()
+    page = (sampled / "report.html").read_text()
     assert page.count("a sample of the 72 training images") == 2  # in the summary, and above the plot
 
 
 def test_size_of_the_probe_sample_is_reported_with_its_metrics(sampled):
-    run, output = sampled
-    report = json.loads((run / "report.json").read_text())
+    report = json.loads((sampled / "report.json").read_text())
+    output = " ".join((sampled / "stdout.txt").read_text().split())
     assert (report["linear_probe_num_images"], report["linear_probe_num_available"]) == (48, 72)
     assert mentions(output, "Linear probe", "48", "72"), "before training"
     assert "trained on 48 of 72 training images" in output, "with the metrics in the end"
-    page = (run / "report.html").read_text()
+    page = (sampled / "report.html").read_text()
     assert "It was trained on 48 of 72 training images, the model on all." in page
     assert "; trained on 48 of 72 training images</small>" in page
 

@@ -38,7 +38,8 @@ def trained(tmp_path_factory):
             write_raster(folder / "pictures" / name / f"{name}{number:02d}.tif", bands)
     args = ("train", folder / "pictures", *TINY, "--epochs", "4", "--weights", "none", "--bands", "4,3,2")
     done = run_ok(*args, "--output", folder / "run", cwd=folder)
-    return folder, done, args
+    (folder / "stdout.txt").write_text(done.stdout)
+    return folder
 
 
 def test_crossval_applies_bands_to_rasters(tmp_path):
@@ -54,13 +55,13 @@ def test_crossval_applies_bands_to_rasters(tmp_path):
 
 
 def test_model_file_has_the_band_scaling(trained):
-    folder, done, _ = trained
-    bands = model_file.load(folder / "run").preprocessing.bands
+    bands = model_file.load(trained / "run").preprocessing.bands
     assert bands.numbers == (4, 3, 2)
     assert 300 <= min(bands.low) <= max(bands.low) <= 700
     assert 2_700 <= bands.high[0] <= 3_300
-    assert mentions(done.stdout, "4", "3", "2", "raster")
-    assert mentions(done.stdout, "5", "uint16", "raster")
+    output = (trained / "stdout.txt").read_text()
+    assert mentions(output, "4", "3", "2", "raster")
+    assert mentions(output, "5", "uint16", "raster")
 
 
 @pytest.mark.parametrize(
@@ -83,21 +84,19 @@ def test_equal_channel_scaling_is_described_once(scaling, facts):
 
 def test_map_equals_the_predictor(trained, tmp_path):
     """Three images next to each other as one raster."""
-    folder, _, _ = trained
-    files = [folder / "pictures" / name / f"{name}03.tif" for name in LEVELS]
+    files = [trained / "pictures" / name / f"{name}03.tif" for name in LEVELS]
     scene = np.concatenate([rasterio.open(file).read() for file in files], axis=2)
     write_raster(tmp_path / "scene.tif", scene)
-    done = run_ok("geo", "map", folder / "run", "scene.tif", "--stride-px", "40", cwd=tmp_path)
+    done = run_ok("geo", "map", trained / "run", "scene.tif", "--stride-px", "40", cwd=tmp_path)
     assert mentions(done.stdout, "3", "1", "40", "400")  # the image size in meters, from the model file
-    names = model_file.load(folder / "run").class_names
+    names = model_file.load(trained / "run").class_names
     with rasterio.open(tmp_path / "map.tif") as target:
         values = target.read(1)[20, 20::40]
-    assert [names[value - 1] for value in values] == [one.label for one in Predictor(folder / "run")(files)]
+    assert [names[value - 1] for value in values] == [one.label for one in Predictor(trained / "run")(files)]
 
 
 def test_resume_keeps_the_bands(trained, tmp_path):
-    folder, _, _ = trained
-    args = ("train", folder / "pictures", *TINY, "--weights", "none", "--output", tmp_path / "run")
+    args = ("train", trained / "pictures", *TINY, "--weights", "none", "--output", tmp_path / "run")
     killed_at("efficientnetv2.training.post_training:save_model", *args, "--bands", "4,3,2", cwd=tmp_path)
     run_refused(*args, "--bands", "2,3,4", "--resume", cwd=tmp_path, names=("4,3,2", "raster"))
     run_file = tmp_path / "run/run.json"
@@ -111,9 +110,8 @@ def test_resume_keeps_the_bands(trained, tmp_path):
 
 def test_resume_keeps_the_scaling_despite_an_unreadable_raster(trained, tmp_path):
     """The scaling is measured on the readable images, so it would differ without one of them."""
-    folder, _, _ = trained
     for name in ("pictures", "run"):
-        shutil.copytree(folder / name, tmp_path / name)
+        shutil.copytree(trained / name, tmp_path / name)
     saved = ImageDataset.from_csv(tmp_path / "run/dataset.csv", root=tmp_path / "pictures", source="pictures")
     file = tmp_path / "pictures" / saved.subset("train").paths[0]
     file.write_bytes(b"")
@@ -130,15 +128,13 @@ def test_resume_keeps_the_scaling_despite_an_unreadable_raster(trained, tmp_path
 
 
 def test_missing_bands_are_refused(trained, tmp_path):
-    folder, _, _ = trained
-    args = ("train", folder / "pictures", *TINY, "--bands", "7,3,2", "--output", "run")
+    args = ("train", trained / "pictures", *TINY, "--bands", "7,3,2", "--output", "run")
     run_refused(*args, cwd=tmp_path, names=("7", "3", "2", "band"))
     assert not (tmp_path / "run").exists()
 
 
 def test_check_applies_the_bands(trained, tmp_path):
-    folder, _, _ = trained
-    done = run_ok("check", folder / "pictures", "--bands", "4,3,2", "--output", tmp_path / "page", cwd=tmp_path)
+    done = run_ok("check", trained / "pictures", "--bands", "4,3,2", "--output", tmp_path / "page", cwd=tmp_path)
     assert mentions(done.stdout, "4", "3", "2", "raster")
     assert "cannot be read" not in done.stdout
     assert (tmp_path / "page/inspection.html").stat().st_size > 20_000  # with thumbnails
