@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from tests.command_line import TINY, effnetv2, run_ok, run_refused
+from tests.command_line import TINY, effnetv2, run_json, run_ok, run_refused
 from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
@@ -41,8 +41,7 @@ def report(folder):
 
 
 def evaluate(*args, cwd):
-    done = run_ok("evaluate", *args, "--json", "--device", "cpu", "--workers", "0", cwd=cwd)
-    return json.loads(done.stdout)
+    return run_json("evaluate", *args, "--device", "cpu", "--workers", "0", cwd=cwd)
 
 
 def widths(report):

@@ -53,7 +53,7 @@ def save_model(path, table, classes=("oak", "elm")):
 def test_timm_weights_convert_and_convert_back(tmp_path, timm_file):
     done = run_ok("convert", timm_file, "out.safetensors", cwd=tmp_path)
     for fact in ("tf_efficientnetv2_b0 of timm", 'TensorFlow\'s "same"', "epsilon 0.001", "224 px", "0.485",
-                  "Classes: 3: '0', '1', '2'", "Note: ", "Written to out.safetensors"):  # fmt: skip
+                 "Classes: 3: '0', '1', '2'", "Note: ", "Written to out.safetensors"):  # fmt: skip
         assert fact in done.stdout
     back = run_ok("convert", "out.safetensors", "back", "--to", "timm", cwd=tmp_path)
     assert mentions(back.stdout, "timm.create_model", "local-dir:back", "pretrained=True")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.command_line import TINY, run_ok, run_refused
+from tests.command_line import TINY, run_json, run_ok, run_refused
 from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
@@ -46,9 +46,8 @@ def trained(tmp_path_factory):
     return folder
 
 
-def run_json(*args, cwd):
-    done = run_ok(*args, "--json", "--device", "cpu", cwd=cwd)
-    return json.loads(done.stdout)
+def evaluate(*args, cwd):
+    return run_json("evaluate", *args, "--device", "cpu", cwd=cwd)
 
 
 def test_temperature_is_fitted_on_minival_only(trained):
@@ -58,7 +57,7 @@ def test_temperature_is_fitted_on_minival_only(trained):
     assert report["calibration"]["temperature"] == found.temperature
     assert report["calibration"]["fitted_on"] == "minival"
     assert report["sha256"]["model.safetensors"]
-    again = run_json("evaluate", "run", "all.csv", "--split", "val", cwd=trained)
+    again = evaluate("run", "all.csv", "--split", "val", cwd=trained)
     assert again["ece"] == pytest.approx(report["ece"], abs=1e-6)
     page = (trained / "run/report.html").read_text()
     assert "Are its probabilities reliable?" in page
@@ -70,7 +69,7 @@ def test_temperature_is_fitted_on_minival_only(trained):
 def test_unseen_images_exclude_minival(trained, tmp_path):
     """180 images trained the model, 60 selected its weights and temperature; the model file has this information."""
     shutil.copy(trained / "run/model.safetensors", tmp_path / "m.safetensors")
-    report = run_json("evaluate", "m.safetensors", trained / "all.csv", "--split", "all", cwd=tmp_path)
+    report = evaluate("m.safetensors", trained / "all.csv", "--split", "all", cwd=tmp_path)
     counts = ("num_images", "num_eval_images_seen_in_training", "num_eval_images_used_for_selection")
     assert tuple(report[name] for name in counts) == (360, 180, 60)
     assert report["unseen"]["num_images"] == 120
@@ -83,13 +82,13 @@ def test_calibration_lowers_the_error_on_test_images(trained, tmp_path):
     table["path"] = [str(trained / path) for path in table["path"]]
     for name, parts in {"fit": ["minival", "val"], "rest": ["test"], "seen": ["train"]}.items():
         table[table["split"].isin(parts)].drop(columns="split").to_csv(tmp_path / f"{name}.csv", index=False)
-    before = run_json("evaluate", trained / "overconfident.safetensors", "rest.csv", cwd=tmp_path)
+    before = evaluate(trained / "overconfident.safetensors", "rest.csv", cwd=tmp_path)
     done = run_ok(
         "evaluate", trained / "overconfident.safetensors", "fit.csv", "--calibrate", "calibrated.safetensors",
         cwd=tmp_path,
     )  # fmt: skip
     assert mentions(done.stdout, "temperature")
-    after = run_json("evaluate", "calibrated.safetensors", "rest.csv", cwd=tmp_path)
+    after = evaluate("calibrated.safetensors", "rest.csv", cwd=tmp_path)
     assert after["ece"] < before["ece"] - 0.05
     assert after["calibration"]["ece_before"] == pytest.approx(before["ece"], abs=1e-4)
     assert after["top1"] == before["top1"]
@@ -101,8 +100,8 @@ def test_calibration_lowers_the_error_on_test_images(trained, tmp_path):
 
 
 def test_abstention_below_a_probability(trained, tmp_path):
-    report = run_json("evaluate", trained / "run", trained / "all.csv", "--split", "test", "--abstain-below", "0.6",
-                  "--output", "out", cwd=tmp_path)  # fmt: skip
+    args = (trained / "run", trained / "all.csv", "--split", "test", "--abstain-below", "0.6", "--output", "out")
+    report = evaluate(*args, cwd=tmp_path)
     predictions = pd.read_csv(tmp_path / "out/predictions.csv")
     is_confident = predictions[list(COLORS)].max(axis=1) >= 0.6
     (requested,) = [row for row in report["abstention"]["points"] if row["requested"]]
@@ -119,7 +118,7 @@ def test_categorical_column_with_an_empty_cell_is_sliced(trained, tmp_path):
     table["path"] = [str(trained / path) for path in table["path"]]
     table["region"] = pd.Categorical([None, *["north", "south"] * len(table)][: len(table)])
     table.to_parquet(tmp_path / "val.parquet")
-    report = run_json("evaluate", trained / "run", "val.parquet", "--split", "test", cwd=tmp_path)
+    report = evaluate(trained / "run", "val.parquet", "--split", "test", cwd=tmp_path)
     regions = [one["value"] for one in report["slices"] if one["column"] == "region"]
     assert set(regions) == {"north", "south", "(empty)"}
 
@@ -130,9 +129,7 @@ def test_costs_slices_and_baseline_together(trained, tmp_path):
     lines += [",".join([one, *("0" if one == two else "1" for two in names), "0.2"]) for one in names]
     (tmp_path / "costs.csv").write_text("\n".join(lines) + "\n")
     args = (trained / "all.csv", "--split", "val", "--costs", "costs.csv", "--slices", "year")
-    report = run_json(
-        "evaluate", trained / "run", *args, "--baseline", trained / "run", "--output", "all", cwd=tmp_path
-    )
+    report = evaluate(trained / "run", *args, "--baseline", trained / "run", "--output", "all", cwd=tmp_path)
     assert report["costs"]["most_probable"] == pytest.approx(1 - report["top1"])
     assert report["costs"]["cheapest"] <= report["costs"]["most_probable"]
     page = (tmp_path / "all/report.html").read_text()
@@ -193,8 +190,8 @@ def test_new_run_ignores_the_temperature_of_its_weights(trained, tmp_path):
 def test_tta_is_compared_with_a_single_view(trained, tmp_path):
     """As if the model file had TTA; the difference to one view is paired."""
     args = (trained / "all.csv", "--split", "test")
-    single = run_json("evaluate", trained / "run", *args, cwd=tmp_path)
-    eight = run_json("evaluate", trained / "run", *args, "--tta", "d4", "--output", "eight", cwd=tmp_path)
+    single = evaluate(trained / "run", *args, cwd=tmp_path)
+    eight = evaluate(trained / "run", *args, "--tta", "d4", "--output", "eight", cwd=tmp_path)
     assert (single["tta"], eight["tta"]) == ("none", "d4")
     assert "tta_comparison" not in single
     difference = eight["tta_comparison"]["top1"]
@@ -207,10 +204,10 @@ def test_tta_is_compared_with_a_single_view(trained, tmp_path):
     model = model_file.load(trained / "run")
     model.preprocessing = replace(model.preprocessing, tta="d4")
     model_file.save(tmp_path / "eight.safetensors", model)
-    saved = run_json("evaluate", "eight.safetensors", *args, cwd=tmp_path)
+    saved = evaluate("eight.safetensors", *args, cwd=tmp_path)
     assert (saved["tta"], saved["top1"]) == ("d4", eight["top1"])
     assert "tta_comparison" not in saved
-    without = run_json("evaluate", "eight.safetensors", *args, "--tta", "none", cwd=tmp_path)
+    without = evaluate("eight.safetensors", *args, "--tta", "none", cwd=tmp_path)
     assert (without["tta"], without["top1"]) == ("none", single["top1"])
 
     run_ok("predict", trained / "run", trained / "all.csv", "--tta", "d4", cwd=tmp_path)
@@ -227,10 +224,10 @@ def test_images_of_two_sizes_are_sliced_by_size(trained, tmp_path):
         paint(tmp_path / f"{number}.jpg", COLORS[name], 1000 + number, px=px)
         rows.append((f"{number}.jpg", name, 2010 + number % 4 // 2))
     pd.DataFrame(rows, columns=["path", "label", "year"]).to_csv(tmp_path / "sizes.csv", index=False)
-    default = run_json("evaluate", trained / "run", "sizes.csv", cwd=tmp_path)
+    default = evaluate(trained / "run", "sizes.csv", cwd=tmp_path)
     assert {(one["column"], one["value"], one["num_images"]) for one in default["slices"]} == {
         ("longer_side_px", "32", 20), ("longer_side_px", "80", 20), ("year", "2010", 20), ("year", "2011", 20),
     }  # fmt: skip
-    by_size = run_json("evaluate", trained / "run", "sizes.csv", "--slices", "longer_side_px", cwd=tmp_path)
+    by_size = evaluate(trained / "run", "sizes.csv", "--slices", "longer_side_px", cwd=tmp_path)
     assert {one["column"] for one in by_size["slices"]} == {"longer_side_px"}
-    assert "slices" not in run_json("evaluate", trained / "run", "sizes.csv", "--slices", "none", cwd=tmp_path)
+    assert "slices" not in evaluate(trained / "run", "sizes.csv", "--slices", "none", cwd=tmp_path)

@@ -41,7 +41,7 @@ def save_model(tmp_path, name, px):
     return str(file)
 
 
-def json_free_printer(screen):
+def text_printer(screen):
     return ResultPrinter(screen, as_json=False)
 
 
@@ -62,7 +62,7 @@ def test_unavailable_training_data_does_not_prevent_the_report(images, tmp_path,
         raise InputError("https://store/0.tar: no response")
 
     monkeypatch.setattr(evaluate, "train_overlap", fail)
-    evaluate_and_report(model, images, EvaluateOptions(out=tmp_path / "out"), MACHINE, json_free_printer(on_screen))
+    evaluate_and_report(model, images, EvaluateOptions(out=tmp_path / "out"), MACHINE, text_printer(on_screen))
     output = " ".join(capsys.readouterr().out.split())
     assert mentions(output, "https://store/0.tar")
     assert mentions(output, "not known")
@@ -77,7 +77,7 @@ def test_metrics_are_printed_despite_a_full_disk(images, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(os, "replace", fail_to_replace)
     with pytest.raises(InputError, match="No space left on device"):
-        evaluate_and_report(model, images, EvaluateOptions(out=tmp_path / "out"), MACHINE, json_free_printer(on_screen))
+        evaluate_and_report(model, images, EvaluateOptions(out=tmp_path / "out"), MACHINE, text_printer(on_screen))
     assert "top-1" in capsys.readouterr().out
 
 
@@ -86,7 +86,7 @@ def test_unreadable_image_is_not_a_slice(images, tmp_path, capsys, on_screen):
     (tmp_path / "pictures/red/0.jpg").write_bytes(b"")
     model = save_model(tmp_path, "efficientnetv2_b0", 32)
     options = EvaluateOptions(out=tmp_path / "out", slices="longer_side_px")
-    evaluate_and_report(model, images, options, MACHINE, json_free_printer(on_screen))
+    evaluate_and_report(model, images, options, MACHINE, text_printer(on_screen))
     output = " ".join(capsys.readouterr().out.split())
     assert mentions(output, "longer_side_px")
     assert "slices" not in json.loads((tmp_path / "out/report.json").read_text())

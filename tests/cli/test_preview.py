@@ -119,7 +119,7 @@ def test_preview_shows_cached_images(tmp_path):
         for number in range(4):
             paint(tmp_path / "pictures" / name / f"{number}.jpg", color, number, px=96)
     args = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-size", "32",
-             "--set", "progressive.stages=1", "--set", "crop_scale_min=0.1", "--preview-images", "6")  # fmt: skip
+            "--set", "progressive.stages=1", "--set", "crop_scale_min=0.1", "--preview-images", "6")  # fmt: skip
     grain = {}
     for name, further in (("files", ()), ("cached", ("--cache", "disk", "--set", "cache_resolution=0.01"))):
         out = f"{name}.png"
