@@ -197,17 +197,6 @@ def test_casefold_merges_labels_that_differ_by_case(listed):
     assert set(json.loads(done.stdout)["counts"]["by_class"]) == {"red", "green"}
 
 
-def test_missing_locations_times_and_labels_are_findings(listed):
-    """Whatever would stop training is a finding, with advice."""
-    folder, rows = listed
-    table(folder, ["red/red_00.jpg,,NaN,100,", *rows[1:]])
-    done = effnetv2("check", folder / "list.csv", "--json", cwd=folder)
-    found = {one["kind"]: one for one in json.loads(done.stdout)["findings"]}
-    assert found["unlabeled"]["images"] == found["no_place"]["images"] == [["red/red_00.jpg"]]
-    assert found["no_time"]["images"] == [["red/red_00.jpg"]]
-    assert "refuse" in found["no_place"]["advice"]
-
-
 def test_images_without_labels_are_checked(listed):
     folder, rows = listed
     table(folder, [row.split(",")[0] for row in rows], header="path")

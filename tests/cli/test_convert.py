@@ -377,12 +377,9 @@ def test_missing_class_name_file_is_refused():
         ({"interpolation": "cubic"}, ("bicubic",)),
         ({"tta": "eight"}, ("tta", "eight")),
         ({"mean": (127, 127, 127)}, ("mean", "127,127,127")),
-        ({"std": (58.4, 57.1, 57.4)}, ("std",)),
         ({"mean": (0.5, float("nan"), 0.5)}, ("mean", "0.5,nan,0.5")),
         ({"std": (0.5, 0, 0.5)}, ("std", "0.5,0,0.5", "0", "1")),
-        ({"std": (0.5, -0.2, 0.5)}, ("std", "0.5,-0.2,0.5", "0", "1")),
         ({"crop_pct": 87.5}, ("crop_pct", "87.5", "0", "1")),
-        ({"crop_pct": 0.0}, ("crop_pct", "0")),
         ({"crop_pct": float("nan")}, ("crop_pct",)),
     ],
 )

@@ -1013,10 +1013,10 @@ def test_predictions_survive_writing_and_reading(tmp_path):
     predictions = Predictions(np.arange(5), np.arange(5) % 4, logits)
     table = predictions_table(predictions, list("vwxyz"), names, true_labels=["other"] * 5)
     write_predictions(tmp_path / "p.csv", table)
-    paths, shares = read_predictions(tmp_path / "p.csv", (*names, "unknown"))
+    paths, probabilities = read_predictions(tmp_path / "p.csv", (*names, "unknown"))
     assert paths == list("vwxyz")
-    assert shares[:, :4] == pytest.approx(logits.softmax(dim=1).numpy(), abs=1e-5)
-    assert (shares[:, 4] == 0).all()
+    assert probabilities[:, :4] == pytest.approx(logits.softmax(dim=1).numpy(), abs=1e-5)
+    assert (probabilities[:, 4] == 0).all()
 
 
 def test_suggested_predict_command_is_quoted(tmp_path, monkeypatch):

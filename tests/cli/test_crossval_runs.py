@@ -293,10 +293,10 @@ def test_later_fold_without_memory_keeps_the_ghost_batch_size(initial_weights, t
 
 
 def test_predictions_of_different_images_are_not_averaged(tmp_path):
-    shares, rows = np.full((3, 2), 0.5), np.arange(3)
+    probabilities, rows = np.full((3, 2), 0.5), np.arange(3)
     runs = [
-        SimpleNamespace(path=tmp_path / "fold1", rows=rows, probabilities=shares),
-        SimpleNamespace(path=tmp_path / "fold1_member2", rows=rows[:2], probabilities=shares[:2]),
+        SimpleNamespace(path=tmp_path / "fold1", rows=rows, probabilities=probabilities),
+        SimpleNamespace(path=tmp_path / "fold1_member2", rows=rows[:2], probabilities=probabilities[:2]),
     ]
     with pytest.raises(InputError, match=mentioning("fold1_member2", "2", "3")):
         crossval_runs._mean_probabilities(runs)

@@ -79,17 +79,17 @@ def test_softmax_as_in_the_paper_through_all_commands(table, tmp_path):
 
     run_ok("predict", tmp_path / "run", table, "--workers", "0", cwd=tmp_path)
     predictions = pd.read_csv(tmp_path / "predictions.csv")
-    shares = predictions.drop(columns=["path", "predicted_label", "probability"])
-    assert np.allclose(shares.sum(axis=1), 1, atol=1e-4)
-    assert set(predictions["predicted_label"]) <= set(shares.columns), "one label per image"
+    probabilities = predictions.drop(columns=["path", "predicted_label", "probability"])
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-4)
+    assert set(predictions["predicted_label"]) <= set(probabilities.columns), "one label per image"
 
     run_ok(
-        "predict", tmp_path / "run", table, "--workers", "0", "--label-separator", ";", "--output", "several.csv",
+        "predict", tmp_path / "run", table, "--workers", "0", "--label-separator", ";", "--output", "multilabel.csv",
         cwd=tmp_path,
     )  # fmt: skip
-    table_several = pd.read_csv(tmp_path / "several.csv")
-    assert table_several.drop(columns="predicted_label").equals(predictions.drop(columns="predicted_label"))
-    for cell, (_, row) in zip(table_several["predicted_label"], shares.iterrows(), strict=True):
+    multilabel_table = pd.read_csv(tmp_path / "multilabel.csv")
+    assert multilabel_table.drop(columns="predicted_label").equals(predictions.drop(columns="predicted_label"))
+    for cell, (_, row) in zip(multilabel_table["predicted_label"], probabilities.iterrows(), strict=True):
         enough = row[row >= row.max() / 2].sort_values(ascending=False, kind="stable")
         assert cell == ";".join(enough.index), "at least half of the largest probability, in descending order"
     conflicting = ("predict", tmp_path / "run", table, "--label-separator", "r")
@@ -128,9 +128,9 @@ def test_cross_validation_has_multilabel_metrics(table, tmp_path):
     assert sorted(pooled["path"]) == sorted(pd.read_csv(table)["path"])
     assert {"macro_f1", "confusion"}.isdisjoint(report)
     names = report["class_names"]
-    hot = np.array([[name in cell.split(";") for name in names] for cell in pooled["true_label"]])
-    shares = pooled[names].to_numpy()
-    assert report["mean_average_precision"] == pytest.approx(average_precision_score(hot, shares), abs=0.01)
+    is_label = np.array([[name in cell.split(";") for name in names] for cell in pooled["true_label"]])
+    probabilities = pooled[names].to_numpy()
+    assert report["mean_average_precision"] == pytest.approx(average_precision_score(is_label, probabilities), abs=0.01)
     low, high = report["intervals"]["mean_average_precision"]
     assert low <= report["mean_average_precision"] <= high
     each = [one["mean"] for one in report["folds"]]
@@ -231,21 +231,21 @@ def test_each_mark_is_predicted_and_none_without_marks(marks, run):
     assert label_sets(table) == EXPECTED
     assert "16 images: " in output
     assert "without a label 2" in output
-    shares = table[["blue", "green", "red"]].to_numpy()
-    assert shares.sum(axis=1).max() > 2, "the probabilities are independent"
+    probabilities = table[["blue", "green", "red"]].to_numpy()
+    assert probabilities.sum(axis=1).max() > 2, "the probabilities are independent"
     for cell, (_, row) in zip(table["predicted_label"], table[["blue", "green", "red"]].iterrows(), strict=True):
         enough = row[row >= 0.5].sort_values(ascending=False, kind="stable")
         assert cell == ";".join(enough.index), "at least 0.5, in descending order"
-    _, one_each = predict(marks, run)
-    assert one_each.drop(columns="predicted_label").equals(table.drop(columns="predicted_label"))
-    assert (one_each["predicted_label"].map(len) > 0).all(), "without a separator, the most probable class"
+    _, single_label = predict(marks, run)
+    assert single_label.drop(columns="predicted_label").equals(table.drop(columns="predicted_label"))
+    assert (single_label["predicted_label"].map(len) > 0).all(), "without a separator, the most probable class"
 
 
 def test_softmax_cannot_predict_no_label(marks):
     """The paper's softmax learns the same images, but always predicts a label."""
-    output = train(marks, marks / "shares", "--set", "multilabel=softmax")
+    output = train(marks, marks / "softmax_run", "--set", "multilabel=softmax")
     assert "share a probability of 1" in output
-    _, table = predict(marks, marks / "shares", *SEPARATED)
+    _, table = predict(marks, marks / "softmax_run", *SEPARATED)
     assert np.allclose(table[["blue", "green", "red"]].sum(axis=1), 1, atol=1e-4)
     found = label_sets(table)
     assert [found[row] == wanted for row, wanted in enumerate(EXPECTED) if wanted] == [True] * 14
@@ -346,9 +346,9 @@ def test_incompatible_options_are_refused_before_training(marks, tmp_path):
     for name in ("red", "green"):
         for number in range(4):
             paint(tmp_path / "folders" / name / f"{number}.jpg", (200, 30, 30), number)
-    one_each = ("train", tmp_path / "folders", *TRAIN, "--output", tmp_path / "run")
+    single_label = ("train", tmp_path / "folders", *TRAIN, "--output", tmp_path / "run")
     refused(
-        effnetv2(*one_each, "--set", "multilabel=softmax", cwd=marks),
+        effnetv2(*single_label, "--set", "multilabel=softmax", cwd=marks),
         "--set multilabel=softmax", "one label", "--label-separator",
     )  # fmt: skip
     assert not (tmp_path / "run").exists()

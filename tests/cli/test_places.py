@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.evaluation.predictions import write_skipped
 from efficientnetv2.nas.storage import sqlite_file
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training import run_request
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
@@ -387,25 +385,3 @@ def test_tilde_as_a_separator_is_not_expanded():
         (1, 1),
     ):
         assert _expanded(value) == expected
-
-
-def test_restarted_launch_resumes_its_own_run(tmp_path, monkeypatch):
-    """Next to it are a copied recipe without run.json, and the run of another launch."""
-    monkeypatch.chdir(tmp_path)
-    for name, launch in (("copied", None), ("other", "another"), ("own", "this")):
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
-        (folder / "recipe.yaml").write_text("name: quick\n")
-        if launch is not None:
-            run_facts = {
-                "command": "effnetv2 train photos",
-                "chosen": [],
-                "preprocessing": Preprocessing(image_size=32).to_json(),
-                "microbatches": {},
-                "launch": launch,
-            }
-            (folder / "run.json").write_text(json.dumps(run_facts))
-    assert run_request._run_of_launch(World(size=2, launch="this"), None) == Path("runs/own")
-    assert run_request._run_of_launch(World(size=2, launch="a third"), None) is None
-    assert run_request._run_of_launch(World(size=2, launch="this"), tmp_path / "nothing") is None
-    assert not (tmp_path / "nothing").exists()
