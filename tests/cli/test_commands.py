@@ -82,10 +82,8 @@ def test_version_is_printed(tmp_path):
     [
         (("train", "--data_dir", "photos"), "effnetv2 train photos"),
         (("train", "--data-dir=photos"), "effnetv2 train photos"),
-        (("predict", "model", "--source", "photos"), "effnetv2 predict MODEL photos"),
         (("predict", "photos", "--model", "runs/x"), "effnetv2 predict runs/x DATA"),
         (("train", "photos", "--batch", "--epochs", "3"), "--batch-size VALUE"),
-        (("train", "photos", "imgsz=64"), "--image-size 64"),
     ],
 )
 def test_argument_of_another_tool_names_ours(args, instead, tmp_path):
@@ -425,18 +423,6 @@ def test_run_resumes_without_its_initial_weights(trained, tmp_path):
     model = load(tmp_path / "run")
     assert model.architecture.padding == "symmetric"
     assert all(torch.equal(expected[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_run_without_a_checkpoint_restarts_from_its_weights(trained, tmp_path):
-    args = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--output", tmp_path / "run")
-    assert effnetv2(*args, cwd=tmp_path).returncode == 0
-    expected = load(tmp_path / "run").state_dict()
-    for name in ("checkpoints", "tensorboard"):
-        shutil.rmtree(tmp_path / "run" / name)
-    (tmp_path / "run/model.safetensors").unlink()
-    resumed = run_ok(*args, "--resume", cwd=tmp_path)
-    assert mentions(resumed.stdout, "step 0")
-    assert all(torch.equal(expected[name], tensor) for name, tensor in load(tmp_path / "run").state_dict().items())
 
 
 def test_model_of_another_library_is_trained_and_evaluated(trained, tmp_path):
