@@ -69,7 +69,7 @@ def train(task: Task, folder: Path, checkout: Path | None, cores: set[int]) -> d
         checkout: of another version; None runs this one.
         cores: the processors to run on.
     """
-    kept = folder.with_suffix(".json")
+    kept = folder.with_name(f"{folder.name}.json")  # the name may have a decimal point
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return found

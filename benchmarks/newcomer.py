@@ -1,0 +1,187 @@
+"""What a newcomer gets: ``effnetv2 train DATA --minutes M`` against other tools in the same minutes.
+
+Run: python -m benchmarks.newcomer NAME=TRAIN,TEST --minutes 6 --start offline --timm-train TIMM_TRAIN_PY
+--peers-python PYTHON [PYTHON ...] [--record]
+
+TRAIN and TEST are folders of class folders. TEST may be a table with groups, which the intervals then respect. START is
+``offline`` (``train`` chooses between the bundled weights and none) or a file of weights of EfficientNetV2-B0. Peers
+start from the same weights, offline from the bundled weights:
+
+- ``probe``: logistic regression of scikit-learn on the features, all training images, penalty by cross-validation.
+- ``fastai``: ``vision_learner(...).fine_tune(epochs)``, defaults.
+- ``autogluon``: AutoGluon MultiModal, preset medium_quality. Version 1.6.3 needs torch < 2.14, torchvision < 0.29 and
+  timm < 1.0.7, and the other sides run with later versions. So AutoGluon needs a separate environment.
+- ``timm``: train.py of timm with settings for fine-tuning.
+
+Each peer runs in the first PYTHON that has its library; this interpreter is tried last. A peer without its library is
+"not measured". ``newcomer_sides`` has the details. Nothing is tuned on these images. fastai and timm validate on the
+same fifth of the training images; ``train`` and AutoGluon hold out their own. All sides run one after another on all
+processors, in another order for each seed. A finished run is only read.
+
+PREFIX is ``newcomer_NAME_START_Mmin``, and its START is ``offline`` or ``weights``:
+
+- ``PREFIX_minus_PEER_top1``, ``PREFIX_minus_PEER_macro_f1``: ours − peer in points, on TEST, over all seeds, with the
+  interval of a paired bootstrap. The bootstrap draws an image with the predictions of all seeds.
+- ``PREFIX_minus_PEER_top1_by_seed``: the same difference of top-1, with the lowest and the highest seed as ends.
+- ``PREFIX_SIDE_wall_s``: mean wall time of training, with the lowest and the highest seed as ends.
+
+Everything is in OUT (results/newcomer), of which the ``*.json`` travel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from benchmarks.arms import machines
+from benchmarks.minutes_kept import Task, train
+from benchmarks.newcomer_sides import MODEL, SIDES, Job
+from benchmarks.peers_training import link_folders, once
+from benchmarks.record import RESULTS, hardware, record, versions_of
+from sklearn.model_selection import train_test_split
+
+from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.evaluation.evaluation_result import library_versions
+from efficientnetv2.evaluation.predictions import CLUSTER_COLUMN, compare_predictions, load_predictions
+from efficientnetv2.models.adapt import adapt
+from efficientnetv2.models.conversion import convert
+from efficientnetv2.training.initial_weights import BUNDLED, load_weights
+
+_ROOT = Path(__file__).parents[1]
+_LIBRARIES = {"fastai": "fastai", "autogluon": "autogluon.multimodal"}  # the others are in the dev environment
+
+
+def prepare(task: Task, folder: Path) -> dict[str, str]:
+    """What the peers read: links to the training images, a table of the test images, the weights for timm."""
+    data, test = load_dataset(task.data), load_dataset(task.test)
+    parts = train_test_split(np.arange(len(data)), test_size=0.2, stratify=data.labels, random_state=0)
+    images = link_folders(data, *parts, folder / "images")
+    table = pd.DataFrame({"path": test.paths, "true_label": [test.class_names[label] for label in test.labels]})
+    table["file"] = [str((Path(test.root) / path).absolute()) for path in test.paths]
+    table.to_csv(folder / "test.csv", index=False)
+    bundled = BUNDLED / f"{MODEL.removeprefix('tf_')}.safetensors"
+    network, _ = load_weights(str(bundled) if task.start == "offline" else task.start)
+    convert.write(folder / "weights", adapt(network, num_classes=0), "timm")
+    if (found := json.loads((folder / "weights/config.json").read_text(encoding="utf-8"))["architecture"]) != MODEL:
+        raise SystemExit(f"{task.start} has the weights of {found}; the peers are set up for {MODEL}.")
+    return {"images": str(images), "test": str(folder / "test.csv"), "weights": str(folder / "weights")}
+
+
+def run_peer(side: str, python: str, job: Job) -> dict[str, Any]:
+    """Train and predict in a separate process, without a network."""
+    env = os.environ | {"HF_HUB_OFFLINE": "1"}
+    words = [python, "-m", "benchmarks.newcomer_sides", side, json.dumps(asdict(job))]
+    subprocess.run(words, check=True, env=env, cwd=_ROOT)
+    facts = json.loads(Path(job.out, "side.json").read_text(encoding="utf-8"))
+    return {**facts, "hardware": hardware(), "versions": library_versions(), "when": time.strftime("%Y-%m-%d")}
+
+
+def interpreter(side: str, pythons: list[str]) -> str | None:
+    """The first interpreter with the library of a side."""
+    test = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
+    library = _LIBRARIES.get(side)
+    for python in [*pythons, sys.executable] if library else [sys.executable]:
+        if not library or not subprocess.run([python, "-c", test, library], stderr=subprocess.DEVNULL).returncode:
+            return python
+    return None
+
+
+def pooled(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Predictions of several seeds as one table, where the predictions of an image are one cluster."""
+    own = [table.assign(**{CLUSTER_COLUMN: table.get(CLUSTER_COLUMN, table.index.to_series())}) for table in tables]
+    return pd.concat([table.set_axis(f"{seed}/" + table.index) for seed, table in enumerate(own)])
+
+
+def differences(ours: list[pd.DataFrame], theirs: list[pd.DataFrame]) -> dict[str, dict[str, float]]:
+    """Ours − theirs in points, by metric; ``top1_by_seed`` has the spread over the seeds."""
+    both = compare_predictions(pooled(ours), pooled(theirs))
+    assert both is not None, "both predict the test images"
+    found = {name: asdict(one) for name, one in (("top1", both.top1), ("macro_f1", both.macro_f1))}
+    compared = [compare_predictions(*pair) for pair in zip(ours, theirs, strict=True)]
+    by_seed = [one.top1.value for one in compared if one is not None]
+    found["top1_by_seed"] = {"value": statistics.fmean(by_seed), "low": min(by_seed), "high": max(by_seed)}
+    counts = {"top1_by_seed": len(by_seed)}
+    return {
+        name: {end: 100 * one[end] for end in ("value", "low", "high")}
+        | {"n": counts.get(name, both.num_images // len(ours))}
+        for name, one in found.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", metavar="NAME=TRAIN,TEST")
+    parser.add_argument("--minutes", type=float, default=6)
+    parser.add_argument("--start", default="offline", help="offline, or a file of weights")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="peers to measure")
+    parser.add_argument("--peers-python", nargs="+", default=[], help="interpreters with the libraries of the peers")
+    parser.add_argument("--timm-train", default="", help="train.py of timm")
+    parser.add_argument("--output", type=Path, default=RESULTS / "newcomer")
+    parser.add_argument("--record", action="store_true", help="write results/summary.json")
+    options = parser.parse_args()
+    name, _, folders = options.set.partition("=")
+    data, _, test = folders.partition(",")
+    if not (name.isidentifier() and data and test):
+        parser.error(f"'{options.set}' is not NAME=TRAIN,TEST.")
+    start = "offline" if options.start == "offline" else "weights"
+    out = options.output.resolve()
+    shared = out / f"{name}_{start}_peers"
+    shared.mkdir(parents=True, exist_ok=True)
+    inputs = prepare(Task(data, test, options.minutes, options.start), shared)
+    timm_train = str(Path(options.timm_train).resolve()) if options.timm_train else ""
+    pythons = {side: interpreter(side, options.peers_python) for side in options.sides}
+    missing = [side for side, python in pythons.items() if python is None or (side == "timm" and not timm_train)]
+    for side in missing:
+        print(f"{side}: not measured ({'no --timm-train' if side == 'timm' else 'not installed'})", flush=True)
+    sides = ["ours", *(side for side in options.sides if side not in missing)]
+    called = f"{name}_{start}_{options.minutes:g}min"
+    rows: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    tables: dict[str, list[pd.DataFrame]] = {side: [] for side in sides}
+    for seed in range(options.seeds):
+        first = seed % len(sides)
+        for side in sides[first:] + sides[:first]:
+            folder = out / f"{called}_{side}_{seed}"
+            if side == "ours":
+                task = Task(data, test, options.minutes, options.start, seed)
+                row = train(task, folder, None, os.sched_getaffinity(0))
+            else:
+                job = Job(**inputs, out=str(folder / "test"), minutes=options.minutes, seed=seed, timm_train=timm_train)
+                asked = {"minutes": options.minutes, "seed": seed}
+                row = once(folder.with_name(f"{folder.name}.json"), partial(run_peer, side, pythons[side], job), asked)
+            rows[side].append(row)
+            tables[side].append(load_predictions(folder / "test"))
+            print(f"{called} {side} {seed}: {json.dumps({**row, 'hardware': None, 'versions': None})}", flush=True)
+    every = [row for side in sides for row in rows[side]]
+    typed = (
+        f"python -m benchmarks.newcomer {name}=TRAIN,TEST --minutes {options.minutes:g} "
+        f"--start {start.replace('weights', 'WEIGHTS')} --seeds {options.seeds} --timm-train TIMM_TRAIN_PY "
+        "--peers-python PYTHON --record"
+    )
+    claims: dict[str, dict[str, Any]] = {}
+    for side in sides:
+        seconds = [row["wall_s"] for row in rows[side]]
+        ends = {"value": statistics.fmean(seconds), "low": min(seconds), "high": max(seconds)}
+        claims[f"newcomer_{called}_{side}_wall_s"] = {**ends, "unit": "s", "n": len(seconds)}
+        if side != "ours":
+            for metric, one in differences(tables["ours"], tables[side]).items():
+                claims[f"newcomer_{called}_minus_{side}_{metric}"] = {**one, "unit": "points"}
+    for claim, one in claims.items():
+        print(f"{claim}: {one['value']:.1f} {one['unit']} ({one['low']:.1f} to {one['high']:.1f}), n = {one['n']}")
+        if options.record:
+            record(claim, **one, command=typed, on=machines(every), versions=versions_of(every))
+
+
+if __name__ == "__main__":
+    main()
