@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.command_line import TINY, effnetv2
-from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
 from efficientnetv2.data.config import DataConfig
@@ -22,19 +21,9 @@ from efficientnetv2.training.image_sizes import default_eval_sizes
 WORDS = (*TINY, "--set", "val_fraction=0.25", "--set", "minival=9", "--set", "eval_image_size_candidates=[48,32]")
 
 
-@pytest.fixture(scope="module")
-def painted(tmp_path_factory):
-    """Three classes of 16 images."""
-    place = tmp_path_factory.mktemp("painted")
-    for name, color in COLORS.items():
-        for number in range(16):
-            paint(place / name / f"{name}_{number:02d}.jpg", color, number)
-    return place
-
-
-def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
+def test_minival_chooses_the_size_of_the_model_file(painted_folders, tmp_path):
     """Chosen as one would by hand: the kept weights on minival's images at each size, the best, then val at it."""
-    done = effnetv2("train", painted, *WORDS, "--output", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2("train", painted_folders, *WORDS, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run/report.json").read_text())
     network = model_file.load(tmp_path / "run/model.safetensors")
@@ -62,11 +51,10 @@ def test_the_sizes_above_training_go_half_as_far_again(trained, tried):
     assert default_eval_sizes(trained) == tried
 
 
-def test_a_run_tries_the_sizes_above_its_training_by_itself(painted, tmp_path):
+def test_a_run_tries_the_sizes_above_its_training_by_itself(painted_folders, tmp_path):
     """64 px in the end, so 64 and 96; the recipe that it keeps names them."""
-    done = effnetv2(
-        "train", painted, *WORDS[:-1], "eval_image_size_candidates=auto", "--output", tmp_path / "run", cwd=tmp_path
-    )
+    words = (*WORDS[:-1], "eval_image_size_candidates=auto", "--output", tmp_path / "run")
+    done = effnetv2("train", painted_folders, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = " ".join((tmp_path / "run/log.txt").read_text().split())
     assert mentions(said, "64", "minival", "96")
@@ -85,14 +73,14 @@ def test_a_run_tries_the_sizes_above_its_training_by_itself(painted, tmp_path):
         (["eval_image_size_candidates=[99999]"], ("eval_image_size_candidates",)),
     ],
 )
-def test_bad_sizes_are_refused_before_the_run(settings, told, painted, tmp_path):
+def test_bad_sizes_are_refused_before_the_run(settings, told, painted_folders, tmp_path):
     words = [word for setting in settings for word in ("--set", setting)]
-    done = effnetv2("train", painted, *WORDS, *words, "--output", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2("train", painted_folders, *WORDS, *words, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(" ".join(done.stderr.split()), *told)
     assert not Path(tmp_path / "run/recipe.yaml").exists()
 
 
-def test_the_plan_counts_their_time(painted, tmp_path):
-    with_sizes = json.loads(effnetv2("train", "--dry-run", painted, *WORDS, "--json", cwd=tmp_path).stdout)
+def test_the_plan_counts_their_time(painted_folders, tmp_path):
+    with_sizes = json.loads(effnetv2("train", "--dry-run", painted_folders, *WORDS, "--json", cwd=tmp_path).stdout)
     assert with_sizes["others_s"]["evaluation sizes"] > 0

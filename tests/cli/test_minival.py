@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import yaml
 from tests.command_line import TINY, effnetv2, killed_at
-from tests.conftest import COLORS, paint
 from tests.messages import mentions
 from tests.processes import effnetv2_together
 
@@ -21,21 +20,13 @@ WORDS = (*TINY, "--set", "val_fraction=0.25")
 
 
 @pytest.fixture(scope="module")
-def painted(tmp_path_factory):
-    """Three classes of 16 images: 12 of val, 36 to train on and to choose by."""
-    place = tmp_path_factory.mktemp("painted")
-    for name, color in COLORS.items():
-        for number in range(16):
-            paint(place / name / f"{name}_{number:02d}.jpg", color, number)
-    return place
-
-
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory, painted):
+def ended(tmp_path_factory, painted_folders):
     """A run that stops early: images this plain are learnt at once, and nothing is better than all."""
     place = tmp_path_factory.mktemp("ended")
     words = (*WORDS, "--epochs", "40", "--set", "minival=0.25", "--set", "patience=2", "--set", "monitor=macro_f1")
-    done = effnetv2("train", painted, *words, "--set", "optimizer.lr=0.004", "--output", place / "run", cwd=place)
+    done = effnetv2(
+        "train", painted_folders, *words, "--set", "optimizer.lr=0.004", "--output", place / "run", cwd=place
+    )
     assert done.returncode == 0, done.stderr
     return place / "run", done.stdout
 
@@ -70,10 +61,10 @@ def test_report_and_model_file_say_what_chose(ended):
     assert mentions((run / "report.html").read_text(), "minival")
 
 
-def test_asked_to_go_on_it_has_finished_after_the_epochs_it_had(ended, painted, tmp_path):
+def test_asked_to_go_on_it_has_finished_after_the_epochs_it_had(ended, painted_folders, tmp_path):
     run, _ = ended
     epochs = json.loads((run / "report.json").read_text())["epochs"]
-    done = effnetv2("train", painted, "--output", run, "--resume", "--device", "cpu", cwd=tmp_path)
+    done = effnetv2("train", painted_folders, "--output", run, "--resume", "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(" ".join(done.stdout.split()), f"{epochs:g}", "finished", "epochs")
 
@@ -127,12 +118,12 @@ def test_evaluating_on_minival_is_optimistic(ended, tmp_path):
     assert (told["num_images"], told["evaluated_on"], told["optimistic"]) == (9, "minival", True)
 
 
-def test_two_processes_choose_alike_and_end_together(painted, tmp_path):
+def test_two_processes_choose_alike_and_end_together(painted_folders, tmp_path):
     """The first has the answers and tells the other: neither waits for steps that the other does not do."""
     words = (*WORDS, "--epochs", "40", "--set", "ghost_batch_size=4", "--set", "minival=9", "--set", "patience=1")
     words = (*words, "--set", "precision=fp32", "--set", "optimizer.lr=0.004", "--output", tmp_path / "run")
     words = (*words, "--set", "eval_image_size_candidates=[48]")
-    first, second = effnetv2_together(2, "train", painted, *words, cwd=tmp_path)
+    first, second = effnetv2_together(2, "train", painted_folders, *words, cwd=tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert second.stdout == second.stderr == ""
     report = json.loads((tmp_path / "run/report.json").read_text())
@@ -145,11 +136,11 @@ def test_two_processes_choose_alike_and_end_together(painted, tmp_path):
     assert model_file.load(tmp_path / "run/model.safetensors").preprocessing.image_size == report["image_size"]
 
 
-def test_patience_that_cannot_end_the_run_is_said_before_it(painted, tmp_path, ended):
+def test_patience_that_cannot_end_the_run_is_said_before_it(painted_folders, tmp_path, ended):
     """Two stages, and of the few steps of an epoch all validations but the end's in the first."""
     words = (*WORDS, "--set", "minival=0.25", "--set", "patience=2")
     for more in ((), ("--dry-run",)):
-        done = effnetv2("train", painted, *words, *more, "--output", tmp_path / "run", cwd=tmp_path)
+        done = effnetv2("train", painted_folders, *words, *more, "--output", tmp_path / "run", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert mentions(" ".join(done.stdout.split()), "early", "epochs")
         assert more or (tmp_path / "run/report.json").is_file()
@@ -172,17 +163,17 @@ def test_the_recipes_show_it(tmp_path):
         (["patience=3"], ("3", "minival", "patience")),
     ],
 )
-def test_bad_input_is_refused_before_the_run(settings, told, painted, tmp_path):
+def test_bad_input_is_refused_before_the_run(settings, told, painted_folders, tmp_path):
     words = [word for setting in settings for word in ("--set", setting)]
-    done = effnetv2("train", painted, *WORDS, *words, "--output", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2("train", painted_folders, *WORDS, *words, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(" ".join(done.stderr.split()), *told)
     assert not (tmp_path / "run/recipe.yaml").exists()
 
 
-def test_a_cache_on_disk_holds_what_another_run_would_train_on(painted):
+def test_a_cache_on_disk_holds_what_another_run_would_train_on(painted_folders):
     """Without minival, or with another seed's hold-out, a run trains on other images of the same 48."""
-    ready = prepare_data(DataConfig(str(painted)), val_fraction=0.25, minival=9, seed=0, strict=False)
+    ready = prepare_data(DataConfig(str(painted_folders)), val_fraction=0.25, minival=9, seed=0, strict=False)
     assert (len(ready.train), len(ready.minival), len(ready.val)) == (27, 9, 12)
     assert len(ready.trainable) == 48
     assert set(ready.minival.paths).isdisjoint([*ready.train.paths, *ready.val.paths])
