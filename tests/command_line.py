@@ -81,6 +81,13 @@ def effnetv2(*arguments: object, cwd: Path, timeout: float = 300, environment: d
     return started(*arguments, cwd=cwd, environment=environment).end(timeout)
 
 
+def ended_well(*arguments: object, cwd: Path) -> Done:
+    """Run a command that succeeds."""
+    done = effnetv2(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def killed_at(place: str, *arguments: object, cwd: Path, environment: dict[str, str] | None = None) -> None:
     """Run a command that is killed at a certain place.
 

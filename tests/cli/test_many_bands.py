@@ -8,7 +8,7 @@ import shlex
 import numpy as np
 import pandas as pd
 import pytest
-from tests.command_line import TINY, effnetv2, killed_at
+from tests.command_line import TINY, effnetv2, ended_well, killed_at
 from tests.conftest import paint
 from tests.messages import mentioning, mentions
 from tests.rasters import PLACE, UTM, rasterio, write_raster
@@ -36,12 +36,6 @@ def scene(kind, rng, height=PX, width=PX):
     bands = rng.integers(500, 3_000, (5, height, width))
     bands[4] = INFRARED[kind] + rng.integers(-800, 800, (height, width))
     return bands.astype(np.uint16)
-
-
-def ended_well(*words, cwd):
-    done = effnetv2(*words, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import netcdf_file
-from tests.command_line import effnetv2, started
+from tests.command_line import effnetv2, ended_well, started
 from tests.messages import mentioning, mentions
 from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 
@@ -68,12 +68,6 @@ def patches(rows=4, columns=5, px=40):
         for _ in range(rows)
     ]
     return np.concatenate([np.concatenate(row, axis=2) for row in tiles], axis=1).astype(np.uint8)
-
-
-def ended_well(*words, cwd):
-    done = effnetv2(*words, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def refused(*words, cwd, **environment):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import png_chunk
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data import file_probe as look_room
@@ -250,14 +251,10 @@ def test_a_small_part_of_a_deep_range_is_told(tmp_path, bits, channels):
 
 def deep_png(values):
     """A PNG of 16 bits; Pillow writes none of colors."""
-
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     height, width, channels = values.shape
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     head = struct.pack(">IIBBBBB", width, height, 16, 0 if channels == 1 else 2, 0, 0, 0)
-    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    parts = png_chunk(b"IHDR", head) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
 
 

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from tests.conftest import png_chunk
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data import open_image
@@ -88,10 +89,6 @@ def test_a_file_is_read_to_a_limit(tmp_path, monkeypatch):
         load_image(tmp_path / "x.png")
 
 
-def chunk(name, data):
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
 @pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind them"])
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt", b"tEXt"])
 def test_much_text_in_a_png_does_not_count_as_damage(tmp_path, kind, behind):
@@ -103,7 +100,7 @@ def test_much_text_in_a_png_does_not_count_as_damage(tmp_path, kind, behind):
         b"tEXt": b"workflow\0" + bytes(65) * 2**20,
     }[kind]
     place = content.index(b"IEND") - 4 if behind else content.index(b"IDAT") - 4
-    (tmp_path / "x.png").write_bytes(content[:place] + chunk(kind, body) + content[place:])
+    (tmp_path / "x.png").write_bytes(content[:place] + png_chunk(kind, body) + content[place:])
     assert probe(str(tmp_path / "x.png")).reason == ""
     assert np.array_equal(np.asarray(load_image(tmp_path / "x.png")), np.asarray(noise()))
     assert image_size(tmp_path / "x.png") == (64, 64)
@@ -120,7 +117,12 @@ def test_text_within_the_limits_is_kept():
 def header_alone(width, height):
     """A PNG of one color, a few bytes long: its rows are never reached."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", head)
+        + png_chunk(b"IDAT", zlib.compress(b""))
+        + png_chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("size", [(2, 5_000_000), (5_000_000, 2), (1, 80_000_000)])

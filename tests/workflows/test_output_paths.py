@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.cli.test_places import MACHINE
-from tests.command_line import effnetv2
+from tests.command_line import effnetv2, ended_well
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
@@ -42,12 +42,6 @@ def here(class_folders, tmp_path):
     return tmp_path
 
 
-def ended_well(*words, cwd):
-    done = effnetv2(*words, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def refused(*words, cwd):
     done = effnetv2(*words, cwd=cwd)
     assert done.returncode == 2, done.stdout
@@ -56,10 +50,10 @@ def refused(*words, cwd):
 
 def test_predictions_replace_predictions_and_say_so(here):
     words = ("predict", *MODEL, "--output", "new.csv", "--rank", "next.csv")
-    assert "already" not in ended_well(*words, cwd=here)
+    assert "already" not in ended_well(*words, cwd=here).stdout
     before = (here / "new.csv").read_bytes()
     (here / "new.csv").write_bytes(before[:-100])
-    said = ended_well(*words, cwd=here)
+    said = ended_well(*words, cwd=here).stdout
     assert mentions(said, "new.csv", "replaced")
     assert mentions(said, "next.csv", "replaced")
     assert (here / "new.csv").read_bytes() == before
@@ -147,8 +141,8 @@ def test_tables_in_one_folder_keep_their_own_lists(here):
 
 def test_a_report_replaces_a_report_and_says_so(here):
     words = ("evaluate", *MODEL, "--output", "rated")
-    assert "already" not in ended_well(*words, cwd=here)
-    assert mentions(ended_well(*words, cwd=here), "rated/report.html", "replaced")
+    assert "already" not in ended_well(*words, cwd=here).stdout
+    assert mentions(ended_well(*words, cwd=here).stdout, "rated/report.html", "replaced")
     said = refused("predict", here / MODEL[0], here / MODEL[1], cwd=here / "rated")
     assert mentions(said, "--output", "predictions.csv")
     assert json.loads((here / "rated/report.json").read_text())["num_images"] == 48
@@ -210,7 +204,7 @@ def test_a_report_of_an_earlier_version_is_known_by_what_lies_beside_it(here):
     text = page.read_text()
     assert text.count("generator") == 1
     page.write_text(text.replace('<meta name="generator" content="effnetv2">', ""))
-    assert mentions(ended_well("evaluate", *MODEL, "--output", "rated", cwd=here), "report.html", "replaced")
+    assert mentions(ended_well("evaluate", *MODEL, "--output", "rated", cwd=here).stdout, "report.html", "replaced")
     assert page.read_text().count("generator") == 1
 
 
@@ -223,7 +217,7 @@ def test_an_inspection_replaces_an_inspection_alone(class_folders, name):
     assert mentions(said, name, "--output", "effnetv2 check")
     assert [(one.name, one.read_text()) for one in (here / "docs").iterdir()] == [(name, "<p>of the bridge</p>")]
     ended_well("check", "pictures", "--output", "page", cwd=here)
-    assert mentions(ended_well("check", "pictures", "--output", "page", cwd=here), "replaced")
+    assert mentions(ended_well("check", "pictures", "--output", "page", cwd=here).stdout, "replaced")
 
 
 def trained_row(step, image_size):
@@ -253,7 +247,7 @@ def test_a_comparison_replaces_a_comparison_alone_and_leaves_no_drawing_of_anoth
     assert {one.name for one in (here / "both").iterdir()} == {*drawn, "comparison.json"}
     (here / "both/notes.png").write_bytes(b"mine")
     (here / "one/metrics.jsonl").unlink()  # so that there is nothing to draw
-    assert mentions(ended_well(*words, cwd=here), "comparison.json", "replaced")
+    assert mentions(ended_well(*words, cwd=here).stdout, "comparison.json", "replaced")
     assert {one.name for one in (here / "both").iterdir()} == {"notes.png", "comparison.json"}
 
 
@@ -261,4 +255,6 @@ def test_a_manifest_of_the_users_beside_a_model_says_nothing_of_the_model(here):
     (here / "alone").mkdir()
     shutil.copy(here / MODEL[0], here / "alone/m.safetensors")
     (here / "alone/dataset.csv").write_text("path,label\n../pictures/red/red_00.jpg,red\n")
-    assert "optimistic" not in ended_well("evaluate", "alone/m.safetensors", "alone/dataset.csv", cwd=here).lower()
+    assert (
+        "optimistic" not in ended_well("evaluate", "alone/m.safetensors", "alone/dataset.csv", cwd=here).stdout.lower()
+    )
