@@ -6,9 +6,11 @@ import atexit
 import os
 import shutil
 import signal
+import struct
 import sys
 import tempfile
 import threading
+import zlib
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -84,6 +86,11 @@ def paint(path: Path, color: tuple[int, int, int], number: int = 0, px: int = 48
     return path
 
 
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG with its length and its checksum."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
 @pytest.fixture(autouse=True)
 def _log_of_each_test():
     yield
@@ -102,7 +109,7 @@ COLORS = {"red": (200, 60, 60), "green": (60, 190, 60), "blue": (50, 70, 200)}
 
 @pytest.fixture(scope="session")
 def painted_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 16 images each, a folder per class; only to be copied."""
+    """Three classes of 16 images each, a folder per class; only to be read or copied."""
     folder = tmp_path_factory.mktemp("painted")
     for name, color in COLORS.items():
         for number in range(16):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
+from tests.conftest import png_chunk
 from tests.messages import mentions
 from tests.serving.model_files import app_of, encoded, pixels
 
@@ -19,13 +20,9 @@ from efficientnetv2.serving import request_images
 
 def _png_header(width, height):
     """The beginning of a PNG that unpacks to this size, though it is small."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     rows = zlib.compress(bytes(2**20), 9) * 4
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
 
 
 def _image(width, height, format="PNG"):

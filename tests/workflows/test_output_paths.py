@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.cli.test_places import MACHINE
-from tests.command_line import effnetv2
+from tests.command_line import effnetv2, run_ok
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
@@ -42,12 +42,6 @@ def here(class_folders, tmp_path):
     return tmp_path
 
 
-def ended_well(*words, cwd):
-    done = effnetv2(*words, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def refused(*words, cwd):
     done = effnetv2(*words, cwd=cwd)
     assert done.returncode == 2, done.stdout
@@ -56,10 +50,10 @@ def refused(*words, cwd):
 
 def test_predictions_replace_predictions_and_say_so(here):
     words = ("predict", *MODEL, "--output", "new.csv", "--rank", "next.csv")
-    assert "already" not in ended_well(*words, cwd=here)
+    assert "already" not in run_ok(*words, cwd=here).stdout
     before = (here / "new.csv").read_bytes()
     (here / "new.csv").write_bytes(before[:-100])
-    said = ended_well(*words, cwd=here)
+    said = run_ok(*words, cwd=here).stdout
     assert mentions(said, "new.csv", "replaced")
     assert mentions(said, "next.csv", "replaced")
     assert (here / "new.csv").read_bytes() == before
@@ -78,7 +72,7 @@ def test_a_list_of_what_could_not_be_read_is_not_lost_to_its_own_answers(here):
         said = refused("predict", model, data, "--output", out, cwd=cwd)
         assert mentions(said, "DATA", "predictions_skipped.csv")
     assert (here / "predictions_skipped.csv").read_text() == listed
-    ended_well("predict", MODEL[0], "predictions_skipped.csv", *MODEL[2:], "--output", "again.csv", cwd=here)
+    run_ok("predict", MODEL[0], "predictions_skipped.csv", *MODEL[2:], "--output", "again.csv", cwd=here)
     assert (here / "predictions_skipped.csv").read_text() == listed
 
 
@@ -121,10 +115,10 @@ def test_a_list_of_what_was_skipped_is_of_the_table_beside_it(here):
     broken = here / "pictures/red/red_03.jpg"
     whole = broken.read_bytes()
     broken.write_bytes(b"")
-    ended_well("predict", *MODEL, cwd=here)
+    run_ok("predict", *MODEL, cwd=here)
     assert pd.read_csv(here / "predictions_skipped.csv")["path"].tolist() == ["red/red_03.jpg"]
     broken.write_bytes(whole)
-    ended_well("predict", *MODEL, cwd=here)
+    run_ok("predict", *MODEL, cwd=here)
     assert not (here / "predictions_skipped.csv").exists(), "it was of the table that is no more"
     (here / "predictions_skipped.csv").write_text("lesson,reason\nFriday,ill\n")
     said = refused("predict", *MODEL, cwd=here)
@@ -137,9 +131,9 @@ def test_tables_in_one_folder_keep_their_own_lists(here):
     broken = here / "pictures/red/red_03.jpg"
     whole = broken.read_bytes()
     broken.write_bytes(b"")
-    ended_well("predict", *MODEL, "--output", "a.csv", cwd=here)
+    run_ok("predict", *MODEL, "--output", "a.csv", cwd=here)
     broken.write_bytes(whole)
-    ended_well("predict", *MODEL, "--output", "b.csv", cwd=here)
+    run_ok("predict", *MODEL, "--output", "b.csv", cwd=here)
     assert pd.read_csv(here / "a_skipped.csv")["path"].tolist() == ["red/red_03.jpg"]
     assert not (here / "b_skipped.csv").exists()
     assert pd.read_csv(here / "skipped.csv")["path"].tolist() == ["a.jpg"]
@@ -147,8 +141,8 @@ def test_tables_in_one_folder_keep_their_own_lists(here):
 
 def test_a_report_replaces_a_report_and_says_so(here):
     words = ("evaluate", *MODEL, "--output", "rated")
-    assert "already" not in ended_well(*words, cwd=here)
-    assert mentions(ended_well(*words, cwd=here), "rated/report.html", "replaced")
+    assert "already" not in run_ok(*words, cwd=here).stdout
+    assert mentions(run_ok(*words, cwd=here).stdout, "rated/report.html", "replaced")
     said = refused("predict", here / MODEL[0], here / MODEL[1], cwd=here / "rated")
     assert mentions(said, "--output", "predictions.csv")
     assert json.loads((here / "rated/report.json").read_text())["num_images"] == 48
@@ -173,7 +167,7 @@ def test_a_sheet_replaces_no_picture_but_a_sheet(here):
 
 def test_a_report_takes_no_table_of_the_users_place(here):
     """Predictions whose labels somebody has corrected by hand are evaluated where they lie."""
-    ended_well("predict", *MODEL, "--output", "pictures/predictions.csv", cwd=here)
+    run_ok("predict", *MODEL, "--output", "pictures/predictions.csv", cwd=here)
     corrected = (here / "pictures/predictions.csv").read_text()
     words = ("evaluate", MODEL[0], "pictures/predictions.csv", "--output", "pictures")
     said = refused(*words, cwd=here)
@@ -205,12 +199,12 @@ def test_a_report_takes_no_table_of_the_users_place(here):
 
 def test_a_report_of_an_earlier_version_is_known_by_what_lies_beside_it(here):
     """Its page does not say whose it is."""
-    ended_well("evaluate", *MODEL, "--output", "rated", cwd=here)
+    run_ok("evaluate", *MODEL, "--output", "rated", cwd=here)
     page = here / "rated/report.html"
     text = page.read_text()
     assert text.count("generator") == 1
     page.write_text(text.replace('<meta name="generator" content="effnetv2">', ""))
-    assert mentions(ended_well("evaluate", *MODEL, "--output", "rated", cwd=here), "report.html", "replaced")
+    assert mentions(run_ok("evaluate", *MODEL, "--output", "rated", cwd=here).stdout, "report.html", "replaced")
     assert page.read_text().count("generator") == 1
 
 
@@ -222,8 +216,8 @@ def test_an_inspection_replaces_an_inspection_alone(class_folders, name):
     said = refused("check", "pictures", "--output", "docs", cwd=here)
     assert mentions(said, name, "--output", "effnetv2 check")
     assert [(one.name, one.read_text()) for one in (here / "docs").iterdir()] == [(name, "<p>of the bridge</p>")]
-    ended_well("check", "pictures", "--output", "page", cwd=here)
-    assert mentions(ended_well("check", "pictures", "--output", "page", cwd=here), "replaced")
+    run_ok("check", "pictures", "--output", "page", cwd=here)
+    assert mentions(run_ok("check", "pictures", "--output", "page", cwd=here).stdout, "replaced")
 
 
 def trained_row(step, image_size):
@@ -234,7 +228,7 @@ def trained_row(step, image_size):
 
 def test_a_comparison_replaces_a_comparison_alone_and_leaves_no_drawing_of_another(here):
     for name in ("one", "other"):
-        ended_well("evaluate", *MODEL, "--output", name, cwd=here)
+        run_ok("evaluate", *MODEL, "--output", name, cwd=here)
     rows = [trained_row(1, 32), trained_row(2, 64), {"kind": "val", "step": 2, "epoch": 2, "top1": 0.5}]
     (here / "one/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ("compare", "one", "other", "--output", "both")
@@ -249,11 +243,11 @@ def test_a_comparison_replaces_a_comparison_alone_and_leaves_no_drawing_of_anoth
         (here / "both" / name).unlink()
     (here / "file").write_text("mine")
     assert mentions(refused("compare", "one", "other", "--output", "file", cwd=here), "file", "folder")
-    ended_well(*words, cwd=here)
+    run_ok(*words, cwd=here)
     assert {one.name for one in (here / "both").iterdir()} == {*drawn, "comparison.json"}
     (here / "both/notes.png").write_bytes(b"mine")
     (here / "one/metrics.jsonl").unlink()  # so that there is nothing to draw
-    assert mentions(ended_well(*words, cwd=here), "comparison.json", "replaced")
+    assert mentions(run_ok(*words, cwd=here).stdout, "comparison.json", "replaced")
     assert {one.name for one in (here / "both").iterdir()} == {"notes.png", "comparison.json"}
 
 
@@ -261,4 +255,4 @@ def test_a_manifest_of_the_users_beside_a_model_says_nothing_of_the_model(here):
     (here / "alone").mkdir()
     shutil.copy(here / MODEL[0], here / "alone/m.safetensors")
     (here / "alone/dataset.csv").write_text("path,label\n../pictures/red/red_00.jpg,red\n")
-    assert "optimistic" not in ended_well("evaluate", "alone/m.safetensors", "alone/dataset.csv", cwd=here).lower()
+    assert "optimistic" not in run_ok("evaluate", "alone/m.safetensors", "alone/dataset.csv", cwd=here).stdout.lower()
