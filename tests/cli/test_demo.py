@@ -30,7 +30,7 @@ SHORT = "from efficientnetv2.cli import demo, main; demo.MINUTES = 0.4; main.mai
 @pytest.fixture
 def clone(tmp_path):
     """As the repository is, with 100 of the images."""
-    for folder in (ROOT / "examples/satellite").iterdir():
+    for folder in (ROOT / "examples/satellite").glob("*/"):
         (tmp_path / "examples/satellite" / folder.name).mkdir(parents=True)
         for file in sorted(folder.glob("*.jpg"))[:20]:
             shutil.copy(file, tmp_path / "examples/satellite" / folder.name / file.name)
