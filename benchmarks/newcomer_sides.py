@@ -176,7 +176,7 @@ def train_timm(job: Job) -> tuple[Predict, dict[str, Any]]:
     out, images = Path(job.out, "timm"), Path(job.images)
     started = time.monotonic()
     epoch_s = _epoch_s(
-        script.with_part("log", ("--log-interval", "1")).command(images, epochs=9, seed=job.seed, output=out / "pilot")
+        script.with_part("log", ("--log-interval", "1")).command(images, epochs=99, seed=job.seed, output=out / "pilot")
     )
     pilot_s = time.monotonic() - started
     epochs = job.epochs(epoch_s, pilot_s)
@@ -209,13 +209,13 @@ def _outputs(model: Any, files: list[str], **args: Any) -> Any:
 
 
 def _epoch_s(command: Sequence[str]) -> float:
-    """Seconds of an epoch of timm's script, which is stopped after some steps of the first epoch."""
+    """Seconds of an epoch of timm's script, which is stopped after some steps."""
     steps, seconds = 0, []
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, start_new_session=True, **piped) as run:
         for line in run.stdout:
             print(line, end="")
-            if found := re.search(r"Train: 0 \[ *\d+/(\d+) .*Time: ([\d.]+)s", line):
+            if found := re.search(r"Train: \d+ \[ *\d+/(\d+) .*Time: ([\d.]+)s", line):
                 steps, seconds = int(found[1]), [*seconds, float(found[2])]
             if len(seconds) > PILOT_STEPS:
                 break
