@@ -22,7 +22,7 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training import weights_selection
+from efficientnetv2.training import initial_weights_selection
 from efficientnetv2.training.initial_weights import WeightsCandidate
 from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.overrides import TrainOverrides
@@ -82,7 +82,7 @@ def test_each_fold_selects_its_weights_and_repeats_their_recipe(initial_weights,
         is_correct = is_training_image == (found == initial_weights[0])
         return task.images.labels if is_correct else 1 - task.images.labels
 
-    monkeypatch.setattr(weights_selection, "_predict", predict)
+    monkeypatch.setattr(initial_weights_selection, "_predict", predict)
     monkeypatch.setattr(train_job, "_train", fake_train)
     options = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
     runs = FoldTrainer(TrainOverrides(model=NETWORK, settings=SETTINGS), plan, options, data, contents, 0)
@@ -246,7 +246,7 @@ def test_members_of_a_fold_differ_only_by_seed(initial_weights, tmp_path, monkey
         compared.append(found.word)
         return task.images.labels if found == initial_weights[len(compared) > 2] else 1 - task.images.labels
 
-    monkeypatch.setattr(weights_selection, "_predict", predict)
+    monkeypatch.setattr(initial_weights_selection, "_predict", predict)
     monkeypatch.setattr(train_job, "_train", fake_train)
     data, plan = load_dataset(painted(tmp_path, 24)), CrossValConfig(folds=2, by="class", members=3)
     random = ("progressive.stages=2", "progressive.image_size={start: 32, end: 64}", "progressive.order=random")

@@ -55,7 +55,7 @@ def test_the_card_says_which_file_it_is_of_and_what_it_reached():
 
 
 def test_without_a_network_it_is_what_auto_begins_with():
-    """Next to starting from scratch, with which ``training.weights_selection`` compares it."""
+    """Next to starting from scratch, with which ``training.initial_weights_selection`` compares it."""
     first, *others = weights_candidates("efficientnetv2_b0")
     assert Path(first.word).samefile(FILE)
     assert mentions(first.note, "efficientnetv2_b0.in1k", "cache")

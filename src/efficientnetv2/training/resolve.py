@@ -2,7 +2,7 @@
 
 Fields, in this order, and the functions that decide them::
 
-    weights (of several)           weights_selection.select_weights, before the run has a directory
+    weights (of several)           initial_weights_selection.select_weights, before the run has a directory
     head_init                      head_init.resolve_head_init, _model_fields
     minival                        resolve_unmeasured
     progressive.image_size         resolve_image_sizes.limit_upscaling, resolve_image_sizes.lower_sizes_for_budget

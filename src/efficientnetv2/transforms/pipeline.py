@@ -1,4 +1,4 @@
-"""From a uint8 batch and its labels to what the model trains on."""
+"""From a uint8 batch and its labels to what the model trains on. New operations go into `auto_augment.OPERATIONS`."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.hub import DownloadError
 from efficientnetv2.training.head_init import probe_s
 from efficientnetv2.training.image_cache import CacheEstimate, estimate_cache
+from efficientnetv2.training.initial_weights_selection import select_weights
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
@@ -45,7 +46,6 @@ from efficientnetv2.training.time_budget import (
 )
 from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings, measure_timings
-from efficientnetv2.training.weights_selection import select_weights
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key

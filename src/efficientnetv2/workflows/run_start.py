@@ -17,6 +17,7 @@ from efficientnetv2.evaluation.run_comparison import PreviousRun
 from efficientnetv2.training.head_init import fit_head, wants_probe
 from efficientnetv2.training.image_cache import ImageCache
 from efficientnetv2.training.initial_weights import model_title
+from efficientnetv2.training.initial_weights_selection import select_weights
 from efficientnetv2.training.overrides import TrainOverrides, validate_label_settings
 from efficientnetv2.training.resolve import resolve
 from efficientnetv2.training.run_creation import create_run_dir, lock_run_dir
@@ -24,7 +25,6 @@ from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, RunRequest, load_run_data, request_run
 from efficientnetv2.training.startup_notes import length_line
 from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
-from efficientnetv2.training.weights_selection import select_weights
 from efficientnetv2.utils.device import Hardware, pick_own_device, workers_for
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, with_tensor_group
 from efficientnetv2.utils.errors import pluralize

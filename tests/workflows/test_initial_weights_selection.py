@@ -24,11 +24,11 @@ from efficientnetv2.inference import predict
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training import initial_weights, weights_selection
+from efficientnetv2.training import initial_weights, initial_weights_selection
 from efficientnetv2.training.initial_weights import WeightsCandidate
+from efficientnetv2.training.initial_weights_selection import select_weights
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.run_request import RunOptions, RunRequest
-from efficientnetv2.training.weights_selection import select_weights
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key
@@ -86,7 +86,7 @@ def test_a_comparison_says_that_it_begins(files, tmp_path, capsys, monkeypatch):
     def ended(*_):
         raise InputError("as far as the first answer")
 
-    monkeypatch.setattr(weights_selection, "_predict", ended)
+    monkeypatch.setattr(initial_weights_selection, "_predict", ended)
     source = DataConfig(str(painted(tmp_path / "pictures")))
     starts = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
     with pytest.raises(InputError, match="first answer"):
@@ -125,7 +125,9 @@ def test_bundled_weights_have_to_be_better_than_none_by_more_than_chance(files, 
     source = DataConfig(str(painted(tmp_path / "pictures")))
     drawn = found(files / "drawn.safetensors", "drawn")
     same = np.zeros(36, dtype=np.int64)
-    monkeypatch.setattr(weights_selection, "_predict", lambda one, recipe, task, *rest: same[: len(task.images)])
+    monkeypatch.setattr(
+        initial_weights_selection, "_predict", lambda one, recipe, task, *rest: same[: len(task.images)]
+    )
     for bundled, weights, recipe in ((True, "none", "quick"), (False, drawn.word, "finetune")):
         starts = (replace(drawn, bundled=bundled), SCRATCH)
         _, after, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
@@ -139,7 +141,7 @@ def test_bundled_weights_that_are_clearly_better_than_none_are_taken(files, tmp_
     def answers(one, recipe, task, *rest):
         return task.images.labels if one is drawn else np.zeros_like(task.images.labels)
 
-    monkeypatch.setattr(weights_selection, "_predict", answers)
+    monkeypatch.setattr(initial_weights_selection, "_predict", answers)
     _, after, _ = compared(TrainOverrides(settings=SMALL), (drawn, SCRATCH), source, tmp_path)
     assert after.recipe.weights == drawn.word
 
@@ -189,7 +191,7 @@ def test_what_promises_less_wins_only_by_more_than_chance(tmp_path):
     """100 images; one start is right in 60 of them, another also in 5 or in 20 of the others."""
     dataset = load_dataset(str(painted(tmp_path / "pictures", ("red", "blue"), each=50)))
     labels, alone = dataset.labels, np.arange(100)
-    task = weights_selection._Task(dataset, [], alone, "", "top1", Key.of(0))
+    task = initial_weights_selection._Task(dataset, [], alone, "", "top1", Key.of(0))
     wrong = np.random.default_rng(0).permutation(100)
 
     def right_but(number):
@@ -209,7 +211,7 @@ def test_what_promises_less_wins_only_by_more_than_chance(tmp_path):
 def test_few_places_that_differ_alike_choose_nothing():
     """Four of ten images, in each two mistakes against one: more than chance by places, not by their images."""
     labels, one, other, place = alike_places()
-    task = weights_selection._Task(dataset(labels), [], place, "", "top1", Key.of(0))
+    task = initial_weights_selection._Task(dataset(labels), [], place, "", "top1", Key.of(0))
     assert not task.is_better(one, other)
 
 
@@ -226,14 +228,16 @@ def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, m
         seen.append(dataset)
         return real(network, dataset, **others)
 
-    monkeypatch.setattr(weights_selection, "embed_dataset", embed)
+    monkeypatch.setattr(initial_weights_selection, "embed_dataset", embed)
     source = DataConfig(str(tmp_path / "table.csv"), group_column="group")
     starts = (found(files / "drawn.safetensors", "drawn"), SCRATCH)
     _, after, prepared = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
     assert len(seen) == 2
     assert not {path for part in seen for path in part.paths} & set(prepared.val.paths)
     assert "groups kept whole" in after.notes[0]
-    task = weights_selection._task(after.recipe.model_copy(update={"eval_image_size": 32}), prepared, None, CPU, None)
+    task = initial_weights_selection._task(
+        after.recipe.model_copy(update={"eval_image_size": 32}), prepared, None, CPU, None
+    )
     for learning, answering in task.folds:
         group = task.images.table["group"].to_numpy()
         assert not set(group[learning]) & set(group[answering])
@@ -248,7 +252,7 @@ def test_small_pictures_are_compared_at_the_size_that_they_will_be_trained_at(fi
         vectors = np.eye(len(dataset.class_names), dtype=np.float32)[dataset.labels]
         return predict.Embeddings(np.arange(len(dataset)), dataset.labels, vectors)
 
-    monkeypatch.setattr(weights_selection, "embed_dataset", embed)
+    monkeypatch.setattr(initial_weights_selection, "embed_dataset", embed)
     starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
     source = DataConfig(str(painted(tmp_path / "pictures", ("red", "blue"))))
     _, after, _ = compared(TrainOverrides(), starts, source, tmp_path)
@@ -259,14 +263,14 @@ def test_small_pictures_are_compared_at_the_size_that_they_will_be_trained_at(fi
 
 def test_few_minutes_look_at_few_pictures_and_rare_classes_are_among_them():
     labels = np.repeat(np.arange(5), [2000, 800, 300, 6, 3])
-    key = weights_selection.Key.of(0)
-    rows = weights_selection._draw(labels, 150, key)
+    key = initial_weights_selection.Key.of(0)
+    rows = initial_weights_selection._draw(labels, 150, key)
     counts = np.bincount(labels[rows], minlength=5)
     assert len(rows) == 150
     assert list(counts[3:]) == [4, 3]
-    assert np.array_equal(rows, weights_selection._draw(labels, 150, key))
+    assert np.array_equal(rows, initial_weights_selection._draw(labels, 150, key))
     many = np.arange(900) % 300  # more classes than are looked at
-    assert len(np.unique(many[weights_selection._draw(many, 240, key)])) == 60
+    assert len(np.unique(many[initial_weights_selection._draw(many, 240, key)])) == 60
 
 
 class Ticking:
@@ -283,8 +287,8 @@ class Ticking:
             vectors = np.eye(len(dataset.class_names), dtype=np.float32)[dataset.labels]
             return predict.Embeddings(np.arange(len(dataset)), dataset.labels, vectors)
 
-        monkeypatch.setattr(weights_selection, "embed_dataset", embed)
-        monkeypatch.setattr(weights_selection, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(initial_weights_selection, "embed_dataset", embed)
+        monkeypatch.setattr(initial_weights_selection, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
 
 @pytest.mark.parametrize(
