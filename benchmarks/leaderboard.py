@@ -40,7 +40,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import SAME_PACE, over_seeds, ratio, refuse_other_regime, rows_of
+from benchmarks.arms import SAME_PACE, over_seeds, ratio, refuse_incomparable_times, refuse_other_regime, rows_of
 from benchmarks.in_turn import Side, our_side, paced, refuse_drift, take_turns
 from benchmarks.paper.runs import Runs
 from benchmarks.peers_training import Reference, link_folders, once
@@ -108,7 +108,7 @@ def entry_side(entry: Reference, options: argparse.Namespace) -> Side:
             return found | {"versions": library_versions() | found["versions"]}
 
         file = options.output / "sides" / f"{ENTRY}_{epochs:g}_{seed}.json"
-        return paced(file, trained, entry.asked(options.pictures, **of))
+        return paced(file, trained, {**entry.asked(options.pictures, **of), "seed": seed})
 
     return Side(ENTRY, run, options.entry_lengths)
 
@@ -141,6 +141,7 @@ def claims(reached: Mapping[str, tuple[float, Rows]], target: int, limit: float 
         if ENTRY in reached and name != ENTRY:
             theirs = reached[ENTRY][1]
             for pair in zip(theirs, mine, strict=True):
+                refuse_incomparable_times(pair)
                 refuse_drift(pair, limit)
             found[_SPEEDUP.format(target, name)] = Claim(ratio(seconds(theirs), seconds(mine)), "ratio", rows)
     return found

@@ -84,7 +84,8 @@ def run_peer(side: str, python: str, job: Job) -> dict[str, Any]:
     words = [python, "-m", "benchmarks.newcomer_sides", side, json.dumps(asdict(job))]
     subprocess.run(words, check=True, env=env, cwd=_ROOT)
     facts = json.loads(Path(job.out, "side.json").read_text(encoding="utf-8"))
-    return {**facts, "hardware": hardware(), "versions": library_versions(), "when": time.strftime("%Y-%m-%d")}
+    versions = library_versions() | {"torch": facts["torch"]}  # of the interpreter of the side
+    return {**facts, "hardware": hardware(), "versions": versions, "when": time.strftime("%Y-%m-%d")}
 
 
 def interpreter(side: str, pythons: list[str]) -> str | None:

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.arms import machines
-from benchmarks.minutes_kept import train
+from benchmarks.minutes_kept import Task, train
 from benchmarks.record import RESULTS, interval, keep, record, versions_of
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
@@ -68,8 +68,8 @@ def write_table(target: Path, sets: dict[str, Path]) -> None:
 def ship(run: Path) -> None:
     """Make the bundled file of a run, in half precision; keep its record and claim its accuracy."""
     model_file.save(SHIPPED, model_file.load(run), half=True)
-    data = str(Path(load_dataset(str(run / "dataset.csv")).paths[0]).anchor)
-    report = keep(run, RESULTS / "starter", renamed={data: ""})
+    data = os.path.commonpath(load_dataset(str(run / "dataset.csv")).paths)
+    report = keep(run, RESULTS / "starter", renamed={f"{data}/": ""} if data else None)
     val = load_dataset(str(run / "dataset.csv")).subset("val")
     network = model_file.load(SHIPPED)
     found = predict_dataset(network, val, preprocessing=network.preprocessing)
@@ -117,7 +117,7 @@ def measure_finetuning(name: str, data: str, test: str, minutes: float, out: Pat
     sides = {"starter": (str(SHIPPED), set(cores[:half])), "scratch": ("none", set(cores[half : 2 * half]))}
     with ThreadPoolExecutor(2) as pool:
         runs = {
-            side: pool.submit(train, data, test, minutes, start, out / f"{name}_{side}", None, on)
+            side: pool.submit(train, Task(data, test, minutes, start), out / f"{name}_{side}", None, on)
             for side, (start, on) in sides.items()
         }
         rows = {side: run.result() for side, run in runs.items()}

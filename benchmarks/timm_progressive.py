@@ -38,7 +38,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import SAME_PACE, gain, ratio, refuse_other_regime, rows_of
+from benchmarks.arms import SAME_PACE, gain, ratio, refuse_incomparable_times, refuse_other_regime, rows_of
 from benchmarks.in_turn import Side, our_side, paced, refuse_drift, take_turns
 from benchmarks.paper.runs import Runs
 from benchmarks.peers_training import Timm, link_folders
@@ -103,7 +103,9 @@ def timm_side(timm: Timm, options: argparse.Namespace) -> Side:
     def run(epochs: float, seed: int) -> dict[str, Any]:
         of = {"epochs": int(epochs), "seed": seed}
         file = options.output / "sides" / f"timm_{epochs:g}_{seed}.json"
-        return paced(file, partial(timm.trained, options.pictures, **of), timm.asked(options.pictures, **of))
+        return paced(
+            file, partial(timm.trained, options.pictures, **of), {**timm.asked(options.pictures, **of), "seed": seed}
+        )
 
     return Side("timm", run, (options.epochs,))
 
@@ -123,6 +125,7 @@ def compared(timm: Side, quick: Side, options: argparse.Namespace) -> tuple[Rows
     reached = quick.reaching(mean_top1(theirs), start, options.seeds)
     if reached is not None:
         for pair in zip(theirs, reached[1], strict=True):
+            refuse_incomparable_times(pair)
             refuse_drift(pair, options.pace_limit)
     return theirs, reached, same
 

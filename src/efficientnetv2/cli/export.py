@@ -108,7 +108,7 @@ def export(
 def _print_export(made: Export, screen: Screen) -> None:
     agreement = made.agreement
     if agreement is None:
-        screen.say(f"{made.path}: {made.size_bytes / 1e6:.1f} MB, verified: false (Core ML does not run here).")
+        screen.say(f"{made.path}: {made.size_bytes / 1e6:.1f} MB, verified: false (Core ML packages are not compared).")
         return
     screen.say(
         f"{made.path}: {made.size_bytes / 1e6:.1f} MB, {agreement.milliseconds:.1f} ms per image in {made.runtime}."

@@ -152,6 +152,8 @@ def export(
     if runtime is not None and format != "web":
         raise InputError("`runtime` is for `format=web`. Give both, or leave it out.")
     target = path_of("output", output) or (path if path.is_dir() else path.parent) / NAMES[format]
+    if format == "coreml" and target.suffix != ".mlpackage":  # coremltools writes no other name
+        raise InputError(f"`output` {target} must end with .mlpackage for `format=coreml`. Add it to the name.")
     _check_target(target, format, overwrite=overwrite)
     runtime_files = read_runtime(path_of("runtime", runtime)) if format == "web" else {}
     network = load_classifier(path)
