@@ -72,16 +72,16 @@ def test_busy_share_excludes_prefetched_batches(class_folders, monkeypatch):
 
 def test_nothing_is_read_between_two_turns():
     """Two of the three batches of a turn are prefetched and skipped; then those of the next turn are requested."""
-    requests = []
+    handled = []
 
     def read(requests):
         for request in requests:
-            requests.append(request)
+            handled.append(request)
             yield request
 
     batches = gpu.in_turns(read, ahead=2, steps=3)(range(100))
     assert [next(batches) for _ in range(3)] == [2, 3, 4]
-    assert requests == [0, 1, 2, 3, 4]
+    assert handled == [0, 1, 2, 3, 4]
     assert next(batches) == 7
 
 
