@@ -107,7 +107,7 @@ def test_a_core_ml_package_declares_image_classes_and_that_it_is_not_verified(ki
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert mentions(done.output, "model.mlpackage", "verified: false")
-    assert mentions(done.stderr, "Core ML", "not verified")
+    assert mentions(done.stderr, "Core ML", "not compared")
     import coremltools
 
     found = coremltools.utils.load_spec(str(tmp_path / "model.mlpackage"))
