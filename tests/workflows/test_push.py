@@ -160,13 +160,13 @@ def test_a_report_of_another_program_next_to_the_model_does_not_count(tmp_path):
 
 def test_models_that_a_folder_cannot_hold_are_refused_by_name(tmp_path):
     for model, classes, facts in (
-        (replace(ev2.get_architecture(B0), head_channels=64), CLASSES, ("published",)),
-        (replace(ev2.get_architecture(B0), global_pool="avg+center"), CLASSES, ("avg+center",)),
-        ("torchvision:mobilenet_v3_small", CLASSES, ("torchvision:mobilenet_v3_small",)),
-        (B0, (), ("classifier",)),
+        (replace(ev2.get_architecture(B0), head_channels=64), CLASSES, ("published", "effnetv2 export")),
+        (replace(ev2.get_architecture(B0), global_pool="avg+center"), CLASSES, ("avg+center", "effnetv2 export")),
+        ("torchvision:mobilenet_v3_small", CLASSES, ("torchvision:mobilenet_v3_small", "effnetv2 export")),
+        (B0, (), ("classifier", "weights")),
     ):
         path = saved(tmp_path / "model.safetensors", model, classes)
-        with pytest.raises(ev2.InputError, match=mentioning(path, "effnetv2", *facts)):
+        with pytest.raises(ev2.InputError, match=mentioning(path, *facts)):
             ev2.push(path, output=tmp_path / "folder")
     for number in (1, 2):
         (tmp_path / f"folds/fold{number}").mkdir(parents=True)
