@@ -508,5 +508,5 @@ def test_predict_and_evaluate_refuse_a_model_without_classes(class_folders, tmp_
     model_file.save(tmp_path / "headless.safetensors", create(small, num_classes=0))
     for command in ("predict", "evaluate"):
         done = effnetv2(command, tmp_path / "headless.safetensors", class_folders, cwd=tmp_path)
-        refused(done, "headless.safetensors", "classifier", "effnetv2 train", "--weights")
+        refused(done, "headless.safetensors", "classifier", "weights")
     assert not (tmp_path / "predictions.csv").exists()

@@ -14,11 +14,13 @@ import pandas as pd
 import pytest
 import typer
 from tests.command_line import effnetv2
-from tests.messages import mentions
+from tests.messages import mentioning, mentions
+from typer.testing import CliRunner
 
 from efficientnetv2.cli import demo, parsing
 from efficientnetv2.cli.demo import bundled_images, story
 from efficientnetv2.cli.main import app
+from efficientnetv2.training import initial_weights
 from efficientnetv2.training.run_dir import RUN_FILES
 from efficientnetv2.utils.errors import InputError
 
@@ -89,12 +91,14 @@ def test_installing_shows_its_progress():
     assert not [line for line in installs if "--quiet" in line or " -q" in line]
 
 
-def test_without_the_weights_it_says_where_they_come_from(clone):
+def test_images_without_weights_are_not_those_of_the_demo(clone, monkeypatch):
+    """A folder examples/satellite may be the user's own; where nothing is complete, the message has the way back."""
     (clone / "examples" / WEIGHTS).unlink()
-    done = effnetv2("demo", cwd=clone)
-    assert done.returncode == 2
-    assert "git checkout examples/weights" in done.stderr
-    assert not (clone / "runs").exists()
+    monkeypatch.chdir(clone)
+    assert bundled_images() == ROOT / "examples/satellite"
+    monkeypatch.setattr(initial_weights, "EXAMPLES", clone / "examples")
+    with pytest.raises(InputError, match=mentioning(clone, WEIGHTS, "git checkout examples")):
+        bundled_images()
 
 
 def lies(folder, command, *further):
@@ -111,7 +115,8 @@ def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     demo.make_room(demo.OUT)
     lies(demo.OUT, "effnetv2 demo --seed 3", ".model.1234.partial")
-    (demo.OUT / "inspection").mkdir()
+    for folder in ("inspection", "folds"):
+        (demo.OUT / folder).mkdir()
     demo.make_room(demo.OUT)
     assert not demo.OUT.exists()
     (demo.OUT / "inspection").mkdir(parents=True)
@@ -136,10 +141,12 @@ def test_what_no_demo_has_made_is_left_alone(command, further, out, said, tmp_pa
     assert sorted(folder.iterdir()) == before
 
 
-def test_an_earlier_demo_stays_where_another_could_not_be_made(clone):
+def test_an_earlier_demo_stays_where_another_could_not_be_made(clone, monkeypatch):
     (clone / "examples" / WEIGHTS).unlink()
     lies(clone / "runs/demo", "effnetv2 demo")
-    assert effnetv2("demo", cwd=clone).returncode == 2
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr(initial_weights, "EXAMPLES", clone / "examples")
+    assert CliRunner().invoke(app, ["demo"]).exit_code == 2
     assert (clone / "runs/demo/model.safetensors").read_text() == "kept"
 
 
@@ -182,6 +189,6 @@ def test_the_story_begins_wherever_one_stands_in_the_clone(monkeypatch):
 
 
 def test_what_comes_next_can_be_pasted():
-    lines = list(demo.next_lines(Path("set"), Path("my runs/demo")))
-    assert mentions(lines, "effnetv2 predict 'my runs/demo' set")
+    lines = list(demo.next_lines(Path("my runs/demo")))
+    assert mentions(lines, "effnetv2 predict 'my runs/demo' NEW_IMAGES")
     assert mentions(lines, "effnetv2 train YOUR_IMAGES")

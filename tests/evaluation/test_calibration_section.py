@@ -8,7 +8,7 @@ from scipy.special import softmax
 from tests.messages import mentions
 
 from efficientnetv2.evaluation import report
-from efficientnetv2.evaluation.calibration_section import TemperatureScaling, reliability_section
+from efficientnetv2.evaluation.calibration_section import TemperatureScaling, calibration_section
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.calibration import expected_calibration_error, fit_temperature
 from efficientnetv2.metrics.classification import classification_metrics
@@ -39,13 +39,13 @@ def test_temperature_of_another_split_lowers_the_error(overconfident):
     labels, logits = overconfident
     temperature = fit_temperature(labels[:500], logits[:500])
     before, after = softmax(logits[500:], axis=1), softmax(logits[500:] / temperature, axis=1)
-    section = reliability_section(labels[500:], after, scaled=TemperatureScaling(temperature, 500, "minival", before))
+    section = calibration_section(labels[500:], after, scaled=TemperatureScaling(temperature, 500, "minival", before))
     calibration = section.data["calibration"]
     assert calibration["ece"] == pytest.approx(expected_calibration_error(labels[500:], after))
     assert calibration["ece"] < 0.05 < 0.15 < calibration["ece_before"]
     assert mentions(section.calibrated, "500", "minival")
     for scale, word in ((1, "overconfident"), (9, "underconfident")):
-        unscaled = reliability_section(labels, softmax(logits / scale, axis=1))
+        unscaled = calibration_section(labels, softmax(logits / scale, axis=1))
         assert mentions(unscaled.calibrated, word)
         assert mentions(unscaled.verdict, word)
 
@@ -63,7 +63,7 @@ def test_temperature_of_another_split_lowers_the_error(overconfident):
 )
 def test_temperatures_of_an_ensemble_are_listed_without_advice(members, facts, overconfident):
     labels, logits = overconfident
-    found = reliability_section(labels, softmax(logits, axis=1), members=members)
+    found = calibration_section(labels, softmax(logits, axis=1), members=members)
     assert mentions(found.calibrated, *facts)
     assert ("minival=0.1" in found.calibrated) == (not any(members))
     saved = found.data["calibration"].get("members", [None] * len(members))
@@ -75,7 +75,7 @@ def test_temperatures_of_an_ensemble_are_listed_without_advice(members, facts, o
 def test_few_images_are_too_few_to_show_miscalibration():
     """8 of 10 right at a confidence of 0.9 may be chance; 80 of 100 is not."""
     text = {
-        (right, count): reliability_section(
+        (right, count): calibration_section(
             1 * (np.arange(count) >= right), np.tile([stated, 1 - stated], (count, 1))
         ).calibrated
         for right, count, stated in ((8, 10, 0.9), (80, 100, 0.9), (9, 10, 0.75), (800, 1000, 0.805), (0, 1, 0.6))
@@ -92,7 +92,7 @@ def test_few_images_are_too_few_to_show_miscalibration():
 def test_page_has_the_calibration_error_before_and_after_scaling(overconfident, tmp_path):
     labels, logits = overconfident
     after, before = softmax(logits / 3, axis=1), softmax(logits, axis=1)
-    found = reliability_section(labels, after, scaled=TemperatureScaling(3.0, 500, "minival", before))
+    found = calibration_section(labels, after, scaled=TemperatureScaling(3.0, 500, "minival", before))
     ece_before = found.data["calibration"]["ece_before"]
     assert mentions(write_page(tmp_path, labels, after, found), f"{100 * ece_before:.1f}", "temperature")
 
@@ -101,7 +101,7 @@ def test_temperature_is_proposed_only_for_a_significant_error():
     """Confidence 58.4 % with 58.3 % right needs no scaling. Confidence 90 % does."""
     labels = 1 * (np.arange(689) >= 402)
     calibrated_section, overconfident_section = (
-        reliability_section(labels, np.tile([stated, 1 - stated], (689, 1))) for stated in (0.584, 0.9)
+        calibration_section(labels, np.tile([stated, 1 - stated], (689, 1))) for stated in (0.584, 0.9)
     )
     assert "minival" not in calibrated_section.calibrated
     assert calibrated_section.verdict == "Yes."
@@ -114,7 +114,7 @@ def test_thresholds_reach_the_target_accuracy():
     confidence = np.linspace(0.99, 0.5, 100)
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
     right = (np.arange(100) < 60) | (np.arange(100) % 2 == 0)
-    found = {row["target"]: row for row in reliability_section(1 * ~right, probabilities).targets}
+    found = {row["target"]: row for row in calibration_section(1 * ~right, probabilities).targets}
     assert found[0.8]["num_images"] == 100
     assert found[0.8]["threshold"] == 0, "all of them reach it"
     for target, row in found.items():
@@ -123,7 +123,7 @@ def test_thresholds_reach_the_target_accuracy():
             assert covered.sum() == row["num_images"]
             assert right[covered].mean() >= target
     assert found[0.99]["num_images"] >= 60
-    never = reliability_section(1 * (np.arange(100) % 2 == 0), probabilities)
+    never = calibration_section(1 * (np.arange(100) % 2 == 0), probabilities)
     assert all(row["threshold"] is None and not row["num_images"] for row in never.targets)
     assert never.data["abstention"]["targets"] == never.targets
     assert never.highest["num_images"] >= 10
@@ -134,7 +134,7 @@ def test_training_images_give_no_conclusion(temperature, overconfident):
     labels, logits = overconfident
     scaled = temperature and TemperatureScaling(temperature, 60, "minival", softmax(logits, axis=1))
     for probabilities in (softmax(logits, axis=1), softmax(logits / 9, axis=1)):
-        text = reliability_section(
+        text = calibration_section(
             labels, probabilities, scaled=scaled, training_images="1,200 of these images"
         ).calibrated
         assert mentions(text, "1,200")
@@ -157,7 +157,7 @@ def test_abstention_is_optimistic_for_training_and_selection_images(facts, numbe
     labels, logits = overconfident
     probabilities = softmax(logits, axis=1)
     metadata = ReportMetadata(**{"data": "land", "evaluated_on": "val"} | facts)
-    found = reliability_section(
+    found = calibration_section(
         labels, probabilities, training_images=metadata.training_images, selection_images=metadata.selection_images
     )
     page = write_page(tmp_path, labels, probabilities, found, metadata)
@@ -171,7 +171,7 @@ def test_page_reports_a_calibration_error_within_chance(num_images, few, tmp_pat
     confidence = np.repeat([0.6, 0.8], num_images)
     labels = np.concatenate([1 * (np.arange(num_images) >= accuracy * num_images) for accuracy in (0.8, 0.6)])
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    found = reliability_section(labels, probabilities)
+    found = calibration_section(labels, probabilities)
     assert "too" not in found.calibrated
     assert found.data["calibration"]["ece"] == pytest.approx(0.2)
     assert found.data["calibration"]["ece_within_chance"] is few
@@ -184,7 +184,7 @@ def test_page_reports_a_calibration_error_within_chance(num_images, few, tmp_pat
 def test_abstention_at_the_requested_threshold(overconfident):
     labels, logits = overconfident
     probabilities = softmax(logits / 3, axis=1)
-    found = reliability_section(labels, probabilities, abstain_below=0.7)
+    found = calibration_section(labels, probabilities, abstain_below=0.7)
     confident = probabilities.max(axis=1) >= 0.7
     (requested,) = [row for row in found.points if row["requested"]]
     assert requested["coverage"] == pytest.approx(confident.mean())
@@ -195,7 +195,7 @@ def test_abstention_at_the_requested_threshold(overconfident):
 
 def test_reliability_of_softmax_multilabel():
     labels = np.array([[0, 2], [1, -1], [2, -1], [0, 1]])
-    found = reliability_section(labels, np.array([[0.2, 0.1, 0.7], [0.5, 0.4, 0.1], [0.2, 0.2, 0.6], [0.1, 0.6, 0.3]]))
+    found = calibration_section(labels, np.array([[0.2, 0.1, 0.7], [0.5, 0.4, 0.1], [0.2, 0.2, 0.6], [0.1, 0.6, 0.3]]))
     assert found.points[0]["accuracy"] == 0.75
     assert "minival" not in found.calibrated  # temperature scaling does not apply
 
@@ -204,7 +204,7 @@ def test_overconfidence_is_judged_by_the_cluster_interval():
     """Confidence 80 % and 140 of 200 right: the narrower interval of single images does not count."""
     labels, probabilities = 1 * (np.arange(200) >= 140), np.tile([0.8, 0.2], (200, 1))
     for interval, few in ((None, False), ((0.6, 0.79), False), ((0.55, 0.85), True)):
-        text = reliability_section(labels, probabilities, top1_interval=interval).calibrated
+        text = calibration_section(labels, probabilities, top1_interval=interval).calibrated
         assert "overconfident" in text
         assert ("too few" in text) is few
 
@@ -213,7 +213,7 @@ def test_reliability_of_sigmoid_multilabel():
     """The most probable class has 0.9 in 200 images and is a label of 140."""
     labels = np.where(np.arange(200)[:, None] < 140, [[0, 2]], [[2, -1]])
     probabilities = np.tile([0.9, 0.2, 0.8], (200, 1))
-    found = reliability_section(labels, probabilities, activation="sigmoid")
+    found = calibration_section(labels, probabilities, activation="sigmoid")
     assert mentions(found.calibrated, "90.0", "overconfident")
     assert "too few" not in found.calibrated
     assert "minival" not in found.calibrated  # there is no minival for sigmoid models

@@ -140,13 +140,19 @@ def test_a_class_may_have_the_name_of_any_column(labeled, tmp_path):
 
 
 def test_columns_of_classes_whose_names_were_not_reserved_before_are_read(tmp_path):
-    names = ["cat", "is_unknown", "predicted_label_2"]
-    table = written_predictions(tmp_path, [[0.2, 0.5, 0.3]], names, true_labels=["cat"])
+    names = ["cat", "is_unknown", "predicted_label_2", "probability of rain"]
+    table = written_predictions(tmp_path, [[0.2, 0.4, 0.3, 0.1]], names, true_labels=["cat"])
     table.rename(columns=lambda name: name.removeprefix("probability of ")).to_csv(
         tmp_path / "predictions.csv", index=False
     )
     _, found = read_predictions(tmp_path / "predictions.csv", names)
-    assert found[0].tolist() == pytest.approx([0.2, 0.5, 0.3])
+    assert found[0].tolist() == pytest.approx([0.2, 0.4, 0.3, 0.1])
+
+
+def test_the_column_of_another_class_is_not_that_of_a_class_without_a_column(tmp_path):
+    written_predictions(tmp_path, [[0.2, 0.8]], ["cat", "path"], true_labels=["cat"])
+    _, found = read_predictions(tmp_path / "predictions.csv", ["cat", "path", "probability of path"])
+    assert found[0].tolist() == pytest.approx([0.2, 0.8, 0.0])
 
 
 def test_a_class_without_a_column_has_no_probability_whatever_its_name(tmp_path):

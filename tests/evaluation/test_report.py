@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from tests.messages import mentions
 
 from efficientnetv2.evaluation import report
-from efficientnetv2.evaluation.calibration_section import reliability_section
+from efficientnetv2.evaluation.calibration_section import calibration_section
 from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
@@ -270,7 +270,7 @@ def test_confident_errors_are_label_errors_only_in_an_accurate_model(tmp_path):
         probabilities = np.tile([0.95, 0.05], (100, 1))
         metrics = classification_metrics(labels, probabilities, ("a", "b"))
         errors = [report.Misclassification("1.jpg", "b", "a", 0.95)]
-        sections = [reliability_section(labels, probabilities)]
+        sections = [calibration_section(labels, probabilities)]
         text[wrong] = _write(tmp_path, metrics=metrics, errors=errors, sections=sections)[1].text
     assert mentions(text[3], "3", "label", "image")
     assert "more probable here than wrong labels" in text[42]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from efficientnetv2.evaluation import explain, report
-from efficientnetv2.evaluation.calibration_section import TemperatureScaling, reliability_section
+from efficientnetv2.evaluation.calibration_section import TemperatureScaling, calibration_section
 from efficientnetv2.evaluation.crossval_summary import Candidate, CrossValidationSummary, FoldScore
 from efficientnetv2.evaluation.distribution_shift import SplitComparison
 from efficientnetv2.evaluation.html import render
@@ -134,7 +134,7 @@ def page(folder, classes):
     parts = slice_metrics(region, true, predicted, true == predicted)
     scaled = TemperatureScaling(1.4321, 123, "minival", probabilities)
     sections = [
-        reliability_section(true, probabilities, scaled=scaled, abstain_below=0.8),
+        calibration_section(true, probabilities, scaled=scaled, abstain_below=0.8),
         subgroup_section(parts),
         cost_section(true, probabilities, ErrorCosts(1.0 - np.eye(classes), 0.3), names, key=Key.of(0)),
     ]

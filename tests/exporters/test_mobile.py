@@ -90,6 +90,26 @@ def test_the_file_predicts_as_the_model_with_its_runtime_alone(format, tmp_path,
     assert done.stdout.strip() == expected[0].label
 
 
+def test_no_image_gives_no_prediction_in_a_file_of_one_image():
+    def run(image):
+        (row,) = image.reshape(1, -1)
+        return row[None, :3], row[None, 3:6]
+
+    images = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2)
+    for some in (images, images[:0]):
+        logits, shares = formats._one_by_one(run)(some)
+        np.testing.assert_array_equal(logits, some.reshape(-1, 12)[:, :3])
+        np.testing.assert_array_equal(shares, some.reshape(-1, 12)[:, 3:6])
+
+
+@_needs("executorch")
+def test_a_runtime_without_the_private_function_for_threads_predicts(tmp_path, photos, monkeypatch):
+    from executorch.extension.pybindings import portable_lib
+
+    monkeypatch.delattr(portable_lib, "_unsafe_reset_threadpool")
+    assert ev2.export(_saved(tmp_path), "executorch", data=photos).verified
+
+
 @pytest.mark.parametrize("format", RUN_HERE)
 def test_a_file_that_predicts_otherwise_is_not_kept(format, tmp_path, photos, monkeypatch):
     model, other = _saved(tmp_path), ExportGraph(small_network(1))
@@ -107,7 +127,7 @@ def test_a_core_ml_package_declares_image_classes_and_that_it_is_not_verified(ki
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert mentions(done.output, "model.mlpackage", "verified: false")
-    assert mentions(done.stderr, "Core ML", "not verified")
+    assert mentions(done.stderr, "Core ML", "not compared")
     import coremltools
 
     found = coremltools.utils.load_spec(str(tmp_path / "model.mlpackage"))
@@ -134,6 +154,13 @@ def test_core_ml_in_json_is_not_verified_and_replaced_only_when_asked(tmp_path):
     with pytest.raises(ev2.InputError, match=mentioning("exists", "overwrite")):
         ev2.export(model, "coreml")
     assert ev2.export(model, "coreml", overwrite=True).size_bytes > 1000
+
+
+def test_a_folder_of_another_program_is_not_an_export_to_core_ml(tmp_path):
+    for name, expected in (("model.mlpackage", True), ("extension", False)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "Manifest.json").write_text("{}")
+        assert formats.is_export(tmp_path / name, "coreml") == expected
 
 
 def test_levels_of_an_image_are_normalized_as_by_the_preprocessing():

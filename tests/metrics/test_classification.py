@@ -1,6 +1,7 @@
 """Our figures are scikit-learn's, also where classes or images are missing."""
 
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,8 +143,12 @@ def test_of_many_classes_the_most_probable_are_found_without_the_order_of_all(mo
 
 def test_the_metrics_of_a_size_are_those_of_its_predictions():
     """3 of 4 right in 2 s, with F1 of 2/3 and 4/5; then all of them in 8 s."""
-    small = size_metrics(64, [0, 0, 1, 1], _one_hot([0, 1, 1, 1], 2), ("cat", "dog"), 2.0)
-    large = size_metrics(128, [0, 0, 1, 1], _one_hot([0, 0, 1, 1], 2), ("cat", "dog"), 8.0)
+    labels = np.array([0, 0, 1, 1])
+    by_size = {
+        px: (SimpleNamespace(labels=labels, probabilities=_one_hot(predicted, 2)), seconds)
+        for px, predicted, seconds in ((64, [0, 1, 1, 1], 2.0), (128, [0, 0, 1, 1], 8.0))
+    }
+    small, large = size_metrics(by_size, ("cat", "dog"))
     assert (small.image_size, small.top1, small.images_per_s) == (64, 0.75, 2.0)
     assert small.macro_f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
     assert (large.image_size, large.top1, large.images_per_s) == (128, 1.0, 0.5)

@@ -160,13 +160,13 @@ def test_a_report_of_another_program_next_to_the_model_does_not_count(tmp_path):
 
 def test_models_that_a_folder_cannot_hold_are_refused_by_name(tmp_path):
     for model, classes, facts in (
-        (replace(ev2.get_architecture(B0), head_channels=64), CLASSES, ("published",)),
-        (replace(ev2.get_architecture(B0), global_pool="avg+center"), CLASSES, ("avg+center",)),
-        ("torchvision:mobilenet_v3_small", CLASSES, ("torchvision:mobilenet_v3_small",)),
-        (B0, (), ("classifier",)),
+        (replace(ev2.get_architecture(B0), head_channels=64), CLASSES, ("published", "effnetv2 export")),
+        (replace(ev2.get_architecture(B0), global_pool="avg+center"), CLASSES, ("avg+center", "effnetv2 export")),
+        ("torchvision:mobilenet_v3_small", CLASSES, ("torchvision:mobilenet_v3_small", "effnetv2 export")),
+        (B0, (), ("classifier", "weights")),
     ):
         path = saved(tmp_path / "model.safetensors", model, classes)
-        with pytest.raises(ev2.InputError, match=mentioning(path, "effnetv2", *facts)):
+        with pytest.raises(ev2.InputError, match=mentioning(path, *facts)):
             ev2.push(path, output=tmp_path / "folder")
     for number in (1, 2):
         (tmp_path / f"folds/fold{number}").mkdir(parents=True)
@@ -260,12 +260,25 @@ def test_of_two_pushes_at_once_the_later_one_is_refused(tmp_path, hub, monkeypat
         return write(folder, network, to)
 
     monkeypatch.setattr(workflow.convert, "write", meanwhile)
-    with pytest.raises(ev2.InputError, match=mentioning("owner/trees", "changed", "overwrite=True")):
+    facts = ("changed", "overwrite=True") if exists else ("name is taken", "another name")
+    with pytest.raises(ev2.InputError, match=mentioning("owner/trees", *facts)):
         ev2.push(path, "owner/trees", overwrite=exists)
     assert len(hub.commits) == 1 + exists
     assert json.loads(hub.files["owner/trees/config.json"])["num_classes"] == 2
     ev2.push(path, "owner/trees", overwrite=True)
     assert json.loads(hub.files["owner/trees/config.json"])["num_classes"] == len(CLASSES)
+
+
+def test_nothing_is_uploaded_into_a_new_repository_that_the_hub_does_not_find_yet(tmp_path, hub):
+    """Without its last commit, another push could be overwritten."""
+    path = saved(tmp_path / "model.safetensors")
+    hub.repositories = type("Unseen", (dict,), {"__contains__": lambda *_: False})()
+    with pytest.raises(ev2.InputError, match=mentioning("owner/trees", "was created", "push again")):
+        ev2.push(path, "owner/trees")
+    assert not hub.commits
+    hub.repositories = dict(hub.repositories)
+    ev2.push(path, "owner/trees")
+    assert len(hub.commits) == 1
 
 
 def test_the_command_pushes_and_says_how_to_open_it(tmp_path, hub):

@@ -20,6 +20,7 @@ from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.shell import option_args, shell_join
 
 OUT = Path("runs/demo")
+WEIGHTS = Path("weights/efficientnetv2_b0.safetensors")  # in the folder examples
 MINUTES = 2.5  # of the training. Ours: together with the check, less than three minutes.
 
 
@@ -49,7 +50,7 @@ def demo(
         screen.say("")
         with redirect_stdout(sys.stderr) if as_json and not is_last else nullcontext():
             run(context, command, [*words, "--json"] if as_json and is_last else words)
-    for line in next_lines(images, out):
+    for line in next_lines(out):
         screen.say(line)
 
 
@@ -67,7 +68,7 @@ def make_room(out: Path) -> None:
 
     fix = f"Move it, or use another folder: effnetv2 demo --output {OUT}2"
     if out == OUT and _is_demo(out):
-        known = {*RUN_FILES, "inspection"}
+        known = {*RUN_FILES, "inspection", "folds"}  # earlier versions also cross-validated, in folds
         others = sorted({file.name for file in out.iterdir() if file.suffix != ".partial"} - known)
         if others:
             raise InputError(f"{out} has other files next to an earlier demo ({shorten(others, 3)}). {fix}")
@@ -88,9 +89,7 @@ def _is_demo(out: Path) -> bool:
 
 def story(images: Path, out: Path, *, seed: int, workers: int | None) -> list[tuple[str, str, list[str]]]:
     """The steps: a title, a command, and its words."""
-    weights = _from_here(images.absolute().parent / "weights/efficientnetv2_b0.safetensors")
-    if not weights.is_file():
-        raise InputError(f"{weights} is missing. In a clone: git checkout examples/weights. Otherwise install again.")
+    weights = _from_here(images.absolute().parent / WEIGHTS)
     train = option_args(weights=weights, minutes=MINUTES, seed=seed, output=out, workers=workers)
     return [
         ("check the images", "check", [str(images), "--output", str(out / "inspection")]),
@@ -98,13 +97,13 @@ def story(images: Path, out: Path, *, seed: int, workers: int | None) -> list[tu
     ]
 
 
-def next_lines(images: Path, out: Path) -> Iterator[str]:
+def next_lines(out: Path) -> Iterator[str]:
     """What to open, and what to type next."""
     yield "\nOpen:"
     yield f"  {out / 'report.html'}   report of the model"
     yield f"  {out / 'inspection' / 'inspection.html'}   dataset check"
     yield "Next:"
-    yield f"  {shell_join(['effnetv2', 'predict', str(out), str(images)])}"
+    yield f"  {shell_join(['effnetv2', 'predict', str(out), 'NEW_IMAGES'])}"
     yield f"  {shell_join(['effnetv2', 'train', 'YOUR_IMAGES'])}"
 
 
@@ -114,10 +113,12 @@ def _from_here(path: Path) -> Path:
 
 
 def bundled_images() -> Path:
-    """The folder of images in the clone that this is run in, or of the package."""
+    """The folder of images in the clone that this is run in, or of the package; the weights are in both."""
     from efficientnetv2.training.initial_weights import EXAMPLES
 
     for place in [*(folder / "examples" for folder in (Path.cwd(), *Path.cwd().parents[:2])), EXAMPLES]:
-        if (place / "satellite").is_dir():
+        if (place / "satellite").is_dir() and (place / WEIGHTS).is_file():
             return _from_here(place / "satellite")
-    raise InputError(f"{EXAMPLES} has no images. Install efficientnetv2 again.")
+    raise InputError(
+        f"{EXAMPLES} has no satellite/ or no {WEIGHTS}. In a clone: git checkout examples. Otherwise install again."
+    )

@@ -49,7 +49,7 @@ class TemperatureScaling:
     before: npt.NDArray[np.floating[Any]]
 
 
-def reliability_section(
+def calibration_section(
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     *,

@@ -274,8 +274,8 @@ def read_predictions(
     places = {_class_column(name): k for k, name in enumerate(class_names)}
     try:
         table = pd.read_csv(file, dtype={"path": str}, keep_default_na=False)
-        # Earlier versions reserved fewer names. The third column of theirs is true_label.
-        for name in _RESERVED.intersection(class_names).difference(_READ, table.columns[2:3]):
+        # Earlier versions prefixed fewer names. The third column of theirs is true_label.
+        for name in set(class_names).difference(_READ, table.columns[2:3], places):
             if _class_column(name) not in table:
                 places[name] = places[_class_column(name)]
         columns = [column for column in table.columns if column in places]

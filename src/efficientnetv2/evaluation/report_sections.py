@@ -1,4 +1,4 @@
-"""Sections of a report beyond the metrics: reliability, costs, subgroups, learning curve, comparisons."""
+"""Sections of a report beyond the metrics: calibration, costs, subgroups, learning curve, comparisons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.image_metadata import MAX_MEASURED, longer_sides
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
 from efficientnetv2.evaluation.bootstrap_clusters import Clusters
-from efficientnetv2.evaluation.calibration_section import TemperatureScaling, reliability_section
+from efficientnetv2.evaluation.calibration_section import TemperatureScaling, calibration_section
 from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate, TrainDistance
 from efficientnetv2.evaluation.html import TemplateSection, format_interval, percent
 from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
@@ -106,7 +106,7 @@ def build_sections(
     if (found := inputs.calibration) is not None:
         before = probability.probabilities(found.temperature * predictions.logits, predictions.activation).numpy()
         scaled = TemperatureScaling(found.temperature, found.num_images, found.fitted_on, before)
-    reliability = reliability_section(
+    calibration = calibration_section(
         labels,
         probabilities,
         scaled=scaled,
@@ -117,7 +117,7 @@ def build_sections(
         abstain_below=options.abstain_below,
         activation=predictions.activation,
     )
-    sections: list[TemplateSection] = [reliability]
+    sections: list[TemplateSection] = [calibration]
     predicted = probabilities.argmax(axis=1)
     columns, note = _slice_columns(shown, options.slices)
     slices = slice_metrics(columns, labels, predicted, is_correct(labels, predicted))
@@ -144,7 +144,7 @@ def build_sections(
         more_labels=inputs.more_labels,
         new_places=inputs.new_places,
         bootstrap_unit=None if inputs.clusters is None else inputs.clusters.unit,
-        calibration=(reliability.verdict, reliability.calibrated),
+        calibration=(calibration.verdict, calibration.calibrated),
         subgroups=subgroups,
     )
     return ReportFindings((*sections, *inputs.sections), context)

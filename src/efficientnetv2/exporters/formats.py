@@ -150,7 +150,8 @@ def open_executorch(path: Path) -> Session:
     with quiet():
         runtime = import_optional("executorch.runtime", "mobile", "Running an ExecuTorch program")
         library = import_optional("executorch.extension.pybindings.portable_lib", "mobile", "Setting its threads")
-    library._unsafe_reset_threadpool(torch.get_num_threads())
+    if hasattr(library, "_unsafe_reset_threadpool"):  # private; without it, ExecuTorch chooses its threads
+        library._unsafe_reset_threadpool(torch.get_num_threads())
     program = runtime.Runtime.get().load_program(path)
     (info,) = program.load_method("metadata").execute(())
     method = program.load_method("forward")
@@ -167,9 +168,10 @@ def _one_by_one(run: Callable[[npt.NDArray[Any]], tuple[Floats, Floats]]) -> Cal
     lock = Lock()
 
     def run_all(images: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        some = images if len(images) else np.zeros((1, *images.shape[1:]), images.dtype)  # for the number of classes
         with lock:
-            logits, shares = zip(*(run(images[row : row + 1]) for row in range(len(images))), strict=True)
-        return np.concatenate(logits), np.concatenate(shares)
+            logits, shares = zip(*(run(some[row : row + 1]) for row in range(len(some))), strict=True)
+        return np.concatenate(logits)[: len(images)], np.concatenate(shares)[: len(images)]
 
     return run_all
 
@@ -269,7 +271,7 @@ def is_export(path: Path, format: Format) -> bool:
     if format == "web":
         return (path / "model.onnx").is_file() and (path / "onnxruntime-web").is_dir()
     if format == "coreml":
-        return (path / "Manifest.json").is_file()
+        return path.suffix == Path(NAMES[format]).suffix and (path / "Manifest.json").is_file()
     return path.is_file() and path.suffix == Path(NAMES[format]).suffix
 
 

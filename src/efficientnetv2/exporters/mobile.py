@@ -131,7 +131,10 @@ def _alias(context: Any, node: Any) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without progress bars, and without warnings of these libraries, as of versions that they were not tested with."""
+    """Hide progress bars and warnings of these libraries, such as those of untested versions.
+
+    Standard output, logging and warnings change in the whole process: do not use it while other threads run.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

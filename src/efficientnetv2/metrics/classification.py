@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +88,16 @@ def classification_metrics(
 
 @dataclass(frozen=True)
 class SizeMetrics:
-    """Metrics at an image size, with the 95 % interval of top-1 and the throughput, reading included."""
+    """Metrics at one image size. Metrics are fractions.
+
+    Attributes:
+        image_size: Height and width in pixels.
+        top1: Top-1 accuracy.
+        low: Lower end of the 95 % confidence interval of top-1 (Wilson, independent images).
+        high: Upper end of this interval.
+        macro_f1: Mean F1 of the classes with images.
+        images_per_s: Throughput in images per second, image reading included.
+    """
 
     image_size: int
     top1: float
@@ -98,18 +107,39 @@ class SizeMetrics:
     images_per_s: float
 
 
-def size_metrics(
-    image_size: int, labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str], seconds: float
-) -> SizeMetrics:
-    """Metrics of (N, K) probabilities for (N,) class ids, predicted at an image size in so many seconds."""
-    score = classification_metrics(labels, probabilities, class_names)
-    low, high = wilson_interval(score.top1, score.num_images)
-    throughput = round(score.num_images / max(1e-9, seconds), 1)
-    return SizeMetrics(image_size, score.top1, low, high, score.macro_f1, throughput)
+class Scored(Protocol):
+    """Predictions with labels, such as ``inference.predict.Predictions``."""
+
+    @property
+    def labels(self) -> Integers:
+        """(N,) class ids."""
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        """(N, K); rows sum to 1."""
+
+
+def size_metrics(by_size: Mapping[int, tuple[Scored, float]], class_names: Sequence[str]) -> tuple[SizeMetrics, ...]:
+    """Metrics at each image size in pixels, from predictions and their wall time in seconds; the order stays.
+
+    Raises:
+        InputError: There are no images, a label is no class, or a probability is not finite.
+    """
+    points = []
+    for image_size, (predictions, seconds) in by_size.items():
+        score = classification_metrics(predictions.labels, predictions.probabilities, class_names)
+        low, high = wilson_interval(score.top1, score.num_images)
+        throughput = round(score.num_images / max(1e-9, seconds), 1)
+        points.append(SizeMetrics(image_size, score.top1, low, high, score.macro_f1, throughput))
+    return tuple(points)
 
 
 def best_size(points: Sequence[SizeMetrics], by: Literal["top1", "macro_f1"] = "top1") -> SizeMetrics:
-    """The point of the highest metric; of equal ones the smallest size, which is the fastest."""
+    """The point with the highest metric; of equal points the smallest size, which is the fastest.
+
+    Raises:
+        ValueError: There are no points.
+    """
     return max(points, key=lambda point: (getattr(point, by), -point.image_size))
 
 

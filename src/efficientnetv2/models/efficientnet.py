@@ -21,7 +21,6 @@ from efficientnetv2.preprocessing import RGB, Preprocessing
 from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
 from efficientnetv2.utils.memory import GIB, free_bytes
 from efficientnetv2.utils.probability import Activation
-from efficientnetv2.utils.shell import shell_join
 
 _DEFAULT_IMAGE_SIZE = 224  # ImageNet's usual size, for models without a stated preprocessing
 
@@ -98,8 +97,7 @@ def check_classes_and_channels(num_classes: object, in_channels: object) -> None
 def require_classes(network: Network, file: str | Path | None = None) -> None:
     """Refuse a network without a classifier. ``file`` names it in the message."""
     if network.num_classes == 0:
-        command = shell_join(["effnetv2", "train", "DATA", "--weights", str(file or "FILE")])
-        raise InputError(f"{file or 'the model'} has no classifier. Train one: {command}")
+        raise InputError(f"{file or 'the model'} has no classifier. Use this model as initial `weights` of a training.")
 
 
 def require_single_label(network: Network, why: str, file: str | Path | None = None) -> None:
@@ -117,7 +115,7 @@ def require_image_channels(network: Network, file: str | Path | None = None) -> 
     if network.in_channels != (RGB if bands is None else bands.channels):
         raise InputError(
             f"{file or 'the model'} takes images of {pluralize(network.in_channels, 'channel')}, but files are read "
-            "as RGB. Use inference.predict.predict with your batches."
+            "as RGB. Use a model of 3 channels, or call the model on tensors."
         )
 
 

@@ -171,18 +171,11 @@ def _fingerprint(setup: RunSetup) -> TrainingFingerprint | None:
 def _select_eval_size(setup: RunSetup, state: TrainState, minival: ImageDataset) -> EvalSizeSelection:
     """Evaluate minival at each size; all processes call this and get the same."""
     evaluated: dict[int, tuple[Predictions, float]] = {}
-    names = setup.train.class_names
     for px in eval_size_candidates(setup.recipe):
         began = time.perf_counter()
         resized = replace(setup, preprocessing=replace(setup.preprocessing, image_size=px))
         evaluated[px] = resized.predict(state, minival), time.perf_counter() - began
-    points = broadcast_from_main(
-        setup.world,
-        lambda: tuple(
-            size_metrics(px, predictions.labels, predictions.probabilities, names, seconds)
-            for px, (predictions, seconds) in evaluated.items()
-        ),
-    )
+    points = broadcast_from_main(setup.world, lambda: size_metrics(evaluated, setup.train.class_names))
     return EvalSizeSelection(points, setup.recipe.monitor)
 
 

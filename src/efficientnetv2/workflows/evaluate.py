@@ -187,13 +187,8 @@ def _size_curve(
     with suppress(ValidationError):  # of another project, or without a recipe
         schedule = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
         trained_px = schedule.last.image_size
-    points = []
-    for px in evaluation.sizes:
-        predictions, seconds = by_size[px]
-        points.append(size_metrics(px, predictions.labels, predictions.probabilities, network.class_names, seconds))
-    return SizeCurve(
-        tuple(points), network.preprocessing.image_size, trained_px, "may select" if may_choose else "shown"
-    )
+    points = size_metrics({px: by_size[px] for px in evaluation.sizes}, network.class_names)
+    return SizeCurve(points, network.preprocessing.image_size, trained_px, "may select" if may_choose else "shown")
 
 
 def _overlap(evaluation: ResolvedEvaluation, evaluated: ImageDataset) -> TrainOverlap:

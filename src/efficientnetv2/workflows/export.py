@@ -122,10 +122,11 @@ def export(
             that predicts in the browser); or for phones "litert" (.tflite), "executorch" (.pte) and "coreml"
             (.mlpackage), which take one image at a time.
         output: File or folder to write. Default: next to the model file.
-        input: "float" takes normalized images (N, C, S, S); "uint8" takes images of any size, (N, H, W, C), and
-            resizes and normalizes them in the model. "web" always takes "uint8". "coreml" with "uint8" takes an image
-            of the model's size, to which Apple's Vision framework resizes.
-        half: Store weights in half precision.
+        input: "float" takes normalized images (N, C, S, S), one image (1, C, S, S) in "executorch" and "coreml", and
+            (1, S, S, C) in "litert". "uint8" takes images of any size, (N, H, W, C), and resizes and normalizes them
+            in the model. "web" always takes "uint8". "coreml" with "uint8" takes an image of the model's size, to
+            which Apple's Vision framework resizes.
+        half: Store weights in float16. "onnx", "triton", "web" and "coreml" also compute in float16.
         int8: Quantize weights and activations to 8 bits. The result has the difference of the accuracy.
         data: Images to compare on, as `predict` takes them. Default: the validation images of the run, and if these
             are fewer than 200, also some that trained it.
@@ -146,7 +147,7 @@ def export(
     precision = _precision(half=half, int8=int8)
     require_supported(format, input, precision)
     if format == "coreml" and not (data is None and num_images is None):
-        raise InputError("`format=coreml` compares no images here. Leave `data` and `num_images` out.")
+        raise InputError("`format=coreml` is not compared with the original. Leave `data` and `num_images` out.")
     if calibration is not None and not int8:
         raise InputError("`calibration` is for `int8`. Give both, or leave it out.")
     if runtime is not None and format != "web":
@@ -179,7 +180,7 @@ def export(
         accuracy: AccuracyDifference | None = None
         if dataset is None:
             _logger.warning(
-                "The Core ML package is not verified: Core ML runs only on Apple's systems. Compare predictions there."
+                "The Core ML package is not compared with the original. Compare their predictions on a Mac."
             )
         else:
             few = "" if len(dataset) >= _IMAGES else f" Name at least {_IMAGES} with `data` for a stronger proof."

@@ -153,6 +153,8 @@ def push(
                 with _explained(hub, repo):
                     call_with_timeout(_PATIENCE_S, lambda: hub.create_repo(repo, private=private))
                 parent = _last_commit(hub, repo, private=private, overwrite=overwrite)
+                if parent is None:  # without a parent, the hub would not refuse a second push
+                    raise InputError(f"`repo` {repo} was created, but {hub.endpoint} does not find it yet. Push again.")
             files = [CommitOperationAdd(file, folder / file) for file in _FILES]
             with _explained(hub, repo):  # of two pushes at once, the hub refuses the later one
                 hub.create_commit(repo, files, commit_message="Upload an image classifier", parent_commit=parent)
@@ -272,12 +274,11 @@ def _explained(hub: HfApi, repo: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         reason = (error.server_message or error_summary(error)).rstrip(".")
-        changed = "The repository changed during this push. Look at it, then push again with `overwrite=True`."
         fix = {
             401: "Log in again with: hf auth login",
             403: "Give a repository of yours, and a token that may write.",
-            409: changed,
-            412: changed,
+            409: "The name is taken by another push, or by a repository that you cannot read. Give another name.",
+            412: "The repository changed during this push. Look at it, then push again with `overwrite=True`.",
         }
         raise InputError(
             f"`repo` {repo}: {hub.endpoint} responds with {status}: {reason}. {fix.get(status, 'Try again later.')}"
