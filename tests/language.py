@@ -20,7 +20,7 @@ RULES: tuple[tuple[str, str, tuple[int, int, int]], ...] = (
     ("write image, not picture", r"pictures?", (0, 0, 0)),
     ("write prediction, not answer", r"answer(s|ed|ing)?", (0, 0, 0)),
     ("write result or metric, not figure", r"figures?(?! \d)", (0, 0, 0)),
-    ("write hyperparameter or value, not setting", r"settings?", (1, 0, 0)),
+    ("write hyperparameter or value, not setting", r"settings?", (0, 0, 0)),
     ("write class or type, not kind", r"kinds?", (0, 0, 0)),
     ("write options or arguments, not words", r"words", (0, 0, 0)),
     ("write command, not verb", r"verbs?", (0, 0, 0)),
