@@ -5,21 +5,32 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.arms import SAME_PACE, measured, refuse_incomparable_times
+from benchmarks.arms import HARDLY_VALIDATED, SAME_PACE, Paired, machines, measured, refuse_incomparable_times
 from benchmarks.paper.runs import CONFIG, Cell, Runs
-from benchmarks.peers_training import once
-from benchmarks.record import hardware
-from benchmarks.time_to_accuracy import Rows, mean_top1, our_cell
+from benchmarks.peers_training import Reference, Timm, once
+from benchmarks.record import forget, hardware, record, versions_of
 from torch import nn
 
 from efficientnetv2.evaluation.evaluation_result import library_versions
+
+Rows = list[dict[str, Any]]  # one per seed
+
+
+def mean_top1(rows: Iterable[Mapping[str, Any]]) -> float:
+    """Mean over the seeds."""
+    return statistics.fmean(row["top1"] for row in rows)
+
+
+def seconds(rows: Iterable[Mapping[str, Any]]) -> list[float]:
+    """Seconds of training, one value per seed."""
+    return [row["train_s"] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,19 @@ class Side:
         return None
 
 
+def peer_side(name: str, peer: Timm | Reference, lengths: Sequence[float], pictures: Path, out: Path) -> Side:
+    """Another program on these images, with its runs in ``out``/sides."""
+
+    def run(epochs: float, seed: int) -> dict[str, Any]:
+        of = {"epochs": int(epochs), "seed": seed}
+        file = out / "sides" / f"{name}_{epochs:g}_{seed}.json"
+        return paced(file, partial(peer.trained, pictures, **of), {**peer.asked(pictures, **of), "seed": seed})
+
+    return Side(name, run, lengths)
+
+
 def our_side(runs: Runs, image_size: int, lengths: Sequence[float], model: str = "efficientnetv2_b0") -> Side:
-    """``effnetv2 train --recipe quick`` with its own schedule and no tuning; ``runs.out`` is OUT."""
+    """``effnetv2 train --recipe quick`` from half of the image size on, validated at the end; ``runs.out`` is OUT."""
     within = replace(runs, out=runs.out / model)
 
     def whole(cell: Cell, seed: int) -> dict[str, Any]:
@@ -60,7 +82,11 @@ def our_side(runs: Runs, image_size: int, lengths: Sequence[float], model: str =
         return measured(within, cell, seed)
 
     def run(epochs: float, seed: int) -> dict[str, Any]:
-        cell = our_cell(epochs, image_size, model)
+        settings = (
+            f"epochs={epochs:g}", *HARDLY_VALIDATED,
+            f"progressive.image_size={{start: {image_size / 2:g}, end: {image_size}}}",
+        )  # fmt: skip
+        cell = Cell(f"ours {epochs:g} epochs", "run", "quick", model, settings)
         file = runs.out / "sides" / f"{model}_{epochs:g}_{seed}.json"
         return paced(file, partial(whole, cell, seed), {CONFIG: within.config(cell), "seed": seed})
 
@@ -85,27 +111,30 @@ def paced(file: Path, make: Callable[[], dict[str, Any]], asked: Mapping[str, An
 
     def run() -> dict[str, Any]:
         before = pace()
-        row = {"hardware": hardware(), "versions": library_versions(), **make(), "file": file.name}
-        print(f"{file.stem}: {row['top1']:.1%} in {row['train_s'] / 60:.1f} minutes", flush=True)
+        row = {"hardware": hardware(), **make(), "file": file.name}
+        row["versions"] = library_versions() | row.get("versions", {})
+        results = ", ".join(f"{name} {row[name]:g}" for name in ("top1", "train_s", "wall_s") if name in row)
+        print(f"{file.stem}: {results}", flush=True)
         return row | {"pace": [round(one, 2) for one in (before, pace())]}
 
     return once(file, run, asked)
 
 
 def refuse_drift(rows: Sequence[Mapping[str, Any]], limit: float) -> None:
-    """Refuse runs during which, or between which, the machine changed its pace.
+    """Refuse runs of one seed between which the machine, its pace or the version of torch changed.
 
     Args:
-        rows: Runs of one seed, with ``pace`` and ``file``.
+        rows: Runs of one seed, with ``hardware``, ``pace`` and ``file``. Rows without ``versions`` may differ in torch.
         limit: Largest ratio of two paces.
 
     Raises:
-        SystemExit: The paces differ.
+        SystemExit: The runs differ.
     """
+    refuse_incomparable_times(rows)
     paces = [one for row in rows for one in row["pace"]]
     if max(paces) > limit * min(paces):
         files = ", ".join(f"{row['file']} ({' to '.join(map(str, row['pace']))} steps/s)" for row in rows)
-        raise SystemExit(f"The machine changed its pace during {files}. Delete these files in OUT, then start again.")
+        raise SystemExit(f"The machine changed its pace during {files}. Delete these files in OUT/sides and repeat.")
 
 
 def take_turns(sides: Sequence[tuple[Side, float]], seeds: int, limit: float = SAME_PACE) -> list[Rows]:
@@ -120,14 +149,38 @@ def take_turns(sides: Sequence[tuple[Side, float]], seeds: int, limit: float = S
         The rows of each side, one per seed.
 
     Raises:
-        SystemExit: Runs of one seed were made on different machines, with different versions of torch, or at different
-            paces of the machine.
+        SystemExit: ``refuse_drift`` refuses the runs of a seed.
     """
     found: list[Rows] = []
     for seed in range(seeds):
         order = -1 if seed % 2 else 1
         rows = [side.run(epochs, seed) for side, epochs in sides[::order]][::order]
-        refuse_incomparable_times(rows)
         refuse_drift(rows, limit)
         found.append(rows)
     return [list(rows) for rows in zip(*found, strict=True)]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A result to record.
+
+    Args:
+        figure: Value and interval.
+        unit: Unit of the value.
+        rows: Runs that the value is computed from.
+    """
+
+    figure: Paired
+    unit: str
+    rows: Rows
+
+
+def record_claims(found: Mapping[str, Claim], names: Iterable[str], command: str) -> None:
+    """Write the claims of these names, and forget the names without a claim."""
+    for name in names:
+        if name in found:
+            of = found[name]
+            on, versions = machines(of.rows), versions_of(of.rows)
+            record(name, unit=of.unit, command=command, on=on, versions=versions, **asdict(of.figure))
+        else:
+            forget(name)

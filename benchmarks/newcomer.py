@@ -16,7 +16,8 @@ start from the same weights, offline from the bundled weights:
 Each peer runs in the first PYTHON that has its library; this interpreter is tried last. A peer without its library is
 "not measured". ``newcomer_sides`` has the details. Nothing is tuned on these images. fastai and timm validate on the
 same fifth of the training images; ``train`` and AutoGluon hold out their own. All sides run one after another on all
-processors, in another order for each seed. A finished run is only read.
+processors, in another order for each seed. They count if the pace of the machine is within a tenth before and after all
+runs of a seed. A finished run is only read, and only for the same data and weights.
 
 PREFIX is ``newcomer_NAME_START_Mmin``, and its START is ``offline`` or ``weights``:
 
@@ -25,30 +26,33 @@ PREFIX is ``newcomer_NAME_START_Mmin``, and its START is ``offline`` or ``weight
 - ``PREFIX_minus_PEER_top1_by_seed``: the same difference of top-1, with the lowest and the highest seed as ends.
 - ``PREFIX_SIDE_wall_s``: mean wall time of training, with the lowest and the highest seed as ends.
 
-Everything is in OUT (results/newcomer), of which the ``*.json`` travel.
+Everything is in OUT (results/newcomer), of which OUT/sides travels.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from benchmarks.arms import machines
+from benchmarks.arms import SAME_PACE, machines
+from benchmarks.in_turn import paced, refuse_drift
 from benchmarks.minutes_kept import Task, train
 from benchmarks.newcomer_sides import MODEL, SIDES, Job
-from benchmarks.peers_training import link_folders, once
-from benchmarks.record import RESULTS, hardware, record, versions_of
+from benchmarks.peers_training import link_folders
+from benchmarks.record import RESULTS, forget, hardware, record, versions_of
 from sklearn.model_selection import train_test_split
 
 from efficientnetv2.data.dataset import load_dataset
@@ -59,19 +63,33 @@ from efficientnetv2.models.conversion import convert
 from efficientnetv2.training.initial_weights import BUNDLED, load_weights
 
 _ROOT = Path(__file__).parents[1]
+_CLAIMS = ("{}_wall_s", "minus_{}_top1", "minus_{}_macro_f1", "minus_{}_top1_by_seed")
 _LIBRARIES = {"fastai": "fastai", "autogluon": "autogluon.multimodal"}  # the others are in the dev environment
+
+
+def weights_of(start: str) -> str:
+    """The file of weights that the peers start from."""
+    return str(BUNDLED / f"{MODEL.removeprefix('tf_')}.safetensors") if start == "offline" else start
+
+
+def asked(task: Task) -> dict[str, Any]:
+    """What decides the runs of all seeds: minutes, digests of both sets, SHA-256 of the weights."""
+    digests = {name: load_dataset(of).digest() for name, of in (("train", task.data), ("test", task.test))}
+    weights = hashlib.sha256(Path(weights_of(task.start)).read_bytes()).hexdigest()
+    return {"minutes": task.minutes, **digests, "weights_sha256": weights}
 
 
 def prepare(task: Task, folder: Path) -> dict[str, str]:
     """What the peers read: links to the training images, a table of the test images, the weights for timm."""
+    shutil.rmtree(folder, ignore_errors=True)  # links to other images
+    folder.mkdir(parents=True)
     data, test = load_dataset(task.data), load_dataset(task.test)
     parts = train_test_split(np.arange(len(data)), test_size=0.2, stratify=data.labels, random_state=0)
     images = link_folders(data, *parts, folder / "images")
     table = pd.DataFrame({"path": test.paths, "true_label": [test.class_names[label] for label in test.labels]})
     table["file"] = [str((Path(test.root) / path).absolute()) for path in test.paths]
     table.to_csv(folder / "test.csv", index=False)
-    bundled = BUNDLED / f"{MODEL.removeprefix('tf_')}.safetensors"
-    network, _ = load_weights(str(bundled) if task.start == "offline" else task.start)
+    network, _ = load_weights(weights_of(task.start))
     convert.write(folder / "weights", adapt(network, num_classes=0), "timm")
     if (found := json.loads((folder / "weights/config.json").read_text(encoding="utf-8"))["architecture"]) != MODEL:
         raise SystemExit(f"{task.start} has the weights of {found}; the peers are set up for {MODEL}.")
@@ -86,6 +104,13 @@ def run_peer(side: str, python: str, job: Job) -> dict[str, Any]:
     facts = json.loads(Path(job.out, "side.json").read_text(encoding="utf-8"))
     versions = library_versions() | {"torch": facts["torch"]}  # of the interpreter of the side
     return {**facts, "hardware": hardware(), "versions": versions, "when": time.strftime("%Y-%m-%d")}
+
+
+def run_ours(task: Task, folder: Path) -> dict[str, Any]:
+    """``train`` from its start: the pace before and after says nothing about a run that was stopped and resumed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.with_name(f"{folder.name}.json").unlink(missing_ok=True)
+    return train(task, folder, None, os.sched_getaffinity(0))
 
 
 def interpreter(side: str, pythons: list[str]) -> str | None:
@@ -138,9 +163,8 @@ def main() -> None:
         parser.error(f"'{options.set}' is not NAME=TRAIN,TEST.")
     start = "offline" if options.start == "offline" else "weights"
     out = options.output.resolve()
-    shared = out / f"{name}_{start}_peers"
-    shared.mkdir(parents=True, exist_ok=True)
-    inputs = prepare(Task(data, test, options.minutes, options.start), shared)
+    whole = Task(data, test, options.minutes, options.start)
+    inputs, decides = prepare(whole, out / f"{name}_{start}_peers"), asked(whole)
     timm_train = str(Path(options.timm_train).resolve()) if options.timm_train else ""
     pythons = {side: interpreter(side, options.peers_python) for side in options.sides}
     missing = [side for side, python in pythons.items() if python is None or (side == "timm" and not timm_train)]
@@ -154,20 +178,20 @@ def main() -> None:
         first = seed % len(sides)
         for side in sides[first:] + sides[:first]:
             folder = out / f"{called}_{side}_{seed}"
-            if side == "ours":
-                task = Task(data, test, options.minutes, options.start, seed)
-                row = train(task, folder, None, os.sched_getaffinity(0))
-            else:
+            run = partial(run_ours, replace(whole, seed=seed), folder)
+            if side != "ours":
                 job = Job(**inputs, out=str(folder / "test"), minutes=options.minutes, seed=seed, timm_train=timm_train)
-                asked = {"minutes": options.minutes, "seed": seed}
-                row = once(folder.with_name(f"{folder.name}.json"), partial(run_peer, side, pythons[side], job), asked)
-            rows[side].append(row)
+                run = partial(run_peer, side, pythons[side], job)
+            rows[side].append(paced(out / "sides" / f"{folder.name}.json", run, {**decides, "seed": seed}))
             tables[side].append(load_predictions(folder / "test"))
-            print(f"{called} {side} {seed}: {json.dumps({**row, 'hardware': None, 'versions': None})}", flush=True)
+        # Not the versions: the peers have their own torch.
+        kept = ("seed", "hardware", "pace", "file")
+        refuse_drift([{key: rows[side][seed][key] for key in kept} for side in sides], SAME_PACE)
     every = [row for side in sides for row in rows[side]]
+    chosen = f"--sides {' '.join(options.sides)} " if options.sides != list(SIDES) else ""
     typed = (
         f"python -m benchmarks.newcomer {name}=TRAIN,TEST --minutes {options.minutes:g} "
-        f"--start {start.replace('weights', 'WEIGHTS')} --seeds {options.seeds} --timm-train TIMM_TRAIN_PY "
+        f"--start {start.replace('weights', 'WEIGHTS')} --seeds {options.seeds} {chosen}--timm-train TIMM_TRAIN_PY "
         "--peers-python PYTHON --record"
     )
     claims: dict[str, dict[str, Any]] = {}
@@ -180,8 +204,11 @@ def main() -> None:
                 claims[f"newcomer_{called}_minus_{side}_{metric}"] = {**one, "unit": "points"}
     for claim, one in claims.items():
         print(f"{claim}: {one['value']:.1f} {one['unit']} ({one['low']:.1f} to {one['high']:.1f}), n = {one['n']}")
-        if options.record:
-            record(claim, **one, command=typed, on=machines(every), versions=versions_of(every))
+    for claim in (f"newcomer_{called}_{form.format(side)}" for form in _CLAIMS for side in ("ours", *SIDES)):
+        if options.record and claim in claims:
+            record(claim, **claims[claim], command=typed, on=machines(every), versions=versions_of(every))
+        elif options.record:
+            forget(claim)
 
 
 if __name__ == "__main__":

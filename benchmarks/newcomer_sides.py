@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -102,13 +103,14 @@ def train_fastai(job: Job) -> tuple[Predict, dict[str, Any]]:
     from fastai.vision import all as vision
 
     class Pilot(vision.Callback):
-        """The times after the first steps."""
+        """The times after the first training steps."""
 
         def before_fit(self) -> None:
             self.times: list[float] = []
 
         def after_batch(self) -> None:
-            self.times.append(time.monotonic())
+            if self.training:
+                self.times.append(time.monotonic())
             if len(self.times) > PILOT_STEPS:
                 raise vision.CancelFitException
 
@@ -123,7 +125,7 @@ def train_fastai(job: Job) -> tuple[Predict, dict[str, Any]]:
 
     started, pilot, learn = time.monotonic(), Pilot(), learner()
     learn.unfreeze()
-    learn.fit(1, cbs=pilot)
+    learn.fit(1 + PILOT_STEPS, cbs=pilot)  # enough with one step per epoch
     steps = len(learn.dls.train) + _VALIDATION_STEP * len(learn.dls.valid)
     pilot_s = time.monotonic() - started
     step_s = statistics.median(later - earlier for earlier, later in pairwise(pilot.times))
@@ -209,17 +211,20 @@ def _outputs(model: Any, files: list[str], **args: Any) -> Any:
 
 
 def _epoch_s(command: Sequence[str]) -> float:
-    """Seconds of an epoch of timm's script, which is stopped after some steps."""
-    steps, seconds = 0, []
+    """Seconds of an epoch of timm's script, which is stopped after some steps. RuntimeError if it ends before."""
+    steps, seconds, last = 0, [], deque(maxlen=20)
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, start_new_session=True, **piped) as run:
         for line in run.stdout:
             print(line, end="")
+            last.append(line)
             if found := re.search(r"Train: \d+ \[ *\d+/(\d+) .*Time: ([\d.]+)s", line):
                 steps, seconds = int(found[1]), [*seconds, float(found[2])]
             if len(seconds) > PILOT_STEPS:
+                os.killpg(run.pid, signal.SIGTERM)
                 break
-        os.killpg(run.pid, signal.SIGTERM)
+        else:
+            raise RuntimeError("".join(last))
     return steps * statistics.median(seconds[1:])
 
 

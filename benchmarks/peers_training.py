@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,10 @@ class Timm:
         return [str(word) for word in (*words, *(word for part in self.parts.values() for word in part))]
 
     def asked(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
-        """What decides a run but for the images: ``epochs``, and the ``words`` after script and images."""
+        """What decides a run except the images: epochs, words after script and images, script, version of timm."""
         command = self.command(pictures, epochs=epochs, seed=seed, output=Path("OUT"))
-        return {"epochs": epochs, "words": command[3:]}
+        script = hashlib.sha256(Path(self.script).read_bytes()).hexdigest()
+        return {"epochs": epochs, "words": command[3:], "script_sha256": script, "timm": version("timm")}
 
     def trained(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
         """``top1`` on val at the end, ``train_s`` of the updates of all epochs."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from benchmarks.record import read
-from benchmarks.time_to_accuracy import claims_of
 
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 
@@ -135,8 +134,8 @@ def raw_of(name, command):
     raw = [read(file) for file in found if file.is_file()]
     if called == "train_step":
         return next(row for case, row in raw[0].items() if f"_{case}_" in name)
-    if called == "time_to_accuracy":  # each of its claims has runs of its own
-        return claims_of(raw[0])[name].rows
+    if called == "time_to_accuracy":  # its one claim; the other runs used other machines
+        return [*raw[0]["torchvision"], *raw[0]["ours"]["2"]]
     return raw[0] if raw else None
 
 

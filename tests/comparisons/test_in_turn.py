@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 
 import pytest
-from benchmarks import in_turn, leaderboard, timm_progressive
+from benchmarks import in_turn, leaderboard, record, time_to_accuracy, timm_progressive
 from benchmarks.in_turn import Side, our_side, paced, refuse_drift, take_turns
 from benchmarks.paper.runs import Runs
 from benchmarks.peers_training import Timm
@@ -51,19 +51,31 @@ def test_runs_at_two_paces_of_the_machine_are_refused():
     even, slower = side("a", 1, []), side("b", 1, [], pace=(10.0, 8.9))
     with pytest.raises(SystemExit, match=mentioning("a_2_0.json", "b_4_0.json", "8.9")):
         take_turns([(even, 2), (slower, 4)], 2)
-    rows = [{"pace": [10.0, 10.9], "file": "a"}, {"pace": [9.95, 10.0], "file": "b"}]
+    rows = [
+        {"pace": pace, "file": "a", "hardware": "one", "seed": 0} for pace in ([10.0, 10.9], [9.95, 10.0])
+    ]  # fmt: skip
     refuse_drift(rows, 1.1)
     with pytest.raises(SystemExit):
         refuse_drift(rows, 1.05)
+
+
+@pytest.mark.parametrize("other", [{"hardware": "another"}, {"versions": {"torch": "3"}}])
+def test_runs_on_two_machines_or_with_two_versions_of_torch_are_refused(other):
+    row = side("a", 1, []).run(2, 1)
+    refuse_drift([row, row], 1.1)
+    refuse_drift([row, {key: value for key, value in row.items() if key != "versions"}], 1.1)
+    with pytest.raises(SystemExit, match=mentioning("seed 1")):
+        refuse_drift([row, row | other], 1.1)
 
 
 def test_a_run_is_kept_with_the_pace_before_and_after_it(tmp_path, monkeypatch):
     paces = iter([10.0, 9.0])
     monkeypatch.setattr(in_turn, "pace", lambda: next(paces))
     for _ in range(2):  # the second time it is only read
-        row = paced(tmp_path / "deep/one.json", lambda: {"top1": 0.5, "train_s": 60.0}, {"seed": 3})
+        made = {"top1": 0.5, "train_s": 60.0, "versions": {"torch": "of its own Python"}}
+        row = paced(tmp_path / "deep/one.json", lambda made=made: made, {"seed": 3})
     assert (row["pace"], row["seed"], row["file"]) == ([10.0, 9.0], 3, "one.json")
-    assert in_turn.library_versions().items() <= row["versions"].items()
+    assert row["versions"] == in_turn.library_versions() | {"torch": "of its own Python"}
 
 
 def test_the_pace_is_that_of_a_fixed_computation():
@@ -133,38 +145,45 @@ def test_sizes_and_compilation_are_chosen_by_time(seconds, tops, sizes, compiled
     assert [seed for name, seed in asked if name.startswith("first rate")] == [1, 2, 3]
 
 
-def test_timms_top1_and_minutes_decide_the_lengths_of_ours():
-    asked = []
-    options = Namespace(epochs=10, seeds=2, pace_limit=1.1)
-    timm = side("timm", 100, asked, by_seed=(-0.65, -0.55), lengths=(10,))
-    ours = side("ours", 150, asked, by_seed=(0.0, 0.0))
-    theirs, reached, same = timm_progressive.compared(timm, ours, options)
-    assert reached[0] == 4
-    assert {epochs for name, epochs, _ in asked if name == "ours"} == {2, 4, 6.6}
-    found = timm_progressive.claims(theirs, reached, same)
-    assert found["time_to_timm_progressive_top1_speedup"].figure.value == pytest.approx(1000 / 600)
-    assert found["same_minutes_top1_gain_over_timm_progressive"].figure.value == pytest.approx(66 - 40)
-    assert set(timm_progressive.claims(theirs, None, same)) == {"same_minutes_top1_gain_over_timm_progressive"}
-
-
-def test_the_leaderboards_targets_by_hand():
+def test_the_entrys_own_top1_is_the_target_by_hand():
     asked = []
     options = Namespace(seeds=2, pace_limit=1.1)
-    sides = [
-        side(leaderboard.ENTRY, 600, asked, lengths=(5, 9)), side("b0", 100, asked, lengths=(6, 8)),
-        side("never", 1, asked, lengths=(1, 2)),
-    ]  # fmt: skip
-    reached = leaderboard.reach(sides, 80, options)
-    assert {name: epochs for name, (epochs, _) in reached.items()} == {leaderboard.ENTRY: 9, "b0": 8}
-    found = leaderboard.claims(reached, 80)
-    values = {name: (pytest.approx(claim.figure.value), claim.unit) for name, claim in found.items()}
-    assert values == {
-        f"imagenette_80_top1_s_{leaderboard.ENTRY}": (5400, "s"),
-        "imagenette_80_top1_s_b0": (800, "s"),
-        "imagenette_80_top1_speedup_b0": (6.75, "ratio"),
+    entry = side(leaderboard.ENTRY, 600, asked, lengths=(5, 9), by_seed=(0.3, 0.1))
+    models = [side("b0", 100, asked, lengths=(6, 8)), side("never", 1, asked, lengths=(1, 2))]
+    reached = leaderboard.reach(entry, models, 5, options)
+    assert {name: len(rows) for name, rows in reached.items()} == {leaderboard.ENTRY: 2, "b0": 2}
+    assert {epochs for name, epochs, _ in asked if name == leaderboard.ENTRY} == {5}
+    values = {
+        name: (pytest.approx(claim.figure.value), claim.unit) for name, claim in leaderboard.claims(reached, 5).items()
     }
-    alone = leaderboard.claims({"b0": reached["b0"]}, 80)
-    assert list(alone) == ["imagenette_80_top1_s_b0"], "no ratio to an entry that does not reach it"
+    assert values == {
+        f"imagenette_5_epochs_top1_{leaderboard.ENTRY}": (0.7, "fraction"),
+        f"imagenette_5_epochs_s_{leaderboard.ENTRY}": (3000, "s"),
+        "imagenette_5_epochs_top1_b0": (0.8, "fraction"),
+        "imagenette_5_epochs_s_b0": (800, "s"),
+        "imagenette_5_epochs_speedup_b0": (3.75, "ratio"),
+    }
+
+
+def test_an_entrys_length_is_recorded_and_one_that_no_model_reaches_is_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
+    monkeypatch.setattr(leaderboard, "RESULTS", tmp_path)
+    (tmp_path / "summary.json").write_text('{"imagenette_20_epochs_speedup_b0": {}, "another": {}}')
+    monkeypatch.setattr(leaderboard, "entry_of", lambda *words: None)
+    monkeypatch.setattr(leaderboard, "peer_side", lambda name, *words: side(name, 600, []))
+    monkeypatch.setattr(leaderboard, "our_side", lambda runs, size, lengths, model: side(model, 100, [], lengths=(6,)))
+    options = Namespace(
+        pictures="x", seeds=2, output=tmp_path, image_size=64, pace_limit=1.1, entry_lengths=(5, 20), lengths=(6,),
+        models=("b0",), record=True,
+    )  # fmt: skip
+    leaderboard.measure(options, {"lr": 0.1, "quick": []})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["imagenette_5_epochs_speedup_b0"]["value"] == pytest.approx(5)
+    assert "--models b0" in summary["imagenette_5_epochs_speedup_b0"]["command"]
+    assert "imagenette_20_epochs_speedup_b0" not in summary
+    assert "another" in summary
+    assert f"imagenette_20_epochs_top1_{leaderboard.ENTRY}" in summary
 
 
 def test_the_entrys_rate_and_format_are_the_best_that_were_tried(tmp_path, monkeypatch):
@@ -193,7 +212,7 @@ def test_the_entrys_rate_and_format_are_the_best_that_were_tried(tmp_path, monke
     assert json.loads((tmp_path / "tried/fp32_0.json").read_text())["words"][-2:] == ["--workers", "0"]
 
 
-@pytest.mark.parametrize("program", [timm_progressive, leaderboard])
+@pytest.mark.parametrize("program", [time_to_accuracy, timm_progressive, leaderboard])
 def test_a_measurement_needs_its_tuning(program, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "program", "--output", str(tmp_path)])
     with pytest.raises(SystemExit, match=mentioning("tuned.json", "--tune")):

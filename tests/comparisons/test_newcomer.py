@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import newcomer, newcomer_sides, record
+from benchmarks import in_turn, newcomer, newcomer_sides, record
+from benchmarks.minutes_kept import Task
+from tests.messages import mentioning
 
 from efficientnetv2.evaluation.predictions import compare_predictions, save_predictions
 
@@ -68,7 +71,65 @@ def test_an_epoch_of_timm_is_timed_without_waiting_for_its_end():
     assert newcomer_sides._epoch_s([sys.executable, "-c", script]) == pytest.approx(50 * 0.5)
 
 
-def test_claims_are_recorded_and_a_missing_peer_is_named(tmp_path, monkeypatch, capsys):
+def test_a_script_of_timm_that_dies_is_quoted():
+    for script in ("raise SystemExit('no such model')", "print('done')"):
+        with pytest.raises(RuntimeError, match=mentioning("no such model" if "raise" in script else "done")):
+            newcomer_sides._epoch_s([sys.executable, "-c", script])
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(1, 13), (5, 3), (40, 1)])
+def test_a_step_of_fastai_is_timed_without_validation(tmp_path, monkeypatch, steps, epochs):
+    """A training step takes 2 s and a validation step 1 s. With one step per epoch, validation is between all steps."""
+    clock, fitted = [0.0], []
+
+    class Callback:
+        training = True
+
+    class CancelFitError(Exception):
+        pass
+
+    class Learner:
+        def __init__(self):
+            loaders = SimpleNamespace(train=range(steps), valid=range(6))
+            self.dls = loaders
+
+        def unfreeze(self):
+            pass
+
+        def fit(self, epochs, cbs):
+            cbs.before_fit()
+            for epoch in range(epochs):
+                fitted.append(epoch)
+                for training, count, seconds in ((True, steps, 2.0), (False, 6, 1.0)):
+                    cbs.training = training
+                    for _ in range(count):
+                        clock[0] += seconds
+                        try:
+                            cbs.after_batch()
+                        except CancelFitError:
+                            return
+
+        def fine_tune(self, epochs):
+            fitted.append(f"{1 + epochs} epochs")
+
+    vision = SimpleNamespace(
+        Callback=Callback, CancelFitException=CancelFitError, set_seed=lambda seed: None, Resize=lambda size: None,
+        aug_transforms=list, accuracy=None, vision_learner=lambda *words, **more: Learner(),
+        ImageDataLoaders=SimpleNamespace(from_folder=lambda *words, **more: None),
+    )  # fmt: skip
+    for name in ("fastai", "fastai.vision", "fastai.vision.all"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(all=vision))
+    monkeypatch.setattr(newcomer_sides, "version", lambda name: "2")
+    monkeypatch.setattr(newcomer_sides, "BEGAN", 0.0)
+    monkeypatch.setattr(newcomer_sides.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(newcomer_sides.Job, "image_size", 64)
+    _, facts = newcomer_sides.train_fastai(newcomer_sides.Job("", "", "", "", minutes=100, seed=0))
+    assert len(fitted) == epochs + 1
+    step_s = 8.0 if steps == 1 else 2.0
+    assert facts["epochs"] == round(6000 / (step_s * (steps + 2)))
+
+
+def test_claims_are_recorded_and_a_missing_peer_is_named(tmp_path, monkeypatch, capsys, class_folders):
     def run(folder, wrong, **facts):
         true = ["a", "b"] * 10
         predicted = ["b" if row in wrong else label for row, label in enumerate(true)]
@@ -84,6 +145,7 @@ def test_claims_are_recorded_and_a_missing_peer_is_named(tmp_path, monkeypatch, 
         return run(tmp_path / job.out, {0, 2}, wall_s=50 + job.seed)
 
     def ours(task, folder, checkout, cores):
+        assert not folder.exists(), "a stopped run starts again"
         asked.append(("ours", task.seed))
         return run(folder / "test", {0}, wall_s=60)
 
@@ -93,8 +155,13 @@ def test_claims_are_recorded_and_a_missing_peer_is_named(tmp_path, monkeypatch, 
     monkeypatch.setattr(newcomer, "run_peer", peer)
     monkeypatch.setattr(newcomer, "train", ours)
     monkeypatch.setitem(newcomer._LIBRARIES, "autogluon", "a_library_that_is_not_installed")
-    words = ["tiny=TRAIN,TEST", "--minutes", "1", "--seeds", "2", "--sides", "probe", "autogluon", "timm", "--record"]
-    monkeypatch.setattr(sys, "argv", ["newcomer", *words, "--output", str(tmp_path / "out")])
+    monkeypatch.setattr(in_turn, "pace", lambda: 10.0)
+    (tmp_path / "out/tiny_offline_1min_ours_0/run").mkdir(parents=True)
+    kept = {f"newcomer_tiny_offline_{minutes}min_minus_fastai_top1": {} for minutes in (1, 6)}
+    (tmp_path / "summary.json").write_text(json.dumps(kept))
+    words = ["--minutes", "1", "--seeds", "2", "--sides", "probe", "autogluon", "timm", "--record", "--output"]
+    data = f"tiny={class_folders},{class_folders}"
+    monkeypatch.setattr(sys, "argv", ["newcomer", data, *words, str(tmp_path / "out")])
     newcomer.main()
     printed = capsys.readouterr().out
     assert "autogluon: not measured" in printed
@@ -105,5 +172,27 @@ def test_claims_are_recorded_and_a_missing_peer_is_named(tmp_path, monkeypatch, 
     assert summary["newcomer_tiny_offline_1min_minus_probe_top1"]["hardware"] == "a machine"
     wall = summary["newcomer_tiny_offline_1min_probe_wall_s"]
     assert (wall["low"], wall["value"], wall["high"]) == (50, 50.5, 51)
+    assert "--sides probe autogluon timm " in wall["command"]
+    assert "newcomer_tiny_offline_6min_minus_fastai_top1" in summary
+    assert "newcomer_tiny_offline_1min_minus_fastai_top1" not in summary, "not measured this time"
     newcomer.main()
-    assert [side for side, _ in asked[4:]] == ["ours", "ours"], "a finished run of a peer is only read"
+    assert len(asked) == 4, "a finished run is only read"
+    file = tmp_path / "out/sides/tiny_offline_1min_probe_1.json"
+    row = json.loads(file.read_text())
+    file.write_text(json.dumps(row | {"pace": [10.0, 8.0]}))
+    with pytest.raises(SystemExit, match=mentioning(file.name, "8.0")):
+        newcomer.main()
+    file.write_text(json.dumps(row))
+    next(class_folders.rglob("*.jpg")).unlink()
+    with pytest.raises(SystemExit, match=mentioning("ours_0.json", "train")):
+        newcomer.main()
+
+
+def test_other_weights_are_another_run(tmp_path, class_folders):
+    file = tmp_path / "weights"
+    task = Task(str(class_folders), str(class_folders), 1, str(file))
+    found = []
+    for content in (b"one", b"other"):
+        file.write_bytes(content)
+        found.append(newcomer.asked(task))
+    assert {name for name in found[0] if found[0][name] != found[1][name]} == {"weights_sha256"}

@@ -6,26 +6,23 @@ import itertools
 import json
 import math
 from argparse import Namespace
-from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
-from benchmarks import record, time_to_accuracy
-from benchmarks.arms import Paired
-from benchmarks.paper.runs import Runs
+from benchmarks import in_turn, record, time_to_accuracy
+from benchmarks.arms import ratio, refuse_incomparable_times
+from benchmarks.in_turn import Side
 from benchmarks.peers_training import Reference, Timm, link_folders, once, seconds_of, top1_of
 from benchmarks.peers_tuning import beyond_ends, tuned_timm
 from benchmarks.reference_recipe import top1
 from benchmarks.reference_recipe import trained as reference_trained
-from benchmarks.time_to_accuracy import Claim, changed_pace, claims, claims_of, climbed
 from PIL import Image
 from tests.messages import mentioning
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 
 # Two epochs of 37 updates as timm 1.0.31 logs them.
@@ -70,53 +67,53 @@ def test_saved_run_is_not_repeated_and_only_for_the_same_options(tmp_path):
     assert once(file, lambda: next(results), options) == {"top1": 0.4}, "saved by an older version"
 
 
-@pytest.mark.parametrize("side", ["timm", "torchvision"])
-def test_shorter_run_is_not_recorded_as_the_full_length(tmp_path, monkeypatch, side):
-    num_epochs = []
+@pytest.fixture
+def options(tmp_path):
+    """Two short seeds with a train.py of timm."""
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    script = tmp_path / "train.py"
+    script.write_text("")
+    return Namespace(
+        pictures=tmp_path, script=script, image_size=64, epochs=2, seeds=2, output=tmp_path / "out", pace_limit=1.1,
+        ladder=(1, 2, 4), record=False, program="time_to_accuracy",
+    )  # fmt: skip
 
+
+def chosen(lr="0.1"):
+    parts = {"batch": ["-b", "64"], "optimizer": ["--opt", "sgd", "--lr", lr]}
+    return {"timm": {"quick": ["-j", "1"], "parts": parts}, "torchvision": {"lr": 0.1}}
+
+
+@pytest.mark.parametrize("name", ["timm", "torchvision"])
+def test_a_kept_run_is_of_the_same_options_and_script(options, monkeypatch, name):
     def trained(self, images, *, epochs, seed):
-        num_epochs.append(epochs)
         return {"top1": 0.5, "train_s": 1.0}
 
+    monkeypatch.setattr(in_turn, "pace", lambda: 10.0)
     monkeypatch.setattr(Timm, "trained", trained)
     monkeypatch.setattr(Reference, "trained", trained)
-    (tmp_path / "train" / "a").mkdir(parents=True)
-    options = Namespace(
-        pictures=tmp_path, script=tmp_path / "train.py", image_size=64, epochs=2, seeds=1, output=tmp_path / "out"
-    )
-    parts = {"optimizer": ["--opt", "adamw", "--lr", "0.003"]}
-    chosen = {"timm": {"quick": ["-j", "1"], "parts": parts}, "torchvision": {"lr": 0.1}}
-    ((row,),) = time_to_accuracy.peers(side, options, chosen)
-    assert (row["epochs"], row["seed"], num_epochs) == (2, 0, [2])
-    assert row["versions"]["torch"] == version("torch"), "needed to compare minutes"
-    options.epochs = 10
-    with pytest.raises(SystemExit, match=mentioning("_0.json", "2", "10")):
-        time_to_accuracy.peers(side, options, chosen)
-    options.epochs, chosen["torchvision"]["lr"], options.image_size = 2, 0.2, 96
-    with pytest.raises(SystemExit, match=mentioning("_0.json", "96")):
-        time_to_accuracy.peers(side, options, chosen)
+
+    def row():
+        [side] = time_to_accuracy.peers_of(options, chosen())[name]
+        return side.run(2, 0)
+
+    first = row()
+    assert (first["epochs"], first["seed"], first["pace"]) == (2, 0, [10.0, 10.0])
+    assert first["versions"]["torch"] == version("torch"), "needed to compare minutes"
+    assert row() == first
+    if name == "timm":
+        assert first["timm"] == version("timm")
+        options.script.write_text("# another version")
+        with pytest.raises(SystemExit, match=mentioning("timm_2_0.json", "script_sha256")):
+            row()
+    options.image_size = 96
+    with pytest.raises(SystemExit, match=mentioning("_2_0.json", "96")):
+        row()
 
 
-@pytest.mark.parametrize("tuned", [0.4, 0.6])
-def test_timm_is_also_run_at_its_initial_rate(tuned, tmp_path, monkeypatch):
-    """The tuned rate may be worse, and the better one counts."""
-    rates = []
-
-    def trained(self, images, *, epochs, seed):
-        rates.append(self.parts["optimizer"][-1])
-        return {"top1": {"0.4": tuned, "0.1": 0.5}[rates[-1]], "train_s": 1.0}
-
-    monkeypatch.setattr(Timm, "trained", trained)
-    (tmp_path / "train" / "a").mkdir(parents=True)
-    options = Namespace(
-        pictures=tmp_path, script=tmp_path / "train.py", image_size=64, epochs=2, seeds=2, output=tmp_path / "out"
-    )
-    parts = {"batch": ["-b", "64"], "optimizer": ["--opt", "sgd", "--lr", "0.4"]}
-    found = time_to_accuracy.peers("timm", options, {"timm": {"quick": [], "parts": parts}})
-    assert ([len(rows) for rows in found], rates) == ([2, 2], ["0.4", "0.4", "0.1", "0.1"])
-    assert found[-1][0]["top1"] == max(tuned, 0.5)
-    args = json.loads((tmp_path / "out/sides/timm_first_rate_0.json").read_text())["words"]
-    assert args[-8:] == ["-b", "64", "--opt", "sgd", "--weight-decay", "5e-5", "--lr", "0.1"]
+@pytest.mark.parametrize(("lr", "names"), [("0.4", ["timm", "timm_first_rate"]), ("0.1", ["timm"])])
+def test_timm_is_also_run_at_its_initial_rate(options, lr, names):
+    assert [side.name for side in time_to_accuracy.peers_of(options, chosen(lr))["timm"]] == names
 
 
 def test_linked_folders_have_the_same_images(tmp_path):
@@ -183,153 +180,102 @@ def test_tuning_returns_to_the_better_candidate():
     assert side.parts["batch"] == ("-b", "64")
 
 
-def rows(*pairs):
-    return [
-        {"seed": seed, "top1": top1, "train_s": seconds, "hardware": "one"}
-        for seed, (top1, seconds) in enumerate(pairs)
-    ]
+def side(name, top1, train_s, *, lengths=(2,), calls=None):
+    """Top-1 and seconds by epochs and seed."""
+
+    def run(epochs, seed):
+        if calls is not None:
+            calls.append((name, epochs, seed))
+        return {
+            "seed": seed, "top1": top1(epochs, seed), "train_s": train_s(epochs, seed), "hardware": "one",
+            "versions": {"torch": "2"}, "pace": [10.0, 10.0], "file": f"{name}_{epochs}_{seed}.json",
+        }  # fmt: skip
+
+    return Side(name, run, lengths)
 
 
-def test_epochs_increase_until_the_mean_is_reached(tmp_path, monkeypatch):
-    """0.5, 0.6, 0.7 after 2, 3, 4 epochs: 0.62 takes 4, and 0.5 is too low to be repeated."""
-    calls = []
-
-    def ours(runs, epochs, px):
-        calls.append((epochs, runs.seeds))
-        return rows((0.3 + epochs / 10, 60.0 * epochs))
-
-    monkeypatch.setattr(time_to_accuracy, "ours", ours)
-    runs = Runs(DataConfig("x"), 3, "none", "cpu", tmp_path, print)
-    assert list(climbed(runs, 128, 0.62)) == [3, 4]
-    assert calls == [(2, 1), (3, 1), (3, 3), (4, 1), (4, 3)]
-    assert list(climbed(runs, 128, 2.0)) == [10]  # all seeds of the longest
-
-
-def test_claims_by_hand():
-    peers = {"timm": rows((0.66, 800), (0.68, 1000)), "torchvision": rows((0.40, 600), (0.42, 600))}
-    by_epochs = {2: rows((0.5, 100), (0.5, 100)), 4: rows((0.69, 200), (0.67, 250))}
-    found = claims(peers, by_epochs, rows((0.80, 800), (0.81, 1000)))
-    values = {name: (pytest.approx(claim.figure.value), claim.unit) for name, claim in found.items()}
-    assert values == {
-        "time_to_timm_top1_speedup": (4.0, "ratio"),
-        "time_to_torchvision_top1_speedup": (6.0, "ratio"),
-        "same_minutes_top1_gain_over_timm": (13.5, "points"),
+def compare(options, *, slower=1.0, calls=None):
+    """Of timm's rates the first one has the higher mean; ``quick`` needs 2 epochs for it, 1 for torchvision."""
+    peers = {
+        "timm": [
+            side("timm", lambda epochs, seed: (0.3, 0.5)[seed], lambda epochs, seed: 800.0, calls=calls),
+            side("timm_first_rate", lambda epochs, seed: (0.55, 0.6)[seed], lambda epochs, seed: 810.0, calls=calls),
+        ],
+        "torchvision": [side("torchvision", lambda epochs, seed: 0.4, lambda epochs, seed: 600.0, calls=calls)],
     }
-    too_short = {2: by_epochs[2]}
-    assert "time_to_timm_top1_speedup" not in claims(peers, too_short, rows((0.5, 1), (0.5, 1)))
+    quick = side(
+        "quick", lambda epochs, seed: 0.4 + 0.1 * epochs, lambda epochs, seed: 100.0 * epochs * (slower if seed else 1),
+        lengths=options.ladder, calls=calls,
+    )  # fmt: skip
+    return time_to_accuracy.compared(peers, quick, options)
 
 
-@pytest.mark.parametrize(
-    ("saved", "expected"), [((), 19.1), ((3, 18.2), 18.2), ((17.5, 18.2), 18.2), ((17, 19.2), 19.1)]
-)
-def test_saved_run_of_a_slightly_shorter_length_is_reused(tmp_path, saved, expected):
-    for epochs in saved:
-        folder = tmp_path / f"ours-{epochs}-epochs_run_0"
-        folder.mkdir()
-        (folder / "measured.json").write_text(json.dumps({"epochs": epochs}))
-    assert time_to_accuracy._within(tmp_path, 19.1) == expected
+def test_the_sides_take_turns_from_the_length_of_the_first_seed(options):
+    calls = []
+    found, same = compare(options, calls=calls)
+    assert [name for name, _, seed in calls if seed == 0][:3] == ["timm", "quick", "timm_first_rate"]
+    odd = [(name, epochs) for name, epochs, seed in dict.fromkeys(calls) if seed == 1]
+    assert odd == [
+        ("quick", 7.6), ("quick", 2), ("quick", 1), ("torchvision", 2), ("timm_first_rate", 2), ("timm", 2),
+    ]  # fmt: skip
+    assert {name: one.epochs for name, one in found.items()} == {"timm": 2, "torchvision": 1}
+    assert [row["top1"] for row in found["timm"].theirs] == [0.55, 0.6]
+    assert [row["top1"] for row in found["timm"].lower[0]] == [0.3, 0.5]
+    assert time_to_accuracy.mean_top1(same) == pytest.approx(1.16)
 
 
-def test_minutes_on_different_hardware_give_no_claim():
-    peers = {"timm": rows((0.66, 800), (0.68, 1000))}
-    by_epochs = {4: rows((0.69, 200), (0.67, 250))}
-    same = [row | {"hardware": "another"} for row in rows((0.80, 800), (0.81, 1000))]
-    assert len(claims(peers, by_epochs, same)) == 2, "only top-1 is compared here"
-    by_epochs[4][1]["hardware"] = "another"
-    with pytest.raises(SystemExit, match=mentioning("1", "seed")):
-        claims(peers, by_epochs, same)
+def test_claims_by_hand(options):
+    found, same = compare(options)
+    values = {
+        name: (pytest.approx(claim.figure.value), claim.unit)
+        for name, claim in time_to_accuracy.claims(found, same).items()
+    }
+    assert values == {
+        "time_to_timm_top1_speedup": (4.05, "ratio"),
+        "time_to_torchvision_top1_speedup": (6.0, "ratio"),
+        "same_minutes_top1_gain_over_timm": (116 - 57.5, "points"),
+    }
 
 
-def test_minutes_with_different_torch_versions_give_no_claim():
-    """Runs of older versions without versions are compared."""
-    peers = {"timm": rows((0.66, 800), (0.68, 1000))}
-    by_epochs = {4: [row | {"versions": {"torch": "2.15.0"}} for row in rows((0.69, 200), (0.67, 250))]}
-    same = rows((0.80, 800), (0.81, 1000))
-    assert "time_to_timm_top1_speedup" in claims(peers, by_epochs, same)
-    peers["timm"][1]["versions"] = {"torch": "2.14.0"}
-    with pytest.raises(SystemExit, match=mentioning("1", "2.14.0", "2.15.0")):
-        claims(peers, by_epochs, same)
+def test_a_side_that_never_reaches_it_or_takes_more_minutes_has_no_claim(options):
+    options.ladder = (1,)
+    found, same = compare(options, slower=1.4)
+    assert list(time_to_accuracy.claims(found, same)) == ["time_to_torchvision_top1_speedup"]
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [((880, 1000, 1100), True), ((1100, 1000, 900), False)])
-def test_sides_of_a_seed_with_different_paces_give_no_speedup(seconds, expected):
-    """Ours slows down from seed to seed; peers with it, or against it."""
-    peers = {"timm": rows(*((0.6, value) for value in seconds))}
-    by_epochs = {4: rows((0.7, 180), (0.7, 200), (0.7, 220))}
-    found = claims(peers, by_epochs, rows(*[(0.8, 1000)] * 3))
-    assert ("time_to_timm_top1_speedup" in found) == expected
-    assert ("With seed 0" in changed_pace(peers["timm"], by_epochs[4])) != expected
-
-
-def test_paces_are_compared_on_one_kind_of_machine():
-    """The second seed's machine is twice as fast for both sides."""
-    peers, mine = rows((0.6, 1000), (0.6, 500)), rows((0.7, 200), (0.7, 110))
-    for side in (peers, mine):
-        side[1]["hardware"] = "another"
-    assert not changed_pace(peers, mine)
-
-
-def test_the_sides_take_turns(tmp_path, monkeypatch):
-    """Seed by seed: timm at both rates, torchvision, then ours until it reaches the best of them."""
-    runs_started = []
-
-    def trained(self, images, *, epochs, seed):
-        runs_started.append((type(self).__name__, seed))
-        return {"top1": 0.6, "train_s": 1.0}
-
-    def measured(runs, cell, seed):
-        runs_started.append((cell.row, seed))
-        return {"top1": {"ours 2 epochs": 0.5, "ours 3 epochs": 0.7}[cell.row]}
-
-    monkeypatch.setattr(Timm, "trained", trained)
-    monkeypatch.setattr(Reference, "trained", trained)
-    monkeypatch.setattr(time_to_accuracy, "measured", measured)
-    (tmp_path / "train" / "a").mkdir(parents=True)
-    options = Namespace(
-        pictures=tmp_path, script=tmp_path / "train.py", image_size=64, epochs=2, seeds=2, output=tmp_path / "out"
-    )
-    parts = {"optimizer": ["--opt", "sgd", "--lr", "0.4"]}
-    chosen = {"timm": {"quick": ["-j", "1"], "parts": parts}, "torchvision": {"lr": 0.1}}
-    runs = Runs(DataConfig("x"), 2, "none", "cpu", tmp_path, print)
-    time_to_accuracy.take_turns(("timm", "torchvision"), options, chosen, runs)
-    of_a_seed = ["Timm", "Timm", "Reference", "ours 2 epochs", "ours 3 epochs"]
-    assert runs_started == [(who, seed) for seed in range(2) for who in of_a_seed]
-
-
-def test_recorded_minutes_are_comparable():
-    raw = json.loads((record.RESULTS / "time_to_accuracy.json").read_text())
-    summary = json.loads(record.SUMMARY.read_text())
-    found = claims_of(raw)
-    assert set(found) == {name for name in time_to_accuracy._CLAIMS if name in summary}
-    for name, claim in found.items():
-        assert summary[name]["value"] == pytest.approx(claim.figure.value)
-    assert time_to_accuracy.mean_top1(raw["timm"]) >= time_to_accuracy.mean_top1(raw["timm_lower"])
-
-
-def test_claim_that_is_no_longer_reached_is_removed(tmp_path, monkeypatch):
+def test_a_measurement_is_recorded_and_earlier_claims_are_forgotten(options, tmp_path, monkeypatch):
     monkeypatch.setattr(time_to_accuracy, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
-    monkeypatch.setattr(time_to_accuracy.paper_page, "write", lambda: None)
-    on_one = [{"hardware": "a machine", "versions": {"torch": "1"}}]
-    claim = Claim(Paired(2.0, 1.0, 3.0, 3), "ratio", on_one)
+    monkeypatch.setattr(time_to_accuracy, "our_side", lambda *words: None)
+    options.record = True
     other = {"of another script": {"value": 1}}
     (tmp_path / "summary.json").write_text(json.dumps(other))
-    both = {
-        "time_to_timm_top1_speedup": claim,
-        "time_to_torchvision_top1_speedup": replace(claim, rows=[*on_one, {"hardware": "another"}]),
-    }
-    raw = {"timm": [{}] * 3}
-    time_to_accuracy._record(both, raw)
-    saved = json.loads((tmp_path / "summary.json").read_text())
-    assert saved["time_to_timm_top1_speedup"]["hardware"] == "a machine", "the hardware of its own runs"
-    assert saved["time_to_timm_top1_speedup"]["versions"]["torch"] == "1"
-    assert saved["time_to_torchvision_top1_speedup"]["hardware"] == "a machine and another"
-    assert set(json.loads((tmp_path / "summary.json").read_text())) == {*both, *other}
-    time_to_accuracy._record({"time_to_torchvision_top1_speedup": claim}, raw)
-    assert set(json.loads((tmp_path / "summary.json").read_text())) == {
-        "time_to_torchvision_top1_speedup", *other,
-    }  # fmt: skip
+    torchvision, timm = (f"time_to_{name}_top1_speedup" for name in ("torchvision", "timm"))
+    for ladder, claimed in ((options.ladder, [timm, torchvision]), ((1,), [torchvision])):
+        options.ladder = ladder
+        both = compare(options, slower=1.4)
+        with monkeypatch.context() as patch:
+            patch.setattr(time_to_accuracy, "compared", lambda *words, both=both: both)
+            time_to_accuracy.measure({}, options, chosen())
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        assert set(summary) == {*claimed, *other}
+    raw = json.loads((tmp_path / "time_to_accuracy.json").read_text())
+    assert len(raw["timm"]) == len(raw["timm_lower"]) == len(raw["ours"]["1"]) == 2
+
+
+def test_the_recorded_minutes_are_those_of_the_runs():
+    """Seed by seed on one kind of machine; of timm's sides the paces differ, so they have no claim."""
+    raw = json.loads((record.RESULTS / "time_to_accuracy.json").read_text())
+    summary = json.loads(record.SUMMARY.read_text())
+    theirs, mine = raw["torchvision"], raw["ours"]["2"]
+    for pair in zip(theirs, mine, strict=True):
+        refuse_incomparable_times(pair)
+    claim = summary["time_to_torchvision_top1_speedup"]
+    assert claim["value"] == pytest.approx(ratio(in_turn.seconds(theirs), in_turn.seconds(mine)).value)
+    assert in_turn.mean_top1(mine) >= in_turn.mean_top1(theirs)
+    assert in_turn.mean_top1(raw["timm"]) >= in_turn.mean_top1(raw["timm_lower"])
+    assert not {"time_to_timm_top1_speedup", "same_minutes_top1_gain_over_timm"} & set(summary)
 
 
 def test_reference_learns_a_separable_problem(monkeypatch):

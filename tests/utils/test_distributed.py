@@ -202,7 +202,14 @@ def test_a_process_that_waits_for_others_says_so(monkeypatch, caplog):
     monkeypatch.setattr(distributed, "_WAITS_S", 0.1)
     for one, its in A_CLUSTERS.items():
         monkeypatch.setenv(one, its)
-    monkeypatch.setattr(distributed, "_own_store", lambda *_: time.sleep(1.0) or 1 / 0)
+
+    def wait(*_):
+        end = time.monotonic() + 20
+        while not caplog.text and time.monotonic() < end:
+            time.sleep(0.05)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(distributed, "_own_store", wait)
     monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
     with pytest.raises(ZeroDivisionError), process_group(world_from_env(), fix=""):
         pass

@@ -151,7 +151,8 @@ def blend_windows(predicted: Floats, counts: Floats, down: Floats, across: Float
     rows = rows_at_a_time(len(across), columns, classes)
     for first in range(0, len(down), rows):
         part = slice(first, first + rows)
-        blended: Floats = across @ (down[part] @ weighted).reshape(-1, columns, classes)  # (h, W, K)
+        with np.errstate(invalid="ignore"):  # some BLAS builds set the flag although all values are finite
+            blended: Floats = across @ (down[part] @ weighted).reshape(-1, columns, classes)  # (h, W, K)
         counting = norm[part] > 0
         np.divide(blended, norm[part][:, :, None], out=blended, where=counting[:, :, None])
         blended[~counting] = np.nan
