@@ -21,7 +21,6 @@ from pydantic.dataclasses import dataclass
 
 from efficientnetv2.preprocessing import MAX_IMAGE_SIZE
 from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.random_key import Key
 
 # Positions are sums of fractions: closer than this they are equal. Ours.
 _EQUAL = 1e-6
@@ -279,6 +278,8 @@ class ProgressiveSchedule:
     def _stage_at(self, step: int, steps: int) -> int:
         if self.order == "random":
             turn = step if self.random_draws is None else step * self.random_draws // steps
+            from efficientnetv2.utils.random_key import Key  # numpy would delay the help of commands
+
             return int(Key.of(self.seed or 0).fold("stage", turn).generator().integers(self.stages))
         return bisect(self._first_steps(steps), step, hi=self.stages) - 1
 
