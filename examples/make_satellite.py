@@ -14,7 +14,6 @@ from pathlib import Path
 
 from PIL import Image
 
-# The bundled weights were trained on the other five classes of EuroSAT.
 CLASSES = ("Highway", "Industrial", "PermanentCrop", "Residential", "River")
 COUNT, SEED, JPEG_QUALITY = 200, 0, 80
 
