@@ -143,19 +143,25 @@ def _run(words: list[str], checkout: Path | None, cores: set[int]) -> None:
     subprocess.run([*pinned, sys.executable, "-m", "efficientnetv2", *words], check=True, env=env)
 
 
+def named_set(text: str) -> tuple[str, str, str]:
+    """The name, the training images and the test images of the argument NAME=TRAIN,TEST."""
+    name, _, folders = text.partition("=")
+    data, _, test = folders.partition(",")
+    if not (name.isidentifier() and data and test):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=TRAIN,TEST.")
+    return name, data, test
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", metavar="NAME=TRAIN,TEST")
+    parser.add_argument("set", type=named_set, metavar="NAME=TRAIN,TEST")
     parser.add_argument("--minutes", type=float, nargs="+", default=[6, 20])
     parser.add_argument("--start", default="offline", help="offline, or a file of weights")
     parser.add_argument("--before", type=Path, required=True, help="clone at an earlier version")
     parser.add_argument("--output", type=Path, default=RESULTS / "minutes_kept")
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
-    name, _, folders = options.set.partition("=")
-    data, _, test = folders.partition(",")
-    if not (name.isidentifier() and data and test):
-        parser.error(f"'{options.set}' is not NAME=TRAIN,TEST.")
+    name, data, test = options.set
     start = "offline" if options.start == "offline" else "weights"
     options.output.mkdir(parents=True, exist_ok=True)
     typed = f"python -m benchmarks.minutes_kept {name}=TRAIN,TEST --start {start.replace('weights', 'WEIGHTS')}"

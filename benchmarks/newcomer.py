@@ -49,7 +49,7 @@ import numpy as np
 import pandas as pd
 from benchmarks.arms import SAME_PACE, machines
 from benchmarks.in_turn import paced, refuse_drift
-from benchmarks.minutes_kept import Task, train
+from benchmarks.minutes_kept import Task, named_set, train
 from benchmarks.newcomer_sides import MODEL, SIDES, Job
 from benchmarks.peers_training import link_folders
 from benchmarks.record import RESULTS, forget, hardware, record, versions_of
@@ -147,7 +147,7 @@ def differences(ours: list[pd.DataFrame], theirs: list[pd.DataFrame]) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", metavar="NAME=TRAIN,TEST")
+    parser.add_argument("set", type=named_set, metavar="NAME=TRAIN,TEST")
     parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--start", default="offline", help="offline, or a file of weights")
     parser.add_argument("--seeds", type=int, default=3)
@@ -157,10 +157,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "newcomer")
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
-    name, _, folders = options.set.partition("=")
-    data, _, test = folders.partition(",")
-    if not (name.isidentifier() and data and test):
-        parser.error(f"'{options.set}' is not NAME=TRAIN,TEST.")
+    name, data, test = options.set
     start = "offline" if options.start == "offline" else "weights"
     out = options.output.resolve()
     whole = Task(data, test, options.minutes, options.start)

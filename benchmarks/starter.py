@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.arms import machines
-from benchmarks.minutes_kept import Task, train
+from benchmarks.minutes_kept import Task, named_set, train
 from benchmarks.record import RESULTS, interval, keep, record, versions_of
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", metavar="NAME=FOLDER")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--ship", type=Path, metavar="RUN")
-    parser.add_argument("--finetune", nargs="*", default=[], metavar="NAME=TRAIN,TEST")
+    parser.add_argument("--finetune", nargs="*", type=named_set, default=[], metavar="NAME=TRAIN,TEST")
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--output", type=Path, default=Path("runs/starter_gain"), metavar="OUT")
     options = parser.parse_args()
@@ -156,9 +156,7 @@ def main() -> None:
         for name in SETS:
             measure_probes(name)
         options.output.mkdir(parents=True, exist_ok=True)
-        for one in options.finetune:
-            name, _, folders = one.partition("=")
-            data, _, test = folders.partition(",")
+        for name, data, test in options.finetune:
             measure_finetuning(name, data, test, options.minutes, options.output)
 
 
