@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import gc
+import logging
 import os
 import shutil
 import signal
@@ -22,6 +24,7 @@ from PIL import Image
 from tests.log_lines import forget_log
 
 from efficientnetv2.cli.console import Screen, spelling_as
+from efficientnetv2.utils.logs import PACKAGE
 
 # No test reaches a network, nor what the user has in his caches; nor does a process that a test starts. This stands
 # before anything imports huggingface_hub, which reads it once. Nothing listens on port 9: a refusal takes no time.
@@ -76,6 +79,8 @@ def pytest_collection_finish() -> None:
     """The server that commands are forked off begins here: it finds ``tests`` from where it begins."""
     if "tests.command_line" in sys.modules:
         forkserver.ensure_running()
+    gc.collect()
+    gc.freeze()  # what is imported stays: the collector need not look at it again and again
 
 
 def paint(path: Path, color: tuple[int, int, int], number: int = 0, px: int = 48) -> Path:
@@ -91,10 +96,22 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
+def _log_state() -> tuple:
+    """What decides whether a line of the package reaches a handler."""
+    ours = [one for name, one in logging.root.manager.loggerDict.items() if name.startswith(PACKAGE.name)]
+    loggers = [logging.root, *(one for one in ours if isinstance(one, logging.Logger))]
+    changed = {one.name: (one.level, one.propagate, one.filters[:]) for one in loggers if one.level or one.disabled}
+    filters = [one for handler in logging.root.handlers for one in handler.filters]
+    return changed, PACKAGE.handlers[:], filters, logging.root.manager.disable
+
+
 @pytest.fixture(autouse=True)
 def _log_of_each_test():
+    """A test leaves the log as it was; else a later one would miss lines, far from the cause."""
+    before = _log_state()
     yield
     forget_log()
+    assert _log_state() == before
 
 
 @pytest.fixture

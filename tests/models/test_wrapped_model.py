@@ -316,11 +316,11 @@ def test_embeddings_survive_copies():
 
 def test_a_predictor_refuses_a_network_without_classes(tmp_path):
     for network in (create(small(), num_classes=0), create("timm:resnet10t", num_classes=0)):
-        with pytest.raises(InputError, match=mentioning("--weights", "classifier")):
+        with pytest.raises(InputError, match=mentioning("`weights`", "classifier")):
             Predictor(network)
     path = tmp_path / "headless.safetensors"
     model_file.save(path, network)
-    with pytest.raises(InputError, match=mentioning("headless.safetensors", "--weights")):
+    with pytest.raises(InputError, match=mentioning("headless.safetensors", "`weights`")):
         Predictor(path)
 
 
