@@ -41,6 +41,8 @@ SERVER.set_forkserver_preload(
         "sklearn.metrics",
         "sklearn.neighbors",
         "efficientnetv2.cli.main",
+        "efficientnetv2.cli.progress_bars",
+        "efficientnetv2.cli.result_tables",
         "efficientnetv2.workflows.train",
         "efficientnetv2.workflows.evaluate",
         "efficientnetv2.workflows.crossval",

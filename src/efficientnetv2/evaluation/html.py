@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ _PERCENTAGE = re.compile(r"(?<=\d) ?%(?!\w)")
 
 def render(template: str, **values: Any) -> str:
     """Render a template of ``evaluation/templates``; a missing value is an error."""
+    return encodable(_environment().get_template(template).render(**values))
+
+
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("efficientnetv2.evaluation"),
         autoescape=True,
@@ -44,7 +50,7 @@ def render(template: str, **values: Any) -> str:
         "pluralize": pluralize, "shorten": shorten,
     }  # fmt: skip
     environment.globals["generator"] = _GENERATOR
-    return encodable(environment.get_template(template).render(**values))
+    return environment
 
 
 def is_page(file: Path) -> bool:

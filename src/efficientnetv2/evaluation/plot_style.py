@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -88,12 +89,15 @@ def style_axes(ax: Axes, title: str) -> None:
 def svg(figure: Figure) -> bytes:
     """An SVG for our pages: transparent, with colors that follow the page's light or dark scheme."""
     file = io.BytesIO()
+    figure.set_facecolor("none")
+    for panel in figure.axes:
+        panel.set_facecolor("none")
     with _missing_glyphs_ignored():
         if (engine := figure.get_layout_engine()) is not None:
-            # Layout within savefig would draw everything twice.
             engine.execute(figure)
             figure.set_layout_engine("none")
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        # Figure.savefig would draw everything twice.
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})  # type: ignore[no-untyped-call]
     rules = [
         f'[style*="{what}: {light}"] {{ {what}: {dark} !important }}'
         for light, dark in ON_DARK.items()
