@@ -399,7 +399,7 @@ def test_flat_split_folders_are_not_classes(tmp_path):
 
 def test_missing_path_suggests_the_nearest(tmp_path):
     write_images(tmp_path / "images/a/1.jpg")
-    with pytest.raises(InputError, match=mentioning("did you mean", "images")):
+    with pytest.raises(InputError, match=mentioning("did you mean", str(tmp_path / "images"))):
         load_dataset(tmp_path / "imagse")
 
 

@@ -71,9 +71,13 @@ def non_finite_error(num_broken: int, num_images: int, first: int) -> DivergedEr
     )
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word: ``; did you mean 'x'?``, or a full stop."""
-    names = {str(name).casefold(): name for name in known}
+def did_you_mean(word: str, known: Iterable[str] | Mapping[str, str]) -> str:
+    """The end of a sentence about an unknown word: ``; did you mean 'x'?``, or a full stop.
+
+    A mapping gives what to show for each name.
+    """
+    shown = known if isinstance(known, Mapping) else {name: name for name in known}
+    names = {str(name).casefold(): text for name, text in shown.items()}
     near = difflib.get_close_matches(word.casefold(), list(names), n=1, cutoff=0.6)
     return f"; did you mean '{names[near[0]]}'?" if near else "."
 
