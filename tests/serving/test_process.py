@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
 import yaml
 from tests.command_line import started
@@ -67,6 +69,42 @@ def served(tmp_path_factory):
     server.file = file
     yield server
     server.process.kill()
+
+
+def mutated(content, random):
+    """A file with some bytes changed, cut out, repeated or cut off."""
+    content = bytearray(content)
+    for _ in range(int(random.integers(1, 6))):
+        at = int(random.integers(len(content)))
+        end = at + int(random.integers(1, 200))
+        match random.integers(4):
+            case 0:
+                content[at] ^= 1 << int(random.integers(8))
+            case 1:
+                del content[at:end]
+            case 2:
+                content[at:at] = content[at:end]
+            case _:
+                content[at:end] = random.bytes(min(end, len(content)) - at)
+        if len(content) < 2:
+            break
+    return bytes(content)
+
+
+def test_mutated_images_never_end_the_process(served):
+    """2,000 of six formats: each is predicted or refused, and the server answers as before."""
+    files = [encoded(0, format) for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")]
+    random = np.random.default_rng(0)
+    statuses = Counter()
+    with httpx2.Client(base_url=served.url, timeout=60, trust_env=False) as client:
+        before = client.post("/predict", files={"image": JPEG}).json()
+        for number in range(2000):
+            content = mutated(files[number % len(files)], random)
+            statuses[client.post("/predict", files={"image": ("a.jpg", content)}).status_code] += 1
+        assert client.post("/predict", files={"image": JPEG}).json() == before
+    assert set(statuses) <= {200, 413, 415, 422}
+    assert min(statuses[200], statuses[415], statuses[422]) > 50, "the mutations are too weak or too strong"
+    assert served.process.goes_on()
 
 
 def test_a_stop_waits_for_the_requests_that_were_accepted(model, tmp_path):
