@@ -45,12 +45,12 @@ def topics(steps):
 
 
 def test_causes_of_low_accuracy_come_before_more_labels():
-    """Aerial weights, two epochs and small images come first. The last step refers to them."""
+    """Bundled weights, two epochs and small images come first. The last step refers to them."""
     facts = metadata(weights=SHIPPED, epochs=2.0, px=128, stored_size=256.0, label_conflicts=1)
     steps = next_steps(RIGHT, facts, data_scaling_curve=CURVE)
     assert topics(steps) == ["weights", "epochs", "image_size", "label_errors", "more_labels"]
     assert [step.rank for step in steps] == [1, 2, 3, 4, 5]
-    assert "aerial" in steps[0].reason
+    assert "bundled weights" in steps[0].reason
     assert "2 epochs" in steps[1].reason
     assert "256 px" in steps[2].reason
     assert "128 px" in steps[2].reason

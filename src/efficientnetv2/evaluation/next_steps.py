@@ -157,7 +157,7 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
     bundled = start.endswith(f"{model}.safetensors") and Path(start).parent.name == "weights"
     if not best or not (start == "none" or bundled) or set(compared) & set(best):
         return None
-    weights = "the bundled weights, which were trained on aerial images" if bundled else "random weights"
+    weights = "the bundled weights, which were trained on few images" if bundled else "random weights"
     reason = (
         f"The run started from {weights}. ImageNet weights usually give much higher accuracy. Without a network, "
         f"download them elsewhere ({shell_join(['effnetv2', 'models', '--fetch', best[0]])}) and pass the file as "

@@ -51,7 +51,7 @@ class WeightsCandidate:
     note: str  # Which weights and from where, or why none
     title: str = "random weights"
     lacking: str = ""  # Why better weights are not available; empty if there are none
-    bundled: bool = False  # Whether they are the repository's, which were trained on aerial images
+    bundled: bool = False  # Whether they are those of ``examples/weights``
 
 
 def validate_model_name(model: str | Architecture) -> None:

@@ -102,7 +102,7 @@ def select_weights(
     The features of each candidate on the same training images are classified linearly, cross-validated, with groups,
     locations and identical files kept whole. A candidate gives way to a less promising one only if that is
     significantly better, as of equal features those that have seen more train better. The bundled weights have seen
-    aerial images alone, so they must be significantly better than random ones. Images of val and test are not used.
+    few images, so they must be significantly better than random ones. Images of val and test are not used.
     Images with several labels, and too few images, are not compared. With ``budget`` fewer images are compared, or the
     first candidate is taken.
     """
