@@ -32,9 +32,10 @@ def test_a_point_at_each_epoch_and_at_each_stages_end():
     assert validation_steps(recipe(), length) == {8, 16, 20, 24, 32, 40}
 
 
-def test_no_point_shortly_before_a_stage_ends():
-    """Epochs of 9: at 18 and 36 the stage's end is less than half an epoch away."""
+def test_no_point_shortly_before_or_after_a_stage_ends():
+    """Epochs of 9 and 7: at 18, 36 and 21 the end of a stage is less than half an epoch away."""
     assert validation_steps(recipe(), RunLength(40, 9.0)) == {9, 20, 27, 40}
+    assert validation_steps(recipe(), RunLength(40, 7.0)) == {7, 14, 20, 28, 35, 40}
 
 
 def test_points_every_so_many_epochs():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass
 
 from efficientnetv2.training.recipe import Recipe
@@ -34,11 +33,11 @@ def stage_ends(recipe: Recipe, length: RunLength) -> list[int]:
 
 
 def validation_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
-    """The steps before a validation: each stage's end, and every ``val_interval_epochs`` unless a stage ends soon."""
+    """The steps before a validation: each stage's end, and every ``val_interval_epochs`` unless a stage ends near."""
     every = max(1, round(recipe.val_interval_epochs * length.steps_per_epoch))
     ends = stage_ends(recipe, length)
     between = range(every, length.steps, every)
-    return frozenset(ends) | {step for step in between if ends[bisect_left(ends, step)] - step >= every / 2}
+    return frozenset(ends) | {step for step in between if min(abs(end - step) for end in ends) >= every / 2}
 
 
 def log_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
