@@ -3,7 +3,7 @@
 Run: python -m benchmarks.demo [--seeds 5] [--output runs/demo_seeds]
 
 Each seed is a process of its own, on all cores. Its wall time is from the command to the end. The metrics are those of
-the 200 validation images, which select nothing. The intervals are of the mean over seeds (Student's t). A seed that has
+the 500 validation images, which select nothing. The intervals are of the mean over seeds (Student's t). A seed that has
 been run already is not run again, unless the code, the versions or the hardware changed. Raw records:
 results/demo/SEED.
 

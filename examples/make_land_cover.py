@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
-COUNT, SIDE_PX, SEED, JPEG_QUALITY = 600, 160, 0, 88
+COUNT, SIDE_PX, SEED, JPEG_QUALITY = 600, 160, 0, 78
 
 
 def main(source: Path, target: Path) -> None:
@@ -29,7 +29,7 @@ def main(source: Path, target: Path) -> None:
         name = f"pictures/{Path(path).stem}.jpg"
         with Image.open(source / path) as picture:
             small = picture.convert("RGB").resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
-        small.save(target / name, quality=JPEG_QUALITY)
+        small.save(target / name, quality=JPEG_QUALITY, optimize=True)
         names.append(name)
     drawn.assign(path=names).round({"latitude": 5, "longitude": 5}).to_csv(target / "pictures.csv", index=False)
 

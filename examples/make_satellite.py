@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 CLASSES = ("Highway", "Industrial", "PermanentCrop", "Residential", "River")
-COUNT, SEED, JPEG_QUALITY = 200, 0, 80
+COUNT, SEED, JPEG_QUALITY = 500, 0, 80
 
 
 def main(source: Path, target: Path) -> None:
