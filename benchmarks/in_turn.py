@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from benchmarks.arms import HARDLY_VALIDATED, SAME_PACE, Paired, machines, measured, refuse_incomparable_times
@@ -21,6 +21,7 @@ from torch import nn
 from efficientnetv2.evaluation.evaluation_result import library_versions
 
 Rows = list[dict[str, Any]]  # one per seed
+Found = TypeVar("Found")
 
 
 def mean_top1(rows: Iterable[Mapping[str, Any]]) -> float:
@@ -104,6 +105,17 @@ def pace(seconds: float = 3.0) -> float:
         layer(images).sum().backward()
         times.append(time.perf_counter() - before)
     return 1 / statistics.median(times)
+
+
+def at_steady_pace(measure: Callable[[], Found]) -> tuple[Found, bool]:
+    """What a measurement returns, and whether the pace before and after it is the same; otherwise prints it."""
+    before = pace()
+    found = measure()
+    after = pace()
+    is_steady = max(before, after) <= SAME_PACE * min(before, after)
+    if not is_steady:
+        print(f"The machine changed its pace from {before:.1f} to {after:.1f} steps/s: measure this again.", flush=True)
+    return found, is_steady
 
 
 def paced(file: Path, make: Callable[[], dict[str, Any]], asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,8 @@ SHOWN = {
     "grey levels": lambda value: f"{value:.2f}",
     "reward": lambda value: f"{value:+.3f}",
     "groups": lambda value: f"{value:.0f}",
+    "ms": lambda value: f"{value:,.0f} ms",
+    "requests": lambda value: f"{value:.0f}",
 }
 
 

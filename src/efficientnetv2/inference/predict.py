@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from threading import get_ident
 from typing import Literal
 
@@ -104,18 +105,23 @@ def predict(
     """
     require_classes(network)
     width = network.num_classes + (unknown and network.unknown is not None)
-    picked: list[Compute | None] = []
+    batches = iter(batches)
+    first = list(islice(batches, 1))
+    engine = pick_engine(network, preprocessing, first[0], num_images) if pick_engine is not None and first else None
 
     def logits(images: Tensor) -> Tensor:
-        if not picked:
-            picked.append(None if pick_engine is None else pick_engine(network, preprocessing, images, num_images))
-        if picked[0] is not None:
-            return picked[0](images)[:, :width]
         inputs = normalize(images, mean=preprocessing.mean, std=preprocessing.std)
         return calibrated_outputs(network, inputs, preprocessing.tta, unknown=unknown)
 
-    shape = (num_images, width)
-    return _run_batches(network, logits, batches, torch.device(device), shape, progress, on_batch)
+    shape, place_on = (num_images, width), torch.device(device)
+    batches = chain(first, batches)
+    if engine is None:
+        return _run_network(network, logits, batches, place_on, shape, progress, on_batch)
+
+    def compute(images: Tensor) -> Tensor:
+        return engine(images)[:, :width]
+
+    return _run_batches(compute, batches, place_on, shape, progress, on_batch, nullcontext())
 
 
 def embed(
@@ -133,7 +139,7 @@ def embed(
         return network.embed(normalize(images, mean=preprocessing.mean, std=preprocessing.std))
 
     shape = (num_images, network.embed_dim)
-    return _run_batches(network, vectors, batches, torch.device(device), shape, progress)
+    return _run_network(network, vectors, batches, torch.device(device), shape, progress)
 
 
 def predict_dataset(
@@ -287,7 +293,7 @@ class _DatasetBatches:
         return np.concatenate([np.empty(0, dtype=np.int64), *self.rows])
 
 
-def _run_batches(
+def _run_network(
     network: Network,
     compute: Callable[[Tensor], Tensor],
     batches: Iterable[Tensor],
@@ -296,21 +302,34 @@ def _run_batches(
     progress: Progress | None,
     on_batch: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
-    """Apply ``compute`` to batches on a device; stop at the first result that is not finite."""
+    """``_run_batches`` of what a network computes, in evaluation mode on a device."""
     place(network, device)
 
     def compute_part(images: Tensor) -> Tensor:
         on_device = to_device(images, device, memory_format=torch.channels_last)
         return compute(on_device).float().cpu()
 
+    return _run_batches(compute_part, batches, device, shape, progress, on_batch, eval_mode(network))
+
+
+def _run_batches(
+    compute: Callable[[Tensor], Tensor],
+    batches: Iterable[Tensor],
+    device: torch.device,
+    shape: tuple[int | None, int],
+    progress: Progress | None,
+    on_batch: Callable[[Tensor], object] | None,
+    mode: AbstractContextManager[object],
+) -> Tensor:
+    """Apply ``compute`` to batches in a mode; stop at the first result that is not finite."""
     num_images, width = shape
     # Filled in place: concatenating would need the memory twice, 10 GB for a million embeddings.
     buffer = None if num_images is None else torch.empty(num_images, width)
     results: list[Tensor] = []
     done, most = 0, sys.maxsize
-    with eval_mode(network):
+    with mode:
         for images in batches:
-            rows, most = retry_halving_batch(compute_part, images, most, device)
+            rows, most = retry_halving_batch(compute, images, most, device)
             broken = (~rows.isfinite().all(dim=1)).nonzero().flatten()
             if len(broken):
                 raise non_finite_error(len(broken), done + len(images), done + int(broken[0]))

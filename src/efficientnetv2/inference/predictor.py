@@ -22,6 +22,7 @@ from efficientnetv2.data.bands import load_raster
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.geotiff import mask_nodata, scale_to_uint8
 from efficientnetv2.data.image_io import UnreadableImageError, is_high_bit_depth
+from efficientnetv2.data.loader import thread_map
 from efficientnetv2.data.raster_checks import (
     bit_depth_fault,
     channels_fault,
@@ -201,9 +202,8 @@ class Predictor:
             pick_engine=pick_engine,
             unknown=True,
         )
-        predictions = [
-            self._prediction(names, row) for row in probabilities(outputs[:, : len(names)], network.activation)
-        ]
+        rows = probabilities(outputs[:, : len(names)], network.activation)
+        predictions = [self._prediction(names, row, values) for row, values in zip(rows, rows.tolist(), strict=True)]
         if (detector := network.unknown) is None:
             return predictions
         return [
@@ -211,24 +211,26 @@ class Predictor:
             for prediction, score in zip(predictions, outputs[:, -1].tolist(), strict=True)
         ]
 
-    def _prediction(self, names: Sequence[str], row: Tensor) -> Prediction:
-        best, by_class = names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True))
-        labels: tuple[str, ...] = (best,)
+    def _prediction(self, names: Sequence[str], row: Tensor, values: Sequence[float]) -> Prediction:
+        best, by_class = int(row.argmax()), dict(zip(names, values, strict=True))
+        labels: tuple[str, ...] = (names[best],)
         if self.network.activation == "sigmoid":
             assigned = assigned_labels(row[None].numpy(), self.network.activation)[0]
             order = row.argsort(descending=True, stable=True).tolist()
             labels = tuple(names[index] for index in order if assigned[index])
-        return Prediction(best, float(row.max()), by_class, labels)
+        return Prediction(names[best], values[best], by_class, labels)
 
     def _batches(self, images: ImageInput | Iterable[ImageInput]) -> Iterator[Tensor]:
         remaining, start = iter(_as_images(images)), 0
         while chunk := list(islice(remaining, self.batch_size)):
-            arrays = []
-            for index, image in enumerate(chunk, start):
+
+            def load(index: int, chunk: Sequence[ImageInput] = chunk, start: int = start) -> npt.NDArray[np.uint8]:
                 try:
-                    arrays.append(_load(image, self.preprocessing))
+                    return _load(chunk[index], self.preprocessing)
                 except UnreadableImageError as error:
-                    raise InputError(f"{error} (number {index}, from 0). Leave it out.") from error
+                    raise InputError(f"{error} (number {start + index}, from 0). Leave it out.") from error
+
+            arrays = thread_map(load, len(chunk), min(len(chunk), torch.get_num_threads()))
             start += len(chunk)
             yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
