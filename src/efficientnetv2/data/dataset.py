@@ -271,10 +271,9 @@ def _read(data: str, options: ReadOptions) -> ImageRecords:
 
 def _missing_data(data: str, path: Path) -> InputError:
     neighbors = os.listdir(path.parent) if path.parent.is_dir() else []
-    known = {name: name for name in builtin_datasets.BUILTIN_NAMES} | {
-        name: str(Path(data).parent / name) for name in neighbors
-    }
-    near = did_you_mean(path.name, known)
+    near = did_you_mean(path.name, neighbors, os.path.dirname(data.rstrip(os.sep)))
+    if near == ".":
+        near = did_you_mean(path.name, builtin_datasets.BUILTIN_NAMES)
     return InputError(
         f"data path '{data}' does not exist{near} Give a folder, a CSV or Parquet file, shards, an image, or a "
         f"built-in dataset: {', '.join(builtin_datasets.BUILTIN_NAMES)}."

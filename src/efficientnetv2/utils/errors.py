@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -71,15 +72,14 @@ def non_finite_error(num_broken: int, num_images: int, first: int) -> DivergedEr
     )
 
 
-def did_you_mean(word: str, known: Iterable[str] | Mapping[str, str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], folder: str = "") -> str:
     """The end of a sentence about an unknown word: ``; did you mean 'x'?``, or a full stop.
 
-    A mapping gives what to show for each name.
+    ``folder`` is where files of the known names are; it is shown too.
     """
-    shown = known if isinstance(known, Mapping) else {name: name for name in known}
-    names = {str(name).casefold(): text for name, text in shown.items()}
+    names = {str(name).casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), list(names), n=1, cutoff=0.6)
-    return f"; did you mean '{names[near[0]]}'?" if near else "."
+    return f"; did you mean '{os.path.join(folder, names[near[0]])}'?" if near else "."
 
 
 def format_rule(problem: Mapping[str, Any]) -> str:
