@@ -33,9 +33,10 @@ def test_a_point_at_each_epoch_and_at_each_stages_end():
 
 
 def test_no_point_shortly_before_or_after_a_stage_ends():
-    """Epochs of 9 and 7: at 18, 36 and 21 the end of a stage is less than half an epoch away."""
+    """Epochs of 9: at 18 and 36 a stage ends within half an epoch. Of 101: at 202 one has ended 2 steps before."""
     assert validation_steps(recipe(), RunLength(40, 9.0)) == {9, 20, 27, 40}
-    assert validation_steps(recipe(), RunLength(40, 7.0)) == {7, 14, 20, 28, 35, 40}
+    assert validation_steps(recipe(), RunLength(400, 101.0)) == {101, 200, 303, 400}
+    assert validation_steps(recipe(), RunLength(400, 120.0)) == {120, 200, 240, 400}
 
 
 def test_points_every_so_many_epochs():

@@ -33,11 +33,15 @@ def stage_ends(recipe: Recipe, length: RunLength) -> list[int]:
 
 
 def validation_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
-    """The steps before a validation: each stage's end, and every ``val_interval_epochs`` unless a stage ends near."""
+    """The steps before a validation: each stage's end, and every ``val_interval_epochs`` unless a stage ends near.
+
+    Near is within half an interval after the step, or a tenth before it. Ours.
+    """
     every = max(1, round(recipe.val_interval_epochs * length.steps_per_epoch))
     ends = stage_ends(recipe, length)
     between = range(every, length.steps, every)
-    return frozenset(ends) | {step for step in between if min(abs(end - step) for end in ends) >= every / 2}
+    near = {step for step in between for end in ends if -every / 10 < end - step < every / 2}
+    return frozenset(ends) | frozenset(between) - near
 
 
 def log_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
