@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.processes import in_processes
 from tests.training.test_loop import CPU, LABELS, SMALL, gray, recipe_of
@@ -198,14 +199,15 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
             pass
 
 
-def test_a_process_that_waits_for_others_says_so(monkeypatch, caplog):
+def test_a_process_that_waits_for_others_says_so(monkeypatch):
+    lines = logged_lines()
     monkeypatch.setattr(distributed, "_WAITS_S", 0.1)
     for one, its in A_CLUSTERS.items():
         monkeypatch.setenv(one, its)
 
     def wait(*_):
         end = time.monotonic() + 20
-        while not caplog.text and time.monotonic() < end:
+        while not lines and time.monotonic() < end:
             time.sleep(0.05)
         raise ZeroDivisionError
 
@@ -213,9 +215,8 @@ def test_a_process_that_waits_for_others_says_so(monkeypatch, caplog):
     monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
     with pytest.raises(ZeroDivisionError), process_group(world_from_env(), fix=""):
         pass
-    said = caplog.text
-    assert mentions(said, "1 process")
-    assert mentions(said, "RANK", "WORLD_SIZE")
+    assert mentions(lines[0], "1 process")
+    assert mentions(lines[0], "RANK", "WORLD_SIZE")
 
 
 def test_processes_started_again_do_not_wait_for_those_that_are_gone():
