@@ -122,11 +122,16 @@ def _published(model: str) -> tuple[WeightsCandidate | None, str]:
     return None, reason
 
 
+def is_bundled(word: str) -> bool:
+    """Whether weights are those of ``examples/weights``."""
+    return word != "none" and Path(word).resolve().parent == BUNDLED.resolve()
+
+
 def better_weights(model: str | Architecture, word: str) -> str | None:
     """Name of ImageNet weights that promise more than the repository's (``word``) or "none"; None if there are none."""
     if not isinstance(model, str) or model not in NAMES:
         return None
-    if word != "none" and Path(word).resolve().parent != BUNDLED:
+    if word != "none" and not is_bundled(word):
         return None
     return next(iter(pretrained.ranked_weights(model)), None)
 

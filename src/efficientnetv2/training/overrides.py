@@ -17,6 +17,7 @@ from efficientnetv2.training.initial_weights import (
     NOTHING_FROZEN,
     WeightsCandidate,
     default_model,
+    is_bundled,
     same_shape,
     stride_of,
     validate_model_name,
@@ -151,8 +152,8 @@ def requested_recipe(
 ) -> tuple[Recipe, list[str]]:
     """The recipe of a new run, its "auto" fields open, and a note for each choice.
 
-    Without a named recipe: ``finetune`` if there are weights for the model, else ``quick``. Open weights become
-    ``found``; None takes the best.
+    Without a named recipe: ``finetune`` if there are weights for the model, else ``quick``. The bundled weights saw few
+    images, and train further as if from scratch. Open weights become ``found``; None takes the best.
     """
     if overrides.model is not None:
         validate_model_name(overrides.model)
@@ -166,9 +167,13 @@ def requested_recipe(
         found = found or weights_candidates(_model(overrides.model, device))[0]
         weights, overrides = found.word, replace(overrides, weights=None)
         notes.append(found.note)
-    name, why = ("quick", "from scratch") if weights == "none" else ("finetune", "from given weights")
+    name, why, fields = "finetune", "from given weights", {"weights": weights}
+    if weights == "none":
+        name, why = "quick", "from scratch"
+    elif is_bundled(weights):
+        name, why, fields = "quick", "from weights that saw few images", {**fields, "head_init": "auto"}
     notes.append(f"Recipe: {name} ({why}).")
-    return _override(get_recipe(name).model_copy(update={"weights": weights}), overrides), notes
+    return _override(get_recipe(name).model_copy(update=fields), overrides), notes
 
 
 def validate_overrides(overrides: TrainOverrides) -> None:

@@ -30,7 +30,13 @@ from efficientnetv2.training.ddp import parallel_speed, validate_sharing
 from efficientnetv2.training.early_stopping import unused_patience
 from efficientnetv2.training.head_init import resolve_head_init
 from efficientnetv2.training.image_cache import build_cache
-from efficientnetv2.training.initial_weights import NOTHING_FROZEN, InitialModel, build_initial_model, model_title
+from efficientnetv2.training.initial_weights import (
+    NOTHING_FROZEN,
+    InitialModel,
+    build_initial_model,
+    is_bundled,
+    model_title,
+)
 from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups, group_size, validate_sizes
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import sets_sizes
@@ -266,7 +272,7 @@ def _model_fields(recipe: Recipe, initial: InitialModel) -> tuple[dict[str, Any]
         notes.append(
             f"Classifier: random, because {model_title(initial.model)} has {classifiers}, and a linear probe has one."
         )
-    if recipe.name == "quick":
+    if recipe.name == "quick" and not is_bundled(initial.weights):
         notes.append(
             "The recipe quick is made for training from scratch: its learning rate is ten times that of "
             "finetune. With pretrained weights, `recipe=finetune` is usually more accurate."
