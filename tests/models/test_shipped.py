@@ -15,6 +15,7 @@ from tests.messages import mentions
 from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models import model_file, safetensors_io
 from efficientnetv2.training.initial_weights import better_weights, weights_candidates
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.utils.legacy import upgrade
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +76,16 @@ def test_imagenet_weights_promise_more_than_these_and_than_none(tmp_path):
     assert better_weights("efficientnetv2_b0", str(tmp_path / "efficientnetv2_b0.safetensors")) is None
     assert better_weights("efficientnetv2_b0", "efficientnetv2_b0.in1k") is None
     assert better_weights("timm:resnet50", "none") is None
+
+
+def test_training_from_it_has_small_images_and_a_high_learning_rate(tmp_path):
+    """It saw few images: the recipe for pretrained weights was worse from it than training from scratch."""
+    cpu = torch.device("cpu")
+    other = tmp_path / FILE.name
+    other.write_bytes(FILE.read_bytes())
+    recipes = {
+        weights: requested_recipe(TrainOverrides(weights=str(weights)), cpu)[0] for weights in (FILE, other, "none")
+    }
+    assert [recipe.name for recipe in recipes.values()] == ["quick", "finetune", "quick"]
+    assert recipes[FILE].progressive == recipes["none"].progressive
+    assert (recipes[FILE].head_init, recipes[FILE].minival) == ("auto", "auto")
