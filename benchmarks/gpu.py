@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.record import RESULTS, hardware, record
+from benchmarks.record import RESULTS, hardware, record_spread
 from benchmarks.train_step import OURS, Reader, Workload, our_losses, our_recipe, our_steps, time_steps
 from PIL import Image
 from torch import Tensor
@@ -164,16 +164,7 @@ def keep(found: dict[str, TimingStats], raw: dict, rounds: int) -> None:
     more = "" if rounds == _ROUNDS else f" --rounds {rounds}"
     for name, spread in found.items():
         unit = "ratio" if "_vs_" in name else "fraction"
-        record(
-            name,
-            spread.median,
-            unit=unit,
-            low=spread.low,
-            high=spread.high,
-            n=rounds,
-            command=f"python -m benchmarks.gpu{more}",
-            on=on,
-        )
+        record_spread(name, spread, unit=unit, command=f"python -m benchmarks.gpu{more}", on=on)
     (RESULTS / "gpu.json").write_text(json.dumps({"hardware": on, OURS: raw}, indent=1) + "\n")
 
 

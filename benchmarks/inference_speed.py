@@ -30,7 +30,7 @@ import torch
 from benchmarks.bare_openvino import bare_sides
 from benchmarks.in_turn import at_steady_pace
 from benchmarks.predict_files import drawn, files_vs_limits, photos_in, write_images
-from benchmarks.record import NAMED, record
+from benchmarks.record import NAMED, record_spread
 
 import efficientnetv2 as ev2
 from efficientnetv2.exporters.formats import open_openvino
@@ -134,13 +134,10 @@ def main() -> int:
         for name, ratio in found.items():
             print(f"{name}: {ratio}, n = {ratio.rounds}", flush=True)
             if options.record and is_steady:
-                record(
+                record_spread(
                     name,
-                    ratio.median,
+                    ratio,
                     unit="ratio",
-                    low=ratio.low,
-                    high=ratio.high,
-                    n=ratio.rounds,
                     command=command_of(part, options),
                     versions={package: version(package) for package in (*NAMED, "openvino", "nncf", "timm")},
                 )

@@ -28,6 +28,7 @@ import torch
 from scipy.stats import t as student
 
 from efficientnetv2.utils import legacy
+from efficientnetv2.utils.benchmark import TimingStats
 from efficientnetv2.utils.device import device_title
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.random_key import Key
@@ -109,6 +110,12 @@ def record(
     }
     RESULTS.mkdir(exist_ok=True)
     write_text_atomically(SUMMARY, json.dumps(dict(sorted(summary.items())), indent=2) + "\n")
+
+
+def record_spread(name: str, spread: TimingStats, *, unit: str, command: str, **more: Any) -> None:
+    """Write a median over rounds with its quartiles; ``more`` as ``record`` takes it."""
+    spans = {"low": spread.low, "high": spread.high, "n": spread.rounds}
+    record(name, spread.median, unit=unit, command=command, **spans, **more)
 
 
 def forget(name: str) -> None:

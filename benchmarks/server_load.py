@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.in_turn import at_steady_pace
 from benchmarks.load_tool import Load, forget_peak, load, memory_mib, server
 from benchmarks.predict_files import drawn, write_images
-from benchmarks.record import NAMED, record
+from benchmarks.record import NAMED, record_spread
 
 import efficientnetv2 as ev2
 from efficientnetv2.models import model_file
@@ -142,13 +142,10 @@ def main() -> int:
         spread = TimingStats.of(values)
         print(f"{name}: {spread} {unit}, n = {spread.rounds}")
         if options.record and is_steady:
-            record(
+            record_spread(
                 name,
-                spread.median,
+                spread,
                 unit=unit,
-                low=spread.low,
-                high=spread.high,
-                n=spread.rounds,
                 command=f"python -m benchmarks.server_load{rounds}{seconds} --record",
                 versions={**packages, "hey": tool.stdout or "unknown"},
             )

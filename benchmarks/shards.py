@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, record_spread
 from PIL import Image
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
@@ -82,9 +82,7 @@ def main() -> None:
         }
         print(f"{name}: {spread}; images/s: shards {rates['shards']}, files {rates['files']}")
         if options.record:
-            record(
-                name, spread.median, unit="ratio", low=spread.low, high=spread.high, n=spread.rounds, command=command
-            )
+            record_spread(name, spread, unit="ratio", command=command)
     if options.record:
         raw = {"pictures_a_round": options.round_pictures, "seconds": seconds}
         (RESULTS / f"shards_vs_files_{cache}.json").write_text(json.dumps(raw, indent=1) + "\n")
