@@ -223,3 +223,19 @@ def test_decoded_pixels_are_a_source():
     pixels = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
     options = {"image_size": 24, "crop_mode": "center", "area_min": 0.3, "uniforms": np.full(CROP_UNIFORMS, 0.4)}
     assert (load_train_image(pixels, **options) == load_train_image(Image.fromarray(pixels), **options)).all()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_crop_of_the_wanted_size_has_the_pixels_of_the_image(exact):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    pixels.flags.writeable = False
+    if exact:
+        crop = load_eval_image(pixels, Preprocessing(image_size=56, crop_mode="center", crop_pct=0.875))
+        expected = pixels[4:60, 12:68]
+    else:
+        uniforms = np.full(CROP_UNIFORMS, 0.5)
+        crop = load_train_image(pixels[:, :64], image_size=64, crop_mode="squash", area_min=1.0, uniforms=uniforms)
+        expected = pixels[:, :64]
+    np.testing.assert_array_equal(crop, expected)
+    assert crop.flags.writeable
+    assert not np.shares_memory(crop, pixels)

@@ -70,8 +70,9 @@ def _traced_once():
         own = graph.preprocessing
         weights = {name: weight.numpy().tobytes() for name, weight in graph.state_dict().items()}
         calibrations = [getattr(part, "calibration", None) for part in graph.modules()]
-        detector = graph.network.unknown.to_json() if graph.unknown and graph.network.unknown else None
-        parts = weights, repr(graph), own.image_size, own.tta, graph.network.activation, repr(calibrations), detector
+        detector = graph.network.unknown.to_json() if graph.for_engine and graph.network.unknown else None
+        own_parts = own.image_size, own.tta, graph.for_engine and (own.mean, own.std)
+        parts = weights, repr(graph), *own_parts, graph.network.activation, repr(calibrations), detector
         key = hashlib.blake2b(pickle.dumps(parts)).digest()
         if key not in kept:
             kept[key] = trace(graph).SerializeToString()

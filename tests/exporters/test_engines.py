@@ -117,7 +117,7 @@ def test_auto_keeps_pytorch_for_few_images(models, photos, monkeypatch):
 
 
 def _wrong(change):
-    def wrong(path):
+    def wrong(path, _):
         session = formats.open_onnx(path)
         return formats.Session("wrong", lambda images: tuple(x + change * x**2 for x in session.run(images)), {})
 
@@ -137,12 +137,36 @@ def test_an_engine_that_disagrees_computes_nothing(change, models, photos, monke
     assert mentions(log.messages, "Engine", "torch", "differs")
 
 
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_an_engine_leaves_the_network_in_its_training_mode(engine, photos):
+    network = small_network().train()
+    network.blocks[0].eval()
+    predict = ev2.Predictor(network, engine=engine, device="cpu")
+    before = [module.training for module in network.modules()]
+    predict(sorted(photos.rglob("*.jpg"))[:2])
+    assert [module.training for module in network.modules()] == before
+    assert network.training
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5])
+def test_batches_of_any_size_are_equal_with_each_engine(count, photos):
+    """Those of the first size have a graph of their own."""
+    network = small_network()
+    files = sorted(photos.rglob("*.jpg"))
+    expected = ev2.Predictor(network, device="cpu")
+    predict = ev2.Predictor(network, device="cpu", batch_size=3, engine="openvino")
+    predict(files[:3])
+    for own, its in zip(expected(files[:count]), predict(files[:count]), strict=True):
+        assert own.label == its.label
+        assert own.probabilities == pytest.approx(its.probabilities, abs=1e-5)
+
+
 def test_an_engine_with_other_scores_of_unknown_images_is_refused(photos, tmp_path, monkeypatch):
     network = small_network()
     network.unknown = UnknownDetector.fit(torch.randn(60, network.embed_dim), "val")
     ev2.save(tmp_path / "model.safetensors", network)
 
-    def wrong(path):
+    def wrong(path, _):
         outputs = torch.tensor([[0.0, 0.0, 0.0, 0.01]]).numpy()
         session = formats.open_onnx(path)
         return formats.Session("wrong", lambda images: (session.run(images)[0] + outputs,), {})

@@ -15,19 +15,21 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.exporters import formats
-from efficientnetv2.exporters.graph import Encoding, ExportGraph, model_input
+from efficientnetv2.exporters.graph import Encoding, ExportGraph
 from efficientnetv2.exporters.onnx import write_onnx
-from efficientnetv2.inference.predict import Compute, Engine, PickEngine, predict
+from efficientnetv2.inference.predict import Compute, Engine, PickEngine, eval_mode, predict
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.device import place
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.probability import probabilities
 
 _logger = logging.getLogger(__name__)
 
-_OPEN: dict[Engine, Callable[[Path], formats.Session]] = {
+# From an ONNX file and the number of images of most batches.
+_OPEN: dict[Engine, Callable[[Path, int], formats.Session]] = {
     "openvino": formats.open_openvino,
-    "onnxruntime": formats.open_onnx,
+    "onnxruntime": lambda file, _: formats.open_onnx(file),
 }
 # With fewer images `auto` keeps PyTorch: the export may take longer than it saves. Ours, not measured.
 _MIN_IMAGES = 5_000
@@ -82,12 +84,12 @@ def choose_engine(
     return trial.fastest(installed) if engine == "auto" else (engine, trial.required(engine))
 
 
-def open_engine(engine: Engine, network: Network, preprocessing: Preprocessing) -> Compute | None:
+def open_engine(engine: Engine, network: Network, preprocessing: Preprocessing, batch_size: int) -> Compute | None:
     """What an engine that another process has chosen computes with. Raises InputError."""
     if engine == "torch":
         return None
     with formats.failures_as_input_errors(f"`engine` {engine}", "Use `engine=torch`."):
-        return _open([engine], network, preprocessing)[engine]
+        return _open([engine], network, preprocessing, batch_size)[engine]
 
 
 @dataclass
@@ -117,7 +119,7 @@ class _Trial:
     def required(self, name: Engine) -> Compute:
         """An engine by name. Raises InputError if it is not installed, fails or disagrees."""
         with formats.failures_as_input_errors(f"`engine` {name}", "Use `engine=torch`."):
-            compute = _open([name], self.network, self.preprocessing)[name]
+            compute = _open([name], self.network, self.preprocessing, len(self.batch))[name]
             difference = self._difference(compute)
         if not difference <= _TOLERANCE:  # NaN differs
             raise InputError(
@@ -129,7 +131,7 @@ class _Trial:
     def fastest(self, names: Sequence[Engine]) -> tuple[Engine, Compute | None]:
         """The fastest engine that agrees, or PyTorch."""
         try:
-            engines = _open(names, self.network, self.preprocessing)
+            engines = _open(names, self.network, self.preprocessing, len(self.batch))
             differences = {name: self._difference(compute) for name, compute in engines.items()}
         except Exception as error:  # an engine is an optimization: PyTorch computes every model
             _logger.info(f"Engine: torch (the export failed: {error_summary(error)}).")
@@ -164,14 +166,18 @@ class _Trial:
         return float((found - expected).abs().max())
 
 
-def _open(names: Sequence[Engine], network: Network, preprocessing: Preprocessing) -> dict[Engine, Compute]:
+def _open(
+    names: Sequence[Engine], network: Network, preprocessing: Preprocessing, batch_size: int
+) -> dict[Engine, Compute]:
     def compute(session: formats.Session) -> Compute:
-        return lambda images: torch.from_numpy(session.run(model_input(images, preprocessing))[0])
+        return lambda images: torch.from_numpy(session.run(images.permute(0, 2, 3, 1).contiguous().numpy())[0])
 
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # OpenVINO may keep the file open
+    place(network, torch.device("cpu"))
+    # OpenVINO may keep the file open.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder, eval_mode(network):
         file = Path(folder) / "model.onnx"
-        write_onnx(ExportGraph(network, preprocessing, unknown=True), file, Encoding(), {})
-        return {name: compute(_OPEN[name](file)) for name in names}
+        write_onnx(ExportGraph(network, preprocessing, for_engine=True), file, Encoding(), {})
+        return {name: compute(_OPEN[name](file, batch_size)) for name in names}
 
 
 def _seconds(run: Callable[[], object]) -> float:

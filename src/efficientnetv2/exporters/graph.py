@@ -47,20 +47,25 @@ class ExportGraph(nn.Module):
     """Normalized images (N, C, S, S) float32 to calibrated logits and probabilities, (N, num_classes) each.
 
     Test-time augmentation and the members of an ensemble are part of the graph, so that it predicts as `Predictor`.
-    With ``unknown``, logits have a further column; see ``inference.predict.predict``.
+    As the graph of an engine it takes levels (N, S, S, C) uint8, and gives the scores of unknown images, if the network
+    has them, as a further column of the logits; see ``inference.predict.predict``.
     """
 
-    def __init__(self, network: Network, preprocessing: Preprocessing | None = None, *, unknown: bool = False) -> None:
+    def __init__(
+        self, network: Network, preprocessing: Preprocessing | None = None, *, for_engine: bool = False
+    ) -> None:
         super().__init__()
         require_classes(network)
         self.network = network.eval()
         self.preprocessing = preprocessing or network.preprocessing
-        self.unknown = unknown
+        self.for_engine = for_engine
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and probabilities."""
-        network = self.network
-        logits = calibrated_outputs(network, images, self.preprocessing.tta, unknown=self.unknown)
+        network, own = self.network, self.preprocessing
+        if self.for_engine:
+            images = normalize(images.permute(0, 3, 1, 2), mean=own.mean, std=own.std)
+        logits = calibrated_outputs(network, images, own.tta, unknown=self.for_engine)
         return logits, probabilities(logits[:, : network.num_classes], network.activation)
 
     def contiguous(self) -> ExportGraph:
@@ -70,6 +75,8 @@ class ExportGraph(nn.Module):
     def sample(self, images: int = 2) -> Tensor:
         """An input to trace the graph with."""
         own = self.preprocessing
+        if self.for_engine:
+            return torch.zeros(images, own.image_size, own.image_size, own.channels, dtype=torch.uint8)
         return torch.zeros(images, own.channels, own.image_size, own.image_size)
 
 

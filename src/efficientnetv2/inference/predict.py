@@ -32,7 +32,7 @@ from efficientnetv2.utils.memory import is_out_of_memory, release_memory
 from efficientnetv2.utils.probability import Activation, probabilities, to_logits
 
 # Images at a time: enough to keep the processor busy. Ours.
-_BATCH = 64
+BATCH = 64
 _CPU = torch.device("cpu")
 
 Engine = Literal["auto", "torch", "onnxruntime", "openvino"]  # see ``exporters.engines``
@@ -148,7 +148,7 @@ def predict_dataset(
     *,
     preprocessing: Preprocessing,
     runtime: Runtime = Runtime(),
-    batch_size: int = _BATCH,
+    batch_size: int = BATCH,
     progress: Progress | None = None,
     on_batch: Callable[[Ints, Tensor], object] | None = None,
 ) -> Predictions:
@@ -187,7 +187,7 @@ def embed_dataset(
     *,
     preprocessing: Preprocessing,
     runtime: Runtime = Runtime(),
-    batch_size: int = _BATCH,
+    batch_size: int = BATCH,
     progress: Progress | None = None,
 ) -> Embeddings:
     """Embed every readable image of a dataset in this process; see ``embed``."""

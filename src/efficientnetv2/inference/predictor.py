@@ -21,7 +21,7 @@ from efficientnetv2.data import raster_checks
 from efficientnetv2.data.bands import load_raster
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.geotiff import mask_nodata, scale_to_uint8
-from efficientnetv2.data.image_io import UnreadableImageError, is_high_bit_depth
+from efficientnetv2.data.image_io import Source, UnreadableImageError, is_high_bit_depth
 from efficientnetv2.data.loader import thread_map
 from efficientnetv2.data.raster_checks import (
     bit_depth_fault,
@@ -221,18 +221,24 @@ class Predictor:
         return Prediction(names[best], values[best], by_class, labels)
 
     def _batches(self, images: ImageInput | Iterable[ImageInput]) -> Iterator[Tensor]:
-        remaining, start = iter(_as_images(images)), 0
+        remaining, start, own = iter(_as_images(images)), 0, self.preprocessing
         while chunk := list(islice(remaining, self.batch_size)):
+            pixels = np.empty((len(chunk), own.image_size, own.image_size, own.channels), np.uint8)
 
-            def load(index: int, chunk: Sequence[ImageInput] = chunk, start: int = start) -> npt.NDArray[np.uint8]:
+            def load(
+                index: int,
+                chunk: Sequence[ImageInput] = chunk,
+                start: int = start,
+                pixels: npt.NDArray[np.uint8] = pixels,
+            ) -> None:
                 try:
-                    return _load(chunk[index], self.preprocessing)
+                    pixels[index] = _load(chunk[index], own)
                 except UnreadableImageError as error:
                     raise InputError(f"{error} (number {start + index}, from 0). Leave it out.") from error
 
-            arrays = thread_map(load, len(chunk), min(len(chunk), torch.get_num_threads()))
+            thread_map(load, len(chunk), min(len(chunk), torch.get_num_threads()))
             start += len(chunk)
-            yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+            yield torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def preprocess_image(image: ImageInput, preprocessing: Preprocessing) -> Tensor:
@@ -352,7 +358,7 @@ def _levels_of_array(image: ImageInput, bands: Bands) -> npt.NDArray[np.uint8]:
     return scale_to_uint8(values, mask_nodata(values, np.isfinite(values), bands.nodata), bands)
 
 
-def _readable(image: ImageInput) -> str | Path | bytes | Image.Image:
+def _readable(image: ImageInput) -> Source:
     """An ordinary image as ``load_eval_image`` takes it."""
     if not isinstance(image, np.ndarray):
         if not isinstance(image, str | Path | bytes | Image.Image):
@@ -366,4 +372,4 @@ def _readable(image: ImageInput) -> str | Path | bytes | Image.Image:
         raise InputError(
             f"an array {image.dtype} {image.shape} is not an image. Give uint8 of 0 to 255, (H, W, 3) or (H, W)."
         )
-    return Image.fromarray(image)
+    return image if image.shape[2:] == (RGB,) else Image.fromarray(image)

@@ -26,7 +26,7 @@ from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
 from efficientnetv2.exporters.engines import choose_engine, engine_on, open_engine
-from efficientnetv2.inference.predict import Compute, Engine, Predictions, Runtime, predict_dataset
+from efficientnetv2.inference.predict import BATCH, Compute, Engine, Predictions, Runtime, predict_dataset
 from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members, remove_calibration
@@ -47,8 +47,6 @@ _logger = logging.getLogger(__name__)
 
 # Seconds between two writes of a checkpoint: what a killed process loses at most. Ours.
 _CHECKPOINT_S = 300.0
-# Images that an engine is tried on, those of a batch. Ours.
-_TRIED = 64
 # Unreadable images that are logged by name; a file lists all. Ours.
 _LOGGED = 5
 
@@ -154,7 +152,7 @@ def _engine_of_all(
     computes: list[Compute | None] = []
 
     def read() -> Tensor | None:
-        batches = evaluation_batches(job.dataset.select(rows), preprocessing, batch_size=_TRIED, workers=0)
+        batches = evaluation_batches(job.dataset.select(rows), preprocessing, batch_size=BATCH, workers=0)
         return next((batch.images for batch in batches if len(batch.samples)), None)
 
     def choose() -> Engine:
@@ -172,7 +170,7 @@ def _engine_of_all(
         return engine
 
     engine = broadcast_from_main(runtime.world, choose)
-    return engine, computes[0] if computes else open_engine(engine, network, preprocessing)
+    return engine, computes[0] if computes else open_engine(engine, network, preprocessing, BATCH)
 
 
 class PredictionCheckpoint:
