@@ -16,7 +16,6 @@ from benchmarks.arms import HARDLY_VALIDATED, SAME_PACE, Paired, machines, measu
 from benchmarks.paper.runs import CONFIG, Cell, Runs
 from benchmarks.peers_training import Reference, Timm, once
 from benchmarks.record import forget, hardware, record, versions_of
-from torch import nn
 
 from efficientnetv2.evaluation.evaluation_result import library_versions
 
@@ -95,14 +94,16 @@ def our_side(runs: Runs, image_size: int, lengths: Sequence[float], model: str =
 
 
 def pace(seconds: float = 3.0) -> float:
-    """Steps per second of one fixed convolution, forward and backward: the median over these seconds."""
-    layer = nn.Conv2d(64, 64, 3, padding=1)
-    images = torch.randn(16, 64, 56, 56)
+    """Products of two matrices of 512 x 512 per second: the median over these seconds.
+
+    They allocate little: how fast large blocks are allocated depends on what the process has done before.
+    """
+    matrix = torch.randn(512, 512)
     times = []
     began = time.perf_counter()
     while len(times) < 5 or time.perf_counter() - began < seconds:
         before = time.perf_counter()
-        layer(images).sum().backward()
+        matrix @ matrix
         times.append(time.perf_counter() - before)
     return 1 / statistics.median(times)
 
@@ -114,7 +115,9 @@ def at_steady_pace(measure: Callable[[], Found]) -> tuple[Found, bool]:
     after = pace()
     is_steady = max(before, after) <= SAME_PACE * min(before, after)
     if not is_steady:
-        print(f"The machine changed its pace from {before:.1f} to {after:.1f} steps/s: measure this again.", flush=True)
+        print(
+            f"The machine changed its pace from {before:.1f} to {after:.1f} products/s: measure this again.", flush=True
+        )
     return found, is_steady
 
 
@@ -145,7 +148,7 @@ def refuse_drift(rows: Sequence[Mapping[str, Any]], limit: float) -> None:
     refuse_incomparable_times(rows)
     paces = [one for row in rows for one in row["pace"]]
     if max(paces) > limit * min(paces):
-        files = ", ".join(f"{row['file']} ({' to '.join(map(str, row['pace']))} steps/s)" for row in rows)
+        files = ", ".join(f"{row['file']} ({' to '.join(map(str, row['pace']))} products/s)" for row in rows)
         raise SystemExit(f"The machine changed its pace during {files}. Delete these files in OUT/sides and repeat.")
 
 
