@@ -18,7 +18,7 @@ from efficientnetv2.cli.console import Screen
 from efficientnetv2.exporters import formats
 from efficientnetv2.exporters.graph import Encoding, ExportGraph, model_input, to_batch
 from efficientnetv2.exporters.onnx import write_onnx
-from efficientnetv2.exporters.openvino import _SignalStack
+from efficientnetv2.exporters.openvino import _SignalStack, openvino_core
 from efficientnetv2.exporters.verify import Compared, accuracy_difference
 from efficientnetv2.preprocessing import Preprocessing
 
@@ -53,6 +53,11 @@ def test_int8_loses_little_and_says_how_much(format, run, tmp_path, capsys):
     if format == "onnx":
         assert made.float_layers
         assert all(".se." in layer for layer in made.float_layers)
+    else:
+        kinds = [node.get_type_name() for node in openvino_core().read_model(made.path / "model.xml").get_ops()]
+        assert made.float_layers == ()  # depthwise ones are int8 too
+        assert "Swish" in kinds
+        assert kinds.count("Sigmoid") == kinds.count("ReduceSum")  # those of squeeze and excitation
     assert made.to_json()["accuracy"]["difference"]["value"] == found.difference.value
     with Screen() as screen:
         cli._print_export(made, screen)

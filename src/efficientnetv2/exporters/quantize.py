@@ -77,12 +77,33 @@ def quantize_openvino(model: Any, calibration: Pixels | None, own: Preprocessing
     """An OpenVINO model with int8 weights and activations, and the layers in float."""
     images = _calibration(calibration)
     nncf = _import_nncf()
+    _simplify(model)
     with redirect_stdout(io.StringIO()):  # NNCF draws progress bars
         dataset = nncf.Dataset(list(images), lambda image: _input(image, own))
         quantized = nncf.quantize(model, dataset, subset_size=len(images))
     layers = [node for node in quantized.get_ordered_ops() if node.get_type_name() in _OPENVINO_LAYERS]
     in_float = [node.get_friendly_name() for node in layers if not _has_int8_weight(node)]
     return quantized, tuple(name.removesuffix("/WithoutBiases") for name in in_float)
+
+
+def _simplify(model: Any) -> None:
+    """Compute constants, and make x * sigmoid(x) one operation, which runs with the layer before it.
+
+    NNCF would otherwise quantize between the two, and leave depthwise layers in float, whose weights are computed in
+    the graph: V2-S would take 1.6 times as long (measured).
+    """
+    openvino = import_optional("openvino", "openvino", "Quantizing an OpenVINO model to int8")
+    for product in model.get_ordered_ops():
+        if product.get_type_name() == "Multiply":
+            first, second = product.input_values()
+            for value, gate in ((first, second), (second, first)):
+                if gate.get_node().get_type_name() == "Sigmoid" and gate.get_node().input_value(0) == value:
+                    openvino.utils.replace_node(product, openvino.opset13.swish(value))
+                    break
+    passes = import_optional("openvino.passes", "openvino", "Quantizing an OpenVINO model to int8")
+    manager = passes.Manager()
+    manager.register_pass(passes.ConstantFolding())
+    manager.run_passes(model)
 
 
 def _import_nncf() -> Any:
