@@ -5,7 +5,7 @@ Run: python -m benchmarks.inference_speed [--only PART] [--rounds 15] [--images 
 Models have random weights. The sides of a ratio take turns, warmed up; intervals are quartiles over the rounds.
 
 - s: ``Predictor`` with OpenVINO on single decoded images of 384 px, V2-S. Bare OpenVINO gets a graph of fixed shape and
-  normalized float32 tensors. In bf16, where the processor has it, only bare OpenVINO changes: ``Predictor`` has fp32.
+  normalized float32 tensors. Where the processor has bf16, the same again with the engine ``openvino-bf16``.
 - b0: The same with V2-B0 and batches of 32 images of 256 px, center crop 224 px. Bare OpenVINO has the faster of the
   hints for latency and throughput.
 - int8: An int8 export of V2-S in OpenVINO and timm's model in fp32, single tensors of 384 px.
@@ -34,6 +34,7 @@ from benchmarks.record import NAMED, record_spread
 
 import efficientnetv2 as ev2
 from efficientnetv2.exporters.formats import open_openvino
+from efficientnetv2.inference.predict import Engine
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.utils.benchmark import TimingStats, interleave, speed_ratio
@@ -50,7 +51,8 @@ def vs_openvino(network: Network, batch: int, rounds: int, precision: str = "f32
     own = network.preprocessing
     side = round(own.image_size / own.crop_pct)  # nothing to resize
     images = np.random.default_rng(0).integers(0, 256, (BATCHES, batch, side, side, 3), np.uint8)
-    predictor = ev2.Predictor(network, device="cpu", batch_size=batch, engine="openvino")
+    engine: Engine = "openvino" if precision == "f32" else "openvino-bf16"
+    predictor = ev2.Predictor(network, device="cpu", batch_size=batch, engine=engine)
     sides = {"ours": lambda: [predictor(part) for part in images], **bare_sides(network, batch, BATCHES, precision)}
     seconds = interleave(sides, rounds=rounds, warmup=2)
     for name, values in seconds.items():

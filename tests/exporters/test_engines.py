@@ -161,6 +161,26 @@ def test_batches_of_any_size_are_equal_with_each_engine(count, photos):
         assert own.probabilities == pytest.approx(its.probabilities, abs=1e-5)
 
 
+def test_bfloat16_differs_from_pytorch_in_the_last_digits_only(photos, monkeypatch):
+    """OpenVINO computes in float32 where the processor lacks bfloat16."""
+    monkeypatch.setattr(engines, "lower_precision", lambda _: "bf16")
+    network = small_network()
+    files = sorted(photos.rglob("*.jpg"))
+    expected = ev2.Predictor(network, device="cpu")(files)
+    for own, its in zip(expected, ev2.Predictor(network, device="cpu", engine="openvino-bf16")(files), strict=True):
+        assert own.probabilities == pytest.approx(its.probabilities, abs=0.05)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino-bf16"])
+def test_bfloat16_needs_a_processor_that_has_it(engine, monkeypatch):
+    monkeypatch.setattr(engines, "lower_precision", lambda _: None)
+    if engine == "torch":
+        ev2.Predictor(small_network(), device="cpu", engine=engine)
+    else:
+        with pytest.raises(ev2.InputError, match=mentioning("openvino-bf16", "AVX512_BF16", "engine=openvino")):
+            ev2.Predictor(small_network(), device="cpu", engine=engine)
+
+
 def test_an_engine_with_other_scores_of_unknown_images_is_refused(photos, tmp_path, monkeypatch):
     network = small_network()
     network.unknown = UnknownDetector.fit(torch.randn(60, network.embed_dim), "val")

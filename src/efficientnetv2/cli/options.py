@@ -78,7 +78,7 @@ Device = Annotated[str, option("auto, cpu, cuda, cuda:1 or mps.", "NAME", show_d
 Workers = Annotated[int | None, option("Processes that read images.", "N", check=between(0))]
 Strict = Annotated[bool, flag("--strict", _STRICT, panel=ADVANCED)]
 Engine = Annotated[
-    Literal["auto", "torch", "onnxruntime", "openvino"],
+    Literal["auto", "torch", "onnxruntime", "openvino", "openvino-bf16"],
     option("What computes. auto: the fastest installed one, on a CPU.", panel=ADVANCED),
 ]
 Json = Annotated[bool, flag("--json", "Print the result as JSON on stdout.", panel=ADVANCED)]

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,7 @@ from efficientnetv2.exporters.onnx import write_onnx
 from efficientnetv2.inference.predict import Compute, Engine, PickEngine, eval_mode, predict
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.device import place
+from efficientnetv2.utils.device import lower_precision, place
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.probability import probabilities
 
@@ -30,11 +31,16 @@ _logger = logging.getLogger(__name__)
 _OPEN: dict[Engine, Callable[[Path, int], formats.Session]] = {
     "openvino": formats.open_openvino,
     "onnxruntime": lambda file, _: formats.open_onnx(file),
+    "openvino-bf16": partial(formats.open_openvino, precision="bf16"),
 }
+# Those that `auto` chooses from.
+_EXACT: tuple[Engine, ...] = ("openvino", "onnxruntime")
 # With fewer images `auto` keeps PyTorch: the export may take longer than it saves. Ours, not measured.
 _MIN_IMAGES = 5_000
 # Largest difference of a probability, or of a score of unknown images, that counts as equal. Ours, as of an export.
 _TOLERANCE = 1e-3
+# The same where layers compute in bfloat16, with 8 significant bits. Ours.
+_BF16_TOLERANCE = 0.05
 # `auto` leaves PyTorch only for an engine that is so many times as fast, as timings vary. Ours.
 _GAIN = 1.1
 
@@ -55,9 +61,14 @@ def engine_on(device: torch.device, engine: Engine) -> Engine:
     """The engine for a device; ``auto`` is PyTorch except on a CPU. Raises InputError as ``engine_picker``."""
     if engine not in get_args(Engine):
         raise InputError(f"`engine` must be one of {', '.join(get_args(Engine))}, not {engine!r}.")
-    if engine == "torch" or device.type == "cpu":
+    if device.type == "cpu":
+        if engine == "openvino-bf16" and lower_precision(device) != "bf16":
+            raise InputError(
+                "`engine` openvino-bf16 needs a processor with AVX512_BF16 or AMX, and this one has neither. Use "
+                "`engine=openvino`."
+            )
         return engine
-    if engine != "auto":
+    if engine not in ("auto", "torch"):
         raise InputError(f"`engine` {engine} computes on the CPU, and the device is {device}. Use `device=cpu`.")
     return "torch"
 
@@ -76,7 +87,7 @@ def choose_engine(
     Raises:
         InputError: The engine is not installed, fails or disagrees with PyTorch.
     """
-    installed = [name for name in _OPEN if all(map(find_spec, (name, "onnx", "onnxscript")))]
+    installed = [name for name in _EXACT if all(map(find_spec, (name, "onnx", "onnxscript")))]
     is_few = num_images is not None and num_images < _MIN_IMAGES
     if engine == "torch" or (engine == "auto" and (is_few or not installed)) or (batch := read()) is None:
         return "torch", None
@@ -121,7 +132,7 @@ class _Trial:
         with formats.failures_as_input_errors(f"`engine` {name}", "Use `engine=torch`."):
             compute = _open([name], self.network, self.preprocessing, len(self.batch))[name]
             difference = self._difference(compute)
-        if not difference <= _TOLERANCE:  # NaN differs
+        if not difference <= (_BF16_TOLERANCE if name == "openvino-bf16" else _TOLERANCE):  # NaN differs
             raise InputError(
                 f"`engine` {name} differs from PyTorch by {difference:.2g} on the first batch. Use `engine=torch`."
             )

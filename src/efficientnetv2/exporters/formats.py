@@ -96,8 +96,8 @@ def open_onnx(path: Path) -> Session:
     return Session(f"onnxruntime {ort.__version__}", run, session.get_modelmeta().custom_metadata_map)
 
 
-def open_openvino(path: Path, batch: int = _ANY) -> Session:
-    """An OpenVINO model, or an ONNX file, in OpenVINO. Float layers compute in float32.
+def open_openvino(path: Path, batch: int = _ANY, precision: Literal["f32", "bf16"] = "f32") -> Session:
+    """An OpenVINO model, or an ONNX file, in OpenVINO. Float layers compute in ``precision``.
 
     Batches of ``batch`` images have a graph of their own, which is 3 % faster than one for any number (measured).
     """
@@ -106,7 +106,7 @@ def open_openvino(path: Path, batch: int = _ANY) -> Session:
     model, lock = core.read_model(path), Lock()
     config = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
 

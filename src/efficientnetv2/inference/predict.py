@@ -35,7 +35,7 @@ from efficientnetv2.utils.probability import Activation, probabilities, to_logit
 BATCH = 64
 _CPU = torch.device("cpu")
 
-Engine = Literal["auto", "torch", "onnxruntime", "openvino"]  # see ``exporters.engines``
+Engine = Literal["auto", "torch", "onnxruntime", "openvino", "openvino-bf16"]  # see ``exporters.engines``
 Compute = Callable[[Tensor], Tensor]  # (n, C, S, S) uint8 pixels to (n, K) calibrated logits
 # From network, preprocessing, first batch and number of images, if it is known, to what computes; None is PyTorch.
 PickEngine = Callable[[Network, Preprocessing, Tensor, int | None], Compute | None]

@@ -84,9 +84,10 @@ class Predictor:
         device: Device to compute on: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". The network
             moves to this device and stays there.
         batch_size: Number of images to compute at a time, at least 1.
-        engine: What computes: "torch", "onnxruntime", "openvino" (extras), or "auto" for the fastest installed one
-            that agrees with PyTorch on the first batch. Others than "torch" export the network at the first call,
-            which takes seconds; later changes of the network do not count. ``embed`` always uses PyTorch.
+        engine: What computes: "torch", "onnxruntime", "openvino", "openvino-bf16" (extras), or "auto" for the fastest
+            installed one that agrees with PyTorch on the first batch. "openvino-bf16" computes in bfloat16, faster and
+            less exactly; "auto" never takes it. Others than "torch" export the network at the first call, which takes
+            seconds; later changes of the network do not count. ``embed`` always uses PyTorch.
 
     Attributes:
         network: The network.

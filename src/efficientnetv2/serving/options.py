@@ -20,8 +20,8 @@ class ServerOptions:
 
     Attributes:
         device: Device to compute on; see `Predictor`.
-        engine: What computes: "torch", "onnxruntime", "openvino" (extras), or "auto" for the fastest installed one
-            that agrees with PyTorch.
+        engine: What computes: "torch", "onnxruntime", "openvino", "openvino-bf16" (extras), or "auto" for the fastest
+            installed one that agrees with PyTorch.
         batch_size: Number of images to compute at a time, at most.
         max_wait_ms: Milliseconds that an image waits for others to fill a batch, at most.
         queue: Number of images that a model holds at a time, at most. Further requests get status 429.
@@ -34,7 +34,7 @@ class ServerOptions:
     """
 
     device: str = "auto"
-    engine: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
+    engine: Literal["auto", "torch", "onnxruntime", "openvino", "openvino-bf16"] = "auto"
     batch_size: int = 32
     max_wait_ms: float = 5.0
     queue: int = 256

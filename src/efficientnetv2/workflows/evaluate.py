@@ -344,8 +344,8 @@ def evaluate(
         abstain_below: Probability below which an image is left to a person.
         calibrate: Model file to write, its temperature fitted on these images.
         baseline: A run, or the folder of another evaluation, to compare with on the same images.
-        engine: What computes: "torch", "onnxruntime", "openvino" (extras), or "auto" for the fastest installed one
-            that agrees with PyTorch.
+        engine: What computes: "torch", "onnxruntime", "openvino", "openvino-bf16" (extras), or "auto" for the fastest
+            installed one that agrees with PyTorch.
         device, workers, strict, path_column, label_column, labels, label_separator, layout: See `train`.
         group_column: Column whose equal values intervals draw together. None takes "group", if there is one.
 

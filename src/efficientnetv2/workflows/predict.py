@@ -247,8 +247,8 @@ def predict(
         tta: Test-time augmentation: "none", or "d4" for all eight flips and rotations. None takes that of the model.
         label_separator: For a multi-label model: give each image all its labels, with this text between them.
         embeddings: Parquet file to write with the embedding of each image, see `nearest_images`.
-        engine: What computes: "torch", "onnxruntime", "openvino" (extras), or "auto" for the fastest installed one
-            that agrees with PyTorch.
+        engine: What computes: "torch", "onnxruntime", "openvino", "openvino-bf16" (extras), or "auto" for the fastest
+            installed one that agrees with PyTorch.
         device, workers, strict, path_column: See `train`.
         label_column: Column of a table with the label. Only ``rank`` uses labels.
 
