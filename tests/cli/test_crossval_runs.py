@@ -16,6 +16,7 @@ from tests.command_line import NETWORK
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures import registry
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.evaluation.predictions import predictions_table, write_predictions
 from efficientnetv2.inference.predict import Predictions
@@ -29,10 +30,11 @@ from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_request import RunOptions, RunRequest, repeat_recipe
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.errors import InputError, ReaderKilledError
 from efficientnetv2.workflows import crossval_runs
 from efficientnetv2.workflows import train as train_job
-from efficientnetv2.workflows.crossval import check_recipes
+from efficientnetv2.workflows.crossval import check_recipes, run_crossval
 from efficientnetv2.workflows.crossval_config import CrossValConfig
 from efficientnetv2.workflows.crossval_runs import FoldTrainer, best_candidates, run_name
 
@@ -290,6 +292,20 @@ def test_later_fold_without_memory_keeps_the_ghost_batch_size(initial_weights, t
         runs.predict(plan.make_folds(data, contents, 0), tmp_path / "out", "Fold")
     assert mentions(str(error.value), "memory")
     assert read_recipe(tmp_path / "out/fold1/recipe.yaml").ghost_batch_size == 8
+
+
+def test_a_killed_reader_prints_the_command_of_the_cross_validation(tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise ReaderKilledError("A process that reads images was killed.")
+
+    monkeypatch.setattr(Trainer, "fit", killed)
+    file, out = painted(tmp_path, 24), tmp_path / "out"
+    overrides = TrainOverrides(model=NETWORK, weights="none", settings=SETTINGS)
+    options = RunOptions(out, device="cpu", workers=0, probe=False)
+    with pytest.raises(ReaderKilledError) as error:
+        run_crossval(overrides, DataConfig(str(file)), options, CrossValConfig(folds=2, by="class"))
+    resume = f"To resume: effnetv2 crossval {file} --output {out} --resume --device cpu --workers 0"
+    assert str(error.value) == f"Fold 1 of 2: A process that reads images was killed. {resume}"
 
 
 def test_predictions_of_different_images_are_not_averaged(tmp_path):

@@ -36,7 +36,7 @@ from efficientnetv2.training.run_creation import RUNS, create_run_dir, lock_run_
 from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, quarantine, read_skipped
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.device import pick_device
-from efficientnetv2.utils.errors import InputError, pluralize, shorten
+from efficientnetv2.utils.errors import InputError, ReaderKilledError, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_dir
 from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.shell import shell_join
@@ -200,9 +200,12 @@ def run_crossval(
                 other_results = trainer.predict(other_folds, folder / COMPARISON_FOLDER, title)
             found = CrossValResults(folder, trainer, folds, results, other_folds, other_results, skipped)
             write_crossval_report(found, on_result)
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, ReaderKilledError) as stop:
         resume = ["effnetv2", "crossval", source.data, "--output", str(folder), "--resume", *options.words]
-        raise KeyboardInterrupt(f"To resume: {shell_join(resume)}") from stop
+        hint = f"To resume: {shell_join(resume)}"
+        if isinstance(stop, ReaderKilledError):
+            raise ReaderKilledError(f"{stop} {hint}") from stop
+        raise KeyboardInterrupt(hint) from stop
     return folder
 
 

@@ -177,4 +177,6 @@ def _train(job: TrainJob, run: ResolvedRun, callbacks: Sequence[Callback]) -> Tr
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(resume_hint(job.source, job.options, path, world)) from stop
     except ReaderKilledError as error:
+        if job.options.common is not None:  # a cross-validation has a command of its own
+            raise
         raise ReaderKilledError(f"{error} {resume_hint(job.source, job.options, path, world)}") from error
