@@ -12,7 +12,9 @@ from PIL import Image
 from efficientnetv2.data import image_metadata
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import content_hashes, longer_sides, median_shorter_side
+from efficientnetv2.data.shards.reader import ShardReader
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
+from efficientnetv2.utils.errors import InputError
 
 
 def hashes_by_name(dataset):
@@ -125,3 +127,14 @@ def test_median_side_is_unknown_without_readable_images(tmp_path):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"not an image")
     assert median_shorter_side(load_dataset(tmp_path)) is None
+
+
+def test_median_side_is_unknown_while_a_store_does_not_respond(class_folders, tmp_path, monkeypatch):
+    """A run that has been evaluated still gets its report."""
+
+    def silent(*_):
+        raise InputError("the store does not respond")
+
+    write_shards(load_dataset(class_folders), tmp_path / "packed", PackOptions(10**9))
+    monkeypatch.setattr(ShardReader, "ahead", silent)
+    assert median_shorter_side(load_dataset(tmp_path / "packed")) is None

@@ -19,6 +19,7 @@ from efficientnetv2.data.readers import BestEffortReader, source_reader
 from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.index import CONTENT
 from efficientnetv2.data.shards.reader import content_hash
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Floats, Key
 
 # Images that are hashed: all of most datasets, and of a million enough to recognize a part. A model file keeps 8 bytes
@@ -86,9 +87,12 @@ def longer_sides(dataset: ImageDataset) -> Floats | None:
 
 
 def median_shorter_side(dataset: ImageDataset) -> float | None:
-    """Median shorter side, in pixels, of up to 100 images. None if none of them is readable."""
+    """Median shorter side, in pixels, of up to 100 images. None if none is readable, or a remote store fails."""
     count = min(_MAX_SAMPLED, len(dataset))
     rows = np.unique(np.linspace(0, len(dataset) - 1, count).astype(np.int64)).tolist()
-    reader = BestEffortReader(source_reader(dataset).ahead(rows))
+    try:
+        reader = BestEffortReader(source_reader(dataset).ahead(rows))
+    except InputError:
+        return None
     sizes = [size for row in rows if (size := reader.read(row, image_size)) is not None]
     return float(np.median([min(size) for size in sizes])) if sizes else None

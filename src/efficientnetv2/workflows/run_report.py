@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.data.records import is_copy
 from efficientnetv2.evaluation.bootstrap_clusters import split_clusters
@@ -152,7 +151,7 @@ def _metadata(
         images_per_s=round(result.images / result.seconds, 2),
         data_wait_fraction=data_wait_fraction(result.history),
         num_skipped=len(setup.folder.skipped),
-        stored_size=median_shorter_side(setup.train),
+        stored_size=data.stored_size,
         check_notes=data.check_notes,
         label_conflicts=data.label_conflicts,
         late_gain=late_gain(result.history),
