@@ -95,6 +95,7 @@ def test_untrained_model_predicts_like_the_probe(weights_folder):
     report = json.loads((weights_folder / "probe/report.json").read_text())
     assert report["top1"] == report["linear_probe_top1"]
     assert mentions(done.stdout, "trunk.safetensors", "3", "classifier")
+    assert "Classifier: starts as the linear probe." in done.stdout
     assert "Linear probe on the initial weights" in done.stdout
     assert load_file(weights_folder / "probe/model.safetensors")["classifier.weight"].abs().max() > 0
     fresh = run_ok(*train_args(weights_folder, "fresh"), "--set", "head_init=random", cwd=weights_folder)

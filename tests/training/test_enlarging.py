@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from tests.messages import mentioning, mentions
 from tests.recipes import with_overrides
 
 from efficientnetv2.architectures.registry import get_architecture
+from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, resumed_recipe, sets_sizes
 from efficientnetv2.training.recipes import get_recipe
@@ -223,6 +225,21 @@ def test_a_run_whose_sizes_were_lowered_is_resumed_with_the_same_words(tmp_path)
     assert resumed_recipe(words, tmp_path / "recipe.yaml").eval_image_size == 96
     with pytest.raises(InputError, match="progressive"):
         resumed_recipe(replace(words, minutes=None), tmp_path / "recipe.yaml")
+
+
+def test_a_run_without_time_for_its_probe_is_resumed_with_the_same_words(tmp_path):
+    settings = ["max_upscale=null", "head_init=linear_probe", "weights=a.safetensors"]
+    own = with_overrides(get_recipe("finetune"), settings)
+    there = own.model_copy(update={"epochs": 3.0, "head_init": "random"})
+    (tmp_path / "recipe.yaml").write_text(there.to_yaml())
+    facts = {"command": "", "auto_choices": [], "microbatches": {}}
+    facts |= {"preprocessing": Preprocessing(image_size=32).to_json()}
+    (tmp_path / "run.json").write_text(json.dumps(facts | {"probe_images": 0}))
+    words = TrainOverrides(recipe=own, minutes=5)
+    assert resumed_recipe(words, tmp_path / "recipe.yaml").head_init == "random"
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="head_init"):
+        resumed_recipe(words, tmp_path / "recipe.yaml")
 
 
 @pytest.mark.parametrize(

@@ -304,10 +304,7 @@ def _from_weights(
     if not (same_classes and network.class_names):
         if recipe.init == "zero_residual":
             _zero_classifiers(network)
-        # Only a single classifier gets the values of the probe.
-        probed = recipe.head_init == "linear_probe" and len(classifier_layers(network)) == 1
         head = f"a new classifier for {pluralize(classes, 'class')}"
-        head += " that starts as the linear probe" if probed else ""
     notes.append(f"Weights: from {word}, {head}.")
     _freeze(recipe, network)
     if network.frozen:

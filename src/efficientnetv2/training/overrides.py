@@ -260,6 +260,7 @@ def _option_texts(overrides: TrainOverrides) -> dict[str, str]:
 def resumed_recipe(overrides: TrainOverrides, recipe_file: Path) -> Recipe:
     """The recipe of the run to resume; refuses overrides that differ from it."""
     saved, run = read_recipe(recipe_file), RunDir(recipe_file.parent)
+    facts = run.beginning() if overrides.minutes is not None and run.beginning_file.exists() else {}
     base = overrides.recipe if isinstance(overrides.recipe, Recipe) else saved
     fields = {setting_name(setting) for setting in overrides.settings}
     if overrides.minutes is not None or ("steps" in fields and "epochs" not in fields):
@@ -270,6 +271,8 @@ def resumed_recipe(overrides: TrainOverrides, recipe_file: Path) -> Recipe:
     if saved.weights == "none":  # what is for weights was left out
         optimizer = requested.optimizer.model_copy(update={"gradual_unfreeze": None})
         changes |= {**NOTHING_FROZEN, "head_init": "random", "optimizer": optimizer}
+    if facts.get("probe_images") == 0:  # the time limit left none
+        changes["head_init"] = "random"
     if requested.steps is not None:
         dataset = ImageDataset.from_csv(run.path / "dataset.csv", root=run.path, source=str(run.path))
         epochs = requested.steps * requested.batch_size / len(dataset.subset("train"))
@@ -288,7 +291,7 @@ def resumed_recipe(overrides: TrainOverrides, recipe_file: Path) -> Recipe:
             fix = f"It has finished. {train_longer_hint(run.path)}"
         raise InputError(f"`resume`: the run in {run.path} has another recipe. {'; '.join(differing)}. {fix}")
     if overrides.minutes is not None:
-        limit = run.beginning().get("time_limit") if run.beginning_file.exists() else None
+        limit = facts.get("time_limit")
         length = (float(saved.epochs), "epoch") if limit is None else (limit["seconds"] / 60, "minute")
         _logger.info(f"`minutes` changes nothing: this run was started with {pluralize(*length)}.")
     return saved

@@ -297,11 +297,13 @@ def _epoch_fields(recipe: Recipe, images: int) -> tuple[dict[str, Any], list[str
 
 
 def add_final_notes(run: ResolvedRun) -> ResolvedRun:
-    """The run with the notes on its length and its preprocessing, which are known last."""
+    """The run with the notes on its length, its classifier and its preprocessing, which are known last."""
     recipe = run.recipe
     patience = unused_patience(recipe, RunLength.of(recipe, len(run.data.train)))
     notes = [*patience]
     if recipe.weights != "none":
+        if recipe.head_init == "linear_probe" and not run.network.class_names:
+            notes.append("Classifier: starts as the linear probe.")
         note = preprocessing_note(
             run.preprocessing,
             run.network.preprocessing,
