@@ -17,9 +17,8 @@ from benchmarks.record import interval, record
 from PIL import Image
 
 from efficientnetv2.data.cache_writer import CacheSpec
-from efficientnetv2.data.crop import ASPECT, CROP_UNIFORMS, Box, draw_crop
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.decode import load_image, load_resized_image
+from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, Box, draw_crop, load_image, load_resized_image
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.utils.random_key import Key
 

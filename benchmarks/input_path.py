@@ -42,8 +42,8 @@ from PIL import Image
 from torch import Tensor
 
 from efficientnetv2.data.cache_writer import CacheJob, CacheSpec, cache_in_memory
-from efficientnetv2.data.crop import ASPECT, CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
+from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.image_io import open_stored
 from efficientnetv2.data.loader import TrainingImages

@@ -20,9 +20,8 @@ import torch
 from benchmarks.record import record
 from PIL import Image
 
-from efficientnetv2.data.crop import CROP_UNIFORMS
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.decode import load_eval_image, load_image, load_train_image
+from efficientnetv2.data.decode import CROP_UNIFORMS, load_eval_image, load_image, load_train_image
 from efficientnetv2.data.image_io import Pixels, Source
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
-from efficientnetv2.data.crop import CROP_UNIFORMS, Box, draw_crop
+from efficientnetv2.data.decode import CROP_UNIFORMS, Box, draw_crop
 from efficientnetv2.utils.random_key import Key
 
 ASPECT = (3 / 4, 4 / 3)

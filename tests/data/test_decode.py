@@ -8,8 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import efficientnetv2.data.jpeg
-from efficientnetv2.data.crop import CROP_UNIFORMS, draw_crop
-from efficientnetv2.data.decode import load_eval_image, load_train_image
+from efficientnetv2.data.decode import CROP_UNIFORMS, draw_crop, load_eval_image, load_train_image
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.random_key import Key

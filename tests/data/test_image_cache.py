@@ -32,8 +32,8 @@ from tests.messages import each_mentions, mentioning, mentions
 from efficientnetv2.data import cache_writer
 from efficientnetv2.data.cache_reader import PIXELS_OFFSET, CacheIndex, InvalidCacheError
 from efficientnetv2.data.cache_writer import CacheJob, CacheSpec, cache_in_memory, cache_on_disk, remove_unused_caches
-from efficientnetv2.data.crop import CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.data.decode import CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.loader import TrainingImages, training_batches
 from efficientnetv2.data.readers import source_reader

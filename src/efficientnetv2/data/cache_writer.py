@@ -23,8 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from efficientnetv2.data.cache_reader import PIXELS_OFFSET, VERSION, CachedImageReader, CacheIndex, InvalidCacheError
-from efficientnetv2.data.crop import ASPECT
-from efficientnetv2.data.decode import load_resized_image
+from efficientnetv2.data.decode import ASPECT, load_resized_image
 from efficientnetv2.data.image_io import MIN_SIDE, Pixels, UnreadableImageError, image_size
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.data.records import Ints

@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from efficientnetv2.data.crop import CROP_UNIFORMS
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import load_eval_image, load_train_image
+from efficientnetv2.data.decode import CROP_UNIFORMS, load_eval_image, load_train_image
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError
 from efficientnetv2.data.readers import Reader, eval_reader, source_reader
 from efficientnetv2.data.records import Ints

@@ -1,4 +1,4 @@
-"""Flips, symmetries of the square, affine warps and holes, with a strength per image. Crops are in ``data.crop``."""
+"""Flips, symmetries of the square, affine warps and holes, with a strength per image. Crops are in ``data.decode``."""
 
 from __future__ import annotations
 
