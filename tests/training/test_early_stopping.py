@@ -14,8 +14,8 @@ from tests.recipes import with_overrides
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
-from efficientnetv2.training.callbacks import Callback
-from efficientnetv2.training.early_stopping import (
+from efficientnetv2.training.callbacks import (
+    Callback,
     ModelSelection,
     Validation,
     best_validation,

@@ -34,8 +34,8 @@ from efficientnetv2.models.model_header import parse_entry
 from efficientnetv2.models.provenance import KEY, Calibration, TrainingFingerprint
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import post_training
+from efficientnetv2.training.callbacks import RunContext
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_context import RunContext
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.seen_images import PretrainOverlap, TrainOverlap, pretrain_overlap, train_overlap

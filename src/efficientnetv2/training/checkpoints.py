@@ -1,6 +1,6 @@
 """Checkpoints of a run: the last two are kept until its end.
 
-They resume a run. ``early_stopping.ModelSelection`` has the best weights.
+They resume a run. ``callbacks.ModelSelection`` has the best weights.
 """
 
 from __future__ import annotations

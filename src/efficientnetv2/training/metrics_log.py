@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from efficientnetv2.training.callbacks import RunContext
 from efficientnetv2.training.loop import StepOutput
-from efficientnetv2.training.run_context import RunContext
 from efficientnetv2.training.step_schedule import log_steps
 
 # Seconds after which progress is reported though no row is due: in a day's run, rows are minutes apart. Ours.

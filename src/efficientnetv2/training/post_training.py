@@ -23,10 +23,9 @@ from efficientnetv2.metrics.multilabel import compute_metrics, macro_metric
 from efficientnetv2.models import model_file
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
 from efficientnetv2.models.unknown import MAX_IMAGES, MIN_IMAGES, UnknownDetector
-from efficientnetv2.training.early_stopping import ModelSelection
+from efficientnetv2.training.callbacks import ModelSelection, RunContext
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.resolve_image_sizes import eval_size_candidates
-from efficientnetv2.training.run_context import RunContext
 from efficientnetv2.training.run_setup import RunSetup, eval_network
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.training.validation import DivergenceCheck, Validator

@@ -26,8 +26,8 @@ from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.autotune import choose_precision
+from efficientnetv2.training.callbacks import unused_patience
 from efficientnetv2.training.ddp import parallel_speed, validate_sharing
-from efficientnetv2.training.early_stopping import unused_patience
 from efficientnetv2.training.head_init import resolve_head_init
 from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.initial_weights import (

@@ -11,14 +11,12 @@ from typing import Any
 from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.loader import Batch, training_batches, worker_errors
 from efficientnetv2.progressive.schedule import StepPlan
-from efficientnetv2.training.callbacks import Callback
+from efficientnetv2.training.callbacks import Callback, ModelSelection, RunContext, StopRequestedError
 from efficientnetv2.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from efficientnetv2.training.ddp import AsyncFlags
-from efficientnetv2.training.early_stopping import ModelSelection
 from efficientnetv2.training.loop import StepOutput, step_context, train_steps
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.post_training import Result, finish_training
-from efficientnetv2.training.run_context import RunContext, StopRequestedError
 from efficientnetv2.training.run_setup import RunSetup, train_sampler, training_images
 from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
 from efficientnetv2.training.step_schedule import stage_ends
