@@ -12,7 +12,7 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training import ddp
 from efficientnetv2.training.ddp import evenly_shared, validate_sharing
-from efficientnetv2.training.ema import EMA
+from efficientnetv2.training.train_state import EMA
 from efficientnetv2.utils.distributed import World, convert_sync_batch_norm
 from efficientnetv2.utils.errors import InputError
 

@@ -9,9 +9,9 @@ from torch import nn
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.ghost_batch import GhostBatchNormStats
-from efficientnetv2.training.ema import EMA
 from efficientnetv2.training.optim import TensorFlowRMSprop, build_optimizer, lr_factor
 from efficientnetv2.training.recipe import Optimizer, Schedule
+from efficientnetv2.training.train_state import EMA
 
 
 def test_rmsprop_is_tensorflows():
