@@ -15,8 +15,7 @@ from tests.recipes import with_overrides
 from torch.nn import functional
 
 from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.training.class_imbalance import NO_CLASS_TERMS, ClassTerms, class_terms
-from efficientnetv2.training.losses import binary_cross_entropy, cross_entropy
+from efficientnetv2.training.losses import NO_CLASS_TERMS, ClassTerms, binary_cross_entropy, class_terms, cross_entropy
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images, multi_hot
 from efficientnetv2.utils.errors import InputError

@@ -19,10 +19,9 @@ from efficientnetv2.models.ghost_batch import GhostBatchNormStats, ghost_batches
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepPlan, StepSettings
-from efficientnetv2.training.class_imbalance import NO_CLASS_TERMS, ClassTerms, class_terms
 from efficientnetv2.training.compile import compile_model
 from efficientnetv2.training.ddp import GradientSync
-from efficientnetv2.training.losses import binary_cross_entropy, cross_entropy
+from efficientnetv2.training.losses import NO_CLASS_TERMS, ClassTerms, binary_cross_entropy, class_terms, cross_entropy
 from efficientnetv2.training.microbatch import (
     ONE_GROUP_PER_PASS,
     MicrobatchPlan,

@@ -22,10 +22,10 @@ from efficientnetv2.evaluation.plot_style import is_titled, png
 from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows, is_low_contrast, stretch_contrast
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepSettings
-from efficientnetv2.training.class_imbalance import NO_CLASS_TERMS, class_terms
 from efficientnetv2.training.image_cache import preview_cache
 from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.loop import StepContext, augment_batch
+from efficientnetv2.training.losses import NO_CLASS_TERMS, class_terms
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve_image_sizes import limit_upscaling
