@@ -183,19 +183,17 @@ class _Bench:
 
     def side(self, precision: Precision, *, compiles: bool = False) -> _Side:
         """A copy of the model, called in one way."""
-        network = copy.deepcopy(self.network)
+        network = copy.deepcopy(self.network).train()
         place(network, self.device)
         setting = self.recipe.progressive.last
         apply_regularization(network, setting)
         group = self.recipe.group_size
         count = min(group, _CPU_IMAGES) if self.device.type == "cpu" else group
-        changes = {
-            "precision": precision,
-            "compile": compiles,
-            "ghost_batch_size": count,
-            "progressive": replace(self.recipe.progressive, stages=1, stage_fractions=None),
-        }
-        call = compile_model(network.train(), self.recipe.model_copy(update=changes), self.device)
+        call: nn.Module = network
+        if compiles:
+            one_stage = replace(self.recipe.progressive, stages=1, stage_fractions=None)
+            changes = {"precision": precision, "ghost_batch_size": count, "progressive": one_stage}
+            call = compile_model(network, self.recipe.model_copy(update=changes), self.device)
         px, classes = setting.image_size, network.num_classes
         generator = torch.Generator().manual_seed(0)  # the run's own draws stay as they are
         images = torch.rand(count, network.in_channels, px, px, generator=generator)

@@ -45,13 +45,11 @@ def compile_model(
     *,
     world: World = SINGLE_PROCESS,
 ) -> nn.Module:
-    """The network itself or, with ``compile`` in the recipe, what PyTorch compiles of it, for every stage.
+    """What PyTorch compiles of a network, for every stage of a recipe.
 
     A network that does not compile, or gives other gradients, is returned as it is, with a warning. Its weights and
     statistics stay.
     """
-    if recipe.compile is not True:
-        return network
     assert recipe.precision != "auto", "resolve_recipe() comes first"
     assert isinstance(network, Network), "its number of channels is known"
     # Dropout and stochastic depth draw as they do uncompiled.

@@ -112,7 +112,8 @@ def train_steps(
     momentum, fp16 = 1 - recipe.batch_norm_momentum, state.scaler is not None
     batch_norm = GhostBatchNormStats(model, groups=recipe.num_groups, momentum=momentum, world=world, may_overflow=fp16)
     model.train()
-    gradients = GradientSync(compile_model(model, recipe, device, microbatches, world=world), world)
+    call = compile_model(model, recipe, device, microbatches, world=world) if recipe.compile is True else model
+    gradients = GradientSync(call, world)
     setting: StepSettings | None = None
     worker_death = DeferredWorkerDeath()
     iterator, group_count = iter(batches), len(world.groups(recipe.num_groups))
