@@ -32,7 +32,7 @@ from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import run_start, train
+from efficientnetv2.workflows import train
 from efficientnetv2.workflows.area import _from_table
 from efficientnetv2.workflows.arguments import refuse_inside_data, refuse_replacing_data
 from efficientnetv2.workflows.batch_predict import InferenceOptions
@@ -40,7 +40,7 @@ from efficientnetv2.workflows.crossval import _folder, load_images
 from efficientnetv2.workflows.evaluate import evaluate_and_report
 from efficientnetv2.workflows.evaluate_options import EvaluateOptions, check_calibration, report_folder
 from efficientnetv2.workflows.predict import PredictOptions, predict_and_write
-from efficientnetv2.workflows.run_start import resume_hint
+from efficientnetv2.workflows.train import resume_hint
 
 MACHINE = InferenceOptions("cpu", 0)
 
@@ -144,7 +144,7 @@ def test_interrupt_of_several_processes_names_their_number(machines, start, clas
 
     monkeypatch.setattr(Trainer, "fit", interrupt)
     # Replaces the communication of the processes.
-    monkeypatch.setattr(run_start, "with_tensor_group", lambda world, device: world)
+    monkeypatch.setattr(train, "with_tensor_group", lambda world, device: world)
     monkeypatch.setattr(train, "broadcast_from_main", lambda world, make: make())
     monkeypatch.setattr(train, "require_images_here", lambda images, world: None)
     overrides = TrainOverrides(model=NETWORK, weights="none", epochs=10, settings=("compile=false", "precision=fp32"))

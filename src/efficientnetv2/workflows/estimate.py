@@ -59,7 +59,7 @@ from efficientnetv2.workflows.arguments import (
     validate_run_paths,
 )
 from efficientnetv2.workflows.results import html_table
-from efficientnetv2.workflows.run_start import pick_hardware, valid_request
+from efficientnetv2.workflows.train import pick_hardware, valid_request
 
 _logger = logging.getLogger(__name__)
 
