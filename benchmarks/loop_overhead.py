@@ -26,7 +26,7 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.step_schedule import RunLength
+from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import place

@@ -46,7 +46,7 @@ from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.step_schedule import RunLength
+from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.benchmark import TimingStats, interleave, speed_ratio, synchronizer

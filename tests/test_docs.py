@@ -26,7 +26,7 @@ from efficientnetv2 import serving
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.folds import TIMES
 from efficientnetv2.training.recipes import RECIPES, get_recipe
-from efficientnetv2.training.step_schedule import RunLength, stage_ends, validation_steps
+from efficientnetv2.training.run_setup import RunLength, stage_ends, validation_steps
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 FINE_TUNE = ROOT / "docs/how-to/fine-tune.md"

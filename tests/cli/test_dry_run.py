@@ -18,8 +18,7 @@ from efficientnetv2.training.image_cache import CacheEstimate
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_estimate import RunEstimate, StageEstimate
-from efficientnetv2.training.run_setup import RunSetup
-from efficientnetv2.training.step_schedule import RunLength
+from efficientnetv2.training.run_setup import RunLength, RunSetup
 from efficientnetv2.workflows import estimate
 
 SCRATCH = (*TINY, "--weights", "none")

@@ -17,7 +17,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file as modelfile
-from efficientnetv2.training import metrics_log, step_schedule, trainer
+from efficientnetv2.training import metrics_log, run_setup, trainer
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.checkpoints import checkpoint_steps, save_checkpoint
 from efficientnetv2.training.loop import StepOutput
@@ -260,7 +260,7 @@ def test_a_longer_warm_up_is_advised_where_there_could_be_one(settings, advice, 
 
 def test_a_loss_that_is_not_finite_ends_training_at_its_step_though_no_row_is_due(job, monkeypatch):
     """Rows are due at the ends of the stages alone, after 12 and 24 steps."""
-    monkeypatch.setattr(step_schedule, "_LOG_ROWS", 1)
+    monkeypatch.setattr(run_setup, "_LOG_ROWS", 1)
     one, passes = job("run", "val_interval_epochs=8"), []
 
     def broken_in_the_fifth(module, inputs):
@@ -332,7 +332,7 @@ class FullDisk(Callback):
 @pytest.mark.parametrize("minival", [False, True])
 def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monkeypatch):
     """Full after step 4; a row of training is due after every second, a figure of the curve after every third."""
-    monkeypatch.setattr(step_schedule, "_LOG_ROWS", 12)
+    monkeypatch.setattr(run_setup, "_LOG_ROWS", 12)
     expected = Trainer(job("alone", minival=minival)).fit()
     one = job("run", minival=minival)
     log = RunLog()
@@ -458,7 +458,7 @@ def clock(monkeypatch):
 
     monkeypatch.setattr(metrics_log, "time", clock)
     monkeypatch.setattr(trainer, "time", clock)
-    monkeypatch.setattr(step_schedule, "_LOG_ROWS", 2)
+    monkeypatch.setattr(run_setup, "_LOG_ROWS", 2)
     monkeypatch.setattr(Validator, "validate", validate)
     return clock
 

@@ -23,8 +23,7 @@ from efficientnetv2.training.callbacks import (
     validations_without_improvement,
 )
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_setup import RunSetup, eval_network
-from efficientnetv2.training.step_schedule import RunLength
+from efficientnetv2.training.run_setup import RunLength, RunSetup, eval_network
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
 

@@ -21,7 +21,7 @@ from efficientnetv2.training import loop
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import RECIPES, get_recipe
-from efficientnetv2.training.step_schedule import RunLength
+from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils.random_key import Key
 

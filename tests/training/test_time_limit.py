@@ -20,8 +20,7 @@ from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training import time_limit
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_setup import RunSetup
-from efficientnetv2.training.step_schedule import stage_ends, validation_steps
+from efficientnetv2.training.run_setup import RunSetup, stage_ends, validation_steps
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.training.trainer import Trainer

@@ -14,7 +14,7 @@ from efficientnetv2.training import optim
 from efficientnetv2.training.checkpoints import checkpoint_steps, load_latest_checkpoint, save_checkpoint
 from efficientnetv2.training.recipe import Optimizer
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.step_schedule import RunLength, log_steps, stage_ends, validation_steps
+from efficientnetv2.training.run_setup import RunLength, log_steps, stage_ends, validation_steps
 from efficientnetv2.training.train_state import EMA, TrainState
 from efficientnetv2.utils.errors import InputError
 

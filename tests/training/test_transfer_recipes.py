@@ -7,7 +7,7 @@ from tests.messages import mentioning
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
-from efficientnetv2.training.step_schedule import RunLength
+from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 

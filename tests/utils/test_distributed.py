@@ -22,7 +22,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.ddp import AsyncFlags
 from efficientnetv2.training.loop import StepContext, train_steps
-from efficientnetv2.training.step_schedule import RunLength
+from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils import distributed
 from efficientnetv2.utils.device import place

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.progressive.schedule import StepPlan, StepSettings
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_setup import RunSetup
-from efficientnetv2.training.step_schedule import RunLength, stage_ends, validation_steps
+from efficientnetv2.training.run_setup import RunLength, RunSetup, stage_ends, validation_steps
 from efficientnetv2.training.time_limit import Pacer
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.errors import pluralize

@@ -31,9 +31,8 @@ from efficientnetv2.training.microbatch import (
 )
 from efficientnetv2.training.optim import lr_factor
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_setup import RunSetup
+from efficientnetv2.training.run_setup import RunLength, RunSetup
 from efficientnetv2.training.signals import DeferredWorkerDeath
-from efficientnetv2.training.step_schedule import RunLength
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.transforms.pipeline import augment, binary_targets
 from efficientnetv2.utils.device import Precision, autocast, to_device

@@ -12,7 +12,7 @@ import psutil
 
 from efficientnetv2.training.callbacks import RunContext
 from efficientnetv2.training.loop import StepOutput
-from efficientnetv2.training.step_schedule import log_steps
+from efficientnetv2.training.run_setup import log_steps
 
 # Seconds after which progress is reported though no row is due: in a day's run, rows are minutes apart. Ours.
 _PROGRESS_S = 10.0

@@ -50,7 +50,7 @@ from efficientnetv2.training.resolve_image_sizes import (
     rounding_note,
 )
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest, repeat_recipe
-from efficientnetv2.training.run_setup import eval_preprocessing
+from efficientnetv2.training.run_setup import RunLength, eval_preprocessing
 from efficientnetv2.training.seen_images import pretrain_overlap
 from efficientnetv2.training.startup_notes import (
     better_weights_note,
@@ -62,7 +62,6 @@ from efficientnetv2.training.startup_notes import (
     regularization_notes,
     unused_settings,
 )
-from efficientnetv2.training.step_schedule import RunLength
 from efficientnetv2.training.time_budget import (
     TimeConstraints,
     epochs_in_time,

@@ -15,8 +15,7 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve_image_sizes import eval_size_candidates
-from efficientnetv2.training.run_setup import ImageCounts
-from efficientnetv2.training.step_schedule import RunLength, stage_ends, validation_steps
+from efficientnetv2.training.run_setup import ImageCounts, RunLength, stage_ends, validation_steps
 from efficientnetv2.training.timing import StepTimings
 
 # Evenly spaced steps whose sizes are sampled where the size may change at every step. Ours.

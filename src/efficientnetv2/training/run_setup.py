@@ -1,4 +1,4 @@
-"""The setup of a run (network, datasets, device, folder): what it loads, and what the model that it keeps predicts."""
+"""The setup of a run (network, datasets, device, folder): its steps, its loading, what the kept model predicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.step_schedule import RunLength
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, pluralize
@@ -30,6 +29,8 @@ _logger = logging.getLogger(__name__)
 
 # Share of the images of an evaluation that may be unreadable: beyond it storage is down. Ours.
 _MOST_UNREADABLE = 0.5
+# Log rows in a run: enough for a curve, few enough that reading the loss costs nothing. Ours.
+_LOG_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,20 @@ class ImageCounts:
     train: int
     val: int
     minival: int = 0
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """Number of steps of a run, and of an epoch, which need not end with a step."""
+
+    steps: int
+    steps_per_epoch: float
+
+    @classmethod
+    def of(cls, recipe: Recipe, images: int) -> RunLength:
+        """Length of a resolved recipe on a number of training images."""
+        steps = max(1, round(float(recipe.epochs) * images / recipe.batch_size))
+        return cls(steps, images / recipe.batch_size)
 
 
 @dataclass(frozen=True)
@@ -190,3 +205,29 @@ def train_sampler(setup: RunSetup, *, steps: int, first_step: int = 0, plan: Ste
         beta=recipe.effective_beta,
         plan=plan,
     )
+
+
+def stage_ends(recipe: Recipe, length: RunLength) -> list[int]:
+    """The steps after which a stage ends, in order; the last is the run's end."""
+    ends: list[int] = []
+    while not ends or ends[-1] < length.steps:
+        ends.append(recipe.progressive.stage_end(ends[-1] if ends else 0, total_steps=length.steps))
+    return ends
+
+
+def validation_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
+    """The steps before a validation: each stage's end, and every ``val_interval_epochs`` unless a stage ends near.
+
+    Near is within half an interval after the step, or a tenth before it. Ours.
+    """
+    every = max(1, round(recipe.val_interval_epochs * length.steps_per_epoch))
+    ends = stage_ends(recipe, length)
+    between = range(every, length.steps, every)
+    near = {step for step in between for end in ends if -every / 10 < end - step < every / 2}
+    return frozenset(ends) | frozenset(between) - near
+
+
+def log_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
+    """The steps before a log row: evenly spaced, and each stage's end."""
+    every = max(1, length.steps // _LOG_ROWS)
+    return frozenset(range(every, length.steps + 1, every)) | frozenset(stage_ends(recipe, length))

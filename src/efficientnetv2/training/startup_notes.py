@@ -16,7 +16,7 @@ from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import RGB, Preprocessing
 from efficientnetv2.training.initial_weights import WeightsCandidate, better_weights, model_title
 from efficientnetv2.training.recipe import Recipe, Schedule
-from efficientnetv2.training.step_schedule import RunLength
+from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.transforms.auto_augment import operation_names
 from efficientnetv2.utils.errors import pluralize
 

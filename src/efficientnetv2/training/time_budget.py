@@ -30,9 +30,8 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve_image_sizes import lower_sizes_for_budget, settings_by_size
 from efficientnetv2.training.run_estimate import estimate_run
 from efficientnetv2.training.run_request import ResolvedRun
-from efficientnetv2.training.run_setup import ImageCounts, RunSetup, eval_preprocessing
+from efficientnetv2.training.run_setup import ImageCounts, RunLength, RunSetup, eval_preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
-from efficientnetv2.training.step_schedule import RunLength
 from efficientnetv2.training.time_limit import BEFORE_SHARE, RESERVE, StartupBudget, TimeLimit
 from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.utils.device import Hardware

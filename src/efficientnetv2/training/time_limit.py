@@ -13,8 +13,7 @@ from pydantic import TypeAdapter
 
 from efficientnetv2.progressive.schedule import Revision, StepPlan
 from efficientnetv2.training.run_estimate import estimate_run, validation_s
-from efficientnetv2.training.run_setup import RunSetup
-from efficientnetv2.training.step_schedule import stage_ends, validation_steps
+from efficientnetv2.training.run_setup import RunSetup, stage_ends, validation_steps
 from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.utils.distributed import all_gather_object, broadcast_from_main
 from efficientnetv2.utils.legacy import upgrade

@@ -17,9 +17,8 @@ from efficientnetv2.training.ddp import AsyncFlags
 from efficientnetv2.training.loop import StepOutput, step_context, train_steps
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.post_training import Result, finish_training
-from efficientnetv2.training.run_setup import RunSetup, train_sampler, training_images
+from efficientnetv2.training.run_setup import RunSetup, stage_ends, train_sampler, training_images
 from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
-from efficientnetv2.training.step_schedule import stage_ends
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.validation import DivergenceCheck, Validator

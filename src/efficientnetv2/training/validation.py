@@ -16,8 +16,7 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
 from efficientnetv2.training.callbacks import RunContext, StopRequestedError
 from efficientnetv2.training.loop import StepOutput
-from efficientnetv2.training.run_setup import RunSetup, eval_network
-from efficientnetv2.training.step_schedule import validation_steps
+from efficientnetv2.training.run_setup import RunSetup, eval_network, validation_steps
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import DivergedError, pluralize

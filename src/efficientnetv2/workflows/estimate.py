@@ -34,8 +34,7 @@ from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data
-from efficientnetv2.training.run_setup import RunSetup
-from efficientnetv2.training.step_schedule import log_steps, validation_steps
+from efficientnetv2.training.run_setup import RunSetup, log_steps, validation_steps
 from efficientnetv2.training.time_budget import (
     LengthBudget,
     measuring_line,
