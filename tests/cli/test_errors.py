@@ -8,7 +8,7 @@ import pytest
 from tests.command_line import run_refused
 
 from efficientnetv2.cli.console import Screen, spelled, spelling_as
-from efficientnetv2.training.run_dir import RunLog
+from efficientnetv2.utils.logs import RunLog
 
 OPTIONS = {
     "epochs": "--epochs", "image_size": "--image-size", "resume": "--resume", "out": "--output",

@@ -25,13 +25,13 @@ from efficientnetv2.nas.storage import sqlite_file
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_creation import validate_new_run_dir
-from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
+from efficientnetv2.training.run_dir import RUN_FILES, RunDir, validate_new_run_dir
 from efficientnetv2.training.run_request import RunOptions, request_run
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.logs import RunLog
 from efficientnetv2.workflows import train
 from efficientnetv2.workflows.area import _from_table
 from efficientnetv2.workflows.arguments import refuse_inside_data, refuse_replacing_data

@@ -37,10 +37,9 @@ from efficientnetv2.nas.storage import Storage, sqlite_url
 from efficientnetv2.nas.study import load_config, open_study
 from efficientnetv2.nas.trial import StepTimed, Trained, TrialResult
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_dir import RunLog
 from efficientnetv2.utils.benchmark import TimingStats
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.logs import attached
+from efficientnetv2.utils.logs import RunLog, attached
 from efficientnetv2.workflows import search_run
 from efficientnetv2.workflows.search_config import SearchConfig, SearchOptions
 from efficientnetv2.workflows.search_export import compound_scaling, scale_up

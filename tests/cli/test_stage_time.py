@@ -18,8 +18,7 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_creation import validate_new_run_dir
-from efficientnetv2.training.run_dir import NullRunDir, RunDir
+from efficientnetv2.training.run_dir import NullRunDir, RunDir, validate_new_run_dir
 from efficientnetv2.training.run_estimate import estimate_run
 from efficientnetv2.training.run_setup import ImageCounts, RunSetup
 from efficientnetv2.training.time_budget import LengthBudget, needs_timing, scratch_dir

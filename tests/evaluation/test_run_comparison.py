@@ -15,7 +15,7 @@ from efficientnetv2.cli.compare import compare
 from efficientnetv2.evaluation.predictions import compare_predictions
 from efficientnetv2.evaluation.run_comparison import FinishedRun, compare_runs, compare_unpaired
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
-from efficientnetv2.training.run_creation import lock_run_dir
+from efficientnetv2.training.run_dir import lock_run_dir
 from efficientnetv2.utils.errors import InputError
 
 

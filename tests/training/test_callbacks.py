@@ -23,13 +23,13 @@ from efficientnetv2.training.checkpoints import checkpoint_steps, save_checkpoin
 from efficientnetv2.training.loop import StepOutput
 from efficientnetv2.training.metrics_log import data_wait_fraction
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
-from efficientnetv2.training.run_dir import RunDir, RunLog
+from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.trainer import Trainer, UnreadableImages
 from efficientnetv2.training.validation import Validator
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
-from efficientnetv2.utils.logs import attached
+from efficientnetv2.utils.logs import RunLog, attached
 
 
 def test_the_share_of_waiting_is_of_all_training_time_not_a_mean_of_shares():

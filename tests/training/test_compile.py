@@ -23,12 +23,12 @@ from efficientnetv2.training import compile as compiling
 from efficientnetv2.training import metrics_log, timing
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_dir import NullRunDir, RunDir, RunLog
+from efficientnetv2.training.run_dir import NullRunDir, RunDir
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.distributed import World
-from efficientnetv2.utils.logs import attached
+from efficientnetv2.utils.logs import RunLog, attached
 
 COMPILE = torch.compile  # which the fixture replaces
 # 8 images a step in groups of 2: at 32 px three of the four in a pass and one in another, at 64 px all at once.

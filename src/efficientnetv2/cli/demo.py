@@ -63,8 +63,7 @@ def run(context: Any, name: str, words: list[str]) -> None:
 
 def make_room(out: Path) -> None:
     """Remove an earlier demo in its own place, ``OUT``."""
-    from efficientnetv2.training.run_creation import validate_new_run_dir
-    from efficientnetv2.training.run_dir import RUN_FILES
+    from efficientnetv2.training.run_dir import RUN_FILES, validate_new_run_dir
 
     fix = f"Move it, or use another folder: effnetv2 demo --output {OUT}2"
     if out == OUT and _is_demo(out):

@@ -24,8 +24,7 @@ from efficientnetv2.evaluation.predictions import (
 from efficientnetv2.evaluation.training_plots import MetricsRow
 from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import unpaired_difference
-from efficientnetv2.training.run_creation import is_running
-from efficientnetv2.training.run_dir import RUN_MARKERS, RunDir
+from efficientnetv2.training.run_dir import RUN_MARKERS, RunDir, is_running
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import read_object
 from efficientnetv2.utils.legacy import run_file, upgrade

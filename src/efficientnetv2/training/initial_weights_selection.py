@@ -28,7 +28,7 @@ from efficientnetv2.training.initial_weights import WeightsCandidate, build_init
 from efficientnetv2.training.overrides import requested_recipe, validate_requested_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve_image_sizes import limit_upscaling
-from efficientnetv2.training.run_creation import RUNS, new_run_path
+from efficientnetv2.training.run_dir import RUNS, new_run_path
 from efficientnetv2.training.run_request import RunRequest
 from efficientnetv2.training.run_setup import eval_preprocessing
 from efficientnetv2.training.time_limit import StartupBudget

@@ -1,18 +1,24 @@
-"""The run directory: everything that a run leaves, and its log."""
+"""The run directory: its path, its locks, and everything that a run leaves.
+
+One process starts or resumes a run in a directory at a time.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import logging
+import re
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.preprocessing import Preprocessing
@@ -20,16 +26,17 @@ from efficientnetv2.training.checkpoints import checkpoint_steps
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils import legacy
-from efficientnetv2.utils.errors import InputError, error_summary, pluralize
+from efficientnetv2.utils.errors import InputError, error_summary, pluralize, shorten
 from efficientnetv2.utils.io import (
-    hint_for_os_error,
+    locked,
+    output_dir,
     read_object,
     remove_partial,
     write_atomically,
     write_text_atomically,
+    writing,
 )
 from efficientnetv2.utils.legacy import run_file
-from efficientnetv2.utils.logs import Recorder, spelling
 from efficientnetv2.utils.shell import shell_join
 
 if TYPE_CHECKING:
@@ -40,7 +47,9 @@ _logger = logging.getLogger(__name__)
 
 # What a finished run writes next to its model file, in this order.
 REPORT_FILES = ("report.json", "report.html", "predictions.csv")
-# Locks of a run that begins and of one under way (``training.run_creation``); only a killed run leaves them.
+# Where runs without an output folder go.
+RUNS = Path("runs")
+# Locks of a run that begins and of one under way; only a killed run leaves them.
 LOCK, RUNNING = "beginning.lock", "running.lock"
 # All that a run leaves, by their names in its folder.
 RUN_FILES = (
@@ -52,6 +61,9 @@ RUN_FILES = (
 RUN_MARKERS = ("run.json", "crossval.json")
 # What a run needs of its beginning to resume.
 _NEEDED = ("command", "auto_choices", "preprocessing", "microbatches")
+# Processes that read images for a run were forked with its lock. Where it is killed, they outlive it by up to five
+# seconds (PyTorch's MP_STATUS_CHECK_INTERVAL).
+_PATIENCE_S = 10.0
 
 
 class RunDir:
@@ -122,14 +134,14 @@ class RunDir:
 
     def amend_beginning(self, **changed: Any) -> None:
         """Change values of ``beginning``."""
-        with _writing(self.beginning_file):
+        with writing(self.beginning_file):
             write_text_atomically(self.beginning_file, json.dumps(self.beginning() | changed, indent=2))
 
     def record(self, row: dict[str, Any]) -> None:
         """Write a row to ``metrics.jsonl`` and TensorBoard."""
-        with _writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        with _writing(self.path / "tensorboard"):
+        with writing(self.path / "tensorboard"):
             if self._board is None:  # one that continues at this step
                 # TensorBoard would import TensorFlow if there is one: slow, and it may clash with PyTorch.
                 sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
@@ -144,7 +156,7 @@ class RunDir:
         """List an unreadable image in ``skipped.csv``, once; returns whether it is new there."""
         if path in self.skipped:
             return False
-        with _writing(self.skipped_file), self.skipped_file.open("a", encoding="utf-8", newline="") as file:
+        with writing(self.skipped_file), self.skipped_file.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             if file.tell() == 0:  # a disk that was full may have left it empty
                 writer.writerow(["path", "reason"])
@@ -176,7 +188,7 @@ class RunDir:
         return [row for row in (*found, last) if row is not None], None in found
 
     def _write_rows(self, rows: list[dict[str, Any]]) -> None:
-        with _writing(self.metrics_file):
+        with writing(self.metrics_file):
             write_text_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
     def forget_after(self, step: int) -> None:
@@ -187,38 +199,8 @@ class RunDir:
         """Flush TensorBoard's file."""
         board, self._board = self._board, None
         if board is not None:
-            with _writing(self.path / "tensorboard"):
+            with writing(self.path / "tensorboard"):
                 board.close()
-
-
-class RunLog(Recorder):
-    """The log of a run with its times: in memory until there is a run directory, then in ``log.txt``.
-
-    Lines are written as on the screen. A line that can't be written, as on a full disk, raises InputError where it is
-    logged.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._file: Path | None = None
-        self._waiting: list[logging.LogRecord] = []
-        self._spell = spelling.get()  # a line may come from a thread, which has no context
-
-    def write_to(self, folder: Path) -> None:
-        """Write what was logged so far, and each line from now on, into ``log.txt`` of a folder."""
-        self._file = folder / "log.txt"
-        waiting, self._waiting = self._waiting, []
-        for record in waiting:
-            self.emit(record)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, or keep it until there is a file."""
-        if self._file is None:
-            self._waiting.append(record)
-            return
-        with _writing(self._file), self._file.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            when = datetime.fromtimestamp(record.created)
-            file.write(f"{when:%Y-%m-%d %H:%M:%S}  {self._spell(record.getMessage())}\n")
 
 
 class NullRunDir(RunDir):
@@ -262,7 +244,7 @@ def read_skipped(file: Path) -> list[tuple[str, str]] | None:
 def quarantine(file: Path, then: str) -> str:
     """Rename a damaged file of a run, and return a line that reports it and ends with ``then``."""
     aside = file.with_name(f"{file.name}.damaged")
-    with _writing(file):
+    with writing(file):
         file.replace(aside)
     return f"{file} is damaged. It was renamed to {aside.name}. {then}"
 
@@ -278,13 +260,115 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row.get("step"), int) and isinstance(row.get("epoch"), int | float) else None
 
 
-@contextmanager
-def _writing(file: Path) -> Iterator[None]:
-    """Within, a file of the run is written. Raises InputError if it can't be, as on a full disk."""
+def validate_new_run_dir(path: Path) -> None:
+    """Check that a directory is new, empty, or what is left of a run that never began; an inspection may be in it.
+
+    ``dataset.csv`` may be a user's table: only with the beginning of a run it is a run's.
+
+    Raises InputError if it holds a run, or something else.
+    """
+    if (path / "recipe.yaml").exists():
+        if RunDir(path).finished:
+            raise InputError(f"`output` {path} holds a run already, which has finished. Give another folder.")
+        command = shell_join(["effnetv2", "train", "DATA", "--output", str(path), "--resume"])
+        raise InputError(f"`output` {path} holds a run already. Resume it ({command}), or give another folder.")
+    ours = {"probe", "against", "inspection", LOCK}
+    if _is_beginning(run_file(path, "run.json")):
+        ours |= {"run.json", "log.txt", "dataset.csv", "skipped.csv", *legacy.FILES.values()}
+    names = [file.name for file in path.iterdir()] if path.is_dir() else []
+    others = [name for name in names if name not in ours and not name.endswith(".partial")]
+    if others:
+        raise InputError(f"`output` {path} holds files that are not a run ({shorten(others, 3)}). Give another folder.")
+
+
+def _is_beginning(file: Path) -> bool:
+    """Whether a run has written it."""
     try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(plain, dict) and {"command", "preprocessing"} <= plain.keys()
+
+
+def new_run_path(runs: Path, name: str) -> Path:
+    """A new path under ``runs``: date, name, and a number if need be."""
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}_{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
+    for number in range(1000):
+        path = runs / (stem if number == 0 else f"{stem}_{number}")
+        if not path.exists():
+            return path
+    raise InputError(f"{runs} holds a thousand runs of this second. Set `output`.")
+
+
+def newest_run(runs: Path) -> Path | None:
+    """The run that was started or resumed last; None if there is none."""
+    return next((recipe.parent for recipe in runs_newest_first(runs)), None)
+
+
+def runs_newest_first(runs: Path) -> list[Path]:
+    """The ``recipe.yaml`` of every run, the one started or resumed last first."""
+
+    def touched(recipe: Path) -> float:
+        metrics = recipe.with_name("metrics.jsonl")
+        return max(path.stat().st_mtime for path in (recipe, metrics) if path.exists())
+
+    return sorted(runs.glob("*/recipe.yaml"), key=touched, reverse=True)
+
+
+@contextmanager
+def create_run_dir(
+    path: Path, *, name: str | None = None, refuse: Callable[[Path], None] = validate_new_run_dir
+) -> Iterator[Path]:
+    """A run directory in which no other run begins meanwhile; removed after an error or Ctrl-C if it is empty.
+
+    It is claimed by a lock of the operating system, which ends with the process. With a ``name``, as nobody has chosen
+    the directory, one that another run has by now is replaced by the next free one.
+
+    Raises InputError if another run begins there, ``refuse`` raises it, or the directory can't be made.
+    """
+    fix = "Give another folder."
+    with ExitStack() as stack:
+        while True:
+            try:
+                with ExitStack() as attempt:
+                    attempt.enter_context(output_dir(path, "`output`"))
+                    taken = f"another run is starting there. {fix}"
+                    attempt.enter_context(locked(path / LOCK, f"`output` {path}", taken=taken, fix=fix))
+                    refuse(path)
+                    stack.enter_context(attempt.pop_all())
+                break
+            except InputError:
+                if name is None or not path.exists():  # it can't be made, nor could another
+                    raise
+                path = new_run_path(path.parent, name)
+        yield path
+
+
+@contextmanager
+def lock_run_dir(path: Path) -> Iterator[None]:
+    """Within, no other process resumes the run, as two would write the same checkpoints.
+
+    Raises InputError if another process is at work there, or the directory can't be written to.
+    """
+    file = path / RUNNING
+    taken = f"another process uses this folder. Wait until it ends, or stop it ('lsof {file}' names it)."
+    fix = "Make the folder writable, or resume a copy of it."
+    with locked(file, str(path), taken=taken, fix=fix, patience_s=_PATIENCE_S):
         yield
-    except OSError as error:
-        hint = hint_for_os_error(error)
-        raise InputError(
-            f"{file} can't be written ({error.strerror or error}). {hint}, then continue with `resume`."
-        ) from error
+
+
+def is_running(path: Path) -> bool:
+    """Whether a process on this machine is at work in a run directory (``lock_run_dir``).
+
+    False also where that can't be known: if the directory is not writable, or the file system does not pass on locks.
+    """
+    file = path / RUNNING
+    if not file.is_file():
+        return False
+    try:
+        with FileLock(file, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False

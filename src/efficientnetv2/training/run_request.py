@@ -26,8 +26,15 @@ from efficientnetv2.training.overrides import (
 )
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe, validate_recipe
-from efficientnetv2.training.run_creation import RUNS, new_run_path, newest_run, runs_newest_first, validate_new_run_dir
-from efficientnetv2.training.run_dir import NullRunDir, RunDir
+from efficientnetv2.training.run_dir import (
+    RUNS,
+    NullRunDir,
+    RunDir,
+    new_run_path,
+    newest_run,
+    runs_newest_first,
+    validate_new_run_dir,
+)
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.seen_images import PretrainOverlap
 from efficientnetv2.training.time_limit import TimeLimit

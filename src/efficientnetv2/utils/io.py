@@ -126,6 +126,18 @@ def hint_for_os_error(error: BaseException) -> str:
     return f"Make room on the disk{'' if is_full else ', or bring it back'}"
 
 
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Within, a file of a run is written. Raises InputError if it can't be, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        hint = hint_for_os_error(error)
+        raise InputError(
+            f"{file} can't be written ({error.strerror or error}). {hint}, then continue with `resume`."
+        ) from error
+
+
 def remove_partial(folder: Path) -> None:
     """Remove what a killed ``write_atomically`` or measurement left in a folder."""
     for partial in folder.glob(".*.partial"):

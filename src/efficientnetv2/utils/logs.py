@@ -6,6 +6,10 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
+from datetime import datetime
+from pathlib import Path
+
+from efficientnetv2.utils.io import writing
 
 PACKAGE = logging.getLogger("efficientnetv2")
 
@@ -25,6 +29,36 @@ class Recorder(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
+
+
+class RunLog(Recorder):
+    """The log of a run with its times: in memory until there is a run directory, then in ``log.txt``.
+
+    Lines are written as on the screen. A line that can't be written, as on a full disk, raises InputError where it is
+    logged.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._file: Path | None = None
+        self._waiting: list[logging.LogRecord] = []
+        self._spell = spelling.get()  # a line may come from a thread, which has no context
+
+    def write_to(self, folder: Path) -> None:
+        """Write what was logged so far, and each line from now on, into ``log.txt`` of a folder."""
+        self._file = folder / "log.txt"
+        waiting, self._waiting = self._waiting, []
+        for record in waiting:
+            self.emit(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or keep it until there is a file."""
+        if self._file is None:
+            self._waiting.append(record)
+            return
+        with writing(self._file), self._file.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            when = datetime.fromtimestamp(record.created)
+            file.write(f"{when:%Y-%m-%d %H:%M:%S}  {self._spell(record.getMessage())}\n")
 
 
 @contextmanager

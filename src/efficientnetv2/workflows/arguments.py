@@ -29,7 +29,7 @@ from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training import recipe_fields
 from efficientnetv2.training.overrides import TrainOverrides, with_lr
 from efficientnetv2.training.recipe import MAX_COUNT, Recipe
-from efficientnetv2.training.run_creation import RUNS
+from efficientnetv2.training.run_dir import RUNS
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.distributed import world_from_env
 from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule

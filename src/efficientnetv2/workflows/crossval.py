@@ -32,8 +32,16 @@ from efficientnetv2.training.overrides import (
     validate_requested_sizes,
 )
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_creation import RUNS, create_run_dir, lock_run_dir, new_run_path
-from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, quarantine, read_skipped
+from efficientnetv2.training.run_dir import (
+    LOCK,
+    REPORT_FILES,
+    RUNS,
+    create_run_dir,
+    lock_run_dir,
+    new_run_path,
+    quarantine,
+    read_skipped,
+)
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, ReaderKilledError, pluralize, shorten

@@ -32,12 +32,12 @@ from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.overrides import TrainOverrides, sets_length
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe
-from efficientnetv2.training.run_dir import RunLog, quarantine, read_skipped
+from efficientnetv2.training.run_dir import quarantine, read_skipped
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.errors import InputError, ReaderKilledError, format_duration, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
 from efficientnetv2.utils.legacy import run_file
-from efficientnetv2.utils.logs import attached, hushed
+from efficientnetv2.utils.logs import RunLog, attached, hushed
 from efficientnetv2.utils.probability import Activation
 from efficientnetv2.workflows.crossval_config import CrossValConfig, with_settings
 from efficientnetv2.workflows.train import train_run

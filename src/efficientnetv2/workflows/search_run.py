@@ -40,7 +40,7 @@ from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.resolve import ResolvedRecipe, TrainingSet, resolve_recipe
-from efficientnetv2.training.run_dir import NullRunDir, RunLog
+from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
 from efficientnetv2.training.run_request import load_run_data
 from efficientnetv2.training.signals import signals_as_ctrl_c
@@ -49,7 +49,7 @@ from efficientnetv2.utils.benchmark import boot_id
 from efficientnetv2.utils.device import Hardware, device_title, pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import cache_folder
-from efficientnetv2.utils.logs import attached
+from efficientnetv2.utils.logs import RunLog, attached
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import refuse_inside_data, refuse_replacing_data

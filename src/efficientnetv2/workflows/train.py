@@ -29,8 +29,7 @@ from efficientnetv2.training.initial_weights_selection import select_weights
 from efficientnetv2.training.overrides import TrainOverrides, validate_label_settings
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import resolve
-from efficientnetv2.training.run_creation import create_run_dir, lock_run_dir
-from efficientnetv2.training.run_dir import RUN_FILES, NullRunDir, RunDir, RunLog
+from efficientnetv2.training.run_dir import RUN_FILES, NullRunDir, RunDir, create_run_dir, lock_run_dir
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, RunRequest, load_run_data, request_run
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.startup_notes import length_line
@@ -47,7 +46,7 @@ from efficientnetv2.utils.distributed import (
 )
 from efficientnetv2.utils.errors import ReaderKilledError, pluralize
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
-from efficientnetv2.utils.logs import attached, silenced
+from efficientnetv2.utils.logs import RunLog, attached, silenced
 from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.shell import command_line, shell_join
 from efficientnetv2.workflows.arguments import (

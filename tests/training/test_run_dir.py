@@ -13,11 +13,17 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.predictions import save_predictions
-from efficientnetv2.training import run_creation, run_request
+from efficientnetv2.training import run_dir, run_request
 from efficientnetv2.training.checkpoints import checkpoint_steps, save_checkpoint
 from efficientnetv2.training.overrides import TrainOverrides
-from efficientnetv2.training.run_creation import create_run_dir, is_running, lock_run_dir, validate_new_run_dir
-from efficientnetv2.training.run_dir import LOCK, RUNNING
+from efficientnetv2.training.run_dir import (
+    LOCK,
+    RUNNING,
+    create_run_dir,
+    is_running,
+    lock_run_dir,
+    validate_new_run_dir,
+)
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
@@ -132,7 +138,7 @@ def test_folds_that_began_meanwhile_are_not_overwritten(class_folders, tmp_path,
 
 
 def test_one_process_alone_is_at_work_in_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_creation, "_PATIENCE_S", 0)
+    monkeypatch.setattr(run_dir, "_PATIENCE_S", 0)
     with lock_run_dir(tmp_path):
         with pytest.raises(InputError, match=mentioning("running.lock")), lock_run_dir(tmp_path):
             pytest.fail("a second one is at work")
@@ -145,7 +151,7 @@ def test_one_process_alone_is_at_work_in_a_folder(tmp_path, monkeypatch):
 
 
 def test_a_killed_run_bars_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_creation, "_PATIENCE_S", 0)
+    monkeypatch.setattr(run_dir, "_PATIENCE_S", 0)
     process = SERVER.Process(target=_killed_at_work, args=(str(tmp_path),))
     process.start()
     process.join(60)
@@ -183,7 +189,7 @@ def _contents(folder):
 
 def test_nobody_goes_on_with_a_run_that_is_under_way(class_folders, tmp_path, monkeypatch):
     """Not while it is trained for the first time, nor while it is gone on with; afterwards one may."""
-    monkeypatch.setattr(run_creation, "_PATIENCE_S", 0)
+    monkeypatch.setattr(run_dir, "_PATIENCE_S", 0)
     out, refused = tmp_path / "mine", []
 
     def train(words, *, resume):
@@ -207,7 +213,7 @@ def test_nobody_goes_on_with_a_run_that_is_under_way(class_folders, tmp_path, mo
 
 
 def test_nobody_goes_on_with_folds_that_are_under_way(class_folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_creation, "_PATIENCE_S", 0)
+    monkeypatch.setattr(run_dir, "_PATIENCE_S", 0)
     out, refused = tmp_path / "folds", []
 
     def crossvalidate(words, plan, *, resume):
