@@ -36,7 +36,8 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.loader import PREFETCH, Batch, TrainingImages, training_batches
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.benchmark import TimingStats, synchronizer
+from efficientnetv2.utils.benchmark import TimingStats
+from efficientnetv2.utils.device import synchronizer
 from efficientnetv2.utils.random_key import Key
 
 CASES = {"s_300": ("efficientnetv2_s", 300, 128), "b0_192": ("efficientnetv2_b0", 192, 512)}

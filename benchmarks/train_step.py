@@ -49,8 +49,8 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.transforms.pipeline import normalize
-from efficientnetv2.utils.benchmark import TimingStats, interleave, speed_ratio, synchronizer
-from efficientnetv2.utils.device import Precision, autocast, lower_precision, pick_device, place
+from efficientnetv2.utils.benchmark import TimingStats, interleave, speed_ratio
+from efficientnetv2.utils.device import Precision, autocast, lower_precision, pick_device, place, synchronizer
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import import_torchvision
 from efficientnetv2.utils.processes import keep_freed_memory

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from efficientnetv2.utils.benchmark import interleave, synchronizer
+from efficientnetv2.utils.benchmark import interleave
+from efficientnetv2.utils.device import synchronizer
 from efficientnetv2.utils.memory import is_out_of_memory, release_memory
 
 Work = Callable[[], None]

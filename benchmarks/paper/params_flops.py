@@ -18,8 +18,8 @@ from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.architectures.registry import get_model_info as published_network
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.factory import create
-from efficientnetv2.utils.benchmark import interleave, synchronizer
-from efficientnetv2.utils.device import Precision, autocast, lower_precision, place
+from efficientnetv2.utils.benchmark import interleave
+from efficientnetv2.utils.device import Precision, autocast, lower_precision, place, synchronizer
 from efficientnetv2.utils.errors import pluralize
 
 Say = Callable[[str], None]

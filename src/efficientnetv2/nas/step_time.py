@@ -29,8 +29,8 @@ from efficientnetv2.training.losses import cross_entropy
 from efficientnetv2.training.microbatch import chunks
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.train_state import init_state
-from efficientnetv2.utils.benchmark import TimingStats, interleave, speed_ratio, synchronizer
-from efficientnetv2.utils.device import autocast, device_title, place
+from efficientnetv2.utils.benchmark import TimingStats, interleave, speed_ratio
+from efficientnetv2.utils.device import autocast, device_title, place, synchronizer
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.memory import is_out_of_memory

@@ -18,8 +18,7 @@ from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.training.compile import compile_model
 from efficientnetv2.training.losses import cross_entropy
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.utils.benchmark import synchronizer
-from efficientnetv2.utils.device import Precision, autocast, lower_precision, place
+from efficientnetv2.utils.device import Precision, autocast, lower_precision, place, synchronizer
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.memory import is_out_of_memory, release_memory
 

@@ -24,8 +24,7 @@ from efficientnetv2.training.loop import step_context, train_steps
 from efficientnetv2.training.resolve_image_sizes import settings_by_size
 from efficientnetv2.training.run_setup import RunLength, RunSetup, train_sampler, training_images
 from efficientnetv2.training.train_state import TrainState, init_state
-from efficientnetv2.utils.benchmark import synchronizer
-from efficientnetv2.utils.device import place
+from efficientnetv2.utils.device import place, synchronizer
 from efficientnetv2.utils.memory import PeakMemory
 
 _logger = logging.getLogger(__name__)

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 
 
@@ -50,7 +49,7 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds of some calls by name, one per round. The order is reversed with every round.
 
-    ``wait`` is called before each reading of the clock, see `synchronizer`.
+    ``wait`` is called before each reading of the clock, see ``utils.device.synchronizer``.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warmup + rounds):
@@ -68,13 +67,6 @@ def interleave(
 def speed_ratio(seconds: Mapping[str, list[float]], *, of: str, to: str) -> TimingStats:
     """How many times as fast ``of`` is as ``to``, round by round."""
     return TimingStats.of([theirs / ours for ours, theirs in zip(seconds[of], seconds[to], strict=True)])
-
-
-def synchronizer(device: torch.device) -> Callable[[], object]:
-    """A call that waits until a device has done all its work."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return torch.mps.synchronize if device.type == "mps" else lambda: None
 
 
 def boot_id() -> str:

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,13 @@ def workers_for(requested: int | None, device: torch.device, *, sharing: int = 1
 def place(network: nn.Module, device: torch.device) -> nn.Module:
     """Move a model to a device, in channels-last memory, which is the fastest for convolutions."""
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def synchronizer(device: torch.device) -> Callable[[], object]:
+    """A call that waits until a device has done all its work."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return torch.mps.synchronize if device.type == "mps" else lambda: None
 
 
 def lower_precision(device: torch.device) -> Precision | None:
