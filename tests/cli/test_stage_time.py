@@ -21,7 +21,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import NullRunDir, RunDir, validate_new_run_dir
 from efficientnetv2.training.run_estimate import estimate_run
 from efficientnetv2.training.run_setup import ImageCounts, RunSetup
-from efficientnetv2.training.time_budget import LengthBudget, needs_timing, scratch_dir
+from efficientnetv2.training.time_budget import LengthBudget, scratch_dir
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import remove_partial
@@ -94,12 +94,10 @@ def test_minutes_keep_the_stage_times(set_length):
 
 
 def test_measured_stage_lengths_are_not_measured_again():
-    unmeasured = recipe("stage_time=equal")
-    assert needs_timing(unmeasured, None)
-    assert needs_timing(recipe(), 1.0)
-    assert not needs_timing(recipe(), None)
-    assert not needs_timing(recipe("stage_time=equal", "progressive.stages=1"), None)
-    assert not needs_timing(recipe("stage_time=equal", "progressive.stage_fractions=[0.75, 0.25]"), None)
+    assert recipe("stage_time=equal").measures_stages
+    assert not recipe().measures_stages
+    assert not recipe("stage_time=equal", "progressive.stages=1").measures_stages
+    assert not recipe("stage_time=equal", "progressive.stage_fractions=[0.75, 0.25]").measures_stages
 
 
 @pytest.mark.parametrize(

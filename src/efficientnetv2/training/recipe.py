@@ -287,6 +287,11 @@ class Recipe(StrictModel):
                 f"stage_time is {shares}, but must have one share above 0 for each of {plan.stages} stages"
             )
 
+    @property
+    def measures_stages(self) -> bool:
+        """Whether the lengths of the stages follow from how long their steps take, which is not known yet."""
+        return self.stage_time is not None and self.progressive.stage_fractions is None and self.progressive.stages > 1
+
     def stages(self) -> list[dict[str, Any]]:
         """Image size, regularization and epochs of each stage, as ``effnetv2 recipes NAME`` shows them.
 

@@ -62,13 +62,7 @@ from efficientnetv2.training.startup_notes import (
     regularization_notes,
     unused_settings,
 )
-from efficientnetv2.training.time_budget import (
-    TimeConstraints,
-    epochs_in_time,
-    needs_timing,
-    resolve_length,
-    seconds_per_read,
-)
+from efficientnetv2.training.time_budget import TimeConstraints, epochs_in_time, resolve_length, seconds_per_read
 from efficientnetv2.training.time_limit import StartupBudget
 from efficientnetv2.transforms.auto_augment import require_rgb
 from efficientnetv2.utils.device import Hardware
@@ -117,7 +111,7 @@ def resolve(
     weights, model = model_lines(run.recipe, run.notes, hardware.device)
     _logger.info(weights)
     _logger.info(model)
-    if needs_timing(run.recipe, minutes):
+    if minutes is not None or run.recipe.measures_stages:
         run = resolve_length(run, hardware, None if minutes is None else budget)
     run = add_final_notes(run)
     log_notes(run.notes, run.warnings, shown=weights)

@@ -89,11 +89,6 @@ def seconds_per_read(train: ImageDataset, recipe: Recipe, workers: int) -> float
     return (time.perf_counter() - began) / (len(rows) * max(1, workers))
 
 
-def needs_timing(recipe: Recipe, minutes: float | None) -> bool:
-    """Whether epochs or stage lengths depend on how long the steps take."""
-    return minutes is not None or _lengths_open(recipe)
-
-
 def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget | None) -> ResolvedRun:
     """The run with what measured steps decide: image sizes, probe, stage lengths, epochs, time limit.
 
@@ -203,7 +198,7 @@ class LengthBudget:
     def set_length(self, timings: StepTimings) -> tuple[Recipe, list[str]]:
         """The recipe with the stage lengths and epochs that the timings decide, and a note for each."""
         recipe, notes = self.recipe, []
-        if _lengths_open(recipe):
+        if recipe.measures_stages:
             recipe, note = _lengths_by_time(recipe, timings)
             notes.append(note)
         if self.minutes is not None:
@@ -214,11 +209,6 @@ class LengthBudget:
                 f"Epochs: {epochs:g}, what fits into {pluralize(self.minutes, 'minute')} by a short measurement."
             )
         return recipe, notes
-
-
-def _lengths_open(recipe: Recipe) -> bool:
-    plan = recipe.progressive
-    return recipe.stage_time is not None and plan.stage_fractions is None and plan.stages > 1
 
 
 def _lengths_by_time(recipe: Recipe, timings: StepTimings) -> tuple[Recipe, str]:

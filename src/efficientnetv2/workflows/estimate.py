@@ -38,7 +38,6 @@ from efficientnetv2.training.run_setup import RunSetup, log_steps, validation_st
 from efficientnetv2.training.time_budget import (
     LengthBudget,
     measuring_line,
-    needs_timing,
     report_s,
     scratch_dir,
     with_length,
@@ -153,7 +152,7 @@ def plan_run(
             before_s["comparing weights"] = request.comparison_s
         cache = estimate_cache(overrides.cache, run.recipe, run.data, hardware.device)
         run = replace(run, cache=cache)
-        began_s, is_timed = time.perf_counter(), needs_timing(run.recipe, overrides.minutes)
+        began_s, is_timed = time.perf_counter(), overrides.minutes is not None or run.recipe.measures_stages
         timings = _timings(run, hardware, folder, budget)
         if is_timed:
             before_s["measuring"] = time.perf_counter() - began_s
@@ -178,7 +177,7 @@ def _timings(run: ResolvedRun, hardware: Hardware, folder: Path, budget: Startup
     """Timings of the uncompiled model, on images that are cached if all will be; compiling is estimated."""
     minutes, setup = run.request.overrides.minutes, run.setup(hardware)
     _logger.info(measuring_line(run.recipe))
-    run_steps = None if needs_timing(run.recipe, minutes) else setup.length.steps
+    run_steps = None if minutes is not None or run.recipe.measures_stages else setup.length.steps
     if isinstance(run.cache, CacheEstimate):
         setup = replace(setup, train=run.cache.images)
     timings = measure_timings(
