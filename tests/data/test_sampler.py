@@ -28,12 +28,14 @@ from efficientnetv2.data.sampler import (
     effective_number,
     epoch_order,
     image_weights,
+    rank_in_class,
 )
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.presets import paper_schedule
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
 from efficientnetv2.training.losses import cross_entropy
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment
+from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key
 
@@ -75,16 +77,17 @@ def test_sampler_resumes_in_the_middle_of_a_run(first):
     assert rows(sampler(first_step=first)) == rows(sampler())[2 * first :]
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_processes_share_the_groups_of_a_run(world):
-    """With more groups than processes, each process has every ``world``-th group."""
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_the_groups_of_a_run(processes):
+    """With more groups than processes, each process has every ``processes``-th group."""
     options = {"ghost_batch_size": 2}
-    parts = [rows(sampler(**options, rank=rank, world=world)) for rank in range(world)]
+    samplers = [sampler(**options, world=World(rank=rank, size=processes)) for rank in range(processes)]
+    parts = [rows(one) for one in samplers]
     together = sorted(row for part in parts for row in part)
     assert together == sorted(rows(sampler(**options)))
-    assert [len(part) for part in parts] == [len(sampler(**options, rank=r, world=world)) for r in range(world)]
+    assert [len(part) for part in parts] == [len(one) for one in samplers]
     for rank, part in enumerate(parts):
-        assert {group for _, group, *_ in part} == set(range(rank, 4, world))
+        assert {group for _, group, *_ in part} == set(range(rank, 4, processes))
 
 
 def test_request_has_the_hyperparameters_of_its_step():
@@ -601,6 +604,10 @@ class Missing:
 
 sys.meta_path.insert(0, Missing())
 """
+
+
+def test_rank_in_class_counts_the_images_before():
+    assert rank_in_class(np.array([2, -1, 2, 0, -1, 2])).tolist() == [0, 0, 1, 0, 1, 2]
 
 
 def test_custom_loop_needs_three_packages():

@@ -48,9 +48,7 @@ def trained(groups, steps, *, frozen=False):
         # Not Adam: it divides gradients that are zero but for rounding by their own size.
         optimizer = {"name": "sgd", "lr": 0.003, "clip_norm": 5.0}
         recipe = recipe_of(PLAN, batch_size=24, ghost_batch_size=24 // groups, ema_decay=0.9, optimizer=optimizer)
-        requests = TrainSampler(
-            LABELS, PLAN, steps, 24, 24 // groups, "sqrt", Key.of(0), rank=world.rank, world=world.size
-        )
+        requests = TrainSampler(LABELS, PLAN, steps, 24, 24 // groups, "sqrt", Key.of(0), world=world)
         seen = {(request.step, request.group): request.ids.tolist() for request in requests}
         state = init_state(network, recipe)
         done = train_steps(

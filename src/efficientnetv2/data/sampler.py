@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepPlan, StepSettings
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Floats, Key
 
@@ -83,7 +84,7 @@ class BatchRequest:
 
 @dataclass(frozen=True)
 class TrainSampler:
-    """The requests of a whole run, from ``first_step`` on. This process gets every ``world``-th group.
+    """The requests of a whole run, from ``first_step`` on, for the groups of this process in ``world``.
 
     ``plan`` holds the steps of a run whose length may change; None takes ``steps``.
     """
@@ -96,8 +97,7 @@ class TrainSampler:
     class_sampling: ClassSampling | None
     key: Key
     first_step: int = 0
-    rank: int = 0
-    world: int = 1
+    world: World = SINGLE_PROCESS
     beta: float = DEFAULT_BETA
     plan: StepPlan | None = None
 
@@ -110,7 +110,7 @@ class TrainSampler:
         while step < plan.steps:
             plan.requested = max(plan.requested, step + 1)
             setting = self.progressive.at(plan.scheduled_step(step), total_steps=self.steps)
-            for group in self._groups:
+            for group in self.world.groups(self.batch_size // self.ghost_batch_size):
                 first = step * self.batch_size + group * self.ghost_batch_size
                 epochs, places = np.divmod(np.arange(first, first + self.ghost_batch_size), count)
                 drawn = [order(int(epoch))[:, places[epochs == epoch]] for epoch in np.unique(epochs)]
@@ -120,11 +120,7 @@ class TrainSampler:
 
     def __len__(self) -> int:
         steps = self.steps if self.plan is None else self.plan.steps
-        return (steps - self.first_step) * len(self._groups)
-
-    @property
-    def _groups(self) -> range:
-        return range(self.rank, self.batch_size // self.ghost_batch_size, self.world)
+        return (steps - self.first_step) * len(self.world.groups(self.batch_size // self.ghost_batch_size))
 
 
 def epoch_order(
@@ -162,6 +158,15 @@ def class_members(labels: Ints, classes: int) -> list[Ints]:
     """Ascending indices of each of the classes, in one pass over the (N,) labels."""
     ends = np.cumsum(np.bincount(labels, minlength=classes))[:-1]
     return np.split(np.argsort(labels, kind="stable"), ends)
+
+
+def rank_in_class(labels: Ints) -> Ints:
+    """(N,) number of images with the same label that come before each image."""
+    order = np.argsort(labels, kind="stable")
+    _, firsts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[order] = np.arange(len(labels)) - np.repeat(firsts, counts)
+    return rank
 
 
 class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):

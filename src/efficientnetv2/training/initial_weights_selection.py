@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import groupings
 from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.data.records import Ints
+from efficientnetv2.data.sampler import rank_in_class
 from efficientnetv2.inference.linear_probe import (
     DEFAULT_STRENGTH,
     fit_classifier,
@@ -262,8 +262,7 @@ def _draw(labels: Ints, most: int, key: Key) -> Ints:
     order = generator.permutation(len(labels))
     classes = generator.permutation(np.unique(labels))[:_MAX_CLASSES]
     order = order[np.isin(labels[order], classes)]
-    place_in_class = pd.Series(labels[order]).groupby(labels[order]).cumcount().to_numpy()
-    first = np.argsort(place_in_class >= _MIN_CLASS_IMAGES, kind="stable")
+    first = np.argsort(rank_in_class(labels[order]) >= _MIN_CLASS_IMAGES, kind="stable")
     rows: Ints = np.sort(order[first][:most]).astype(np.int64)
     return rows
 

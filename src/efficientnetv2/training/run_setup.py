@@ -200,8 +200,7 @@ def train_sampler(setup: RunSetup, *, steps: int, first_step: int = 0, plan: Ste
         class_sampling=recipe.class_sampling,
         key=setup.key,
         first_step=first_step,
-        rank=setup.world.rank,
-        world=setup.world.size,
+        world=setup.world,
         beta=recipe.effective_beta,
         plan=plan,
     )

@@ -7,11 +7,11 @@ import time
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.sampler import rank_in_class
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
 from efficientnetv2.training.callbacks import RunContext, StopRequestedError
@@ -115,9 +115,8 @@ def _part_of_val(setup: RunSetup) -> ImageDataset:
         return val
     order = setup.key.fold("validation part").generator().permutation(len(val))
     drawn = val.labels[order]
-    before = pd.Series(drawn).groupby(drawn).cumcount().to_numpy()
     _, place, size = np.unique(drawn, return_inverse=True, return_counts=True)
-    stratified = order[np.argsort((before + 0.5) / size[place], kind="stable")]
+    stratified = order[np.argsort((rank_in_class(drawn) + 0.5) / size[place], kind="stable")]
     return val.select(np.sort(stratified[:most]))
 
 

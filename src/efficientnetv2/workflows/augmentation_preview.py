@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, display_channels
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
-from efficientnetv2.data.sampler import BatchRequest
+from efficientnetv2.data.sampler import BatchRequest, rank_in_class
 from efficientnetv2.evaluation.plot_style import is_titled, png
 from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows, is_low_contrast, stretch_contrast
 from efficientnetv2.preprocessing import Preprocessing
@@ -90,8 +89,7 @@ def sample_by_class(dataset: ImageDataset, count: int, key: Key) -> Ints:
     """Up to ``count`` random rows, one of each class in turn."""
     order = key.generator().permutation(len(dataset))
     labels = dataset.labels[order]
-    rank = pd.Series(labels).groupby(labels).cumcount().to_numpy()  # of an image within its class
-    chosen: Ints = order[np.lexsort((labels, rank))][:count].astype(np.int64)
+    chosen: Ints = order[np.lexsort((labels, rank_in_class(labels)))][:count].astype(np.int64)
     return chosen
 
 
