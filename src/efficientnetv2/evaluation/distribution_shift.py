@@ -16,6 +16,7 @@ from efficientnetv2.data.groups import has_groups
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.html import number, percent
 from efficientnetv2.metrics.confidence_intervals import Difference
+from efficientnetv2.metrics.multilabel import METRIC_NAMES
 from efficientnetv2.utils.errors import pluralize
 
 # Loss of a metric in new locations that matters. Ours.
@@ -143,9 +144,9 @@ class SplitComparison:
     def sentence(self) -> str:
         """The comparison in one or two sentences."""
         values = "; ".join(
-            f"{title} {percent(self.at_random[name])} random, {percent(self.by_place[name])} by location, difference "
-            f"{self.difference[name].points}"
-            for name, title in (("macro_f1", "macro-F1"), ("top1", "top-1"))
+            f"{METRIC_NAMES[name]} {percent(self.at_random[name])} random, {percent(self.by_place[name])} by location, "
+            f"difference {self.difference[name].points}"
+            for name in ("macro_f1", "top1")
         )
         if self.is_optimistic:
             # The probe shows the bias, but the trained model is what the user quotes.

@@ -24,6 +24,7 @@ from efficientnetv2.evaluation.predictions import (
 from efficientnetv2.evaluation.training_plots import MetricsRow
 from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import unpaired_difference
+from efficientnetv2.metrics.multilabel import METRIC_NAMES
 from efficientnetv2.training.run_dir import RUN_MARKERS, RunDir, is_running
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import read_object
@@ -106,9 +107,8 @@ class UnpairedComparison:
 
     def describe(self, name: str, first: str) -> str:
         """The difference of two runs by their names, in sentences."""
-        names = {"top1": "top-1", "macro_f1": "macro-F1"}
         points = ", ".join(
-            f"{names[metric]} {100 * one.value:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
+            f"{METRIC_NAMES[metric]} {100 * one.value:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
             for metric, one in self.metrics.items()
         )
         shared = f" {self.shared:,} images are in both, so the intervals are too wide." if self.shared else ""

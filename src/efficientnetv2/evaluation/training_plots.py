@@ -23,7 +23,7 @@ from efficientnetv2.evaluation.plot_style import (
     style_axes,
 )
 from efficientnetv2.metrics.classification import SizeMetrics, best_size
-from efficientnetv2.metrics.multilabel import MACRO_METRICS
+from efficientnetv2.metrics.multilabel import METRIC_NAMES
 
 MetricsRow = Mapping[str, Any]
 
@@ -74,7 +74,7 @@ def draw_training_curves(history: Sequence[MetricsRow]) -> Figure | None:
     scores = {
         f"{title}{'' if kind == 'val' else ' (minival)'}": points
         for kind in ("val", "minival")
-        for name, title in {"top1": "top-1", **MACRO_METRICS}.items()
+        for name, title in METRIC_NAMES.items()
         if (points := _points(history, kind, name))
     }
     rows = [row for row in history if row.get("kind") in ("val", "minival") and row.get("num_images")]

@@ -15,6 +15,8 @@ from efficientnetv2.utils.probability import Activation
 
 #: Metrics in which every class counts alike: key in files -> name. Single-label data has the first.
 MACRO_METRICS = {"macro_f1": "macro-F1", "mean_average_precision": "mean average precision"}
+#: Metrics of validations and comparisons: key in files -> name.
+METRIC_NAMES = {"top1": "top-1", **MACRO_METRICS}
 
 # Threshold of an assigned label. With softmax relative to the largest probability: the m labels of an image are trained
 # as 1 / m each and all others as 0, so half of the largest is the middle. Ours. With sigmoid absolute.

@@ -16,14 +16,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from efficientnetv2.metrics.multilabel import METRIC_NAMES
 from efficientnetv2.progressive.schedule import StepPlan, StepSettings
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_setup import RunLength, RunSetup, stage_ends, validation_steps
 from efficientnetv2.training.time_limit import Pacer
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.errors import pluralize
-
-_METRIC_NAMES = {"top1": "top-1", "macro_f1": "macro-F1"}
 
 
 class Callback:
@@ -176,7 +175,7 @@ class ModelSelection:
 
     def __str__(self) -> str:
         """The selection, in sentences."""
-        (best, start, trained), name = self._outcome(), _METRIC_NAMES[self._by]
+        (best, start, trained), name = self._outcome(), METRIC_NAMES[self._by]
         if best.step == 0:
             at_most = "" if self.ends_only else " at most"
             kept = f"{self._start_name}, before the training"
@@ -199,7 +198,7 @@ class ModelSelection:
         last = self._validations[-1].step
         return (
             f"Stopped early, after step {last} of {self._plan.steps} (epoch {self._epoch(last):g}): "
-            f"{_METRIC_NAMES[self._by]} on minival has not risen for {pluralize(self._patience or 0, 'validation')} "
+            f"{METRIC_NAMES[self._by]} on minival has not risen for {pluralize(self._patience or 0, 'validation')} "
             "(patience)."
         )
 

@@ -23,6 +23,7 @@ from efficientnetv2.inference.linear_probe import (
 )
 from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
 from efficientnetv2.metrics.metric_intervals import paired_difference
+from efficientnetv2.metrics.multilabel import METRIC_NAMES
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.training.initial_weights import WeightsCandidate, build_initial_model
 from efficientnetv2.training.overrides import requested_recipe, validate_requested_sizes
@@ -52,7 +53,6 @@ _MIN_IMAGES, _MIN_CLASS_IMAGES = 100, 4  # Ours.
 _TIME_FRACTION, _LATE = 0.25, 1.5
 # Images that are embedded to time one. Ours.
 _TIMED_IMAGES = 24
-_METRIC_NAMES = {"top1": "top-1", "macro_f1": "macro-F1"}
 _CHOOSE = "To choose yourself: `weights=NAME`."
 
 
@@ -143,7 +143,7 @@ def select_weights(
     listed = ", ".join(f"{score:.1%} for {candidate.title}" for candidate, score in pairs)
     note = (
         f"Weights: {winner.word}, chosen among {len(scores)} by linear probes inside the training split: "
-        f"{_METRIC_NAMES[task.metric]} {listed}, on {pluralize(len(task.images), 'image')} in {_FOLDS} folds"
+        f"{METRIC_NAMES[task.metric]} {listed}, on {pluralize(len(task.images), 'image')} in {_FOLDS} folds"
         f"{task.groups_note}{why} ({took_s:.0f} s). {_CHOOSE}"
     )
     comparison = {
