@@ -261,16 +261,23 @@ def out_of_fold_predictions(
     key: Key,
     balanced: bool,
     groups: GroupedData | None = None,
+    strength: float | None = None,
 ) -> Ints:
-    """(n,) classes predicted by linear probes of the other folds; -1 for images in no test fold."""
+    """(n,) classes predicted by linear probes of the other folds; -1 for images in no test fold.
+
+    ``strength`` is the inverse L2 penalty. None chooses one for each fold.
+    """
     predicted = np.full(len(embeddings.labels), -1, dtype=np.int64)
     for number, fold in enumerate(folds):
         train, test = (np.isin(embeddings.samples, rows) for rows in fold)
         part = Embeddings(embeddings.samples[train], embeddings.labels[train], embeddings.vectors[train])
         if not test.any() or len(np.unique(part.labels)) < 2:
             continue  # a small sample of a large dataset
-        own_groups = None if groups is None else groups.select(train)
-        classifier, _ = fit_probe(part, key=key.fold("fold", number), balanced=balanced, groups=own_groups)
+        if strength is None:
+            own_groups = None if groups is None else groups.select(train)
+            classifier, _ = fit_probe(part, key=key.fold("fold", number), balanced=balanced, groups=own_groups)
+        else:
+            classifier = fit_classifier(part.vectors, part.labels, strength, balanced)
         predicted[test] = classifier.predict(embeddings.vectors[test])
     return predicted
 

@@ -16,9 +16,9 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import rank_in_class
 from efficientnetv2.inference.linear_probe import (
     DEFAULT_STRENGTH,
-    fit_classifier,
     macro_f1,
     multiply_adds,
+    out_of_fold_predictions,
     strictest_grouping,
 )
 from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
@@ -294,13 +294,10 @@ def _predict(
     """(n,) classes that linear probes on a candidate's features predict; -1 where there is no prediction."""
     network = _network(candidate.word, recipe, task.images, hardware)
     embeddings = _embed(network, recipe, task.images, hardware, progress)
-    predicted = np.full(len(task.images), -1, dtype=np.int64)
-    for train_rows, test_rows in task.folds:
-        train, test = (np.isin(embeddings.samples, rows) for rows in (train_rows, test_rows))
-        if test.any() and len(np.unique(embeddings.labels[train])) > 1:
-            balanced = recipe.class_sampling is not None
-            probe = fit_classifier(embeddings.vectors[train], embeddings.labels[train], DEFAULT_STRENGTH, balanced)
-            predicted[embeddings.samples[test]] = probe.predict(embeddings.vectors[test])
+    predicted, balanced = np.full(len(task.images), -1, dtype=np.int64), recipe.class_sampling is not None
+    predicted[embeddings.samples] = out_of_fold_predictions(
+        embeddings, task.folds, key=task.key, balanced=balanced, strength=DEFAULT_STRENGTH
+    )
     return predicted
 
 
