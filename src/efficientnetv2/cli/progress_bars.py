@@ -1,21 +1,18 @@
-"""Progress bars of training runs and of studies."""
+"""Progress bars of training runs."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
-from rich.progress import MofNCompleteColumn, ProgressColumn, TaskProgressColumn
+from rich.progress import ProgressColumn, TaskProgressColumn
 
-from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.console import Bar, Screen
-from efficientnetv2.nas.trial import EpochDone, StepTimed
-from efficientnetv2.nas.worker import SearchCallback, StudyProgress
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.callbacks import Callback
-from efficientnetv2.utils.errors import format_duration, pluralize
+from efficientnetv2.utils.errors import format_duration
 
 
-class _LazyBar:
+class LazyBar:
     """A bar that is shown from its first update until its block ends."""
 
     counter: type[ProgressColumn]
@@ -39,7 +36,7 @@ class _LazyBar:
         return self._bar
 
 
-class TrainingBar(_LazyBar, Callback):
+class TrainingBar(LazyBar, Callback):
     """A progress bar of training runs: throughput, current image size and regularization, time left."""
 
     counter = TaskProgressColumn
@@ -64,27 +61,3 @@ class TrainingBar(_LazyBar, Callback):
     def on_train_end(self, step: int) -> None:
         """Take the bar away."""
         self.__exit__()
-
-
-class StudyBar(_LazyBar, SearchCallback):
-    """A progress bar of a study: trials done, the largest reward, time left."""
-
-    counter = MofNCompleteColumn
-
-    def on_progress(self, progress: StudyProgress) -> None:
-        """After every trial."""
-        left = "" if progress.seconds_left is None else f"about {format_duration(progress.seconds_left)} left"
-        best = "" if progress.best is None else f"best {progress.best:.4f}"
-        self._shown(completed=progress.done, total=progress.target, speed=best, left=left)
-
-    def on_trial_start(self, number: int, architecture: Architecture) -> None:
-        """A trial is being tried."""
-        layers = sum(stage.layers for stage in architecture.stages)
-        self._shown(what=f"trial {number}, {pluralize(layers, 'layer')}: measuring")
-
-    def on_message(self, number: int, one: StepTimed | EpochDone) -> None:
-        """Something is known of it."""
-        if isinstance(one, StepTimed):
-            self._shown(what=f"trial {number}: {1000 * one.time.median:.3g} ms a step")
-        else:
-            self._shown(what=f"trial {number}: epoch {one.epoch:.3g}, top-1 {one.top1:.1%}")

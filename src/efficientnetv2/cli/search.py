@@ -121,7 +121,7 @@ def run(
     - `effnetv2 search run studies/photos --data photos/ --dry-run`
     - `effnetv2 search run studies/photos --data photos/ --trials 50`
     """
-    from efficientnetv2.cli import progress_bars  # torch, which takes seconds
+    from efficientnetv2.cli.study_bar import StudyBar  # torch, which takes seconds
     from efficientnetv2.workflows import search_config, search_run
 
     config = search_config.SearchConfig(
@@ -137,7 +137,7 @@ def run(
         if dry_run:
             _print_cost(search_run.dry_run(config), screen, as_json=as_json)
             return
-        with progress_bars.StudyBar(screen) as bar:
+        with StudyBar(screen) as bar:
             result = search_run.run_study(config, bar)
         _print_end(result, screen, as_json=as_json)
 
@@ -158,11 +158,11 @@ def resume(
     - `effnetv2 search resume studies/photos`
     - `effnetv2 search resume studies/photos --trials 200 --minutes 60`
     """
-    from efficientnetv2.cli import progress_bars  # torch, which takes seconds
+    from efficientnetv2.cli.study_bar import StudyBar  # torch, which takes seconds
     from efficientnetv2.workflows import search_config, search_run
 
     with Screen(quiet=as_json) as screen:
-        with progress_bars.StudyBar(screen) as bar:
+        with StudyBar(screen) as bar:
             options = search_config.WorkerOptions(**vars(worker))
             result = search_run.resume_study(study, storage, trials, minutes, options, bar)
         _print_end(result, screen, as_json=as_json)
