@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from benchmarks.record import read
 
-from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.recipes import get_recipe, named_recipes
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -315,7 +315,7 @@ def test_the_default_run_stands_with_its_intervals_and_with_what_it_and_its_prob
 
 
 def _label(recipe):
-    return " ".join(RECIPES[recipe].description.split())
+    return " ".join(named_recipes()[recipe].description.split())
 
 
 def _page(name: str) -> str:

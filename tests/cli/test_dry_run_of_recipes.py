@@ -12,7 +12,7 @@ from efficientnetv2.training import timing
 from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.overrides import TrainOverrides
-from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train
@@ -24,7 +24,7 @@ TRAIN, PX, STEPS_PER_STAGE = 24, 48, 2
 # Three seconds each: one recipe of each group that the estimate treats equally.
 DISTINCT_RECIPES = {
     (recipe.progressive.stages, recipe.multilabel, recipe.schedule.name, recipe.expected_dataset): recipe.name
-    for recipe in map(get_recipe, reversed(RECIPES))
+    for recipe in map(get_recipe, reversed(named_recipes()))
 }.values()
 
 

@@ -19,7 +19,7 @@ from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.imagenet_check import compare
 from efficientnetv2.data.prepared_data import prepare_data
-from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.utils.errors import InputError
 
 
@@ -165,8 +165,8 @@ def test_other_wordnet_datasets_are_not_imagenet21k():
 
 def test_imagenet_recipes_expect_imagenet():
     """Recipes for custom datasets expect none."""
-    imagenet_recipes = {name for name in RECIPES if get_recipe(name).expected_dataset == "imagenet1k"}
-    others = {name for name in RECIPES if get_recipe(name).expected_dataset is None}
+    imagenet_recipes = {name for name in named_recipes() if get_recipe(name).expected_dataset == "imagenet1k"}
+    others = {name for name in named_recipes() if get_recipe(name).expected_dataset is None}
     assert {"efficientnetv2_s_paper", "efficientnetv2_b3_released", "imagenet_from_21k_s_paper"} <= imagenet_recipes
     assert {"resnet50_224_progressive"} <= imagenet_recipes
     assert {"quick", "finetune", "transfer_paper", "transfer_released"} <= others

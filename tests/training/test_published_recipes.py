@@ -10,7 +10,7 @@ from tests.messages import mentions
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.training.run_setup import training_images
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
@@ -78,7 +78,7 @@ def test_the_paper_trains_the_small_ones_at_one_size(size, px, dropout, eval_ima
     assert (recipe.eval_image_size, recipe.batch_norm_momentum) == (eval_image_size, 0.99)
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("efficientnetv2_")])
+@pytest.mark.parametrize("name", [name for name in named_recipes() if name.startswith("efficientnetv2_")])
 def test_from_scratch_they_share_section_5_1(name):
     recipe = get_recipe(name)
     optimizer, schedule = recipe.optimizer, recipe.schedule
@@ -91,7 +91,7 @@ def test_from_scratch_they_share_section_5_1(name):
     assert (recipe.expected_dataset, recipe.weights) == ("imagenet1k", "none")
     assert recipe.progressive.last.drop_path == pytest.approx(1 - 0.8)
     assert recipe.progressive.last.label_smoothing == 0.1
-    assert f"--recipe {name}" in RECIPES[name].description
+    assert f"--recipe {name}" in named_recipes()[name].description
 
 
 @pytest.mark.parametrize("form", ["paper", "released"])
@@ -118,7 +118,7 @@ def test_training_crops_keep_at_least_what_those_of_the_released_code_do(size, l
 )
 def test_a_description_says_what_the_released_code_does_and_where_ours_differs(name, facts):
     """min(8, num_shards) cores share moments: of 4,096 images on 32 cores 1,024; datasets.py counts the images."""
-    assert mentions(" ".join(RECIPES[name].description.split()), *facts)
+    assert mentions(" ".join(named_recipes()[name].description.split()), *facts)
 
 
 def test_small_pictures_are_evaluated_by_their_center_and_large_ones_whole():
@@ -202,7 +202,7 @@ def test_table_12s_networks_grow_from_128_px_to_their_own_size(name, model, px, 
     assert (recipe.crop_mode, recipe.crop_pct) == ("center", pytest.approx(px / (px + 32)))
     for field in ("optimizer", "schedule", "augment", "crop_scale_min", "expected_dataset", "weights"):
         assert getattr(recipe, field) == getattr(like, field), field
-    assert f"--recipe {name}" in RECIPES[name].description
+    assert f"--recipe {name}" in named_recipes()[name].description
 
 
 @pytest.mark.parametrize(("name", "model", "px", "blocks"), TABLE_12)

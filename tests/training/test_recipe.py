@@ -18,11 +18,11 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
-from efficientnetv2.training.recipes import RECIPES, get_recipe, load_recipe
+from efficientnetv2.training.recipes import get_recipe, load_recipe, named_recipes
 from efficientnetv2.utils.errors import InputError
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", named_recipes())
 def test_every_recipe_survives_its_yaml(name, tmp_path):
     recipe = get_recipe(name)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
@@ -30,19 +30,19 @@ def test_every_recipe_survives_its_yaml(name, tmp_path):
     assert recipe.name == name
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", named_recipes())
 def test_every_recipe_says_how_to_run_it_what_it_costs_whence_it_is_and_what_is_ours(name):
-    lines = [line.strip() for line in RECIPES[name].description.splitlines()]
+    lines = [line.strip() for line in named_recipes()[name].description.splitlines()]
     said = {line.partition(":")[0]: line for line in lines if line.partition(":")[1]}
     assert {"Run", "Cost and result", "Source", "Ours"} <= set(said)
     assert mentions(said["Run"], "effnetv2 train")
     assert f"--recipe {name}" in said["Run"] or name == "finetune", "finetune is what is taken unasked"
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", named_recipes())
 def test_every_recipe_gives_its_hours_or_says_how_they_are_foretold(name):
     """Of a source without hours they are not invented: the command that foretells them is one, of this recipe."""
-    told = " ".join(RECIPES[name].description.split())
+    told = " ".join(named_recipes()[name].description.split())
     cost = told.partition("Cost and result: ")[2].partition(" Source: ")[0]
     asked = re.search(r"effnetv2 train (--dry-run .*)$", cost)
     assert asked or re.search(r"\d (hours|minutes)\b", cost), cost
@@ -53,7 +53,7 @@ def test_every_recipe_gives_its_hours_or_says_how_they_are_foretold(name):
 
 
 def test_several_labels_are_answered_each_by_itself_but_in_the_papers_recipes():
-    own = {name for name in RECIPES if get_recipe(name).multilabel == "sigmoid"}
+    own = {name for name in named_recipes() if get_recipe(name).multilabel == "sigmoid"}
     assert own == {"quick", "finetune", "proxy_small"}
     recipe = get_recipe("finetune")
     assert (recipe.activation(";"), recipe.activation(None)) == ("sigmoid", "softmax"), (
@@ -63,7 +63,7 @@ def test_several_labels_are_answered_each_by_itself_but_in_the_papers_recipes():
 
 def test_the_papers_mean_of_five_transfers_is_a_command():
     """Five seeds, as the paper's runs, unless others are asked for."""
-    doc = " ".join(RECIPES["transfer_paper"].description.split())
+    doc = " ".join(named_recipes()["transfer_paper"].description.split())
     [words] = re.findall(r"python -m benchmarks.paper ([\w -]*) makes", doc)
     [request] = requests(parse_options(words.split())[1])
     assert (request.table, request.scale, SCALES[request.scale].seeds) == ("8", "paper", 5)

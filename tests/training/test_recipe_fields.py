@@ -18,7 +18,7 @@ from efficientnetv2.training.recipe_fields import (
     recipe_parts,
 )
 from efficientnetv2.training.recipe_io import field_names_at, validate_recipe
-from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.utils.errors import InputError
 
 FIELDS = {field.name: field for field in all_fields()}
@@ -102,7 +102,7 @@ def test_what_is_said_to_be_the_default_is_what_a_recipe_has_unsaid():
     }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", named_recipes())
 def test_values_are_shown_as_set_takes_them(name):
     recipe = get_recipe(name)
     settings = [f"{field}={format_value(value)}" for field, value in field_values(recipe).items()]

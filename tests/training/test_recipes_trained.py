@@ -20,7 +20,7 @@ from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training import loop
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
-from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils.random_key import Key
@@ -134,7 +134,7 @@ def hot(samples: npt.NDArray[np.int64], setting: StepSettings, *, several: bool)
     return shares[samples % CLASSES] * (1 - smoothing) + smoothing / CLASSES
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", named_recipes())
 def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels_of_each(name, monkeypatch):
     """The recipe's own schedule, augmentation and optimizer, at 48 px and a batch of 8; of ImageNet-21k several labels
     of an image."""
@@ -161,7 +161,7 @@ def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels
 
 def test_what_is_trained_here_has_stages_stochastic_depth_dropout_and_multilabel():
     """Else the test above would compare nothing with nothing."""
-    recipes = [get_recipe(name) for name in RECIPES]
+    recipes = [get_recipe(name) for name in named_recipes()]
     assert {1, 3, 4} <= {recipe.progressive.stages for recipe in recipes}
     assert len({recipe.progressive.drop_path for recipe in recipes}) > 2
     growing = [r for r in recipes if r.progressive.stage(0).dropout < r.progressive.last.dropout]

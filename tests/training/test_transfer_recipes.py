@@ -5,7 +5,7 @@ import torch
 from tests.messages import mentioning
 
 from efficientnetv2.training.recipe_io import validate_recipe
-from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.utils.device import Hardware
@@ -37,7 +37,7 @@ def test_they_share_the_settings_of_the_authors_fine_tuning(name):
         "horizontal", "noise", False,
     )  # fmt: skip
     assert recipe.schedule.name == ("cosine" if name.endswith("_paper") else "constant")
-    assert f"--recipe {name}" in RECIPES[name].description
+    assert f"--recipe {name}" in named_recipes()[name].description
 
 
 @pytest.mark.parametrize(("form", "weight_decay"), [("paper", 0.0), ("released", 1e-5)])
@@ -87,7 +87,7 @@ def test_steps_and_epochs_at_once_are_refused():
 
 
 def test_only_what_has_a_published_test_split_answers_test():
-    assert {name for name in RECIPES if get_recipe(name).eval_split == "test"} == {
+    assert {name for name in named_recipes() if get_recipe(name).eval_split == "test"} == {
         "transfer_paper",
         "transfer_released",
     }

@@ -6,7 +6,7 @@ import pytest
 from tests.messages import mentions
 from tests.recipes import with_overrides
 
-from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.training.startup_notes import unused_settings
 
 STAGES = "progressive={stages: 2, image_size: {start: 64, end: 128}}"
@@ -53,7 +53,7 @@ def test_what_has_an_effect_is_not(settings):
     assert said("sync_batch_norm=true", processes=2) == []
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", list(named_recipes()))
 @pytest.mark.parametrize("scratch", [False, True])
 def test_no_recipe_has_an_idle_setting_of_its_own(name, scratch):
     assert unused_settings(get_recipe(name), scratch=scratch, processes=1) == []

@@ -11,7 +11,7 @@ from efficientnetv2.evaluation.predictions import load_predictions, saved_cluste
 from efficientnetv2.models import model_header
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipe_io import read_recipe
-from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.legacy import upgrade
 
@@ -75,7 +75,7 @@ def test_a_run_directory_is_read(tmp_path):
     assert clusters.nunique() == 1
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", named_recipes())
 def test_the_words_of_today_stay(name):
     plain = get_recipe(name).to_json()
     assert upgrade(plain) == plain

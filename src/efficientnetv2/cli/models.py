@@ -93,21 +93,21 @@ def recipes(
     - `effnetv2 recipes runs/demo`
     - `effnetv2 recipes finetune --field optimizer`
     """
-    from efficientnetv2.training.recipes import RECIPES
+    from efficientnetv2.training.recipes import named_recipes
 
     if fields or field is not None:
         _print_fields(name, field or "", as_json)
     elif name is not None:
         _print_recipe(name, as_json)
     elif as_json:
-        print_json([{"name": key, "label": recipe.title} for key, recipe in RECIPES.items()])
+        print_json([{"name": key, "label": recipe.title} for key, recipe in named_recipes().items()])
     else:
-        rows = [[key, recipe.title] for key, recipe in RECIPES.items()]
+        rows = [[key, recipe.title] for key, recipe in named_recipes().items()]
         Screen().table("Recipes", ["name", "for"], rows)
 
 
 def _print_recipe(name: str, as_json: bool) -> None:
-    from efficientnetv2.training.recipes import RECIPES, load_recipe
+    from efficientnetv2.training.recipes import load_recipe, named_recipes
 
     recipe = load_recipe(name, "NAME")
     stages = recipe.stages()
@@ -115,7 +115,7 @@ def _print_recipe(name: str, as_json: bool) -> None:
         print_json(recipe.to_json() | {"stages": stages})
         return
     screen = Screen()
-    screen.say(RECIPES[name].description if name in RECIPES else f"{recipe.name}, as in {name}.")
+    screen.say(named_recipes()[name].description if name in named_recipes() else f"{recipe.name}, as in {name}.")
     columns = [name for name in stages[0] if name not in _RARE or any(stage[name] for stage in stages)]
     rows = [
         [str(number), *(_cell(column, stage[column]) for column in columns)]

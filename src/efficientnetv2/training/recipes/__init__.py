@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from efficientnetv2.training.recipe import NamedRecipe, Recipe
 from efficientnetv2.training.recipe_io import read_recipe
-from efficientnetv2.training.recipes import custom_data, imagenet, nas_proxy, transfer
+from efficientnetv2.training.recipes import custom_data
 from efficientnetv2.utils.errors import InputError, did_you_mean
 
-#: All recipes by name, in the order in which a new user wants to read them.
-RECIPES: dict[str, NamedRecipe] = {
-    named.recipe.name: named
-    for recipes in (
-        custom_data.RECIPES,
-        imagenet.RECIPES,
-        transfer.RECIPES,
-        imagenet.OTHER_MODEL_RECIPES,
-        nas_proxy.RECIPES,
-    )
-    for named in recipes
-}
+_CUSTOM_DATA = {named.recipe.name: named for named in custom_data.RECIPES}
+
+
+@cache
+def named_recipes() -> dict[str, NamedRecipe]:
+    """All recipes by name, in the order in which a new user wants to read them."""
+    from efficientnetv2.training.recipes import imagenet, nas_proxy, transfer  # which most runs do not need
+
+    published = (imagenet.RECIPES, transfer.RECIPES, imagenet.OTHER_MODEL_RECIPES, nas_proxy.RECIPES)
+    return _CUSTOM_DATA | {named.recipe.name: named for recipes in published for named in recipes}
 
 
 def load_recipe(word: str, called: str = "`recipe`") -> Recipe:
@@ -35,7 +34,7 @@ def load_recipe(word: str, called: str = "`recipe`") -> Recipe:
 
 def recipe_file(word: str) -> Path | None:
     """The file that a word for a recipe stands for, whether it exists or not; None for a name."""
-    if word in RECIPES:
+    if _find(word) is not None:
         return None
     path = Path(word)
     if path.suffix in {".yaml", ".yml"}:
@@ -45,7 +44,11 @@ def recipe_file(word: str) -> Path | None:
 
 def get_recipe(name: str) -> Recipe:
     """The recipe of a name. Raises InputError, which names the nearest."""
-    if name not in RECIPES:
-        near = did_you_mean(name, RECIPES)
+    if (named := _find(name)) is None:
+        near = did_you_mean(name, named_recipes())
         raise InputError(f"There is no recipe '{name}'{near} To list them all: effnetv2 recipes")
-    return RECIPES[name].recipe
+    return named.recipe
+
+
+def _find(name: str) -> NamedRecipe | None:
+    return _CUSTOM_DATA.get(name) or named_recipes().get(name)
