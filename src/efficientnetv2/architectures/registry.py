@@ -186,6 +186,15 @@ def get_architecture(name: str) -> Architecture:
     return get_model_info(name).architecture
 
 
+def published_shape(architecture: Architecture) -> str | None:
+    """The published model of this shape, whatever its padding and epsilon."""
+    for name in NAMES:
+        table = get_architecture(name)
+        if replace(architecture, padding=table.padding, batch_norm_epsilon=table.batch_norm_epsilon) == table:
+            return name
+    return None
+
+
 class _Scaling(NamedTuple):
     width: float
     depth: float

@@ -10,12 +10,12 @@ from typing import Literal, overload
 
 from torch import Tensor, nn
 
-from efficientnetv2.architectures.registry import NAMES, get_model_info
+from efficientnetv2.architectures.registry import NAMES, get_model_info, published_shape
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import model_file, pretrained
 from efficientnetv2.models.adapt import adapt, reset_classifiers
 from efficientnetv2.models.conversion import convert, detect
-from efficientnetv2.models.conversion.layouts import Source, published_shape
+from efficientnetv2.models.conversion.layouts import Source
 from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels
 from efficientnetv2.models.ensemble import require_single_model
 from efficientnetv2.models.library_models import build_library_model, is_library_model

@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from efficientnetv2.architectures.registry import NAMES, get_architecture
+from efficientnetv2.architectures.registry import NAMES, get_architecture, published_shape
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import hub, model_file, pretrained
 from efficientnetv2.models.adapt import adapt, classifier_layers, freeze, reset_classifiers
 from efficientnetv2.models.blocks import zero_init_residual
 from efficientnetv2.models.conversion import convert
-from efficientnetv2.models.conversion.layouts import published_shape
 from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members

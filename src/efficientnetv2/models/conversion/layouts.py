@@ -16,7 +16,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.architectures.registry import NAMES, get_model_info
 from efficientnetv2.architectures.spec import Architecture, Block, blocks
 
 Source = Literal["timm", "torchvision", "keras", "tensorflow"]
@@ -201,15 +200,6 @@ _LAYER_NAMES: dict[Source, Callable[[Layer, Architecture], str]] = {
     "keras": _keras,
     "tensorflow": _tensorflow,
 }
-
-
-def published_shape(architecture: Architecture) -> str | None:
-    """The published model of this shape, whatever its padding and epsilon."""
-    for name in NAMES:
-        table = get_model_info(name).architecture
-        if replace(architecture, padding=table.padding, batch_norm_epsilon=table.batch_norm_epsilon) == table:
-            return name
-    return None
 
 
 AxisOrder = Literal["convolution", "depthwise", "dense", "vector"]

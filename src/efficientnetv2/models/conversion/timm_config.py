@@ -16,10 +16,9 @@ from typing import Any
 
 from torch import Tensor
 
-from efficientnetv2.architectures.registry import NAMES, get_architecture, get_model_info
+from efficientnetv2.architectures.registry import NAMES, get_architecture, get_model_info, published_shape
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import pretrained
-from efficientnetv2.models.conversion.layouts import published_shape
 from efficientnetv2.models.pretrained import HALF, IMAGENET, Statistics, timm_crop_pct
 from efficientnetv2.preprocessing import CropMode, Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary, shorten

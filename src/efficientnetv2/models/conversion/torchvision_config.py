@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from efficientnetv2.architectures.registry import get_architecture
+from efficientnetv2.architectures.registry import get_architecture, published_shape
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.models.conversion.layouts import published_shape
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import import_torchvision
