@@ -1,6 +1,8 @@
 """Rasters with other than three bands: read, measured, cached, rejected."""
 
 import shlex
+import tracemalloc
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +20,7 @@ from efficientnetv2.data.cache_writer import CacheJob, CacheSpec, cache_in_memor
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_eval_image, load_image, load_train_image
 from efficientnetv2.data.geotiff import open_raster, read_raster, scale_to_uint8
-from efficientnetv2.data.image_io import UnreadableImageError, display_channels
+from efficientnetv2.data.image_io import DECODING, UnreadableImageError, display_channels
 from efficientnetv2.data.readers import display_reader, source_reader
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.preprocessing import IMAGENET_MEAN, Bands, Preprocessing
@@ -313,3 +315,31 @@ def test_missing_values_only():
     values = np.full((2, 3, 3), np.nan)
     found = scale_to_uint8(values, np.isfinite(values), rule)
     assert torch.from_numpy(found).reshape(-1, 2).unique(dim=0).tolist() == [[7, 8]]
+
+
+@pytest.mark.parametrize(("count", "nodata"), [(1, ()), (3, (1_500.0,)), (13, ())])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64", "float32"])
+def test_memory_is_reserved_before_a_raster_is_read(tmp_path, monkeypatch, dtype, count, nodata):
+    """At least the peak of numpy's arrays, and at most three times as much."""
+    path = str(write_raster(tmp_path / "any.tif", random_uint16(count, px=300).astype(dtype), compress="deflate"))
+    numbers = tuple(range(1, count + 1)) if count > 1 else (1, 1, 1)
+    high = 255.0 if dtype == "uint8" else 4_000.0
+    bands = Bands(numbers, high=(high,) * len(numbers), kinds=(dtype,), nodata=nodata)
+    reserved = []
+    monkeypatch.setattr(DECODING, "take", lambda needed: reserved.append(needed) or nullcontext())
+    load_raster(path, bands)
+    tracemalloc.start()
+    try:
+        load_raster(path, bands)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= reserved[-1] <= 3 * peak
+
+
+def test_a_raster_that_needs_more_memory_than_is_free_is_unreadable(tmp_path, monkeypatch):
+    path = str(write_raster(tmp_path / "any.tif", random_uint16(13, px=400)))
+    monkeypatch.setattr("efficientnetv2.utils.memory.free_bytes", lambda *_, **__: 2**20)
+    monkeypatch.setattr(DECODING, "small", 0)
+    with pytest.raises(UnreadableImageError, match=mentioning("any.tif", "memory", "free")):
+        load_raster(path, Bands(tuple(range(1, 14)), high=(4_000.0,) * 13))

@@ -15,7 +15,7 @@ from efficientnetv2.data import geotiff
 from efficientnetv2.data import raster_checks as checks
 from efficientnetv2.data.decode import upright
 from efficientnetv2.data.geotiff import RasterDataset, open_raster
-from efficientnetv2.data.image_io import Pixels, UnreadableImageError, is_high_bit_depth
+from efficientnetv2.data.image_io import DECODING, Pixels, UnreadableImageError, fault_of, is_high_bit_depth
 from efficientnetv2.data.raster_checks import is_raster
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError
@@ -30,6 +30,9 @@ _PERCENTILES = (1.0, 99.0)
 # all others than their spread. Ours.
 _MIN_FRACTION, _ADJACENT_FRACTION, _MIN_VALUES = 0.001, 0.5, 16
 _MIDDLE = 128  # level of a band without any value
+# Peak memory, bytes per pixel: float64 and masks of each band that is compared with nodata; of one band that is scaled:
+# four arrays of float64. Ours.
+_NODATA_BYTES, _SCALING_BYTES = 10, 34
 
 BandSelection = tuple[int, ...] | Literal["all"] | None
 
@@ -62,11 +65,23 @@ def load_raster(path: str, bands: Bands) -> Pixels:
         with open_raster(path) as dataset:
             if fault := checks.mismatch(dataset, bands) or checks.size_fault(dataset):
                 raise UnreadableImageError(path, fault)
-            return upright(geotiff.read_raster(dataset, bands)[0], checks.orientation(path))
-    except MemoryError as error:
-        raise UnreadableImageError(path, "needs more memory than is available") from error
-    except InputError as error:
-        raise UnreadableImageError(path, str(error)) from error
+            with DECODING.take(_bytes_to_read(dataset, bands)):
+                return upright(geotiff.read_raster(dataset, bands)[0], checks.orientation(path))
+    except (InputError, MemoryError) as error:
+        raise UnreadableImageError(path, fault_of(error)) from error
+
+
+def _bytes_to_read(dataset: RasterDataset, bands: Bands) -> int:
+    """Memory that reading a whole raster takes at its peak."""
+    chosen, distinct = bands.channels, len(set(bands.numbers))
+    value_bytes = np.dtype(dataset.dtypes[bands.numbers[0] - 1]).itemsize
+    # Stored values, the values of the channels, and masks of both.
+    each = (distinct + chosen) * (value_bytes + 2)
+    each += _NODATA_BYTES * chosen if bands.nodata else 0
+    each += _SCALING_BYTES if checks.is_high_bit_depth_rule(bands) else 0
+    # GDAL decodes a block of all bands at a time.
+    block = math.prod(dataset.block_shapes[0]) * dataset.count * value_bytes
+    return int(dataset.width * dataset.height * each + block)
 
 
 def measure_bands(

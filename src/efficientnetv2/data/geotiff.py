@@ -169,7 +169,8 @@ def read_values(
         if dataset.nodatavals[number - 1] == 0:
             present[place] |= somewhere & np.isfinite(stored[place])
     places = [distinct.index(number) for number in numbers]
-    return stored[places], mask_nodata(stored[places], present[places], nodata)
+    values = stored[places]
+    return values, mask_nodata(values, present[places], nodata)
 
 
 def mask_nodata(values: npt.NDArray[Any], present: Valid, nodata: Sequence[float]) -> Valid:

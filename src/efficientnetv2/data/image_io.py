@@ -36,8 +36,8 @@ _SCALABLE = ("JPEG", "MPO")
 # Peak memory of decoding, bytes per pixel: a JPEG of one scan; of several, which are kept; anything else, measured at
 # 11 (GIF) to 22 (WebP). Ours.
 _JPEG_BYTES, _SCANS_BYTES, _PILLOW_BYTES = 6, 12, 24
-# Images below 64 MiB are not counted: at most one per core is decoded at a time. Ours.
-_DECODING = MemoryBudget(small=64 * 2**20, share=0.5)
+#: Memory for decoding. Images below 64 MiB are not counted: at most one per core is decoded at a time. Ours.
+DECODING = MemoryBudget(small=64 * 2**20, share=0.5)
 # Maximum fraction of values outside the range that is read (clouds, missing data) in a high-bit-depth image. Ours.
 _MAX_OUTSIDE = 0.1
 _ALL_BITS = "the extra 'geo' measures the range of TIFFs"
@@ -95,14 +95,14 @@ def open_stored(source: Source) -> Iterator[StoredImage]:
             if header.rows_in_order is None:
                 jpeg.refuse_many_scans(content, width * height)
             bytes_each = _SCANS_BYTES if header.rows_in_order is None else _JPEG_BYTES
-            with _DECODING.take(bytes_each * width * height):
+            with DECODING.take(bytes_each * width * height):
                 pixels = partial(_jpeg_pixels, content, header)
                 yield StoredImage(width, height, header.orientation, jpeg.scales(header), pixels)
         else:
             with warnings.catch_warnings(action="ignore"), open_image(content) as image:
                 validate_size(*image.size)
                 jpeg.refuse_many_scans(content, image.width * image.height)
-                with _DECODING.take(_PILLOW_BYTES * image.width * image.height):
+                with DECODING.take(_PILLOW_BYTES * image.width * image.height):
                     yield _from_pillow(image, content)
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
         raise UnreadableImageError(_name(source), fault_of(error)) from error
