@@ -4,7 +4,10 @@ import io
 import os
 import stat
 import struct
+import threading
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -135,3 +138,24 @@ def rejection(path):
     with pytest.raises(UnreadableImageError) as caught:
         load_image(path)
     return caught.value.reason
+
+
+def test_threads_that_ignore_warnings_leave_the_filters_of_the_process():
+    """The first thread leaves before the second: `warnings.catch_warnings` would then leave its filters behind."""
+    before, entered, left = list(warnings.filters), threading.Event(), threading.Event()
+
+    def second():
+        with open_image.IGNORED_WARNINGS:
+            entered.set()
+            left.wait(30)
+            warnings.warn("not shown", stacklevel=1)
+
+    with ThreadPoolExecutor(1) as pool:
+        with open_image.IGNORED_WARNINGS:
+            second_thread = pool.submit(second)
+            entered.wait(30)
+        left.set()
+        second_thread.result()
+    assert warnings.filters == before
+    with pytest.raises(UserWarning, match="shown"):
+        warnings.warn("shown", stacklevel=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.data.image_io import Pixels
+from efficientnetv2.data.open_image import IGNORED_WARNINGS
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import import_optional
@@ -42,7 +42,6 @@ DRIVERS = (
 )  # fmt: skip
 # Overviews and masks, which GDAL opens by any driver: those that are no TIFFs may name other files or URLs.
 _SIDECARS = (".ovr", ".msk")
-_OPENING = threading.Lock()  # warning filters belong to the process
 
 # WGS 84: equatorial radius in meters, and the square of the eccentricity.
 EARTH_RADIUS_M = 6_378_137.0
@@ -68,7 +67,7 @@ def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterD
     # With this name, no file at a URL is opened.
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_VSIL_CURL_ALLOWED_FILENAME="/none"):
         try:
-            with _OPENING, ignore_not_georeferenced():
+            with IGNORED_WARNINGS:  # of missing georeferencing: commands explain its consequences
                 # Unlike rasterio.open it takes several drivers.
                 dataset = rasterio.io.DatasetReader(str(path), driver=list(DRIVERS), **options)
         except rasterio.errors.RasterioIOError as error:

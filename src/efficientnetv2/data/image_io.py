@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,14 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from efficientnetv2.data import builtin_datasets, jpeg
-from efficientnetv2.data.open_image import ForeignFormatError, NotRegularFileError, loaded, open_image, read_file
+from efficientnetv2.data.open_image import (
+    IGNORED_WARNINGS,
+    ForeignFormatError,
+    NotRegularFileError,
+    loaded,
+    open_image,
+    read_file,
+)
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError, pluralize
@@ -87,7 +93,7 @@ def open_stored(source: Source) -> Iterator[StoredImage]:
             validate_size(width, height)
             yield StoredImage(width, height, 1, (1,), lambda _scale, _exact, _rows: content)
         elif isinstance(content, Image.Image):
-            with warnings.catch_warnings(action="ignore"):
+            with IGNORED_WARNINGS:
                 yield _from_pillow(content.copy())
         elif (header := jpeg.header(content)) is not None:
             width, height = header.width, header.height
@@ -99,7 +105,7 @@ def open_stored(source: Source) -> Iterator[StoredImage]:
                 pixels = partial(_jpeg_pixels, content, header)
                 yield StoredImage(width, height, header.orientation, jpeg.scales(header), pixels)
         else:
-            with warnings.catch_warnings(action="ignore"), open_image(content) as image:
+            with IGNORED_WARNINGS, open_image(content) as image:
                 validate_size(*image.size)
                 jpeg.refuse_many_scans(content, image.width * image.height)
                 with DECODING.take(_PILLOW_BYTES * image.width * image.height):
@@ -112,7 +118,7 @@ def image_size(source: Source) -> tuple[int, int]:
     """Width and height as stored, from the header only. Raises UnreadableImageError."""
     if isinstance(source, str | Path) and packed_record(str(source)) is None:
         try:
-            with warnings.catch_warnings(action="ignore"), open_image(source) as image:
+            with IGNORED_WARNINGS, open_image(source) as image:
                 return image.size
         except Exception as error:  # as in ``open_stored``
             raise UnreadableImageError(_name(source), fault_of(error)) from error
@@ -132,7 +138,7 @@ def is_high_bit_depth(source: Source) -> bool:
     if isinstance(source, Image.Image):
         return source.mode.startswith(_HIGH_BIT_DEPTH)
     try:
-        with warnings.catch_warnings(action="ignore"), open_image(source) as image:
+        with IGNORED_WARNINGS, open_image(source) as image:
             return image.mode.startswith(_HIGH_BIT_DEPTH)
     except Exception:  # reading it will give the reason
         return False
@@ -175,7 +181,7 @@ def _jpeg_pixels(content: bytes, header: jpeg.Header, scale: int, exact: bool, r
     pixels = jpeg.decode(content, header, scale, exact=exact, bottom=rows)
     if pixels is not None:
         return pixels
-    with warnings.catch_warnings(action="ignore"), open_image(content) as image:
+    with IGNORED_WARNINGS, open_image(content) as image:
         return _pillow_pixels(image, b"", scale, exact, rows)
 
 

@@ -7,8 +7,10 @@ import io
 import os
 import re
 import stat
+import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -56,6 +58,34 @@ class ForeignFormatError(UnidentifiedImageError):
 
 class NotRegularFileError(OSError):
     """A pipe or a device, which may never end, instead of a file."""
+
+
+class _IgnoredWarnings:
+    """Ignores warnings until the last of the threads that are within the context has left it."""
+
+    def __init__(self) -> None:
+        self._lock, self._num_threads, self._filters = threading.Lock(), 0, ExitStack()
+        if hasattr(os, "register_at_fork"):  # a child would inherit the lock, but not the thread that releases it
+            os.register_at_fork(
+                before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._lock.release
+            )
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._num_threads:
+                self._filters.enter_context(warnings.catch_warnings(action="ignore"))
+            self._num_threads += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._num_threads -= 1
+            if not self._num_threads:
+                self._filters.close()
+
+
+#: A context without warnings. Filters belong to the process: if several threads set them by `warnings.catch_warnings`,
+#: those of one thread stay behind.
+IGNORED_WARNINGS = _IgnoredWarnings()
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from efficientnetv2.data import geotiff
 from efficientnetv2.data.geotiff import RasterDataset, open_raster, visible_bands
 from efficientnetv2.data.image_io import MIN_SIDE, max_pixels
-from efficientnetv2.data.open_image import MAX_SIDE, open_image
+from efficientnetv2.data.open_image import IGNORED_WARNINGS, MAX_SIDE, open_image
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, pluralize
 
@@ -68,7 +67,7 @@ def is_gdal_only(path: str) -> bool:
 def _unknown_to_pillow(path: str) -> bool:
     """Whether Pillow does not support the format or the compression of a file. Other faults do not count."""
     try:
-        with warnings.catch_warnings(action="ignore"), open_image(path) as image:
+        with IGNORED_WARNINGS, open_image(path) as image:
             return image.info.get("compression") in _OPTIONAL_COMPRESSION and not _loads(image)
     except UnidentifiedImageError:
         return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -13,7 +12,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from starlette.types import Message
 
 from efficientnetv2.data.image_io import fault_of
-from efficientnetv2.data.open_image import ForeignFormatError, open_image
+from efficientnetv2.data.open_image import IGNORED_WARNINGS, ForeignFormatError, open_image
 from efficientnetv2.data.raster_checks import is_tiff
 from efficientnetv2.utils.errors import format_bytes
 
@@ -118,7 +117,7 @@ def check_header(content: bytes, max_pixels: int) -> None:
 
 def _size_of(content: bytes) -> tuple[int, int]:
     """Width and height, by the header alone."""
-    with warnings.catch_warnings(action="ignore"):
+    with IGNORED_WARNINGS:
         try:
             with open_image(content) as image:
                 return image.size
