@@ -29,9 +29,9 @@ def _image(width, height, format="PNG"):
     return encoded(Image.fromarray(np.zeros((height, width, 3), np.uint8)), format)
 
 
-def _huge_tiff():
-    """Five bands of 100,000 x 100,000 px, as only GDAL reads them, without their pixels."""
-    entries = [(256, 4, 1, 100_000), (257, 4, 1, 100_000), (277, 3, 1, 5 << 16), (258, 3, 1, 8 << 16)]
+def _tiff_header(side, bands, bits):
+    """A square raster of bands that only GDAL reads, without its pixels."""
+    entries = [(256, 4, 1, side), (257, 4, 1, side), (277, 3, 1, bands << 16), (258, 3, 1, bits << 16)]
     return (
         b"MM\0*"
         + struct.pack(">IH", 8, len(entries))
@@ -44,7 +44,12 @@ JPEG = encoded(0)
 BAD = {
     "a decompression bomb": (_png_header(30_000, 30_000), 413, ("bomb",)),
     "more pixels than the server takes": (_png_header(10_000, 9_000), 413, ("10,000×9,000", "50,000,000")),
-    "a bomb that only GDAL opens": (_huge_tiff(), 413, ("100,000×100,000",)),
+    "a bomb that only GDAL opens": (_tiff_header(100_000, 5, 8), 413, ("100,000×100,000",)),
+    "a raster of few pixels that have many bytes": (
+        _tiff_header(7_000, 13, 64),
+        413,
+        ("7,000×7,000", 104, "50,000,000", 3),
+    ),
     "an empty file": (b"", 422, ("0 bytes",)),
     "text as JPEG": (b"this is no image", 415, ("image",)),
     "a truncated JPEG": (encoded(1)[:-400], 422, ("photo.jpg",)),

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import numpy as np
 from fastapi import Request
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from starlette.types import Message
@@ -14,13 +15,15 @@ from starlette.types import Message
 from efficientnetv2.data.image_io import fault_of
 from efficientnetv2.data.open_image import IGNORED_WARNINGS, ForeignFormatError, open_image
 from efficientnetv2.data.raster_checks import is_tiff
+from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import format_bytes
 
 # Bodies of all requests at a time, in those of the largest request. Ours.
 _BODIES = 16
 # Seconds in which the rest of a refused body is read: a client that still sends does not read the response. Ours.
 _DISCARD_S = 1.0
-_WIDTH, _HEIGHT = 256, 257  # tags. Source: TIFF 6.0, section 8
+# Tags. Source: TIFF 6.0, section 8.
+_WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277
 
 
 class RequestError(Exception):
@@ -103,7 +106,7 @@ async def discard_body(request: Request) -> bool:
 def check_header(content: bytes, max_pixels: int) -> None:
     """Refuse an image by its header, before it is decoded. Raises RequestError, whose message follows a name."""
     try:
-        width, height = _size_of(content)
+        width, height, pixel_bytes = _size_of(content)
     except (ForeignFormatError, UnidentifiedImageError) as error:
         status = 415 if content else 422
         raise RequestError(status, fault_of(error) if content else "is empty (0 bytes)") from error
@@ -111,23 +114,28 @@ def check_header(content: bytes, max_pixels: int) -> None:
         raise RequestError(413, fault_of(error)) from error
     except Exception as error:  # Pillow raises nearly everything on damaged files
         raise RequestError(422, fault_of(error)) from error
-    if width * height > max_pixels:
-        raise RequestError(413, f"has {width:,}×{height:,} pixels, above {max_pixels:,}. Send a smaller image")
+    if width * height * max(1, pixel_bytes // RGB) > max_pixels:
+        size, most = f"{width:,}×{height:,} pixels", f"{max_pixels:,}"
+        if pixel_bytes > RGB:
+            size, most = f"{size} of {pixel_bytes} bytes", f"{most} of {RGB} bytes"
+        raise RequestError(413, f"has {size}, above {most}. Send a smaller image")
 
 
-def _size_of(content: bytes) -> tuple[int, int]:
-    """Width and height, by the header alone."""
+def _size_of(content: bytes) -> tuple[int, int, int]:
+    """Width, height and bytes of a pixel, by the header alone. Pixels of all formats but TIFF count as RGB."""
     with IGNORED_WARNINGS:
         try:
             with open_image(content) as image:
-                return image.size
-        except UnidentifiedImageError:
+                width, height = image.size
             if not is_tiff(content):
+                return width, height, RGB
+        except UnidentifiedImageError:
+            if not is_tiff(content):  # otherwise a raster that GDAL reads and Pillow does not
                 raise
-        # A raster that GDAL reads and Pillow does not.
         is_big = content[2:4] in (b"\x00\x2b", b"\x2b\x00")
         directory = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if is_big else 8])
         file = io.BytesIO(content)
         file.seek(directory.next)
         directory.load(file)
-        return int(directory[_WIDTH]), int(directory[_HEIGHT])
+        pixel_bits = int(directory.get(_SAMPLES, 1)) * int(np.max(directory.get(_BITS, 1)))
+        return int(directory[_WIDTH]), int(directory[_HEIGHT]), pixel_bits // 8
