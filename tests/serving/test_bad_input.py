@@ -40,6 +40,11 @@ def _tiff_header(side, bands, bits):
     )
 
 
+def _icon(content):
+    """An icon that has a PNG in it."""
+    return struct.pack("<HHH4BHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(content), 22) + content
+
+
 JPEG = encoded(0)
 BAD = {
     "a decompression bomb": (_png_header(30_000, 30_000), 413, ("bomb",)),
@@ -50,6 +55,7 @@ BAD = {
         413,
         ("7,000×7,000", 104, "50,000,000", 3),
     ),
+    "an icon that unpacks to more than its header states": (_icon(_png_header(10_000, 9_000)), 415, ("ICO", "PNG")),
     "an empty file": (b"", 422, ("0 bytes",)),
     "text as JPEG": (b"this is no image", 415, ("image",)),
     "a truncated JPEG": (encoded(1)[:-400], 422, ("photo.jpg",)),

@@ -24,6 +24,7 @@ _BODIES = 16
 _DISCARD_S = 1.0
 # Tags. Source: TIFF 6.0, section 8.
 _WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277
+_ICO = b"\0\0\1\0"  # first bytes of an icon. Source: Pillow, IcoImagePlugin
 
 
 class RequestError(Exception):
@@ -105,6 +106,8 @@ async def discard_body(request: Request) -> bool:
 
 def check_header(content: bytes, max_pixels: int) -> None:
     """Refuse an image by its header, before it is decoded. Raises RequestError, whose message follows a name."""
+    if content.startswith(_ICO):  # Pillow decodes icons as soon as it opens them, and the image inside has any size
+        raise RequestError(415, "is an icon (ICO), whose size is known only after decoding. Send a PNG")
     try:
         width, height, pixel_bytes = _size_of(content)
     except (ForeignFormatError, UnidentifiedImageError) as error:
