@@ -179,6 +179,9 @@ def test_the_protocol_returns_the_outputs_that_are_asked_for(client):
     ("change", "facts"),
     [
         ({"outputs": [{"name": "logits"}]}, ("logits", "probabilities")),
+        ({"outputs": [{"name": "label"}] * 9}, ("outputs", 8, 9)),
+        ({"parameters": {str(number): 1 for number in range(65)}}, ("parameters", 64)),
+        ({"parameters": {"binary_data_output": [[]]}}, ("parameters", "binary_data_output")),
         ({"inputs": []}, ("inputs",)),
         ({"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["YQ=="]}]}, ("images", "x")),
         ({"inputs": [{"name": "images", "shape": [2], "datatype": "BYTES", "data": ["YQ=="]}]}, ("shape", 2, 1)),

@@ -16,6 +16,8 @@ from tests.messages import mentions
 from tests.serving.model_files import app_of, encoded, pixels
 
 from efficientnetv2.serving import request_images
+from efficientnetv2.serving.intake import RequestError
+from efficientnetv2.serving.schemas import PredictRequest
 
 
 def _png_header(width, height):
@@ -116,6 +118,8 @@ def test_the_bad_one_of_several_images_is_named(client):
         (json.dumps({"path": "../../etc/passwd"}).encode(), "application/json", 400, ("path",)),
         (json.dumps({"url": "https://example.com/a.jpg"}).encode(), "application/json", 403, ("URL",)),
         (json.dumps({"images": [base64.b64encode(JPEG).decode()] * 33}).encode(), "application/json", 413, (33, 32)),
+        (json.dumps({"images": [[]] * 1_000}).encode(), "application/json", 400, ("images.0", "JSON")),
+        (json.dumps({str(number): 1 for number in range(2_000)}).encode(), "application/json", 400, ("JSON", "2,000")),
     ],
 )  # fmt: skip
 def test_a_request_of_a_wrong_form_is_refused(client, content, kind, status, facts):
@@ -189,3 +193,18 @@ def test_names_of_files_stay_short_and_without_control_characters(client):
     error = client.post("/predict", files={"image": (name, buffer)}).json()["error"]
     assert "\x1b" not in error
     assert len(error) < 300
+
+
+def test_a_list_of_wrong_items_has_one_error():
+    """Each error takes hundreds of bytes, and an item of a list may have two."""
+    with pytest.raises(RequestError) as refused:
+        request_images.parse(PredictRequest, json.dumps({"images": [[]] * 1_000}).encode())
+    assert refused.value.__cause__.error_count() == 1
+
+
+def test_the_numbers_of_a_json_tensor_are_dropped_when_they_are_pixels(client):
+    shape = (1, 4, 5, 3)
+    tensor = {"name": "images", "shape": shape, "datatype": "UINT8", "data": np.zeros(shape, int).tolist()}
+    body, (image,) = client.app.state.service._parse_infer(json.dumps({"inputs": [tensor]}).encode(), b"")
+    assert image.content.shape == shape[1:]
+    assert body.inputs[0].data == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from contextlib import contextmanager
 
 import httpx2
@@ -9,6 +10,7 @@ import pytest
 from tests.messages import mentioning, mentions
 from tests.serving.model_files import NAMES, app_of, encoded, write_model
 
+from efficientnetv2.serving import request_images
 from efficientnetv2.utils.errors import InputError
 
 JPEG = encoded(0)
@@ -247,5 +249,31 @@ def test_without_keys_nobody_loads_models_by_http(model):
 
     async def scenario(client):
         assert (await client.post("/v2/repository/models/tiny/load")).status_code == 403
+
+    run(app, scenario)
+
+
+def test_json_is_parsed_one_body_at_a_time(model, monkeypatch):
+    app, running, most = app_of(model), [], []
+    parse = request_images.parse
+
+    def slow(*args):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.02)
+        try:
+            return parse(*args)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(request_images, "parse", slow)
+
+    async def scenario(client):
+        tensor = {"name": "images", "shape": [1, 2, 2, 3], "datatype": "UINT8", "data": [9] * 12}
+        infer = [client.post("/v2/models/tiny/infer", json={"inputs": [tensor]}) for _ in range(4)]
+        predict = [client.post("/predict", json={"image": "no image"}) for _ in range(4)]
+        statuses = [response.status_code for response in await asyncio.gather(*infer, *predict)]
+        assert statuses == [200] * 4 + [400] * 4
+        assert most == [1] * 8
 
     run(app, scenario)

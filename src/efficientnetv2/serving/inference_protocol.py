@@ -81,7 +81,7 @@ def protocol_router(service: Service) -> APIRouter:
         parsed: list[InferRequest] = []
 
         async def read(limited: Request) -> Sequence[SentImage]:
-            body, images = await service.parse_infer(limited)
+            body, images = await service.read_infer(limited)
             _check_outputs(body)
             parsed.append(body)
             return images

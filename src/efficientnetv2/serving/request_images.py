@@ -30,6 +30,8 @@ Schema = TypeVar("Schema", bound=BaseModel)
 _NO_IMAGE = "the request has no image. Send one: curl -F image=@photo.jpg URL"
 _DIGITS = 20  # of a number of bytes, at most. Ours
 _OTHER_FIELDS = 10  # fields of a form that are no files, at most. Ours
+# Errors of a JSON body of which the first is named: the texts of millions of errors take gigabytes. Ours.
+_MAX_ERRORS = 1_000
 # Redirects that are followed, at most. Ours.
 _REDIRECTS = 3
 # Addresses that a gateway translates to IPv4, also to private ones. Source: RFC 6052, RFC 8215.
@@ -65,7 +67,11 @@ def parse(schema: type[Schema], body: bytes) -> Schema:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        raise RequestError(400, f"the JSON is not valid: {first_error(error.errors(include_input=False))}.") from error
+        count = error.error_count()
+        reason = f"it has {count:,} wrong fields"
+        if count <= _MAX_ERRORS:
+            reason = first_error(error.errors(include_input=False))
+        raise RequestError(400, f"the JSON is not valid: {reason}.") from error
 
 
 def json_images(request: PredictRequest) -> list[SentImage]:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
+
+# A wrong list has one error, instead of one for each of its items.
+_Texts = Annotated[list[str], FailFast()]
+# Source: Open Inference Protocol, version 2, section "Parameters". The number of them is ours.
+_Parameters = Annotated[dict[str, bool | int | float | str], Field(max_length=64)]
 
 
 class _Strict(BaseModel):
@@ -15,9 +20,9 @@ class PredictRequest(_Strict):
     """Images of `POST /predict`: base64 of their files, or URLs where the server allows them."""
 
     image: str | None = Field(None, description="Base64 of an image file, or a data URL.")
-    images: list[str] = Field([], description="The same of several images.")
+    images: _Texts = Field([], description="The same of several images.")
     url: str | None = Field(None, description="URL of an image.")
-    urls: list[str] = Field([], description="URLs of several images.")
+    urls: _Texts = Field([], description="URLs of several images.")
 
 
 class ClassProbability(BaseModel):
@@ -92,14 +97,14 @@ class InputTensor(BaseModel):
     shape: list[Annotated[int, Field(gt=0, lt=2**31)]] = Field(min_length=1, max_length=8)
     datatype: Literal["BYTES", "UINT8"]
     data: list[Any] = Field([], description="Left out if the tensor follows the JSON in binary.")
-    parameters: dict[str, Any] = {}
+    parameters: _Parameters = {}
 
 
 class RequestedOutput(BaseModel):
     """An output to return."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: _Parameters = {}
 
 
 class InferRequest(BaseModel):
@@ -107,8 +112,8 @@ class InferRequest(BaseModel):
 
     id: str | None = None
     inputs: list[InputTensor] = Field(min_length=1, max_length=1)
-    outputs: list[RequestedOutput] = []
-    parameters: dict[str, Any] = {}
+    outputs: list[RequestedOutput] = Field([], max_length=8)
+    parameters: _Parameters = {}
 
 
 class OutputTensor(TensorInfo):

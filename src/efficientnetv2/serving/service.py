@@ -38,13 +38,16 @@ class Service:
         self.options = options
         self.pool = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), thread_name_prefix="decode")
         self.models = ModelRegistry(name_models(models), options, self.pool)
+        # One thread: while JSON is parsed, its values take many times the bytes of the body.
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="json")
         self.intake = Intake(options.max_bytes)
         self.metrics = RequestMetrics()
 
     def close(self) -> None:
         """End all threads."""
         self.models.close()
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.pool, self._parser):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def predict(
         self,
@@ -85,24 +88,32 @@ class Service:
                 "the content type must be multipart/form-data, application/json, image/* or "
                 "application/octet-stream. Send a form: curl -F image=@photo.jpg URL",
             )
-        body = await self._in_pool(partial(request_images.parse, PredictRequest, await request.body()))
+        images, urls = await self._in_parser(partial(self._parse_predict, await request.body()))
+        for url in urls:
+            images.append(SentImage(url[:60], await request_images.fetch(url, request.count, self.options.timeout)))
+        return images
+
+    def _parse_predict(self, content: bytes) -> tuple[list[SentImage], list[str]]:
+        """The images and the URLs of the JSON of `POST /predict`."""
+        body = request_images.parse(PredictRequest, content)
         urls = request_images.json_urls(body)
         if urls and not self.options.allow_urls:
             raise RequestError(403, "this server fetches no URLs. Send the image.")
         self._refuse_many(len(urls) + len(body.images))
-        images = await self._in_pool(partial(request_images.json_images, body))
-        fetched = []
-        for url in urls:
-            fetched.append(SentImage(url[:60], await request_images.fetch(url, request.count, self.options.timeout)))
-        return [*images, *fetched]
+        return request_images.json_images(body), urls
 
-    async def parse_infer(self, request: Request) -> tuple[InferRequest, Sequence[SentImage]]:
+    async def read_infer(self, request: Request) -> tuple[InferRequest, Sequence[SentImage]]:
         """The request of `POST /v2/models/NAME/infer`, and its images."""
         header = request.headers.get("inference-header-content-length")
         text, binary = request_images.split_binary(await request.body(), header)
-        body = await self._in_pool(partial(request_images.parse, InferRequest, text))
+        return await self._in_parser(partial(self._parse_infer, text, binary))
+
+    def _parse_infer(self, text: bytes, binary: bytes) -> tuple[InferRequest, Sequence[SentImage]]:
+        body = request_images.parse(InferRequest, text)
         self._refuse_many(request_images.num_tensor_images(body))
-        return body, await self._in_pool(partial(request_images.tensor_images, body, binary))
+        images = request_images.tensor_images(body, binary)
+        body.inputs[0].data.clear()  # it takes more memory than its images, and the request is kept until its response
+        return body, images
 
     async def _read(
         self, request: LimitedRequest, read: Callable[[LimitedRequest], Awaitable[Sequence[SentImage]]], deadline: float
@@ -118,9 +129,9 @@ class Service:
         if count > self.options.max_images:
             raise RequestError(413, f"{count} images are more than {self.options.max_images}. Send several requests.")
 
-    async def _in_pool(self, function: Callable[[], Value]) -> Value:
-        """Call a function in a thread: it may take long for a large body."""
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function)
+    async def _in_parser(self, function: Callable[[], Value]) -> Value:
+        """Call a function in the thread that parses: it may take long for a large body."""
+        return await asyncio.get_running_loop().run_in_executor(self._parser, function)
 
     async def _unless_gone(self, request: Request, work: Coroutine[None, None, Value], deadline: float) -> Value:
         """The result of some work, which ends early if the client hangs up or the time is over."""
