@@ -118,6 +118,7 @@ def test_the_bad_one_of_several_images_is_named(client):
         (json.dumps({"path": "../../etc/passwd"}).encode(), "application/json", 400, ("path",)),
         (json.dumps({"url": "https://example.com/a.jpg"}).encode(), "application/json", 403, ("URL",)),
         (json.dumps({"images": [base64.b64encode(JPEG).decode()] * 33}).encode(), "application/json", 413, (33, 32)),
+        (json.dumps({"image": "", "images": [""] * 32}).encode(), "application/json", 413, (33, 32)),
         (json.dumps({"images": [[]] * 1_000}).encode(), "application/json", 400, ("images.0", "JSON")),
         (json.dumps({str(number): 1 for number in range(2_000)}).encode(), "application/json", 400, ("JSON", "2,000")),
     ],

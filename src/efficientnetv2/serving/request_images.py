@@ -76,10 +76,15 @@ def parse(schema: type[Schema], body: bytes) -> Schema:
 
 def json_images(request: PredictRequest) -> list[SentImage]:
     """The images of a JSON body; those of URLs are left out."""
-    texts = [*([] if request.image is None else [request.image]), *request.images]
+    texts = json_texts(request)
     if not texts and not json_urls(request):
         raise RequestError(400, _NO_IMAGE)
     return [SentImage(f"image {number}", _decoded(text, number)) for number, text in enumerate(texts, start=1)]
+
+
+def json_texts(request: PredictRequest) -> list[str]:
+    """The images of a JSON body, as they were sent."""
+    return [*([] if request.image is None else [request.image]), *request.images]
 
 
 def json_urls(request: PredictRequest) -> list[str]:

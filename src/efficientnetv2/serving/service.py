@@ -99,7 +99,7 @@ class Service:
         urls = request_images.json_urls(body)
         if urls and not self.options.allow_urls:
             raise RequestError(403, "this server fetches no URLs. Send the image.")
-        self._refuse_many(len(urls) + len(body.images))
+        self._refuse_many(len(urls) + len(request_images.json_texts(body)))
         return request_images.json_images(body), urls
 
     async def read_infer(self, request: Request) -> tuple[InferRequest, Sequence[SentImage]]:
