@@ -31,8 +31,16 @@ def test_other_addresses_are_public(address):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    goes_on = threading.Event()
+
     def do_GET(self):
-        place = {"/to": "/photo.jpg", "/loop": "/loop", "/out": "file:///etc/passwd", "/in": "http://10.0.0.1/"}
+        place = {
+            "/to": "/photo.jpg", "/loop": "/loop", "/out": "file:///etc/passwd", "/in": "http://10.0.0.1/",
+            "/bad": "http://x:y/", "/port": "http://127.0.0.1:99999/",
+        }  # fmt: skip
+        if self.path == "/never":
+            self.goes_on.wait(30)
+            return
         if self.path in place:
             self.send_response(302)
             self.send_header("Location", place[self.path])
@@ -52,6 +60,7 @@ def url():
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
+    _Handler.goes_on.set()
     server.shutdown()
     server.server_close()
 
@@ -70,8 +79,12 @@ def test_a_private_address_is_refused(fetching, url):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["file:///etc/passwd", "ftp://example.com/a.jpg", "http://", "a.jpg", "http://u:p@h/a"]
-)
+    "wrong",
+    [
+        "file:///etc/passwd", "ftp://example.com/a.jpg", "http://", "a.jpg", "http://u:p@h/a", "http://x:y/",
+        "http://8.8.8.8:99999/a.jpg", "http://8.8.8.8:0/a.jpg", "http://8.8.8.8:-1/a.jpg",
+    ],
+)  # fmt: skip
 def test_a_url_of_another_kind_is_refused(fetching, wrong):
     assert fetching.post("/predict", json={"url": wrong}).status_code == 400
 
@@ -82,7 +95,7 @@ def test_an_image_is_fetched_from_a_public_address(fetching, url, monkeypatch):
     assert fetching.post("/predict", json={"url": f"{url}/photo.jpg"}).json()["predictions"] == sent
     found = fetching.post("/predict", json={"urls": [f"{url}/to", f"{url}/photo.jpg"]}).json()["predictions"]
     assert found == sent * 2
-    expected = {"/none": 422, "/loop": 422, "/large": 413, "/out": 400, "/in": 403}
+    expected = {"/none": 422, "/bad": 400, "/loop": 422, "/large": 413, "/out": 400, "/in": 403, "/port": 400}
     assert {path: fetching.post("/predict", json={"url": url + path}).status_code for path in expected} == expected
 
 
@@ -95,3 +108,11 @@ def test_the_images_of_urls_count_toward_the_bytes_of_a_request(fetching, url, m
     assert intake.buffered == 0
     monkeypatch.setattr(intake, "buffered", 16 * 100_000 - 50_000)
     assert fetching.post("/predict", json={"url": f"{url}/half"}).status_code == 429
+
+
+def test_a_host_that_does_not_respond_is_named(model, url, monkeypatch):
+    monkeypatch.setattr(request_images, "is_public", lambda address: True)
+    with TestClient(app_of(model, allow_urls=True, timeout=1)) as client:
+        response = client.post("/predict", json={"url": f"{url}/never"})
+    assert response.status_code == 422
+    assert mentions(response.json()["error"], f"{url}/never", "respond", "1 s")

@@ -277,3 +277,16 @@ def test_json_is_parsed_one_body_at_a_time(model, monkeypatch):
         assert most == [1] * 8
 
     run(app, scenario)
+
+
+def test_a_body_that_is_not_parsed_in_time_may_be_sent_again(model, monkeypatch):
+    app, free = app_of(model, timeout=1), threading.Event()
+    monkeypatch.setattr(request_images, "parse", lambda *_: free.wait(20))
+
+    async def scenario(client):
+        response = await client.post("/predict", json={"image": "no image"})
+        free.set()
+        assert response.status_code == 503
+        assert "Retry-After" in response.headers
+
+    run(app, scenario)

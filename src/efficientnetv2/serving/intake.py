@@ -46,11 +46,18 @@ class RequestError(Exception):
 
 
 class LimitedRequest(Request):
-    """A request whose bytes, received or fetched for it, count toward the limits of an intake."""
+    """A request whose bytes, received or fetched for it, count toward the limits of an intake.
+
+    Attributes:
+        num_bytes: Bytes in memory for the request.
+        is_received: Whether the whole body has arrived.
+        fetched_url: The URL that is fetched for the request; empty before.
+    """
 
     def __init__(self, request: Request, intake: Intake) -> None:
         super().__init__(request.scope, self._receive_counted)
         self._unlimited, self._intake, self.num_bytes = request, intake, 0
+        self.is_received, self.fetched_url = False, ""
 
     def count(self, num_bytes: int, *, is_body_unread: bool = False) -> None:
         """Count bytes that are in memory for the request. Raises RequestError."""
@@ -60,7 +67,8 @@ class LimitedRequest(Request):
 
     async def _receive_counted(self) -> Message:
         message = await self._unlimited.receive()
-        self.count(len(message.get("body", b"")), is_body_unread=message.get("more_body", False))
+        self.is_received = not message.get("more_body", False)
+        self.count(len(message.get("body", b"")), is_body_unread=not self.is_received)
         return message
 
 

@@ -192,9 +192,9 @@ async def fetch(url: str, count: Callable[[int], object], timeout_s: float) -> b
 
     The connection goes to the address that was checked, whatever the name resolves to later. Proxies are not used.
     """
+    target = _parsed(url)
     async with httpx2.AsyncClient(trust_env=False, timeout=timeout_s) as client:
         for _ in range(_REDIRECTS + 1):
-            target = _parsed(url)
             address = await _resolve(target)
             request = client.build_request(
                 "GET",
@@ -206,22 +206,26 @@ async def fetch(url: str, count: Callable[[int], object], timeout_s: float) -> b
                 response = await client.send(request, stream=True)
                 try:
                     if not response.has_redirect_location:
-                        return await _content(response, url, count)
-                    url = str(target.join(response.headers["location"]))
+                        return await _content(response, str(target), count)
+                    target = _parsed(response.headers["location"], target)
                 finally:
                     await response.aclose()
             except httpx2.HTTPError as error:
-                raise RequestError(422, f"{short_repr(url)} can't be fetched ({type(error).__name__}).") from error
+                shown = short_repr(str(target))
+                raise RequestError(422, f"{shown} can't be fetched ({type(error).__name__}).") from error
     raise RequestError(422, f"{short_repr(url)} redirects more than {_REDIRECTS} times. Send the image.")
 
 
-def _parsed(url: str) -> httpx2.URL:
+def _parsed(url: str, base: httpx2.URL | None = None) -> httpx2.URL:
+    """A URL of the web; of a redirect, whose URL may be relative, with the URL that redirects as `base`."""
     try:
-        target = httpx2.URL(url)
+        target = httpx2.URL(url) if base is None else base.join(url)
     except (httpx2.InvalidURL, ValueError) as error:
         raise RequestError(400, f"{short_repr(url)} is not a URL.") from error
     if target.scheme not in ("http", "https") or not target.host or target.userinfo:
         raise RequestError(400, f"{short_repr(url)} must begin with http:// or https://, without a password.")
+    if target.port is not None and not 0 < target.port < 2**16:
+        raise RequestError(400, f"the port of {short_repr(url)} must be 1 to 65535, not {short_repr(target.port)}.")
     return target
 
 

@@ -22,6 +22,7 @@ from efficientnetv2.serving.intake import Intake, LimitedRequest, RequestError
 from efficientnetv2.serving.options import Models, ServerOptions, name_models
 from efficientnetv2.serving.schemas import InferRequest, PredictRequest
 from efficientnetv2.serving.served_model import ModelRegistry, SentImage, ServedModel
+from efficientnetv2.utils.errors import short_repr
 
 Value = TypeVar("Value")
 
@@ -90,6 +91,7 @@ class Service:
             )
         images, urls = await self._in_parser(partial(self._parse_predict, await request.body()))
         for url in urls:
+            request.fetched_url = url
             images.append(SentImage(url[:60], await request_images.fetch(url, request.count, self.options.timeout)))
         return images
 
@@ -122,8 +124,16 @@ class Service:
             async with asyncio.timeout_at(deadline):
                 return await read(request)
         except TimeoutError as error:
-            message = f"the request did not arrive within {self.options.timeout:g} s."
-            raise RequestError(408, message, is_body_unread=True) from error
+            raise self._late(request) from error
+
+    def _late(self, request: LimitedRequest) -> RequestError:
+        """Why the images of a request were not there in time."""
+        within = f"within {self.options.timeout:g} s"
+        if request.fetched_url:
+            return RequestError(422, f"{short_repr(request.fetched_url)} did not respond {within}. Send the image.")
+        if request.is_received:
+            return RequestError(503, f"the request was not parsed {within}. Try again.", retry_after=1)
+        return RequestError(408, f"the request did not arrive {within}. Send a smaller one.", is_body_unread=True)
 
     def _refuse_many(self, count: int) -> None:
         if count > self.options.max_images:
