@@ -11,6 +11,7 @@ from tests.messages import mentioning, mentions
 from tests.serving.model_files import NAMES, app_of, encoded, write_model
 
 from efficientnetv2.serving import request_images
+from efficientnetv2.serving.served_model import ServedModel
 from efficientnetv2.utils.errors import InputError
 
 JPEG = encoded(0)
@@ -120,10 +121,10 @@ def test_predictions_that_take_too_long_are_given_up(model):
     run(app, scenario)
 
 
-def _post(receive, sent):
+def _post(receive, sent, query=b""):
     """The arguments of an ASGI application for a raw request."""
     scope = {
-        "type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "query_string": b"",
+        "type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "query_string": query,
         "headers": [(b"content-type", b"image/jpeg"), (b"transfer-encoding", b"chunked")], "http_version": "1.1",
         "scheme": "http", "server": ("server", 80), "client": ("client", 1), "root_path": "",
         "asgi": {"version": "3.0"},
@@ -249,6 +250,22 @@ def test_without_keys_nobody_loads_models_by_http(model):
 
     async def scenario(client):
         assert (await client.post("/v2/repository/models/tiny/load")).status_code == 403
+
+    run(app, scenario)
+
+
+def test_a_model_that_is_loaded_without_heat_maps_while_a_request_arrives_refuses_them(model, monkeypatch):
+    app = app_of(model)
+
+    async def scenario(client):
+        async def receive():
+            monkeypatch.setattr(ServedModel, "explains", False)
+            return {"type": "http.request", "body": JPEG, "more_body": False}
+
+        sent = []
+        await app(*_post(receive, sent, b"explain=true"))
+        assert sent[0]["status"] == 400
+        assert mentions(sent[1]["body"].decode(), "tiny", "heat maps")
 
     run(app, scenario)
 

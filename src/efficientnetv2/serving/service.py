@@ -65,14 +65,11 @@ class Service:
             ClientDisconnect: The client has gone.
         """
         deadline = asyncio.get_running_loop().time() + self.options.timeout
-        model = self.models.get(name)
-        if explain and not model.explains:
-            raise RequestError(400, f"model '{model.name}' has no heat maps. Leave 'explain' out.")
-        with model.reserve(1):  # a full queue refuses a request before it is read
+        with self._model(name, explain=explain).reserve(1):  # a full queue refuses a request before it is read
             pass
         with self.intake.admit(request) as limited:
             images = await self._read(limited, read, deadline)
-            model = self.models.get(name)  # it may have been loaded again
+            model = self._model(name, explain=explain)  # it may have been loaded again
             with model.reserve(len(images)):
                 return model, await self._unless_gone(request, _predicted(model, images, explain), deadline)
 
@@ -125,6 +122,13 @@ class Service:
                 return await read(request)
         except TimeoutError as error:
             raise self._late(request) from error
+
+    def _model(self, name: str | None, *, explain: bool) -> ServedModel:
+        """A model by its name, that has heat maps if they are wanted. Raises RequestError."""
+        model = self.models.get(name)
+        if explain and not model.explains:
+            raise RequestError(400, f"model '{model.name}' has no heat maps. Leave 'explain' out.")
+        return model
 
     def _late(self, request: LimitedRequest) -> RequestError:
         """Why the images of a request were not there in time."""
