@@ -6,13 +6,16 @@ import time
 from contextlib import contextmanager
 
 import httpx2
+import numpy as np
 import pytest
+from PIL import Image
 from tests.messages import mentioning, mentions
 from tests.serving.model_files import NAMES, app_of, encoded, write_model
 
+from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.serving import request_images
 from efficientnetv2.serving.served_model import ServedModel
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, non_finite_error
 
 JPEG = encoded(0)
 KEY = "a-key-of-a-server-that-is-long"
@@ -268,6 +271,40 @@ def test_a_model_that_is_loaded_without_heat_maps_while_a_request_arrives_refuse
         assert mentions(sent[1]["body"].decode(), "tiny", "heat maps")
 
     run(app, scenario)
+
+
+def test_an_image_without_finite_outputs_fails_alone(model):
+    app = app_of(model, batch_size=8, max_wait_ms=200)
+    served = app.state.service.models.get("tiny")
+    predict, sizes = served.predictor.predict_decoded, []
+
+    def broken(images, *rest):
+        sizes.append(len(images))
+        if not all(image.any() for image in images):
+            raise non_finite_error(1, len(images), 0)
+        return predict(images, *rest)
+
+    served.predictor.predict_decoded = broken
+    black = encoded(Image.fromarray(np.zeros((20, 20, 3), np.uint8)), "PNG")
+
+    async def scenario(client):
+        others = [send(client) for _ in range(3)]
+        refused = await client.post("/predict", files={"image": ("black.png", black)})
+        assert [response.status_code for response in await asyncio.gather(*others)] == [200] * 3
+        assert refused.status_code == 422
+        assert mentions(refused.json()["error"], "black.png", "NaN")
+        assert sizes == [4, 1, 1, 1, 1]
+
+    run(app, scenario)
+
+
+def test_a_model_without_finite_outputs_is_not_served(model, monkeypatch):
+    def broken(self, images, *rest):
+        raise non_finite_error(len(images), len(images), 0)
+
+    monkeypatch.setattr(Predictor, "predict_decoded", broken)
+    with pytest.raises(InputError, match=mentioning("NaN")):
+        app_of(model)
 
 
 def test_json_is_parsed_one_body_at_a_time(model, monkeypatch):

@@ -25,7 +25,7 @@ from efficientnetv2.inference.predictor import Prediction, Predictor
 from efficientnetv2.serving.batcher import Batcher, QueueFullError
 from efficientnetv2.serving.intake import RequestError, check_header
 from efficientnetv2.serving.options import ServerOptions
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import DivergedError, InputError
 
 _logger = logging.getLogger(__name__)
 
@@ -53,10 +53,10 @@ class ServedModel:
         self.predictor = Predictor(path, device=options.device, batch_size=options.batch_size)
         self._pick_engine = _engine(self.predictor, options)
         self._max_pixels, self._pool = options.max_pixels, pool
-        self.batcher = Batcher[Pixels, Prediction](
+        self.batcher = Batcher[Pixels, Prediction | DivergedError](
             self._predict, batch_size=options.batch_size, max_wait_s=options.max_wait_ms / 1000, queue=options.queue
         )
-        self._predict([np.zeros(_shape(self.predictor), np.uint8)])  # the first one takes longer
+        self._compute([np.zeros(_shape(self.predictor), np.uint8)])  # the first one takes longer
         self._users, self._is_retired = 0, False
 
     @property
@@ -93,7 +93,11 @@ class ServedModel:
 
         async def one(image: SentImage) -> tuple[Prediction, Pixels]:
             pixels = await asyncio.get_running_loop().run_in_executor(self._pool, self._decode, image)
-            return await self.batcher.submit(pixels), pixels
+            found = await self.batcher.submit(pixels)
+            if isinstance(found, DivergedError):
+                message = f"{image.name}: the outputs of the model are NaN or infinite. Send another image."
+                raise RequestError(422, message) from found
+            return found, pixels
 
         found = await asyncio.gather(*map(one, images), return_exceptions=True)
         for result in found:
@@ -121,8 +125,18 @@ class ServedModel:
         except InputError as error:
             raise RequestError(422, f"{image.name}: {error}") from error
 
-    def _predict(self, images: Sequence[Pixels]) -> list[Prediction]:
+    def _compute(self, images: Sequence[Pixels]) -> list[Prediction]:
         return self.predictor.predict_decoded(images, self._pick_engine)
+
+    def _predict(self, images: Sequence[Pixels]) -> list[Prediction | DivergedError]:
+        """Predictions; an error in the place of each image whose outputs are not finite."""
+        try:
+            return [*self._compute(images)]
+        except DivergedError as error:
+            if len(images) == 1:
+                return [error]
+        # The images of a batch may belong to several requests: only those of such an image fail.
+        return [found for image in images for found in self._predict([image])]
 
     def _overlay(self, prediction: Prediction, pixels: Pixels) -> str:
         label = np.array([self.predictor.classes.index(prediction.label)])
