@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from tests.exporters.conftest import NAMES, small_network
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from typer.testing import CliRunner
 
@@ -259,6 +260,17 @@ def test_what_disagrees_or_is_stopped_leaves_nothing(place, name, wrong, error, 
     with pytest.raises((ev2.InputError, KeyboardInterrupt, ZeroDivisionError), match=error or None):
         ev2.export(model, output=output, data=photos)
     assert [path.name for path in model.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_files_that_pillow_alone_cannot_read_are_compared_by_their_pixels(model, tmp_path):
+    folder, text = tmp_path / "photos", PngImagePlugin.PngInfo()
+    folder.mkdir()
+    text.add_text("workflow", "x" * 2**21, zip=True)
+    for name, info in (("long_text.png", text), ("plain.png", None)):
+        Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(folder / name, pnginfo=info)
+    lines = logged_lines()
+    assert ev2.export(model, data=folder).agreement.num_images == 2
+    assert mentions(lines, "1 image", "long_text.png")
 
 
 def test_an_earlier_export_stays_until_the_new_one_is_proved(model, photos, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Iterator
@@ -24,10 +25,12 @@ from efficientnetv2.metrics.metric_intervals import paired_difference
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.probability import probabilities
 from efficientnetv2.utils.random_key import Key
+
+_logger = logging.getLogger(__name__)
 
 _BATCH = 32
 _TIMED = 10  # images, one at a time
@@ -75,7 +78,8 @@ class Compared:
         rows: (n,) rows of the dataset.
         expected: By the model.
         found: By the exported file, on the model's pixels.
-        from_file: By the exported file, from the image file.
+        from_file: By the exported file, from the image file; on the model's pixels where there is no file, or Pillow
+            alone cannot read it.
         milliseconds: Median time of one image in the exported file.
     """
 
@@ -104,6 +108,7 @@ def compare(network: Network, session: Session, dataset: ImageDataset, expected:
     found: list[Floats] = []
     from_file: list[Floats] = []
     seconds: list[float] = []
+    unread: list[str] = []
     with progress("comparing", len(dataset)) as update:
         for part, pixels in read_pixels(network, dataset):
             batch = to_batch(pixels)
@@ -112,10 +117,11 @@ def compare(network: Network, session: Session, dataset: ImageDataset, expected:
                 by_model.append(probabilities(logits, network.activation).numpy())
             inputs = _uncropped(pixels, own) if raw else model_input(batch, own)
             found.append(session.run(inputs)[1])
-            from_file += [
-                _from_file(session, files[row]) if Path(files[row]).is_file() else shares[None]
-                for row, shares in zip(part, found[-1], strict=True)
-            ]
+            for row, shares in zip(part, found[-1], strict=True):
+                by_script = _from_file(session, files[row]) if Path(files[row]).is_file() else shares[None]
+                if by_script is None:
+                    unread.append(files[row])
+                from_file.append(shares[None] if by_script is None else by_script)
             for image in range(min(_TIMED - len(seconds), len(inputs))):
                 start = time.perf_counter()
                 session.run(inputs[image : image + 1])
@@ -124,6 +130,11 @@ def compare(network: Network, session: Session, dataset: ImageDataset, expected:
             update(len(rows))
     if not rows:
         raise InputError(f"no image of {dataset.source} can be read. Give others with `data`.")
+    if unread:
+        _logger.warning(
+            f"Comparison from file to label: without {pluralize(len(unread), 'image')} (Pillow alone cannot read "
+            f"{shorten(unread)})"
+        )
     expected = np.concatenate(by_model) if expected is None else expected
     milliseconds = 1000 * statistics.median(seconds)
     return Compared(np.array(rows), expected, np.concatenate(found), np.concatenate(from_file), milliseconds)
@@ -230,9 +241,13 @@ def _uncropped(pixels: Pixels, own: Preprocessing) -> Pixels:
     return np.pad(pixels, ((0, 0), margins, margins, (0, 0)))
 
 
-def _from_file(session: Session, file: str) -> Floats:
-    """(1, K) probabilities by the code that travels with the export."""
-    return session.run(classify.load_input(file, session.metadata))[1]
+def _from_file(session: Session, file: str) -> Floats | None:
+    """(1, K) probabilities by the code that travels with the export; None if it cannot read the file."""
+    try:
+        image = classify.load_input(file, session.metadata)
+    except Exception:  # Pillow raises nearly everything, also on some files that this package reads
+        return None
+    return session.run(image)[1]
 
 
 def _labels(network: Network, shares: Floats) -> Ints:
