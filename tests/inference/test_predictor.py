@@ -318,3 +318,17 @@ def test_16_bits_of_another_format_are_refused_by_a_rule_for_rasters(tmp_path):
 def test_less_than_a_picture_at_a_time_is_refused(model, at_once):
     with pytest.raises(InputError, match=mentioning(at_once, "batch_size", "1")):
         Predictor(model, batch_size=at_once)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_an_array_of_another_type_than_the_rasters_is_refused_as_its_file_is(tmp_path, dtype):
+    pytest.importorskip("rasterio", reason="needs the extra geo")
+    from tests.rasters import write_raster  # which needs it too
+
+    values = np.random.default_rng(0).integers(0, 200, (16, 16, 4))
+    path = write_raster(tmp_path / "other.tif", values.transpose(2, 0, 1).astype(dtype))
+    predictor = _by_rule(1, 2, 3, 4)
+    for image in (path, values.astype(dtype)):
+        with pytest.raises(InputError, match=mentioning(np.dtype(dtype).name, "uint16", "1000", "5000")):
+            predictor(image)
+    assert len(predictor(values.astype(np.uint16))) == 1
