@@ -1,6 +1,7 @@
 """Anything that is an image gets the same answer, from a model file alone."""
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -332,3 +333,27 @@ def test_an_array_of_another_type_than_the_rasters_is_refused_as_its_file_is(tmp
         with pytest.raises(InputError, match=mentioning(np.dtype(dtype).name, "uint16", "1000", "5000")):
             predictor(image)
     assert len(predictor(values.astype(np.uint16))) == 1
+
+
+def test_a_pil_image_that_is_given_several_times_is_loaded_by_one_thread(model, tmp_path, monkeypatch):
+    Image.fromarray(_pixels()).save(tmp_path / "a.png")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    loading, most = [], []
+    with Image.open(tmp_path / "a.png") as image:
+        load = image.load
+
+        def slow():
+            loading.append(1)
+            most.append(len(loading))
+            time.sleep(0.01)
+            try:
+                return load()
+            finally:
+                loading.pop()
+
+        monkeypatch.setattr(image, "load", slow)
+        found = Predictor(model)([image] * 8)
+    assert max(most) == 1
+    (expected,) = Predictor(model)(tmp_path / "a.png")
+    for one in found:
+        assert one.probabilities == pytest.approx(expected.probabilities, rel=1e-4)

@@ -237,7 +237,10 @@ class Predictor:
                 except UnreadableImageError as error:
                     raise InputError(f"{error} (number {start + index}, from 0). Leave it out.") from error
 
-            thread_map(load, len(chunk), min(len(chunk), torch.get_num_threads()))
+            # Threads must not share an image: Pillow reads its file when the image is first used.
+            opened = [id(image) for image in chunk if isinstance(image, Image.Image)]
+            threads = 1 if len(set(opened)) < len(opened) else min(len(chunk), torch.get_num_threads())
+            thread_map(load, len(chunk), threads)
             start += len(chunk)
             yield torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
