@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tests.evaluation.test_report_in_browser import CHROMIUM
 from tests.exporters.conftest import NAMES, small_network
-from tests.messages import mentioning
+from tests.messages import mentioning, mentions
 from tests.pages import ROOT
 from tests.serving.browser import Browser
 from tests.serving.test_page_in_browser import OVER_THE_EDGE
@@ -130,6 +130,68 @@ def test_the_page_keeps_no_listener_of_a_prediction(photos, tmp_path):
         assert worker["className"] == "Worker"
         found = browser.call("DOMDebugger.getEventListeners", objectId=worker["objectId"])
     assert found["listeners"] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is not opened in a browser")
+def test_the_page_shows_all_labels_and_marks_unknown_images(tmp_path):
+    found = {
+        "none.png": {"labels": []},
+        "two.png": {"labels": ["maize", "forest"]},
+        "one.png": {"labels": ["maize"], "is_unknown": False},
+        "unknown.png": {"labels": ["maize"], "is_unknown": True},
+    }
+    (folder := tmp_path / "page").mkdir()
+    write_page(folder, small_network(), {})
+    (folder / "worker.js").write_text(f"""const found = {json.dumps(found)};
+      const base = {{ label: "maize", probability: 0.9, top: [] }}, model = {{ name: "model", num_classes: 3 }};
+      self.onmessage = ({{ data, ports }}) =>
+        ports[0].postMessage(data ? {{ ...base, ...found[data.name] }} : model);""")
+    for name in found:
+        Image.new("RGB", (20, 20)).save(tmp_path / name)
+    with _served(folder) as address, Browser(tmp_path / "profile", 390) as browser:
+        browser.call("Page.navigate", url=address)
+        browser.until(f"({STATUS}).startsWith('Ready')")
+        shown, said = {}, {}
+        for name in found:
+            browser.choose("#files", tmp_path / name)
+            said[name] = browser.until(f"({STATUS}).startsWith('{name}') && ({STATUS})")
+            notes = "document.querySelectorAll('.card:first-child .note')"
+            shown[name] = browser.run(f"[...{notes}].map(note => note.textContent)")
+        assert browser.complaints() == []
+    assert shown["none.png"] == ["No label."]
+    assert shown["two.png"] == ["Labels: maize, forest."]
+    assert shown["one.png"] == []
+    assert mentions(shown["unknown.png"], "Unknown")
+    for name, notes in shown.items():
+        assert mentions(said[name], name, *notes, "maize", "90.0")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is not opened in a browser")
+@pytest.mark.parametrize(
+    ("activation", "probabilities", "labels"),
+    [
+        ("sigmoid", [0.1, 0.6, 0.9], [NAMES[2], NAMES[1]]),
+        ("sigmoid", [0.1, 0.3, 0.2], []),
+        ("softmax", [0.3, 0.4, 0.3], [NAMES[1]]),
+    ],
+)
+def test_the_worker_gives_the_labels_of_a_prediction(tmp_path, activation, probabilities, labels):
+    runtime = f"""export const env = {{ wasm: {{}} }};
+      export class Tensor {{}}
+      const data = new Float32Array({probabilities});
+      const session = {{ run: async () => ({{ probabilities: {{ data }} }}) }};
+      export const InferenceSession = {{ create: async () => session }};"""
+    (folder := tmp_path / "page").mkdir()
+    (folder / "model.onnx").touch()
+    files = {"ort.wasm.bundle.min.js": runtime.encode(), "ort-wasm-simd-threaded.wasm": b""}
+    write_page(folder, small_network(activation=activation), files)
+    with _served(folder) as address, Browser(tmp_path / "profile", 390) as browser:
+        browser.call("Page.navigate", url=address)
+        browser.until(f"({STATUS}).startsWith('Ready')")
+        found = browser.run("""new Promise(done => document.createElement('canvas').toBlob(done))
+          .then(blob => askWorker(new File([blob], 'a.png')))""")
+    assert found["labels"] == labels
+    assert found["label"] == NAMES[int(np.argmax(probabilities))]
 
 
 class TestInBrowser:

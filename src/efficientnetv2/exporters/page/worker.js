@@ -1,5 +1,6 @@
 // Predicts with model.onnx in the browser. The page sends a file and gets a prediction; without a file, the model.
 const TOP = 5;  // classes of a prediction, as the server returns
+const MIN_LABEL = 0.5;  // probability of a label of a multi-label model, as in classify.py
 const MARGIN = 3;  // times the size that the model needs: as much remains after pixels are averaged in blocks
 
 async function read(name) {
@@ -53,9 +54,10 @@ async function respond(file) {
   const { levels, shape } = await decode(file, info);
   const images = new Tensor("uint8", levels, shape);
   const { data } = (await session.run({ images }, ["probabilities"])).probabilities;
-  const best = [...data.keys()].sort((one, other) => data[other] - data[one]).slice(0, TOP);
-  const top = best.map((place) => ({ label: info.names[place], probability: data[place] }));
-  return { ...top[0], top };
+  const order = [...data.keys()].sort((one, other) => data[other] - data[one]);
+  const top = order.slice(0, TOP).map((place) => ({ label: info.names[place], probability: data[place] }));
+  const assigned = info.problem_type.startsWith("multi") ? order.filter((place) => data[place] >= MIN_LABEL) : [order[0]];
+  return { ...top[0], labels: assigned.map((place) => info.names[place]), top };
 }
 
 self.onmessage = async ({ data, ports }) => {
