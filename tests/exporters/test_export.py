@@ -245,7 +245,7 @@ def _stopped(*_):
     ("place", "name", "wrong", "error"),
     [
         (formats.OPEN, "onnx", _flipped(formats.open_onnx), "differs from the original"),
-        (classify, "load_input", lambda file, info: np.zeros((1, 3, 32, 32), np.float32), "labels .* differently"),
+        (classify, "load_input", lambda file, info: np.zeros((1, 3, 32, 32), np.float32), "different labels"),
         (verify, "read_pixels", _stopped, ""),
         (workflow, "compare", lambda *_: 1 / 0, "division"),
         (formats.OPEN, "onnx", _failing, "no such operator.*`format`"),

@@ -96,7 +96,7 @@ def test_int8_that_changes_labels_is_refused(run, tmp_path, monkeypatch):
         return model, ()
 
     monkeypatch.setattr(module, "quantize_onnx", broken)
-    with pytest.raises(ev2.InputError, match=mentioning("differently", "half")):
+    with pytest.raises(ev2.InputError, match=mentioning("different labels", "half")):
         ev2.export(run, output=tmp_path / "model.onnx", int8=True)
     assert not list(tmp_path.iterdir())
 

@@ -31,7 +31,8 @@ def quantize_onnx(model: Any, calibration: Pixels | None, own: Preprocessing) ->
     """An ONNX model with quantization nodes (QDQ), and the layers in float.
 
     Only the inputs and weights of layers are int8, weights per channel; what is between layers stays in float. Layers
-    on pooled features (squeeze and excitation) stay in float as well: they take little time, and lose most.
+    on pooled features (squeeze and excitation) stay in float as well: they take little time, and int8 would cost most
+    accuracy there.
     """
     images = _calibration(calibration)
     quantization = import_optional("onnxruntime.quantization", "onnx", "Quantizing to int8")

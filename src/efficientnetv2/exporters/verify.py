@@ -176,8 +176,8 @@ def check(compared: Compared, network: Network, dataset: ImageDataset, precision
             "Use `half` instead" if precision == "int8" else "Use another `format`, and please report the model's name"
         )
         raise InputError(
-            f"the exported model labels {int(wrong.sum())} of {len(same)} images differently from file to label, first "
-            f"{first}. Nothing was written. {fix}."
+            f"the exported model and the original give different labels to {int(wrong.sum())} of {len(same)} image "
+            f"files, first {first}. Nothing was written. {fix}."
         )
     largest = float(np.abs(compared.from_file - expected).max())
     return Agreement(len(same), difference, largest, float(same.mean()), compared.milliseconds)

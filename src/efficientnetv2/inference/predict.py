@@ -96,7 +96,9 @@ def predict(
     pick_engine: PickEngine | None = None,
     unknown: bool = False,
 ) -> Tensor:
-    """(N, K) float32 logits on the CPU, in order, divided by the temperature; of several views the mean probabilities'.
+    """(N, K) float32 logits on the CPU, in order, divided by the temperature.
+
+    With test-time augmentation, they are the logits of the mean of the probabilities of all views.
 
     ``batches`` are (n, C, H, W) uint8, split where memory runs out. ``progress`` is called after each with the number
     of images so far, ``on_batch`` with its logits. With ``num_images``, an upper bound, the logits are never in memory

@@ -39,8 +39,8 @@ class _Waiting(NamedTuple, Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Collects inputs into batches. All methods belong to one event loop; `compute` runs in a thread.
 
-    A batch starts when it is full, or when its first input has waited `max_wait_s`, or when the thread becomes free
-    after that. Inputs whose request was canceled are left out.
+    A batch starts as soon as it is full, or its first input has waited `max_wait_s`. If the thread still computes the
+    batch before, the next batch starts when the thread is free. Inputs whose request was canceled are left out.
 
     Args:
         compute: From inputs to as many results. It is never called twice at a time.

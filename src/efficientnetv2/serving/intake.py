@@ -18,7 +18,7 @@ from efficientnetv2.data.raster_checks import is_tiff
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import format_bytes
 
-# Bodies of all requests at a time, in those of the largest request. Ours.
+# Limit of the bytes of all requests in memory, as a multiple of the limit of one request. Ours.
 _BODIES = 16
 # Seconds in which the rest of a refused body is read: a client that still sends does not read the response. Ours.
 _DISCARD_S = 1.0

@@ -167,7 +167,9 @@ class ModelRegistry:
         return self._models[name]
 
     async def reload(self, name: str) -> None:
-        """Load a model again from its path. Until it is ready, requests use the earlier one; they keep it to their end.
+        """Load a model again from its path. Until it is ready, requests use the earlier one.
+
+        A prediction ends with the model that has begun it.
 
         Raises:
             InputError: The model can't be loaded. The earlier one stays.
