@@ -117,11 +117,17 @@ def open_openvino(path: Path, batch: int = _ANY, precision: Literal["f32", "bf16
         return core.compile_model(graph, "CPU", config)
 
     compiled(batch)
+    free: dict[int, list[Any]] = {batch: [], _ANY: []}  # a request is for one thread, and takes milliseconds to create
 
     def run(images: npt.NDArray[Any]) -> tuple[Floats, Floats]:
-        with lock:
-            graph = compiled(batch if len(images) == batch else _ANY)
-        found = graph.create_infer_request().infer(images)  # the model's own request is for one thread
+        kind = batch if len(images) == batch else _ANY
+        try:
+            request = free[kind].pop()
+        except IndexError:
+            with lock:
+                request = compiled(kind).create_infer_request()
+        found = request.infer(images)
+        free[kind].append(request)
         return found[OUTPUTS[0]], found[OUTPUTS[1]]
 
     ours = ["model_info", "efficientnetv2"]
