@@ -102,7 +102,7 @@ def select_weights(
     The features of each candidate on the same training images are classified linearly, cross-validated, with groups,
     locations and identical files kept whole. A candidate gives way to a less promising one only if that is
     significantly better, as of equal features those that have seen more train better. The bundled weights have seen
-    few images, so they must be significantly better than random ones. Images of val and test are not used.
+    few images, so they must have a better metric than random ones. Images of val and test are not used.
     Images with several labels, and too few images, are not compared. With ``budget`` fewer images are compared, or the
     first candidate is taken.
     """
@@ -307,5 +307,5 @@ def _select(candidates: Sequence[WeightsCandidate], predictions: Sequence[Ints],
     for number, predicted in enumerate(predictions):
         best = number if task.is_better(predicted, predictions[best]) else best
     scratch = next((number for number, found in enumerate(candidates) if found.word == "none"), best)
-    bundled = candidates[best].bundled and not task.is_better(predictions[best], predictions[scratch])
-    return scratch if bundled else best
+    loses = candidates[best].bundled and task.score(predictions[best]) <= task.score(predictions[scratch])
+    return scratch if loses else best
