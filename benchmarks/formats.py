@@ -1,10 +1,10 @@
 """Each export format of several models: agreement with PyTorch, size and speed in one table.
 
-Run: python -m benchmarks.formats NAME=MODEL [NAME=MODEL ...] --data IMAGES [--calibration IMAGES] [--record]
+Run: python -m benchmarks.formats NAME=MODEL [NAME=MODEL ...] [--data IMAGES] [--calibration IMAGES] [--record]
 
-MODEL is a run or a model file, IMAGES a folder or table of images. The rows are those of ``effnetv2 export MODEL
---benchmark``; the formats are timed in turn. ``--record`` writes results/formats.json. A format that is not installed
-has no row; one that cannot be exported has its error.
+MODEL is a run or a model file, IMAGES a folder or table of images; a run has its own validation images. The rows are
+those of ``effnetv2 export MODEL --benchmark``; the formats are timed in turn. ``--record`` writes results/formats.json.
+A format that is not installed has no row; one that cannot be exported has its error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHOWN = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="NAME=MODEL")
-    parser.add_argument("--data", required=True, help="images to compare on")
+    parser.add_argument("--data", help="images to compare on; default: validation images of the run")
     parser.add_argument("--calibration", help="images for int8; default: training images of the run")
     parser.add_argument("--num-images", type=int, default=500)
     parser.add_argument("--record", action="store_true", help="write results/formats.json")
