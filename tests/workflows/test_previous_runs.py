@@ -21,8 +21,9 @@ from efficientnetv2.utils.errors import InputError
 
 
 def run(
-    folder, *, age_s=0, kind="run.json", pictures=("a", "b"), labels=("x", "y"), answers=None, data="data", **report
-):
+    folder, *, age_s=0, kind="run.json", pictures=("a", "b"), labels=("x", "y"), answers=None, data="data",
+    metric="macro_f1", **report
+):  # fmt: skip
     """The folder of a run on images of a folder next to it."""
     save_predictions(
         folder, pd.DataFrame({"path": pictures, "predicted_label": answers or labels, "true_label": labels})
@@ -30,7 +31,7 @@ def run(
     (folder / kind).write_text("{}")
     dataset = {"path": [f"../{data}/{name}" for name in pictures], "label": labels, "split": "val"}
     pd.DataFrame(dataset).to_csv(folder / "dataset.csv", index=False)
-    (folder / "report.json").write_text(json.dumps({"num_images": len(pictures), **report}))
+    (folder / "report.json").write_text(json.dumps({"num_images": len(pictures), metric: 0.5, **report}))
     os.utime(folder / "report.json", (1e9 - age_s, 1e9 - age_s))
     return folder
 
@@ -106,6 +107,20 @@ def test_a_run_whose_weights_knew_the_pictures_is_no_bar(tmp_path):
     assert find_previous_run(own, load_predictions(own)) is None
     run(tmp_path / "honest", age_s=20, optimistic=False)
     assert find_previous_run(own, load_predictions(own))[0] == "honest"
+
+
+def test_a_multilabel_run_is_not_compared_with_a_single_label_run(tmp_path):
+    """Without the separator, the joined labels "x;y" are one class, which the multi-label run never predicts."""
+    labels, one_each = ("x;y", "y;z"), ("x", "y")
+    own = run(tmp_path / "own", labels=labels)
+    run(tmp_path / "single", age_s=20, labels=labels)
+    several = run(
+        tmp_path / "several", age_s=10, labels=labels, answers=one_each, metric="mean_average_precision"
+    )
+    assert find_previous_run(own, load_predictions(own))[0] == "single"
+    val = listed(tmp_path, "path,label,split", "a,x;y,val", "b,y;z,val")
+    with pytest.raises(InputError, match=mentioning("baseline", several, "multi-label", "one label")):
+        PreviousRun.for_images(several, load_predictions(several), val)
 
 
 def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):

@@ -192,6 +192,9 @@ class PreviousRun:
         """The same, to compare with a table of ``true_label`` by path; ``root`` is its ``data_root``."""
         if separator is not None:
             raise InputError("`baseline` needs one label per image, but these images have several. Leave it out.")
+        report = _read_report(folder)
+        if "mean_average_precision" in report:
+            raise InputError(f"`baseline` {folder} is multi-label, but these images have one label each. Leave it out.")
         both = common_images(table, predictions)
         if not len(both):
             raise InputError(
@@ -200,7 +203,7 @@ class PreviousRun:
             )
         name = folder.resolve().name
         note = different_root_note(root, data_root(folder, list(predictions.index)))
-        return cls(name, predictions.loc[both], note, optimistic_warning([name] if _is_optimistic(folder) else []))
+        return cls(name, predictions.loc[both], note, optimistic_warning([name] if report.get("optimistic") else []))
 
     def qualified(self, difference: PairedDifference) -> PairedDifference:
         """A difference from this run, with its notes."""
@@ -221,11 +224,13 @@ class PreviousRun:
             return None
 
 
-def _is_optimistic(folder: Path) -> bool:
+def _read_report(folder: Path) -> dict[str, Any]:
+    """The report of predictions; empty without a report."""
     try:
-        return bool(json.loads((folder / "report.json").read_text(encoding="utf-8"))["optimistic"])
-    except (OSError, ValueError, KeyError, TypeError):  # predictions without a report
-        return False
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
 
 
 def find_previous_run(
@@ -233,8 +238,8 @@ def find_previous_run(
 ) -> tuple[str, pd.DataFrame] | None:
     """Name and predictions of the newest finished run next to a run, on the same images in the same place.
 
-    Runs with optimistic metrics are left out. A cross-validation is compared with one of the same fold rule,
-    ``split_by`` (None for a run).
+    Runs with optimistic metrics and multi-label runs are left out: without ``label_separator``, the joined labels of an
+    image are one class. A cross-validation is compared with one of the same fold rule, ``split_by`` (None for a run).
     """
     kind = next((name for name in RUN_MARKERS if run_file(folder, name).exists()), None)
     if kind is None:
@@ -246,7 +251,7 @@ def find_previous_run(
         try:
             report = upgrade(json.loads(file.read_text(encoding="utf-8")))
             same_images = report["num_images"] == len(predictions) and report.get("split_by") == split_by
-            if not same_images or report.get("optimistic"):
+            if not same_images or report.get("optimistic") or "macro_f1" not in report:
                 continue
             theirs = load_predictions(file.parent)
         except (InputError, OSError, ValueError, KeyError):  # unfinished, or of another version
