@@ -67,13 +67,23 @@ def test_unused_labels_give_no_hint(strict_labels, hinted, tmp_path):
         (["a,b", "b,c", "c,a"], ","),
         (["York, New", "London"], None),  # no other cell is a part of it
         (["oak;elm", "oak"], None),  # 'elm' is never the only label
+        (["road;built", "lake;wet", "oak"], ";"),  # most contain it
+        (["road;built", "lake|wet", "oak"], None),
         (["oak;", "oak"], None),
         (["oak", "elm"], None),
     ],
 )
-def test_hint_if_every_part_is_also_a_label(labels, separator):
+def test_hint_if_labels_look_like_several(labels, separator):
     hint = unseparated_hint(labels)
     assert hint is None if separator is None else f"label_separator={separator}" in hint
+
+
+def test_wrong_separator_is_noted(tmp_path):
+    rows = {"0.png": "road;built", "1.png": "lake;wet", "2.png": "oak"}
+    notes = load_dataset(write_csv(tmp_path, rows), label_separator="|").notes
+    assert mentions(notes[0], "no label", "label_separator=|", "one label")
+    assert mentions(notes[1], "2 of 3 classes", "';'", "label_separator=;")
+    assert not load_dataset(write_csv(tmp_path, rows), label_separator=";").notes
 
 
 def test_selection_and_dataset_csv_have_the_same_ids(tmp_path):

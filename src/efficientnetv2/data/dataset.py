@@ -294,17 +294,25 @@ def _clean_labels(
     by_label = records if separator is None else label_rules.split_labels(records, separator)
     labels, note = label_rules.merge_spellings(by_label, spelling, strict=options.strict)
     notes += [note] if note else []
+    notes += _separator_notes(records, labels, separator) if options.strict else []
     if separator is None:
         cells = labels
-        has_cells = records.rows is not None or records.shards is not None  # folders give one label each
-        hint = label_rules.unseparated_hint(labels.dropna().unique()) if options.strict and has_cells else None
-        notes += [hint] if hint else []
     else:
         pairs = by_label.table[["label"]].assign(to=labels).drop_duplicates()
         spelled = dict(zip(pairs["label"], pairs["to"], strict=True))
         cells = label_rules.join_labels(records.table["label"], spelled, separator)
     by_label = replace(by_label, table=by_label.table.assign(label=labels))
     return replace(records, table=records.table.assign(label=cells), notes=tuple(notes)), by_label
+
+
+def _separator_notes(records: ImageRecords, labels: pd.Series[str], separator: str | None) -> list[str]:
+    """Notes on a separator that is missing, or in no label."""
+    if separator is not None and any(separator in cell for cell in records.table["label"].dropna().unique()):
+        return []
+    notes = [] if separator is None else [f"No label contains `label_separator={separator}`: each image has one label."]
+    has_cells = records.rows is not None or records.shards is not None  # folders give one label each
+    hint = label_rules.unseparated_hint(labels.dropna().unique()) if has_cells else None
+    return [*notes, hint] if hint else notes
 
 
 def _without_small_classes(

@@ -192,7 +192,8 @@ def _parts(cell: str, separator: str) -> list[str]:
 def unseparated_hint(labels: Iterable[str]) -> str | None:
     """A sentence if distinct labels look like several labels each, without a given separator. Otherwise None.
 
-    A label looks so if each of its parts occurs in another label too, alone or with others.
+    A label looks so if each of its parts occurs in another label too, alone or with others, or if most labels contain
+    the same separator.
     """
     distinct = list(labels)
     for separator in _USUAL_SEPARATORS:
@@ -204,6 +205,13 @@ def unseparated_hint(labels: Iterable[str]) -> str | None:
                     f"Label '{cell}' looks like several labels, which are in other rows too. If an image may have "
                     f"several, use `label_separator={separator}`."
                 )
+    for separator in _USUAL_SEPARATORS:
+        count = sum(separator in cell for cell in distinct)
+        if 2 * count > len(distinct):
+            return (
+                f"{count:,} of {pluralize(len(distinct), 'class')} contain '{separator}'. If an image has several "
+                f"labels, use `label_separator={separator}`."
+            )
     return None
 
 
