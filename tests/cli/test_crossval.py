@@ -341,6 +341,7 @@ def test_resume_compares_options_by_their_recipe(tmp_path):
         ({"explicit": {"folds"}}, ("3", "5", "fold")),
         ({"overrides": TrainOverrides(seed=1)}, ("1", "seed")),
         ({"overrides": TrainOverrides(minutes=5)}, ("5", "minutes")),
+        ({"overrides": TrainOverrides(settings=("seed=7",))}, ("`settings`: none there, seed=7 here",)),
     ):
         with pytest.raises(InputError, match=mentioning(*facts)):
             check(**options)
@@ -528,9 +529,10 @@ def test_resume_with_other_options_or_images_is_refused(finished):
     shutil.copytree(finished / "folds", finished / "other")
     (finished / "other/report.json").unlink()
     for args, fact in (
-        (("--epochs", "3"), "epochs is 1.0 there, 3.0 here"),
-        (("--by", "group"), "by is auto there, group here"),
-        (("--folds", "5"), "folds is 2 there, 5 here"),
+        (("--epochs", "3"), "--epochs: 1 there, 3 here"),
+        (("--by", "group"), "--by: auto there, group here"),
+        (("--folds", "5"), "--folds: 2 there, 5 here"),
+        (("--candidate", "flip=none", "--candidate", ""), "--candidate: none there, flip=none '' here"),
     ):
         done = run_refused("crossval", "pictures", "--output", "other", "--resume", *args, cwd=finished)
         assert fact in done.stderr
@@ -772,6 +774,35 @@ def start_without_training(overrides, source, options, plan, monkeypatch):
 
 
 SHORT = TrainOverrides(model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_size=32",))
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_error_before_the_first_run_leaves_nothing(existed, tmp_path):
+    """The folder can be used again with settings that avoid the error."""
+    file, out = six_images(tmp_path), tmp_path / "runs/folds"
+    if existed:
+        out.mkdir(parents=True)
+    overrides = replace(SHORT, settings=("progressive.image_size=32", "progressive.stages=4"))
+    options = RunOptions(out, device="cpu", workers=0, probe=False)
+    with pytest.raises(InputError, match=mentioning("Fold 1 of 2", "stages")):
+        crossval.run_crossval(overrides, DataConfig(str(file)), options, CrossValConfig(folds=2))
+    assert [path.name for path in tmp_path.glob("runs/**/*")] == (["folds"] if existed else [])
+    assert (tmp_path / "runs").exists() == existed
+
+
+@pytest.mark.parametrize(("written", "left"), [("notes.txt", False), ("fold1/recipe.yaml", True)])
+def test_error_removes_no_other_file_and_no_run(written, left, tmp_path, monkeypatch):
+    def fail(self, folds, folder, title):
+        (folder / written).parent.mkdir(exist_ok=True)
+        (folder / written).touch()
+        raise InputError("too small")
+
+    monkeypatch.setattr(FoldTrainer, "predict", fail)
+    file, out = six_images(tmp_path), tmp_path / "folds"
+    with pytest.raises(InputError, match="too small"):
+        crossval.run_crossval(SHORT, DataConfig(str(file)), RunOptions(out, device="cpu"), CrossValConfig(folds=2))
+    assert (out / written).is_file()
+    assert (out / "crossval.json").exists() == (out / "dataset.csv").exists() == left
 
 
 def test_resume_accepts_an_equivalent_split_rule(tmp_path, monkeypatch):

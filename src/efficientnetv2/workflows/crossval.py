@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -183,11 +184,14 @@ def run_crossval(
     dataset, contents, skipped = load_images(source, options, recipe.seed, folder if saved else None)
     folds = config.make_folds(dataset, contents, recipe.seed)
     other_folds = config.comparison_folds(dataset, contents, recipe.seed, folds)
+    is_new, created = saved is None, list[Path]()
     if saved is None:
         name = _NAME if options.out is None else None
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
         with create_run_dir(folder, name=name, refuse=_refuse_occupied) as folder:
             saved = SavedCrossVal(overrides, config, source, folds_digest(dataset, folds))
             write_start(folder, saved, dataset, folds)
+            created[:1] = [folder] if created else []  # perhaps under another name
         write_skipped(folder / SKIPPED, skipped)
         _logger.info(f"Folder: {folder}")
         if skipped:
@@ -201,7 +205,7 @@ def run_crossval(
         overrides, config, options, dataset, contents, recipe.seed, source.bands, source.nodata, callbacks
     )
     try:
-        with lock_run_dir(folder):
+        with _start_removed_on_error(folder, created) if is_new else nullcontext(), lock_run_dir(folder):
             results, other_results = trainer.predict(folds, folder, "Fold"), None
             if config.compare_splits and other_folds is not None:
                 title = "Fold at random" if other_folds.by == "class" else "Fold by place"
@@ -215,6 +219,28 @@ def run_crossval(
             raise ReaderKilledError(f"{stop} {hint}") from stop
         raise KeyboardInterrupt(hint) from stop
     return folder
+
+
+@contextmanager
+def _start_removed_on_error(folder: Path, created: Sequence[Path]) -> Iterator[None]:
+    """Remove the start of a cross-validation, and the created folders, after an error before a run has begun.
+
+    Otherwise the folder could neither be used again, nor be resumed with options that avoid the error. After Ctrl-C and
+    a killed reader, the message has the command to resume.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, ReaderKilledError):
+        raise
+    except BaseException:
+        if not any(next(folder.rglob(name), None) for name in ("run.json", "recipe.yaml")):
+            tables = [file for part in (".", "choosing") for file in (folder / part / "pictures").glob("*.csv")]
+            for file in (*tables, *(folder / name for name in ("dataset.csv", CROSSVAL_JSON, SKIPPED))):
+                file.unlink(missing_ok=True)
+            for path in (*(folder / name for name in ("choosing/pictures", "choosing", "pictures")), *created):
+                with suppress(OSError):  # not empty, or not there
+                    path.rmdir()
+        raise
 
 
 def _folder(options: RunOptions) -> Path:

@@ -27,10 +27,12 @@ from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.utils.logs import silenced
-from efficientnetv2.utils.shell import command_line
+from efficientnetv2.utils.shell import command_line, shell_join
 
 RULES = ("auto", "class", "group", "place", "time")
 CROSSVAL_JSON = "crossval.json"
+# Fields that have another name as an argument.
+_ARGUMENTS = {"tries": "candidates", "try_settings": "candidate_settings"}
 # Fraction of the training images of a fold that selects among candidates. Ours, as in ``inference.linear_probe``.
 _SELECTION = 0.25
 
@@ -254,8 +256,7 @@ class SavedCrossVal:
                 if isinstance(before, Recipe) and isinstance(here, Recipe):
                     differences += diff_recipes(before, here)
                 else:
-                    texts = [value.name if isinstance(value, Recipe) else value for value in (before, here)]
-                    differences.append(f"{each.name} is {texts[0]} there, {texts[1]} here")
+                    differences.append(_difference(each.name, before, here))
         if differences:
             raise _other_options_error(folder, "; ".join(differences))
 
@@ -285,7 +286,7 @@ class SavedCrossVal:
             again = replace(self.config, by=by).make_folds(dataset, contents, seed)
             if folds_digest(dataset, again) == self.digest:
                 return
-        raise _other_options_error(folder, f"by is {self.config.by} there, {by} here")
+        raise _other_options_error(folder, _difference("by", self.config.by, by))
 
 
 def write_start(folder: Path, saved: SavedCrossVal, dataset: ImageDataset, folds: Folds) -> None:
@@ -302,6 +303,19 @@ def folds_digest(dataset: ImageDataset, folds: Folds) -> str:
     """A digest of the images and the folds that predict them."""
     names = [f"fold {number}" for number in folds.fold_of_image(len(dataset))]
     return dataset.with_split(np.array(names, dtype=object)).digest()
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    """An option that differs, as users write it: ``settings: none there, epochs=1 here``."""
+    return f"`{_ARGUMENTS.get(name, name)}`: {_option_text(there)} there, {_option_text(here)} here"
+
+
+def _option_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return shell_join(value) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value.name if isinstance(value, Recipe) else value)
 
 
 def _other_options_error(folder: Path, differences: str) -> InputError:
