@@ -114,9 +114,7 @@ def test_a_multilabel_run_is_not_compared_with_a_single_label_run(tmp_path):
     labels, one_each = ("x;y", "y;z"), ("x", "y")
     own = run(tmp_path / "own", labels=labels)
     run(tmp_path / "single", age_s=20, labels=labels)
-    several = run(
-        tmp_path / "several", age_s=10, labels=labels, answers=one_each, metric="mean_average_precision"
-    )
+    several = run(tmp_path / "several", age_s=10, labels=labels, answers=one_each, metric="mean_average_precision")
     assert find_previous_run(own, load_predictions(own))[0] == "single"
     val = listed(tmp_path, "path,label,split", "a,x;y,val", "b,y;z,val")
     with pytest.raises(InputError, match=mentioning("baseline", several, "multi-label", "one label")):
