@@ -145,9 +145,11 @@ def test_models_of_raster_bands_are_exported_without_a_program(tmp_path):
     path = tmp_path / "model" / "model.safetensors"
     path.parent.mkdir()
     ev2.save(path, small_network(preprocessing=own))
+    lines = logged_lines()
     made = ev2.export(path, data=tmp_path)
     assert made.agreement.num_images == 4
     assert not (path.parent / "classify.py").exists()
+    assert mentions(lines, "classify.py", "not written", "raster")
     with pytest.raises(ValueError, match="bands"):
         classify.Classifier(made.path)
 
@@ -167,6 +169,20 @@ def test_classify_needs_neither_torch_nor_this_package(kind, tmp_path, photos):
     files, expected = _expected(model, photos)
     assert [Path(row[0]) for row in rows] == files
     assert [row[1] for row in rows] == [NAMES[place] for place in expected.argmax(axis=1)]
+
+
+def test_classify_skips_an_image_that_cannot_be_read(model, photos, tmp_path):
+    made = ev2.export(model, data=photos)
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    paths = [tmp_path / "broken.jpg", tmp_path / "missing.jpg", photos]
+    words = [sys.executable, made.path.with_name("classify.py"), made.path, *paths]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 1 + 12
+    skipped = done.stderr.splitlines()
+    assert mentions(skipped[0], "skipped", "broken.jpg")
+    assert mentions(skipped[1], "skipped", "missing.jpg")
+    assert skipped[2] == "2 of 14 images could not be read."
 
 
 def _odd_files(folder):

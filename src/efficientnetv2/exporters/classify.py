@@ -120,9 +120,17 @@ def main() -> None:
         files += sorted(file for file in path.rglob("*") if file.suffix.lower() in known) if path.is_dir() else [path]
     table, classifier = csv.writer(sys.stdout), Classifier(model)
     table.writerow(["path", "predicted_label", "probability"])
+    skipped = 0
     for file in files:
-        label, probabilities = classifier.predict(file)
-        table.writerow([file, label, f"{probabilities.max():.6f}"])
+        try:
+            label, probabilities = classifier.predict(file)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # of Pillow
+            print(f"skipped {file}: {error}", file=sys.stderr)
+            skipped += 1
+        else:
+            table.writerow([file, label, f"{probabilities.max():.6f}"])
+    if skipped:
+        sys.exit(f"{skipped} of {len(files)} images could not be read.")
 
 
 if __name__ == "__main__":

@@ -194,6 +194,8 @@ def export(
         _replace(target, made, Path(folder) / "before")
         if format == "onnx" and network.preprocessing.bands is None:
             write_atomically(_script(target), lambda part: part.write_bytes(Path(classify.__file__).read_bytes()))
+        elif format == "onnx":
+            _logger.info("classify.py is not written, because it cannot read raster bands, which this model needs.")
     return Export(target, format, precision, engine, size, agreement, accuracy, float_layers)
 
 
