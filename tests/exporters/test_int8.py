@@ -63,7 +63,9 @@ def test_int8_loses_little_and_says_how_much(format, run, tmp_path, capsys):
         cli._print_export(made, screen)
     shown = capsys.readouterr().out
     assert mentions(shown, "labeled images", "int8", "points", "95 %")
-    assert all(mentions(shown, name) for name in [*COLORS, *made.float_layers])
+    assert all(mentions(shown, name) for name in [*COLORS, *made.float_layers[:3]])
+    assert mentions(shown, "Layers in float", len(made.float_layers))
+    assert ("all: --json" in shown) == (len(made.float_layers) > 3)
 
 
 @pytest.mark.parametrize("crop", ["squash", "center", "border"])

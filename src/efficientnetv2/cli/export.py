@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from efficientnetv2.workflows.export import Export
 
 _CLASSES = 10  # classes whose F1 changes most. Ours
+_LAYERS = 3  # names of float layers, so that they fit on a line. Ours
 # Columns of numbers of the table of formats.
 _BENCHMARK = {
     "megabytes": ".1f", "accuracy": ".1%", "label_agreement": ".1%", "max_difference": ".1g",
@@ -119,8 +120,9 @@ def _print_export(made: Export, screen: Screen) -> None:
         f"{agreement.max_difference_from_file:.1g} from file."
     )
     if made.precision == "int8":
-        names = ", ".join(made.float_layers)
-        screen.say(f"Layers in float: {len(made.float_layers)}{': ' if names else ''}{names}.")
+        count, names = len(made.float_layers), ", ".join(made.float_layers[:_LAYERS])
+        rest = ", … (all: --json)" if count > _LAYERS else ""
+        screen.say(f"Layers in float: {count}{': ' if names else ''}{names}{rest}.")
         if made.accuracy is None:
             screen.say("The images have no labels, so the loss of accuracy is not known.")
         else:
