@@ -287,6 +287,7 @@ def test_dataloader_with_workers_preserves_the_order():
         ({"world": 2, "accumulate": 2}, ("2", "4", "batch_size")),
         ({"rank": 2, "world": 2}, ("rank", "world", "2")),
         ({"world": 0}, ("rank", "world", "0")),
+        ({"progressive": "paper"}, ("progressive", "'paper'", "ProgressiveSchedule", "paper_schedule")),
     ],
 )
 def test_invalid_arguments_are_rejected(changes, facts):
@@ -611,8 +612,10 @@ def test_rank_in_class_counts_the_images_before():
 
 
 def test_custom_loop_needs_three_packages():
-    """All imports and names on the page."""
-    code = "\n".join(_blocks())
+    """All imports and names on the page before models are saved."""
+    minimal = PAGE.read_text(encoding="utf-8").partition("## Save and use the model")[0]
+    code = "\n".join(block for block in _blocks() if block.strip() in minimal)
+    assert code
     names = sorted(
         {f"ev2.{name}" for name in re.findall(r"\bev2\.(\w+)", code)} | {"ev2.paper_schedule", "ev2.InputError"}
     )

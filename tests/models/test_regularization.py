@@ -77,6 +77,11 @@ def test_a_setting_stands_alone():
         apply_regularization(nn.Dropout(), StepSettings(image_size=32), dropout=0.1)
 
 
+def test_a_schedule_is_not_the_values_of_a_step():
+    with pytest.raises(InputError, match=mentioning("ProgressiveSchedule", "StepSettings", "schedule.at(step")):
+        apply_regularization(nn.Dropout(), ProgressiveSchedule(image_size=32))
+
+
 def test_timm_drop_path_and_drop_rate():
     timm = pytest.importorskip("timm")
     from timm.layers import DropPath as TimmDropPath

@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepPlan, StepSettings
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, short_repr
 from efficientnetv2.utils.random_key import Floats, Key
 
 #: How classes are balanced: ``equal`` draws all equally often, ``sqrt`` by the square root of their size, ``effective``
@@ -214,6 +214,11 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
         world: int = 1,
         accumulate: int = 1,
     ) -> None:
+        if not isinstance(progressive, ProgressiveSchedule):
+            raise InputError(
+                f"`progressive` is {short_repr(progressive)}, but must be a ProgressiveSchedule. Make one, or use "
+                "paper_schedule('efficientnetv2_s')."
+            )
         counts = {"images": images, "batch_size": batch_size, "accumulate": accumulate, "steps": steps}
         for name, count in counts.items():
             if count < 1:

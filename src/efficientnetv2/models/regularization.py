@@ -64,7 +64,7 @@ def apply_regularization(
         drop_path: Instead of ``setting``: rate, in [0, 1). None keeps the model's.
 
     Raises:
-        InputError: A value is out of range, or both a setting and a rate are given.
+        InputError: A value is out of range, the setting is a whole schedule, or both a setting and a rate are given.
 
     Example::
 
@@ -76,6 +76,11 @@ def apply_regularization(
     if setting is not None:
         if (dropout, drop_path) != (None, None):
             raise InputError("apply_regularization takes a schedule value or rates, not both.")
+        if not isinstance(setting, StepSettings):
+            raise InputError(
+                f"`setting` is of type {type(setting).__name__}, but must be StepSettings, the values of one step. "
+                "Pass those of a schedule: schedule.at(step, total_steps=steps)."
+            )
         dropout, drop_path = setting.dropout, setting.drop_path
     for name, value in (("dropout", dropout), ("drop_path", drop_path)):
         if value is not None and not 0 <= value < 1:
