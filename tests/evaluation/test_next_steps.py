@@ -94,6 +94,13 @@ def test_more_epochs_after_few_epochs_or_a_late_gain(epochs, gain, topic):
         assert "--epochs 40" in step.command
 
 
+def test_an_optimistic_evaluation_is_to_be_repeated_on_other_images():
+    facts = metadata(num_train_images=None, num_eval_images_seen_in_training=12)
+    (step,) = next_steps(RIGHT, facts)
+    assert "optimistic" in step.reason
+    assert step.command == "effnetv2 evaluate runs/a DATA"
+
+
 def test_early_stopped_run_gets_no_more_epochs():
     facts = metadata(epochs=3.0, extra={"stopped_early": True})
     assert topics(next_steps(RIGHT, facts)) == ["use"]

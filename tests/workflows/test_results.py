@@ -32,8 +32,27 @@ def test_a_run_shows_its_metrics(run):
     assert right == pytest.approx(run.metrics["top1"])
 
 
-def test_a_run_that_is_not_there_says_how_to_resume_it(tmp_path):
+def test_a_run_that_does_not_exist_is_not_to_be_resumed(tmp_path):
+    run = ev2.Run(tmp_path / "nope")
+    assert repr(run) == f"Run({str(tmp_path / 'nope')!r}, no such folder)"
+    for name in ("metrics", "predictions"):
+        with pytest.raises(ev2.InputError, match=r"nope does not exist\. Give the folder of a run\.$"):
+            getattr(run, name)
+
+
+def test_an_optimistic_evaluation_shows_why():
+    report = {"top1": 0.98, "intervals": {}, "num_images": 150, "optimistic": True}
+    why = "optimistic: 120 of these 150 images trained the model)"
+    notes = ["120 of these 150 images trained the model."]
+    shown = ev2.Evaluation(None, report | {"notes": notes}, pd.DataFrame())
+    assert repr(shown) == f"Evaluation(top1=0.980, {why}"
+    assert why in shown._repr_html_()
+    assert "optimistic" not in repr(ev2.Evaluation(None, report | {"optimistic": False}, pd.DataFrame()))
+
+
+def test_a_run_that_has_not_finished_says_how_to_resume_it(tmp_path):
     run = ev2.Run(tmp_path / "run")
+    run.path.mkdir()
     assert repr(run) == f"Run({str(tmp_path / 'run')!r}, not finished)"
     assert "not finished" in run._repr_html_()
     with pytest.raises(ev2.InputError, match=r"resume it: efficientnetv2\.train\(DATA, output="):

@@ -102,6 +102,10 @@ def next_steps(
     if steps and steps[-1].topic == "more_labels" and {step.topic for step in steps} & _CHANGE_THE_PROBE:
         reason = f"{steps[-1].reason} Do the steps above first: they change this estimate."
         steps[-1] = replace(steps[-1], reason=reason)
+    if not steps and metadata.optimistic and not metadata.is_training_report:
+        reason = "These metrics are optimistic, so they do not show whether a change is needed."
+        command = shell_join(["effnetv2", "evaluate", model_of(metadata), "DATA"])
+        steps = [NextStep(1, "use", "Evaluate the model on other images", reason, command)]
     if not steps:
         reason = "Nothing that was measured suggests a change."
         steps = [NextStep(1, "use", "Use the model", reason, predict_command(metadata))]

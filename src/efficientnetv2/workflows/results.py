@@ -30,6 +30,8 @@ _TEXT = ("path", "predicted_label", "true_label", *(f"predicted_label_{place}" f
 class Result:
     """Metrics, confidence intervals and predictions on labeled images; what is not given is read from ``path``."""
 
+    _noun = "an evaluation"
+
     def __init__(
         self,
         path: str | os.PathLike[str] | None,
@@ -45,11 +47,13 @@ class Result:
     @cached_property
     def report(self) -> dict[str, Any]:
         """Contents of ``report.json``: metrics, facts and findings as plain values."""
+        self._require_folder()
         return read_object(Path(self.path or "") / "report.json", "top1", "intervals", fix=self._fix)
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """A row per image: path, predicted_label, probability, true_label, and the probability of each class."""
+        self._require_folder()
         file = Path(self.path or "") / "predictions.csv"
         try:
             return pd.read_csv(file, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
@@ -76,6 +80,20 @@ class Result:
     def _fix(self) -> str:
         return "Evaluate again."
 
+    def _require_folder(self) -> None:
+        """Refuse a folder that does not exist: there is nothing to resume or to evaluate again."""
+        if not self._has_folder:
+            raise InputError(f"{self.path} does not exist. Give the folder of {self._noun}.")
+
+    @property
+    def _has_folder(self) -> bool:
+        return self.path is None or self.path.is_dir()
+
+    @property
+    def _warning(self) -> str:
+        """Why the metrics are optimistic; '' if nothing is known."""
+        return ""
+
     @property
     def _finished(self) -> bool:
         return "report" in vars(self) or (self.path is not None and (self.path / "report.json").is_file())
@@ -84,8 +102,9 @@ class Result:
         shown = [] if self.path is None else [repr(str(self.path))]
         if self._finished:
             shown += [f"{name}={value:.3f}" for name, value in list(self.metrics.items())[:_REPR_METRICS]]
+            shown += [self._warning] * bool(self._warning)
         else:
-            shown.append("not finished")
+            shown.append("not finished" if self._has_folder else "no such folder")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _repr_html_(self) -> str:
@@ -97,6 +116,7 @@ class Result:
             for name, value in self.metrics.items()
         ]
         title = f"{type(self).__name__} {self.path or ''}: {self.report['num_images']:,} images"
+        title += f" ({self._warning})" if self._warning else ""
         return html_table(title, ["metric", "value", "95 % interval"], rows, self.report_path)
 
 
@@ -147,10 +167,10 @@ class Run(TrainedResult):
         path: Folder of the run.
 
     Raises:
-        InputError: On first use of a result, where the run has not finished.
+        InputError: On first use of a result, where the run has not finished or does not exist.
     """
 
-    _function = "train"
+    _function, _noun = "train", "a run"
 
 
 class CrossValidation(TrainedResult):
@@ -169,10 +189,10 @@ class CrossValidation(TrainedResult):
         path: Folder of the cross-validation.
 
     Raises:
-        InputError: On first use of a result, where the cross-validation has not finished.
+        InputError: On first use of a result, where the cross-validation has not finished or does not exist.
     """
 
-    _function = "cross_validate"
+    _function, _noun = "cross_validate", "a cross-validation"
 
     @property
     def folds(self) -> list[dict[str, Any]]:
@@ -197,6 +217,13 @@ class Evaluation(Result):
         report: Content of ``report.json``. None reads it when it is first used.
         predictions: Content of ``predictions.csv``. None reads it when it is first used.
     """
+
+    @property
+    def _warning(self) -> str:
+        if not self.report.get("optimistic"):
+            return ""
+        notes = self.report.get("notes") or ["these images trained or selected the model"]
+        return f"optimistic: {' '.join(notes).removesuffix('.')}"
 
 
 def html_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], report: Path | None = None) -> str:
