@@ -11,6 +11,7 @@ from tests.nas.test_study import PLAN
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.study_dir import StudyDir
 
 PICTURES = SimpleNamespace(to_csv=lambda file: file.write_text("path,label,split\n"))
@@ -42,6 +43,15 @@ def test_a_study_finds_its_pictures_from_anywhere(data, kept, tmp_path, monkeypa
     folder = begun(tmp_path, data)
     home = os.path.expanduser("~").rstrip("/")
     assert folder.source().data == kept.replace("HERE", str(tmp_path)).replace("HOME", home)
+
+
+def test_the_hint_for_a_missing_study_has_a_storage_only_if_one_is_given(tmp_path):
+    folder = StudyDir(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="Pass the folder of a study, or start one: effnetv2 search run") as error:
+        folder.storage_url(None)
+    assert "--storage" not in str(error.value)
+    with pytest.raises(InputError, match="--storage postgresql://me@host/studies"):
+        folder.source("postgresql://me@host/studies")
 
 
 @pytest.mark.parametrize(("kept", "name"), [(True, "study"), (False, "renamed")])

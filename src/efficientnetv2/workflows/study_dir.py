@@ -148,7 +148,11 @@ class StudyDir:
 
     def _no_study_error(self, storage: str | None) -> InputError:
         args = ["effnetv2", "search", "run", str(self.path), "--data", "DATA"]
-        args += ["--storage", "URL" if storage is None else redact_password(storage)]
+        if storage is None:  # A study in a folder has its database there.
+            return InputError(
+                f"{self.path} holds no study. Pass the folder of a study, or start one: {shell_join(args)}"
+            )
+        args += ["--storage", redact_password(storage)]
         return InputError(f"{self.path} holds no study. Start or join one with its options: {shell_join(args)}")
 
     def _read(self) -> dict[str, Any]:
