@@ -321,18 +321,27 @@ def test_less_than_a_picture_at_a_time_is_refused(model, at_once):
         Predictor(model, batch_size=at_once)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_an_array_of_another_type_than_the_rasters_is_refused_as_its_file_is(tmp_path, dtype):
+def test_an_array_of_bytes_for_deeper_rasters_is_refused_as_its_file_is(tmp_path):
     pytest.importorskip("rasterio", reason="needs the extra geo")
     from tests.rasters import write_raster  # which needs it too
 
-    values = np.random.default_rng(0).integers(0, 200, (16, 16, 4))
-    path = write_raster(tmp_path / "other.tif", values.transpose(2, 0, 1).astype(dtype))
+    values = np.random.default_rng(0).integers(0, 200, (16, 16, 4)).astype(np.uint8)
+    path = write_raster(tmp_path / "other.tif", values.transpose(2, 0, 1))
     predictor = _by_rule(1, 2, 3, 4)
-    for image in (path, values.astype(dtype)):
-        with pytest.raises(InputError, match=mentioning(np.dtype(dtype).name, "uint16", "1000", "5000")):
+    for image in (path, values):
+        with pytest.raises(InputError, match=mentioning("uint8", "uint16", "1000", "5000")):
             predictor(image)
     assert len(predictor(values.astype(np.uint16))) == 1
+
+
+def test_an_array_of_floats_may_mark_missing_values_of_integer_rasters():
+    pytest.importorskip("rasterio", reason="needs the extra geo")
+    values = np.random.default_rng(0).integers(0, 6000, (16, 16, 4))
+    predictor = _by_rule(1, 2, 3, 4)
+    np.testing.assert_array_equal(*(_levels(predictor, values.astype(dtype)) for dtype in (np.uint16, np.float32)))
+    holed = values.astype(np.float32)
+    holed[:8] = np.nan
+    assert len(predictor(holed)) == 1
 
 
 def test_a_pil_image_that_is_given_several_times_is_loaded_by_one_thread(model, tmp_path, monkeypatch):

@@ -146,10 +146,10 @@ class Predictor:
         Args:
             images: One image or an iterable of images. An image is a path, the bytes of a file, a binary stream, a
                 PIL image, or a uint8 array (H, W), (H, W, 3) or (H, W, 4). An array of four dimensions is a batch.
-                A model of rasters takes their paths, and arrays (H, W, bands) with the values and the type of the
-                raster. A uint8 array of three bands is an ordinary image, unless the training set had 8-bit and deeper
-                rasters. A model of the first band alone also takes PIL images of 16 or 32 bits. In arrays and PIL
-                images only values that are not finite count as missing.
+                A model of rasters takes their paths, and arrays (H, W, bands) with the values of the raster. A uint8
+                array of three bands is an ordinary image, unless the training set had 8-bit and deeper rasters. A
+                model of the first band alone also takes PIL images of 16 or 32 bits. In arrays and PIL images only
+                values that are not finite count as missing.
 
         Raises:
             InputError: An image can't be read, or is none of these; or the network gives NaN.
@@ -355,7 +355,9 @@ def _levels_of_array(image: ImageInput, bands: Bands) -> npt.NDArray[np.uint8]:
             f"an array {image.dtype} {image.shape} is not an image for this model. Give one (H, W, {bands.channels}): "
             f"the values of bands {bands.listed}, as a raster holds them."
         )
-    if fault := dtype_mismatch(image.dtype.name, bands):  # as of a file
+    # As of a file, though floats of other rasters may have their values; RGB values of 0 to 1 are a usual mistake.
+    is_checked = bands.channels == RGB or image.dtype == np.uint8
+    if is_checked and (fault := dtype_mismatch(image.dtype.name, bands)):
         raise UnreadableImageError("the image", fault)
     values = image.transpose(2, 0, 1)
     return scale_to_uint8(values, mask_nodata(values, np.isfinite(values), bands.nodata), bands)
