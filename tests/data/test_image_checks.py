@@ -228,7 +228,7 @@ def test_images_converted_to_rgb_are_counted_by_type(tmp_path):
         noise(number + 5).convert("P").save(tmp_path / f"palette{number}.png")
     (note,) = validate_images(load_dataset(tmp_path, require_labels=False)).notes
     assert note == (
-        "Read as RGB, but not stored so: 10 gray (three equal channels), 4 with an alpha channel (laid over white), "
+        "Not stored as 8-bit RGB: 10 gray (three equal channels), 4 with an alpha channel (laid over white), "
         "2 CMYK, 1 gray of 16 bits (the upper 8 bits are read; the extra 'geo' measures the range of TIFFs)."
     )
 

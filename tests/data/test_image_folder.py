@@ -218,6 +218,13 @@ def test_system_folders_are_skipped(tmp_path, labels):
     assert dataset.class_names == ("a", "b")
 
 
+def test_leaving_out_empty_class_folders_is_only_suggested_where_classes_remain(tmp_path):
+    write_images(tmp_path / "a/1.jpg")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(InputError, match=r"'b' hold no image\. Add images\.$"):
+        load_dataset(tmp_path)
+
+
 def test_all_empty_class_folders_are_named(tmp_path):
     write_images(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
     for name in ("c", "d"):

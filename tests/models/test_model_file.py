@@ -106,6 +106,12 @@ def test_a_run_folder_stands_for_its_model_file(tmp_path):
         model_file.load(tmp_path.parent)
 
 
+def test_a_mistyped_run_is_suggested_with_its_folder(tmp_path):
+    (tmp_path / "runs/flowers").mkdir(parents=True)
+    with pytest.raises(InputError, match=mentioning("did you mean", tmp_path / "runs/flowers")):
+        model_file.load(tmp_path / "runs/flowerz")
+
+
 def test_a_loaded_network_lives_on_when_its_file_is_overwritten(tmp_path):
     path = _save(tmp_path / "m.safetensors")
     loaded = model_file.load(path)

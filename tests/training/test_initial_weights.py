@@ -272,7 +272,8 @@ def test_auto_without_a_network_takes_what_comes_with_the_repository_else_nothin
     nothing = weights_candidates("efficientnetv2_s", shipped=tmp_path)[0]
     assert nothing.word == "none"
     assert mentions(nothing.note, "from scratch")
-    assert "cache" in nothing.note  # how to fill it by hand
+    assert "cache" in nothing.note
+    assert "effnetv2 models --fetch efficientnetv2_s" in nothing.note  # prints how to fill it by hand
     assert weights_candidates("torchvision:resnet18")[0].word == "none"
     assert weights_candidates(SMALL)[0].word == "none"
 

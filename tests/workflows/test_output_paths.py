@@ -90,6 +90,8 @@ def test_predictions_replace_nothing_else(here):
     (here / "predictions.csv").write_text("path,label\n")
     said = refused("predict", *MODEL, cwd=here)
     assert mentions(said, "--output", "predictions.csv")
+    said = refused("predict", "model.safetensors", "picture", cwd=here)  # the first mistake first
+    assert mentions(said, "did you mean 'pictures'")
     assert (here / "predictions.csv").read_text() == "path,label\n"
 
 

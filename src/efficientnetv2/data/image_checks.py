@@ -201,7 +201,7 @@ def _conversion_notes(colors: Counter[str], brightest: list[int]) -> Iterator[st
     """Notes on images that are converted to RGB, and on those that use few levels, such as 12 bits stored as 16."""
     if colors:
         each = ", ".join(f"{count:,} {kind}" for kind, count in colors.most_common())
-        yield f"Read as RGB, but not stored so: {each}."
+        yield f"Not stored as 8-bit RGB: {each}."
     if brightest and max(brightest) <= _DARK_LEVEL:
         yield (
             f"The {pluralize(len(brightest), 'image')} of more than 8 bits use {max(brightest) + 1} of 256 levels. "

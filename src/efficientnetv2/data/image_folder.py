@@ -133,10 +133,9 @@ class _Listing:
             skipped = {key: count for key, count in self.skipped.items() if key[1] in within}
             place = os.path.join(self.source, below)
             note = _format_unsupported(_unsupported(skipped), place)
-            raise InputError(
-                f"{place}: the class folders {shorten(empty)} hold no image. {note}Add images, or leave out such "
-                "classes with `min_images_per_class=1`."
-            )
+            others = len(classes) - len(empty)
+            fix = ", or leave out such classes with `min_images_per_class=1`" if others > 1 else ""
+            raise InputError(f"{place}: the class folders {shorten(empty)} hold no image. {note}Add images{fix}.")
         return empty
 
     def add_splits(self, splits: dict[str, str], others: list[str]) -> None:

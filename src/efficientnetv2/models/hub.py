@@ -69,7 +69,11 @@ class Hub:
 
 
 class DownloadError(InputError):
-    """Weights are not on this machine and cannot be downloaded."""
+    """Weights are not on this machine and cannot be downloaded. ``state`` says why, the message also what to do."""
+
+    def __init__(self, entry: Remote, hub: Hub, state: str) -> None:
+        super().__init__(_advice(entry, hub, state))
+        self.state = state
 
 
 class WeightsNotFoundError(DownloadError):
@@ -162,7 +166,7 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
         return manual  # in place of the damaged file
     state = f"'{entry.name}' is not in the cache" if path is None else f"{path} is damaged (wrong SHA-256)"
     if hub.offline:
-        raise DownloadError(_advice(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids downloads"))
+        raise DownloadError(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids downloads")
     source = url(entry, hub)
     server = "/".join(source.split("/")[:3])
     _logger.warning(
@@ -177,7 +181,7 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
         if (response := getattr(error, "response", None)) is not None:
             reason = f"{source} responds with {response.status_code} {response.reason_phrase}".rstrip()
             kind = WeightsNotFoundError if response.status_code == HTTPStatus.NOT_FOUND else DownloadError
-        raise kind(_advice(entry, hub, f"{state}, and the download failed: {reason}")) from error
+        raise kind(entry, hub, f"{state}, and the download failed: {reason}") from error
     except OSError as error:
         cache, variable = _cache(entry, hub)
         raise InputError(
@@ -204,7 +208,7 @@ def _download(entry: Remote, source: str, hub: Hub) -> Path:
     lock = hub.torch_folder / ".locks" / "torchvision" / f"{entry.file}.lock"
     if in_hub:
         if stated.etag is None or not _SHA256.fullmatch(stated.etag):
-            raise DownloadError(_advice(entry, hub, f"{source} states no SHA-256 ({stated.etag}) to check it by"))
+            raise DownloadError(entry, hub, f"{source} states no SHA-256 ({stated.etag}) to check it by")
         folder, sha256 = _hub_folder(entry, hub), stated.etag
         content, lock = folder / "blobs" / sha256, hub.folder / ".locks" / folder.name / f"{sha256}.lock"
         headers = build_hf_headers(library_name="efficientnetv2")

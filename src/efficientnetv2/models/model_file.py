@@ -25,7 +25,7 @@ from efficientnetv2.models.model_header import Header, conversion_hint
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, error_summary, shorten
+from efficientnetv2.utils.errors import InputError, did_you_mean, error_summary, shorten
 
 SUFFIX = ".safetensors"
 NAME = f"model{SUFFIX}"  # in a run directory
@@ -228,7 +228,9 @@ def _file(path: Path) -> Path:
             f"{path} is a name of pretrained weights, not a file. To train from them: effnetv2 train DATA --weights "
             f"{path}. In Python: efficientnetv2.create('{path}')."
         )
-    raise InputError(f"{path} does not exist. Give a model file ({NAME}) or a run folder.")
+    neighbors = os.listdir(path.parent) if path.parent.is_dir() else []
+    near = did_you_mean(path.name, neighbors, str(path.parent) if path.parent.name else "")
+    raise InputError(f"{path} does not exist{near} Give a model file ({NAME}) or a run folder.")
 
 
 def _module_of(network: Network) -> nn.Module:

@@ -111,6 +111,9 @@ def _published(model: str) -> tuple[WeightsCandidate | None, str]:
             continue  # the download failed once
         try:
             hub.fetch(name)
+        except hub.DownloadError as error:  # one line; the command says the rest
+            reason = reason or f"{error.state}. To get them: effnetv2 models --fetch {name}"
+            continue
         except InputError as error:
             reason = reason or str(error)
             continue

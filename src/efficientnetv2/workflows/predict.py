@@ -113,6 +113,10 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
             f"`label_separator` {separator!r} is part of the class '{inside[0]}'. Give another one, such as '|'."
         )
     preprocessing = with_tta(network.preprocessing, options.tta)
+    if rank is not None:
+        require_rankable(network, model)
+    remove_unfit_calibration(network, preprocessing)
+    dataset = replace(data.read(require_labels=False), bands=preprocessing.bands)
     if out is not None:
         refuse_foreign_file(
             out,
@@ -121,10 +125,6 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
             f"is not a table of predictions of the classes of {model}",
             fix="Give another name, as `output=NAME.csv`, or remove it",
         )
-    if rank is not None:
-        require_rankable(network, model)
-    remove_unfit_calibration(network, preprocessing)
-    dataset = replace(data.read(require_labels=False), bands=preprocessing.bands)
     damage = report_notes(dataset, strict=strict)
     for file in filter(None, (rank, out, options.embeddings)):
         note_replaced(file)
