@@ -37,12 +37,14 @@ _BELOW_PAPER_NOTE = (
 )
 
 
-def table_5(scale: Scale, runs: Runs) -> Table:
-    """Image size against the magnitude of RandAugment."""
-    sizes = {128: "128 px", 192: "192 px", 300: "300 px"}
-    magnitudes = {magnitude: f"magnitude {magnitude}" for magnitude in (5, 10, 15)}
+_SIZES_5 = {128: "128 px", 192: "192 px", 300: "300 px"}
+_MAGNITUDES = {magnitude: f"magnitude {magnitude}" for magnitude in (5, 10, 15)}
+
+
+def cells_5(scale: Scale) -> list[Cell]:
+    """The runs of Table 5, by magnitude and then by size."""
     whole = scale.name == "paper"
-    cells = [
+    return [
         _cell(
             scale,
             row,
@@ -53,24 +55,29 @@ def table_5(scale: Scale, runs: Runs) -> Table:
             more=("eval_image_size=null",) if whole else (),
             progressive={"stages": 1, "image_size": scale.px(px), "randaugment": magnitude},
         )
-        for magnitude, row in magnitudes.items()
-        for px, column in sizes.items()
+        for magnitude, row in _MAGNITUDES.items()
+        for px, column in _SIZES_5.items()
     ]
+
+
+def table_5(scale: Scale, runs: Runs) -> Table:
+    """Image size against the magnitude of RandAugment."""
+    whole, cells = scale.name == "paper", cells_5(scale)
     found = runs.measurements(cells)
     rows = [
         Row(
             row,
             published.row("5", f"magnitude_{magnitude}"),
-            {column: found[row, column][TOP1] for column in sizes.values()},
+            {column: found[row, column][TOP1] for column in _SIZES_5.values()},
         )
-        for magnitude, row in magnitudes.items()
+        for magnitude, row in _MAGNITUDES.items()
     ]
     note = (
         # A network of the paper's search space, which it does not publish.
         "S in the place of the paper's network: its row of Table 6 ends at 300 px and magnitude 15. Evaluated at the "
         "size of training."
         if whole
-        else "Sizes " + ", ".join(f"{scale.px(px)} px for {px}" for px in sizes) + "."
+        else "Sizes " + ", ".join(f"{scale.px(px)} px for {px}" for px in _SIZES_5) + "."
     )
     return table_of_runs("5", rows, scale, runs, cells, note)
 
