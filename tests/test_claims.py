@@ -91,6 +91,18 @@ def test_a_rows_figure_is_that_of_the_claim_it_names_first_and_its_intervals_are
     assert [bool(mark) for *_, mark in told] == [float(low) <= 0 <= float(high) for low, high in said]
 
 
+def test_the_table_of_exported_files_is_the_record():
+    page = (ROOT / "docs/benchmarks/speed.md").read_text(encoding="utf-8")
+    rows = [row for row in read(RESULTS / "formats.json")["rows"] if row["model"] == "B0"]
+    for row in rows:
+        cells = (
+            row["format"], row["precision"], f"{row['megabytes']:.1f}", f"{100 * row['label_agreement']:.1f} %",
+            f"{row['max_difference']:.0e}", f"{row['milliseconds']:.1f}", f"{row['images_per_s']:.0f}",
+        )  # fmt: skip
+        assert f"| {' | '.join(cells)} |" in page
+    assert len(rows) >= 10
+
+
 def test_something_is_quoted():
     assert len(list(quotes())) >= 3
 
