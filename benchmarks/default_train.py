@@ -86,7 +86,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
         "weights": Path(report["recipe"]["weights"]).name,
         "compared": [
             {**one, "weights": Path(one["weights"]).name}
-            for one in report.get("weights_compared", {}).get("starts", [])
+            for one in report.get("weights_compared", {}).get("candidates", [])
         ],
         "num_train_images": report["num_train_images"],
         "probe_of": probe_of,

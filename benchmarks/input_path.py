@@ -261,7 +261,7 @@ def sample(data: str | None, most: int) -> ImageDataset:
     Raises:
         InputError: DATA can't be read, or has no encoded images.
     """
-    dataset = load_dataset(data or os.path.relpath(EXAMPLES / "land_cover/pictures.csv"))
+    dataset = load_dataset(data or os.path.relpath(EXAMPLES / "land_cover/images.csv"))
     rows = np.flatnonzero(dataset.in_train)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))]
     chosen = dataset.select(rows)

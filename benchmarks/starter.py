@@ -47,7 +47,7 @@ from efficientnetv2.training.initial_weights import BUNDLED, EXAMPLES
 from efficientnetv2.utils.random_key import Key
 
 SHIPPED = BUNDLED / "efficientnetv2_b0.safetensors"
-SETS = {"land_cover": EXAMPLES / "land_cover/pictures.csv", "satellite": EXAMPLES / "satellite"}
+SETS = {"land_cover": EXAMPLES / "land_cover/images.csv", "satellite": EXAMPLES / "satellite"}
 FOLDS, SEEDS = 5, 5
 
 

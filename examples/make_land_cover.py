@@ -3,7 +3,7 @@
 Run: python examples/make_land_cover.py FOLDER_WITH_TRAIN_CSV
 
 FOLDER holds ``train.csv`` (path, label, latitude, longitude, year) and the images it names. The draw is
-seeded, keeps the classes' proportions, and writes 160 px JPEG files and ``pictures.csv`` next to this file.
+seeded, keeps the classes' proportions, and writes 160 px JPEG files and ``images.csv`` next to this file.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ def main(source: Path, target: Path) -> None:
     table = pd.read_csv(source / "train.csv")
     drawn, _ = train_test_split(table, train_size=COUNT, stratify=table["label"], random_state=SEED)
     drawn = drawn.sort_index().reset_index(drop=True)
-    (target / "pictures").mkdir(parents=True, exist_ok=True)
+    (target / "images").mkdir(parents=True, exist_ok=True)
     names = []
     for path in drawn["path"]:
-        name = f"pictures/{Path(path).stem}.jpg"
+        name = f"images/{Path(path).stem}.jpg"
         with Image.open(source / path) as picture:
             small = picture.convert("RGB").resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
         small.save(target / name, quality=JPEG_QUALITY, optimize=True)
         names.append(name)
-    drawn.assign(path=names).round({"latitude": 5, "longitude": 5}).to_csv(target / "pictures.csv", index=False)
+    drawn.assign(path=names).round({"latitude": 5, "longitude": 5}).to_csv(target / "images.csv", index=False)
 
 
 if __name__ == "__main__":

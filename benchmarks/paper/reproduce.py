@@ -219,7 +219,7 @@ def _data(name: str, scale: Scale, request: Request) -> str:
             f"Table {name} at scale {scale.name} trains on ImageNet, which has to be named: --data FOLDER, with train "
             "and val and in them a folder per class, called by its WordNet id."
         )
-    return str(EXAMPLES / "land_cover/pictures.csv") if data == EMBEDDED and request.data is None else data
+    return str(EXAMPLES / "land_cover/images.csv") if data == EMBEDDED and request.data is None else data
 
 
 def _refuse_another(folder: Path, config: Mapping[str, str | None]) -> None:

@@ -67,7 +67,7 @@ class Photos(Dataset):
     """The images of the repository, with their classes: every fifth held out, or all others."""
 
     def __init__(self, *, held_out=False):
-        rows = list(csv.DictReader((FOLDER / "pictures.csv").read_text().splitlines()))
+        rows = list(csv.DictReader((FOLDER / "images.csv").read_text().splitlines()))
         self.classes = sorted({row["label"] for row in rows})
         self.rows = [row for number, row in enumerate(rows) if (number % 5 == 0) == held_out]
 

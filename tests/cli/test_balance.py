@@ -28,7 +28,7 @@ def imbalanced(class_folders):
 
 def test_copies_are_trained_on_but_not_evaluated_on(imbalanced, tmp_path):
     result = run_json("data", "balance", imbalanced, "even", "--set", "augment.flip=d4", cwd=tmp_path)
-    table = pd.read_csv(tmp_path / "even/pictures.csv")
+    table = pd.read_csv(tmp_path / "even/dataset.csv")
     is_copy = table["augmented_from"].notna()
     assert result["copies"] == is_copy.sum() == len(list((tmp_path / "even/augmented").iterdir()))
     train = table[table["split"] == "train"]
@@ -38,7 +38,7 @@ def test_copies_are_trained_on_but_not_evaluated_on(imbalanced, tmp_path):
     assert all((tmp_path / "even" / path).is_file() for path in table["path"])
     val = table[table["split"] == "val"]
     # In cross-validation, only original images are predicted.
-    run_ok("crossval", "even/pictures.csv", *TINY, *ONE_STAGE, "--folds", "2", "--output", "folds", cwd=tmp_path)
+    run_ok("crossval", "even/dataset.csv", *TINY, *ONE_STAGE, "--folds", "2", "--output", "folds", cwd=tmp_path)
     predicted = pd.read_csv(tmp_path / "folds/predictions.csv")
     assert len(predicted) == (~is_copy).sum() == 38
     assert not predicted["path"].str.contains("augmented").any()

@@ -47,7 +47,7 @@ from efficientnetv2.workflows.resume import resume_run
 @pytest.fixture
 def caches(tmp_path, monkeypatch):
     monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "caches"))
-    return tmp_path / "caches/pictures"
+    return tmp_path / "caches/images"
 
 
 @pytest.fixture

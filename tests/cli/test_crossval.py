@@ -914,10 +914,10 @@ def test_candidates_are_selected_within_the_training_images(tmp_path, monkeypatc
     assert first[2].minutes == pytest.approx((90 * 0.9 - tried * sum(images) / 60) * images[0] / sum(images))
     # Later runs of a candidate repeat its first resolved recipe.
     settled = [options.settled for _, _, options in calls]
-    assert settled[3] == (tmp_path / "out/choosing/try1.yaml",)
+    assert settled[3] == (tmp_path / "out/selection/try1.yaml",)
     assert settled[5] == ()  # the first full training of the second candidate
     assert settled[8] == (tmp_path / "out/fold1/recipe.yaml",)
-    assert not list((tmp_path / "out/choosing").glob("fold*_try*"))
+    assert not list((tmp_path / "out/selection").glob("fold*_try*"))
     again = runs.predict(folds, tmp_path / "out", "Fold")  # all runs are finished, so nothing is selected again
     assert [one.candidate_scores for one in again] == [one.candidate_scores for one in results]
 

@@ -326,7 +326,7 @@ def test_as_many_members_as_candidates_need_no_selection(tmp_path, monkeypatch):
     folds = plan.make_folds(data, np.arange(48), 0)
     runs = FoldTrainer(TrainOverrides(), plan, RunOptions(out=out), data, np.arange(48), 0)
     results = runs.predict(folds, out, "Fold")
-    assert not (out / "choosing").exists()
+    assert not (out / "selection").exists()
     assert len(calls) == plan.num_runs == 4
     assert [(one.score.chosen, one.candidate_scores) for one in results] == [(CANDIDATES, ()), (CANDIDATES, ())]
 
@@ -370,7 +370,7 @@ def test_all_runs_of_the_folds_read_one_cache(tmp_path, monkeypatch):
     assert "32 images decoded" in runs[0].cache.note
     assert "filled in" in runs[0].cache.note
     assert all("there already" in ready.cache.note for ready in runs[1:])
-    assert len(list((tmp_path / "caches/pictures").iterdir())) == 1
+    assert len(list((tmp_path / "caches/images").iterdir())) == 1
     for ready in runs:
         train = ready.data.train
         for sample in range(len(train)):

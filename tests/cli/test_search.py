@@ -157,20 +157,20 @@ def test_best_architecture_is_trained_from_its_file(finished):
     best = invoke_json(finished / "study", "show", "--top", 1)["best"][0]
     model = read_architecture(finished / "study/found.yaml")
     assert SPACE.encode(model) == tuple(best["point"])
-    train = ["effnetv2", "train", f"{finished}/study/pictures.csv", "--model", f"{finished}/study/found.yaml"]
+    train = ["effnetv2", "train", f"{finished}/study/dataset.csv", "--model", f"{finished}/study/found.yaml"]
     assert shlex.join([*train, "--set", "minival=0.1"]) in done.stdout
     run_ok(
-        "train", "study/pictures.csv", "--model", "study/found.yaml", "--epochs", 1, "--image-size", 32,
+        "train", "study/dataset.csv", "--model", "study/found.yaml", "--epochs", 1, "--image-size", 32,
         "--batch-size", 8, "--workers", 0, "--output", "run", "--set", "minival=0.1", cwd=finished,
     )  # fmt: skip
-    num_minival = (finished / "study/pictures.csv").read_text().count(",minival")
+    num_minival = (finished / "study/dataset.csv").read_text().count(",minival")
     assert num_minival > 0
     assert (finished / "run/dataset.csv").read_text().count(",minival") == num_minival, (
         "the images that selected the architecture"
     )
     assert load(finished / "run/model.safetensors").architecture == model
     again = effnetv2(
-        "train", "study/pictures.csv", "--model", "study/found.yaml", "--output", "run", "--resume", cwd=finished
+        "train", "study/dataset.csv", "--model", "study/found.yaml", "--output", "run", "--resume", cwd=finished
     )
     assert "has finished" in again.stdout, again.stderr
 
@@ -197,7 +197,7 @@ def test_exported_architecture_is_scaled_up(finished):
 
 def test_validation_images_are_unused_by_the_search(finished):
     """The saved table has the split of each image; training evaluates on val."""
-    lines = (finished / "study/pictures.csv").read_text().splitlines()
+    lines = (finished / "study/dataset.csv").read_text().splitlines()
     splits = [line.rsplit(",", 1)[1] for line in lines[1:]]
     assert {name: splits.count(name) for name in sorted(set(splits))} == {"minival": 10, "train": 29, "val": 9}
 
@@ -341,10 +341,10 @@ def test_lost_database_is_refused_with_a_fix(emptied, class_folders, untrained, 
         done = invoke_refused(*args)
         output = " ".join(done.stderr.split())
         assert mentions(output, "database", "study")
-        assert f"or remove {study / 'study.yaml'} and {study / 'pictures.csv'} to start again" in output
+        assert f"or remove {study / 'study.yaml'} and {study / 'dataset.csv'} to start again" in output
         assert "Start or join one" not in output
         assert (study / "study.db").exists() == emptied
-    for name in ("study.yaml", "pictures.csv"):
+    for name in ("study.yaml", "dataset.csv"):
         (study / name).unlink()
     invoke_ok(*words(tmp_path, class_folders))
 
@@ -612,7 +612,7 @@ def test_search_stops_after_failed_trials(finished, tmp_path):
     assert shown["best"] == []
 
 
-@pytest.mark.parametrize("name", ["pictures.csv", "log.txt"])
+@pytest.mark.parametrize("name", ["dataset.csv", "log.txt"])
 def test_user_files_are_not_taken_for_study_files(name, finished, tmp_path):
     """A list of images in the study folder would be replaced, a log appended to."""
     rows = [f"{path},{path.parent.name}" for path in (finished / "pictures").rglob("*.jpg")]
@@ -635,7 +635,7 @@ def test_folder_of_a_failed_start_is_reused(tmp_path):
     (tmp_path / "study.db").write_bytes(b"")
     folder.check()
     (tmp_path / "study.yaml").write_text("")
-    (tmp_path / "pictures.csv").write_text("")
+    (tmp_path / "dataset.csv").write_text("")
     folder.check()
 
 

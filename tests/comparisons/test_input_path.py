@@ -47,7 +47,7 @@ def test_ratios_are_those_of_the_seconds_of_every_side(class_folders, monkeypatc
 
 
 def test_default_data_is_in_the_repository():
-    assert sample(None, 2).source == "examples/land_cover/pictures.csv"
+    assert sample(None, 2).source == "examples/land_cover/images.csv"
 
 
 @pytest.mark.parametrize("args", [(), ("DATA", "--as-is", "--record")])

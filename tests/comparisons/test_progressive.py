@@ -259,7 +259,7 @@ def test_claims_by_hand():
     [(["--record", "--epochs", "1"], ("--record",)), (["--record", "--tune"], ("--record",)), ([], ("--tune",))],
 )
 def test_invalid_options_are_rejected(options, facts, tmp_path):
-    images = ROOT / "examples/land_cover/pictures.csv"
+    images = ROOT / "examples/land_cover/images.csv"
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks.progressive", images, "--output", tmp_path, *options],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
@@ -287,7 +287,7 @@ def test_figure_shows_every_run_and_the_cost_of_every_size():
 
 
 def test_saved_tuning_is_used_for_any_number_of_seeds(tmp_path, monkeypatch):
-    images = ROOT / "examples/land_cover/pictures.csv"
+    images = ROOT / "examples/land_cover/images.csv"
     saved = {"regime": asdict(REGIMES["paper"]), "arms": {arm: {"chosen": asdict(CHOICE)} for arm in progressive.BOTH}}
     (tmp_path / "tuned.json").write_text(json.dumps(saved))
     row = {"top1": 0.5, "train_s": 60.0}

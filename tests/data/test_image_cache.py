@@ -377,7 +377,7 @@ def test_changed_image_makes_the_cache_stale(change, class_folders, tmp_path):
     assert after.digest != before.digest
     reader = after.reader(np.arange(48), source_reader(dataset))
     assert np.array_equal(reader.source(3), memory_cache_reader(dataset).source(3))
-    assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix] == ["pictures.bin"]
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix] == ["images.bin"]
 
 
 def test_truncated_cache_is_rebuilt(class_folders, tmp_path):
@@ -437,7 +437,7 @@ def test_full_disk_is_rejected_before_writing(class_folders, tmp_path, monkeypat
     monkeypatch.setattr(cache_writer.shutil, "disk_usage", lambda _: usage._replace(free=2**30 + 100_000))
     with pytest.raises(InputError, match=mentioning("1", "MiB", "EFFNETV2_CACHE=FOLDER")):
         cache_on_disk(tmp_path / "cache", cache_job(load_dataset(class_folders)))
-    assert not (tmp_path / "cache/pictures.bin").exists()
+    assert not (tmp_path / "cache/images.bin").exists()
 
 
 def test_unwritable_folder_is_named(class_folders, tmp_path):
@@ -510,11 +510,11 @@ def test_killed_process_leaves_no_valid_cache(large, tmp_path):
         wait_for_line(process, "filling the cache 16")
         process.send_signal(signal.SIGKILL)
     files = [path.name for path in (tmp_path / "cache").iterdir()]
-    assert "pictures.bin" not in files
+    assert "images.bin" not in files
     assert any(name.endswith(".partial") for name in files), "killed too early"
     dataset = load_dataset(large)
     assert not cache_on_disk(tmp_path / "cache", cache_job(dataset, CacheSpec(160, "shorter"))).reused
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) in (["lock", "pictures.bin"], ["pictures.bin"])
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) in (["lock", "images.bin"], ["images.bin"])
     assert cache_on_disk(tmp_path / "cache", cache_job(dataset, CacheSpec(160, "shorter"))).reused
 
 

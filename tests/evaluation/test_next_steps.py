@@ -78,7 +78,7 @@ def test_imagenet_weights_replace_none_and_bundled_weights(weights, topic):
 
 def test_imagenet_weights_that_lost_a_comparison_are_not_proposed():
     starts = [{"weights": ranked_weights(MODEL)[0], "value": 0.5}, {"weights": "none", "value": 0.6}]
-    facts = metadata(weights="none", extra={"weights_compared": {"starts": starts}})
+    facts = metadata(weights="none", extra={"weights_compared": {"candidates": starts}})
     assert topics(next_steps(RIGHT, facts)) == ["use"]
 
 

@@ -137,7 +137,7 @@ def test_a_damaged_report_of_a_finished_run_is_named(stopped, tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
 def test_damaged_files_of_a_cross_validation_are_named_with_what_trains_them_again(content, tmp_path):
     for name, read in (
-        ("choosing/fold1.json", lambda: selection_results(tmp_path, 0)),
+        ("selection/fold1.json", lambda: selection_results(tmp_path, 0)),
         ("fold1/run.json", lambda: first_preprocessing(tmp_path)),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)

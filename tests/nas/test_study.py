@@ -144,17 +144,17 @@ def test_another_study_is_refused_with_what_differs(wanted, said):
     [
         (RequestedConfig(seed=3), False, "search resume"),
         (RequestedConfig(dataset_digest="other"), False, "search resume"),
-        (RequestedConfig(dataset_digest="other"), True, "pictures.csv"),
+        (RequestedConfig(dataset_digest="other"), True, "dataset.csv"),
         (RequestedConfig(hardware="another one"), False, "Use hardware"),
         (RequestedConfig(hardware="another one"), True, "Use hardware"),
-        (RequestedConfig(dataset_digest="other", hardware="another one"), True, "pictures.csv"),
+        (RequestedConfig(dataset_digest="other", hardware="another one"), True, "dataset.csv"),
     ],
 )
 def test_who_is_refused_is_told_what_would_help(wanted, resumed, fix):
     """Not to type what was typed, nor what would be refused for the same."""
     with pytest.raises(InputError, match="another under another name") as error:
         require_same_config(PLAN, wanted, "the study 'study'", resumed=resumed)
-    fixes = ("search resume", "pictures.csv", "Use hardware")
+    fixes = ("search resume", "dataset.csv", "Use hardware")
     assert [known for known in fixes if known in str(error.value)] == [fix]
 
 

@@ -12,7 +12,7 @@ from efficientnetv2.models.pretrained import get_weights, weight_names
 
 timm = pytest.importorskip("timm")
 
-PHOTOGRAPHS = sorted((Path(__file__).parents[2] / "examples/land_cover/pictures").glob("*.jpg"))[::60]
+PHOTOGRAPHS = sorted((Path(__file__).parents[2] / "examples/land_cover/images").glob("*.jpg"))[::60]
 LEVELS = 2  # of 255: rounding after each of timm's steps, and in the decoder
 
 

@@ -55,13 +55,13 @@ def run(photos) -> ev2.Run:
 def documented(tmp_path_factory, photos, run) -> Path:
     """What pages and docstrings name, only to be copied: a clone with few of its images, images, and runs."""
     folder, land_cover = tmp_path_factory.mktemp("documented"), ROOT / "examples/land_cover"
-    (folder / "examples/land_cover/pictures").mkdir(parents=True)
+    (folder / "examples/land_cover/images").mkdir(parents=True)
     (folder / "examples/weights").symlink_to(ROOT / "examples/weights")
-    shown = {found for page in PAGES for found in re.findall(r"pictures/\d+\.jpg", page.read_text("utf-8"))}
-    with open(land_cover / "pictures.csv", newline="") as file:
+    shown = {found for page in PAGES for found in re.findall(r"images/\d+\.jpg", page.read_text("utf-8"))}
+    with open(land_cover / "images.csv", newline="") as file:
         header, *rows = csv.reader(file)
     kept = [row for number, row in enumerate(rows) if number < 40 or row[0] in shown]
-    with open(folder / "examples/land_cover/pictures.csv", "w", newline="") as file:
+    with open(folder / "examples/land_cover/images.csv", "w", newline="") as file:
         csv.writer(file).writerows([header, *kept])
     for path, *_ in kept:
         shutil.copy(land_cover / path, folder / "examples/land_cover" / path)

@@ -93,9 +93,9 @@ def test_the_time_is_that_of_all_training(tmp_path):
     """Two folds take 10 s each, and their tries 3 s and 4 s; dealt otherwise 20 s each, and their tries 5 s and 6 s."""
 
     def folds_of(folder, seconds, *tried):
-        (folder / "choosing").mkdir(parents=True)
+        (folder / "selection").mkdir(parents=True)
         for number, taken in enumerate(tried):
-            (folder / f"choosing/fold{number + 1}.json").write_text(json.dumps({"scores": {}, "seconds": taken}))
+            (folder / f"selection/fold{number + 1}.json").write_text(json.dumps({"scores": {}, "seconds": taken}))
         return [SimpleNamespace(score=SimpleNamespace(seconds=seconds)) for _ in tried]
 
     answered = folds_of(tmp_path, 10.0, 3.0, 4.0)

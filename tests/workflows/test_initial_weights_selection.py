@@ -101,7 +101,7 @@ def test_the_better_features_win_wherever_they_stand(files, tmp_path):
         _, after, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
         assert after.recipe.weights == drawn.word
         assert after.comparison is not None
-        figures = {one["weights"]: one["value"] for one in after.comparison["starts"]}
+        figures = {one["weights"]: one["value"] for one in after.comparison["candidates"]}
         assert figures[drawn.word] > figures[blind.word] + 0.2
         assert "for drawn" in after.notes[0]
         assert "for blind" in after.notes[0]
@@ -172,7 +172,7 @@ def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_compar
     assert alone.comparison is None
     assert mentions(alone.notes[-1], "stage_fractions", "weight")
     _, after, _ = compared(shares, (blind, SCRATCH, drawn), source, tmp_path)
-    assert [one["weights"] for one in after.comparison["starts"]] == [blind.word, drawn.word]
+    assert [one["weights"] for one in after.comparison["candidates"]] == [blind.word, drawn.word]
     assert after.recipe.weights == drawn.word
     assert "random weights left out" in after.notes[-1]
     # Of 56 px finetune begins with 32, quick with 28.
@@ -186,7 +186,7 @@ def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_p
     one, same = found(files / "drawn.safetensors", "one"), found(files / "drawn.safetensors", "same")
     _, after, _ = compared(TrainOverrides(settings=SMALL), (one, same), source, tmp_path)
     assert after.comparison is not None
-    assert len({one["value"] for one in after.comparison["starts"]}) == 1
+    assert len({one["value"] for one in after.comparison["candidates"]}) == 1
     assert "for one" in after.notes[0]
     before, alone, _ = compared(TrainOverrides(settings=SMALL), (one,), source, tmp_path)
     assert alone == before
@@ -341,7 +341,7 @@ def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monk
     train_and_report(words, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0))
     report = json.loads((out / "report.json").read_text())
     recipe = yaml.safe_load((out / "recipe.yaml").read_text())
-    assert len(report["weights_compared"]["starts"]) == 2
+    assert len(report["weights_compared"]["candidates"]) == 2
     line = next(line for line in report["auto_choices"] if line.startswith("Weights: "))
     assert "inside the training split" in line
     assert line in (out / "log.txt").read_text()

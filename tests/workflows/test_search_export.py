@@ -66,7 +66,7 @@ def study(folder: Path, image_size: int) -> None:
             import_optuna().trial.create_trial(value=reward, user_attrs=told)
         )
     (folder / "study").mkdir()
-    (folder / "study/pictures.csv").write_text("path,label,split\n")
+    (folder / "study/dataset.csv").write_text("path,label,split\n")
 
 
 def export(folder: Path, *more: object) -> Done:

@@ -34,7 +34,7 @@ def crossval(
     ] = None,
     candidate_settings: Annotated[
         list[str] | None,
-        advanced("A recipe field while choosing only, such as epochs=4; repeatable.", "A.B=C", "--candidate-set"),
+        advanced("A recipe field of candidate runs alone, such as epochs=4; repeatable.", "A.B=C", "--candidate-set"),
     ] = None,
     members: Annotated[
         int,

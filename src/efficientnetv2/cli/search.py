@@ -204,7 +204,7 @@ def export(
 
     Examples:
     - `effnetv2 search export studies/photos`
-    - `effnetv2 train studies/photos/pictures.csv --model studies/photos/found.yaml`
+    - `effnetv2 train studies/photos/dataset.csv --model studies/photos/found.yaml`
     - `effnetv2 search export studies/photos --grow 1.5 --output studies/photos/larger.yaml`
     """
     from efficientnetv2.workflows.search_export import export_trial

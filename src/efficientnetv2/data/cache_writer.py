@@ -126,11 +126,11 @@ def cache_in_memory(job: CacheJob, *, room_bytes: int) -> CacheFile:
     holder: object
     if hasattr(os, "memfd_create"):
         # The file has no name and no limit but the memory's, unlike /dev/shm in a container.
-        handle = os.memfd_create("effnetv2-pictures")
+        handle = os.memfd_create("effnetv2-images")
         path, holder = Path(f"/proc/{os.getpid()}/fd/{handle}"), _Open(handle)
     else:  # a temporary file, which the system keeps in memory while there is room
         folder = tempfile.TemporaryDirectory(prefix="effnetv2-", ignore_cleanup_errors=True)
-        path, holder = Path(folder.name) / "pictures.bin", folder
+        path, holder = Path(folder.name) / "images.bin", folder
     digest = job.digest()
     _write_cache(path, job, offsets, digest)
     return CacheFile(path, digest, path.stat().st_size, reused=False, holder=holder)
@@ -145,7 +145,7 @@ class _Open:
 
 def cache_on_disk(folder: Path, job: CacheJob) -> CacheFile:
     """Cache images in a folder of their own, or reuse its complete cache. Raises InputError without room or access."""
-    file = folder / "pictures.bin"
+    file = folder / "images.bin"
     fix = "Name another place with EFFNETV2_CACHE=FOLDER"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,12 +170,12 @@ def cache_on_disk(folder: Path, job: CacheJob) -> CacheFile:
 def is_cached(folder: Path, job: CacheJob) -> bool:
     """Whether ``cache_on_disk`` would reuse the cache of a folder."""
     with silenced():
-        return _is_valid(folder / "pictures.bin", job.digest(), job)
+        return _is_valid(folder / "images.bin", job.digest(), job)
 
 
 def remove_unused_caches(caches: Path) -> None:
     """Remove the caches of a folder that no run has used for 30 days, unless one is in use now."""
-    for file in caches.glob("*/pictures.bin"):
+    for file in caches.glob("*/images.bin"):
         if not is_unused(file):
             continue
         with suppress(Timeout, OSError), FileLock(file.parent / "lock", timeout=0):

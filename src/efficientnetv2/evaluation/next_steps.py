@@ -157,7 +157,7 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
     if model not in NAMES or recipe.get("expected_dataset") is not None:
         return None
     best = pretrained.ranked_weights(model)
-    compared = [each["weights"] for each in metadata.extra.get("weights_compared", {}).get("starts", ())]
+    compared = [each["weights"] for each in metadata.extra.get("weights_compared", {}).get("candidates", ())]
     bundled = start.endswith(f"{model}.safetensors") and Path(start).parent.name == "weights"
     if not best or not (start == "none" or bundled) or set(compared) & set(best):
         return None

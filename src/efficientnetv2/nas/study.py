@@ -126,7 +126,7 @@ def require_same_config(config: StudyConfig, requested: RequestedConfig, where: 
         differences.append(f"`bands` of the rasters: {there} there, {here} here")
     fix = "Use hardware, threads and PyTorch as it was started with"
     if differences:
-        fix = "Restore the images of its pictures.csv" if resumed else "Continue it (effnetv2 search resume)"
+        fix = "Restore the images of its dataset.csv" if resumed else "Continue it (effnetv2 search resume)"
     if requested.hardware not in (None, config.hardware):
         differences.append(f"hardware, and so step times: {config.hardware} there, {requested.hardware} here")
     if differences:

@@ -215,4 +215,4 @@ def _folder(images: ImageDataset, spec: CacheSpec, data: PreparedData) -> Path:
         about = "\0".join([about, *images.paths])
     digest = hashlib.blake2b(about.encode(), digest_size=6).hexdigest()
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:40]
-    return cache_folder("pictures") / f"{stem}-{spec.px}px-{digest}"
+    return cache_folder("images") / f"{stem}-{spec.px}px-{digest}"

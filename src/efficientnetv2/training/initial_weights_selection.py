@@ -147,10 +147,10 @@ def select_weights(
         f"{task.groups_note}{why} ({took_s:.0f} s). {_CHOOSE}"
     )
     comparison = {
-        "figure": task.metric,
+        "metric": task.metric,
         "num_images": len(task.images),
         "folds": _FOLDS,
-        "starts": [{"weights": candidate.word, "value": round(score, 4)} for candidate, score in pairs],
+        "candidates": [{"weights": candidate.word, "value": round(score, 4)} for candidate, score in pairs],
     }
     request = replace(request, comparison=comparison, comparison_s=took_s)
     return _with_weights(request, replace(winner, note=note), unfit, hardware)

@@ -44,6 +44,7 @@ _KEYS_IN = {
     "progressive": {"others": "extra"},
     "augment": {"colour": "color"},
     "rates": {"answers": "predictions"},
+    "weights_compared": {"figure": "metric", "starts": "candidates"},
 }
 # Names of a key with a value of a type, and with others.
 _NAMES_BY_TYPE: dict[str, tuple[type, str, str]] = {

@@ -117,7 +117,7 @@ def cross_validate(
         time_column: Column of a year or date, with ``by="time"``. None finds it.
         candidates: Settings to choose from in every fold, such as
             ``[{"class_sampling": None}, {"class_sampling": "equal"}]``.
-        candidate_settings: Settings that hold while choosing only, such as ``{"epochs": 4}``.
+        candidate_settings: Settings of the runs that compare the candidates, such as ``{"epochs": 4}``.
         members: Models that predict each fold together: the best candidates, or the recipe with as many seeds.
         compare_splits: Train a second set of folds, at random, to compare with folds by location.
         output: Folder of the cross-validation. None makes a new one under ``runs/``.
@@ -234,10 +234,10 @@ def _start_removed_on_error(folder: Path, created: Sequence[Path]) -> Iterator[N
         raise
     except BaseException:
         if not any(next(folder.rglob(name), None) for name in ("run.json", "recipe.yaml")):
-            tables = [file for part in (".", "choosing") for file in (folder / part / "pictures").glob("*.csv")]
+            tables = [file for part in (".", "selection") for file in (folder / part / "tables").glob("*.csv")]
             for file in (*tables, *(folder / name for name in ("dataset.csv", CROSSVAL_JSON, SKIPPED))):
                 file.unlink(missing_ok=True)
-            for path in (*(folder / name for name in ("choosing/pictures", "choosing", "pictures")), *created):
+            for path in (*(folder / name for name in ("selection/tables", "selection", "tables")), *created):
                 with suppress(OSError):  # not empty, or not there
                     path.rmdir()
         raise

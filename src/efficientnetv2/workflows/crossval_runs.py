@@ -62,7 +62,7 @@ def retrain_hint(path: Path) -> str:
 
 def selection_results(folder: Path, number: int) -> dict[str, Any]:
     """``scores`` by candidate, ``seconds`` of all candidates, and ``num_images`` of a fold."""
-    file = folder / "choosing" / f"fold{number + 1}.json"
+    file = folder / "selection" / f"fold{number + 1}.json"
     return read_object(file, "scores", "seconds", fix=retrain_hint(file))
 
 
@@ -189,7 +189,7 @@ class _Fold:
 
     def _candidate_scores(self) -> tuple[float, ...]:
         """Macro metric of each candidate; empty without selection. Runs of the selection are removed."""
-        config, selection = self.trainer.config, self.folder / "choosing"
+        config, selection = self.trainer.config, self.folder / "selection"
         if not config.selects:
             return ()
         if not (selection / f"fold{self.number + 1}.json").exists():
@@ -200,7 +200,7 @@ class _Fold:
 
     def _select(self) -> None:
         """Train each candidate on a part of the training images, and write its score on the rest and its time."""
-        trainer, selection = self.trainer, self.folder / "choosing"
+        trainer, selection = self.trainer, self.folder / "selection"
         config = trainer.config
         rows = config.selection_split(trainer.dataset, trainer.contents, self.folds, self.number, trainer.seed)
         scores: dict[str, float] = {}
@@ -263,7 +263,7 @@ class _Fold:
     ) -> _RunResult:
         """Train on the first and predict the second of (training, validation) ``rows``."""
         trainer, dataset, used = self.trainer, self.trainer.dataset, np.concatenate(rows)
-        table = path.parent / "pictures" / f"{path.name}.csv"
+        table = path.parent / "tables" / f"{path.name}.csv"
         split = np.repeat(np.array(["train", "val"], dtype=object), [len(part) for part in rows])
         table.parent.mkdir(parents=True, exist_ok=True)
         # Paths are relative to the folder of the table, where the temporary file is too.
@@ -329,7 +329,7 @@ def _saved_scores(folder: Path, config: CrossValConfig, number: int) -> tuple[fl
 
 def _selection_recipes(folder: Path, candidate: int) -> list[Path]:
     """Recipes that selection runs of a candidate have resolved: for the weights of the first fold, then for others."""
-    first = folder / "choosing" / f"try{candidate + 1}.yaml"
+    first = folder / "selection" / f"try{candidate + 1}.yaml"
     return [file for file in (first, *sorted(first.parent.glob(f"{first.stem}_fold*.yaml"))) if file.exists()]
 
 

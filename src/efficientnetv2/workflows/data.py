@@ -41,7 +41,7 @@ from efficientnetv2.workflows.arguments import choice, is_inside_data, refuse_in
 
 _logger = logging.getLogger(__name__)
 
-TABLE = "pictures.csv"
+TABLE = "dataset.csv"
 _COPIES = "augmented"  # the folder of copies
 _QUALITY = 95  # of the JPEG, its colors at full resolution: a copy of a copy should not look like one. Ours.
 _INSTEAD = "Use `fewer=True`, or let training draw rare classes more often: `class_sampling=equal`."

@@ -24,7 +24,7 @@ from efficientnetv2.utils.shell import shell_join
 REPORT_FILES = ("search.html", "fronts.png", "rewards.png", "importances.png")
 #: All files of a study; any other file belongs to the user.
 STUDY_FILES = {
-    "study.yaml", "study.db", "study.db.lock", "study.db-journal", "pictures.csv", "step_times.json",
+    "study.yaml", "study.db", "study.db.lock", "study.db-journal", "dataset.csv", "step_times.json",
     "step_times.lock", "log.txt", "found.yaml", *REPORT_FILES,
 }  # fmt: skip
 _LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ")
@@ -50,7 +50,7 @@ class StudyDir:
     @property
     def split_file(self) -> Path:
         """Every image, its label and its split."""
-        return self.path / "pictures.csv"
+        return self.path / "dataset.csv"
 
     @property
     def times_file(self) -> Path:
@@ -66,7 +66,7 @@ class StudyDir:
         """Refuse a folder that holds files of anything but a study."""
         if self.file.exists() or not self.path.is_dir():
             return
-        known = STUDY_FILES - {"pictures.csv"}  # Where no study was started, it may be the user's.
+        known = STUDY_FILES - {"dataset.csv"}  # Where no study was started, it may be the user's.
         if not _is_log(self.path / "log.txt"):  # Of a study whose backbone could not be trained.
             known -= {"log.txt"}
         page = self.path / REPORT_FILES[0]

@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 ]
 
-PHOTOGRAPHS = sorted((Path(__file__).parents[3] / "examples/land_cover/pictures").glob("*.jpg"))[::80]
+PHOTOGRAPHS = sorted((Path(__file__).parents[3] / "examples/land_cover/images").glob("*.jpg"))[::80]
 CLASSES = ("naïve", "oak, red", "elm")
 TF, V1 = get_architecture("efficientnetv2_b0"), get_architecture("efficientnet_b0")
 PLAIN = replace(V1, padding="symmetric", batch_norm_epsilon=1e-5)  # timm's without tf_, and torchvision's

@@ -37,7 +37,7 @@ pytestmark = [
 ]
 
 TOLERANCE = 1e-4  # of the logits' spread
-PHOTOGRAPHS = sorted((Path(__file__).parents[3] / "examples/land_cover/pictures").glob("*.jpg"))[::50]
+PHOTOGRAPHS = sorted((Path(__file__).parents[3] / "examples/land_cover/images").glob("*.jpg"))[::50]
 NAMES = (B0 := "efficientnetv2_b0", "efficientnet_b0")
 FORMATS = (".keras", ".weights.h5", ".h5")
 SYMMETRIC = {"mean": (128 / 255,) * 3, "std": (128 / 255,) * 3}
