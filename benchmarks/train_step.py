@@ -1,6 +1,6 @@
 """One training step against those of timm and torchvision: the same network, images, optimizer and regularization.
 
-Run: python -m benchmarks.train_step [--only b0_224] [--compiled] [--rounds 9] [--record]
+Run: python -m benchmarks.train_step [--only b0_224] [--compiled] [--avx2] [--rounds 9] [--record]
      python -m benchmarks.train_step --model efficientnetv2_s --image-size 128 [--device cuda] [--json]
 
 The sides alternate within one process, a step each per round: the others as people run them (fp32, contiguous memory, a
@@ -10,6 +10,8 @@ chooses on this machine, which also normalizes the images and seeds its draws.
 
 ``_vs_timm_default`` is ours over timm as people run it, ``_vs_timm_best`` over the fastest of its tuned sides, and
 ``_vs_torchvision_best`` over the fastest of torchvision's, where that is timed too; medians and quartiles over rounds.
+``--avx2`` limits PyTorch, oneDNN and the compiler to AVX2 on all sides, as processors without AVX-512 are; its claims
+are ``train_step_NAME_avx2_...``.
 Then 20 steps without regularization from the same weights: how far our losses are from timm's in fp32, and how far
 timm's own in bf16 are.
 """
@@ -20,6 +22,7 @@ import argparse
 import importlib.util
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -332,11 +335,11 @@ def time_steps(
     return StepSpeeds(interleave(calls, rounds=rounds, wait=wait), work.batch_size, note, first_s)
 
 
-def claims(name: str, found: Speeds) -> tuple[dict[str, TimingStats], str]:
+def claims(name: str, found: Speeds, suffix: str = "") -> tuple[dict[str, TimingStats], str]:
     """The ratios, and which of timm's tuned sides is the fastest."""
-    ratios = {f"train_step_{name}_vs_timm_default": found.ahead_of("timm")}
+    ratios = {f"train_step_{name}{suffix}_vs_timm_default": found.ahead_of("timm")}
     ratios |= {
-        f"train_step_{name}_vs_{library}_best": found.ahead_of(found.fastest(f"{library} "))
+        f"train_step_{name}{suffix}_vs_{library}_best": found.ahead_of(found.fastest(f"{library} "))
         for library in LIBRARIES[name]
     }
     return ratios, found.fastest("timm ")
@@ -368,6 +371,7 @@ def main() -> None:
     add = parser.add_argument
     add("--only", choices=list(CASES), action="append")
     add("--compiled", action="store_true", help="the compiled sides of the others too")
+    add("--avx2", action="store_true", help="no instructions beyond AVX2")
     add("--rounds", type=int, default=_ROUNDS)
     add("--record", action="store_true", help="write results/summary.json and train_step.json")
     other = parser.add_argument_group("another network, which is not recorded")
@@ -384,6 +388,8 @@ def main() -> None:
         return
     if options.record and not options.compiled:
         parser.error("--record is for all of timm's sides, its compiled ones too: add --compiled.")
+    if options.avx2:
+        _limit_to_avx2()
     for name in options.only or CASES:
         case = CASES[name]
         print(f"\n{name}", flush=True)
@@ -391,12 +397,21 @@ def main() -> None:
             case(rate=0.1), rounds=options.rounds, compiled=options.compiled, say=print, libraries=LIBRARIES[name]
         )
         print(*found.lines(), sep="\n", flush=True)
-        ratios, best = claims(name, found)
+        ratios, best = claims(name, found, "_avx2" if options.avx2 else "")
         for claim, spread in ratios.items():
             print(f"  {claim}: {spread}{f' ({best})' if claim.endswith('timm_best') else ''}", flush=True)
         compared = losses(case(rate=0.0))
         if options.record:
-            keep(name, {"best": best, "losses": compared} | found.to_json(), ratios, options.rounds)
+            kept = {"best": best, "losses": compared} | found.to_json()
+            keep(name, kept, ratios, options.rounds, avx2=options.avx2)
+
+
+def _limit_to_avx2() -> None:
+    """Start again with these variables, which libraries read when they are loaded."""
+    if os.environ.get("ATEN_CPU_CAPABILITY") != "avx2":
+        env = os.environ | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:]], env)
+    torch._inductor.config.cpp.simdlen = 256
 
 
 def _time_other(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -417,15 +432,18 @@ def _time_other(options: argparse.Namespace, parser: argparse.ArgumentParser) ->
     print(json.dumps(facts | found.to_json()) if options.json else "\n".join(found.lines()))
 
 
-def keep(name: str, found: dict[str, Any], ratios: dict[str, TimingStats], rounds: int) -> None:
+def keep(name: str, found: dict[str, Any], ratios: dict[str, TimingStats], rounds: int, *, avx2: bool = False) -> None:
     """Into the summary, and the raw seconds and losses into train_step.json."""
-    command = "python -m benchmarks.train_step --compiled"
+    command = f"python -m benchmarks.train_step --compiled{' --avx2' * avx2}"
     command += "" if rounds == _ROUNDS else f" --rounds {rounds}"
+    machine = hardware() + ", limited to AVX2" * avx2
     for claim, spread in ratios.items():
-        record(claim, spread.median, unit="ratio", low=spread.low, high=spread.high, n=rounds, command=command)
+        record(
+            claim, spread.median, unit="ratio", low=spread.low, high=spread.high, n=rounds, command=command, on=machine
+        )
     path = RESULTS / "train_step.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
-    kept[name] = found | {"hardware": hardware(), "torch": torch.__version__}
+    kept[f"{name}{'_avx2' * avx2}"] = found | {"hardware": machine, "torch": torch.__version__}
     path.write_text(json.dumps(kept, indent=1) + "\n")
 
 
