@@ -50,7 +50,7 @@ TOLERANCE = 1e-4
 WRONG = 10 * TOLERANCE  # what is broken on purpose is at least this far off
 # Becomes 86, 43, 22, 11, 6. Both paddings are the same where an odd side is halved, so even ones must be among them.
 ODD_PX = 171
-PICTURES = sorted((Path(__file__).parent.parent / "examples" / "land_cover" / "pictures").glob("*.jpg"))
+PICTURES = sorted((Path(__file__).parent.parent / "examples" / "land_cover" / "images").glob("*.jpg"))
 RESULT = Path(__file__).parent / "results" / "parity.json"
 KEPT = Path("runs/parity")
 PACKAGES = ("efficientnetv2", "torch", "timm", "torchvision", "keras")
