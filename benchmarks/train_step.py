@@ -319,6 +319,7 @@ def time_steps(
     libraries: Sequence[str] = ("timm", "torchvision"),
 ) -> StepSpeeds:
     """Time a training step of every side in turn; the others are compiled too if asked, or where ours is."""
+    torch._dynamo.reset()  # else it compiles for any shape, after another one: slow code, after many minutes
     recipe, note = our_recipe(work)
     say(note)
     compiled = compiled or recipe.compile is True
