@@ -147,7 +147,7 @@ def raw_of(name, command):
     found = [RESULTS / f"{called}.json", RESULTS / called / "measured.json"]
     raw = [read(file) for file in found if file.is_file()]
     if called == "train_step":
-        return next(row for case, row in raw[0].items() if f"_{case}_" in name)
+        return next(row for case, row in raw[0].items() if f"_{case}_vs_" in name)
     if called == "time_to_accuracy":  # its one claim; the other runs used other machines
         return [*raw[0]["torchvision"], *raw[0]["ours"]["2"]]
     return raw[0] if raw else None

@@ -85,16 +85,21 @@ def test_other_options_of_the_loop_are_not_recorded(options, summary, monkeypatc
     assert mentions(capsys.readouterr().err, "--record", "4", "128", "64")
 
 
-@pytest.mark.parametrize(("rounds", "more"), [(9, ""), (3, " --rounds 3")])
-def test_claims_of_a_step_have_its_rounds(rounds, more, summary, monkeypatch):
-    found = SimpleNamespace(lines=list, to_json=dict)
+@pytest.mark.parametrize(
+    ("args", "rounds", "more"), [((), 9, ""), (("--rounds", 3), 3, " --rounds 3"), (("--avx2",), 9, " --avx2")]
+)
+def test_claims_of_a_step_have_its_options(args, rounds, more, summary, monkeypatch):
+    found, ratio = SimpleNamespace(lines=list, to_json=dict), TimingStats.of([2.0, 3.0])
+    limited = "--avx2" in args
     monkeypatch.setattr(train_step, "time_steps", lambda work, **_: found)
-    monkeypatch.setattr(train_step, "claims", lambda name, found: ({name: TimingStats.of([2.0, 3.0])}, "timm"))
+    monkeypatch.setattr(train_step, "claims", lambda name, found, suffix: ({name + suffix: ratio}, ""))
     monkeypatch.setattr(train_step, "losses", lambda work: {})
-    run(train_step, monkeypatch, "--record", "--compiled", "--only", "b0_224", "--rounds", rounds)
-    claim = summary()["b0_224"]
+    monkeypatch.setattr(train_step, "_limit_to_avx2", lambda: None)
+    run(train_step, monkeypatch, "--record", "--compiled", "--only", "b0_224", *args)
+    claim = summary()[f"b0_224{'_avx2' * limited}"]
     assert claim["command"] == f"python -m benchmarks.train_step --compiled{more}"
     assert claim["n"] == rounds
+    assert claim["hardware"].endswith("limited to AVX2") == limited
 
 
 def test_step_without_compiled_timm_is_not_recorded(monkeypatch, capsys):
