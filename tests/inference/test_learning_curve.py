@@ -1,4 +1,4 @@
-"""Would more labels help: on embeddings whose answer is known."""
+"""The learning curve of the probe, on embeddings with a known true gain."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FIT = partial(fit_classifier, strength=0.01, balanced=False)
 
 
 def section_of(curve):
-    """As a report shows it."""
+    """The section of a report."""
     section = learning_curve_section(curve)
     return render(section.template, part=section)
 
 
 def embeddings(generator, count, *, apart=0.6, width=60):
-    """Three classes around centers that lie so far apart, in noise of deviation 1."""
+    """Three classes with normal noise of standard deviation 1 around their centers."""
     centers = np.random.default_rng(99).normal(size=(3, width)) * apart / 3
     labels = np.arange(count) % 3
     vectors = (centers[labels] + generator.normal(size=(count, width))).astype(np.float32)
@@ -42,7 +42,7 @@ def embeddings(generator, count, *, apart=0.6, width=60):
 
 
 def curve(seed, *, train=240, labeled=None, apart=0.6, val=300):
-    """Also the macro-F1 reached with ``train`` images, and with twice ``labeled``, of which these are a sample."""
+    """The curve, the macro-F1 of a probe of ``train`` images, and that of a probe of twice ``labeled`` images."""
     generator, labeled = np.random.default_rng(seed), labeled or train
     every, asked = embeddings(generator, 2 * labeled, apart=apart), embeddings(generator, val, apart=apart)
     learn = Embeddings(every.samples[:train], every.labels[:train], every.vectors[:train])
@@ -52,8 +52,8 @@ def curve(seed, *, train=240, labeled=None, apart=0.6, val=300):
     return (found, f1_score(asked.labels, answers, average="macro"), f1_score(asked.labels, twice, average="macro"))
 
 
-def test_the_last_point_is_the_probe_and_twice_as_many_lie_in_the_interval():
-    """Of twelve sets, each with the truth at hand: the labels that are promised are bought, and tried."""
+def test_last_point_is_the_probe_and_the_interval_contains_twice_the_images():
+    """Twelve datasets. The probe is also fitted to the twice as many images of the forecast."""
     inside, gains = 0, []
     for seed in range(12):
         found, whole, twice = curve(seed)
@@ -67,7 +67,7 @@ def test_the_last_point_is_the_probe_and_twice_as_many_lie_in_the_interval():
     assert real > 0.02
 
 
-def test_where_nothing_is_left_to_learn_it_is_said():
+def test_verdict_without_and_with_a_gain_from_more_labels():
     found, whole, _ = curve(0, apart=6.0)
     assert whole > 0.99
     assert label_efficiency_verdict(found)[0] == "Little."
@@ -81,8 +81,8 @@ def test_where_nothing_is_left_to_learn_it_is_said():
 
 
 @pytest.mark.parametrize("carried", [None, LearningCurvePoint(960, 0.41, 0.3, 0.5, 5)])
-def test_a_curve_that_falls_by_chance_promises_no_harm(carried):
-    """53.7 % with 48 images, 46.5 % with 96; whether more would help is not known."""
+def test_falling_curve_forecasts_no_loss(carried):
+    """53.7 % with 48 images, 46.5 % with 96: the effect of more labels is not known."""
     points = (LearningCurvePoint(48, 0.537, 0.4, 0.66, 5), LearningCurvePoint(96, 0.465, 0.33, 0.6, 1))
     found = LearningCurve(points, LearningCurvePoint(192, 0.431, 0.2, 0.6, 1), -0.034, -0.12, 0.06, carried)
     word, words = label_efficiency_verdict(found)
@@ -93,8 +93,8 @@ def test_a_curve_that_falls_by_chance_promises_no_harm(carried):
     assert label_efficiency_verdict(replace(found, gain_high=0.01))[0] == "Little."
 
 
-def test_of_a_sample_twice_as_many_as_there_are_lie_in_the_interval():
-    """240 of 1,920 are measured: 3,840 lie four doublings away, where a power law alone promises far too much."""
+def test_interval_of_a_sample_contains_twice_the_labeled_images():
+    """240 of 1,920 are measured: 3,840 are four doublings away, where a power law alone overestimates."""
     inside = 0
     for seed in range(8):
         found, whole, twice = curve(seed, labeled=1920)
@@ -105,7 +105,7 @@ def test_of_a_sample_twice_as_many_as_there_are_lie_in_the_interval():
     assert inside >= 7, inside
 
 
-def test_a_forecast_from_a_sample_says_so_and_promises_nothing():
+def test_forecast_from_a_sample_names_the_sample_and_is_uncertain():
     found, _, _ = curve(0, labeled=1920)
     word, words = label_efficiency_verdict(found)
     assert word == "Perhaps."
@@ -118,8 +118,8 @@ def test_a_forecast_from_a_sample_says_so_and_promises_nothing():
 
 
 @pytest.mark.parametrize("made", [True, False])
-def test_copies_are_no_labels_more(made):
-    """Each image three times, as copies or as one place: nothing stands on both sides of a draw."""
+def test_copies_do_not_count_as_more_labels(made):
+    """Each image three times, as copies or at one location. No group is in both parts of a split."""
     generator = np.random.default_rng(0)
     one, asked = embeddings(generator, 240), embeddings(generator, 300)
     vectors = np.tile(one.vectors, (3, 1)) + 0.1 * generator.normal(size=(720, 60)).astype(np.float32)
@@ -138,15 +138,15 @@ def test_copies_are_no_labels_more(made):
         assert len(learnt) == pytest.approx(180, abs=6)
 
 
-def test_a_power_law_is_carried_on():
-    """Errors 0.8 n^-0.5: twice as many leave 0.8 (2n)^-0.5, by both readings."""
+def test_power_law_is_extrapolated():
+    """Errors 0.8 n^-0.5 become 0.8 (2n)^-0.5 with twice the images, by both fits."""
     sizes = np.array([25.0, 50.0, 100.0, 200.0])
     scores = (1 - 0.8 * sizes**-0.5)[:, None]
     assert _carried(scores, sizes, 200, 400) == pytest.approx(1 - 0.8 * 400.0**-0.5)
 
 
-def test_beyond_a_sample_a_power_law_is_carried_on_at_three_rates():
-    """200 of 800: 1,600 are three doublings away. A rise of the error, which chance may make, is not carried on."""
+def test_power_law_of_a_sample_is_extrapolated_at_three_rates():
+    """200 of 800: 1,600 are three doublings away. A rise of the error may be chance and is not extrapolated."""
     sizes = np.array([25.0, 50.0, 100.0, 200.0])
     scores = (1 - 0.8 * sizes**-0.5)[:, None]
     expected = [1 - 0.8 * 200**-0.5 * 8**-rate for rate in (0.5, 0.5, 0.25, 0.25, 0, 0)]
@@ -154,7 +154,7 @@ def test_beyond_a_sample_a_power_law_is_carried_on_at_three_rates():
     assert _carried(scores[::-1], sizes, 800, 1600) == pytest.approx(scores[0, 0])
 
 
-def test_weighted_macro_f1_is_that_of_repeated_pictures():
+def test_weighted_macro_f1_equals_repeated_images():
     generator = np.random.default_rng(0)
     true, answers = generator.integers(0, 3, (2, 40))
     times = generator.integers(0, 3, 40)
@@ -162,13 +162,13 @@ def test_weighted_macro_f1_is_that_of_repeated_pictures():
     assert _macro_f1(times[None].astype(float), true, answers, 3) == pytest.approx(expected)
 
 
-def test_too_few_pictures_give_no_curve_and_the_same_key_the_same():
+def test_few_images_give_no_curve_and_equal_keys_equal_curves():
     assert curve(0, train=30)[0] is None
     assert curve(1)[0] == curve(1)[0]
 
 
-def test_a_class_so_rare_that_small_parts_have_none_of_it(monkeypatch):
-    """7 of 2,000 images: a sixteenth of them has 0.44 of one, which is none, an eighth 0.9, which is one."""
+def test_sizes_without_the_rare_class_are_omitted(monkeypatch):
+    """7 of 2,000 images: a sixteenth has 0.44 of them (rounds to 0), an eighth has 0.9 (rounds to 1)."""
     generator = np.random.default_rng(0)
     labels = (np.arange(2000) >= 1993).astype(np.int64)
     vectors = (generator.normal(size=(2000, 4)) + 3 * labels[:, None]).astype(np.float32)

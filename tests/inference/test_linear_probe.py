@@ -1,4 +1,4 @@
-"""The linear probe: scikit-learn's logistic regression on the network's embeddings, and nothing else."""
+"""The linear probe: scikit-learn's logistic regression on the embeddings of a backbone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +42,7 @@ def parts(class_folders):
     return pictures.select(np.arange(0, 48, 2)), pictures.select(np.arange(1, 48, 2))
 
 
-def test_embeddings_are_what_the_classifier_reads(network, parts):
+def test_embeddings_are_the_input_of_the_classifier(network, parts):
     embedded = embed_dataset(network, parts[0], preprocessing=PREPROCESSING, batch_size=5)
     assert embedded.vectors.shape == (24, 16)
     assert embedded.labels.tolist() == parts[0].labels.tolist()
@@ -50,7 +50,7 @@ def test_embeddings_are_what_the_classifier_reads(network, parts):
     np.testing.assert_allclose(embedded.vectors[7], one.vectors[0], rtol=1e-4, atol=1e-5)
 
 
-def test_colors_are_told_apart_even_by_random_features(network, parts):
+def test_random_features_separate_colors(network, parts):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     found = linear_probe(network, *parts, PREPROCESSING, ProbeOptions(KEY)).metrics
     assert found.top1 == found.macro_f1 == 1.0
@@ -58,8 +58,8 @@ def test_colors_are_told_apart_even_by_random_features(network, parts):
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
-def test_what_cannot_be_read_is_counted_but_not_its_copies(network, parts):
-    """Of three that are lost one is a copy: two labels fewer."""
+def test_unreadable_images_are_counted_without_copies(network, parts):
+    """Three files are unreadable, and one of them is a copy: two labels fewer."""
     train, val = parts
     made = ["" if row != 9 else train.paths[8] for row in range(24)]
     train = replace(train, table=train.table.assign(augmented_from=made))
@@ -75,15 +75,15 @@ def test_what_cannot_be_read_is_counted_but_not_its_copies(network, parts):
     [(0, range(24), ("24",)), (1, range(24), ("24",)), (0, range(8, 24), ("blue", "16"))],
     ids=["learning", "measuring", "one class"],
 )
-def test_too_little_that_can_be_read_is_named(side, lost, said, network, parts):
-    """Of shards it shows only now; scikit-learn would speak of arrays."""
+def test_too_few_readable_images_are_an_error(side, lost, said, network, parts):
+    """In shards, unreadable images are found only now. scikit-learn's message would be about arrays."""
     for row in lost:
         Path(parts[side].file(row)).write_bytes(b"no picture")
     with pytest.raises(InputError, match=mentioning(*said)):
         linear_probe(network, *parts, PREPROCESSING, ProbeOptions(KEY))
 
 
-def test_labels_that_mean_nothing_are_not_learnt(network, parts):
+def test_random_labels_are_not_learned(network, parts):
     train, val = parts
     shuffled = replace(
         train, table=train.table.assign(label=np.random.default_rng(0).permutation(train.table["label"]))
@@ -93,7 +93,7 @@ def test_labels_that_mean_nothing_are_not_learnt(network, parts):
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_it_is_scikit_learns_regression_at_the_strength_it_chose(balanced):
+def test_probe_equals_logistic_regression_at_the_selected_strength(balanced):
     draw = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [60, 25, 15])
     vectors = (draw.normal(size=(100, 8)) * np.arange(1, 9) + labels[:, None]).astype(np.float32)
@@ -105,8 +105,8 @@ def test_it_is_scikit_learns_regression_at_the_strength_it_chose(balanced):
 
 
 @pytest.mark.parametrize(("classes", "fits"), [(250, 6), (300, 1)])
-def test_of_very_many_classes_the_strength_is_the_usual_one(classes, fits, monkeypatch):
-    """A fit of all is by turns of 2,000 x 1,280 x K; choosing among five takes as many of three quarters."""
+def test_many_classes_use_the_default_strength(classes, fits, monkeypatch):
+    """A full fit costs 2,000 x 1,280 x K. A selection among five costs five fits of three quarters."""
     made = []
     monkeypatch.setattr(room, "fit_classifier", lambda vectors, labels, *_: made.append(len(labels)) or _Nothing())
     labels = np.arange(2_000) % classes
@@ -121,8 +121,8 @@ class _Nothing:
         return np.full(len(vectors), -1)
 
 
-def test_copies_and_neighbors_do_not_choose_the_strength():
-    """Each vector three times, with a little noise: asked for them, a probe would know them by heart."""
+def test_copies_and_neighbors_do_not_affect_the_strength():
+    """Each vector three times with a little noise. Without groups, memorizing a copy would be rewarded."""
     labels, vectors = _alike(240, np.random.default_rng(2))
     alone = Embeddings(np.arange(240), labels, vectors[:240])
     every, family = Embeddings(np.arange(720), np.tile(labels, 3), vectors), np.tile(np.arange(240), 3)
@@ -136,7 +136,7 @@ def test_copies_and_neighbors_do_not_choose_the_strength():
 
 
 def _alike(count, draw):
-    """Three classes, and vectors of ``count`` images, then again twice with a little noise."""
+    """Labels of three classes, and vectors of ``count`` images, followed by two noisy copies of each."""
     labels = np.arange(count) % 3
     own = 0.15 * draw.normal(size=(3, 300))[labels] + draw.normal(size=(count, 300))
     again = np.concatenate([own, own, own])
@@ -144,7 +144,7 @@ def _alike(count, draw):
     return labels, again.astype(np.float32)
 
 
-def test_where_nothing_hangs_together_the_draw_is_scikit_learns():
+def test_split_without_groups_is_that_of_scikit_learn():
     labels = np.arange(60) % 3
     split = StratifiedShuffleSplit(1, test_size=0.25, random_state=KEY.torch_seed() % 2**32)
     ((learning, choosing),) = GroupedData.from_dataset(pictures(labels), np.arange(60), key=KEY).draw_splits(
@@ -155,7 +155,7 @@ def test_where_nothing_hangs_together_the_draw_is_scikit_learns():
     np.testing.assert_array_equal(choosing, expected[1])
 
 
-def test_places_are_kept_whole_where_that_leaves_every_class_to_learn():
+def test_locations_are_not_split_if_each_class_remains_in_training():
     labels = np.tile([0, 1], 40)
     place = np.arange(80) // 8
     data = pictures(labels, latitude=place + 0.5, longitude=place + 0.5)
@@ -168,16 +168,16 @@ def test_places_are_kept_whole_where_that_leaves_every_class_to_learn():
     assert len(np.unique(GroupedData.from_dataset(one_place_each, None, key=KEY).clusters)) == 80
 
 
-def test_places_of_very_few_pictures_are_no_obstacle():
-    """No class has an image for each of the parts that a strictness is chosen by."""
+def test_few_images_are_not_grouped_by_location():
+    """No class has an image for each part that the strength is selected with."""
     labels = np.array([0, 1, 0, 1, 0, 1])
     few = pictures(labels, latitude=np.arange(6) + 0.5, longitude=3.0 * np.arange(6))
     np.testing.assert_array_equal(np.unique(GroupedData.from_dataset(few, None, key=KEY).clusters), np.arange(6))
 
 
 @pytest.mark.parametrize(("places", "each", "draws"), [(20, 5, 4), (60, 20, 2), (40, 50, 1), (100, 1, 1)])
-def test_few_places_are_drawn_more_than_once(places, each, draws, monkeypatch):
-    """A quarter of 100 images is a handful of places, of 2,000 the 500 that suffice; lone ones are drawn once."""
+def test_few_groups_are_split_several_times(places, each, draws, monkeypatch):
+    """A quarter of 100 images has few groups. A quarter of 2,000 has 500, which is enough. Single images: one split."""
     of = Embeddings(np.arange(places * each), np.arange(places * each) % 2, np.zeros((places * each, 3), np.float32))
     together = GroupedData(np.arange(places * each) // each, np.arange(places * each), np.zeros(places * each, bool))
     seen = []
@@ -188,12 +188,12 @@ def test_few_places_are_drawn_more_than_once(places, each, draws, monkeypatch):
     assert len(seen) == 5 * draws + 1
 
 
-def test_of_copies_whose_origin_is_not_there_one_stands_for_it():
+def test_copies_without_their_source_keep_one_representative():
     copies = GroupedData(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), np.array([True, True, True, False]))
     assert copies.originals.tolist() == [0, 3]
 
 
-def test_class_weights_serve_the_rare_class():
+def test_class_weights_improve_the_rare_class():
     draw = np.random.default_rng(0)
     labels = np.repeat([0, 1], [190, 10])
     vectors = (draw.normal(size=(200, 4)) + labels[:, None]).astype(np.float32)
@@ -205,21 +205,23 @@ def test_class_weights_serve_the_rare_class():
     assert weighed > plain
 
 
-def test_a_class_with_one_picture_is_no_obstacle():
+def test_class_with_one_image_is_accepted():
     vectors = np.eye(5, dtype=np.float32)
     pipeline, _ = fit_probe(Embeddings(np.arange(5), np.array([0, 0, 1, 1, 2]), vectors), key=KEY, balanced=True)
     assert set(pipeline.classes_) == {0, 1, 2}
 
 
-def test_a_class_that_is_only_answered_does_not_count():
-    """As in the report: 19 of 20 right, the last given to a class that is not there. F1 38/39 of the one class."""
+def test_macro_f1_ignores_classes_that_are_only_predicted():
+    """As in the report: 19 of 20 are right, and the last prediction is a class without images. F1 is 38/39."""
     truth, answers = np.zeros(20, dtype=np.int64), np.array([0] * 19 + [1])
     expected = classification_metrics(truth, np.eye(2)[answers], ("a", "b")).macro_f1
     assert room.macro_f1(truth, answers) == pytest.approx(expected) == pytest.approx(38 / 39)
 
 
-def test_how_many_pictures_follows_what_they_cost_on_a_cpu():
-    """V2-B0 at 224 px has 0.718 billion multiply-adds: 5,000 images; S at 384 px 8.37: 430, so the least, 500."""
+def test_image_limit_follows_the_cost_on_a_cpu():
+    """V2-B0 at 224 px has 0.718 billion multiply-adds: 5,000 images. S at 384 px has 8.37: 430, so the minimum of
+    500.
+    """
     cpu = torch.device("cpu")
     b0, s = create("efficientnetv2_b0", num_classes=0), create("efficientnetv2_s", num_classes=0)
     assert room.max_probe_images(b0, 224, 10, cpu) == 5000
@@ -229,19 +231,19 @@ def test_how_many_pictures_follows_what_they_cost_on_a_cpu():
     assert room.max_probe_images(s, 384, 10, torch.device("cuda")) == 5000
 
 
-def test_of_very_many_pictures_some_are_drawn(network, parts, monkeypatch):
+def test_large_datasets_are_sampled(network, parts, monkeypatch):
     monkeypatch.setattr(room, "_MAX_IMAGES", 12)
     found = linear_probe(network, *parts, PREPROCESSING, ProbeOptions(KEY)).metrics
     assert (found.num_train_images, found.num_images) == (12, 12)
 
 
-def test_copies_are_not_drawn_for_pictures():
-    """Classes of 900 images, and of 60 with 14 copies each: of 200 about half of each, all of them that there are."""
+def test_sample_prefers_images_to_copies():
+    """900 images of one class, and 60 with 14 copies each. 200 images are about half of each class, with all 60."""
     labels = np.repeat([0, 1, 1], [900, 60, 840])
     origin = [None] * 960 + [f"{900 + number % 60}.jpg" for number in range(840)]
     made = pictures(labels, path=[f"{row}.jpg" for row in range(1800)], augmented_from=origin)
     contents = np.arange(1800)
-    contents[450:900] = np.arange(450)  # and of the first class half are the same files again
+    contents[450:900] = np.arange(450)  # half of the first class are duplicate files
     rows = room.sample_training_rows(labels, 200, KEY, deduplicate(made, contents))
     assert len(rows) == len(np.unique(rows)) == 200
     of_first, of_second = rows[labels[rows] == 0], rows[labels[rows] == 1]
@@ -253,8 +255,8 @@ def test_copies_are_not_drawn_for_pictures():
     assert np.bincount(labels[plain]).tolist() == np.bincount(labels[rows]).tolist()
 
 
-def test_a_class_that_no_draw_has_met_is_learnt_all_the_same(network, parts, monkeypatch):
-    """One of 9 is of another class, and 2 are drawn: of one class alone there is nothing to fit."""
+def test_class_missing_from_the_sample_is_added(network, parts, monkeypatch):
+    """One of 9 images is of another class, and 2 are sampled. A probe of one class cannot be fitted."""
     train, val = parts
     rare = train.select([0, *np.flatnonzero(train.labels == 2)])
     assert np.bincount(rare.labels).tolist() == [1, 0, 8]

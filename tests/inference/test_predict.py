@@ -1,4 +1,4 @@
-"""Batches in, logits out: in order, in evaluation mode, as plain PyTorch would compute them."""
+"""Batch prediction: logits in order, in evaluation mode, equal to a plain PyTorch forward pass."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _images(n):
     return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
 
 
-def test_logits_are_those_of_the_plain_forward_pass_however_batched():
+def test_logits_equal_the_plain_forward_pass_for_any_batches():
     network, images = _network(), _images(7)
     logits = predict(network, images.split(3), preprocessing=PREPROCESSING)
     mean, std = torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
@@ -53,18 +53,18 @@ def test_logits_are_those_of_the_plain_forward_pass_however_batched():
     assert logits.dtype == torch.float32
     assert not logits.requires_grad
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-    assert expected.std() > 100 * 1e-4  # else the line above would say nothing
+    assert expected.std() > 100 * 1e-4  # otherwise the tolerance above would hide differences
 
 
-def test_a_network_without_classes_is_refused():
+def test_model_without_classes_is_rejected():
     with pytest.raises(InputError, match=mentioning("classifier", "weights")):
         predict(EfficientNet(SMALL, num_classes=0), [_images(2)], preprocessing=PREPROCESSING)
 
 
 @pytest.mark.parametrize("tta", ["none", "d4"])
 @pytest.mark.parametrize("poison", ["variance", "overflow"])
-def test_answers_that_are_no_numbers_are_refused_at_once(poison, tta):
-    """The square root of a negative variance is none; 3e38 times 3e38 is beyond float32."""
+def test_non_finite_predictions_are_rejected_immediately(poison, tta):
+    """The square root of a negative variance is NaN. 3e38 times 3e38 overflows float32."""
     network = _network()
     if poison == "variance":
         network.stem.norm.running_var.neg_()
@@ -77,10 +77,10 @@ def test_answers_that_are_no_numbers_are_refused_at_once(poison, tta):
     assert not seen
 
 
-def test_the_picture_without_an_answer_is_counted_over_batches():
+def test_image_with_a_non_finite_prediction_is_counted_over_batches():
     network = _network()
     pictures = _images(7)
-    pictures[5] = 0  # black: all of it is below the mean
+    pictures[5] = 0  # black: below the mean everywhere
     network.register_forward_hook(
         lambda module, inputs, output: output.masked_fill((inputs[0].amax((1, 2, 3)) < 0)[:, None], float("inf"))
     )
@@ -88,8 +88,8 @@ def test_the_picture_without_an_answer_is_counted_over_batches():
         predict(network, pictures.split(3), preprocessing=PREPROCESSING)
 
 
-def test_a_network_in_training_goes_on_as_it_was():
-    """Also one that trains with its stem frozen: weights still get gradients, frozen parts stay frozen."""
+def test_training_mode_is_restored():
+    """Also with a frozen stem: weights still get gradients, and frozen parts stay frozen."""
     network = _network().train()
     network.stem.eval()
     modes = [module.training for module in network.modules()]
@@ -101,7 +101,7 @@ def test_a_network_in_training_goes_on_as_it_was():
     assert network.classifier.bias.grad is not None
 
 
-def test_the_mode_comes_back_after_an_error_too():
+def test_mode_is_restored_after_an_error():
     layer, seen = nn.Dropout(), []
 
     def fails():
@@ -114,19 +114,19 @@ def test_the_mode_comes_back_after_an_error_too():
     assert (seen, layer.training) == ([False], True)
 
 
-def test_progress_counts_pictures():
+def test_progress_counts_images():
     done = []
     predict(_network(), _images(5).split(2), preprocessing=PREPROCESSING, progress=done.append)
     assert done == [2, 4, 5]
 
 
-def test_nothing_to_predict_is_no_error():
+def test_no_images_give_empty_logits():
     assert predict(_network(), [], preprocessing=PREPROCESSING).shape == (0, 3)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_what_the_cpu_does():
+def test_gpu_and_cpu_logits_are_equal():
     images = _images(4)
     on_cpu = predict(_network(), [images], preprocessing=PREPROCESSING)
     on_gpu = predict(_network(), [images], preprocessing=PREPROCESSING, device="cuda")
@@ -135,7 +135,7 @@ def test_a_gpu_gives_what_the_cpu_does():
 
 
 def _bears(network, most):
-    """The network on a machine whose memory bears so many images in a pass; and those of each pass."""
+    """The model on a simulated machine with memory for ``most`` images per pass, and the sizes of all passes."""
     passes = []
 
     def count(module, inputs):
@@ -148,7 +148,7 @@ def _bears(network, most):
 
 
 @pytest.mark.parametrize("tta", ["none", "d4"])
-def test_where_memory_runs_out_fewer_pictures_at_a_time_get_the_same_answers(tmp_path, tta):
+def test_out_of_memory_reduces_the_batch_with_equal_predictions(tmp_path, tta):
     for number in range(30):
         pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
@@ -163,14 +163,14 @@ def test_where_memory_runs_out_fewer_pictures_at_a_time_get_the_same_answers(tmp
     assert passes == [20, 10, *[5] * (6 * each)], "and does not try again what did not fit"
 
 
-def test_memory_too_short_for_a_single_picture_is_told_as_such():
+def test_too_little_memory_for_one_image_is_an_error():
     network, passes = _bears(_network(), 0)
     with pytest.raises(MemoryShortError, match=mentioning("16", "smaller images")):
         predict(network, [_images(5)], preprocessing=PREPROCESSING)
     assert passes == [5, 2, 1]
 
 
-def test_errors_that_are_not_of_memory_are_raised_as_they_are():
+def test_other_errors_are_raised_unchanged():
     network = _network()
     network.register_forward_pre_hook(lambda module, inputs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -178,7 +178,7 @@ def test_errors_that_are_not_of_memory_are_raised_as_they_are():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_manifest_is_answered_in_its_order_without_what_cannot_be_read(tmp_path, workers):
+def test_dataset_predictions_keep_the_order_without_unreadable_images(tmp_path, workers):
     generator = np.random.default_rng(0)
     for number in range(6):
         folder = tmp_path / ("even" if number % 2 == 0 else "odd")
@@ -201,8 +201,8 @@ def test_a_manifest_is_answered_in_its_order_without_what_cannot_be_read(tmp_pat
     np.testing.assert_allclose(found.probabilities, alone.softmax(1), rtol=1e-3)
 
 
-def test_answers_to_a_manifest_are_never_in_memory_twice(class_folders, monkeypatch):
-    """Each batch is put to its place: joined at the end, a million vectors of 5 GB took 10 after hours of work."""
+def test_dataset_predictions_are_in_memory_once(class_folders, monkeypatch):
+    """Each batch is written in place. Concatenating 5 GB of vectors at the end would take 10 GB after hours of work."""
     pictures, joined, join = load_dataset(class_folders), [], torch.cat
 
     def spy(parts, *words, **named):
@@ -219,7 +219,7 @@ def test_answers_to_a_manifest_are_never_in_memory_twice(class_folders, monkeypa
     assert not {(48, 3), (48, 16)} & set(joined)
 
 
-def test_eight_views_are_the_mean_of_pils_eight_turns_and_flips():
+def test_d4_tta_is_the_mean_over_all_rotations_and_flips_of_pil():
     network, images = _network(), _images(3)
     seen = predict(network, [images], preprocessing=replace(PREPROCESSING, tta="d4"))
     turns = [None, *Image.Transpose]
@@ -232,20 +232,20 @@ def test_eight_views_are_the_mean_of_pils_eight_turns_and_flips():
         total = total + predict(network, [batch], preprocessing=PREPROCESSING).softmax(1)
     torch.testing.assert_close(seen.softmax(1), total / 8, rtol=1e-4, atol=1e-5)
     once = predict(network, [images], preprocessing=PREPROCESSING).softmax(1)
-    assert (seen.softmax(1) - once).abs().max() > 0.005  # a hundred times what may differ above
+    assert (seen.softmax(1) - once).abs().max() > 0.005  # a hundred times the tolerance above
 
 
-def test_a_turned_picture_gets_the_same_answer_from_eight_views():
+def test_d4_tta_is_invariant_to_rotation():
     network, images = _network(), _images(4)
     tta = replace(PREPROCESSING, tta="d4")
     one, other = (predict(network, [batch], preprocessing=tta) for batch in (images, images.rot90(1, (2, 3))))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_a_temperature_is_for_the_mean_over_views_in_an_ensemble_too():
-    """That is what it was fitted to; of single views it would be another one."""
+def test_temperature_applies_to_the_mean_over_tta_also_in_an_ensemble():
+    """It was fitted to this mean. Single transforms would need another temperature."""
     network, images = _network(), _images(6)
-    network.classifier.weight.data *= 20  # so that views differ
+    network.classifier.weight.data *= 20  # so that transforms differ
     network.calibration = Calibration(temperature=2.5, num_images=60, fitted_on="minival")
     words = {"preprocessing": replace(PREPROCESSING, tta="d4")}
     alone = predict(network, [images], **words).softmax(dim=1)
@@ -255,7 +255,7 @@ def test_a_temperature_is_for_the_mean_over_views_in_an_ensemble_too():
     torch.testing.assert_close(both, (alone + predict(other, [images], **words).softmax(dim=1)) / 2)
 
 
-def test_eight_views_of_each_class_by_itself_are_the_mean_of_its_probabilities():
+def test_d4_tta_of_sigmoid_models_is_the_mean_of_probabilities():
     network, images = _network(), _images(3)
     network.activation = "sigmoid"
     each = [predict(network, [symmetry(images, index)], preprocessing=PREPROCESSING).sigmoid() for index in range(8)]
@@ -263,7 +263,7 @@ def test_eight_views_of_each_class_by_itself_are_the_mean_of_its_probabilities()
     torch.testing.assert_close(together, torch.stack(each).mean(dim=0), atol=1e-5, rtol=0)
 
 
-def test_shares_of_a_manifest_come_together_in_its_order():
+def test_shards_are_merged_in_dataset_order():
     every = torch.arange(21.0).reshape(7, 3)
     rows = [np.array([0, 2]), np.array([0, 1]), np.array([0, 1])]  # of 0, 3, 6; 1, 4; 2, 5: image 3 was unreadable
     parts = [

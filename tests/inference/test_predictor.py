@@ -1,4 +1,4 @@
-"""Anything that is an image gets the same answer, from a model file alone."""
+"""The predictor: equal predictions for every kind of image input, from a model file alone."""
 
 import io
 import time
@@ -24,7 +24,7 @@ PREPROCESSING = Preprocessing(image_size=16, mean=(0.2, 0.3, 0.4), std=(0.1, 0.1
 
 
 def tiny_network():
-    """A network of 16 px with random weights, in evaluation mode."""
+    """A model for 16 px with random weights, in evaluation mode."""
     torch.manual_seed(0)
     network = EfficientNet(SMALL, num_classes=3).eval()
     network.preprocessing, network.class_names = PREPROCESSING, NAMES
@@ -42,7 +42,7 @@ def _pixels(seed=0, side=16):
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
-def test_every_way_to_give_a_picture_gives_one_answer(model, tmp_path):
+def test_all_input_types_give_equal_predictions(model, tmp_path):
     pixels = _pixels()
     image = Image.fromarray(pixels)
     image.save(tmp_path / "a.png")
@@ -55,7 +55,7 @@ def test_every_way_to_give_a_picture_gives_one_answer(model, tmp_path):
     assert predictor(pixels)[0].label == predictor(tmp_path / "a.png")[0].label == answers[0].label
 
 
-def test_the_answer_is_softmax_of_the_network_on_the_normalised_pixels(model):
+def test_prediction_is_the_softmax_of_the_model_on_normalized_pixels(model):
     pixels = _pixels()
     normalized = (pixels / 255 - np.array([0.2, 0.3, 0.4])) / 0.1
     network = model_file.load(model)
@@ -69,7 +69,7 @@ def test_the_answer_is_softmax_of_the_network_on_the_normalised_pixels(model):
     assert sum(answer.probabilities.values()) == pytest.approx(1)
 
 
-def test_no_label_is_given_for_an_answer_that_is_none(model):
+def test_non_finite_predictions_get_no_label(model):
     network = model_file.load(model)
     network.stem.norm.running_var.neg_()
     with pytest.raises(InputError, match=mentioning("1", "NaN")):
@@ -77,8 +77,8 @@ def test_no_label_is_given_for_an_answer_that_is_none(model):
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "tiff"])
-def test_an_upload_gets_the_answer_of_its_file(model, tmp_path, kind):
-    """Web forms hand on bytes or a stream, and no name."""
+def test_upload_and_file_have_equal_predictions(model, tmp_path, kind):
+    """Web forms pass bytes or a stream without a file name."""
     path = tmp_path / f"a.{kind}"
     Image.fromarray(_pixels()).save(path)
     content = path.read_bytes()
@@ -92,14 +92,14 @@ def test_an_upload_gets_the_answer_of_its_file(model, tmp_path, kind):
         assert answer.probabilities == pytest.approx(expected.probabilities, rel=1e-4)
 
 
-def test_an_upload_that_is_no_image_is_named(model):
+def test_invalid_upload_is_named(model):
     with pytest.raises(InputError, match="number 1"):
         Predictor(model)([_pixels(), b"no image"])
     with pytest.raises(InputError, match='"rb"'):
         Predictor(model)(io.StringIO("text"))
 
 
-def test_an_iterable_is_read_batch_by_batch(model):
+def test_iterable_is_read_batch_by_batch(model):
     read = []
 
     def images():
@@ -116,7 +116,7 @@ def test_an_iterable_is_read_batch_by_batch(model):
     assert read == [*range(5), 0, 1]
 
 
-def test_embeddings_are_what_the_classifier_reads(model):
+def test_embeddings_are_the_input_of_the_classifier(model):
     predictor = Predictor(model, batch_size=2)
     pixels = [_pixels(seed) for seed in range(3)]
     embeddings = predictor.embed(pixels)
@@ -126,7 +126,7 @@ def test_embeddings_are_what_the_classifier_reads(model):
         assert row == pytest.approx(list(answer.probabilities.values()), rel=1e-4)
 
 
-def test_a_predictor_says_what_it_predicts(model):
+def test_repr_has_file_classes_size_and_device(model):
     predictor = Predictor(model, device="cpu")
     assert predictor.classes == NAMES
     assert predictor.preprocessing == PREPROCESSING
@@ -137,7 +137,7 @@ def test_a_predictor_says_what_it_predicts(model):
 
 
 @pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
-def test_a_preprocessing_makes_an_image_the_input_of_the_network(tmp_path, crop_mode):
+def test_preprocessing_converts_an_image_to_the_model_input(tmp_path, crop_mode):
     network = EfficientNet(SMALL, num_classes=3)
     network.preprocessing = Preprocessing(image_size=16, crop_mode=crop_mode, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3))
     Image.fromarray(_pixels(side=40)[:30]).save(tmp_path / "a.png")
@@ -155,18 +155,18 @@ def test_a_preprocessing_makes_an_image_the_input_of_the_network(tmp_path, crop_
 @pytest.mark.parametrize(
     ("device", "says"), [("gpu", "gpu.*cuda"), ("cuda:99", "cuda:99"), (torch.device("cuda:99"), "cuda:99")]
 )
-def test_a_device_that_is_not_there_is_refused_at_once(model, device, says):
+def test_missing_device_is_rejected(model, device, says):
     with pytest.raises(InputError, match=says):
         Predictor(model, device=device)
 
 
-def test_a_gpu_is_taken_where_there_is_one(model, monkeypatch):
+def test_gpu_is_the_default_device_if_available(model, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert Predictor(model).device == torch.device("cuda")
 
 
 @pytest.mark.parametrize("no_model", [None, 3, torch.nn.Linear(2, 2)])
-def test_what_is_no_model_is_refused(no_model):
+def test_object_that_is_no_model_is_rejected(no_model):
     with pytest.raises(InputError, match=type(no_model).__name__):
         Predictor(no_model)
 
@@ -180,7 +180,7 @@ def test_order_is_kept_over_batches_and_sizes(model):
     assert len({round(one.probability, 6) for one in alone}) > 1
 
 
-def test_arrays_of_four_dimensions_and_gray_ones(model):
+def test_arrays_may_have_four_dimensions_or_be_gray(model):
     predictor = Predictor(model)
     stack = np.stack([_pixels(0), _pixels(1)])
     assert [a.label for a in predictor(stack)] == [predictor(one)[0].label for one in stack]
@@ -203,18 +203,18 @@ def test_arrays_of_four_dimensions_and_gray_ones(model):
         ("nowhere.jpg", ("nowhere.jpg", "0")),
     ],
 )
-def test_what_is_no_picture_is_named(model, picture, says):
+def test_object_that_is_no_image_is_named(model, picture, says):
     with pytest.raises(InputError, match=mentioning(*says)):
         Predictor(model)(picture)
 
 
-def test_the_one_broken_file_among_many_is_named(model, tmp_path):
+def test_broken_file_is_named_with_its_number(model, tmp_path):
     (tmp_path / "b.jpg").write_text("no picture")
     with pytest.raises(InputError, match=r"b\.jpg.*number 1"):
         Predictor(model, batch_size=1)([_pixels(), tmp_path / "b.jpg"])
 
 
-def test_a_network_of_five_channels_says_where_to_go(tmp_path):
+def test_model_of_five_channels_without_bands_is_rejected(tmp_path):
     network = EfficientNet(SMALL, num_classes=3, in_channels=5)
     five = Preprocessing(image_size=16, mean=(0.5,) * 5, std=(0.2,) * 5)
     path = tmp_path / "five.safetensors"
@@ -223,10 +223,10 @@ def test_a_network_of_five_channels_says_where_to_go(tmp_path):
         Predictor(path)
 
 
-def test_rasters_that_need_a_rule_are_refused_by_a_model_without_one(model, tmp_path, monkeypatch):
-    """16 bits, of which Pillow keeps the upper 8; without the extra geo they are what Pillow makes of them."""
+def test_rasters_with_many_bits_need_a_model_with_bands(model, tmp_path, monkeypatch):
+    """Pillow keeps only the upper 8 of 16 bits. Without the extra geo, images are read by Pillow."""
     pytest.importorskip("rasterio", reason="needs the extra geo")
-    from tests.rasters import write_raster  # which needs it too
+    from tests.rasters import write_raster  # imports rasterio
 
     path = tmp_path / "deep.tif"
     Image.fromarray(np.full((16, 16), 3_000, np.uint16)).save(path)
@@ -244,7 +244,7 @@ def test_rasters_that_need_a_rule_are_refused_by_a_model_without_one(model, tmp_
 
 
 def _by_rule(*numbers, low=1_000.0, kinds=("uint16",)):
-    """A predictor of a network that learnt rasters of 16 bits."""
+    """A predictor of a model of rasters with 16 bits."""
     count = len(numbers)
     network = EfficientNet(SMALL, num_classes=3, in_channels=count)
     rule = Bands(numbers, low=(low,) * count, high=(5_000.0,) * count, kinds=kinds)
@@ -256,7 +256,7 @@ def _levels(predictor, image):
     return _load(image, predictor.preprocessing)
 
 
-def test_an_image_of_16_bits_is_read_by_the_rule_as_its_file_is(model, tmp_path):
+def test_16_bit_image_and_its_file_are_read_equally(model, tmp_path):
     pytest.importorskip("rasterio", reason="needs the extra geo")
     path = tmp_path / "deep.tif"
     values = np.random.default_rng(0).integers(0, 6_000, (16, 16), dtype=np.uint16)
@@ -278,10 +278,10 @@ def test_an_image_of_16_bits_is_read_by_the_rule_as_its_file_is(model, tmp_path)
         predictor(np.stack([values / 6_000] * 3, axis=2))
 
 
-def test_an_array_of_8_bits_is_read_by_a_rule_for_such_as_its_file_is(tmp_path):
-    """Of rasters of 8 bits that trained with 16; by a rule of 16 alone it is an ordinary image."""
+def test_8_bit_array_and_its_file_are_read_equally_by_mixed_bands(tmp_path):
+    """The model was trained on rasters of 8 and 16 bits. With 16 bits only, the array is an ordinary image."""
     pytest.importorskip("rasterio", reason="needs the extra geo")
-    from tests.rasters import write_raster  # which needs it too
+    from tests.rasters import write_raster  # imports rasterio
 
     pixels = _pixels()
     path = write_raster(tmp_path / "eight.tif", pixels.transpose(2, 0, 1))
@@ -292,7 +292,7 @@ def test_an_array_of_8_bits_is_read_by_a_rule_for_such_as_its_file_is(tmp_path):
     np.testing.assert_array_equal(_levels(_by_rule(1, 2, 3), pixels), pixels)
 
 
-def test_an_image_of_16_bits_that_is_no_raster_is_read_as_its_file_is(model, tmp_path):
+def test_16_bit_png_and_its_pil_image_are_read_equally(model, tmp_path):
     values = np.random.default_rng(0).integers(0, 65_536, (16, 16), dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
     predictor = Predictor(model)
@@ -300,8 +300,8 @@ def test_an_image_of_16_bits_that_is_no_raster_is_read_as_its_file_is(model, tmp
     np.testing.assert_array_equal(by_image, by_path)
 
 
-def test_16_bits_of_another_format_are_refused_by_a_rule_for_rasters(tmp_path):
-    """Pillow would keep their upper 8 bits, which is nearly black where the rule spreads them."""
+def test_16_bit_images_of_other_formats_are_rejected_by_raster_models(tmp_path):
+    """Pillow keeps only the upper 8 bits, which would be nearly black in the value range of the bands."""
     path = tmp_path / "deep.png"
     Image.fromarray(np.full((16, 16), 3_000, np.uint16)).save(path)
     predictor = _by_rule(1, 1, 1)
@@ -316,14 +316,14 @@ def test_16_bits_of_another_format_are_refused_by_a_rule_for_rasters(tmp_path):
 
 
 @pytest.mark.parametrize("at_once", [0, -1])
-def test_less_than_a_picture_at_a_time_is_refused(model, at_once):
+def test_batch_size_below_one_is_rejected(model, at_once):
     with pytest.raises(InputError, match=mentioning(at_once, "batch_size", "1")):
         Predictor(model, batch_size=at_once)
 
 
-def test_an_array_of_bytes_for_deeper_rasters_is_refused_as_its_file_is(tmp_path):
+def test_8_bit_array_and_file_are_rejected_by_16_bit_raster_models(tmp_path):
     pytest.importorskip("rasterio", reason="needs the extra geo")
-    from tests.rasters import write_raster  # which needs it too
+    from tests.rasters import write_raster  # imports rasterio
 
     values = np.random.default_rng(0).integers(0, 200, (16, 16, 4)).astype(np.uint8)
     path = write_raster(tmp_path / "other.tif", values.transpose(2, 0, 1))
@@ -334,7 +334,7 @@ def test_an_array_of_bytes_for_deeper_rasters_is_refused_as_its_file_is(tmp_path
     assert len(predictor(values.astype(np.uint16))) == 1
 
 
-def test_an_array_of_floats_may_mark_missing_values_of_integer_rasters():
+def test_float_array_may_mark_missing_values_of_integer_rasters():
     pytest.importorskip("rasterio", reason="needs the extra geo")
     values = np.random.default_rng(0).integers(0, 6000, (16, 16, 4))
     predictor = _by_rule(1, 2, 3, 4)
@@ -344,7 +344,7 @@ def test_an_array_of_floats_may_mark_missing_values_of_integer_rasters():
     assert len(predictor(holed)) == 1
 
 
-def test_a_pil_image_that_is_given_several_times_is_loaded_by_one_thread(model, tmp_path, monkeypatch):
+def test_repeated_pil_image_is_loaded_by_one_thread_at_a_time(model, tmp_path, monkeypatch):
     Image.fromarray(_pixels()).save(tmp_path / "a.png")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     loading, most = [], []

@@ -1,4 +1,4 @@
-"""Our figures are scikit-learn's, also where classes or images are missing."""
+"""Metrics equal those of scikit-learn, also if classes have no images or predictions."""
 
 import tracemalloc
 from types import SimpleNamespace
@@ -31,8 +31,8 @@ def _one_hot(predicted, classes):
     return np.eye(classes)[np.asarray(predicted)]
 
 
-def test_six_pictures_by_hand():
-    """forest 2 of 3 right, pasture 1 of 2, maize 1 of 1: each figure is a fraction one can count."""
+def test_six_images_by_hand():
+    """forest 2 of 3 right, pasture 1 of 2, maize 1 of 1: each metric is a fraction that can be counted."""
     true = [0, 0, 0, 1, 1, 2]
     found = classification_metrics(true, _one_hot([0, 0, 1, 1, 2, 2], 3), NAMES)
     assert found.top1 == pytest.approx(4 / 6)
@@ -50,8 +50,8 @@ def test_six_pictures_by_hand():
 
 
 @given(data=st.data(), classes=st.integers(2, 8), pictures=st.integers(1, 40))
-def test_figures_are_scikit_learns_over_the_classes_present(data, classes, pictures):
-    """Whatever classes are missing among labels or answers; and no warning escapes."""
+def test_metrics_equal_scikit_learn_over_the_present_classes(data, classes, pictures):
+    """For any classes that are missing in labels or predictions, and without warnings."""
     numbers = st.lists(st.integers(0, classes - 1), min_size=pictures, max_size=pictures)
     true, predicted = np.array(data.draw(numbers)), np.array(data.draw(numbers))
     found = classification_metrics(true, _one_hot(predicted, classes), [f"c{k}" for k in range(classes)])
@@ -66,7 +66,7 @@ def test_figures_are_scikit_learns_over_the_classes_present(data, classes, pictu
     assert found.majority_top1 == pytest.approx(np.bincount(true).max() / pictures)
 
 
-def test_top5_counts_the_true_class_among_the_five_most_probable():
+def test_top5_counts_labels_among_the_five_most_probable_classes():
     generator = np.random.default_rng(0)
     shares = generator.dirichlet(np.ones(8), size=50)
     true = generator.integers(0, 8, size=50)
@@ -75,8 +75,8 @@ def test_top5_counts_the_true_class_among_the_five_most_probable():
     assert classification_metrics(true % 5, generator.dirichlet(np.ones(5), size=50), list("abcde")).top5 is None
 
 
-def test_of_classes_as_probable_the_first_are_among_the_five():
-    """As in top-1; probabilities that were written down with six digits are often equal."""
+def test_top5_takes_the_first_classes_of_equal_probability():
+    """As in top-1. Probabilities written with six digits are often equal."""
     shares = np.tile([0.3, *[0.1] * 7], (8, 1))
     assert top5_correct(np.arange(8), shares).tolist() == [True] * 5 + [False] * 3
     generator = np.random.default_rng(0)
@@ -88,8 +88,8 @@ def test_of_classes_as_probable_the_first_are_among_the_five():
     assert classification_metrics(true, shares, [str(k) for k in range(8)]).top5 == top5_correct(true, shares).mean()
 
 
-def test_imagenet_21ks_classes_cost_little_more_than_the_answers():
-    """Their whole confusion matrix would be 3.8 GB; and images whose answers are ranked apart all count."""
+def test_21841_classes_need_little_memory():
+    """A dense confusion matrix would be 3.8 GB. Images are ranked in parts, and all of them count."""
     classes, pictures = 21_841, 400  # 183 images are ranked at a time
     generator = np.random.default_rng(0)
     shares = generator.random((pictures, classes), dtype=np.float32)
@@ -106,12 +106,12 @@ def test_imagenet_21ks_classes_cost_little_more_than_the_answers():
     assert intervals["top5"][0] < 0.75 < intervals["top5"][1]
 
 
-def test_one_class_alone_is_always_right():
+def test_single_class_is_always_right():
     found = classification_metrics([0, 0], np.ones((2, 1)), ["only"])
     assert (found.top1, found.macro_f1, found.majority_top1) == (1.0, 1.0, 1.0)
 
 
-def test_wrong_input_names_the_picture():
+def test_invalid_input_names_the_image():
     with pytest.raises(InputError, match="no labeled image"):
         classification_metrics([], np.empty((0, 3)), NAMES)
     with pytest.raises(InputError, match=mentioning("1", "-1", "label")):
@@ -124,8 +124,8 @@ def test_wrong_input_names_the_picture():
         classification_metrics([0, 0, 1], shares, NAMES)
 
 
-def test_of_many_classes_the_most_probable_are_found_without_the_order_of_all(monkeypatch):
-    """The order of a row takes twice its memory; of equal ones the first class comes first."""
+def test_top_classes_are_found_without_a_full_sort(monkeypatch):
+    """The sorted order of a row needs twice its memory. Of equal probabilities, the first class comes first."""
     few = np.array([[0.1, 0.4, 0.4, 0.1], [0.5, 0.1, 0.1, 0.3]])
     assert top_classes(few, 2).tolist() == [[1, 2], [0, 3]]
     assert top_classes(np.empty((0, 4)), 2).shape == (0, 2)
@@ -141,8 +141,8 @@ def test_of_many_classes_the_most_probable_are_found_without_the_order_of_all(mo
     np.testing.assert_array_equal(found, np.argsort(-shares, axis=1, kind="stable")[:, :5])
 
 
-def test_the_metrics_of_a_size_are_those_of_its_predictions():
-    """3 of 4 right in 2 s, with F1 of 2/3 and 4/5; then all of them in 8 s."""
+def test_metrics_of_a_size_are_computed_from_its_predictions():
+    """3 of 4 right in 2 s, with F1 of 2/3 and 4/5. Then all right in 8 s."""
     labels = np.array([0, 0, 1, 1])
     by_size = {
         px: (SimpleNamespace(labels=labels, probabilities=_one_hot(predicted, 2)), seconds)
@@ -156,7 +156,7 @@ def test_the_metrics_of_a_size_are_those_of_its_predictions():
     assert (small.low, small.high) == pytest.approx((0.3006, 0.9544), abs=1e-4)
 
 
-def test_the_best_size_has_the_highest_metric_and_of_equal_ones_is_the_smallest():
+def test_best_size_is_the_smallest_with_the_highest_metric():
     points = [
         SizeMetrics(px, top1, 0.0, 1.0, macro_f1, 1.0)
         for px, top1, macro_f1 in ((96, 0.7, 0.6), (128, 0.8, 0.5), (160, 0.8, 0.6))

@@ -1,4 +1,4 @@
-"""The intervals are those of resampling images and clusters, and hold what they promise."""
+"""Intervals equal those of resampled images or clusters, and have the stated coverage."""
 
 import tracemalloc
 
@@ -30,7 +30,7 @@ LABELS = np.repeat([0, 1, 2], [60, 30, 12])
 
 
 def _guesses(true, generator, right=0.75, classes=3):
-    """Answers that are right with that probability, else any class."""
+    """Predictions that are right with this probability, otherwise any class."""
     any_class = generator.integers(0, classes, len(true))
     return np.where(generator.uniform(size=len(true)) < right, true, any_class)
 
@@ -47,8 +47,8 @@ def _figures(true, predicted, names=NAMES):
         ("f1:a", lambda t, p: metrics.f1_score(t, p, labels=[0], average="macro", zero_division=0)),
     ],
 )
-def test_as_scipy_resampling_the_pictures_themselves(name, statistic):
-    """Of enough images, with mistakes in each class: where either way of ours says nearly the same."""
+def test_intervals_equal_scipy_bootstrap(name, statistic):
+    """With enough images and errors in each class, both methods give nearly the same interval."""
     true = np.repeat([0, 1, 2], [100, 80, 60])
     predicted = _guesses(true, np.random.default_rng(1))
     found = bootstrap_intervals(_figures(true, predicted), key=Key.of(0), draws=4000)[name]
@@ -60,19 +60,21 @@ def test_as_scipy_resampling_the_pictures_themselves(name, statistic):
     assert found == pytest.approx(tuple(theirs), abs=0.15 * width)
 
 
-def test_wilson_is_scipys():
+def test_wilson_interval_equals_scipy():
     for right, images in [(0, 10), (7, 10), (10, 10), (93, 412)]:
         theirs = stats.binomtest(right, images).proportion_ci(0.95, method="wilson")
         assert wilson_interval(right / images, images) == pytest.approx(tuple(theirs), abs=1e-12)
 
 
-def test_all_of_ten_right_is_not_certain():
+def test_ten_of_ten_right_has_an_interval():
     found = bootstrap_intervals(_figures(LABELS[:10], LABELS[:10]), key=Key.of(0))
     assert found["top1"] == (pytest.approx(0.7225, abs=1e-4), 1.0)
 
 
-def test_all_of_nine_right_is_not_certain_by_class_either():
-    """Wilson's lower end at 3 of 3 is 3 / (3 + 1.96²) = 0.4385, as F1 0.877 / 1.4385; of three, by the root of 3."""
+def test_nine_of_nine_right_has_an_interval_for_each_class():
+    """Wilson's lower end at 3 of 3 is 3 / (3 + 1.96²) = 0.4385, as F1 0.877 / 1.4385. The mean of three: divide by
+    √3.
+    """
     found = bootstrap_intervals(_figures(*[np.repeat([0, 1, 2], 3)] * 2), key=Key.of(0))
     f1 = 2 * 0.43850 / 1.43850
     for name in NAMES:
@@ -81,7 +83,7 @@ def test_all_of_nine_right_is_not_certain_by_class_either():
     assert found["balanced_accuracy"] == (pytest.approx(1 - (1 - 0.43850) / 3**0.5, abs=1e-4), 1.0)
 
 
-def test_a_class_never_right_may_be_right_sometimes():
+def test_class_with_zero_recall_has_an_interval():
     true, predicted = np.repeat([0, 1, 2], [8, 8, 4]), np.repeat([0, 1, 0], [8, 8, 4])
     found = bootstrap_intervals(_figures(true, predicted), key=Key.of(0))
     share = 1.96**2 / (4 + 1.96**2)  # Wilson's upper end at 0 of 4
@@ -89,8 +91,10 @@ def test_a_class_never_right_may_be_right_sometimes():
 
 
 @pytest.mark.parametrize("each", [3, 6])
-def test_few_pictures_of_a_good_classifier_promise_no_more_than_they_hold(each):
-    """Three classes, 95 % right: mostly all of a few images are, and the bootstrap alone holds the truth seldom."""
+def test_intervals_of_few_images_keep_their_coverage(each):
+    """Three classes, 95 % right: often all images are right, and the bootstrap alone would rarely cover the true
+    value.
+    """
     generator = np.random.default_rng(7)
     true = np.repeat([0, 1, 2], each)
     inside = {"macro_f1": 0, "balanced_accuracy": 0, "f1:a": 0}
@@ -103,8 +107,8 @@ def test_few_pictures_of_a_good_classifier_promise_no_more_than_they_hold(each):
     assert min(inside.values()) >= 0.93 * 300, inside
 
 
-def test_the_interval_holds_the_true_value_as_often_as_it_says():
-    """400 sets of 150 images from a known classifier; 95 % ± 3 standard errors, less a point for few."""
+def test_intervals_have_95_percent_coverage():
+    """400 datasets of 150 images from a known classifier. 95 % ± 3 standard errors, minus a point for few images."""
     generator = np.random.default_rng(5)
     shares = np.array([0.5, 0.3, 0.2])
     behavior = np.array([[0.8, 0.15, 0.05], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]])
@@ -121,7 +125,7 @@ def test_the_interval_holds_the_true_value_as_often_as_it_says():
         assert 0.905 <= count / 400 <= 0.985, (name, count)
 
 
-def test_the_same_key_gives_the_same_interval_whatever_fits_into_memory(monkeypatch):
+def test_intervals_depend_on_the_key_but_not_on_the_memory(monkeypatch):
     shown = _figures(LABELS, _guesses(LABELS, np.random.default_rng(1)))
     whole = bootstrap_intervals(shown, key=Key.of(0))
     assert whole != bootstrap_intervals(shown, key=Key.of(1))
@@ -129,7 +133,7 @@ def test_the_same_key_gives_the_same_interval_whatever_fits_into_memory(monkeypa
     assert bootstrap_intervals(shown, key=Key.of(0)) == whole
 
 
-def test_classes_without_pictures_get_no_interval_and_top5_where_there_is_one():
+def test_only_classes_with_images_have_intervals_and_top5_needs_six_classes():
     names = [f"c{k}" for k in range(7)]
     found = bootstrap_intervals(_figures(np.array([0, 0, 1]), np.array([0, 5, 1]), names), key=Key.of(0))
     of_classes = {f"{figure}:{name}" for figure in ("f1", "recall", "precision") for name in ("c0", "c1")}
@@ -142,7 +146,7 @@ def test_classes_without_pictures_get_no_interval_and_top5_where_there_is_one():
 
 
 @pytest.mark.timeout(60)
-def test_a_thousand_classes_of_fifty_thousand_pictures_take_seconds():
+def test_many_classes_and_images_take_seconds():
     generator = np.random.default_rng(0)
     true = generator.integers(0, 1000, 50_000)
     predicted = _guesses(true, generator, classes=1000)
@@ -151,8 +155,8 @@ def test_a_thousand_classes_of_fifty_thousand_pictures_take_seconds():
     assert high - low == pytest.approx(0.008, abs=0.002)  # 2 * 1.96 * sqrt(0.75 * 0.25 / 50,000)
 
 
-def test_memory_follows_the_classes_that_there_are_not_those_that_there_could_be():
-    """Of ImageNet-21k's classes, 2,000 draws of each would be a gigabyte."""
+def test_memory_depends_on_the_present_classes_only():
+    """For the 21,841 classes of ImageNet-21k, 2,000 draws of each would need a gigabyte."""
     true = np.arange(500) * 40
     predicted = np.where(np.arange(500) % 4 == 0, true + 1, true)
     names = [str(k) for k in range(21_841)]
@@ -169,8 +173,8 @@ def test_memory_follows_the_classes_that_there_are_not_those_that_there_could_be
     assert "recall:1" not in found
 
 
-def test_of_very_many_classes_the_means_of_each_draw_are_kept_not_the_classes(monkeypatch):
-    """Kept for each of 500 draws, F1 and recall of 3,000 classes are 24 MB; of ImageNet-21k's they are 170 MB."""
+def test_draws_are_saved_as_means_not_by_class(monkeypatch):
+    """F1 and recall of 3,000 classes in 500 draws are 24 MB. For the classes of ImageNet-21k, they are 170 MB."""
     monkeypatch.setattr("efficientnetv2.metrics.confidence_intervals.CELLS_AT_ONCE", 60_000)
     labels = np.arange(3_000)
     shown = _figures(labels, np.where(labels % 4 == 0, labels + 1, labels), [str(k) for k in labels])
@@ -187,14 +191,14 @@ KEY = Key.of(0)
 
 
 def answered(seed: int, count: int, right: float) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of three classes, and answers of which so many are right."""
+    """Labels of three classes, and predictions with this fraction right."""
     drawn = np.random.default_rng(seed)
     labels = drawn.choice(3, count, p=[0.6, 0.3, 0.1])
     return labels, np.where(drawn.random(count) < right, labels, drawn.integers(0, 3, count))
 
 
-def test_copies_of_pictures_tell_nothing_new():
-    """Eight copies of each, drawn as one, leave the interval of one each; taken for independent they would not."""
+def test_copies_in_one_cluster_do_not_narrow_the_interval():
+    """Eight copies of each image, as a cluster, give the interval of one. As independent images, they do not."""
     labels, answers = answered(0, 150, 0.6)
     once = cluster_bootstrap(labels, answers, np.arange(150), 3, key=KEY)
     copied = [np.repeat(each, 8) for each in (labels, answers, np.arange(150))]
@@ -203,13 +207,13 @@ def test_copies_of_pictures_tell_nothing_new():
         cluster_bootstrap(*copied[:2], np.arange(1200), 3, key=KEY),
     )
     for name, (low, high) in once.items():
-        classes = 0.06 if ":" in name else 0.02  # of fewer images, so that the draws differ more
+        classes = 0.06 if ":" in name else 0.02  # fewer images, so draws differ more
         assert together[name] == pytest.approx((low, high), abs=classes)
         assert apart[name][1] - apart[name][0] < 0.5 * (high - low)
 
 
-def test_the_interval_holds_the_truth_where_places_differ():
-    """40 places of 10 images, each place right as a whole or not: 95 % of 100 intervals hold the share, about."""
+def test_cluster_intervals_have_95_percent_coverage():
+    """40 locations of 10 images, all right or all wrong: about 95 of 100 intervals contain the true value."""
     held = {"together": 0, "apart": 0}
     for seed in range(100):
         drawn = np.random.default_rng(seed)
@@ -223,7 +227,7 @@ def test_the_interval_holds_the_truth_where_places_differ():
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.4, 0.9]))
-def test_the_difference_is_that_of_the_figures(seed, right):
+def test_difference_equals_the_difference_of_scikit_learn_metrics(seed, right):
     labels, one = answered(seed, 60, right)
     _, other = answered(seed + 1, 60, 0.5)
     there = np.unique(labels)
@@ -243,14 +247,14 @@ def test_the_difference_is_that_of_the_figures(seed, right):
         assert apart[name].value == pytest.approx(value)
 
 
-def test_of_the_same_answers_the_difference_is_nothing():
+def test_equal_predictions_have_no_difference():
     labels, one = answered(3, 80, 0.7)
     for found in paired_bootstrap(labels, one, one, np.arange(80), 3, key=KEY).values():
         assert (found.value, found.low, found.high, found.certain) == (0, 0, 0, False)
 
 
-def test_right_together_is_surer_than_right_apart():
-    """One better by 5 points on the same images is certain, though both intervals overlap."""
+def test_paired_difference_is_certain_although_intervals_overlap():
+    """A difference of 5 points on the same images is certain."""
     labels = np.tile([0, 1], 200)
     other = np.where(np.arange(400) % 3 == 0, 1 - labels, labels)
     one = np.where((np.arange(400) % 3 == 0) & (np.arange(400) >= 60), 1 - labels, labels)
@@ -259,8 +263,8 @@ def test_right_together_is_surer_than_right_apart():
     assert spans[0][0] < spans[1][1]
 
 
-def test_intervals_of_five_places_hold_the_truth():
-    """Places differ as Beta(4, 1), forty images of each: the truth is 0.8."""
+def test_intervals_of_five_clusters_have_95_percent_coverage():
+    """Accuracies of locations are drawn from Beta(4, 1), forty images each: the true value is 0.8."""
     held = 0
     for seed in range(200):
         draw = np.random.default_rng(seed)
@@ -274,11 +278,11 @@ def test_intervals_of_five_places_hold_the_truth():
 
 
 def lone(true, one, other, key=KEY):
-    """Of images that do not hang together."""
+    """The paired bootstrap of independent images."""
     return paired_bootstrap(true, one, other, np.arange(len(true)), 3, key=key)
 
 
-def test_the_differences_of_classes_are_scikit_learns():
+def test_differences_of_classes_equal_scikit_learn():
     labels, one = answered(3, 220, 0.8)
     _, other = answered(4, 220, 0.5)
     found = lone(labels, one, other)
@@ -288,8 +292,8 @@ def test_the_differences_of_classes_are_scikit_learns():
     assert [name for name in there if name.startswith("f1:")] == ["f1:0", "f1:2"]
 
 
-def test_the_intervals_are_scipys_of_resampled_pictures():
-    """Its paired bootstrap of macro-F1, image by image: the same ends but for the chance in both."""
+def test_paired_intervals_equal_scipy_bootstrap():
+    """The paired bootstrap of macro-F1 gives the same ends, except for random variation."""
     labels, one = answered(3, 220, 0.8)
     _, other = answered(4, 220, 0.5)
     theirs = stats.bootstrap(
@@ -301,8 +305,8 @@ def test_the_intervals_are_scipys_of_resampled_pictures():
     assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.15 * (theirs.high - theirs.low))
 
 
-def test_the_interval_holds_the_true_difference_as_often_as_it_says():
-    """250 sets of 150 images of two classifiers of known accuracy, 95 % ± 3 standard errors of 250."""
+def test_paired_intervals_have_95_percent_coverage():
+    """250 datasets of 150 images, two classifiers of known accuracy. 95 % ± 3 standard errors of 250."""
     generator, inside = np.random.default_rng(4), 0
     truth = (0.8 - 0.7) * 2 / 3  # a wrong guess is right in a third of the cases
     for trial in range(250):
@@ -315,8 +319,8 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says():
     assert 0.905 <= inside / 250 <= 0.992, inside
 
 
-def test_lone_pictures_are_as_many_clusters_of_one_and_memory_changes_nothing(monkeypatch):
-    """A table of all of a thousand classes would fill the memory: it is never made."""
+def test_single_image_clusters_need_little_memory_and_any_memory_gives_equal_results(monkeypatch):
+    """A dense table of a thousand classes would fill the memory."""
     labels = np.random.default_rng(0).integers(0, 1000, 20_000)
     one, other = (np.where(np.arange(20_000) % 4 == 0, 0, labels), np.where(np.arange(20_000) % 3 == 0, 1, labels))
     found = paired_bootstrap(labels, one, other, np.arange(20_000), 1000, key=KEY)["top1"]
@@ -328,8 +332,8 @@ def test_lone_pictures_are_as_many_clusters_of_one_and_memory_changes_nothing(mo
 
 
 @given(st.integers(0, 1000))
-def test_average_precision_of_a_draw_is_scikit_learns_of_the_pictures_drawn(seed):
-    """With shares that several images have, and images drawn twice or not at all."""
+def test_average_precision_of_a_draw_equals_scikit_learn(seed):
+    """With equal probabilities of several images, and images drawn twice or not at all."""
     rng = np.random.default_rng(seed)
     is_so, shares = rng.random(12) < 0.4, rng.integers(0, 5, 12) / 5
     is_so[0] = True
@@ -342,7 +346,7 @@ def test_average_precision_of_a_draw_is_scikit_learns_of_the_pictures_drawn(seed
             assert np.isnan(found)
 
 
-def test_of_multilabel_too_copies_drawn_as_one_tell_nothing_new(monkeypatch):
+def test_multilabel_copies_in_one_cluster_do_not_narrow_the_interval(monkeypatch):
     rng = np.random.default_rng(0)
     labels = np.stack([rng.permutation(3)[:2] for _ in range(100)])
     shares = rng.dirichlet(np.ones(3), 100)
@@ -359,8 +363,8 @@ def test_of_multilabel_too_copies_drawn_as_one_tell_nothing_new(monkeypatch):
     assert multilabel_bootstrap(labels, called, shares, right, np.arange(100), key=KEY) == {}, "it would take too long"
 
 
-def test_lone_pictures_beside_places_are_drawn_by_kinds():
-    """One by one, the draws of a million of which a few hang together take minutes."""
+def test_single_images_are_drawn_by_type_beside_clusters():
+    """Drawing a million images one by one would take minutes."""
     labels, answers = answered(0, 20_000, 0.7)
     places = np.where(np.arange(20_000) < 10, np.arange(20_000) // 2, np.arange(20_000))
     _, counts = unit_counts(labels, [answers], places, 3)
@@ -368,8 +372,8 @@ def test_lone_pictures_beside_places_are_drawn_by_kinds():
     assert counts.sum() == 20_000 - 5
 
 
-def test_the_interval_is_that_of_lone_pictures_and_places_drawn_alike():
-    """200 by themselves and 10 places of 10, of which each is right as a whole or not."""
+def test_interval_of_single_images_and_clusters_equals_direct_resampling():
+    """200 single images and 10 locations of 10, all right or all wrong."""
     labels, answers = answered(0, 300, 0.7)
     places = np.where(np.arange(300) < 100, np.arange(300) // 10, np.arange(300))
     answers[:100] = np.where(places[:100] < 7, labels[:100], (labels[:100] + 1) % 3)

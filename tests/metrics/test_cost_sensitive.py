@@ -1,4 +1,4 @@
-"""Answers of least cost: by hand, against trying every threshold, and never dearer where probabilities are true."""
+"""Predictions of least expected cost, by hand and compared with all thresholds."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from efficientnetv2.metrics.cost_sensitive import (
 )
 from efficientnetv2.utils.random_key import Key
 
-# A missed alarm (true 1, answered 0) costs nine times a false one.
+# A missed alarm (label 1, prediction 0) costs nine times a false alarm.
 ALARM = ErrorCosts(np.array([[0.0, 1.0], [9.0, 0.0]]))
 
 
-def test_the_threshold_is_the_one_of_the_textbook():
-    """Answer 1 from p = 1 / (1 + 9) on; at 0.1 itself both cost the same, and the more probable is answered."""
+def test_threshold_follows_from_the_costs():
+    """Predict 1 above p = 1 / (1 + 9). At 0.1 both cost the same, and the more probable class is predicted."""
     probabilities = [[0.95, 0.05], [0.91, 0.09], [0.9, 0.1], [0.89, 0.11], [0.2, 0.8]]
     assert min_cost_predictions(probabilities, ALARM).tolist() == [0, 0, 0, 1, 1]
 
 
-def test_with_equal_costs_it_is_the_most_probable_class():
+def test_equal_costs_give_the_most_probable_class():
     probabilities = np.random.default_rng(0).dirichlet(np.ones(5), 300)
     equal = ErrorCosts(1.0 - np.eye(5))
     assert np.array_equal(min_cost_predictions(probabilities, equal), probabilities.argmax(axis=1))
 
 
-def test_a_person_is_asked_where_every_answer_costs_more():
-    """With equal costs of 1 and a person at 0.3: below probability 0.7."""
+def test_abstention_if_every_prediction_costs_more():
+    """With equal costs of 1 and abstention at 0.3: below probability 0.7."""
     costs = ErrorCosts(1.0 - np.eye(2), abstain=0.3)
     assert min_cost_predictions([[0.69, 0.31], [0.7, 0.3], [0.9, 0.1]], costs).tolist() == [ABSTAIN, 0, 0]
 
@@ -43,8 +43,8 @@ def test_mean_cost_by_hand():
     assert mean_cost([0, 1, 1, 0], [1, 0, 1, ABSTAIN], costs) == pytest.approx((1 + 9 + 0 + 0.5) / 4)
 
 
-def test_true_probabilities_pay():
-    """Labels drawn from the probabilities: no other threshold is cheaper by more than chance, and 0.5 is dearer."""
+def test_calibrated_probabilities_give_the_lowest_cost():
+    """Labels are drawn from the probabilities: no other threshold costs less, and 0.5 costs more."""
     generator = np.random.default_rng(1)
     p = generator.beta(0.7, 2.0, 40_000)
     true = (generator.random(len(p)) < p).astype(int)
@@ -60,14 +60,14 @@ def test_true_probabilities_pay():
 
 
 def accused(true, p, costs, seed=0) -> bool:
-    """Whether a report calls probabilities (N,) of the second class dishonest."""
+    """Whether a report calls the probabilities (N,) of the second class uncalibrated."""
     shares = np.stack([1 - p, p], axis=1)
     return cost_section(true, shares, costs, ("0", "1"), key=Key.of(seed)).uncalibrated
 
 
 @pytest.mark.parametrize("costs", [ALARM, ErrorCosts(1.0 - np.eye(2), abstain=0.3)])
-def test_of_a_few_pictures_chance_is_not_called_dishonest(costs):
-    """Thirty images, their labels drawn from the probabilities: dearer in many draws, accused in one of twenty."""
+def test_few_images_are_rarely_called_uncalibrated_by_chance(costs):
+    """30 images with calibrated probabilities: the cost is often higher, but at most one in twenty is reported."""
     dearer = said = 0
     for seed in range(100):
         generator = np.random.default_rng(seed)
@@ -80,8 +80,8 @@ def test_of_a_few_pictures_chance_is_not_called_dishonest(costs):
     assert said <= 5
 
 
-def test_probabilities_that_are_too_unsure_are_called_dishonest():
-    """Each image is called 1 for its 20 %, which none of 300 is."""
+def test_underconfident_probabilities_are_called_uncalibrated():
+    """Each of 300 images has 20 % for class 1, but none is of class 1."""
     true, p = np.zeros(300, dtype=int), np.full(300, 0.2)
     assert accused(true, p, ALARM)
     assert not accused(true[:3], p[:3], ALARM)

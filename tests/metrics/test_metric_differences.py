@@ -1,4 +1,4 @@
-"""Differences on the same images are certain only where chance is excluded, by images and by clusters."""
+"""Differences on the same images are certain only if chance is excluded, by images and by clusters."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from efficientnetv2.metrics.metric_intervals import paired_difference
 
 
 def alike_places() -> tuple[np.ndarray, ...]:
-    """Labels, two answers and places: four of ten images, in each of which one mistake stands against two."""
+    """Labels, two predictions and locations: four locations of ten images, with one error against two in each."""
     labels, place = np.tile([0, 1], 20), np.arange(40) // 10
     wrong = [np.isin(np.arange(40) % 10, those) for those in ([0], [1, 2])]
     return labels, *(np.where(those, 1 - labels, labels) for those in wrong), place
 
 
-def test_few_places_that_differ_alike_leave_as_much_to_chance_as_their_pictures():
+def test_interval_of_few_equal_clusters_is_at_least_that_of_single_images():
     labels, one, other, place = alike_places()
     assert paired_bootstrap(labels, one, other, place, 2, key=KEY)["top1"].certain
     apart = paired_bootstrap(labels, one, other, np.arange(40), 2, key=KEY)
@@ -29,8 +29,8 @@ def test_few_places_that_differ_alike_leave_as_much_to_chance_as_their_pictures(
 
 
 @pytest.mark.parametrize(("places", "certain"), [(4, False), (6, True)])
-def test_places_that_all_speak_for_one_have_to_be_six(places, certain):
-    """Three images of ten are answered better in each: more than enough images, were they independent."""
+def test_six_clusters_are_needed_for_a_certain_difference(places, certain):
+    """Three of ten images are better in each location: enough if images were independent."""
     place = np.repeat(np.arange(places), 10)
     labels = np.zeros(len(place), dtype=np.int64)
     other = (np.arange(len(place)) % 10 < 3).astype(np.int64)
@@ -40,8 +40,8 @@ def test_places_that_all_speak_for_one_have_to_be_six(places, certain):
 
 
 @pytest.mark.parametrize(("pictures", "certain"), [(1, False), (5, False), (6, True)])
-def test_a_few_pictures_make_no_difference_certain(pictures, certain):
-    """Of 200 the first network has a few right that the other has not; 2 * 0.5^5 is 0.06, 2 * 0.5^6 is 0.03."""
+def test_few_different_images_give_no_certain_difference(pictures, certain):
+    """The first model has a few more of 200 right. 2 * 0.5^5 is 0.06, and 2 * 0.5^6 is 0.03."""
     labels = np.tile([0, 1], 100)
     other = labels.copy()
     other[:pictures] = 1 - other[:pictures]
@@ -51,8 +51,10 @@ def test_a_few_pictures_make_no_difference_certain(pictures, certain):
     assert found["macro_f1"].certain is certain
 
 
-def test_of_a_class_with_few_pictures_nothing_is_certain():
-    """All three of class 2 are right by the one and wrong by the other; of three classes a class has 5 % / 3."""
+def test_class_with_few_images_has_no_certain_difference():
+    """All three images of class 2 are right in one model and wrong in the other. The level for each class is 5 % /
+    3.
+    """
     labels = np.concatenate([np.tile([0, 1], 50), [2, 2, 2]])
     other = np.where(labels == 2, 0, labels)
     assert lone(labels, labels, other)["f1:2"].certain
@@ -62,11 +64,11 @@ def test_of_a_class_with_few_pictures_nothing_is_certain():
 
 
 @pytest.mark.parametrize(("rare", "certain"), [(5, False), (6, True)])
-def test_a_few_pictures_of_a_rare_class_speak_for_one_only_by_what_they_count(rare, certain):
-    """The first has them right and a frequent one wrong, the second the other way round.
+def test_few_images_of_a_rare_class_give_no_certain_difference(rare, certain):
+    """The first model has the rare class right and one frequent image wrong, the second model the opposite.
 
-    Hardly a draw of 200 lacks all rare ones, so that the interval of macro-F1 leaves 0 out. Swapped in all ways, those
-    in which the rare ones stay together set both as far apart: 2 of 2^5 for five, 0.06.
+    Few draws of 200 have no rare image, so the interval of macro-F1 excludes 0. In the exact permutation test, 2 of 2^5
+    permutations are as extreme for five images: p = 0.06.
     """
     labels = np.arange(200) < rare
     one = np.where(np.arange(200) == 199, True, labels).astype(np.int64)
@@ -79,8 +81,8 @@ def test_a_few_pictures_of_a_rare_class_speak_for_one_only_by_what_they_count(ra
     assert found["macro_f1"].value > 0.4
 
 
-def test_answers_that_are_as_good_are_told_apart_as_seldom_as_it_says():
-    """Of 200 pairs on 300 images with a rare class, in which each is as often right."""
+def test_equally_good_models_rarely_differ():
+    """200 pairs on 300 images with a rare class, with equal accuracy."""
     certain, draw = 0, np.random.default_rng(0)
     for trial in range(200):
         labels = draw.choice(3, 300, p=[0.68, 0.3, 0.02])
@@ -90,7 +92,7 @@ def test_answers_that_are_as_good_are_told_apart_as_seldom_as_it_says():
     assert certain <= 20, certain
 
 
-def test_a_strong_difference_of_many_pictures_is_certain_in_parts_too(monkeypatch):
+def test_strong_difference_is_certain_also_if_computed_in_parts(monkeypatch):
     labels, one = answered(5, 600, 0.9)
     _, other = answered(6, 600, 0.6)
     whole = paired_difference(labels, one, other, np.arange(600), 3, key=KEY)

@@ -1,4 +1,4 @@
-"""Intervals of figures where images hang together: as wide as what was drawn leaves them, never narrower."""
+"""Intervals of metrics on clusters of images: as wide as clusters require, never narrower than by images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def width(interval):
 
 
 def of_several(count, seed=0):
-    """Two labels each of four classes, and shares that know them more or less."""
+    """Two labels each of four classes, and probabilities that are related to them."""
     rng = np.random.default_rng(seed)
     labels = np.stack([rng.permutation(4)[:2] for _ in range(count)])
     logits = rng.normal(size=(count, 4))
@@ -35,7 +35,7 @@ def of_several(count, seed=0):
 
 
 def of_six(count, seed=0):
-    """Of six classes, so that chance leaves one out of the five most probable."""
+    """Six classes with random probabilities, so the top five miss a class."""
     rng = np.random.default_rng(seed)
     shares = rng.random((count, 6))
     return rng.integers(0, 6, count), shares / shares.sum(axis=1, keepdims=True)
@@ -47,8 +47,8 @@ def of_three(count, seed=0):
 
 
 @pytest.mark.parametrize("drawn", [of_three, of_six, of_several])
-def test_copies_of_pictures_tell_nothing_new(drawn):
-    """Of eight copies each, drawn as one, every interval is about √8 times as wide as of as many images."""
+def test_copies_in_one_cluster_do_not_narrow_the_interval(drawn):
+    """Eight copies of each image as clusters: intervals are about √8 times as wide as for independent images."""
     labels, shares, places = (np.repeat(each, 8, axis=0) for each in (*drawn(150), np.arange(150)))
     apart, together = reach(labels, shares), reach(labels, shares, places)
     assert set(apart) == set(together)
@@ -58,8 +58,8 @@ def test_copies_of_pictures_tell_nothing_new(drawn):
         assert width(together[name]) > 2 * width(one), name
 
 
-def test_places_that_are_right_or_wrong_as_a_whole_are_as_good_as_one_picture_each():
-    """30 places of 10 images leave what 30 images leave, and not what 300 do."""
+def test_uniform_clusters_count_as_one_image_each():
+    """30 locations of 10 images give the interval of 30 images, not of 300."""
     labels = np.tile([0, 1], 150)
     right = np.repeat(np.arange(30) % 10 < 7, 10)
     shares = np.eye(2)[np.where(right, labels, 1 - labels)]
@@ -68,8 +68,8 @@ def test_places_that_are_right_or_wrong_as_a_whole_are_as_good_as_one_picture_ea
     assert width(found) > 2.5 * width(wilson_interval(0.7, 300))
 
 
-def test_the_interval_holds_the_truth_where_places_differ():
-    """Of 100 sets of 40 places of 10 images, each place right as a whole or not: 95 % hold the share, about."""
+def test_cluster_intervals_have_95_percent_coverage():
+    """100 datasets of 40 locations of 10 images, all right or all wrong."""
     held = {"together": 0, "apart": 0}
     labels, places = np.tile([0, 1], 200), np.arange(400) // 10
     for seed in range(100):
@@ -84,7 +84,7 @@ def test_the_interval_holds_the_truth_where_places_differ():
 
 @settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(2, 20), st.sampled_from([of_three, of_six, of_several]))
-def test_no_interval_is_narrower_than_that_of_single_pictures(seed, places, drawn):
+def test_cluster_interval_is_never_narrower_than_that_of_single_images(seed, places, drawn):
     labels, shares = drawn(40, seed)
     clusters = np.random.default_rng(seed).integers(0, places, 40)
     apart, together = reach(labels, shares), reach(labels, shares, clusters)
@@ -93,21 +93,21 @@ def test_no_interval_is_narrower_than_that_of_single_pictures(seed, places, draw
         assert together[name][0] <= low <= high <= together[name][1], name
 
 
-def test_places_all_alike_leave_no_less_to_chance():
-    """Ten places of which each has nine right of ten: drawn as a whole they would all come to the same."""
+def test_equal_clusters_do_not_narrow_the_interval():
+    """Ten locations with nine of ten right each: all draws of locations would be equal."""
     labels = np.zeros(100, dtype=np.int64)
     shares = np.eye(2)[(np.arange(100) % 10 == 0).astype(np.int64)]
     assert reach(labels, shares, np.arange(100) // 10)["top1"] == wilson_interval(0.9, 100)
 
 
 @pytest.mark.parametrize("clusters", [np.arange(60), np.zeros(60, dtype=np.int64)])
-def test_where_each_picture_is_by_itself_or_all_are_of_one_place_nothing_changes(clusters):
+def test_single_image_clusters_or_one_cluster_change_nothing(clusters):
     labels, shares = of_six(60)
     assert reach(labels, shares, clusters) == reach(labels, shares)
 
 
-def test_of_very_many_pictures_of_multilabel_the_shares_are_drawn_whole_too(monkeypatch):
-    """Their other figures have no interval at all: to draw them would take too long."""
+def test_large_multilabel_datasets_draw_clusters_for_top1(monkeypatch):
+    """Other metrics have no interval, because drawing them would take too long."""
     monkeypatch.setattr("efficientnetv2.metrics.confidence_intervals._MAX_RANKED", 1000)
     labels, shares, places = (np.repeat(each, 8, axis=0) for each in (*of_several(60), np.arange(60)))
     apart, together = reach(labels, shares), reach(labels, shares, places)
@@ -118,8 +118,8 @@ def test_of_very_many_pictures_of_multilabel_the_shares_are_drawn_whole_too(monk
 
 @pytest.mark.parametrize(("probability", "f1"), [(0.4, 0.0), (0.6, 1.0)])
 @pytest.mark.parametrize("clusters", [None, np.repeat(np.arange(4), 5)])
-def test_what_is_the_same_in_every_draw_is_not_called_certain(probability, f1, clusters):
-    """Each of twenty images is given its one label, or none is given any."""
+def test_metric_that_is_equal_in_all_draws_has_an_interval(probability, f1, clusters):
+    """Each of twenty images gets its only label, or no image gets a label."""
     labels = np.arange(20)[:, None] % 2
     shares = np.where(np.arange(2) == labels, probability, 0.1)
     found = multilabel_metrics(labels, shares, ("c0", "c1"), "sigmoid")
@@ -130,8 +130,8 @@ def test_what_is_the_same_in_every_draw_is_not_called_certain(probability, f1, c
 
 
 @pytest.mark.parametrize("of_a_class", [7, 10, 13])
-def test_a_perfect_order_is_not_called_certain_for_a_rounding(of_a_class):
-    """Precision 1 at each of them, added up in sevenths and tenths, is not 1 to the last digit."""
+def test_perfect_average_precision_has_an_interval_despite_rounding(of_a_class):
+    """Precision 1 at each image, summed in sevenths and tenths, is not exactly 1."""
     labels = np.repeat(np.arange(2), of_a_class)[:, None]
     right = np.linspace(0.6, 0.9, 2 * of_a_class)[:, None]
     shares = np.where(np.arange(2) == labels, right, right - 0.5)

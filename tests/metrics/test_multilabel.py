@@ -1,4 +1,4 @@
-"""Figures of images with several labels, against scikit-learn on whole matrices and against counting by hand."""
+"""Multi-label metrics, compared with scikit-learn and with calculations by hand."""
 
 import tracemalloc
 
@@ -25,8 +25,8 @@ from efficientnetv2.utils.random_key import Key
 NAMES = ("animal", "cat", "dog")
 
 
-def test_four_pictures_by_hand():
-    """Dog: its two images come first and third by their probability: (1/1 + 2/3) / 2."""
+def test_four_images_by_hand():
+    """The two images of dog are first and third by probability: (1/1 + 2/3) / 2."""
     labels = [[0, 1], [0, 2], [2, -1], [0, -1]]
     shares = [[0.2, 0.7, 0.1], [0.3, 0.1, 0.6], [0.5, 0.2, 0.3], [0.45, 0.15, 0.4]]
     found = multilabel_metrics(labels, shares, NAMES)
@@ -34,13 +34,14 @@ def test_four_pictures_by_hand():
     assert found.top5 is None
     assert found.per_class["cat"].average_precision == 1.0
     assert found.per_class["dog"].average_precision == pytest.approx((1 + 2 / 3) / 2)
-    # animal: fourth, third, second image of its own stand at places 2, 3 and 4
+    # The three images of animal are at ranks 2, 3 and 4.
     assert found.per_class["animal"].average_precision == pytest.approx((1 / 2 + 2 / 3 + 3 / 4) / 3)
     assert [one.support for one in found.per_class.values()] == [3, 1, 2]
     assert (found.majority_class, found.majority_top1) == ("animal", 3 / 4)
     assert macro_metric(found) == ("mean_average_precision", found.mean_average_precision)
     assert accuracy_intervals(found) == {"top1": wilson_interval(3 / 4, 4)}
-    # From half of an image's largest share: cat; animal and dog of all others. Of 6 labels 5 are among these 7.
+    # Labels from half of the largest probability on: cat, then animal and dog three times. 5 of the 6 labels are
+    # assigned.
     assert assigned_labels(shares).tolist() == [[False, True, False], *[[True, False, True]] * 3]
     assert found.f1_micro == pytest.approx(2 * 5 / (6 + 7))
     f1 = {"animal": 2 * 2 / (3 + 3), "cat": 1.0, "dog": 2 * 2 / (2 + 3)}
@@ -60,7 +61,7 @@ def pictures(draw, classes=8):
 
 
 @given(pictures())
-def test_figures_are_scikit_learns_and_those_of_plain_sets(data):
+def test_metrics_equal_scikit_learn_and_python_sets(data):
     sets, labels, shares = data
     hot = np.array([[number in one for number in range(8)] for one in sets])
     found = multilabel_metrics(labels, shares, [str(number) for number in range(8)])
@@ -79,7 +80,7 @@ def test_figures_are_scikit_learns_and_those_of_plain_sets(data):
     assert [one.average_precision is None for one in found.per_class.values()] == (~present).tolist()
 
 
-def test_with_one_label_each_they_are_the_figures_of_one_label():
+def test_metrics_of_single_labels_equal_those_of_classification():
     rng = np.random.default_rng(0)
     labels, shares = rng.integers(0, 7, 50), rng.dirichlet(np.ones(7), 50)
     names = [str(number) for number in range(7)]
@@ -89,7 +90,7 @@ def test_with_one_label_each_they_are_the_figures_of_one_label():
     assert macro_metric(one) == ("macro_f1", one.macro_f1)
 
 
-def test_an_answer_is_right_if_it_is_one_of_the_labels():
+def test_prediction_is_right_if_it_is_one_of_the_labels():
     assert is_correct([[0, 1], [2, -1]], [1, 0]).tolist() == [True, False]
     assert is_correct([0, 2], [0, 0]).tolist() == [True, False]
 
@@ -102,12 +103,12 @@ def test_an_answer_is_right_if_it_is_one_of_the_labels():
         ([[0, 1]], [[np.nan, 0.5, 0.5]], ("NaN",)),
     ],
 )
-def test_what_cannot_be_measured_is_refused(labels, shares, message):
+def test_invalid_input_is_rejected(labels, shares, message):
     with pytest.raises(InputError, match=mentioning(*message)):
         multilabel_metrics(labels, shares, NAMES)
 
 
-def test_the_intervals_hold_the_figures_and_shrink_with_the_pictures():
+def test_intervals_contain_the_metrics_and_shrink_with_more_images():
     rng = np.random.default_rng(0)
     wide = {}
     for count in (40, 640):
@@ -125,8 +126,8 @@ def test_the_intervals_hold_the_figures_and_shrink_with_the_pictures():
         assert width == pytest.approx(wide[40][name] / 4, rel=0.5), name  # sixteen times the images
 
 
-def test_each_by_itself_is_given_from_a_half_on_and_maybe_none():
-    """Worked by hand: animal and cat; none; dog at just a half. Of 5 labels 3 are given, and all 3 are right."""
+def test_sigmoid_labels_are_assigned_from_one_half_on():
+    """By hand: animal and cat, no label, dog at exactly 0.5. 3 of 5 labels are assigned, and all 3 are right."""
     labels = [[0, 1], [0, 2], [2, -1]]
     shares = [[0.9, 0.8, 0.1], [0.4, 0.1, 0.45], [0.2, 0.3, 0.5]]
     assert assigned_labels(shares, "sigmoid").tolist() == [[True, True, False], [False] * 3, [False, False, True]]
@@ -141,10 +142,8 @@ def test_each_by_itself_is_given_from_a_half_on_and_maybe_none():
     assert found.f1_micro != shared.f1_micro
 
 
-def test_intervals_are_of_the_same_rule_as_the_figures():
-    """Of images that are all given just their labels, whatever is drawn comes to 1, so that how many there are says
-    how far it reaches; by shares some would be given others.
-    """
+def test_intervals_use_the_label_rule_of_the_metrics():
+    """With sigmoid, all labels are right in every draw. With softmax, some labels would be wrong."""
     labels = np.tile([[0, -1], [1, 2]], (20, 1))
     shares = np.tile([[0.9, 0.48, 0.48], [0.1, 0.6, 0.7]], (20, 1))
     found = multilabel_metrics(labels, shares, NAMES, "sigmoid")
@@ -154,9 +153,9 @@ def test_intervals_are_of_the_same_rule_as_the_figures():
     assert metric_intervals(by_shares, labels, shares, key=Key.of(0))["f1_micro"][1] < 1
 
 
-def test_the_five_best_of_imagenet_21ks_classes_are_found_a_part_at_a_time():
+def test_top5_of_21841_classes_is_computed_in_parts():
     generator = np.random.default_rng(0)
-    shares = generator.random((200, 21_841), dtype=np.float32)  # 183 are put in order together
+    shares = generator.random((200, 21_841), dtype=np.float32)  # 183 are sorted at a time
     best = np.argsort(-shares, axis=1)
     true = np.stack([best[:, 9], np.where(np.arange(200) % 2, best[:, 4], -1)], axis=1)
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Figures of parts of the images: which parts there are, what each reaches, and what is called clear."""
+"""Metrics of slices: which slices a column gives, their metrics, and which are significantly lower."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.metrics.subgroups import slice_metrics, slice_values, sliceable_columns
 
 
-def test_years_are_values_and_areas_quarters():
+def test_years_are_values_and_areas_are_quarters():
     table = pd.DataFrame(
         {
             "path": [f"{k}.jpg" for k in range(100)],
@@ -26,17 +26,17 @@ def test_years_are_values_and_areas_quarters():
     assert slice_values(table["area"]).value_counts().tolist() == [25] * 4
 
 
-def test_an_empty_cell_is_a_slice_and_a_year_beside_it_stays_a_year():
+def test_empty_cell_is_a_slice_and_years_stay_integers():
     column = pd.Series([2014.0, np.nan, 2015.0])
     assert slice_values(column).tolist() == ["2014", "(empty)", "2015"]
 
 
-def test_an_empty_cell_of_categories_is_a_slice():
-    """Parquet keeps text as categories: what stands for an empty cell is none of them."""
+def test_empty_cell_of_a_categorical_column_is_a_slice():
+    """Parquet keeps text as categories, and "(empty)" is not one of them."""
     assert slice_values(pd.Series(pd.Categorical(["a", "b", None]))).tolist() == ["a", "b", "(empty)"]
 
 
-def test_dates_in_eight_digits_stay_apart():
+def test_dates_of_eight_digits_stay_distinct():
     few = pd.Series([20230115.0, np.nan, 20230116.0])
     assert slice_values(few).tolist() == ["20230115", "(empty)", "20230116"]
     month = slice_values(pd.Series(range(20230101, 20230131)))
@@ -45,8 +45,8 @@ def test_dates_in_eight_digits_stay_apart():
     ]  # fmt: skip
 
 
-def test_places_of_a_small_site_are_quarters_too():
-    """A city block: all of it reads -122.419 in six digits; and a stretch of a projected coordinate."""
+def test_coordinates_of_a_small_site_are_quarters():
+    """All of a city block is -122.419 in six digits. Also a small range of a projected coordinate."""
     block = slice_values(pd.Series(np.linspace(-122.4191, -122.4187, 41)))
     assert block.value_counts().to_dict() == {
         "-122.4191 to -122.419": 11, "-122.419 to -122.4189": 10, "-122.4189 to -122.4188": 10,
@@ -64,14 +64,14 @@ def test_places_of_a_small_site_are_quarters_too():
         ("1s", ["2023-05-01 08:00:00 to 2023-05-01 08:00:10", "2023-05-01 08:00:30 to 2023-05-01 08:00:40"]),
     ],
 )
-def test_pictures_of_one_day_are_cut_by_the_time_of_day(step, ends):
+def test_images_of_one_day_are_divided_by_time(step, ends):
     taken = slice_values(pd.Series(pd.date_range("2023-05-01 08:00", periods=41, freq=step)))
     assert taken.iloc[[0, -1]].tolist() == ends
     assert taken.nunique() == 4
 
 
 @pytest.mark.parametrize("zone", ["", "+00:00"])
-def test_dates_of_a_csv_are_cut_as_those_of_parquet(zone):
+def test_dates_in_csv_and_parquet_give_equal_slices(zone):
     taken = pd.Series(pd.date_range("2023-05-01 08:00", periods=41, freq="7h"))
     written = taken.map(lambda one: one.isoformat() + zone)
     assert slice_values(written).tolist() == slice_values(taken).tolist()
@@ -81,7 +81,7 @@ def test_dates_of_a_csv_are_cut_as_those_of_parquet(zone):
     assert slice_values(written.where(written.index != 7, "in spring")) is None, "not all of them are dates"
 
 
-def test_columns_of_parquet_that_hold_lists_cut_nothing_and_dates_are_quarters(tmp_path):
+def test_parquet_lists_give_no_slices_and_dates_give_quarters(tmp_path):
     table = pd.DataFrame(
         {
             "embedding": [np.arange(3.0) + k for k in range(40)],
@@ -98,8 +98,8 @@ def test_columns_of_parquet_that_hold_lists_cut_nothing_and_dates_are_quarters(t
     ]
 
 
-def test_numbers_most_of_which_are_equal_cut_nothing():
-    """All quarters but the last end at 0, so that there is one, and nothing next to it."""
+def test_mostly_equal_numbers_give_no_slices():
+    """All quarters except the last end at 0, so there is only one slice."""
     column = pd.Series([0.0] * 100 + [float(k) for k in range(1, 26)])
     assert slice_values(column) is None
     with_gaps = pd.concat([column, pd.Series([np.nan] * 10)], ignore_index=True)
@@ -109,11 +109,11 @@ def test_numbers_most_of_which_are_equal_cut_nothing():
 
 
 @pytest.mark.parametrize("column", [[*range(30), np.inf], [10**18 + place for place in range(40)]])
-def test_numbers_without_quarters_cut_nothing(column):
+def test_numbers_without_quarters_give_no_slices(column):
     assert slice_values(pd.Series(column)) is None
 
 
-def test_those_that_are_worse_first_by_hand():
+def test_worst_slices_come_first_by_hand():
     """North 40 of 50, south 20 of 50, west 0 of 5."""
     region = ["north"] * 50 + ["south"] * 50 + ["west"] * 5
     true = np.arange(105) % 3
@@ -126,24 +126,24 @@ def test_those_that_are_worse_first_by_hand():
     south = found[0]
     assert (south.top1, south.low, south.high) == (0.4, *wilson_interval(0.4, 50))
     assert south.macro_f1 == pytest.approx(f1_score(true[50:100], answers[50:100], average="macro"))
-    # With three slices p is at most 0.0167: of 20 of 50 next to 40 of 55 0.0007, of 0 of 5 next to 60 of 100 0.0127.
+    # With three slices p is at most 0.0167: 0.0007 for 20 of 50 against 40 of 55, 0.0127 for 0 of 5 against 60 of 100.
     assert [one.below for one in found] == [True, True, False]
 
 
-def test_among_many_equal_slices_one_is_seldom_called_worse():
-    """Twenty slices of 60 images that are all alike: in 200 tables about one in twenty may be called so."""
+def test_equal_slices_are_rarely_called_worse():
+    """Twenty slices of 60 images with equal accuracy: at most about one in twenty of 200 tables."""
     generator, called = np.random.default_rng(0), 0
     names = np.repeat([f"r{k:02d}" for k in range(20)], 60)
     for _ in range(200):
         hits = generator.random(len(names)) < 0.7
-        labels = np.zeros((len(names), 2), dtype=int)  # as of several labels each: F1 is another matter
+        labels = np.zeros((len(names), 2), dtype=int)  # multi-label, because F1 is not tested here
         found = slice_metrics(pd.DataFrame({"region": names}), labels, np.where(hits, 0, 1), hits)
         called += any(one.below for one in found)
     assert called <= 20, called
 
 
 def shares_called_worse(tables, column, share=0.7):
-    """Of how many tables of images that are all alike a slice is called worse."""
+    """The fraction of tables with a slice called worse, although all images have equal accuracy."""
     generator, called = np.random.default_rng(0), 0
     for _ in range(tables):
         hits = generator.random(len(column)) < share
@@ -154,22 +154,22 @@ def shares_called_worse(tables, column, share=0.7):
 
 
 @pytest.mark.parametrize("parts", [(200, 200), (390, 10), (60,) * 12])
-def test_chance_in_the_rest_counts_too(parts):
-    """Two halves, one slice next to a few images, a dozen: of 400 tables at most one in twenty, but for chance."""
+def test_variation_of_the_other_images_is_included(parts):
+    """Two halves, a large slice against few images, a dozen slices: at most one in twenty of 400 tables."""
     column = np.repeat([f"r{place}" for place in range(len(parts))], parts)
     assert shares_called_worse(400, column) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
 
 
-def test_a_few_pictures_that_are_all_right_make_no_others_worse():
-    """950 of 997 next to 3 of 3: these would be so at 95 % in six of seven draws."""
+def test_few_correct_images_do_not_make_other_slices_worse():
+    """950 of 997 against 3 of 3. With 95 % accuracy, this is the result in six of seven draws."""
     hits = np.arange(1000) >= 47
     column = ["most"] * 997 + ["few"] * 3
     found = slice_metrics(pd.DataFrame({"region": column}), np.zeros(1000), np.where(hits, 0, 1), hits)
     assert [(one.value, one.below) for one in found] == [("most", False), ("few", False)]
 
 
-def test_a_slice_that_is_really_worse_is_found():
-    """60 % next to 80 %, of 200 images each, among five columns of chance alone."""
+def test_worse_slice_is_found():
+    """60 % against 80 %, with 200 images each, among five random columns."""
     generator = np.random.default_rng(0)
     table = pd.DataFrame({f"chance{number}": generator.integers(0, 4, 400) for number in range(5)})
     table["region"] = np.repeat(["dim", "bright"], 200)
@@ -178,6 +178,6 @@ def test_a_slice_that_is_really_worse_is_found():
     assert [(one.column, one.value) for one in found if one.below] == [("region", "dim")]
 
 
-def test_columns_that_cut_nothing_give_nothing():
+def test_columns_without_slices_give_no_metrics():
     assert slice_metrics(pd.DataFrame({"a": ["x", "x"]}), [0, 1], [0, 1], [True, True]) == ()
     assert slice_metrics(pd.DataFrame(index=range(2)), [0, 1], [0, 1], [True, True]) == ()
