@@ -1,4 +1,4 @@
-"""What a network is worth: by hand, in order, and refused where the order would be upside down."""
+"""The reward of a measurement, by hand, in order, and with invalid values rejected."""
 
 from dataclasses import replace
 
@@ -16,18 +16,20 @@ BACKBONE = Measurement(
 )
 
 
-def test_the_papers_reward_by_hand():
-    """Twice as slow, four times as large: 0.6 * 2^-0.07 * 4^-0.05 = 0.6 * 0.952638 * 0.933033 = 0.533306."""
+def test_reward_by_hand():
+    """Twice the step time, four times the parameters: 0.6 * 2^-0.07 * 4^-0.05 = 0.6 * 0.952638 * 0.933033 =
+    0.533306.
+    """
     network = replace(BACKBONE, top1=0.6, step_seconds=0.2, parameters=4_000_000)
     assert Reward().compute(network, BACKBONE) == pytest.approx(0.533306, abs=1e-6)
 
 
-def test_the_backbones_reward_is_its_accuracy():
+def test_reward_of_the_backbone_is_its_accuracy():
     assert Reward().compute(BACKBONE, BACKBONE) == 0.5
 
 
 def test_order_by_hand():
-    """Half the time is worth 2^0.07 = 1.0497 times the accuracy; half the parameters 2^0.05 = 1.0353."""
+    """Half the step time multiplies the reward by 2^0.07 = 1.0497, half the parameters by 2^0.05 = 1.0353."""
     quick = replace(BACKBONE, step_seconds=0.05)
     little = replace(BACKBONE, parameters=500_000)
     right = replace(BACKBONE, top1=0.52)  # 1.04 times
@@ -35,13 +37,13 @@ def test_order_by_hand():
     failed = replace(BACKBONE, top1=None, failure="out of memory")
     best_first = [quick, right, little, BACKBONE, slow, failed]
     assert sorted(best_first, key=lambda one: Reward().compute(one, BACKBONE), reverse=True) == best_first
-    # Of accuracy alone, the two that know more lead.
+    # With accuracy only, the two models of higher accuracy are equal.
     alone = Reward(step_seconds=0, parameters=0)
     assert {alone.compute(one, BACKBONE) for one in (right, slow)} == {0.52}
 
 
 @given(st.floats(0.01, 1), st.floats(1e-3, 10), st.integers(1, 10**9), st.floats(1.01, 100))
-def test_costing_more_is_worth_less_and_knowing_more_is_worth_more(top1, seconds, parameters, times):
+def test_higher_cost_lowers_and_higher_accuracy_raises_the_reward(top1, seconds, parameters, times):
     network = replace(BACKBONE, top1=top1, step_seconds=seconds, parameters=parameters)
     worth = Reward().compute(network, BACKBONE)
     assert Reward().compute(replace(network, step_seconds=seconds * times), BACKBONE) == pytest.approx(
@@ -51,7 +53,7 @@ def test_costing_more_is_worth_less_and_knowing_more_is_worth_more(top1, seconds
     assert Reward().compute(replace(network, top1=top1 / times), BACKBONE) < worth
 
 
-def test_other_costs_count_where_they_are_given_an_exponent():
+def test_costs_with_an_exponent_are_included():
     """Latency and memory: 0.5 * 4^-0.1 * 2^-0.2 = 0.5 * 0.870551 * 0.870551 = 0.378929."""
     backbone = replace(BACKBONE, inference_seconds=0.01, peak_memory_bytes=2**30)
     network = replace(backbone, inference_seconds=0.04, peak_memory_bytes=2**31)
@@ -60,19 +62,19 @@ def test_other_costs_count_where_they_are_given_an_exponent():
     assert Reward().compute(network, backbone) == 0.5
 
 
-def test_a_failed_network_is_worth_nothing():
+def test_failed_model_has_reward_zero():
     assert Reward().compute(replace(BACKBONE, top1=None, step_seconds=None, failure="diverged"), BACKBONE) == 0.0
 
 
 @pytest.mark.parametrize("name", ["step_seconds", "parameters", "inference_seconds", "peak_memory_bytes"])
-def test_a_wrong_sign_is_refused_with_the_reason(name):
+def test_positive_exponent_is_rejected(name):
     with pytest.raises(ValidationError, match=mentioning(name, "0.07", "0")):
         Reward(**{name: 0.07})
     with pytest.raises(InputError, match=mentioning(name)):
         Reward.from_json({name: float("nan")})
 
 
-def test_what_was_not_measured_cannot_be_counted():
+def test_missing_measurement_of_a_used_cost_is_rejected():
     untimed = replace(BACKBONE, step_seconds=None)
     with pytest.raises(InputError, match=mentioning("step_seconds")):
         Reward().compute(untimed, BACKBONE)
@@ -82,7 +84,7 @@ def test_what_was_not_measured_cannot_be_counted():
         Reward().compute(BACKBONE, untimed)
 
 
-def test_measurement_and_reward_are_plain_data():
+def test_measurement_and_reward_survive_json():
     failed = replace(BACKBONE, top1=None, failure="killed by signal 11", peak_memory_bytes=7)
     assert Measurement.from_json(failed.to_json()) == failed
     assert Reward.from_json(Reward(parameters=-0.1).to_json()) == Reward(parameters=-0.1)
@@ -102,7 +104,7 @@ def test_measurement_and_reward_are_plain_data():
         ("epochs", float("inf"), "epochs: must be a finite number"),
     ],
 )
-def test_a_measurement_that_is_none(field, value, rule):
+def test_invalid_measurement_is_rejected(field, value, rule):
     with pytest.raises(ValidationError, match=field):
         replace(BACKBONE, **{field: value})
     with pytest.raises(InputError, match=rule):

@@ -1,4 +1,4 @@
-"""What a study has found, on trials worked out by hand."""
+"""Results of a study, on trials with rewards by hand."""
 
 from __future__ import annotations
 
@@ -43,31 +43,31 @@ ROWS = [
 ]
 
 
-def test_nothing_of_a_front_is_beaten():
+def test_pareto_front_has_no_dominated_trial():
     assert [one.number for one in pareto_front(ROWS, lambda found: found.step_seconds)] == [0, 1, 5]
 
 
-def test_the_best_are_finished_ones_each_network_once():
+def test_best_trials_are_finished_and_different():
     assert [one.number for one in best(ROWS, most=3)] == [5, 1, 2]
     assert [one.number for one in best(ROWS, most=99)] == [5, 1, 2, 0, 7]
 
 
-def test_a_network_that_was_trained_twice_is_among_the_best_once():
-    """By workers next to each other: neither knew of the other."""
+def test_architecture_trained_twice_is_listed_once():
+    """Two workers may train the same architecture at the same time."""
     twice = replace(row(8, 0.71, 40, 0.63), point=ROWS[5].point)
     assert [one.number for one in best([*ROWS, twice], most=3)] == [8, 1, 2]
 
 
-def test_without_a_finished_trial_it_is_said_why():
+def test_study_without_a_finished_trial_is_an_error():
     with pytest.raises(InputError, match=mentioning("3", "step")):
         best(ROWS[3:5])
 
 
-def test_incumbents_never_fall_and_stopped_trials_do_not_count():
+def test_best_reward_so_far_ignores_stopped_trials():
     assert best_so_far(ROWS) == [0.5, 0.57, 0.57, 0.57, 0.57, 0.62, 0.62, 0.62]
 
 
-def test_a_table_reads_like_table_4_of_the_paper():
+def test_architecture_table_equals_table_4_of_the_paper():
     """arXiv:2104.00298, Table 4: EfficientNetV2-S."""
     _, rows = architecture_table(get_architecture("efficientnetv2_s"))
     assert [" | ".join(one) for one in rows] == [
@@ -82,12 +82,12 @@ def test_a_table_reads_like_table_4_of_the_paper():
     ]
 
 
-def test_a_reward_is_shown_as_its_formula():
+def test_reward_is_printed_as_a_formula():
     assert str(Reward()) == "A · S^-0.07 · P^-0.05"
     assert str(Reward(step_seconds=0, peak_memory_bytes=-0.1)) == "A · P^-0.05 · M^-0.1"
 
 
-def test_drawings_show_what_there_is():
+def test_plots_show_fronts_rewards_and_importances():
     fronts = draw_fronts(ROWS)
     assert len(fronts.axes) == 2
     edge = fronts.axes[0].lines[0].get_xydata().tolist()
@@ -100,8 +100,8 @@ def test_drawings_show_what_there_is():
     assert [bar.get_width() for bar in bars.patches] == [70.0, 30.0]
 
 
-def test_the_decision_that_rewards_follow_matters_most(tmp_path):
-    """Fused networks of stage 2 are worth 0.6, the others 0.5, whatever else was decided."""
+def test_decision_that_determines_the_reward_has_the_highest_importance(tmp_path):
+    """Accuracy is 0.6 if stage 2 is fused, otherwise 0.5. Other decisions have no effect."""
     storage = Storage(f"sqlite:///{tmp_path}/study.db", timeout_s=5, create=True)
     create_study(storage, "study", PLAN.model_copy(update={"reward": Reward(step_seconds=0, parameters=0)}), trials=40)
     study = open_study(storage, "study")
@@ -118,7 +118,7 @@ def test_the_decision_that_rewards_follow_matters_most(tmp_path):
     assert found["stage2.kind"] > 0.9
 
 
-def test_without_trials_nothing_is_drawn():
+def test_plots_without_trials_are_none():
     assert draw_fronts([]) is None
     assert draw_rewards(ROWS[3:5]) is None
     assert draw_importances({}) is None

@@ -1,4 +1,4 @@
-"""Who is tried next: learning by hand, nothing tried twice, the same whoever asks and however often he stops."""
+"""Samplers: updates by hand, no repeated architectures, and equal results after stops or with several workers."""
 
 import itertools
 import math
@@ -41,7 +41,7 @@ def _quiet():
 
 
 def worth(point):
-    """Made up: MBConv early, layers late and little cost, none of which a sampler is told."""
+    """A synthetic reward, unknown to samplers: MBConv early, layers late, few parameters."""
     choices = SPACE.choices(point)
     liked = sum(choices[f"stage{number}.kind"] == "mbconv" for number in (2, 3))
     liked += choices["stage4.layers"] + choices["stage5.layers"] - (choices["stage6.expand"] == 1)
@@ -58,29 +58,29 @@ def searched(proposer, seed, trials):
     return tried
 
 
-def test_what_a_policy_learns_by_hand():
-    """Rewards 1 and 0 about their mean, one standard deviation each way; two options, a rate of 0.5.
+def test_policy_update_by_hand():
+    """Rewards 1 and 0, one standard deviation from their mean. Two options, learning rate 0.5.
 
-    The first moves each logit by 0.5 * (1 - 0.5) = 0.25: chances 1/(1 + e^-0.5) = 0.622459 and 0.377541. The second
-    took the other options and is made less likely by 0.5 * (1 - 0.377541) = 0.311230.
+    The first update changes each logit by 0.5 * (1 - 0.5) = 0.25: probabilities 1/(1 + e^-0.5) = 0.622459 and 0.377541.
+    The second trial has the other options and changes logits by 0.5 * (1 - 0.377541) = 0.311230.
     """
     policy = PolicyGradient(learning_rate=0.5, warmup=2, entropy=0.0)
     tried = [PastTrial((0, 0, 0, 0, 0), 1.0), PastTrial((1, 1, 1, 1, 0), 0.0)]
     logits = policy.logits(TINY, tried)
     assert logits[:4].tolist() == pytest.approx(np.array([[0.56123, -0.56123]] * 4), abs=1e-5)
-    # The last decision took the same option both times: up by 0.25, then down by 0.5 * 0.377541.
+    # The last decision had the same option both times: +0.25, then -0.5 * 0.377541.
     assert logits[4].tolist() == pytest.approx([0.061230, -0.061230], abs=1e-5)
 
 
-def test_a_policy_learns_nothing_from_decisions_without_effect():
-    """The second stage is removed: of its decisions only that is taught."""
+def test_policy_does_not_update_decisions_without_effect():
+    """The second stage is removed: only its decision on removal is updated."""
     policy = PolicyGradient(warmup=2, entropy=0.0)
     logits = policy.logits(TINY, [PastTrial((0, 0, 0, 0, 1), 1.0), PastTrial((1, 0, 0, 0, 1), 0.0)])
     assert (logits[2:4] == 0).all()
     assert (logits[[0, 4]] != 0).all()
 
 
-def test_equal_rewards_teach_nothing_and_options_that_are_not_there_stay_so():
+def test_equal_rewards_change_no_logits_and_missing_options_stay_impossible():
     policy = PolicyGradient(warmup=3)
     tried = [PastTrial(RICH.sample(Key.of(seed)), 0.5) for seed in range(20)]
     logits = policy.logits(RICH, tried)
@@ -90,8 +90,8 @@ def test_equal_rewards_teach_nothing_and_options_that_are_not_there_stay_so():
         assert (row[size:] == -np.inf).all()
 
 
-def test_entropy_pulls_towards_even_chances():
-    """The third reward is the usual one, so its step is that of entropy alone: the gradient by finite differences."""
+def test_entropy_makes_probabilities_more_equal():
+    """The third reward equals the baseline, so its update is that of entropy: the gradient by finite differences."""
     policy = PolicyGradient(warmup=2, entropy=0.1, learning_rate=1.0, baseline_decay=1.0)
     tried = [PastTrial((0, 0, 0, 0, 0), 1.0), PastTrial((0, 0, 0, 0, 1), 0.0), PastTrial((1, 1, 1, 1, 1), 0.5)]
 
@@ -106,8 +106,8 @@ def test_entropy_pulls_towards_even_chances():
     assert policy.logits(TINY, tried)[4] - start == pytest.approx(0.1 * np.array(gradient), abs=1e-7)
 
 
-def test_the_parent_is_the_best_of_the_living():
-    """Of 6 trials the youngest 4 live, all in the tournament: the best of all has died."""
+def test_parent_is_the_best_of_the_current_population():
+    """The last 4 of 6 trials are the population and the tournament. The best trial is older."""
     evolution = RegularizedEvolution(population=4, tournament=4)
     points = [TINY.sample(Key.of(seed).fold("first")) for seed in range(6)]
     tried = [PastTrial(point, reward) for point, reward in zip(points, (9, 1, 2, 5, 3, 4), strict=True)]
@@ -116,7 +116,7 @@ def test_the_parent_is_the_best_of_the_living():
         assert child in TINY.neighbors(points[3])
 
 
-def test_a_small_tournament_lets_others_be_parents():
+def test_small_tournament_allows_every_parent():
     evolution = RegularizedEvolution(population=4, tournament=1)
     points = list(itertools.islice(SPACE.points(), 0, 73728, 20000))
     tried = [PastTrial(point, number) for number, point in enumerate(points)]
@@ -124,8 +124,8 @@ def test_a_small_tournament_lets_others_be_parents():
     assert all(any(child in SPACE.neighbors(point) for child in children) for point in points)
 
 
-def test_which_decision_changes_is_drawn_evenly():
-    """Of 3 decisions that have an effect, however many options the removed stage may come back with.
+def test_mutated_decision_is_drawn_uniformly():
+    """From 3 decisions with an effect, however many options the removed stage has.
 
     900 draws: chi-square with 2 degrees of freedom is below 13.8 with probability 0.999.
     """
@@ -137,8 +137,8 @@ def test_which_decision_changes_is_drawn_evenly():
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_nothing_is_tried_twice_until_everything_was(name):
-    """20 networks, each once; then again."""
+def test_no_architecture_is_repeated_before_all_are_tried(name):
+    """20 architectures, each once, then repetitions."""
     tried = []
     for number in range(TINY.count + 2):
         point = OURS[name].propose(TINY, tried, Key.of(3).fold(number))
@@ -146,7 +146,7 @@ def test_nothing_is_tried_twice_until_everything_was(name):
     assert {one.point for one in tried[: TINY.count]} == set(TINY.points())
 
 
-def test_the_last_network_is_found_whatever_is_drawn():
+def test_last_untried_architecture_is_always_found():
     *known, left = TINY.points()
     tried = [PastTrial(point, 0.0) for point in known]
     for seed in range(30):
@@ -154,8 +154,8 @@ def test_the_last_network_is_found_whatever_is_drawn():
 
 
 @pytest.mark.parametrize("name", ["policy", "evolution"])
-def test_learning_beats_drawing(name):
-    """Best of 60 trials over 8 seeds, paired with random search's: a 95 % interval above zero."""
+def test_policy_and_evolution_beat_random_search(name):
+    """Best of 60 trials over 8 seeds, paired with random search: a 95 % interval above zero."""
     better = [
         max(one.reward for one in searched(OURS[name], seed, 60))
         - max(one.reward for one in searched(OURS["random"], seed, 60))
@@ -164,8 +164,8 @@ def test_learning_beats_drawing(name):
     assert stats.ttest_1samp(better, 0).confidence_interval(0.95).low > 0
 
 
-def test_a_policy_of_the_papers_space_goes_on_for_a_thousand_trials():
-    """Ever more certain, without overflow."""
+def test_policy_of_the_paper_space_is_finite_after_a_thousand_trials():
+    """Probabilities approach 1 without overflow."""
     space = paper_space()
     tried = [PastTrial(space.sample(Key.of(seed)), seed % 10 / 10) for seed in range(40)]
     good = tried[9].point
@@ -185,8 +185,8 @@ def one_trial(study, space=SPACE):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_study_that_is_opened_anew_goes_on_as_if_it_had_never_stopped(name):
-    """27 trials at once; and the same with a new sampler and a new study of the same database every 9."""
+def test_reopened_study_continues_like_an_uninterrupted_one(name):
+    """27 trials at once, and the same trials with a new sampler and study object after every 9."""
     whole = optuna.create_study(direction="maximize", sampler=create_sampler(name, RICH, seed=5))
     expected = [one_trial(whole, RICH) for _ in range(27)]
     database = optuna.storages.InMemoryStorage()
@@ -206,7 +206,7 @@ def test_a_study_that_is_opened_anew_goes_on_as_if_it_had_never_stopped(name):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_proposal_is_that_of_the_studys_trials(name):
+def test_sampler_proposes_from_the_trials_of_the_study(name):
     study = optuna.create_study(direction="maximize", sampler=create_sampler(name, SPACE, seed=1))
     points = [one_trial(study) for _ in range(30)]
     tried, key = [], Key.of(1).fold("sampler")
@@ -217,8 +217,8 @@ def test_a_proposal_is_that_of_the_studys_trials(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_workers_of_one_seed_try_different_networks(name):
-    """Four begin at once, before any has finished."""
+def test_parallel_workers_of_one_seed_get_different_architectures(name):
+    """Four trials start before any of them has finished."""
     study = optuna.create_study(direction="maximize")
     workers = [
         optuna.load_study(
@@ -229,8 +229,8 @@ def test_workers_of_one_seed_try_different_networks(name):
     assert len({suggest(worker.ask(), SPACE) for worker in workers}) == 4
 
 
-def test_what_became_of_a_trial_counts_as_it_should():
-    """Finished: its reward; pruned or failed: the lowest; killed: not at all; running: known, without a reward."""
+def test_past_trials_have_rewards_by_their_state():
+    """Finished: the reward. Pruned or failed: the lowest reward. Killed: omitted. Running: no reward."""
     study = optuna.create_study(direction="maximize", sampler=create_sampler("random", TINY, seed=0))
     trials = [study.ask() for _ in range(7)]
     points = [suggest(trial, TINY) for trial in trials[:6]]
@@ -245,8 +245,8 @@ def test_what_became_of_a_trial_counts_as_it_should():
     ]  # fmt: skip
 
 
-def test_a_queued_network_is_tried_as_it_was_queued():
-    """The backbone first, say."""
+def test_enqueued_architecture_is_tried_next():
+    """For example the backbone first."""
     study = optuna.create_study(direction="maximize", sampler=create_sampler("policy", SPACE, seed=0))
     backbone = SPACE.encode(SPACE.backbone)
     study.enqueue_trial(SPACE.choices(backbone))
@@ -255,7 +255,7 @@ def test_a_queued_network_is_tried_as_it_was_queued():
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_study_of_another_aim_is_refused(name):
+def test_study_with_another_direction_is_rejected(name):
     study = optuna.create_study(sampler=create_sampler(name, TINY, seed=0))
     with pytest.raises(InputError, match=mentioning("minimize", "maximize")):
         study.ask(distributions(TINY))
@@ -264,8 +264,8 @@ def test_a_study_of_another_aim_is_refused(name):
         several.ask(distributions(TINY))
 
 
-def test_nsga2_seeks_fronts():
-    """Fewer parameters and more reward."""
+def test_nsga2_accepts_two_objectives():
+    """Fewer parameters and a higher reward."""
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=create_sampler("nsga2", SPACE, seed=0))
     for _ in range(8):
         trial = study.ask()
@@ -275,7 +275,7 @@ def test_nsga2_seeks_fronts():
     assert study.best_trials
 
 
-def test_what_is_no_decision_is_refused():
+def test_unknown_parameter_or_sampler_is_rejected():
     study = optuna.create_study(direction="maximize", sampler=create_sampler("policy", TINY, seed=0))
     with pytest.raises(InputError, match=mentioning("'lr'")):
         study.ask().suggest_float("lr", 0, 1)
@@ -291,19 +291,19 @@ def test_what_is_no_decision_is_refused():
         (RegularizedEvolution, {"tournament": 0}),
     ],
 )
-def test_samplers_that_could_never_propose_are_refused_where_they_are_made(sampler, words):
+def test_sizes_below_one_are_rejected(sampler, words):
     with pytest.raises(ValueError, match="at least 1"):
         sampler(**words)
 
 
 @pytest.mark.parametrize(("most", "last"), [(3.0, 4.25 / 3.6875**0.5), (1.5, 1.5)])
-def test_the_baseline_moves_and_what_is_far_above_it_is_cut_off(most, last):
-    """Baselines 0.5 up to the third reward, then half way to that, 0.75; variances 1/4, 2/9 and 59/16."""
+def test_baseline_is_updated_and_large_advantages_are_clipped(most, last):
+    """Baselines 0.5 up to the third reward, then 0.75, halfway to it. Variances 1/4, 2/9 and 59/16."""
     policy = PolicyGradient(warmup=2, baseline_decay=0.5, most_advantage=most)
     found = policy._advantages(np.array([1.0, 0.0, 1.0, 5.0]))
     assert found == pytest.approx([1, -1, 0.5 / (2 / 9) ** 0.5, last])
 
 
 @pytest.mark.parametrize(("name", "made"), [("tpe", TPESampler), ("nsga2", NSGAIISampler)])
-def test_samplers_are_those_of_their_names(name, made):
+def test_sampler_names_of_optuna(name, made):
     assert isinstance(create_sampler(name, SPACE, seed=0), made)

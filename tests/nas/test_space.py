@@ -1,4 +1,4 @@
-"""Spaces of networks: counted exactly, every network one point, the published ones among them."""
+"""Search spaces: exact counts, one point per architecture, and the published architectures."""
 
 import itertools
 from dataclasses import replace
@@ -31,7 +31,7 @@ from efficientnetv2.utils.random_key import Key
 
 M = get_architecture("efficientnetv2_m")
 
-# Two stages, the second of which may go: 2 x 2 = 4 networks without it and 4 x (2 x 2 x 1) with it.
+# Two stages, the second removable: 2 x 2 = 4 architectures without it and 4 x (2 x 2 x 1) with it.
 BACKBONE = Architecture(
     8, (Stage(fused_mbconv(expand=1, kernel=3), 2, 8, 1), Stage(mbconv(expand=4, kernel=3), 1, 16, 1)), 32
 )
@@ -39,7 +39,7 @@ FIRST = StageChoices(channels=(8,), layers=(1, 2), kernels=(3,), expands=(1,))
 SECOND = StageChoices(channels=(16,), layers=(1, 0), kernels=(3,), expands=(1, 4))
 TINY = Space(BACKBONE, (FIRST, SECOND))
 
-# Every kind of decision, and two stages that may go.
+# Every type of decision, and two removable stages.
 RICH = Space(
     BACKBONE,
     (
@@ -49,8 +49,8 @@ RICH = Space(
 )
 
 
-def test_by_hand():
-    """4 first stages; the second is 4 others, or none."""
+def test_tiny_space_by_hand():
+    """4 first stages. The second stage has 4 variants or is removed."""
     assert [decision.name for decision in TINY.decisions] == [
         "stage1.kind", "stage1.layers", "stage2.kind", "stage2.expand", "stage2.layers",
     ]  # fmt: skip
@@ -65,8 +65,8 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("space", [TINY, RICH])
-def test_the_count_is_that_of_different_networks(space):
-    """All combinations of indices, decoded: equal networks are equal values."""
+def test_count_is_the_number_of_different_architectures(space):
+    """All combinations of indices are decoded: equal architectures are equal values."""
     combinations = itertools.product(*(range(len(one.options)) for one in space.decisions))
     networks = {space.decode(point) for point in combinations}
     points = list(space.points())
@@ -74,8 +74,8 @@ def test_the_count_is_that_of_different_networks(space):
     assert {space.decode(point) for point in points} == networks
 
 
-def test_the_count_of_the_papers_space():
-    """B4 has 2, 4, 4, 6, 6, 8, 2 layers: each stage 2 x 2 x 3 operators times twice its layers; 1, 5 and 7 may go."""
+def test_count_of_the_paper_space():
+    """B4 has 2, 4, 4, 6, 6, 8, 2 layers. Each stage: 2 x 2 x 3 operators, twice its layers. 1, 5, 7 are removable."""
     assert paper_space().count == (12 * 4 + 1) * (12 * 8) * (12 * 8) * (12 * 12) * (12 * 12 + 1) * (12 * 16) * (
         12 * 4 + 1
     )
@@ -94,7 +94,7 @@ def test_the_count_of_the_papers_space():
     ),
     st.integers(),
 )
-def test_points_and_networks_go_back_and_forth(space, seed):
+def test_points_and_architectures_convert_both_ways(space, seed):
     point = space.sample(Key.of(seed))
     assert space.canonical(point) == point
     network = space.decode(point)
@@ -104,8 +104,8 @@ def test_points_and_networks_go_back_and_forth(space, seed):
 
 @settings(max_examples=60)
 @given(st.sampled_from([RICH, small_space()]), st.data())
-def test_every_combination_of_indices_is_a_network(space, data):
-    """A sampler that decides one thing after another need not know which stages are removed."""
+def test_every_combination_of_indices_is_an_architecture(space, data):
+    """A sampler that decides in sequence does not need to know which stages are removed."""
     point = tuple(data.draw(st.integers(0, len(one.options) - 1)) for one in space.decisions)
     assert space.encode(space.decode(point)) == space.canonical(point)
     assert space.decode(space.canonical(point)) == space.decode(point)
@@ -122,7 +122,7 @@ def test_neighbors_are_mutual_and_different(space, seed):
 
 
 def test_neighbors_by_hand():
-    """Of the network without its second stage: 2 other first stages, 4 second ones."""
+    """Without the second stage: 2 other first stages, 4 second stages."""
     assert set(TINY.neighbors((0, 0, 0, 0, 1))) == {
         (1, 0, 0, 0, 1), (0, 1, 0, 0, 1), (0, 0, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, 0, 1, 0), (0, 0, 1, 1, 0),
     }  # fmt: skip
@@ -131,8 +131,8 @@ def test_neighbors_by_hand():
     }  # fmt: skip
 
 
-def test_every_network_is_drawn_as_often():
-    """20 networks, 2,000 draws: chi-square with 19 degrees of freedom is below 43.8 with probability 0.999."""
+def test_architectures_are_sampled_uniformly():
+    """20 architectures, 2,000 draws: chi-square with 19 degrees of freedom is below 43.8 with probability 0.999."""
     drawn = [TINY.sample(Key.of(seed)) for seed in range(2000)]
     counts = [drawn.count(point) for point in TINY.points()]
     assert sum(counts) == 2000
@@ -140,14 +140,14 @@ def test_every_network_is_drawn_as_often():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_published_network_is_a_point_of_the_space_around_it(name):
+def test_published_architecture_is_in_the_space_around_it(name):
     network = get_architecture(name)
     space = space_around(network)
     assert space.decode(space.encode(network)) == network
 
 
-def test_table_4_is_in_the_papers_space_but_for_its_channels():
-    """S: operators and layers of Table 4 on B4's channels, the seventh stage removed."""
+def test_table_4_is_in_the_paper_space_except_for_its_channels():
+    """S: operators and layers of Table 4 with the channels of B4, and the seventh stage removed."""
     b4 = get_architecture("efficientnet_b4")
     rows = zip(EFFICIENTNETV2_S.stages, b4.stages[:6], strict=True)
     network = replace(b4, stages=tuple(replace(row, channels=stage.channels) for row, stage in rows))
@@ -156,7 +156,7 @@ def test_table_4_is_in_the_papers_space_but_for_its_channels():
     assert space.decode(space.encode(network)) == network
 
 
-def test_table_3_is_in_the_papers_space():
+def test_table_3_is_in_the_paper_space():
     """B4 with its first 1-3, 1-5, 1-7 stages fused."""
     space = paper_space()
     for stages in (3, 5, 7):
@@ -164,7 +164,7 @@ def test_table_3_is_in_the_papers_space():
         assert space.decode(space.encode(network)) == network
 
 
-def test_the_small_space():
+def test_small_space():
     space = small_space()
     assert space.count == 73_728
     assert space.decode(space.encode(small_b0())) == space.backbone == small_b0()
@@ -175,7 +175,7 @@ def test_the_small_space():
 @pytest.mark.parametrize(
     "space", [small_space(), paper_space(), space_around(small_b0(), widths=(1.0, 1.5), choose_se=True)]
 )
-def test_drawn_networks_build_and_cost_what_was_counted(space):
+def test_sampled_models_have_the_counted_parameters_and_flops(space):
     for seed in range(2):
         network = space.decode(space.sample(Key.of(seed)))
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
@@ -186,8 +186,8 @@ def test_drawn_networks_build_and_cost_what_was_counted(space):
         assert counter.get_total_flops() == 2 * total.multiply_adds
 
 
-def test_a_stage_may_go_from_between_others():
-    """Strides 2, 1, 1, the middle one removable, the last as wide as it: what is left is the last."""
+def test_middle_stage_is_removable():
+    """Strides 2, 1, 1. The second stage is removable, and the last stage has equal channels."""
     longer = replace(BACKBONE, stages=(*BACKBONE.stages, BACKBONE.stages[1]))
     space = Space(longer, (FIRST, SECOND, replace(SECOND, layers=(1, 2))))
     for point in space.points():
@@ -195,7 +195,7 @@ def test_a_stage_may_go_from_between_others():
     assert len({space.decode(point) for point in space.points()}) == space.count
 
 
-def test_widths_and_squeeze_excite_are_decisions_too():
+def test_channels_and_squeeze_excite_are_decisions():
     space = space_around(get_architecture("efficientnetv2_b0"), widths=(0.5, 1.0), choose_se=True, removable=False)
     named = {one.name: one.options for one in space.decisions}
     assert named["stage4.channels"] == (48, 96)
@@ -205,7 +205,7 @@ def test_widths_and_squeeze_excite_are_decisions_too():
     assert space.decode(space.point(without)).stages[5].operator == mbconv(expand=6, kernel=3, se=None)
 
 
-def test_an_unusual_backbone_is_in_its_space():
+def test_unusual_backbone_is_in_its_space():
     unusual = Architecture(8, (Stage(mbconv(expand=3, kernel=7, se=0.5), 1, 12, 2),), 32)
     space = space_around(unusual)
     assert space.decode(space.encode(unusual)) == unusual
@@ -215,13 +215,13 @@ def test_an_unusual_backbone_is_in_its_space():
 
 
 @given(st.sampled_from([TINY, RICH, small_space(), paper_space()]))
-def test_a_space_is_plain_data(space):
+def test_space_survives_json(space):
     again = Space.from_json(space.to_json())
     assert again == space
     assert describe_difference(again, space) is None
 
 
-def test_another_space_is_known_and_said():
+def test_difference_of_spaces_is_described():
     other = Space(BACKBONE, (replace(FIRST, layers=(2, 1)), SECOND))
     assert other.count == TINY.count
     assert mentions(describe_difference(TINY, other), "1", "2", "stage")
@@ -234,7 +234,7 @@ def test_another_space_is_known_and_said():
     assert describe_difference(Space(deeper, TINY.stages), TINY) == "the backbone's stages differ"
 
 
-def test_a_description_names_every_option():
+def test_description_names_every_option():
     text = RICH.describe()
     assert mentions(text, "2", "1", "3", "5", "4", "8", "16", "24")
     assert mentions(text, "0.5", "0.25")
@@ -247,7 +247,7 @@ def refused(match, **changes):
         replace(SECOND, **changes)
 
 
-def test_choices_that_no_stage_has():
+def test_invalid_stage_choices_are_rejected():
     refused("channels is 0, but must be at least 1", channels=(16, 0))
     refused("kernel is 4, but must be odd", kernels=(3, 4))
     refused("expand is 0", expands=(0,))
@@ -258,7 +258,7 @@ def test_choices_that_no_stage_has():
     refused("layers .* must have different options", layers=(1, 1))
 
 
-def test_spaces_that_are_none():
+def test_invalid_spaces_are_rejected():
     with pytest.raises(ValidationError, match=mentioning("1", "0", "2")):
         Space(BACKBONE, (replace(FIRST, layers=(0, 1)), SECOND))
     with pytest.raises(ValidationError, match=mentioning("1", "2", "stage")):
@@ -281,7 +281,7 @@ def test_spaces_that_are_none():
         space_around(BACKBONE, widths=(0.0,))
 
 
-def test_a_file_that_is_none_says_where():
+def test_invalid_json_names_the_place():
     plain = RICH.to_json()
     plain["stages"][1]["channels"] = [0, 16]
     with pytest.raises(InputError, match=mentioning("stages.1", "0", "1")):
@@ -290,7 +290,7 @@ def test_a_file_that_is_none_says_where():
         Space.from_json(TINY.to_json() | {"kernel_sizes": [3]})
 
 
-def test_networks_of_other_spaces_are_refused_with_the_reason():
+def test_architecture_of_another_space_is_rejected_with_the_reason():
     def reason(network):
         with pytest.raises(InputError) as refusal:
             TINY.encode(network)
@@ -308,7 +308,7 @@ def test_networks_of_other_spaces_are_refused_with_the_reason():
     assert mentions(reason(replace(BACKBONE, stages=(first, second, second))), "3", "1", "2")
 
 
-def test_points_that_are_none():
+def test_invalid_points_are_rejected():
     with pytest.raises(InputError, match="has 5 numbers"):
         TINY.decode((0, 0))
     with pytest.raises(InputError, match=mentioning("stage1.layers", "2", "0", "1")):
@@ -319,8 +319,8 @@ def test_points_that_are_none():
         TINY.point(TINY.choices((0, 0, 0, 0, 0)) | {"stage1.layers": 7})
 
 
-def test_pictures_below_the_stride_are_refused():
-    """B4 halves five times."""
+def test_image_size_below_the_stride_is_rejected():
+    """B4 has stride 32."""
     with pytest.raises(InputError, match=mentioning("24", "32")):
         require_image_size(paper_space(), 24)
     require_image_size(paper_space(), 32)

@@ -1,4 +1,4 @@
-"""The time of a step: its parts add up to the whole, and tell that of networks never measured."""
+"""Step times: parts sum to the step and predict steps of other architectures."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def times(tmp_path, recipe=RECIPE):
     return StepTimeCache(tmp_path / "times.json", recipe, num_classes=3, device=CPU)
 
 
-def test_every_block_has_a_name_that_equal_ones_share():
+def test_equal_blocks_have_equal_part_names():
     b0 = get_architecture("efficientnetv2_b0")
     names = part_names(b0, image_size=224, num_classes=1000)
     assert len(names) == len(blocks(b0)) + 2
-    # Of the fifth stage's five blocks the first comes from other channels; the sixth halves the image first.
+    # In stage 5, the first of five blocks has other input channels. Stage 6 reduces the image size first.
     assert len(set(names)) == 2 + sum(min(stage.layers, 2) for stage in b0.stages)
     assert mentions(names[1], "32", "16", "3", "1", "112")
     assert names[-1].startswith("head 192-1280 at 7")
 
 
-def test_a_block_of_two_convolutions_is_not_named_as_one_of_a_single_one():
+def test_single_and_double_convolution_have_different_part_names():
     """8 to 32 channels: by one convolution, or by one to 4 x 8 channels and a projection."""
     single, double = (
         part_names(
@@ -70,8 +70,8 @@ def test_a_block_of_two_convolutions_is_not_named_as_one_of_a_single_one():
 
 
 @pytest.mark.parametrize("clipped", [True, False])
-def test_a_step_is_timed_with_the_update_of_a_training(clipped, monkeypatch):
-    """Clipping costs some percent of a small network's step; and the weights stay as they are."""
+def test_timed_step_includes_clipping_and_the_optimizer_without_changing_weights(clipped, monkeypatch):
+    """Clipping takes some percent of the step of a small model."""
     clips, updates = [], []
     clip = torch.nn.utils.clip_grad_norm_
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *given: clips.append(1) or clip(*given))
@@ -84,17 +84,17 @@ def test_a_step_is_timed_with_the_update_of_a_training(clipped, monkeypatch):
     assert {rate for each in updates for rate in each} == {0.0}
 
 
-def test_the_parts_add_up_to_the_step():
+def test_parts_sum_to_the_step():
     found = time_step(TINY, RECIPE, num_classes=3, device=CPU)
     names = part_names(TINY, image_size=32, num_classes=3)
     assert set(found.parts) == set(names)
     assert all(seconds > 0 for seconds in found.parts.values())
-    # Half as much or twice: this machine may be busy. Without the backward pass it would be a third.
+    # A factor of two is allowed for a busy machine. Without the backward pass, the ratio would be a third.
     assert 0.5 < sum(found.parts[name] for name in names) / found.total.median < 2
 
 
 class Sittings:
-    """Stands for benches: networks whose steps take so long each time that one is made again."""
+    """A fake benchmark: each construction has its own step time."""
 
     def __init__(self, seconds: list[float]) -> None:
         self.seconds, self.made = seconds, []
@@ -115,14 +115,12 @@ class Sittings:
     ("seconds", "median", "low", "high", "rounds"),
     [
         ([0.4] * 3, 0.4, 0.4, 0.4, 3 * 3),  # three rounds fill a second
-        ([0.05] * 3, 0.05, 0.05, 0.05, 3 * 6),  # short ones are six
+        ([0.05] * 3, 0.05, 0.05, 0.05, 3 * 6),  # short steps have six rounds
         ([0.42, 0.40, 0.41], 0.41, 0.40, 0.42, 3 * 3),
     ],
 )
-def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
-    seconds, median, low, high, rounds, monkeypatch
-):
-    """Within each of them all rounds are alike: a spread over rounds alone would be 0."""
+def test_spread_includes_differences_between_benchmark_runs(seconds, median, low, high, rounds, monkeypatch):
+    """Rounds of one benchmark are equal, so a spread over rounds alone would be 0."""
     bench = Sittings(seconds)
     monkeypatch.setattr(step_time, "StepBenchmark", bench)
     found = time_step(TINY, RECIPE, num_classes=3, device=CPU)
@@ -133,8 +131,8 @@ def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
     assert bench.made == [TINY] * 3
 
 
-def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(monkeypatch):
-    """A step of half the other's: by three sittings between four of that, the machine half as fast in the end."""
+def test_step_time_relative_to_the_reference_ignores_machine_speed(monkeypatch):
+    """A step of half the reference: three runs between four of the reference, while the machine slows down by half."""
     other = get_architecture("efficientnetv2_b0")
     slowness = [1.0, 1.1, 1.2, 1.3, 1.4, 1.7, 2.0]
     bench = Sittings([(0.8 if turn % 2 == 0 else 0.4) * by for turn, by in enumerate(slowness)])
@@ -146,7 +144,7 @@ def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(mo
     assert sum(found.parts[name] for name in part_names(TINY, image_size=32, num_classes=3)) == pytest.approx(0.5)
 
 
-def test_of_long_steps_as_many_are_timed_as_the_dry_run_counts(monkeypatch):
+def test_long_steps_are_timed_as_often_as_the_dry_run_counts(monkeypatch):
     other = get_architecture("efficientnetv2_b0")
     steps = Counter[Architecture]()
 
@@ -163,7 +161,7 @@ def test_of_long_steps_as_many_are_timed_as_the_dry_run_counts(monkeypatch):
     assert (steps[TINY], steps[other]) == min_timed_steps()
 
 
-def test_a_network_never_measured_is_foretold_from_the_parts_of_others(tmp_path):
+def test_unmeasured_step_is_predicted_from_parts_of_others(tmp_path):
     kept = times(tmp_path)
     assert kept.predict(TINY) is None
     kept.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.25))
@@ -174,7 +172,7 @@ def test_a_network_never_measured_is_foretold_from_the_parts_of_others(tmp_path)
     assert kept.predict(wider) is None
 
 
-def test_the_middle_one_of_several_times_counts(tmp_path):
+def test_median_of_several_times_is_used(tmp_path):
     kept = times(tmp_path)
     for seconds in (0.1, 0.1, 9.0):
         kept.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), seconds))
@@ -184,7 +182,7 @@ def test_the_middle_one_of_several_times_counts(tmp_path):
 @pytest.mark.parametrize(
     "change", ["batch_size=16", "precision=bf16", "progressive.image_size=64", "optimizer.clip_norm=null"]
 )
-def test_times_of_another_recipe_are_kept_apart(change, tmp_path):
+def test_times_of_another_recipe_are_separate(change, tmp_path):
     times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.1))
     other = with_overrides(RECIPE, [change])
     assert times(tmp_path, other).predict(TINY) is None
@@ -203,7 +201,7 @@ def test_times_of_another_recipe_are_kept_apart(change, tmp_path):
         '{"KEY": {"PART": [NaN]}}',
     ],
 )
-def test_a_damaged_file_counts_as_empty(damage, tmp_path):
+def test_damaged_cache_file_counts_as_empty(damage, tmp_path):
     kept = times(tmp_path)
     part = part_names(TINY, image_size=32, num_classes=3)[0]
     kept.file.write_text(damage.replace("KEY", kept._key(TINY)).replace("PART", part))
@@ -213,15 +211,15 @@ def test_a_damaged_file_counts_as_empty(damage, tmp_path):
     assert kept.predict(TINY) is not None
 
 
-def test_a_step_of_several_groups_takes_as_many_passes():
+def test_step_of_several_groups_takes_proportionally_longer():
     halves = with_overrides(RECIPE, ["batch_size=32", "ghost_batch_size=8"])
     one = with_overrides(RECIPE, ["batch_size=8"])
     four, single = (time_step(TINY, recipe, num_classes=3, device=CPU) for recipe in (halves, one))
     assert 1.5 < four.total.median / single.total.median < 12
 
 
-def test_groups_that_run_at_a_time_are_timed_in_one_pass(monkeypatch):
-    """Seven groups, three at a time as in training: passes of three, three and one, of their own statistics each."""
+def test_groups_per_pass_are_timed_in_one_pass(monkeypatch):
+    """Seven groups, three per pass as in training: passes of three, three and one, with separate statistics."""
     seven = with_overrides(RECIPE, ["batch_size=28", "ghost_batch_size=4"])
     bench = StepBenchmark(TINY, seven, 3, CPU, 3)
     stem = bench.state.network.stem
@@ -235,14 +233,14 @@ def test_groups_that_run_at_a_time_are_timed_in_one_pass(monkeypatch):
     assert norm.groups == 1, "as it was"
 
 
-def test_times_of_more_microbatches_are_kept_apart(tmp_path):
+def test_times_of_other_groups_per_pass_are_separate(tmp_path):
     times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.1))
     file = tmp_path / "times.json"
     assert StepTimeCache(file, RECIPE, num_classes=3, device=CPU, groups_per_pass=2).predict(TINY) is None
     assert StepTimeCache(file, RECIPE, num_classes=3, device=CPU, groups_per_pass=1).predict(TINY) is not None
 
 
-def test_memory_that_runs_out_with_the_network_of_the_pace_is_told_as_that(monkeypatch):
+def test_out_of_memory_of_the_reference_is_an_input_error(monkeypatch):
     def of(architecture: Architecture, *given: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
@@ -258,13 +256,13 @@ SECONDS = {TINY: 0.002, BACKBONE: 0.004}
 
 
 class Clock:
-    """Goes on while a network computes, the machine so many times as slow as it was."""
+    """A clock that advances when a model computes, on a machine ``slowness`` times slower than before."""
 
     def __init__(self, slowness: float) -> None:
         self.now, self.slowness = 0.0, slowness
 
     def pass_of(self, architecture: object, **words: object) -> torch.nn.Module:
-        """Stands for a network."""
+        """A fake model."""
         clock, seconds = self, SECONDS[architecture]
 
         class Passing(torch.nn.Module):
@@ -285,7 +283,7 @@ class Clock:
         (1.1, None, 0.0022),
     ],
 )
-def test_a_machine_that_is_slower_changes_no_time_that_is_told_at_a_pace(slowness, pace, told, monkeypatch):
+def test_latency_relative_to_the_reference_ignores_machine_speed(slowness, pace, told, monkeypatch):
     clock = Clock(slowness)
     monkeypatch.setattr(step_time, "create", clock.pass_of)
     monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: clock.now))

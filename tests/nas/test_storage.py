@@ -1,4 +1,4 @@
-"""A study's database: which there may be, what is told of one that can't be used, and whose turn it is."""
+"""The database of a study: accepted URLs, errors, and which worker gets which trial."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def states(one: TrialQueue) -> list[str]:
 
 
 def beat(one: TrialQueue) -> object:
-    """The last sign of life of the first trial."""
+    """The last heartbeat of the first trial."""
     return one.storage.rdb.get_trial(one.trial_id(0)).user_attrs.get("beat")
 
 
@@ -63,25 +63,25 @@ def beat(one: TrialQueue) -> object:
         ("sqlite:///a:b@c/study.db", "sqlite:///a:b@c/study.db"),
     ],
 )
-def test_a_password_is_not_shown(url, shown):
+def test_password_is_not_shown(url, shown):
     assert redact_password(url) == shown
 
 
 @pytest.mark.parametrize("url", ["mysql://host/db", "study.db", "sqlite://", "http://host"])
-def test_other_databases_are_refused(url):
+def test_other_databases_are_rejected(url):
     with pytest.raises(InputError, match=mentioning(url, "sqlite:///FILE")):
         Storage(url, timeout_s=0, create=True)
 
 
-def test_another_driver_is_refused_by_its_name():
+def test_other_driver_is_named():
     with pytest.raises(InputError, match=mentioning("+psycopg2")):
         sqlite_file("postgresql+psycopg2://me:secret@host/db")
     assert sqlite_file("postgresql+pg8000://me@host/db") is None
 
 
 @pytest.mark.parametrize("name", ["my study", "100%", "%41", "what?", "#1", "a:b@c", "{SCHEMA_VERSION}", "a&b=c", "é"])
-def test_a_folder_may_have_any_name(name, tmp_path):
-    """The file is where it is said to be, and Optuna's own programs find the study by the URL."""
+def test_folder_may_have_any_name(name, tmp_path):
+    """The file is at the given path, and Optuna finds the study by the URL."""
     file = tmp_path / name / "study.db"
     file.parent.mkdir()
     assert sqlite_file(sqlite_url(file)) == file
@@ -95,7 +95,7 @@ def test_a_folder_may_have_any_name(name, tmp_path):
     theirs.engine.dispose()
 
 
-def test_a_file_takes_no_options(tmp_path):
+def test_url_options_are_rejected(tmp_path):
     with pytest.raises(InputError, match=mentioning("study.db?timeout=10", "%3F")):
         Storage(f"sqlite:///{tmp_path}/study.db?timeout=10", timeout_s=0, create=True)
     assert not list(tmp_path.iterdir())
@@ -104,12 +104,12 @@ def test_a_file_takes_no_options(tmp_path):
     assert "secret" not in str(refused.value)
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path):
+def test_missing_folder_is_an_error(tmp_path):
     with pytest.raises(InputError, match=mentioning("No such file")):
         Storage(f"sqlite:///{tmp_path}/nowhere/study.db", timeout_s=0, create=True)
 
 
-def test_tables_of_another_version_are_told_with_what_to_do(tmp_path):
+def test_old_tables_are_an_error_with_the_upgrade_command(tmp_path):
     opened(tmp_path)
     with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
         database.execute("update alembic_version set version_num = 'v2.6.0.a'")
@@ -117,8 +117,8 @@ def test_tables_of_another_version_are_told_with_what_to_do(tmp_path):
         opened(tmp_path)
 
 
-def test_as_many_trials_as_asked_for_however_many_ask(tmp_path):
-    """Eight workers at once: every trial is taken once, and no ninth is made."""
+def test_parallel_workers_take_each_trial_once(tmp_path):
+    """Eight workers, eight trials."""
     study(tmp_path)
     taken: list[int] = []
 
@@ -135,7 +135,7 @@ def test_as_many_trials_as_asked_for_however_many_ask(tmp_path):
     assert sorted(taken) == list(range(8))
 
 
-def test_what_was_given_back_is_taken_first_and_has_not_been_begun(tmp_path):
+def test_returned_trial_is_taken_first_and_does_not_count_as_an_attempt(tmp_path):
     one = study(tmp_path)
     first, _ = one.acquire(3), one.acquire(3)
     one.give_back(first)
@@ -161,8 +161,8 @@ def test_what_was_given_back_is_taken_first_and_has_not_been_begun(tmp_path):
         ("set_trial_user_attr", "begun"),
     ],
 )
-def test_a_trial_that_was_taken_as_the_database_went_away_is_not_left_behind(call, word, tmp_path, monkeypatch):
-    """What was asked for was done, but the answer never came: asked again, the worker gets the trial that it has."""
+def test_trial_taken_during_a_lost_connection_is_not_left_behind(call, word, tmp_path, monkeypatch):
+    """The call succeeded, but its result was lost. On retry, the worker gets the trial that it holds."""
     one = study(tmp_path)
     if call == "set_trial_state_values":
         one.give_back(one.acquire(1))
@@ -176,7 +176,7 @@ def test_a_trial_that_was_taken_as_the_database_went_away_is_not_left_behind(cal
         return answer
 
     monkeypatch.setattr(one.storage.rdb, call, cut)
-    until = time.monotonic() + 10  # one that is nobody's has to stand still for a while
+    until = time.monotonic() + 10  # a trial without an owner is taken after a timeout
     while (claim := one.acquire(1)) is None and time.monotonic() < until:
         time.sleep(0.1)
     assert not cuts
@@ -186,7 +186,7 @@ def test_a_trial_that_was_taken_as_the_database_went_away_is_not_left_behind(cal
 
 
 def on_two_machines(tmp_path, monkeypatch):
-    """A ledger on each, of which neither can look for the other's process; what the other took; the time here."""
+    """Queues on two machines that cannot see each other's processes, the lease of the other, and the time here."""
     here, there = study(tmp_path), TrialQueue(opened(tmp_path), "study", heartbeat_s=0.05, lost_after_s=0.3)
     monkeypatch.setattr(module, "machine_id", lambda: "there")
     claim, now = there.acquire(1), [0.0]
@@ -195,12 +195,12 @@ def on_two_machines(tmp_path, monkeypatch):
     return here, there, claim, now
 
 
-def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monkeypatch):
+def test_remote_worker_without_heartbeat_is_lost(tmp_path, monkeypatch):
     here, there, claim, now = on_two_machines(tmp_path, monkeypatch)
     with there.heartbeat(claim):
         for _ in range(3):
             assert here.acquire(1) is None, "it is alive"
-            now[0] += 1  # more than it may be silent for
+            now[0] += 1  # longer than the limit without a heartbeat
             before = beat(there)
             while beat(there) == before:
                 time.sleep(0.01)
@@ -212,8 +212,8 @@ def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monk
     assert (taken.number, taken.attempt) == (0, 2)
 
 
-def test_the_time_in_which_the_database_did_not_answer_counts_for_nobody(tmp_path, monkeypatch):
-    """A worker that waits is the first to hear of it again, before the one that it waits for can say that it lives."""
+def test_time_without_database_does_not_count_as_missing_heartbeat(tmp_path, monkeypatch):
+    """A waiting worker may reconnect before the worker that it waits for can send a heartbeat."""
     here, there, claim, now = on_two_machines(tmp_path, monkeypatch)
     assert here.acquire(1) is None, "it has just been seen"
     cuts = [True]
@@ -221,7 +221,7 @@ def test_the_time_in_which_the_database_did_not_answer_counts_for_nobody(tmp_pat
     def looked() -> list[object]:
         if cuts:
             cuts.pop()
-            now[0] += 20  # more than a worker may be silent for, less than there is patience
+            now[0] += 20  # longer than the limit without a heartbeat, shorter than the timeout
             raise OperationalError("select", {}, Exception("server closed the connection"))
         return here.storage.rdb.get_all_trials(here.study_id)
 
@@ -236,7 +236,7 @@ def test_the_time_in_which_the_database_did_not_answer_counts_for_nobody(tmp_pat
 
 
 def others() -> Iterator[dict[str, object]]:
-    """Workers that are gone: of no process, of another one with the number, of one that has ended but is listed."""
+    """Lost workers: no such process, another process of this number, and a zombie process."""
     yield {"pid": 2**22 - 1}
     yield {"since": module.process_start_time(os.getpid()) - 1}
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
@@ -246,7 +246,7 @@ def others() -> Iterator[dict[str, object]]:
         yield {"pid": ended.pid, "since": module.process_start_time(ended.pid)}
 
 
-def test_a_worker_here_is_lost_with_its_process(tmp_path):
+def test_local_worker_is_lost_with_its_process(tmp_path):
     one = study(tmp_path)
     claim = one.acquire(1)
     assert one.acquire(1) is None, "its process is this one"
@@ -264,13 +264,13 @@ def test_a_worker_here_is_lost_with_its_process(tmp_path):
     ("error", "reason"),
     [
         (OperationalError("select", {}, Exception("database is locked")), "database is locked"),
-        # As a driver lets it through when the server is killed while an answer is awaited.
+        # A driver raises this if the server is killed during a query.
         (ConnectionResetError(104, "Connection reset by peer"), "[Errno 104] Connection reset by peer"),
         (BrokenPipeError(), "BrokenPipeError"),
         (TimeoutError("timed out"), "timed out"),
     ],
 )
-def test_a_database_that_does_not_answer_is_waited_for_and_told_once(error, reason, tmp_path):
+def test_unavailable_database_is_retried_and_reported_once(error, reason, tmp_path):
     said = logged_lines()
     storage = opened(tmp_path)
     tries = iter([True, True, False])
@@ -284,7 +284,7 @@ def test_a_database_that_does_not_answer_is_waited_for_and_told_once(error, reas
     assert each_mentions(said, (reason, "database"), ("database", "study"))
 
 
-def test_patience_ends_with_what_to_do(tmp_path):
+def test_timeout_names_the_command_to_resume(tmp_path):
     storage = opened(tmp_path, timeout_s=0)
 
     def call() -> None:
@@ -295,7 +295,7 @@ def test_patience_ends_with_what_to_do(tmp_path):
 
 
 def damaged_within(file):
-    """Its header stays, and all pages behind the first are noise."""
+    """Keep the header and replace all pages after the first by noise."""
     whole = file.read_bytes()
     file.write_bytes(whole[:4096] + os.urandom(len(whole) - 4096))
 
@@ -316,7 +316,7 @@ def of_another_program(file):
         of_another_program,
     ],
 )
-def test_a_file_that_is_no_study_is_refused_at_once(damage, tmp_path):
+def test_file_that_is_no_study_is_rejected_immediately(damage, tmp_path):
     study(tmp_path)
     damage(tmp_path / "study.db")
     said = logged_lines()
@@ -333,7 +333,7 @@ def test_a_file_that_is_no_study_is_refused_at_once(damage, tmp_path):
 @pytest.mark.parametrize(
     ("url", "given"), [("postgresql://me@host/db", "of the environment"), ("postgresql://me:own@host/db", "own")]
 )
-def test_a_password_comes_with_the_environment_and_a_wrong_one_is_not_tried_again(url, given, monkeypatch):
+def test_password_comes_from_the_environment_and_a_wrong_one_is_not_retried(url, given, monkeypatch):
     import pg8000
 
     asked: list[dict[str, object]] = []
@@ -351,9 +351,9 @@ def test_a_password_comes_with_the_environment_and_a_wrong_one_is_not_tried_agai
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # which pg8000 leaves when it is refused
-def test_a_server_that_wants_a_password(monkeypatch):
-    """By SCRAM, PostgreSQL's own choice."""
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pg8000 leaves it open after a failed login
+def test_server_with_a_password(monkeypatch):
+    """By SCRAM, the default of PostgreSQL."""
     monkeypatch.delenv("PGPASSWORD", raising=False)
     with server() as one:
         rules = one.folder / "data/pg_hba.conf"
@@ -374,12 +374,12 @@ def test_a_server_that_wants_a_password(monkeypatch):
     gc.collect()
 
 
-def test_our_own_mistakes_are_not_taken_for_the_databases(tmp_path):
+def test_programming_errors_are_not_retried(tmp_path):
     with pytest.raises(KeyError):
         opened(tmp_path).retry(lambda: {}["nothing"])
 
 
-def test_a_file_that_is_gone_is_not_made_anew(tmp_path):
+def test_deleted_database_is_not_created_again(tmp_path):
     storage = opened(tmp_path, timeout_s=0)
     (tmp_path / "study.db").unlink()
     with pytest.raises(InputError, match=mentioning("unable to open database file")):
@@ -389,8 +389,8 @@ def test_a_file_that_is_gone_is_not_made_anew(tmp_path):
         opened(tmp_path, create=False)
 
 
-def test_who_looks_at_an_empty_database_leaves_it_so(tmp_path):
-    """Optuna would make its tables there."""
+def test_reading_an_empty_database_creates_no_tables(tmp_path):
+    """Optuna would create its tables."""
     (tmp_path / "study.db").write_bytes(b"")
     with pytest.raises(EmptyDatabaseError, match=mentioning("empty")):
         opened(tmp_path, create=False)

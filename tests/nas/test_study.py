@@ -1,4 +1,4 @@
-"""A study is written down once, opened by those who mean the same, and stops what is hopeless."""
+"""Studies: config, compatibility of workers, and pruning of the worst trials."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def storage(tmp_path) -> Storage:
     return Storage(f"sqlite:///{tmp_path}/study.db", timeout_s=5, create=True)
 
 
-def test_a_plan_is_read_as_it_was_written(tmp_path):
+def test_config_is_read_back_equal(tmp_path):
     assert create_study(storage(tmp_path), "study", PLAN, trials=7) == PLAN
     study = open_study(storage(tmp_path), "study")
     assert (study.config, study.target) == (PLAN, 7)
     assert [there.study_name for there in study.storage.rdb.get_all_studies()] == ["study"]
 
 
-def test_a_study_begun_before_versions_and_bands_were_kept_is_opened(tmp_path):
+def test_study_without_version_and_bands_is_opened(tmp_path):
     one = storage(tmp_path)
     create_study(one, "study", PLAN, trials=7)
     study_id = one.rdb.get_study_id_from_name("study")
@@ -69,7 +69,7 @@ def test_a_study_begun_before_versions_and_bands_were_kept_is_opened(tmp_path):
     require_same_config(plan, RequestedConfig(bands=(3, 2, 1)), "the study 'study'")
 
 
-def test_a_study_of_version_0_1_is_opened(tmp_path):
+def test_study_of_version_0_1_is_opened(tmp_path):
     one = storage(tmp_path)
     create_study(one, "study", PLAN, trials=7)
     study_id = one.rdb.get_study_id_from_name("study")
@@ -87,27 +87,27 @@ def test_a_study_of_version_0_1_is_opened(tmp_path):
 
 
 @pytest.mark.parametrize(("begun", "said"), [("0.1", ("efficientnetv2", "0.1")), (None, ("of an earlier version",))])
-def test_another_version_of_the_package_is_told(begun, said):
+def test_other_package_version_gives_a_warning(begun, said):
     assert version_warning("1.0", "1.0") is None
     told = version_warning(begun, "1.0")
     assert mentions(told, *said)
     assert mentions(told, "1.0")
 
 
-def test_who_comes_second_finds_the_firsts_plan(tmp_path):
+def test_second_worker_gets_the_config_of_the_first(tmp_path):
     create_study(storage(tmp_path), "study", PLAN, trials=7)
     other = PLAN.model_copy(update={"sampler": "tpe"})
     assert create_study(storage(tmp_path), "study", other, trials=9) == PLAN
     assert open_study(storage(tmp_path), "study").target == 7
 
 
-def test_a_study_that_is_not_there_is_told_with_those_that_are(tmp_path):
+def test_missing_study_is_an_error_that_lists_the_others(tmp_path):
     create_study(storage(tmp_path), "study", PLAN, trials=7)
     with pytest.raises(InputError, match=mentioning("other", "study")):
         open_study(storage(tmp_path), "other")
 
 
-def test_a_plan_of_another_version_is_told(tmp_path):
+def test_config_of_another_format_is_rejected(tmp_path):
     one = storage(tmp_path)
     create_study(one, "study", PLAN, trials=7)
     study_id = one.rdb.get_study_id_from_name("study")
@@ -133,7 +133,7 @@ def test_a_plan_of_another_version_is_told(tmp_path):
         (RequestedConfig(hardware="another one"), ("hardware, and so step times: a machine there, another one here",)),
     ],
 )
-def test_another_study_is_refused_with_what_differs(wanted, said):
+def test_different_config_is_rejected_with_the_difference(wanted, said):
     with pytest.raises(InputError) as error:
         require_same_config(PLAN, wanted, "the study 'study'")
     assert mentions(str(error.value), *said)
@@ -150,15 +150,15 @@ def test_another_study_is_refused_with_what_differs(wanted, said):
         (RequestedConfig(dataset_digest="other", hardware="another one"), True, "dataset.csv"),
     ],
 )
-def test_who_is_refused_is_told_what_would_help(wanted, resumed, fix):
-    """Not to type what was typed, nor what would be refused for the same."""
+def test_error_of_a_different_config_names_one_fix(wanted, resumed, fix):
+    """Not the command that was run, and no fix that would fail for the same reason."""
     with pytest.raises(InputError, match="another under another name") as error:
         require_same_config(PLAN, wanted, "the study 'study'", resumed=resumed)
     fixes = ("search resume", "dataset.csv", "Use hardware")
     assert [known for known in fixes if known in str(error.value)] == [fix]
 
 
-def test_the_same_study_is_not_refused():
+def test_equal_config_is_accepted():
     same = RequestedConfig(
         space=SPACE, recipe=RECIPE, reward=Reward(), seeds=(0, 1), dataset_digest=PLAN.dataset_digest
     )
@@ -166,15 +166,15 @@ def test_the_same_study_is_not_refused():
     require_same_config(PLAN, replace(same, space=None, recipe=None), "the study 'study'")
 
 
-def test_the_pace_is_the_references():
+def test_reference_timing_is_that_of_the_reference():
     timed = replace(PLAN.reference, inference_seconds=0.003)
     timing = PLAN.model_copy(update={"reference": timed}).reference_timing
     assert (timing.architecture, timing.seconds, timing.inference_seconds) == (SPACE.backbone, 0.01, 0.003)
 
 
 @pytest.mark.parametrize("done", range(5))
-def test_what_was_begun_and_not_written_to_its_end_is_made_whole(done, tmp_path, monkeypatch):
-    """A worker was killed after so many of the steps that write a study down; the fifth takes the mark away."""
+def test_study_whose_creation_was_interrupted_is_completed(done, tmp_path, monkeypatch):
+    """A worker is killed after each of the steps that create a study. The fifth step removes the mark."""
     one, steps = storage(tmp_path), []
 
     def killed(step, *words):
@@ -197,7 +197,7 @@ def test_what_was_begun_and_not_written_to_its_end_is_made_whole(done, tmp_path,
 
 
 @pytest.mark.parametrize("trials", [0, 2])
-def test_a_study_of_another_program_is_left_as_it_is(trials, tmp_path):
+def test_study_of_another_program_is_unchanged(trials, tmp_path):
     one = storage(tmp_path)
     theirs = import_optuna().create_study(study_name="study", storage=one.rdb, direction="minimize")
     for _ in range(trials):
@@ -211,12 +211,12 @@ def test_a_study_of_another_program_is_left_as_it_is(trials, tmp_path):
     assert (tmp_path / "study.db").read_bytes() == database
 
 
-def test_a_database_without_studies_says_so(tmp_path):
+def test_database_without_studies_is_an_error(tmp_path):
     with pytest.raises(InputError, match=mentioning("other", "study")):
         open_study(storage(tmp_path), "other")
 
 
-def test_a_study_gets_more_trials_but_not_fewer_than_it_had(tmp_path):
+def test_study_may_get_more_trials_but_not_fewer_than_started(tmp_path):
     create_study(storage(tmp_path), "study", PLAN, trials=7)
     study = open_study(storage(tmp_path), "study")
     for _ in range(3):
@@ -228,7 +228,7 @@ def test_a_study_gets_more_trials_but_not_fewer_than_it_had(tmp_path):
     assert open_study(storage(tmp_path), "study").target == 3
 
 
-def test_what_is_drawn_follows_the_plans_seed(tmp_path):
+def test_sampling_depends_on_the_seed(tmp_path):
     drawn = []
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
@@ -240,8 +240,8 @@ def test_what_is_drawn_follows_the_plans_seed(tmp_path):
 
 
 @pytest.mark.parametrize(("before", "prune", "hopeless"), [(10, True, {0, 1, 2}), (9, True, set()), (10, False, set())])
-def test_the_worst_quarter_is_stopped_at_its_second_point(before, prune, hopeless, tmp_path):
-    """Ten ended with 0.0 to 0.9 at every point, a quarter of them below 0.225; these have a little more than one."""
+def test_worst_quarter_is_pruned_at_the_second_point(before, prune, hopeless, tmp_path):
+    """Ten trials ended with 0.0 to 0.9 at every point, a quarter of them below 0.225. New trials have 0.01 more."""
     create_study(storage(tmp_path), "study", PLAN.model_copy(update={"prune": prune}), trials=20)
     study = open_study(storage(tmp_path), "study").optuna_study
     trial = import_optuna().trial
@@ -258,8 +258,8 @@ def test_the_worst_quarter_is_stopped_at_its_second_point(before, prune, hopeles
     assert stopped == hopeless
 
 
-def test_of_trials_that_come_one_after_the_other_a_quarter_is_stopped():
-    """Though those that were stopped have no end: else the bar would rise with each that passes, and stop most."""
+def test_a_quarter_of_sequential_trials_is_pruned():
+    """Pruned trials have no final value but count. Otherwise the limit would rise and prune most trials."""
     study = import_optuna().create_study(direction="maximize", pruner=BottomQuartilePruner())
     stopped = 0
     for value in np.random.default_rng(0).random(160).tolist():
@@ -270,14 +270,14 @@ def test_of_trials_that_come_one_after_the_other_a_quarter_is_stopped():
             stopped += 1
             study.tell(one, state=import_optuna().trial.TrialState.PRUNED)
             continue
-        one.report(-1.0, 3)  # asked once: what comes later counts in the end alone
+        one.report(-1.0, 3)  # pruning is decided once; later points do not matter
         assert not one.should_prune()
         study.tell(one, value)
     assert 25 <= stopped <= 50
 
 
-def test_what_has_failed_is_no_curve_to_be_worse_than(tmp_path):
-    """Six without any and four with one: too few to stop another by."""
+def test_failed_trials_do_not_count_for_pruning(tmp_path):
+    """Six trials without a curve and four with one are too few to prune others."""
     create_study(storage(tmp_path), "study", PLAN, trials=20)
     study = open_study(storage(tmp_path), "study").optuna_study
     trial = import_optuna().trial
@@ -290,7 +290,7 @@ def test_what_has_failed_is_no_curve_to_be_worse_than(tmp_path):
         assert not one.should_prune()
 
 
-def test_a_trial_that_waits_again_keeps_what_was_chosen(tmp_path):
+def test_requeued_trial_keeps_its_architecture(tmp_path):
     create_study(storage(tmp_path), "study", PLAN, trials=2)
     study = open_study(storage(tmp_path), "study")
     ledger = TrialQueue(study.storage, "study")
@@ -304,8 +304,8 @@ def test_a_trial_that_waits_again_keeps_what_was_chosen(tmp_path):
     assert points[0] == points[1]
 
 
-def test_the_backbone_is_timed_beside_the_others_in_the_groups_that_it_began_with():
-    """Memory that is taken by another program since makes its own steps slower, not those of all told faster."""
+def test_backbone_is_timed_with_its_initial_groups():
+    """Less memory later would make only the steps of the backbone slower, so relative times would be wrong."""
     assert PLAN.model_copy(update={"reference_group": 8}).reference_timing.recipe.ghost_batch_size == 8
     assert PLAN.reference_timing.recipe.ghost_batch_size == PLAN.recipe.ghost_batch_size
     assert PLAN.model_copy(update={"reference_at_a_time": 4}).reference_timing.groups_per_pass == 4

@@ -1,4 +1,4 @@
-"""What becomes of a network that is tried: trained, stopped, diverged, out of memory, killed."""
+"""Trials: trained, pruned, diverged, out of memory or killed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TINY = Architecture(
     head_channels=64,
 )
 # fmt: on
-# In training it takes some hundred MB, and computes little.
+# Training takes some hundred MB and little computation.
 WIDE = replace(TINY, head_channels=100_000)
 SETTINGS = (
     "progressive.stages=1",
@@ -65,7 +65,7 @@ SETTINGS = (
 
 
 def split(folder: Path) -> ImageDataset:
-    """48 images: 30 to train on, 9 that choose, 9 that judge."""
+    """48 images: 30 in train, 9 in minival, 9 in val."""
     dataset = load_dataset(folder)
     parts = ["val" if row % 16 < 3 else "minival" if row % 16 < 6 else "train" for row in range(len(dataset))]
     return dataset.with_split(np.array(parts, dtype=object))
@@ -86,7 +86,7 @@ def proxy_of(folder: Path, tmp_path: Path, *settings: str, seeds: tuple[int, ...
     )
 
 
-def test_a_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path):
+def test_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path):
     told, folders = [], []
 
     def watch(one):
@@ -113,7 +113,7 @@ def test_a_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path
     assert not list(own_folder().glob("trial-*"))
 
 
-def test_the_same_trial_gives_the_same_answers_and_remembers_the_step(class_folders, tmp_path):
+def test_equal_trials_have_equal_results_and_the_step_time_is_cached(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path, "epochs=1")
     first, second = (run_trial(TINY, proxy) for _ in range(2))
     assert first.trained.top1 == second.trained.top1
@@ -124,7 +124,7 @@ def test_the_same_trial_gives_the_same_answers_and_remembers_the_step(class_fold
     assert cached.step.time.median == cached.step.predicted
 
 
-def test_a_hopeless_trial_is_stopped_where_it_stands(class_folders, tmp_path):
+def test_pruned_trial_stops_immediately(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path, "epochs=100000")
     tried = run_trial(TINY, proxy, on_message=lambda one: isinstance(one, StepTimed))
     assert tried.pruned
@@ -139,8 +139,8 @@ STEP = StepTimed(TimingStats(0.1, 0.08, 0.13, rounds=5), predicted=None, measure
 CURVE = (EpochDone(0, 1.0, 0.2), EpochDone(0, 2.0, 0.4), EpochDone(1, 1.0, 0.6))
 
 
-def test_of_a_trial_that_was_stopped_the_last_points_count(class_folders, tmp_path):
-    """By hand: of the first seed 0.4 after two epochs, of the second 0.6 after one, of the third nothing."""
+def test_pruned_trial_is_measured_by_its_last_points(class_folders, tmp_path):
+    """By hand: 0.4 after two epochs of the first seed, 0.6 after one epoch of the second, no point of the third."""
     proxy = proxy_of(class_folders, tmp_path, "eval_image_size=64", seeds=(7, 8, 9))
     found = to_measurement(TINY, proxy, TrialResult(STEP, CURVE, None, None))
     assert (found.top1, found.epochs, found.seeds) == (pytest.approx(0.5), 1.5, (7, 8))
@@ -151,7 +151,7 @@ def test_of_a_trial_that_was_stopped_the_last_points_count(class_folders, tmp_pa
     assert found.failure is None
 
 
-def test_the_most_memory_of_any_point_counts(class_folders, tmp_path):
+def test_peak_memory_is_the_maximum_over_all_points(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path)
     curve = (EpochDone(0, 1.0, 0.2, 3000), EpochDone(0, 2.0, 0.4, 2000))
     for ended, most in ((None, 3000), (Trained((0.7,), 5000), 5000), (Trained((0.7,), 0), 3000)):
@@ -160,8 +160,8 @@ def test_the_most_memory_of_any_point_counts(class_folders, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a CPU's peak is the process's for life")
 @pytest.mark.slow
-def test_the_memory_of_a_network_is_not_that_of_the_one_that_tells_the_pace(class_folders, tmp_path):
-    """That one's head makes maps of 50 MB, several at a time; it is timed in the same process, before the training."""
+def test_peak_memory_excludes_the_reference_model(class_folders, tmp_path):
+    """The reference has several maps of 50 MB in its head. It is timed in the same process before training."""
     proxy = proxy_of(class_folders, tmp_path, "epochs=1")
     alone, paced = (
         to_measurement(TINY, each, run_trial(TINY, each)).peak_memory_bytes
@@ -170,13 +170,13 @@ def test_the_memory_of_a_network_is_not_that_of_the_one_that_tells_the_pace(clas
     assert paced == pytest.approx(alone, rel=0.2)
 
 
-def test_a_picture_at_inference_is_timed_where_that_is_asked_for(class_folders, tmp_path):
+def test_inference_latency_is_measured_on_request(class_folders, tmp_path):
     proxy = replace(proxy_of(class_folders, tmp_path), seeds=(), latency=True)
     found = to_measurement(TINY, proxy, run_trial(TINY, proxy))
     assert 0 < found.inference_seconds < 10
 
 
-def test_of_a_trial_that_ended_its_last_answers_count(class_folders, tmp_path):
+def test_finished_trial_is_measured_by_its_final_results(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path, seeds=(7, 8))
     found = to_measurement(TINY, proxy, TrialResult(STEP, CURVE, Trained((0.7, 0.9), 1000), None))
     assert found.top1 == pytest.approx(0.8)
@@ -185,21 +185,21 @@ def test_of_a_trial_that_ended_its_last_answers_count(class_folders, tmp_path):
     assert (without.peak_memory_bytes, without.seeds) == (None, (7, 8)), "of no curve, and no memory told"
 
 
-def test_of_a_trial_that_has_an_end_nobody_stopped_it():
+def test_trial_with_an_end_is_not_pruned():
     trained, failed = Trained((0.7,), 1000), Failed("diverged", "the loss is inf", 1000)
     ended = [TrialResult(STEP, CURVE, *end) for end in ((trained, None), (None, failed), (None, None))]
     assert [one.pruned for one in ended] == [False, False, True]
 
 
-def test_of_a_trial_that_failed_no_accuracy_is_kept(class_folders, tmp_path):
-    """However good it was before."""
+def test_failed_trial_has_no_accuracy(class_folders, tmp_path):
+    """Also if earlier points had a high accuracy."""
     proxy = proxy_of(class_folders, tmp_path, seeds=(7, 8))
     found = to_measurement(TINY, proxy, TrialResult(STEP, CURVE, None, Failed("diverged", "the loss is inf", 1000)))
     assert (found.top1, found.failure) == (None, "diverged: the loss is inf")
     assert (found.step_seconds, found.epochs, found.peak_memory_bytes) == (0.1, 1.5, 1000)
 
 
-def test_of_a_network_that_was_timed_alone_that_is_said(class_folders, tmp_path):
+def test_untrained_model_is_reported_as_not_trained(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path, seeds=())
     found = to_measurement(TINY, proxy, TrialResult(STEP, (), Trained((), 1000), None))
     assert (found.top1, found.failure, found.seeds, found.epochs) == (None, "not trained", (), 0.0)
@@ -217,7 +217,7 @@ def test_of_a_network_that_was_timed_alone_that_is_said(class_folders, tmp_path)
         ),
     ],
 )
-def test_a_failure_is_told_in_a_line(failure, said):
+def test_failure_is_one_line(failure, said):
     assert Measurement(1, 1, top1=0.5, failure=failure).failure_line == said
 
 
@@ -235,10 +235,10 @@ def whole_of(median: float, apart: float = 0.0) -> StepTimeByPart:
         (whole_of(0.05, apart=0.02), 2, 0.12),
     ],
 )
-def test_a_step_that_is_not_the_sum_of_its_parts_is_measured_again(
+def test_step_time_that_differs_from_the_sum_of_parts_is_measured_again(
     first, times, counts, class_folders, tmp_path, monkeypatch
 ):
-    """The parts come to 0.1 s. More than 15 % away from that it is measured twice, and the steadier one counts."""
+    """The parts sum to 0.1 s. If the difference exceeds 15 %, the steadier of two measurements is used."""
     proxy = proxy_of(class_folders, tmp_path)
     answers = [first, whole_of(0.12, apart=0.01)]
     monkeypatch.setattr(trial_module, "time_step", lambda *given, **more: answers.pop(0))
@@ -251,9 +251,7 @@ def test_a_step_that_is_not_the_sum_of_its_parts_is_measured_again(
 @pytest.mark.parametrize(
     ("by", "verify", "measured"), [("cached", False, False), ("cached", True, True), ("measured", False, True)]
 )
-def test_a_step_that_is_known_is_measured_where_that_is_asked_for(
-    by, verify, measured, class_folders, tmp_path, monkeypatch
-):
+def test_cached_step_time_is_measured_on_request(by, verify, measured, class_folders, tmp_path, monkeypatch):
     proxy = replace(proxy_of(class_folders, tmp_path), step_time=by)
     monkeypatch.setattr(trial_module, "time_step", lambda *given, **more: whole_of(0.11))
     for turn in range(2):
@@ -265,8 +263,8 @@ def test_a_step_that_is_known_is_measured_where_that_is_asked_for(
     assert found.time.median == pytest.approx(0.11 if measured else 0.1, rel=0.01)
 
 
-def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
-    """``train`` keeps the memory that it frees, and a trial has to before its step is timed, or it is another step."""
+def test_trial_process_keeps_freed_memory_as_train_does(monkeypatch, tmp_path):
+    """Freed memory must be kept before the step is timed, otherwise step times differ from training."""
     came: list[str] = []
     monkeypatch.setattr(child, "keep_freed_memory", lambda: came.append("memory kept"))
     monkeypatch.setattr(child, "time_trial_step", lambda *given, **more: came.append("timed"))
@@ -298,8 +296,8 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("share", "trained"), [(1, 1), (None, 2)])
-def test_steps_are_timed_with_all_threads_and_networks_trained_with_their_share(share, trained, monkeypatch, tmp_path):
-    """What the trial's process does, done in this one: its two halves say how many threads they have."""
+def test_steps_use_all_threads_and_training_uses_its_share(share, trained, monkeypatch, tmp_path):
+    """The work of the trial process, run here. Its two parts return their numbers of threads."""
     came: list[object] = []
     monkeypatch.setattr(child, "time_trial_step", lambda *given, **more: torch.get_num_threads())
     monkeypatch.setattr(child, "_train", lambda *given: torch.get_num_threads())
@@ -335,8 +333,8 @@ def test_divergence_is_a_result(class_folders, tmp_path):
     assert found.step_seconds is not None
 
 
-def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path, monkeypatch):
-    """The memory for half a batch: a step is two groups, and both of them run in one pass."""
+def test_step_is_timed_in_the_groups_of_training(class_folders, tmp_path, monkeypatch):
+    """Memory for half a batch: a step has two groups, and both run in one pass."""
     proxy = proxy_of(class_folders, tmp_path)
     batch = proxy.recipe.batch_size
     limits: list[float | None] = []
@@ -365,10 +363,8 @@ def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path
 
 
 @pytest.mark.parametrize(("begun", "groups"), [(None, 1), (2, 2)])
-def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
-    begun, groups, class_folders, tmp_path, monkeypatch
-):
-    """As it was when the search began, however large the one that is tried, and whatever memory there is by now."""
+def test_reference_is_timed_in_its_own_groups(begun, groups, class_folders, tmp_path, monkeypatch):
+    """As at the start of the search, independent of the size of the trial model and of the memory now."""
     other = replace(TINY, head_channels=32)
     proxy = proxy_of(class_folders, tmp_path, seeds=())
     batch = proxy.recipe.batch_size
@@ -396,16 +392,16 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
     assert (more["reference"].architecture, more["reference"].recipe.ghost_batch_size) == (other, batch // groups)
 
 
-def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_path, monkeypatch):
-    """Of a larger network than the backbone: it has failed, and the search goes on."""
+def test_fixed_group_that_does_not_fit_is_out_of_memory(class_folders, tmp_path, monkeypatch):
+    """A model larger than the backbone fails, and the search continues."""
     proxy = proxy_of(class_folders, tmp_path, "ghost_batch_size=8")
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
     with pytest.raises(MemoryShortError, match=mentioning("ghost_batch_size", "8", "4")):
         trial_module.resolve_task(TINY, proxy, torch.device("cpu"))
 
 
-def test_no_memory_for_the_network_that_tells_the_pace_is_no_result(class_folders, tmp_path, monkeypatch):
-    """It did fit when the search began: the network that is tried is not to blame."""
+def test_too_little_memory_for_the_reference_is_an_error(class_folders, tmp_path, monkeypatch):
+    """The reference fitted when the search started, so the trial has not failed."""
     proxy = proxy_of(class_folders, tmp_path, "ghost_batch_size=8")
     proxy = replace(proxy, threads=None, reference=ReferenceTiming(TINY, proxy.recipe, 0.1))
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
@@ -419,8 +415,8 @@ def test_no_memory_for_the_network_that_tells_the_pace_is_no_result(class_folder
     assert mentions(str(refused), "effnetv2 search resume")
 
 
-def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_path, monkeypatch):
-    """Were it looked at before every run, one that has become less would make the network one that does not fit."""
+def test_memory_is_measured_once_for_all_runs_of_a_trial(class_folders, tmp_path, monkeypatch):
+    """If memory decreased between runs, the model would seem too large."""
     proxy = proxy_of(class_folders, tmp_path, seeds=(0, 1))
     cpu = torch.device("cpu")
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
@@ -434,8 +430,8 @@ def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_pat
     assert not torch.equal(*weights), "each begins with its own"
 
 
-def test_no_memory_is_a_result(class_folders, tmp_path):
-    """The program alone takes more than a hundredth of a GiB."""
+def test_out_of_memory_is_a_result(class_folders, tmp_path):
+    """The program alone takes more than 0.01 GiB."""
     proxy = replace(proxy_of(class_folders, tmp_path), memory_gib=0.01)
     found = to_measurement(TINY, proxy, run_trial(TINY, proxy))
     assert mentions(found.failure, "out of memory")
@@ -449,8 +445,8 @@ def test_no_memory_is_a_result(class_folders, tmp_path):
         (OSError(errno.ENOSPC, "No space left on device"), None),
     ],
 )
-def test_what_a_network_leaves_no_memory_for_is_its_own_affair(error, said, monkeypatch, tmp_path):
-    """Were the worker to end, the next one would take up the same network, and end too."""
+def test_out_of_memory_of_a_model_does_not_end_the_worker(error, said, monkeypatch, tmp_path):
+    """Otherwise the next worker would start the same model and end too."""
 
     def trained(*given: object) -> float:
         raise error
@@ -473,8 +469,8 @@ def test_what_a_network_leaves_no_memory_for_is_its_own_affair(error, said, monk
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_process_that_dies_is_a_result(number, class_folders, tmp_path):
-    """From outside, as the system does it that has run out of memory; the trial is told apart by its own children."""
+def test_crashed_process_is_a_result(number, class_folders, tmp_path):
+    """A signal from outside, as when the system is out of memory."""
     proxy = proxy_of(class_folders, tmp_path, "epochs=1000")
 
     def watch(told) -> bool:
@@ -489,7 +485,7 @@ def test_a_process_that_dies_is_a_result(number, class_folders, tmp_path):
 
 
 def trials() -> list[psutil.Process]:
-    """The processes in which this one tries networks: their output goes into a file of the trial."""
+    """The trial processes of this process: their output goes to the file of a trial."""
     below = psutil.Process().children(recursive=True)
     return [one for one in below if "/trial-" in _output(one)]
 
@@ -501,7 +497,7 @@ def _output(process: psutil.Process) -> str:
         return ""
 
 
-def test_what_is_wrong_with_the_pictures_is_no_result(class_folders, tmp_path):
+def test_unreadable_images_are_an_error_not_a_result(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path)
     for file in class_folders.rglob("*.jpg"):
         file.unlink()
@@ -513,7 +509,7 @@ def _try_for_long(folder: Path, tmp_path: Path) -> None:
     run_trial(TINY, proxy_of(folder, tmp_path, "epochs=100000"))
 
 
-def test_a_trial_ends_with_whoever_began_it(class_folders, tmp_path):
+def test_trial_ends_with_its_parent_process(class_folders, tmp_path):
     worker = SERVER.Process(target=_try_for_long, args=(class_folders, tmp_path))
     worker.start()
     until = time.monotonic() + 300
@@ -527,7 +523,7 @@ def test_a_trial_ends_with_whoever_began_it(class_folders, tmp_path):
     assert not trials()
 
 
-def test_a_picture_on_both_sides_is_refused_with_its_copy(class_folders):
+def test_duplicate_in_train_and_val_is_rejected(class_folders):
     dataset = split(class_folders)
     contents = validate_images(dataset).contents
     require_no_leakage(dataset, contents)
@@ -539,15 +535,15 @@ def test_a_picture_on_both_sides_is_refused_with_its_copy(class_folders):
     assert trained in str(error.value)
 
 
-def test_a_search_leaves_something_to_judge_by(class_folders):
+def test_search_without_val_images_is_rejected(class_folders):
     dataset = split(class_folders)
     kept = dataset.select([row for row, name in enumerate(dataset.split) if name != "val"])
     with pytest.raises(InputError, match="no images"):
         require_no_leakage(kept, np.arange(len(kept)))
 
 
-def test_a_search_that_is_stopped_while_a_process_begins_leaves_none(class_folders, tmp_path, monkeypatch):
-    """The signal comes when the process is there, and before anybody could name it."""
+def test_interrupt_during_process_start_leaves_no_process(class_folders, tmp_path, monkeypatch):
+    """The signal arrives after the process started and before its id is stored."""
     started = []
     begin = BaseProcess.start
 

@@ -1,4 +1,4 @@
-"""How far a study is, and what a worker is told that fails again and again."""
+"""Workers: progress of a study, and trials that fail repeatedly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from efficientnetv2.utils.benchmark import TimingStats
 
 
 class Keeps(SearchCallback):
-    """Keeps what it is told of ended trials."""
+    """Record the measurements of ended trials."""
 
     def __init__(self) -> None:
         self.found: list[Measurement] = []
@@ -47,8 +47,8 @@ def worker(tmp_path, *, trials: int, done: int = 0, running: int = 0, plan: Stud
 
 
 @pytest.mark.parametrize(("running", "left"), [(0, 60.0), (1, 30.0), (2, 20.0), (6, 10.0)])
-def test_time_left_is_shared_by_all_that_work(running, left, tmp_path, monkeypatch):
-    """Six trials of 10 s are left; whoever asks takes the next one, unless the others have them all."""
+def test_remaining_time_is_shared_by_all_workers(running, left, tmp_path, monkeypatch):
+    """Six trials of 10 s are left. This worker takes the next trial, unless the others run all of them."""
     one = worker(tmp_path, trials=8, done=2, running=running)
     monkeypatch.setattr(work, "_durations", lambda trials: [10.0 for _ in trials])
     standing = one.progress()
@@ -56,13 +56,13 @@ def test_time_left_is_shared_by_all_that_work(running, left, tmp_path, monkeypat
     assert standing.seconds_left == pytest.approx(left)
 
 
-def test_before_the_first_trial_nobody_knows_how_long_it_takes(tmp_path):
+def test_remaining_time_is_unknown_before_the_first_trial(tmp_path):
     standing = worker(tmp_path, trials=8).progress()
     assert (standing.best, standing.seconds_left) == (None, None)
 
 
-def test_a_trial_that_takes_its_workers_down_is_not_begun_again(tmp_path):
-    """Begun ten times and never ended: its network has failed."""
+def test_trial_that_crashes_its_workers_is_not_started_again(tmp_path):
+    """After ten attempts without an end, the trial has failed."""
     one = worker(tmp_path, trials=1)
     claim = one.queue.acquire(1)
     trial_id = one.queue.trial_id(0)
@@ -77,8 +77,8 @@ def test_a_trial_that_takes_its_workers_down_is_not_begun_again(tmp_path):
     assert (trial.state.name, trial.value) == ("COMPLETE", 0.0)
 
 
-def test_a_trial_that_another_worker_has_taken_over_and_ended_is_stopped(tmp_path):
-    """As after a minute without the network, in which the others had the database."""
+def test_trial_that_another_worker_took_over_and_ended_is_stopped(tmp_path):
+    """For example after a minute without a network connection."""
     one = worker(tmp_path, trials=1)
     claim = one.queue.acquire(1)
     network = PLAN.space.decode(one._suggest(claim))
@@ -97,14 +97,14 @@ def test_a_trial_that_another_worker_has_taken_over_and_ended_is_stopped(tmp_pat
 
 
 def told_of(one: Worker, claim: TrialLease, epochs: list[EpochDone]) -> list[bool]:
-    """Whether the trial goes on after each point of its curve."""
+    """Whether the trial continues after each point of its curve."""
     network = PLAN.space.decode(one._suggest(claim))
     one._on_message(claim, network, StepTimed(TimingStats(0.1, 0.1, 0.1, 5), None, measured=True))
     return [one._on_message(claim, network, point) for point in epochs]
 
 
 def with_curves(one: Worker, count: int = 10) -> None:
-    """So many have ended, each with a reward of 1 and more at every point: below that a trial is hopeless."""
+    """Add finished trials with a reward of at least 1 at every point: lower trials are pruned."""
     for place in range(count):
         curve = {1: 1.0 + place, 2: 1.0 + place}
         trial = import_optuna().trial.create_trial(value=1.0 + place, intermediate_values=curve)
@@ -115,8 +115,8 @@ CURVE = [EpochDone(0, 1.0, 0.1), EpochDone(0, 2.0, 0.1), EpochDone(0, 3.0, 0.1)]
 
 
 @pytest.mark.parametrize("before", [1, 2, 4])
-def test_a_trial_that_is_begun_again_is_judged_by_its_own_second_point(before, tmp_path):
-    """Killed after so many points, all of them good: they are another attempt's."""
+def test_restarted_trial_is_pruned_by_its_own_second_point(before, tmp_path):
+    """The points before it was killed belong to another attempt."""
     one = worker(tmp_path, trials=11)
     with_curves(one)
     claim = one.queue.acquire(11)
@@ -131,8 +131,8 @@ def test_a_trial_that_is_begun_again_is_judged_by_its_own_second_point(before, t
 
 
 @pytest.mark.parametrize(("seeds", "seed", "goes_on"), [((0,), 0, True), ((0, 1), 0, False), ((0, 1), 1, True)])
-def test_only_the_last_run_of_a_trial_ends_it(seeds, seed, goes_on, tmp_path):
-    """At the end of an earlier one there is something left to save."""
+def test_only_the_last_run_of_a_trial_cannot_be_pruned_at_its_end(seeds, seed, goes_on, tmp_path):
+    """Pruning at the end of an earlier run saves the later runs."""
     one = worker(tmp_path, trials=11)
     one.task.seeds = seeds
     with_curves(one)
@@ -141,7 +141,7 @@ def test_only_the_last_run_of_a_trial_ends_it(seeds, seed, goes_on, tmp_path):
     assert told_of(one, one.queue.acquire(11), points) == [True, goes_on]
 
 
-def test_a_network_that_was_stopped_is_not_trained_again(tmp_path, monkeypatch):
+def test_pruned_architecture_is_not_trained_again(tmp_path, monkeypatch):
     one = worker(tmp_path, trials=2)
     first, second = one.queue.acquire(2), one.queue.acquire(2)
     monkeypatch.setattr(one, "_suggest", lambda claim: SPACE.encode(SPACE.backbone))
@@ -161,8 +161,8 @@ def test_a_network_that_was_stopped_is_not_trained_again(tmp_path, monkeypatch):
     assert rows[0].measurement == rows[1].measurement
 
 
-def test_workers_decide_one_after_the_other(tmp_path, monkeypatch):
-    """So that none chooses what another is about to begin; meanwhile the others see that the trial is alive."""
+def test_workers_sample_one_after_the_other(tmp_path, monkeypatch):
+    """No worker samples the trial of another worker, and the heartbeat continues meanwhile."""
     one = worker(tmp_path, trials=2)
     claim = one.queue.acquire(2)
     within: list[bool] = []
@@ -183,8 +183,8 @@ def test_workers_decide_one_after_the_other(tmp_path, monkeypatch):
     assert within == [True]
 
 
-def test_what_is_decided_is_decided_by_what_is_known_now(tmp_path):
-    """Optuna keeps the trials that it has read until it is told of one: here another worker was, a moment ago."""
+def test_sampler_uses_the_current_trials(tmp_path):
+    """Optuna caches trials, but another worker may have changed them."""
     one = worker(tmp_path, trials=3, plan=PLAN.model_copy(update={"sampler": "tpe"}))
     seen: list[int] = []
     inner = one.study.optuna_study.sampler.before_trial
@@ -199,8 +199,8 @@ def test_what_is_decided_is_decided_by_what_is_known_now(tmp_path):
     assert seen == [1, 2]
 
 
-def test_networks_that_failed_at_once_do_not_say_how_long_a_trial_takes(tmp_path):
-    """Three of a second, one of a minute: in half a minute no trial would end."""
+def test_failed_trials_do_not_count_for_the_usual_duration(tmp_path):
+    """Three trials of one second failed, one took a minute: none would end within half a minute."""
     one = worker(tmp_path, trials=9)
     for seconds, failure in [(1, "crashed: at once")] * 3 + [(60, None)]:
         attributes = {} if failure is None else {"failure": failure}

@@ -1,4 +1,4 @@
-"""A search of seconds: 48 images of three colors at 32 px, 128 networks of some thousand parameters."""
+"""A search of seconds: 48 images of three colors at 32 px, 128 architectures of some thousand parameters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPACE = Space(
 
 
 def words(folder: Path, pictures: Path, *more: object, study: str = "study") -> list[object]:
-    """Of ``effnetv2``, but for what ``more`` says: a study of the tiny space by one epoch."""
+    """Arguments of ``effnetv2`` for a study of the tiny space with one epoch, followed by ``more``."""
     space = folder / "space.json"
     if not space.exists():
         space.write_text(json.dumps(SPACE.to_json()))
