@@ -1,4 +1,4 @@
-"""What is known of a device before anything runs on it."""
+"""Properties of a device before a model runs on it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from efficientnetv2.utils.errors import InputError
     ("capability", "precision"),  # Pascal, Volta, Turing, Ampere, Hopper: CUDA's list of compute capabilities
     [((6, 1), None), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")],
 )
-def test_a_gpu_computes_in_16_bits_as_its_generation_can(monkeypatch, capability, precision):
+def test_16_bit_precision_of_a_gpu_follows_its_generation(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert lower_precision(torch.device("cuda")) == precision
 
@@ -37,7 +37,7 @@ def test_a_gpu_computes_in_16_bits_as_its_generation_can(monkeypatch, capability
     ("capabilities", "precision"),
     [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_f": True}, None), ({}, None)],
 )
-def test_a_processor_has_bf16_where_it_says_so(monkeypatch, capabilities, precision):
+def test_cpu_uses_bf16_only_with_hardware_support(monkeypatch, capabilities, precision):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert lower_precision(torch.device("cpu")) == precision
 
@@ -52,8 +52,8 @@ def test_a_processor_has_bf16_where_it_says_so(monkeypatch, capabilities, precis
     ],
     ids=["left out", "built for it", "asked for", "no GPU"],
 )
-def test_a_gpu_that_pytorch_was_not_built_for_is_told(monkeypatch, tmp_path, word, built, there, said):
-    """Else the run is many times as slow as it could be, in silence."""
+def test_unused_gpu_without_cuda_build_gives_a_note(monkeypatch, tmp_path, word, built, there, said):
+    """Otherwise the run would be slow for no visible reason."""
     monkeypatch.setattr(torch.version, "cuda", built)
     monkeypatch.setattr(torch.version, "hip", None)
     (tmp_path / there).touch()
@@ -71,8 +71,8 @@ def test_a_gpu_that_pytorch_was_not_built_for_is_told(monkeypatch, tmp_path, wor
         ("cpu:7", None, "no cpu device of that number"),
     ],
 )
-def test_a_device_that_is_not_there_is_told_in_a_sentence(monkeypatch, word, built, why):
-    """PyTorch's own text for mps is a paragraph on operators."""
+def test_missing_device_is_a_short_error(monkeypatch, word, built, why):
+    """PyTorch's own error for mps has a paragraph on operators."""
 
     def empty(*_, **__):
         raise RuntimeError("Could not run 'aten::empty.memory_format' " + "with arguments from the backend " * 9)
@@ -87,7 +87,7 @@ def test_a_device_that_is_not_there_is_told_in_a_sentence(monkeypatch, word, bui
     assert len(str(told.value)) < 200
 
 
-def test_of_a_device_that_is_there_but_full_pytorchs_first_line_is_told(monkeypatch):
+def test_full_device_is_reported_with_the_first_line_of_pytorch(monkeypatch):
     def empty(*_, **__):
         raise RuntimeError("CUDA error: out of memory.\nCUDA kernel errors might be asynchronously reported.")
 
@@ -100,17 +100,17 @@ def test_of_a_device_that_is_there_but_full_pytorchs_first_line_is_told(monkeypa
 
 
 @pytest.mark.parametrize(("word", "said"), [("auto", True), ("mps", False)])
-def test_an_untested_gpu_that_nobody_asked_for_is_told(word, said):
+def test_automatically_selected_untested_gpu_gives_a_note(word, said):
     told = device_note(word, torch.device("mps"))
     assert (told is not None and "device=cpu" in told) == said
 
 
-def test_nothing_is_promised_of_other_devices():
+def test_other_devices_have_no_lower_precision():
     assert lower_precision(torch.device("mps")) is None
 
 
-def test_gpus_of_one_kind_are_one_hardware_to_a_search(monkeypatch):
-    """A study takes workers of one hardware alone; one of them on each GPU of a machine is several of one."""
+def test_equal_gpus_have_equal_titles(monkeypatch):
+    """A study accepts workers on one hardware only, which may be several equal GPUs."""
     names = ["an A100", "an A100", "an H100"]
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
     first, second, other = (device_title(torch.device(f"cuda:{index}")) for index in range(3))
@@ -125,15 +125,15 @@ def test_gpus_of_one_kind_are_one_hardware_to_a_search(monkeypatch):
         ("", "arm"),
     ],
 )
-def test_processors_of_one_kind_are_told_apart_by_what_linux_knows_of_them(monkeypatch, cpuinfo, title):
-    """ARM's have no name there, but Graviton 2 and 3 other cores."""
+def test_cpu_title_uses_proc_cpuinfo(monkeypatch, cpuinfo, title):
+    """ARM processors have no model name there, but Graviton 2 and 3 have different part numbers."""
     monkeypatch.setattr(Path, "exists", lambda path: True)
     monkeypatch.setattr(Path, "read_text", lambda path, **_: cpuinfo)
     monkeypatch.setattr(accelerate.platform, "processor", lambda: "arm")
     assert device_title(torch.device("cpu")).startswith(f"{title}, {torch.get_num_threads()} threads")
 
 
-def test_an_apple_processor_is_asked_for_its_name(monkeypatch):
+def test_apple_cpu_title_uses_sysctl(monkeypatch):
     asked = []
 
     def answer(words, **_):
@@ -152,7 +152,7 @@ def test_an_apple_processor_is_asked_for_its_name(monkeypatch):
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
-def test_autocast_multiplies_in_that_precision(precision, dtype):
+def test_autocast_uses_the_given_precision(precision, dtype):
     one = torch.ones(2, 2)
     with autocast(torch.device("cpu"), precision):
         assert (one @ one).dtype == dtype
@@ -161,19 +161,19 @@ def test_autocast_multiplies_in_that_precision(precision, dtype):
 @pytest.mark.parametrize(
     ("workers", "cores", "free_gib", "sharing", "given"),
     [
-        (8, 2, 16, 1, 8),  # four for each core
+        (8, 2, 16, 1, 8),  # four per core
         (9, 2, 16, 1, 8),
         (1000, 2, 16, 1, 8),
         (1000, 16, 16, 1, 64),
-        (1000, 16, 1, 1, 16),  # 64 MiB for each
-        (1000, 16, 16, 4, 16),  # of four processes, each with four of the cores
-        (1000, 2, 16, 4, 4),  # of four processes on two cores
+        (1000, 16, 1, 1, 16),  # 64 MiB each
+        (1000, 16, 16, 4, 16),  # four processes with four cores each
+        (1000, 2, 16, 4, 4),  # four processes on two cores
         (4, 16, 0.15, 1, 2),
         (4, 16, -1, 1, 0),
         (0, 1, 0, 1, 0),
     ],
 )
-def test_no_more_workers_than_cores_and_memory_can_bear(monkeypatch, workers, cores, free_gib, sharing, given):
+def test_workers_are_limited_by_cores_and_memory(monkeypatch, workers, cores, free_gib, sharing, given):
     monkeypatch.setattr(accelerate, "cores", lambda: cores)
     monkeypatch.setattr(accelerate, "free_bytes", lambda device, *, sharing: int(free_gib * 2**30) // sharing)
     said = logged_lines()
@@ -185,7 +185,7 @@ def test_no_more_workers_than_cores_and_memory_can_bear(monkeypatch, workers, co
 
 
 class Recorded(torch.Tensor):
-    """A tensor that says how it was sent, and stays."""
+    """A tensor that records its transfer and stays on its device."""
 
     def to(self, device, dtype, **how):
         self.sent = (device.type, dtype, how["non_blocking"])
@@ -193,13 +193,13 @@ class Recorded(torch.Tensor):
 
 
 @pytest.mark.parametrize(("kind", "waits"), [("cuda", False), ("mps", True), ("cpu", True)])
-def test_only_an_nvidia_gpu_is_not_waited_for(kind, waits):
-    """Apple's would read the memory of a tensor that is gone by then (pytorch/pytorch#139550)."""
+def test_transfers_block_except_to_cuda(kind, waits):
+    """On mps, a non-blocking transfer may read freed memory (pytorch/pytorch#139550)."""
     tensor = torch.ones(2).as_subclass(Recorded)
     assert to_device(tensor, torch.device(kind)).sent == (kind, torch.float32, not waits)
 
 
-def test_type_and_memory_order_are_those_asked_for():
+def test_dtype_and_memory_format_are_applied():
     tensor = torch.arange(12, dtype=torch.uint8).view(1, 3, 2, 2)
     sent = to_device(tensor, torch.device("cpu"), dtype=torch.float32, memory_format=torch.channels_last)
     assert sent.dtype == torch.float32
@@ -216,7 +216,7 @@ def two_gpus(monkeypatch):
     return chosen
 
 
-def test_each_gets_a_gpu_of_its_own(two_gpus):
+def test_each_process_gets_its_own_gpu(two_gpus):
     assert [pick_own_device("cuda", number, 2) for number in range(2)] == [
         torch.device("cuda:0"),
         torch.device("cuda:1"),
@@ -224,21 +224,21 @@ def test_each_gets_a_gpu_of_its_own(two_gpus):
     assert two_gpus == [torch.device("cuda:0"), torch.device("cuda:1")]
 
 
-def test_more_processes_than_gpus_are_refused(two_gpus):
+def test_more_processes_than_gpus_are_rejected(two_gpus):
     with pytest.raises(InputError, match=mentioning("3", "2", "GPU")):
         pick_own_device("cuda", 0, 3)
 
 
 @pytest.mark.parametrize("word", ["cuda:1", "mps"])
-def test_one_device_for_several_processes_is_refused(word, two_gpus):
+def test_one_device_for_several_processes_is_rejected(word, two_gpus):
     with pytest.raises(InputError, match=mentioning(f"device={word}", "2")):
         pick_own_device(word, 0, 2)
     assert pick_own_device(word, 0, 1) == torch.device(word)
 
 
 @pytest.mark.parametrize(("variable", "count", "expected"), [("1", 4, 3), ("1", 30, 1), ("5", 4, None)])
-def test_processes_share_the_cores_unless_the_user_has_said_how(variable, count, expected, monkeypatch):
-    """12 cores; a launcher sets the variable to 1 where the user has not set it."""
+def test_processes_share_cores_unless_the_user_set_threads(variable, count, expected, monkeypatch):
+    """12 cores. Launchers set OMP_NUM_THREADS to 1 if it is not set."""
     threads = []
     monkeypatch.setattr(accelerate, "cores", lambda: 12)
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
@@ -247,7 +247,7 @@ def test_processes_share_the_cores_unless_the_user_has_said_how(variable, count,
     assert threads == ([] if expected is None else [expected])
 
 
-def test_reading_processes_share_the_cores_too(monkeypatch):
+def test_loader_workers_of_processes_share_cores(monkeypatch):
     monkeypatch.setattr(accelerate, "cores", lambda: 12)
     gpu = torch.device("cuda")
     assert [pick_workers(gpu, sharing=n) for n in (1, 3, 100)] == [8, 4, 1]

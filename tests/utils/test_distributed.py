@@ -1,4 +1,4 @@
-"""Several processes compute what one does: the same images, losses, statistics and weights."""
+"""Several processes train like one process: equal images, losses, statistics and weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PLAN = ProgressiveSchedule(
 
 
 def trained(groups, steps, *, frozen=False):
-    """Losses, samples by (step, group), and all that the network and its average hold in the end."""
+    """Losses, samples by (step, group), and the final state of the model and its average."""
     world = world_from_env()
     with process_group(world, fix="Go on with --resume."):
         world = with_tensor_group(world, CPU)
@@ -45,7 +45,7 @@ def trained(groups, steps, *, frozen=False):
         network = place(create(SMALL, num_classes=3), CPU)
         if frozen:
             freeze(network, stages=1, statistics=True)
-        # Not Adam: it divides gradients that are zero but for rounding by their own size.
+        # Not Adam: it divides rounding errors of gradients by their own size.
         optimizer = {"name": "sgd", "lr": 0.003, "clip_norm": 5.0}
         recipe = recipe_of(PLAN, batch_size=24, ghost_batch_size=24 // groups, ema_decay=0.9, optimizer=optimizer)
         requests = TrainSampler(LABELS, PLAN, steps, 24, 24 // groups, "sqrt", Key.of(0), world=world)
@@ -72,8 +72,8 @@ def differences(one, other):
 
 
 @pytest.mark.parametrize(("groups", "size", "steps"), [(4, 3, STEPS), (4, 2, 10), (2, 2, 10)])
-def test_processes_train_as_one_does(groups, size, steps):
-    """4 groups over 3 processes: one of them has two groups, the others one, and still every group counts the same."""
+def test_distributed_training_equals_single_process_training(groups, size, steps):
+    """4 groups over 3 processes: one process has two groups, the others one, and all groups have equal weight."""
     losses, seen, kept = trained(groups, steps=steps)
     ranks = in_processes(trained, size, groups, steps)
     for rank, (their_losses, _, their_kept) in enumerate(ranks):
@@ -87,7 +87,7 @@ def test_processes_train_as_one_does(groups, size, steps):
     assert {place: ids for _, their_seen, _ in ranks for place, ids in their_seen.items()} == seen
 
 
-def test_freeze_bn_stay_as_they_are():
+def test_frozen_training_is_equal_in_two_processes():
     losses, _, kept = trained(2, steps=3, frozen=True)
     ranks = in_processes(frozen_run, 2)
     for their_losses, _, their_kept in ranks:
@@ -109,7 +109,7 @@ def talk():
         return made, everybody, [one.tolist() for one in sums]
 
 
-def test_what_processes_say_to_each_other():
+def test_broadcast_gather_and_sum():
     for made, everybody, sums in in_processes(talk, 3):
         assert made == {"of": 0}
         assert everybody == [0, 10, 20]
@@ -117,7 +117,7 @@ def test_what_processes_say_to_each_other():
 
 
 def notes():
-    """Three steps: the second process notes something in the first and in the last, and wants to stop in the second."""
+    """Three steps: the second process adds notes in the first and last step, and requests a stop in the second."""
     world = world_from_env()
     with process_group(world, fix="Go on with --resume."):
         told = AsyncFlags(world)
@@ -128,12 +128,12 @@ def notes():
         ]
 
 
-def test_a_note_reaches_all_after_the_same_step_and_none_is_lost_at_the_end():
+def test_flags_reach_all_processes_after_the_same_step():
     for heard in in_processes(notes, 3):
         assert heard == [(False, []), (False, ["step 0"]), (True, ["step 2"])]
 
 
-def test_a_launch_without_a_name_is_known_by_what_started_it(monkeypatch):
+def test_launch_id_without_a_run_id_has_the_parent_process(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert world_from_env().launch is None
@@ -169,7 +169,7 @@ A_CLUSTERS = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTE
         ("LOCAL_RANK", "-1"),
     ],
 )
-def test_what_a_cluster_sets_by_halves_is_named(name, value, monkeypatch):
+def test_incomplete_cluster_environment_names_the_variable(name, value, monkeypatch):
     for one, its in (A_CLUSTERS | {name: value}).items():
         if its is None:
             monkeypatch.delenv(one, raising=False)
@@ -179,14 +179,14 @@ def test_what_a_cluster_sets_by_halves_is_named(name, value, monkeypatch):
         world_from_env()
 
 
-def test_a_local_rank_alone_is_enough(monkeypatch):
+def test_local_rank_without_local_world_size_is_accepted(monkeypatch):
     for one, its in (A_CLUSTERS | {"LOCAL_RANK": "1"}).items():
         monkeypatch.setenv(one, its)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert world_from_env().local_rank == 1
 
 
-def test_a_port_that_is_taken_is_named(monkeypatch):
+def test_used_port_is_named(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
@@ -197,7 +197,7 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
             pass
 
 
-def test_a_process_that_waits_for_others_says_so(monkeypatch):
+def test_waiting_for_other_processes_is_logged(monkeypatch):
     lines = logged_lines()
     monkeypatch.setattr(distributed, "_WAITS_S", 0.1)
     for one, its in A_CLUSTERS.items():
@@ -217,8 +217,8 @@ def test_a_process_that_waits_for_others_says_so(monkeypatch):
     assert mentions(lines[0], "RANK", "WORLD_SIZE")
 
 
-def test_processes_started_again_do_not_wait_for_those_that_are_gone():
-    """torchrun keeps one store over its restarts: what the first start left there must not mislead the second."""
+def test_restarted_processes_do_not_use_values_of_the_first_start():
+    """torchrun keeps one store over restarts, so values of the first start are still there."""
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for first_is_late_s in (0.0, 1.0):
         for made, everybody, _ in in_processes(late_talk, 3, first_is_late_s, agent_port=store.port):
@@ -226,7 +226,7 @@ def test_processes_started_again_do_not_wait_for_those_that_are_gone():
             assert everybody == [0, 10, 20]
 
 
-def test_alone_nothing_is_said():
+def test_single_process_needs_no_communication():
     assert world_from_env() == SINGLE_PROCESS
     assert distributed.broadcast_from_main(SINGLE_PROCESS, lambda: 5) == 5
     assert distributed.all_gather_object(SINGLE_PROCESS, 5) == [5]
@@ -237,7 +237,7 @@ def test_alone_nothing_is_said():
 
 
 def failing(how):
-    """The second of three fails; the others wait for its word in vain."""
+    """The second of three processes fails, and the others wait for it."""
     world = world_from_env()
     with process_group(world, fix="Go on with --resume."):
         distributed.all_gather_object(world, None)
@@ -248,13 +248,13 @@ def failing(how):
         distributed.all_gather_object(world, None)
 
 
-def test_who_fails_first_says_why_and_ends_all():
+def test_first_error_ends_all_processes_with_its_message():
     errors = in_processes(failing, 3, "by a message")
     assert [type(error) for error in errors] == [OtherProcessError, InputError, OtherProcessError]
     assert str(errors[1]) == "the second has a message"
 
 
-def test_who_is_killed_is_missed_by_one_voice():
+def test_killed_process_is_reported_once():
     errors = in_processes(failing, 3, "killed")
     assert errors[1] is None
     others = [errors[0], errors[2]]

@@ -1,4 +1,4 @@
-"""Words of messages."""
+"""Formatting of messages."""
 
 import numpy as np
 import pytest
@@ -19,16 +19,16 @@ from efficientnetv2.utils.errors import did_you_mean, escape_controls, pluralize
         (np.int64(1234567), "1,234,567 steps"),
     ],
 )
-def test_one_is_one(number, said):
+def test_pluralize_numbers(number, said):
     assert pluralize(number, "step") == said
 
 
 @pytest.mark.parametrize(("number", "said"), [(1, "1 class"), (2, "2 classes")])
-def test_a_word_that_ends_in_s_has_its_plural(number, said):
+def test_pluralize_word_that_ends_in_s(number, said):
     assert pluralize(number, "class") == said
 
 
-def test_a_word_in_capitals_is_near_too():
+def test_suggestion_ignores_case():
     assert did_you_mean("CUDA", ["cpu", "cuda"]) == "; did you mean 'cuda'?"
     assert did_you_mean("forset", ["Forest", "Water"]) == "; did you mean 'Forest'?"
     assert did_you_mean("x", ["Forest"]) == "."
@@ -43,10 +43,10 @@ def test_a_word_in_capitals_is_near_too():
         ("Hêtre, 小さい\xa0名前 👩\u200d🌾", "Hêtre, 小さい\xa0名前 👩\u200d🌾"),
     ],
 )
-def test_what_a_terminal_would_obey_is_spelled_out(text, shown):
+def test_control_characters_are_escaped(text, shown):
     assert escape_controls(text) == shown
     assert shorten([text]) == f"'{shown}'"
 
 
-def test_text_of_several_lines_keeps_them():
+def test_line_breaks_are_kept_on_request():
     assert escape_controls("a\n\tb\x1b", lines=True) == "a\n\tb\\x1b"

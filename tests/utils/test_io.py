@@ -1,4 +1,4 @@
-"""A file is whole or not there."""
+"""Atomic writes, output folders and errors of the file system."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ from efficientnetv2.utils.io import (
 )
 
 
-def test_the_finished_file_replaces_the_old_one_and_nothing_stays_beside_it(tmp_path):
+def test_finished_file_replaces_the_old_one_without_remains(tmp_path):
     target = tmp_path / "report.json"
     target.write_text("old")
     write_text_atomically(target, "neu: ä\n")
@@ -29,7 +29,7 @@ def test_the_finished_file_replaces_the_old_one_and_nothing_stays_beside_it(tmp_
     assert os.listdir(tmp_path) == ["report.json"]
 
 
-def test_a_writer_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path):
+def test_failed_write_keeps_the_old_file_without_remains(tmp_path):
     target = tmp_path / "report.json"
     target.write_text("old")
 
@@ -43,7 +43,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path):
     assert os.listdir(tmp_path) == ["report.json"]
 
 
-def test_while_it_is_written_the_old_file_is_read(tmp_path):
+def test_old_file_is_readable_during_the_write(tmp_path):
     target = tmp_path / "report.json"
     target.write_text("old")
     seen = []
@@ -57,7 +57,7 @@ def test_while_it_is_written_the_old_file_is_read(tmp_path):
     assert target.read_text() == "half"
 
 
-def test_contents_and_rename_reach_the_disk_in_that_order(tmp_path, monkeypatch):
+def test_file_is_synced_before_and_folder_after_the_rename(tmp_path, monkeypatch):
     happened = []
     real_fsync, real_replace = os.fsync, os.replace
 
@@ -76,7 +76,7 @@ def test_contents_and_rename_reach_the_disk_in_that_order(tmp_path, monkeypatch)
 
 
 def _closed_to_others(partial):
-    """As safetensors does: written to another name, for its owner alone, and renamed."""
+    """Write as safetensors does: to another name, readable for the owner only, then rename."""
     beside = partial.with_name("beside")
     beside.write_text("x")
     beside.chmod(0o600)
@@ -86,7 +86,7 @@ def _closed_to_others(partial):
 @pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")
 @pytest.mark.parametrize("writer", [lambda partial: partial.write_text("x"), _closed_to_others])
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077])
-def test_others_may_read_it_as_they_may_any_new_file(umask, writer, tmp_path):
+def test_permissions_follow_the_umask(umask, writer, tmp_path):
     before = os.umask(umask)
     try:
         write_atomically(tmp_path / "atomic", writer)
@@ -95,19 +95,19 @@ def test_others_may_read_it_as_they_may_any_new_file(umask, writer, tmp_path):
     assert stat.S_IMODE((tmp_path / "atomic").stat().st_mode) == 0o666 & ~umask
 
 
-def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
+def test_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_text_atomically(tmp_path / "nowhere" / "a", "x")
 
 
-def test_names_as_long_as_the_system_allows(tmp_path):
+def test_longest_allowed_file_name(tmp_path):
     target = tmp_path / ("ä" * 127)
     write_text_atomically(target, "x")
     assert target.read_text() == "x"
 
 
 @pytest.mark.parametrize("ended_by", [ValueError, KeyboardInterrupt])
-def test_a_folder_for_what_does_not_come_goes_again(ended_by, tmp_path):
+def test_empty_output_folder_is_removed_after_an_error(ended_by, tmp_path):
     def work():
         assert (tmp_path / "there/a/b").is_dir()
         raise ended_by
@@ -119,7 +119,7 @@ def test_a_folder_for_what_does_not_come_goes_again(ended_by, tmp_path):
     assert os.listdir(tmp_path / "there") == []
 
 
-def test_a_folder_with_something_in_it_stays(tmp_path):
+def test_output_folder_with_files_is_kept(tmp_path):
     def work():
         (tmp_path / "a/half.txt").write_text("half")
         raise ValueError("later")
@@ -132,13 +132,13 @@ def test_a_folder_with_something_in_it_stays(tmp_path):
     assert (tmp_path / "c/d").is_dir()
 
 
-def test_a_folder_that_can_not_be_made_leaves_none_above_it(tmp_path):
+def test_failed_output_folder_leaves_no_parents(tmp_path):
     with pytest.raises(InputError, match="too long"), output_dir(tmp_path / "a" / ("x" * 300), "--output"):
         pass
     assert os.listdir(tmp_path) == []
 
 
-def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, monkeypatch):
+def test_unwritable_output_is_rejected_before_the_work(tmp_path, monkeypatch):
     check_writable_file(tmp_path / "out.csv", "--output", such_as="out.csv")
     check_writable_dir(tmp_path / "new/and/below", "--output")
     with pytest.raises(InputError, match=mentioning("out.csv")):
@@ -148,7 +148,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, 
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=mentioning("file", "folder")):
         check_writable_dir(tmp_path / "file/below", "--output")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # whoever runs the tests may be root
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the user may be root
     with pytest.raises(InputError, match="nothing may be written into"):
         check_writable_file(tmp_path / "out.csv", "--output", such_as="out.csv")
     with pytest.raises(InputError, match="nothing may be written into"):
@@ -158,8 +158,8 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, 
 @pytest.mark.skipif(os.name == "nt", reason="no folder is synced there")
 @pytest.mark.parametrize("place", ["open", "fsync"])
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EIO])
-def test_a_mount_that_syncs_no_folders_keeps_files_all_the_same(place, code, tmp_path, monkeypatch):
-    """By then the file is whole and in its place; that a disk fails is told all the same."""
+def test_mount_without_folder_sync_keeps_files(place, code, tmp_path, monkeypatch):
+    """The file is already complete and renamed. Only an I/O error of the disk is raised."""
     real = {"open": os.open, "fsync": os.fsync}
 
     def refuses(what, *more, **words):
@@ -185,11 +185,11 @@ def test_a_mount_that_syncs_no_folders_keeps_files_all_the_same(place, code, tmp
         (OSError(errno.EIO, "Input/output error"), "or bring it back"),
     ],
 )
-def test_what_is_to_be_done_follows_from_what_is_wrong(error, what):
+def test_hint_follows_from_the_error(error, what):
     assert what in hint_for_os_error(error)
 
 
-def test_the_folder_is_the_users_cache_unless_named(monkeypatch, tmp_path):
+def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "here"))
     assert cache_folder("pictures") == tmp_path / "here/pictures"
     monkeypatch.delenv("EFFNETV2_CACHE")

@@ -1,4 +1,4 @@
-"""What ends a process stands at the end of torchrun's report of the failure; torch's own code reads it here."""
+"""The message of a failed process is at the end of torchrun's report, as parsed by PyTorch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def failure(file, rank, exitcode):
     return ProcessFailure(local_rank=rank, pid=1, exitcode=exitcode, error_file=str(file))
 
 
-def test_a_users_error_is_the_cause_that_torchrun_shows(tmp_path):
+def test_user_error_is_the_root_cause_in_torchrun(tmp_path):
     file = tmp_path / "error.json"
     words = ("train", tmp_path / "nowhere", "--device", "cpu")
     done = effnetv2(*words, cwd=tmp_path, environment={"TORCHELASTIC_ERROR_FILE": str(file)})
@@ -26,7 +26,7 @@ def test_a_users_error_is_the_cause_that_torchrun_shows(tmp_path):
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_who_follows_is_not_the_cause_whoever_ends_first(first, tmp_path, monkeypatch):
+def test_first_failure_is_the_cause_for_any_order(first, tmp_path, monkeypatch):
     for rank in (0, 1):
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / f"{rank}.json"))
         report_to_torchrun(f"said by {rank}", cause=rank == first)
@@ -35,7 +35,7 @@ def test_who_follows_is_not_the_cause_whoever_ends_first(first, tmp_path, monkey
     assert failed.format_msg().splitlines()[-2] == f"  traceback : said by {first}"
 
 
-def test_without_torchrun_or_without_room_nothing_happens(tmp_path, monkeypatch):
+def test_report_without_torchrun_or_folder_does_nothing(tmp_path, monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
     report_to_torchrun("nobody hears it")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "no" / "folder"))

@@ -1,4 +1,4 @@
-"""Files of version 0.1 are read in the words of today, and files of today stay as they are."""
+"""Files of version 0.1 are read with the current names, and current files are unchanged."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.legacy import upgrade
 
-# Of a run of version 0.1, shortened: header of the model file, report.json, beginning.json.
+# From a run of version 0.1, shortened: header of the model file, report.json, beginning.json.
 OLD = json.loads((Path(__file__).parent / "data/version_0_1.json").read_text(encoding="utf-8"))
 
 
-def test_the_recipe_of_a_run_is_read(tmp_path):
+def test_recipe_is_read(tmp_path):
     (tmp_path / "recipe.yaml").write_text(json.dumps(OLD["header"]["recipe"]))  # JSON is YAML
     recipe = read_recipe(tmp_path / "recipe.yaml")
     assert (recipe.batch_size, recipe.ghost_batch_size, recipe.val_fraction) == (32, 32, 0.2)
@@ -30,7 +30,7 @@ def test_the_recipe_of_a_run_is_read(tmp_path):
     assert (recipe.progressive.last.image_size, recipe.eval_split) == (64, "val")
 
 
-def test_the_header_of_a_model_file_is_read():
+def test_model_file_header_is_read():
     header, written = model_header.parse(Path("old.safetensors"), json.dumps(OLD["header"]), "efficientnetv2")
     assert written == 4
     assert (header.preprocessing.crop_mode, header.preprocessing.tta) == ("center", "d4")
@@ -39,7 +39,7 @@ def test_the_header_of_a_model_file_is_read():
     assert (header.recipe["batch_size"], header.activation) == (32, "softmax")
 
 
-def test_a_report_is_read():
+def test_report_is_read():
     report = upgrade(OLD["report"])
     assert (report["num_images"], report["bootstrap_unit"], report["tta"]) == (21, "location", "d4")
     assert report["num_eval_images_seen_in_training"] == report["num_eval_images_used_for_selection"] == 0
@@ -51,13 +51,13 @@ def test_a_report_is_read():
     assert upgrade({"evaluated_on": "all pictures"}) == {"evaluated_on": "all images"}
 
 
-def test_names_of_classes_stay():
+def test_class_names_are_unchanged():
     report = upgrade(OLD["report"])
     assert set(report["per_class"]) == {"classifier"}
     assert report["train_images_per_class"] == {"shares": 3}
 
 
-def test_a_run_directory_is_read(tmp_path):
+def test_run_folder_is_read(tmp_path):
     (tmp_path / "beginning.json").write_text(json.dumps(OLD["run"]))
     (tmp_path / "manifest.csv").write_text("path,label,split\na.jpg,x,val\n")
     (tmp_path / "predictions.csv").write_text(
@@ -76,11 +76,11 @@ def test_a_run_directory_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", named_recipes())
-def test_the_words_of_today_stay(name):
+def test_current_names_are_unchanged(name):
     plain = get_recipe(name).to_json()
     assert upgrade(plain) == plain
 
 
-def test_upgrading_twice_changes_nothing_more():
+def test_second_upgrade_changes_nothing():
     for part in OLD.values():
         assert upgrade(upgrade(part)) == upgrade(part)

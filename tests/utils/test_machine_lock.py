@@ -1,4 +1,4 @@
-"""Who measures is alone; who works pauses for him, and goes on afterwards."""
+"""A measurement is alone on the machine, while other work pauses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.command_line import SERVER
 from efficientnetv2.utils.benchmark import MachineLock
 
 
-def test_whoever_works_pauses_for_a_measurement(tmp_path):
+def test_work_pauses_during_a_measurement(tmp_path):
     steps: list[float] = []
     enough = threading.Event()
 
@@ -48,7 +48,7 @@ def _work_for_ever(folder: Path, begun: Path) -> None:
         time.sleep(600)
 
 
-def test_whoever_died_at_work_is_not_waited_for(tmp_path):
+def test_killed_worker_does_not_block_a_measurement(tmp_path):
     worker = SERVER.Process(target=_work_for_ever, args=(tmp_path / "quiet", tmp_path / "begun"))
     worker.start()
     while not (tmp_path / "begun").exists():

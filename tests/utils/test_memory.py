@@ -1,4 +1,4 @@
-"""What allocators really say when memory runs out."""
+"""Out-of-memory errors, free memory, peaks and shared memory budgets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TOO_MUCH = 1 << 60  # bytes: more than any machine has
     [lambda: torch.empty(TOO_MUCH, dtype=torch.uint8), lambda: np.empty(TOO_MUCH, dtype=np.uint8)],
     ids=["torch", "numpy"],
 )
-def test_a_failed_allocation_is_recognized(allocate):
+def test_failed_allocation_is_out_of_memory(allocate):
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         allocate()
     assert is_out_of_memory(caught.value)
@@ -47,20 +47,20 @@ def test_a_failed_allocation_is_recognized(allocate):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_failed_allocation_on_the_gpu_is_recognized():
+def test_failed_gpu_allocation_is_out_of_memory():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
     assert is_out_of_memory(caught.value)
 
 
-def test_other_errors_are_not():
+def test_other_errors_are_not_out_of_memory():
     with pytest.raises(RuntimeError) as caught:
         torch.ones(2) @ torch.ones(3)
     assert not is_out_of_memory(caught.value)
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_a_process_that_the_system_has_no_memory_to_begin_is_a_want_of_memory():
+def test_enomem_is_out_of_memory():
     assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
     assert not is_out_of_memory(OSError(errno.ENOSPC, "No space left on device"))
 
@@ -77,15 +77,15 @@ def container(root, *, limit, usage, cache, version=2):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_containers_limit_counts_and_its_cache_of_files_is_free(tmp_path, version):
-    """100 MB allowed, 90 taken, 30 of these for files that can be dropped: 40 free."""
+def test_container_limit_counts_without_its_file_cache(tmp_path, version):
+    """100 MB allowed, 90 MB used, of which 30 MB are reclaimable file cache: 40 MB free."""
     container(tmp_path, limit=100_000_000, usage=90_000_000, cache=30_000_000, version=version)
     assert free_bytes(CPU, root=tmp_path) == 40_000_000
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_jobs_limit_counts_wherever_it_stands_above_the_process(version, tmp_path):
-    """As Slurm and systemd set it: the root has none, the job one, the step within it none."""
+def test_job_limit_above_the_process_counts(version, tmp_path):
+    """As Slurm and systemd set it: only the job has a limit, not the root and not the step."""
     root = tmp_path / "cgroup"
     container(root, limit="max" if version == 2 else 10**18, usage=1, cache=0, version=version)
     job = root / ("memory" if version == 1 else ".") / "slurm/job_7"
@@ -98,18 +98,18 @@ def test_a_jobs_limit_counts_wherever_it_stands_above_the_process(version, tmp_p
     own = tmp_path / "own"
     own.write_text("0::/slurm/job_7/step_0\n" if version == 2 else "5:cpu,memory:/slurm/job_7/step_0\n0::/\n")
     assert free_bytes(CPU, root=root, own=own) == 30_000_000
-    own.write_text("0::/../outside\n")  # as a container sees a group that is not within its own
+    own.write_text("0::/../outside\n")  # as in a container for a group outside it
     assert free_bytes(CPU, root=root, own=own) > 30_000_000
 
 
-def test_without_a_containers_limit_the_machines_memory_counts(tmp_path):
+def test_machine_memory_counts_without_a_container_limit(tmp_path):
     container(tmp_path, limit="max", usage=90_000_000, cache=0)
     available = psutil.virtual_memory().available
     assert free_bytes(CPU, root=tmp_path) == pytest.approx(available, rel=0.1)
     assert free_bytes(CPU, root=tmp_path / "none") == pytest.approx(available, rel=0.1)
 
 
-def test_a_stated_limit_is_of_all_that_the_process_takes(tmp_path):
+def test_given_limit_includes_memory_in_use(tmp_path):
     taken = in_use_bytes(CPU)
     left = free_bytes(CPU, taken / GIB + 0.5, root=tmp_path)
     assert left == pytest.approx(0.5 * GIB, rel=0.1)
@@ -117,22 +117,22 @@ def test_a_stated_limit_is_of_all_that_the_process_takes(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a CPU's peak is the process's for life")
-def test_a_peak_that_is_forgotten_begins_at_what_is_in_use():
+def test_reset_peak_starts_at_the_memory_in_use():
     before = in_use_bytes(CPU)
     block = np.ones(300_000_000, dtype=np.uint8)
     assert peak_bytes(CPU) - before > 270_000_000
     del block
     assert peak_bytes(CPU) - before > 270_000_000
     reset_peak_memory(CPU)
-    now = in_use_bytes(CPU)  # less than before, where what other tests have left was given back
+    now = in_use_bytes(CPU)  # less than before if memory of other tests was released
     assert peak_bytes(CPU) - now < 50_000_000
     block = np.ones(200_000_000, dtype=np.uint8)
     assert 170_000_000 < peak_bytes(CPU) - now < 270_000_000
     del block
 
 
-def test_a_peak_is_seen_although_it_has_gone():
-    """300 MB until they have been seen, then nothing: the peak has them, the memory in use afterwards has not."""
+def test_peak_includes_released_memory():
+    """300 MB until they are measured, then released. The peak includes them, the memory in use does not."""
     before = in_use_bytes(CPU)
     with PeakMemory(CPU) as peak:
         block = np.ones(300_000_000, dtype=np.uint8)
@@ -140,21 +140,21 @@ def test_a_peak_is_seen_although_it_has_gone():
         while peak.bytes - before < 270_000_000 and time.monotonic() < until:
             time.sleep(0.01)
         del block
-        time.sleep(0.05)  # for further looks
+        time.sleep(0.05)  # for further measurements
     assert peak.bytes - before == pytest.approx(300_000_000, rel=0.1)
     release_memory(CPU)
     assert in_use_bytes(CPU) - before < 100_000_000
 
 
 @pytest.mark.parametrize("gib", [0, -1, float("nan"), float("inf")])
-def test_a_limit_of_nothing_is_refused(gib):
+def test_invalid_limit_is_rejected(gib):
     with pytest.raises(InputError, match="memory_gib"):
         limit_memory(CPU, gib)
 
 
 @pytest.mark.parametrize(("device", "number"), [("cuda", 2), ("cuda:1", 1)])
-def test_a_gpu_s_limit_is_set_by_its_number(device, number, monkeypatch):
-    """``cuda`` alone, as ``--device auto`` gives it, is the current one; PyTorch's allocator asks for a number."""
+def test_gpu_limit_is_set_by_device_number(device, number, monkeypatch):
+    """``cuda`` without a number is the current device. PyTorch's allocator needs a number."""
     told = []
     gpus = SimpleNamespace(total_memory=8 * GIB)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
@@ -173,7 +173,7 @@ def free_gib(monkeypatch):
 
 
 def most_together(shared, gib, threads=6):
-    """The most threads that are at work at a time, each taking so much."""
+    """The largest number of concurrent threads that take ``gib`` each."""
     lock, now, most = threading.Lock(), [0], [0]
 
     def work(_):
@@ -191,7 +191,7 @@ def most_together(shared, gib, threads=6):
 
 
 def meet(shared, gib, threads):
-    """Threads that each take so much meet, or this fails."""
+    """Check that so many threads can take ``gib`` each at the same time."""
     barrier = threading.Barrier(threads)
 
     def work(_):
@@ -203,15 +203,15 @@ def meet(shared, gib, threads):
 
 
 @pytest.mark.parametrize(("gib", "together"), [(1.0, 4), (2.0, 2), (3.0, 1), (7.0, 1)])
-def test_threads_take_no_more_memory_together_than_their_share(free_gib, gib, together):
+def test_threads_together_take_at_most_the_budget(free_gib, gib, together):
     shared = MemoryBudget(small=0, share=0.5)
     assert most_together(shared, gib) <= together
     meet(shared, gib, together)
 
 
-def test_little_is_not_counted_and_more_than_there_is_is_refused(free_gib):
+def test_small_requests_do_not_count_and_too_large_ones_are_rejected(free_gib):
     shared = MemoryBudget(small=2 * GIB, share=0.1)
     meet(shared, 2.0, 6)
     with pytest.raises(MemoryError, match=mentioning("9.0", "GiB", "8.0")), shared.take(9 * GIB):
         pass
-    assert most_together(shared, 7.0, threads=2) == 1  # who was refused holds nothing
+    assert most_together(shared, 7.0, threads=2) == 1  # a rejected request holds nothing

@@ -1,4 +1,4 @@
-"""Logits and probabilities, there and back."""
+"""Conversion between logits and probabilities."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from efficientnetv2.utils.probability import probabilities, to_logits
 
 
 @pytest.mark.parametrize("answer", ["softmax", "sigmoid"])
-def test_there_and_back(answer):
+def test_logits_and_probabilities_convert_both_ways(answer):
     logits = torch.tensor([[0.0, 2.0, -3.0], [5.0, -5.0, 1.0]])
     shares = probabilities(logits, answer)
     torch.testing.assert_close(probabilities(to_logits(shares, answer), answer), shares)
@@ -15,7 +15,7 @@ def test_there_and_back(answer):
     assert torch.allclose(sums, torch.ones(2)) == (answer == "softmax")
 
 
-def test_by_hand():
+def test_probabilities_by_hand():
     logits = torch.tensor([[0.0, 3.0]]).log1p()  # 0 and ln 4
     assert probabilities(logits, "softmax")[0].tolist() == pytest.approx([1 / 5, 4 / 5])
     assert probabilities(logits, "sigmoid")[0].tolist() == pytest.approx([1 / 2, 4 / 5])
@@ -24,7 +24,7 @@ def test_by_hand():
 
 @pytest.mark.parametrize("answer", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-def test_what_was_rounded_to_0_or_1_has_finite_logits(answer, kind):
+def test_probabilities_0_and_1_have_finite_logits(answer, kind):
     shares = torch.tensor([[0.0, 1.0]], dtype=kind)
     logits = to_logits(shares, answer)
     assert logits.isfinite().all()

@@ -1,4 +1,4 @@
-"""Freed memory is kept, as page faults show, and waiting threads of OpenMP sleep soon."""
+"""Freed memory is kept by the process, and waiting OpenMP threads sleep soon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from efficientnetv2.utils.processes import limit_openmp_spin
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="needs glibc")
 
-# Blocks as a network's activations are: 4 of 16 MiB and 2 of 64, written and freed again and again.
+# Sizes of activations: 4 blocks of 16 MiB and 2 of 64 MiB, written and freed repeatedly.
 FAULTS = """
 import resource, sys
 from efficientnetv2.utils.processes import keep_freed_memory
@@ -37,7 +37,7 @@ def said(word: str, **environment: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_what_is_freed_is_used_again_without_asking_the_system():
+def test_freed_memory_is_reused_without_page_faults():
     done, kept = said("keep")
     (freed,) = said("plain")
     assert done == "True"
@@ -49,16 +49,16 @@ def test_what_is_freed_is_used_again_without_asking_the_system():
 @pytest.mark.parametrize(
     "theirs", [{"MALLOC_TRIM_THRESHOLD_": "65536"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=65536"}]
 )
-def test_what_the_user_has_set_stays(theirs):
+def test_allocator_options_of_the_user_are_kept(theirs):
     assert said("keep", **theirs)[0] == "False"
 
 
-# It ends as soon as it has seen that there is nothing, which is after PyTorch was imported.
+# It ends with an error for the missing folder, after the import of PyTorch.
 PROGRAM = ("-m", "efficientnetv2", "train", "nowhere")
 
 
 def setting_of(*program: str, **environment: str) -> list[str]:
-    """What GNU's OpenMP prints of GOMP_SPINCOUNT, once for each copy of it that a program loads."""
+    """The values of GOMP_SPINCOUNT that GNU's OpenMP prints, one for each loaded copy."""
     plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run(
         [sys.executable, *program],
@@ -71,8 +71,8 @@ def setting_of(*program: str, **environment: str) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs GNU's OpenMP")
-def test_the_programs_threads_do_not_wait_long_where_the_user_has_not_said_how():
-    # Torch's own is among them, and each copy reads the same environment.
+def test_spin_count_is_limited_unless_the_user_set_it():
+    # Each copy of OpenMP reads the same environment, also that of PyTorch.
     default = set(setting_of("-c", "import torch; torch.ones(4)"))
     assert default
     assert "10000" not in default
@@ -81,7 +81,7 @@ def test_the_programs_threads_do_not_wait_long_where_the_user_has_not_said_how()
     assert "10000" not in setting_of(*PROGRAM, OMP_WAIT_POLICY="active")
 
 
-def test_what_the_user_has_said_stays():
+def test_openmp_options_of_the_user_are_kept():
     for theirs in ({"OMP_WAIT_POLICY": "passive"}, {"GOMP_SPINCOUNT": "5"}):
         environment = dict(theirs)
         limit_openmp_spin(environment)
