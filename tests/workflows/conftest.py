@@ -15,7 +15,7 @@ from tests.pages import PAGES, ROOT
 
 import efficientnetv2 as ev2
 
-# The least that goes the whole way, and the same words for the command line.
+# The smallest complete training, and the same arguments for the command line.
 TINY = MappingProxyType(
     {"model": NETWORK, "weights": "none", "recipe": "quick", "epochs": 3, "image_size": 32, "batch_size": 8,
      "workers": 0, "device": "cpu"}
@@ -53,7 +53,7 @@ def run(photos) -> ev2.Run:
 
 @pytest.fixture(scope="session")
 def documented(tmp_path_factory, photos, run) -> Path:
-    """What pages and docstrings name, only to be copied: a clone with few of its images, images, and runs."""
+    """The files that pages and docstrings name: part of a clone, images and runs. Tests copy the folder."""
     folder, land_cover = tmp_path_factory.mktemp("documented"), ROOT / "examples/land_cover"
     (folder / "examples/land_cover/images").mkdir(parents=True)
     (folder / "examples/weights").symlink_to(ROOT / "examples/weights")

@@ -1,4 +1,4 @@
-"""What to label next: unsure before sure, unlike before alike, and always the same."""
+"""Ranking of images to label next: uncertain and diverse images first, with equal results each time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from efficientnetv2.workflows.active_learning import rank_for_labeling
 
 
 def pictures(sure, clusters, seed=0):
-    """Probability of the first of two classes, and vectors near one of several far-off points."""
+    """Probabilities of two classes, and vectors near one of several distant points."""
     rng = np.random.default_rng(seed)
     points = 10 * np.eye(16)[np.asarray(clusters)]
     shares = np.stack([np.asarray(sure), 1 - np.asarray(sure)], axis=1)
@@ -23,21 +23,21 @@ def pictures(sure, clusters, seed=0):
 
 
 def test_entropy_and_margin_by_hand():
-    """Half and half knows nothing; 0.9 and 0.1 have 0.469 of a bit."""
+    """Probability 0.5 has the maximal entropy. 0.9 and 0.1 have 0.469 bits."""
     found = rank_for_labeling(np.array([[0.5, 0.5], [0.9, 0.1], [1.0, 0.0]]), np.eye(3), key=Key.of(0))
     assert found.entropy == pytest.approx([1, 0.4690, 0], abs=1e-4)
     assert found.margin == pytest.approx([0, 0.8, 1])
 
 
-def test_each_kind_of_picture_comes_before_the_second_of_a_kind():
-    """Eight kinds, ten images each, all equally unsure: the first eight are of eight kinds."""
+def test_one_image_of_each_cluster_comes_first():
+    """Eight clusters of ten images, all equally uncertain: the first eight images are of eight clusters."""
     clusters = np.repeat(np.arange(8), 10)
     shares, vectors = pictures(np.full(80, 0.55), clusters)
     order = rank_for_labeling(shares, vectors, key=Key.of(1)).order
     assert len(set(clusters[order[:8]])) == 8
 
 
-def test_the_surest_come_last_and_the_unsurest_first():
+def test_uncertain_images_come_first():
     sure = np.r_[np.full(50, 0.999), 0.52, np.full(49, 0.999)]
     shares, vectors = pictures(sure, np.arange(100) % 16)
     assert rank_for_labeling(shares, vectors, key=Key.of(0)).order[0] == 50
@@ -46,7 +46,7 @@ def test_the_surest_come_last_and_the_unsurest_first():
     assert set(rank_for_labeling(shares, vectors, key=Key.of(0), most=10).order[:10]) == set(range(90, 100))
 
 
-def test_copies_are_not_chosen_twice_but_none_is_lost():
+def test_duplicates_are_ranked_after_all_different_images():
     shares, vectors = pictures([0.5] * 6, [0, 1, 2, 0, 1, 2])
     vectors[3:] = vectors[:3]
     found = rank_for_labeling(shares, vectors, key=Key.of(0))
@@ -55,8 +55,8 @@ def test_copies_are_not_chosen_twice_but_none_is_lost():
     assert sorted(found.order) == list(range(6))
 
 
-def test_distances_are_those_of_the_whole_gradients():
-    """By brute force: the second is drawn with the square of its distance to the first, or to none if that is less."""
+def test_second_image_is_drawn_by_its_gradient_distance():
+    """By brute force: probabilities follow the squared distance to the first image or to zero, whichever is less."""
     rng = np.random.default_rng(3)
     shares = rng.dirichlet(np.ones(3), size=5)
     vectors = rng.normal(size=(5, 4))
@@ -71,7 +71,7 @@ def test_distances_are_those_of_the_whole_gradients():
 
 
 @given(count=st.integers(1, 30), most=st.integers(0, 40), seed=st.integers(0, 5))
-def test_every_picture_once_and_the_same_each_time(count, most, seed):
+def test_ranking_has_every_image_once_and_is_deterministic(count, most, seed):
     rng = np.random.default_rng(seed)
     shares, vectors = rng.dirichlet(np.ones(4), size=count), rng.normal(size=(count, 6))
     found = rank_for_labeling(shares, vectors, key=Key.of(seed), most=most)
@@ -82,8 +82,8 @@ def test_every_picture_once_and_the_same_each_time(count, most, seed):
     assert (np.diff(rest) <= 0).all()
 
 
-def test_vectors_are_never_copied_as_a_whole():
-    """In float64, and squared, they took eight times their memory, 10 GB for 100,000 images and five networks."""
+def test_vectors_are_not_copied_as_a_whole():
+    """A float64 copy with squares would take eight times the memory, 10 GB for 100,000 images and five models."""
     rng = np.random.default_rng(0)
     shares = rng.dirichlet(np.ones(2), size=3_000)
     vectors = rng.normal(size=(3_000, 1_000)).astype(np.float32)
@@ -96,8 +96,8 @@ def test_vectors_are_never_copied_as_a_whole():
     assert peak < vectors.nbytes / 2
 
 
-def test_probabilities_are_never_copied_as_a_whole():
-    """Of a million images and a thousand classes each copy in float64 would be 8 GB."""
+def test_probabilities_are_not_copied_as_a_whole():
+    """For a million images and a thousand classes, a float64 copy would be 8 GB."""
     rng = np.random.default_rng(0)
     shares = rng.dirichlet(np.ones(5_000), size=2_000).astype(np.float32)
     tracemalloc.start()
@@ -109,8 +109,8 @@ def test_probabilities_are_never_copied_as_a_whole():
     assert peak < shares.nbytes / 2
 
 
-def test_part_by_part_the_order_is_that_of_float64(monkeypatch):
-    """Of images that are nearly alike too, whose distances float32 would lose."""
+def test_ranking_in_chunks_equals_float64(monkeypatch):
+    """Also for similar images, whose distances are not exact in float32."""
     rng = np.random.default_rng(4)
     shares = rng.dirichlet(np.ones(3), size=60)
     vectors = (100 + 0.01 * rng.normal(size=(60, 8))).astype(np.float32)
@@ -120,7 +120,7 @@ def test_part_by_part_the_order_is_that_of_float64(monkeypatch):
     assert told == list(range(1, 41))
     wide = vectors.astype(np.float64)
     residuals = shares - np.eye(3)[shares.argmax(axis=1)]
-    whole = {True: wide, False: residuals}  # of vectors nothing is taken off
+    whole = {True: wide, False: residuals}  # vectors are used without subtraction
     monkeypatch.setattr(
         active_learning, "_squared_norms", lambda _, called=None: (whole[called is None] ** 2).sum(axis=1)
     )

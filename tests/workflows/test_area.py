@@ -1,4 +1,4 @@
-"""Error-adjusted areas: the paper's worked example, a simulation, and what can't be said."""
+"""Error-adjusted areas: the example of the paper, a simulation, and errors."""
 
 import numpy as np
 import pytest
@@ -10,16 +10,16 @@ from tests.messages import mentioning
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.area import Estimate, adjusted_areas
 
-# Olofsson et al. (2014), Table 8: samples mapped (rows) as deforestation, forest gain, stable forest, stable
-# non-forest, by what they truly are (columns); and pixels of 30 m mapped as each.
+# Olofsson et al. (2014), Table 8: sample counts by mapped class (rows) and true class (columns), and the mapped pixels
+# of 30 m.
 NAMES = ("deforestation", "forest gain", "stable forest", "stable non-forest")
 COUNTS = [[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]]
 PIXELS = [200_000, 150_000, 3_200_000, 6_450_000]
 HECTARES = 10_000_000 * 0.09
 
 
-def test_the_worked_example_of_the_paper():
-    """Section 5: 21,158 ± 6,158 ha of deforestation; accuracies to the digits printed."""
+def test_example_of_the_paper():
+    """Section 5: 21,158 ± 6,158 ha of deforestation. Accuracies to the printed digits."""
     found = adjusted_areas(COUNTS, PIXELS, NAMES)
     lost = found.classes["deforestation"].share
     assert lost.value * HECTARES == pytest.approx(21_158, abs=1)
@@ -34,8 +34,8 @@ def test_the_worked_example_of_the_paper():
     assert [round(one, 2) for one in producers] == [0.75, 0.85, 0.93, 0.96]
 
 
-def test_margins_are_those_of_samples_drawn_again():
-    """Of areas and producer's accuracies: what 20,000 redrawn samples of each stratum spread by."""
+def test_margins_equal_those_of_resampling():
+    """Areas and producer's accuracies: 1.96 standard deviations of 20,000 redrawn samples of each stratum."""
     found = adjusted_areas(COUNTS, PIXELS, NAMES)
     rng = np.random.default_rng(0)
     weight = np.array(PIXELS) / sum(PIXELS)
@@ -59,7 +59,7 @@ def test_margins_are_those_of_samples_drawn_again():
     st.lists(st.lists(st.integers(0, 40), min_size=3, max_size=3), min_size=3, max_size=3),
     st.lists(st.integers(1, 10_000), min_size=3, max_size=3),
 )
-def test_shares_are_of_a_whole(counts, mapped):
+def test_area_fractions_sum_to_one(counts, mapped):
     counts = np.array(counts) + 2 * np.eye(3, dtype=int)
     found = adjusted_areas(counts, mapped, "abc")
     assert sum(one.share.value for one in found.classes.values()) == pytest.approx(1)
@@ -68,16 +68,16 @@ def test_shares_are_of_a_whole(counts, mapped):
         assert 0 <= one.share.low <= one.share.value <= one.share.high <= 1
 
 
-def test_a_map_without_mistakes_is_its_own_estimate():
+def test_map_without_errors_is_its_own_estimate():
     found = adjusted_areas(np.diag([10, 20]), [30, 70], "ab")
     assert [one.share.value for one in found.classes.values()] == [0.3, 0.7]
     assert found.accuracy.value == 1
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say():
-    """A map that misses a fifth of a rare class, sampled a thousand times, most where the class is missed."""
+def test_intervals_have_95_percent_coverage():
+    """A map that misses a fifth of a rare class, sampled a thousand times, mostly where the class is missed."""
     rng = np.random.default_rng(0)
-    truth = np.array([[0.04, 0.02], [0.01, 0.93]])  # shares of the area: rows mapped, columns true
+    truth = np.array([[0.04, 0.02], [0.01, 0.93]])  # fractions of the area: rows mapped, columns true
     weight = truth.sum(axis=1)
     held, biased = 0, 0
     for _ in range(1000):
@@ -86,15 +86,15 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         held += share.low <= truth[:, 0].sum() <= share.high
         biased += share.low <= weight[0] <= share.high
     assert 0.92 <= held / 1000 <= 0.98
-    assert biased < held  # counting pixels says 0.06 where 0.05 is true
+    assert biased < held  # pixel counts give 0.06 for a true area of 0.05
 
 
-def test_a_mapped_class_without_samples_is_refused_and_named():
+def test_mapped_class_without_samples_is_named():
     with pytest.raises(InputError, match=mentioning("forest gain", "50")):
         adjusted_areas([[66, 0], [1, 0]], [1, 1], ("deforestation", "forest gain"))
 
 
-def test_a_class_that_is_not_on_the_map_needs_no_samples():
+def test_class_not_on_the_map_needs_no_samples():
     found = adjusted_areas([[9, 1], [0, 0]], [10, 0], ("a", "b")).classes["b"]
     assert found.users_accuracy is None
     assert found.share.value == pytest.approx(0.1)
@@ -102,8 +102,8 @@ def test_a_class_that_is_not_on_the_map_needs_no_samples():
     assert found.producers_accuracy.value == 0
 
 
-def test_of_thousands_of_classes_those_that_are_met_count_as_if_there_were_no_others():
-    """As many classes as a map may hold: squared they would be 34 GB."""
+def test_thousands_of_classes_give_the_results_of_the_used_classes():
+    """The largest number of classes of a map: a dense matrix would be 34 GB."""
     names = [f"class {k}" for k in range(65_535)]
     met = np.array([7, 900, 21_000, 65_534])
     rows, columns = (met[places] for places in np.nonzero(np.array(COUNTS)))

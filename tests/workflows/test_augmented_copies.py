@@ -1,4 +1,4 @@
-"""Copies as files: they are what training makes of an image, and never part from it."""
+"""Augmented copies as files: equal to training augmentation, and in the split of their source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEY = Key.of(0)
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.sampled_from(["sqrt", "effective", "equal"]))
-def test_copies_bring_each_class_to_its_number(counts, class_sampling):
+def test_copies_bring_each_class_to_its_target_count(counts, class_sampling):
     wanted = target_counts(counts, class_sampling)
     labels = np.repeat(np.arange(len(counts)), counts)
     copies = spread_copies(labels, wanted, key=KEY)
@@ -41,8 +41,8 @@ def test_copies_bring_each_class_to_its_number(counts, class_sampling):
         assert mine.max() - mine.min() <= 1
 
 
-def test_numbers_by_hand():
-    """100, 25 and 4: all 100; 100, 50 and 20; and with fewer 4 each, or 20, 10 and 4."""
+def test_target_counts_by_hand():
+    """100, 25 and 4 become 100 each, or 100, 50 and 20. With fewer=True: 4 each, or 20, 10 and 4."""
     assert target_counts([100, 25, 4], "equal").tolist() == [100, 100, 100]
     assert target_counts([100, 25, 4], "sqrt").tolist() == [100, 50, 20]
     assert target_counts([100, 25, 4], "equal", fewer=True).tolist() == [4, 4, 4]
@@ -50,7 +50,7 @@ def test_numbers_by_hand():
     assert target_counts([100, 0, 4], "equal").tolist() == [100, 0, 100]
 
 
-def test_copies_are_what_training_makes_of_the_picture():
+def test_copies_equal_training_augmentation():
     picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     setting, plan = (StepSettings(40, randaugment=5), AugmentPlan(flip="d4", randaugment_preset="monotone"))
     made = list(augmented_copies_of(picture, row=7, count=3, setting=setting, plan=plan, key=KEY))
@@ -62,8 +62,8 @@ def test_copies_are_what_training_makes_of_the_picture():
     assert len({copy.tobytes() for copy in made}) == 3
 
 
-def test_copies_are_made_a_few_at_a_time_and_come_out_the_same(monkeypatch):
-    """All copies of a large photograph at once would not fit into memory."""
+def test_copies_in_portions_equal_copies_at_once(monkeypatch):
+    """All copies of a large photo at once would not fit into memory."""
     picture = np.random.default_rng(1).integers(0, 256, (40, 32, 3), dtype=np.uint8)
     setting = StepSettings(40, randaugment=5, cutout=0.3)
 
@@ -82,14 +82,14 @@ def test_copies_are_made_a_few_at_a_time_and_come_out_the_same(monkeypatch):
     together = made()
     monkeypatch.setattr(pipeline, "_PORTION_BYTES", 5 * picture.nbytes + 1)
     apart = made()
-    monkeypatch.setattr(pipeline, "_PORTION_BYTES", picture.nbytes - 1)  # not even one fits
+    monkeypatch.setattr(pipeline, "_PORTION_BYTES", picture.nbytes - 1)  # smaller than one copy
     alone = made()
     assert batches == [12, 5, 5, 2, *[1] * 12]
     np.testing.assert_array_equal(apart, together)
     np.testing.assert_array_equal(alone, together)
 
 
-def test_the_files_and_their_rows(tmp_path):
+def test_written_files_and_rows(tmp_path):
     for number in range(3):
         paint(tmp_path / f"red/{number}.jpg", COLORS["red"], number)
         paint(tmp_path / f"blue/{number}.jpg", COLORS["blue"], number)
@@ -102,7 +102,7 @@ def test_the_files_and_their_rows(tmp_path):
     assert made[AUGMENTED_FROM].tolist() == [data.paths[1], data.paths[1], data.paths[5]]
     assert made["label"].tolist() == ["blue", "blue", "red"]
     assert sorted(made["path"]) == sorted(str(path.relative_to(out)) for path in out.rglob("*.jpg"))
-    # Nothing is done to them but to be saved again, all colors kept: they look like their origin.
+    # Copies without augmentation look like their source, except for the JPEG compression.
     for path, origin in zip(made["path"], made[AUGMENTED_FROM], strict=True):
         levels = [np.asarray(Image.open(file), dtype=float) for file in (out / path, tmp_path / origin)]
         assert np.abs(levels[0] - levels[1]).mean() < 3
@@ -110,7 +110,7 @@ def test_the_files_and_their_rows(tmp_path):
 
 @st.composite
 def sets_with_copies(draw):
-    """Images of some classes, groups and places, of which some are copies of others."""
+    """Images of some classes, groups and locations, some of them copies of others."""
     count = draw(st.integers(12, 60))
     labels = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
     origin = draw(st.lists(st.none() | st.integers(0, count - 1), min_size=count, max_size=count))
@@ -129,8 +129,8 @@ def sets_with_copies(draw):
 
 
 @given(sets_with_copies(), st.integers(0, 3), st.sampled_from(["auto", "class"]))
-def test_no_copy_of_a_picture_crosses_a_split(data, seed, by):
-    """Not when images are held out, nor into minival, nor between folds, nor from the past into the future."""
+def test_copies_stay_in_the_split_of_their_source(data, seed, by):
+    """In hold-out, minival, folds and time folds."""
     family = copy_groups(data) if is_copy(data).any() else np.arange(len(data))
 
     def whole(split) -> bool:
@@ -153,7 +153,7 @@ def test_no_copy_of_a_picture_crosses_a_split(data, seed, by):
             assert not is_copy(data)[part.val_rows].any()
 
 
-def test_given_splits_that_part_a_copy_from_its_origin_are_refused():
+def test_given_split_that_separates_a_copy_from_its_source_is_rejected():
     split = ["train"] * 4 + ["val"] * 2
     data = dataset([0, 1, 0, 1, 0, 1], split=split, **{AUGMENTED_FROM: [np.nan] * 5 + ["1.jpg"]})
     with pytest.raises(InputError, match=mentioning("all.csv", "7", "5.jpg", "val", "1.jpg")):

@@ -1,4 +1,4 @@
-"""``predict`` and ``evaluate`` where images are missing, a device is not there, or several processes answer."""
+"""``predict`` and ``evaluate`` with missing images, missing devices or several processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SMALL = Architecture(8, (Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), 16)
 
 @pytest.fixture
 def model(tmp_path):
-    """Untrained, so its answers are nothing but repeatable; it remembers no images."""
+    """An untrained model with reproducible predictions and no training fingerprint."""
     torch.manual_seed(0)
     network = EfficientNet(SMALL, num_classes=3)
     network.preprocessing = replace(network.preprocessing, image_size=32, crop_pct=1.0)
@@ -48,13 +48,13 @@ def model(tmp_path):
 
 @pytest.fixture
 def shards(class_folders, tmp_path):
-    """48 images in 5 shards, the second of which is missing with its 10."""
+    """48 images in 5 shards. The second shard, with 10 images, is missing."""
     write_shards(load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=10))
     (tmp_path / "packed/images-000001.tar").unlink()
     return "packed"
 
 
-def test_pictures_of_a_kind_that_is_not_opened_are_named(model, tmp_path):
+def test_images_of_unsupported_formats_are_named(model, tmp_path):
     for name in ("new/1.HEIC", "mixed/2.heic"):
         paint(tmp_path / "mixed/1.jpg", (9, 9, 9))
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -73,8 +73,8 @@ def test_pictures_of_a_kind_that_is_not_opened_are_named(model, tmp_path):
 @pytest.mark.parametrize(
     "out", ["out.parquet", "out.xlsx", "out.json", "out.csv.gz", "-", "out", "fifo.csv", "/dev/full"]
 )
-def test_predictions_go_into_a_csv_file_and_nowhere_else(out, model, class_folders, tmp_path):
-    """Refused at once: a pipe was read to see whether a table is there, and Parquet held CSV."""
+def test_predictions_are_written_only_to_csv_files(out, model, class_folders, tmp_path):
+    """Rejected before the work. For example, the test for an existing table would wait for a pipe."""
     os.mkfifo(tmp_path / "fifo.csv")
     done = effnetv2("predict", model, class_folders, "--device", "cpu", "--output", out, cwd=tmp_path, timeout=60)
     assert done.returncode == 2
@@ -82,8 +82,8 @@ def test_predictions_go_into_a_csv_file_and_nowhere_else(out, model, class_folde
     assert {file.name for file in tmp_path.iterdir()} == {"fifo.csv", class_folders.name, model}
 
 
-def test_the_predictions_of_a_run_are_not_taken_for_labels(model, tmp_path):
-    """Their column label would make every prediction right."""
+def test_predictions_of_a_run_are_not_used_as_labels(model, tmp_path):
+    """With their label column, every prediction would be right."""
     (tmp_path / "run").mkdir()
     for header in ("path,label,true_label,red", "path,label,probability,true_label,red"):
         (tmp_path / "run/predictions.csv").write_text(f"{header}\n")
@@ -95,7 +95,7 @@ def test_the_predictions_of_a_run_are_not_taken_for_labels(model, tmp_path):
     assert "run/dataset.csv" in done.stderr
 
 
-def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):
+def test_missing_shard_is_reported_once_and_its_images_are_listed(model, shards, tmp_path):
     done = effnetv2("predict", model, shards, "--device", "cpu", "--output", "out.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if "images-000001.tar" in line)
@@ -115,7 +115,7 @@ def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):
     assert (report["num_images"], report["num_skipped"]) == (38, 10)
 
 
-def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model, class_folders, tmp_path):
+def test_first_of_many_unreadable_files_are_named_and_the_others_counted(model, class_folders, tmp_path):
     broken = sorted(class_folders.rglob("*.jpg"))[3:15]
     for file in broken:
         file.write_bytes(b"\xff\xd8 no more than this")
@@ -136,7 +136,7 @@ def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model
     assert not (tmp_path / "rated/skipped.csv").exists(), "the list was of the report that is no more"
 
 
-def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
+def test_first_of_many_damaged_shards_are_named(class_folders, tmp_path):
     write_shards(load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=2))
     for number in range(23):
         (tmp_path / f"packed/images-{number:06d}.tar").unlink()
@@ -149,7 +149,7 @@ def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
-def test_pictures_none_of_which_can_be_read_are_refused(verb, model, class_folders, tmp_path):
+def test_dataset_without_readable_images_is_rejected(verb, model, class_folders, tmp_path):
     for file in class_folders.rglob("*.jpg"):
         file.write_bytes(b"")
     out = "out.csv" if verb == "predict" else "out"
@@ -161,15 +161,15 @@ def test_pictures_none_of_which_can_be_read_are_refused(verb, model, class_folde
     assert not (tmp_path / out).exists()
 
 
-def test_the_ranking_is_not_called_as_the_list_of_what_was_skipped(model, class_folders, tmp_path):
+def test_ranking_may_not_have_the_name_of_the_skipped_list(model, class_folders, tmp_path):
     done = effnetv2("predict", model, class_folders, "--rank", "predictions_skipped.csv", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "--rank", "predictions_skipped.csv")
     assert "Give another one" in done.stderr
 
 
-def test_a_report_does_not_take_the_list_of_shards(model, shards, tmp_path):
-    """Packing has listed there what it left out, in the same form."""
+def test_report_does_not_replace_the_skipped_list_of_shards(model, shards, tmp_path):
+    """The list has the images that were not packed, in the same format."""
     mine = tmp_path / shards / "skipped.csv"
     mine.write_text("path,reason\na.jpg,is empty (0 bytes)\n")
     done = effnetv2("evaluate", model, shards, "--device", "cpu", "--output", shards, cwd=tmp_path)
@@ -180,7 +180,7 @@ def test_a_report_does_not_take_the_list_of_shards(model, shards, tmp_path):
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
 @pytest.mark.parametrize("data", ["missing.jpg", "missing.csv", "missing/", "missing/a-{0..3}.tar", "missing.tar"])
-def test_data_that_is_not_there_is_named_with_what_to_give(verb, data, model, tmp_path):
+def test_missing_data_is_an_error_with_a_hint(verb, data, model, tmp_path):
     done = effnetv2(verb, model, data, cwd=tmp_path)
     assert done.returncode == 2
     error, *hints = done.stderr.splitlines()
@@ -190,7 +190,7 @@ def test_data_that_is_not_there_is_named_with_what_to_give(verb, data, model, tm
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
-def test_a_gpu_that_is_not_there_is_an_error_of_one_line(verb, model, class_folders, tmp_path):
+def test_missing_gpu_is_a_one_line_error(verb, model, class_folders, tmp_path):
     hidden = {"CUDA_VISIBLE_DEVICES": ""}
     done = effnetv2(verb, model, class_folders, "--device", "cuda", cwd=tmp_path, environment=hidden)
     assert done.returncode == 2
@@ -204,8 +204,8 @@ def test_a_gpu_that_is_not_there_is_an_error_of_one_line(verb, model, class_fold
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "geo map"])
 @pytest.mark.usefixtures("on_screen")
-def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tmp_path, monkeypatch, capsys):
-    """Else a set of a million images takes days that could be an hour, in silence."""
+def test_unused_gpu_gives_a_note(verb, model, class_folders, tmp_path, monkeypatch, capsys):
+    """Otherwise a million images would take days instead of an hour for no visible reason."""
     monkeypatch.setattr(batch_predict, "device_note", lambda word, device: f"{device} computes, as {word} says.")
     model, source = str(tmp_path / model), DataConfig(str(class_folders))
     plain = InferenceOptions("cpu", 0)
@@ -215,7 +215,7 @@ def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tm
         evaluate_and_report(model, source, EvaluateOptions(), plain)
     else:
         pytest.importorskip("rasterio", reason="needs the extra geo")
-        from tests.rasters import write_raster  # which needs it too
+        from tests.rasters import write_raster  # imports rasterio
 
         from efficientnetv2.workflows.predict_map import MapOptions, predict_map
 
@@ -224,8 +224,8 @@ def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tm
     assert "cpu computes, as cpu says." in capsys.readouterr().out
 
 
-def test_of_many_classes_the_most_frequent_are_counted_on_the_screen():
-    """And always those that are left to a person, be they ever so few."""
+def test_most_frequent_of_many_classes_are_printed():
+    """Abstentions are always printed, even if they are few."""
     labels = [f"c{number:03d}" for number in range(1_000) for _ in range(1_000 - number)]
     told = _class_counts(pd.DataFrame({"predicted_label": [*labels, ""]}), None, "softmax")
     assert told.startswith("500,501 images: c000 1000, c001 999, ")
@@ -234,7 +234,7 @@ def test_of_many_classes_the_most_frequent_are_counted_on_the_screen():
     assert _class_counts(few, ";", "sigmoid") == "2 images: oak 2, elm 1"
 
 
-def test_two_processes_answer_each_picture_once_with_one_voice(model, shards, tmp_path):
+def test_two_processes_predict_each_image_once_and_print_once(model, shards, tmp_path):
     alone = effnetv2("predict", model, shards, "--device", "cpu", "--output", "alone.csv", cwd=tmp_path)
     first, second = effnetv2_together(
         2, "predict", model, shards, "--device", "cpu", "--output", "both.csv", cwd=tmp_path
@@ -255,8 +255,8 @@ def test_two_processes_answer_each_picture_once_with_one_voice(model, shards, tm
         assert of_both[name] == of_one[name], name
 
 
-def test_one_of_many_processes_says_what_all_refuse(model, class_folders, tmp_path):
-    (class_folders / "green/green_05.jpg").write_bytes(b"")  # the second process's, for it is image 21
+def test_error_of_several_processes_is_printed_once(model, class_folders, tmp_path):
+    (class_folders / "green/green_05.jpg").write_bytes(b"")  # image 21, in the second process
     words = ("predict", model, class_folders, "--device", "cpu")
     ended = effnetv2_together(2, *words, "--strict", cwd=tmp_path)
     assert sorted(one.returncode for one in ended) == [1, 2]
@@ -269,8 +269,8 @@ def test_one_of_many_processes_says_what_all_refuse(model, class_folders, tmp_pa
     assert sum("missing.jpg" in one.stderr for one in ended) == 1
 
 
-def test_labels_whose_letters_are_encoded_otherwise_are_the_models_on_request(tmp_path):
-    """A model of a Linux machine's folders, images of a Mac's."""
+def test_label_in_another_unicode_form_is_matched_on_request(tmp_path):
+    """Class names from folders on Linux, images from a Mac."""
     paint(tmp_path / "pictures/He\u0302tre/one.jpg", (60, 190, 60))
     pictures, names = load_dataset(tmp_path / "pictures", for_training=False), ("H\u00eatre", "oak")
     with pytest.raises(InputError, match=mentioning("labels=casefold")):
@@ -279,8 +279,8 @@ def test_labels_whose_letters_are_encoded_otherwise_are_the_models_on_request(tm
 
 
 @pytest.mark.parametrize("names", [("A", "a", "oak"), ("a", "A", "oak"), ("a", "oak", "A")])
-def test_of_classes_that_differ_by_case_a_label_is_the_one_it_is_called(names, tmp_path):
-    """As of a model of letters: its own names go before what is spelled like them."""
+def test_exact_class_name_is_preferred_to_another_case(names, tmp_path):
+    """For example for a model of letters."""
     paint(tmp_path / "one/A/1.jpg", (60, 190, 60))
     paint(tmp_path / "one/OAK/2.jpg", (60, 190, 60))
     pictures = load_dataset(tmp_path / "one", for_training=False)
@@ -303,7 +303,7 @@ def network(temperature=4.0):
 
 
 @pytest.mark.parametrize("changed", [{"tta": "d4"}, {"image_size": 48}])
-def test_a_temperature_of_other_answers_is_left_out_and_that_is_said(changed):
+def test_temperature_for_another_tta_or_size_is_removed_with_a_message(changed):
     one, said = network(), logged_lines()
     remove_unfit_calibration(one, one.preprocessing)
     assert one.calibration is not None
@@ -315,14 +315,14 @@ def test_a_temperature_of_other_answers_is_left_out_and_that_is_said(changed):
     assert len(said) == 1, "there is none to leave out"
 
 
-def test_of_networks_that_answer_together_each_leaves_its_own_out():
+def test_ensemble_removes_the_temperature_of_each_member():
     together, said = Ensemble([network(), network(None)]), logged_lines()
     remove_unfit_calibration(together, replace(together.preprocessing, tta="d4"))
     assert member_calibrations(together) == (None, None)
     assert len(said) == 1
 
 
-def test_predict_and_evaluate_with_other_views_answer_without_it(tmp_path):
+def test_predict_and_evaluate_with_another_tta_or_size_ignore_the_temperature(tmp_path):
     rows = []
     for number in range(9):
         name = sorted(COLORS)[number % 3]

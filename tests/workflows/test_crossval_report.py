@@ -1,4 +1,4 @@
-"""How a cross-validation ends: intervals of images that hang together, and what its folds learnt from."""
+"""Results of a cross-validation: clusters for intervals, training images and times."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from efficientnetv2.workflows.crossval_config import CrossValConfig
 from efficientnetv2.workflows.crossval_report import CrossValResults
 
 
-def test_what_there_is_of_a_class_to_learn_from_is_the_mean_over_the_folds():
-    """As the runs report it: without what chose, and without what could not be read."""
+def test_training_images_per_class_are_the_mean_over_folds():
+    """As in the reports of the runs: without selection images and unreadable images."""
     data = dataset(np.repeat([0, 1], [30, 12]))
     reports = [
         {"train_images_per_class": {"c0": 20, "c1": 8}},
@@ -29,7 +29,7 @@ def test_what_there_is_of_a_class_to_learn_from_is_the_mean_over_the_folds():
     assert crossval_report._train_images_per_class(data, reports) == {"c0": 19, "c1": 5}
 
 
-def test_folds_that_kept_their_start_are_counted():
+def test_folds_that_kept_the_initial_model_are_counted():
     kept = [{"kept_model": "start"}, {"kept_model": "trained"}, {"kept_model": "start"}, {}]
     (line,) = crossval_report._kept_start_notes(kept)
     assert mentions(line, "2", "4", "training")
@@ -43,7 +43,7 @@ def clusters_of(folder, data, dealt, rows):
     return results.clusters()
 
 
-# Four fields in each of six places, two of which lie side by side across the border of a block of a degree.
+# Four fields at each of six locations. Two locations are neighbors across the border of a one-degree block.
 PLACES = {"latitude": np.repeat([0.5, 2.5, 4.98, 5.01, 8.5, 9.5], 8), "longitude": 100.5}
 GROUPS = {"group": [f"field {row // 2}" for row in range(48)]}
 
@@ -60,8 +60,8 @@ GROUPS = {"group": [f"field {row // 2}" for row in range(48)]}
         ("time", {"year": np.arange(48) // 12}, None, 18),
     ],
 )
-def test_what_the_folds_kept_whole_is_said_to_be_drawn_so(by, columns, drawn, count, tmp_path):
-    """By class, and by time, it is identical files that are drawn as one, here each twice; of that nothing is said."""
+def test_clusters_and_their_name_follow_the_split(by, columns, drawn, count, tmp_path):
+    """By class and by time, clusters are identical files (here each twice) and have no name."""
     data = dataset(np.arange(48) % 2, **columns)
     contents = (np.arange(48) // 4 * 2 + np.arange(48) % 2) if drawn is None else np.arange(48)
     if by == "time":
@@ -77,8 +77,8 @@ def test_what_the_folds_kept_whole_is_said_to_be_drawn_so(by, columns, drawn, co
     assert np.array_equal(found.clusters, dealt.clusters[pooled])
 
 
-def test_groups_within_the_periods_are_drawn_whole_as_compare_draws_them(tmp_path):
-    """Each field was seen in one year: though the folds were not dealt by them, they did not part them."""
+def test_groups_within_time_periods_are_clusters_as_in_compare(tmp_path):
+    """Each field has images of one year, so folds by time do not divide it."""
     data = dataset(np.arange(48) % 2, year=np.arange(48) // 12, **GROUPS)
     dealt = time_folds(data, k=3, column="year")
     dealt.with_folds(data).to_csv(tmp_path / "dataset.csv")
@@ -89,8 +89,8 @@ def test_groups_within_the_periods_are_drawn_whole_as_compare_draws_them(tmp_pat
     assert len(np.unique(found.clusters)) == len(rows) / 2
 
 
-def test_the_time_is_that_of_all_training(tmp_path):
-    """Two folds take 10 s each, and their tries 3 s and 4 s; dealt otherwise 20 s each, and their tries 5 s and 6 s."""
+def test_training_time_includes_candidates_and_both_splits(tmp_path):
+    """Two folds take 10 s each, and their candidates 3 s and 4 s. By another split, 20 s each, and 5 s and 6 s."""
 
     def folds_of(folder, seconds, *tried):
         (folder / "selection").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The Python blocks of the documentation run, page by page; blocks marked ``# not run`` name what exists."""
+"""The Python blocks of the docs run, page by page. Blocks marked ``# not run`` use existing names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from efficientnetv2.training.recipes import get_recipe
 
 NOT_RUN = "# not run"
 BLOCKS = [block for page in PAGES for block in blocks(page) if block.language == "python"]
-# The README shows a run of half an hour, without a mark.
+# The README has the output of a run of half an hour and no mark.
 RUN = dict.fromkeys(one.page for one in BLOCKS if not one.text.startswith(NOT_RUN) and one.page != ROOT / "README.md")
 SLOW = {"docs/tutorials/notebook.md", "docs/how-to/own-training-loop.md"}
 
@@ -26,8 +26,8 @@ SLOW = {"docs/tutorials/notebook.md", "docs/how-to/own-training-loop.md"}
 @pytest.mark.parametrize(
     "page", [pytest.param(page, marks=[pytest.mark.slow] if name(page) in SLOW else [], id=name(page)) for page in RUN]
 )
-def test_the_blocks_of_a_page_run(page, documented, tmp_path, monkeypatch):
-    """In order and with the same names, as in a notebook; and values are those that comments give."""
+def test_blocks_of_a_page_run(page, documented, tmp_path, monkeypatch):
+    """In order and with shared names, as in a notebook. Values equal those in comments."""
     folder = tmp_path / "clone"
     shutil.copytree(documented, folder, symlinks=True)
     monkeypatch.chdir(folder)
@@ -38,8 +38,8 @@ def test_the_blocks_of_a_page_run(page, documented, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", dict.fromkeys(block.page for block in BLOCKS), ids=name)
-def test_blocks_use_names_that_exist(page):
-    """Names are bound before, on the same page; those of this package exist, and take the arguments given."""
+def test_blocks_use_existing_names(page):
+    """Names are bound earlier on the page. Names of this package exist and accept the arguments."""
     bound = set(dir(builtins)) | {"self"}
     for block in BLOCKS:
         if block.page != page:

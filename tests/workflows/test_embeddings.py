@@ -1,4 +1,4 @@
-"""``predict`` writes what the classifier reads, for programs that compare images."""
+"""``predict`` writes embeddings, the input of the classifier, for image search."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CPU = {"device": "cpu", "workers": 0}
 
 
 def green(rng):
-    """A noisy image of a green that varies."""
+    """A noisy image in a random green."""
     return (rng.integers((60, 150, 60), (100, 200, 100)) + rng.integers(-20, 20, (16, 16, 3))).astype(np.uint8)
 
 
 @pytest.fixture
 def images(tmp_path):
-    """12 images of the size that the model takes; the last is a copy of the first."""
+    """12 images of the size of the model. The last image is a copy of the first."""
     folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def model(tmp_path):
     return tmp_path / "model.safetensors"
 
 
-def test_embeddings_are_what_a_hook_on_the_classifier_sees(model, images, tmp_path):
+def test_embeddings_equal_the_input_of_the_classifier(model, images, tmp_path):
     (images / "broken.png").write_bytes(b"x")
     table = ev2.predict(model, images, embeddings=tmp_path / "e.parquet", **CPU)
     found = pq.read_table(tmp_path / "e.parquet")
@@ -51,7 +51,7 @@ def test_embeddings_are_what_a_hook_on_the_classifier_sees(model, images, tmp_pa
     np.testing.assert_allclose(np.array(found.column("embedding").to_pylist()), seen[0], atol=1e-5)
 
 
-def test_the_nearest_images_are_the_most_similar(model, images, tmp_path):
+def test_nearest_images_are_the_most_similar(model, images, tmp_path):
     file = tmp_path / "e.parquet"
     ev2.predict(model, images, embeddings=file, **CPU)
     queries = ev2.Predictor(model).embed([images / "00.png", images / "05.png"])
@@ -69,12 +69,12 @@ def test_the_nearest_images_are_the_most_similar(model, images, tmp_path):
     with pytest.raises(ev2.InputError, match=mentioning("model.safetensors", "--embeddings")):
         ev2.nearest_images(model, queries)
     assert len(ev2.nearest_images(file, queries[:0])) == 0
-    pd.read_parquet(file).to_parquet(tmp_path / "by_pandas.parquet")  # lists of any length
+    pd.read_parquet(file).to_parquet(tmp_path / "by_pandas.parquet")  # lists of variable length
     with pytest.raises(ev2.InputError, match=mentioning("by_pandas.parquet", "--embeddings")):
         ev2.nearest_images(tmp_path / "by_pandas.parquet", queries)
 
 
-def test_embeddings_replace_nothing_else(model, images, tmp_path):
+def test_embeddings_replace_only_embeddings(model, images, tmp_path):
     (tmp_path / "labels.csv").write_text("path,label\nimages/00.png,a\n")
     pd.read_csv(tmp_path / "labels.csv").to_parquet(tmp_path / "labels.parquet")
     for name in ("e.csv", "labels.parquet"):

@@ -1,4 +1,4 @@
-"""The options of ``evaluate``: image sizes to compare, each as if evaluated alone, and the file of costs."""
+"""Options of ``evaluate``: comparison of image sizes, and the file of costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from efficientnetv2.workflows.evaluate_options import parse_sizes, read_cost_mat
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of few steps, whose answers are not all right, and its images."""
+    """A short run with some wrong predictions, and its images."""
     place = tmp_path_factory.mktemp("sized")
     for name, color in COLORS.items():
         for number in range(16):
@@ -41,7 +41,7 @@ def _json(*words, cwd):
     return json.loads(done.stdout)
 
 
-def test_a_point_is_what_evaluating_at_that_size_gives(trained, tmp_path):
+def test_each_size_equals_an_evaluation_at_that_size(trained, tmp_path):
     words = ("evaluate", trained / "run", trained / "val.csv")
     told = _json(*words, "--eval-sizes", "96,64,32", "--output", tmp_path / "sizes", cwd=tmp_path)
     assert [point["image_size"] for point in told["sizes"]] == [32, 64, 96]
@@ -60,7 +60,7 @@ def test_a_point_is_what_evaluating_at_that_size_gives(trained, tmp_path):
     assert json.loads((tmp_path / "sizes" / "report.json").read_text())["sizes"] == told["sizes"]
 
 
-def test_pictures_that_trained_may_choose_the_size_and_a_model_file_keeps_it(trained, tmp_path):
+def test_training_images_may_select_the_size_and_convert_saves_it(trained, tmp_path):
     done = effnetv2("evaluate", trained / "run", trained / "train.csv", "--eval-sizes", "64,96", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "By image size" in done.stdout
@@ -83,22 +83,22 @@ def test_pictures_that_trained_may_choose_the_size_and_a_model_file_keeps_it(tra
         (",".join(map(str, range(32, 65))), ("33", "32")),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(words, sentence):
+def test_invalid_sizes_are_rejected(words, sentence):
     with pytest.raises(InputError, match=mentioning(*sentence)):
         parse_sizes(words)
 
 
-def test_a_size_given_twice_is_seen_once():
+def test_repeated_size_is_used_once():
     assert parse_sizes("128, 96,128") == (96, 128)
 
 
-def test_a_size_below_the_stride_is_refused_by_the_command(trained, tmp_path):
+def test_image_size_below_the_stride_is_rejected(trained, tmp_path):
     done = effnetv2("evaluate", trained / "run", trained / "val.csv", "--image-size", "8", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "--image-size", "8", "32")
 
 
-def test_two_runs_compared(trained, tmp_path):
+def test_comparison_of_two_runs(trained, tmp_path):
     words = ("train", trained / "pictures", *TINY, "--weights", "none", "--set", "progressive.stages=1")
     done = effnetv2(
         *words, "--epochs", "3", "--output", tmp_path / "fixed", "--baseline", trained / "run", cwd=tmp_path
@@ -126,7 +126,7 @@ def test_two_runs_compared(trained, tmp_path):
     said = " ".join(people.stdout.split())
     assert "Is run better than fixed? " in said
     assert f"macro-F1 {100 * apart['macro_f1']['value']:+.1f} points" in said
-    # The one interval of the two, wherever it is told.
+    # Every command prints the same interval of the difference.
     other_way = effnetv2("compare", trained / "run", tmp_path / "fixed", cwd=tmp_path)
     interval = re.compile(r"On the same .*? intervals\.")
     by_both = {interval.findall(" ".join(one.stdout.split()))[-1] for one in (done, other_way)}
@@ -136,7 +136,7 @@ def test_two_runs_compared(trained, tmp_path):
     assert mentions(people.stdout, "training time")
 
 
-def test_a_run_keeps_its_own_report(trained, tmp_path):
+def test_evaluation_does_not_replace_the_report_of_a_run(trained, tmp_path):
     before = (trained / "run/report.json").read_bytes()
     done = effnetv2("evaluate", trained / "run", trained / "val.csv", "--output", trained / "run", cwd=tmp_path)
     assert done.returncode == 2
@@ -144,7 +144,7 @@ def test_a_run_keeps_its_own_report(trained, tmp_path):
     assert (trained / "run/report.json").read_bytes() == before
 
 
-def test_what_is_no_finished_run_is_not_compared(trained, tmp_path):
+def test_only_finished_runs_are_compared(trained, tmp_path):
     done = effnetv2("compare", trained / "run", trained / "pictures", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "report.json")
@@ -165,22 +165,22 @@ NAMES = ("oak", "elm")
         "true, elm, oak, no_answer\nelm, 0, 2, 0.5\noak, 3, 0, 0.5\n",
     ],
 )
-def test_costs_are_read_as_a_spreadsheet_writes_them(text, tmp_path):
+def test_costs_are_read_as_spreadsheets_write_them(text, tmp_path):
     (tmp_path / "costs.csv").write_text(text, encoding="utf-8-sig")
     costs = read_cost_matrix(tmp_path / "costs.csv", NAMES)
     assert costs.matrix.tolist() == [[0, 3], [2, 0]]
     assert costs.abstain == 0.5
 
 
-def test_a_class_called_abstain_has_the_column_of_that_name(tmp_path):
+def test_class_called_abstain_has_its_own_column(tmp_path):
     (tmp_path / "costs.csv").write_text("true,abstain,oak\nabstain,0,2\noak,3,0\n")
     costs = read_cost_matrix(tmp_path / "costs.csv", ("abstain", "oak"))
     assert costs.matrix.tolist() == [[0, 2], [3, 0]]
     assert costs.abstain is None
 
 
-def test_a_name_is_known_however_its_letters_are_composed(tmp_path):
-    """An umlaut as one letter and as two, both ways round."""
+def test_class_names_match_in_any_unicode_form(tmp_path):
+    """An umlaut as one or two characters, in the model or in the file."""
     one, two = (unicodedata.normalize(form, "Wälder") for form in ("NFC", "NFD"))
     assert one != two
     for names, written in (((one, "elm"), two), ((two, "elm"), one)):
@@ -202,7 +202,7 @@ def test_a_name_is_known_however_its_letters_are_composed(tmp_path):
         ("true;elm;oak\n;;\n", ("costs.csv", "row", "oak")),
     ],
 )
-def test_costs_that_are_none_are_refused(text, said, tmp_path):
+def test_invalid_costs_are_rejected(text, said, tmp_path):
     (tmp_path / "costs.csv").write_text(text)
     with pytest.raises(InputError, match=mentioning(*said)):
         read_cost_matrix(tmp_path / "costs.csv", NAMES)

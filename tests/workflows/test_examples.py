@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the API run as they stand, on a tiny model."""
+"""The examples in the docstrings of the API run on a tiny model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.pages import run_python
 
 import efficientnetv2 as ev2
 
-# In place of what would take minutes.
+# Replacements for examples that would take minutes.
 _SHORTER = {
     '"efficientnetv2_b0", weights': f"{NETWORK!r}, weights",
     'output="runs/mine"': 'output="runs/another"',
@@ -36,7 +36,7 @@ NOT_RUN = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, documented):
-    """A place with what the examples name."""
+    """A folder with the files that the examples name."""
     folder = tmp_path_factory.mktemp("examples") / "files"
     shutil.copytree(documented, folder, symlinks=True)
     (folder / "space.json").write_text(json.dumps(SPACE.to_json()))
@@ -51,7 +51,7 @@ def example(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", ev2.__all__)
-def test_every_public_name_has_an_example_of_names_that_exist(name):
+def test_every_public_name_has_an_example_of_existing_names(name):
     tree = ast.parse(example(name))
     used = {
         node.attr
@@ -63,7 +63,7 @@ def test_every_public_name_has_an_example_of_names_that_exist(name):
 
 
 @pytest.mark.parametrize("name", [name for name in ev2.__all__ if name not in NOT_RUN])
-def test_an_example_runs(name, folder, monkeypatch):
+def test_example_runs(name, folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr("efficientnetv2.utils.device.pick_workers", lambda device, sharing=1: 0)
     text = example(name)

@@ -1,4 +1,4 @@
-"""``--weights auto`` with several starts at hand: a comparison inside the training split decides, and says so."""
+"""``--weights auto`` with several candidates: a comparison on training images selects the weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SMALL = ("progressive.stages=2", "progressive.image_size={start: 32, end: 32}")
 
 
 def painted(folder, names=("red", "green", "blue"), each=12):
-    """Classes of a color each: any network that sees anything tells them apart."""
+    """Classes of one color each, which any informative model separates."""
     for name in names:
         for number in range(each):
             paint(folder / name / f"{number}.jpg", COLORS[name], number, px=32)
@@ -60,7 +60,7 @@ def compared(words, starts, source, tmp_path, place=None):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Weights of V2-B0: drawn at random, and the same with a trunk that tells nothing of an image."""
+    """Weights of V2-B0: random weights, and the same weights with constant features."""
     place = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     network = create("efficientnetv2_b0", num_classes=0)
@@ -80,8 +80,8 @@ SCRATCH = WeightsCandidate("none", "Weights: none, training from scratch.")
 
 
 @pytest.mark.usefixtures("on_screen")
-def test_a_comparison_says_that_it_begins(files, tmp_path, capsys, monkeypatch):
-    """Before the first image: where nobody sees a bar, as under nohup, it would look like hanging."""
+def test_start_of_the_comparison_is_printed(files, tmp_path, capsys, monkeypatch):
+    """Before the first image, because no progress bar is visible under nohup."""
 
     def ended(*_):
         raise InputError("as far as the first answer")
@@ -94,7 +94,7 @@ def test_a_comparison_says_that_it_begins(files, tmp_path, capsys, monkeypatch):
     assert mentions(capsys.readouterr().out, "2", "30", "training")
 
 
-def test_the_better_features_win_wherever_they_stand(files, tmp_path):
+def test_better_features_win_in_any_order(files, tmp_path):
     source = DataConfig(str(painted(tmp_path / "pictures")))
     blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
     for starts in ((blind, drawn), (drawn, blind)):
@@ -107,7 +107,7 @@ def test_the_better_features_win_wherever_they_stand(files, tmp_path):
         assert "for blind" in after.notes[0]
 
 
-def test_weights_that_tell_less_than_none_are_left_for_the_recipe_from_scratch(files, tmp_path, monkeypatch):
+def test_uninformative_weights_are_replaced_by_training_from_scratch(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = DataConfig(str(painted(tmp_path / "pictures")))
     starts = (found(files / "blind.safetensors", "blind"), SCRATCH)
@@ -116,11 +116,11 @@ def test_weights_that_tell_less_than_none_are_left_for_the_recipe_from_scratch(f
     assert after.recipe.weights == "none"
     assert after.path.name.endswith("quick")
     _, kept, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path, RunOptions(out=tmp_path / "mine"))
-    assert kept.path == tmp_path / "run"  # what --output says stays
+    assert kept.path == tmp_path / "run"  # --output is kept
 
 
-def test_bundled_weights_that_are_as_good_as_none_give_way(files, tmp_path, monkeypatch):
-    """Other weights stay, of which more than a probe shows is expected."""
+def test_bundled_weights_equal_to_random_weights_are_not_used(files, tmp_path, monkeypatch):
+    """Other weights are preferred to random weights at equal results of the probe."""
     monkeypatch.chdir(tmp_path)
     source = DataConfig(str(painted(tmp_path / "pictures")))
     drawn = found(files / "drawn.safetensors", "drawn")
@@ -134,8 +134,8 @@ def test_bundled_weights_that_are_as_good_as_none_give_way(files, tmp_path, monk
         assert (after.recipe.weights, after.recipe.name) == (weights, recipe)
 
 
-def test_bundled_weights_that_are_better_than_none_are_taken(files, tmp_path, monkeypatch):
-    """Also by a single image."""
+def test_bundled_weights_better_than_random_weights_are_used(files, tmp_path, monkeypatch):
+    """Also if they are better by one image."""
     source = DataConfig(str(painted(tmp_path / "pictures")))
     drawn = replace(found(files / "drawn.safetensors", "drawn"), bundled=True)
 
@@ -151,7 +151,7 @@ def test_bundled_weights_that_are_better_than_none_are_taken(files, tmp_path, mo
     assert after.recipe.weights == drawn.word
 
 
-def test_better_weights_that_could_not_be_had_are_named_whichever_wins(files, tmp_path):
+def test_better_weights_that_are_unavailable_are_named(files, tmp_path):
     source = DataConfig(str(painted(tmp_path / "pictures")))
     blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
     for starts in ((replace(blind, lacking="no network."), drawn), (replace(drawn, lacking="no network."), blind)):
@@ -160,8 +160,8 @@ def test_better_weights_that_could_not_be_had_are_named_whichever_wins(files, tm
         assert "Not compared, but promising more: no network." in after.notes
 
 
-def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_comparison(files, tmp_path):
-    """Three shares fit finetune; from scratch it would be quick, which has four stages, and end the run."""
+def test_candidate_with_an_incompatible_recipe_is_left_out(files, tmp_path):
+    """Three stage fractions fit finetune. From scratch, the recipe would be quick with four stages, an error."""
     source = DataConfig(str(painted(tmp_path / "pictures")))
     shares = TrainOverrides(
         settings=("progressive.stage_fractions=[1, 2, 3]", "progressive.image_size={start: 32, end: 32}")
@@ -175,13 +175,13 @@ def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_compar
     assert [one["weights"] for one in after.comparison["candidates"]] == [blind.word, drawn.word]
     assert after.recipe.weights == drawn.word
     assert "random weights left out" in after.notes[-1]
-    # Of 56 px finetune begins with 32, quick with 28.
+    # At 56 px, finetune starts with 32 px, quick with 28.
     small = TrainOverrides(image_size=56)
     _, after, _ = compared(small, (blind, SCRATCH), source, tmp_path)
     assert after.notes[-1].startswith("Weights: random weights left out of the comparison. Of its recipe: the smallest")
 
 
-def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_path):
+def test_first_of_equal_candidates_is_used_and_a_single_one_is_not_compared(files, tmp_path):
     source = DataConfig(str(painted(tmp_path / "pictures", each=8)))
     one, same = found(files / "drawn.safetensors", "one"), found(files / "drawn.safetensors", "same")
     _, after, _ = compared(TrainOverrides(settings=SMALL), (one, same), source, tmp_path)
@@ -192,8 +192,8 @@ def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_p
     assert alone == before
 
 
-def test_what_promises_less_wins_only_by_more_than_chance(tmp_path):
-    """100 images; one start is right in 60 of them, another also in 5 or in 20 of the others."""
+def test_less_preferred_weights_win_only_by_a_significant_difference(tmp_path):
+    """100 images, 60 right for one candidate. The other candidate is right for 3 or 20 more."""
     dataset = load_dataset(str(painted(tmp_path / "pictures", ("red", "blue"), each=50)))
     labels, alone = dataset.labels, np.arange(100)
     task = initial_weights_selection._Task(dataset, [], alone, "", "top1", Key.of(0))
@@ -213,14 +213,14 @@ def test_what_promises_less_wins_only_by_more_than_chance(tmp_path):
     assert not task.is_better(nobody, right_but(40))
 
 
-def test_few_places_that_differ_alike_choose_nothing():
-    """Four of ten images, in each two mistakes against one: more than chance by places, not by their images."""
+def test_few_equal_locations_give_no_significant_difference():
+    """Four locations of ten images, with two errors against one in each: significant by locations, not by images."""
     labels, one, other, place = alike_places()
     task = initial_weights_selection._Task(dataset(labels), [], place, "", "top1", Key.of(0))
     assert not task.is_better(one, other)
 
 
-def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, monkeypatch):
+def test_comparison_excludes_val_images_and_keeps_groups_together(files, tmp_path, monkeypatch):
     painted(tmp_path / "pictures", ("red", "blue"), each=24)
     rows = ["path,label,group"]
     rows += [
@@ -248,8 +248,8 @@ def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, m
         assert not set(group[learning]) & set(group[answering])
 
 
-def test_small_pictures_are_compared_at_the_size_that_they_will_be_trained_at(files, tmp_path, monkeypatch):
-    """Stored at 32 px they are enlarged four times, as in training, not to the 224 px of the recipe."""
+def test_small_images_are_compared_at_their_training_size(files, tmp_path, monkeypatch):
+    """Images of 32 px are enlarged four times, as in training, not to the 224 px of the recipe."""
     sizes = []
 
     def embed(network, dataset, *, preprocessing, **others):
@@ -266,7 +266,7 @@ def test_small_pictures_are_compared_at_the_size_that_they_will_be_trained_at(fi
     assert sizes[2:] == [160, 160]
 
 
-def test_few_minutes_look_at_few_pictures_and_rare_classes_are_among_them():
+def test_sample_for_the_comparison_includes_rare_classes():
     labels = np.repeat(np.arange(5), [2000, 800, 300, 6, 3])
     key = initial_weights_selection.Key.of(0)
     rows = initial_weights_selection._draw(labels, 150, key)
@@ -274,12 +274,12 @@ def test_few_minutes_look_at_few_pictures_and_rare_classes_are_among_them():
     assert len(rows) == 150
     assert list(counts[3:]) == [4, 3]
     assert np.array_equal(rows, initial_weights_selection._draw(labels, 150, key))
-    many = np.arange(900) % 300  # more classes than are looked at
+    many = np.arange(900) % 300  # more classes than sampled images
     assert len(np.unique(many[initial_weights_selection._draw(many, 240, key)])) == 60
 
 
 class Ticking:
-    """A clock on which every image that is embedded takes its time."""
+    """A clock that advances with each embedded image."""
 
     def __init__(self, monkeypatch, *each_s):
         self.now, self.images, each = 0.0, [], iter(each_s)
@@ -300,12 +300,12 @@ class Ticking:
     ("each_s", "left_s", "looked_at"),
     [
         ((0.01,) * 3, 100.0, [24, 288, 288]),  # all of train
-        ((0.1,) * 3, 100.0, [24, 112, 112]),  # 25 s, of which 2.4 are gone
-        ((1.0,), 100.0, [24]),  # not even 100 images of each
-        ((0.1, 0.5), 100.0, [24, 112]),  # a busy moment
+        ((0.1,) * 3, 100.0, [24, 112, 112]),  # 25 s, of which 2.4 s are used
+        ((1.0,), 100.0, [24]),  # too slow for 100 images of each candidate
+        ((0.1, 0.5), 100.0, [24, 112]),  # the machine becomes slower
     ],
 )
-def test_comparing_keeps_to_its_part_of_the_time(each_s, left_s, looked_at, files, tmp_path, monkeypatch):
+def test_comparison_keeps_to_its_share_of_the_time(each_s, left_s, looked_at, files, tmp_path, monkeypatch):
     clock = Ticking(monkeypatch, *each_s)
     starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
     words = TrainOverrides(minutes=60, settings=SMALL)
@@ -325,8 +325,8 @@ def test_comparing_keeps_to_its_part_of_the_time(each_s, left_s, looked_at, file
         assert after.comparison["num_images"] == looked_at[-1]
 
 
-def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monkeypatch):
-    """What the repository ships, against from scratch: chosen once, in log, report and recipe, also after --resume."""
+def test_selection_is_in_log_report_and_recipe_also_after_resume(files, class_folders, tmp_path, monkeypatch):
+    """Bundled weights against training from scratch. The selection is made once."""
     shipped = tmp_path / "shipped"
     shipped.mkdir()
     shutil.copy(files / "drawn.safetensors", shipped / "efficientnetv2_b0.safetensors")
@@ -356,7 +356,7 @@ def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monk
     assert yaml.safe_load((out / "recipe.yaml").read_text()) == recipe
 
 
-def test_weights_that_are_named_are_not_compared(files, class_folders, tmp_path):
+def test_given_weights_are_not_compared(files, class_folders, tmp_path):
     done = effnetv2(
         "train", class_folders, *TINY[2:], "--weights", files / "drawn.safetensors", "--output", "run", cwd=tmp_path
     )

@@ -1,4 +1,4 @@
-"""An evaluation on images that trained the model is called so, wherever these lie and in whatever form."""
+"""Evaluation on training images is reported as optimistic, for any location and format of the images."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def remembered(dataset, most=10**6):
     return TrainingFingerprint(len(dataset), np.sort(content_hashes(dataset, most=most)[1]))
 
 
-def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
-    """Trained and evaluated by the command line: the model file alone goes elsewhere, without its run."""
+def test_model_file_recognizes_its_training_images_in_every_format(class_folders, tmp_path):
+    """Trained and evaluated on the command line. The model file is copied without its run."""
     done = effnetv2(
         "train", class_folders, *TINY, "--weights", "none", "--epochs", "0.5", "--output", "run", cwd=tmp_path
     )
@@ -76,7 +76,7 @@ def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
     done = effnetv2("evaluate", "far/m.safetensors", "far/val/val.csv", "--json", cwd=tmp_path)
     answer = json.loads(done.stdout)
     assert (answer["num_images"], answer["optimistic"], answer["notes"]) == (9, False, [])
-    # A network that nobody has told what trained it.
+    # A model without a training fingerprint.
     network = modelfile.load(tmp_path / "far/m.safetensors")
     assert network.trained_on.num_images == len(network.trained_on.hashes) == 39
     network.trained_on = None
@@ -86,7 +86,7 @@ def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
     assert mentions(done.stdout, "not known")
 
 
-def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_folders, monkeypatch):
+def test_unavailable_store_after_training_costs_only_the_fingerprint(class_folders, monkeypatch):
     def gone(dataset):
         raise InputError("https://example.org/shards does not answer")
 
@@ -103,8 +103,8 @@ def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_fo
     assert "does not answer" in lines[0]
 
 
-def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders, tmp_path, monkeypatch):
-    """Where its own images can't be remembered it knows of none."""
+def test_fingerprints_of_a_model_and_its_initial_weights_are_separate(class_folders, tmp_path, monkeypatch):
+    """Without its own fingerprint, the model file has none."""
     files = load_dataset(class_folders)
     network = create(SMALL, num_classes=3)
     network.trained_on = TrainingFingerprint(2, np.array([1, 2]))
@@ -128,15 +128,15 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
 
 
 def weights_of(pictures, tmp_path, class_names=()):
-    """A place and a network, which some images have trained."""
+    """A path of weights and a model that was trained on these images."""
     (tmp_path / "before.safetensors").touch()
     return str(tmp_path / "before.safetensors"), SimpleNamespace(
         trained_on=remembered(pictures), class_names=class_names
     )
 
 
-def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tmp_path):
-    """Nine of 48 images are held out; the weights have learnt from four of these, or from the others alone."""
+def test_initial_weights_trained_on_val_images_are_found(class_folders, tmp_path):
+    """Nine of 48 images are in val. The weights were trained on four of them, or only on other images."""
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
     assert len(prepared.val) == 9
     place, network = weights_of(prepared.val.select(np.arange(4)), tmp_path, prepared.train.class_names)
@@ -148,13 +148,13 @@ def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tm
         assert pretrain_overlap(word, weights_of(others, tmp_path)[1], prepared) == PretrainOverlap()
 
 
-def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, tmp_path):
-    """As minival of the run that trained them, or of one before that."""
+def test_initial_weights_selected_on_val_images_are_found(class_folders, tmp_path):
+    """The images were minival of the run that trained the weights, or of an earlier run."""
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
     chose, alone = remembered(prepared.val.select(np.arange(3))), network.trained_on
     chain = alone.started_from(replace(alone, selection=chose), most=100)
-    further = alone.started_from(chain, most=100)  # of a third run
+    further = alone.started_from(chain, most=100)  # a third run
     for trained_on in (replace(alone, selection=chose), chain, further):
         network.trained_on = trained_on
         found = pretrain_overlap(place, network, prepared)
@@ -170,8 +170,8 @@ def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, t
     assert mentions(line, "2", "9", "val")
 
 
-def test_a_run_measured_by_what_chose_its_weights_is_called_optimistic(class_folders, tmp_path):
-    """Six images choose the first run's weights; the second, which trains on the others, is measured by them."""
+def test_evaluation_on_selection_images_of_the_weights_is_optimistic(class_folders, tmp_path):
+    """Six images select the weights of the first run. They are val of the second run."""
     files = load_dataset(class_folders)
     for name, parts in (("first", ["minival", "train", "val"]), ("second", ["val", "train", "train"])):
         of = np.array(parts, dtype=object)[np.searchsorted([6, 40], np.arange(48)[::-1], side="right")]
@@ -193,7 +193,7 @@ def test_a_run_measured_by_what_chose_its_weights_is_called_optimistic(class_fol
     assert each_mentions(json.loads(answered.stdout)["notes"], ("6", "minival"))
 
 
-def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folders, tmp_path):
+def test_minival_that_trained_the_weights_is_rejected(class_folders, tmp_path):
     quiet = {"strict": False}
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, minival=6, **quiet)
     place, network = weights_of(prepared.minival, tmp_path, prepared.train.class_names)
@@ -208,8 +208,8 @@ def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folder
     assert mentions(line, place, "6", "minival")
 
 
-def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_folders, tmp_path):
-    """With another seed others are held out, which the first run has learnt from."""
+def test_run_from_weights_trained_on_its_val_images_is_optimistic(class_folders, tmp_path):
+    """Another seed gives other val images, which are training images of the first run."""
     words = ("train", class_folders, *TINY[:-2], "--epochs", "0.5")
     done = effnetv2(*words, "--weights", "none", "--output", "first", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -227,7 +227,7 @@ def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_fo
     assert "trained them" in report["notes"][0]
     planned = effnetv2("train", "--dry-run", *words[1:], "--weights", "first", "--seed", 1, cwd=tmp_path)
     assert mentions(planned.stdout, "val")
-    # Nor has what it held out not trained it: its weights have learnt from that before.
+    # Val images of the second run count too, because its initial weights were trained on them.
     ever = trained | {path for path, split in splits(tmp_path / "seed1") if split == "train"}
     assert len(ever) > 39
     done = effnetv2("evaluate", "seed1", class_folders, "--device", "cpu", "--json", cwd=tmp_path)
@@ -236,8 +236,8 @@ def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_fo
     assert mentions(answer["notes"][0], len(ever), "48", "weight")
 
 
-def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_path, monkeypatch):
-    """Its network has the checkpoint's weights: those that it began with may be gone."""
+def test_resumed_run_keeps_the_fingerprint_of_its_initial_weights(tmp_path, monkeypatch):
+    """Its weights come from the checkpoint. The file of the initial weights may be gone."""
     recipe = with_overrides(get_recipe("quick"), ["model=efficientnetv2_b0"])
     before = TrainingFingerprint(
         3, np.array([4, 5, 6]), earlier=TrainingFingerprint(9, np.array([1, 2]), of_several=True)
@@ -258,8 +258,8 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
     assert again.earlier.of_several
 
 
-def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_folders, tmp_path):
-    """8 images trained the weights, 8 others the model, 8 chose it: 24 have done neither."""
+def test_training_pretraining_and_selection_images_are_known(class_folders, tmp_path):
+    """8 images trained the initial weights, 8 the model, and 8 selected it. 24 images are unseen."""
     files = load_dataset(class_folders)
     first, second, chose = (remembered(files.select(np.arange(8 * part, 8 * part + 8))) for part in range(3))
     kept = replace(second, selection=chose).started_from(first, most=100)
@@ -269,8 +269,8 @@ def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_
     assert found.unseen.tolist() == list(range(24, 48))
 
 
-def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
-    """The third began from the second, that from the first, which had a third of the images each."""
+def test_fingerprints_of_a_chain_of_runs_are_combined(class_folders, tmp_path):
+    """The third run started from the second, and the second from the first. Each has a quarter of the images."""
     files = load_dataset(class_folders)
     first, second, third = (remembered(files.select(np.arange(part, 48, 4))) for part in range(3))
     chain = third.started_from(second.started_from(first, most=100), most=100)
@@ -279,7 +279,7 @@ def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
     assert known.unseen.tolist() == list(range(3, 48, 4))
     alone = train_overlap(tmp_path / "m", chain, files.select(np.arange(2, 48, 4)))
     assert mentions(alone.training_note, "12")
-    # Of more than a file has room for, an even part: then nobody knows of each image that it is new.
+    # A sample is stored if the list is too long, so no image is known to be unseen.
     short = third.started_from(second.started_from(first, most=100), most=8)
     assert (short.earlier.num_images, len(short.earlier.hashes)) == (24, 8)
     known = train_overlap(tmp_path / "m", short, files)
@@ -290,8 +290,8 @@ def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
     assert mentions(known.training_note, "36", "48")
 
 
-def test_minival_is_asked_of_the_last_training_alone(class_folders, tmp_path):
-    """For which classes those before it were is not known, and other classes are no reason to refuse it."""
+def test_minival_is_checked_against_the_last_training_only(class_folders, tmp_path):
+    """Earlier trainings may have had other classes, which is no reason for an error."""
     quiet = {"strict": False}
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, minival=6, **quiet)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
@@ -304,8 +304,8 @@ def splits(run):
     return [(path.rpartition("/")[2], split) for path, split in zip(table["path"], table["split"], strict=True)]
 
 
-def test_shards_remember_their_originals(class_folders, tmp_path):
-    """Trained on shards, also on smaller images in them; evaluated on the files that they were packed from."""
+def test_shards_keep_the_hashes_of_their_source_files(class_folders, tmp_path):
+    """Trained on shards, also with smaller images, and evaluated on the source files."""
     files = load_dataset(class_folders)
     for name, image_size in (("whole", None), ("small", 16)):
         write_shards(files, tmp_path / name, PackOptions(10**9, image_size=image_size))
@@ -313,7 +313,7 @@ def test_shards_remember_their_originals(class_folders, tmp_path):
         assert mentions(known.training_note, "48")
 
 
-def test_a_picture_saved_anew_is_known_by_its_path_alone(class_folders, tmp_path):
+def test_rewritten_image_is_recognized_by_its_path_only(class_folders, tmp_path):
     files = load_dataset(class_folders).with_split(np.array(["train"] * 48, dtype=object))
     (tmp_path / "run").mkdir()
     (tmp_path / "run/run.json").write_text("{}")
@@ -337,8 +337,8 @@ def test_a_picture_saved_anew_is_known_by_its_path_alone(class_folders, tmp_path
     ), "an older file"
 
 
-def test_links_lead_to_the_same_paths(class_folders, tmp_path):
-    """A folder by another way, and a folder of nothing but links to files."""
+def test_links_are_resolved(class_folders, tmp_path):
+    """A link to a folder, and a folder of links to files."""
     files = load_dataset(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
     (tmp_path / "run").mkdir()
     (tmp_path / "run/run.json").write_text("{}")
@@ -352,7 +352,7 @@ def test_links_lead_to_the_same_paths(class_folders, tmp_path):
         assert train_overlap(tmp_path / "run", None, load_dataset(tmp_path / data)).num_trained == 24
 
 
-def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
+def test_run_behind_a_link_recognizes_its_images(class_folders, tmp_path):
     files = load_dataset(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
     (tmp_path / "scratch/mine/runs/one").mkdir(parents=True)
     (tmp_path / "runs").symlink_to(tmp_path / "scratch/mine/runs", target_is_directory=True)
@@ -363,7 +363,7 @@ def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
 
 
 def a_model(path, trained_on, calibration=None):
-    """The file of a network for the class folders, untrained, that remembers what it is told."""
+    """The file of an untrained model for the class folders, with this fingerprint."""
     network = create(SMALL, num_classes=3)
     network.preprocessing, network.class_names = Preprocessing(image_size=32), ("blue", "green", "red")
     network.trained_on, network.calibration = trained_on, calibration
@@ -378,8 +378,8 @@ def called(files, split, path):
     return path
 
 
-def test_pictures_of_another_training_are_not_taken_for_its_own(class_folders, tmp_path):
-    """A table with splits of its own: compared one by one with what the model remembers, and none of them is that."""
+def test_train_split_of_another_dataset_is_not_training_data_of_the_model(class_folders, tmp_path):
+    """Each image is compared with the fingerprint, and no image is in it."""
     model = a_model(tmp_path / "m.safetensors", TrainingFingerprint(2, np.array([1, 2])))
     table = called(load_dataset(class_folders), "train", tmp_path / "elsewhere.csv")
     words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
@@ -401,7 +401,7 @@ def test_pictures_of_another_training_are_not_taken_for_its_own(class_folders, t
 @pytest.mark.parametrize(
     "trained_on", [None, TrainingFingerprint(20_000, np.array([1, 2]))], ids=["nothing", "a sample"]
 )
-def test_pictures_called_train_are_its_own_where_the_file_can_not_tell(trained_on, class_folders, tmp_path):
+def test_train_split_counts_as_training_data_if_the_fingerprint_is_incomplete(trained_on, class_folders, tmp_path):
     model = a_model(tmp_path / "m.safetensors", trained_on)
     table = called(load_dataset(class_folders), "train", tmp_path / "pictures.csv")
     words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
@@ -415,8 +415,8 @@ def test_pictures_called_train_are_its_own_where_the_file_can_not_tell(trained_o
     assert "evaluating at" not in refused.stdout
 
 
-def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders, tmp_path):
-    """Of 48 ten have trained it, eight have chosen its weights and its temperature, thirty did neither."""
+def test_selection_images_do_not_count_as_unseen(class_folders, tmp_path):
+    """Of 48 images, ten trained the model, eight selected weights and temperature, and thirty are unseen."""
     files = load_dataset(class_folders)
     parts = [files.select(np.arange(*ends)) for ends in ((0, 10), (10, 18))]
     trained_on = replace(remembered(parts[0]), selection=remembered(parts[1]))
@@ -450,8 +450,8 @@ def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders
     assert mentions(page, "selected", "8")
 
 
-def test_of_an_older_file_nobody_knows_which_pictures_chose(class_folders, tmp_path):
-    """It says that minival did, and not which these were: what it has not seen has no figures then."""
+def test_older_file_without_selection_images_has_no_unseen_images(class_folders, tmp_path):
+    """The file states that minival selected the model, but not which images were in minival."""
     files = load_dataset(class_folders)
     network = modelfile.load(a_model(tmp_path / "m.safetensors", remembered(files.select(np.arange(10)))))
     assert train_overlap(tmp_path, network.trained_on, files).unseen.tolist() == list(range(10, 48))
@@ -462,7 +462,7 @@ def test_of_an_older_file_nobody_knows_which_pictures_chose(class_folders, tmp_p
     assert (known.num_trained, known.num_selected, known.unseen) == (10, 0, None)
 
 
-def test_minival_saved_anew_is_known_by_its_path_where_it_chose(class_folders, tmp_path):
+def test_rewritten_minival_image_is_recognized_by_its_path(class_folders, tmp_path):
     parts = ["train"] * 24 + ["minival"] * 12 + ["val"] * 12
     files = load_dataset(class_folders).with_split(np.array(parts, dtype=object))
     (tmp_path / "run").mkdir()
@@ -472,13 +472,13 @@ def test_minival_saved_anew_is_known_by_its_path_where_it_chose(class_folders, t
     chosen = replace(trained_on, selection=TrainingFingerprint(1, np.array([5])))
     known = train_overlap(tmp_path / "run", chosen, files)
     assert (known.num_trained, known.num_selected, known.unseen.tolist()) == (24, 12, list(range(36, 48)))
-    # A run without minival leaves aside what its table calls so.
+    # A run without minival ignores this split of its table.
     known = train_overlap(tmp_path / "run", trained_on, files)
     assert (known.num_selected, len(known.unseen)) == (0, 24)
 
 
-def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
-    """500 of 2,000 trained images and 500 others: the sample of 400 holds about 100 of them, give or take 9."""
+def test_overlap_estimated_from_a_sample_is_marked_as_an_estimate(tmp_path):
+    """500 of 2,000 training images and 500 others: the sample of 400 contains 100 ± 9 of the 500."""
     for number in range(2_500):
         (tmp_path / f"{number}.jpg").write_bytes(f"content {number}".encode())
     rows = [{"path": f"{number}.jpg", "label": "ab"[number % 2]} for number in range(2_500)]
@@ -492,8 +492,8 @@ def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
     assert train_overlap(tmp_path / "m", trained_on, dataset.select(np.arange(2_000, 2_500))).training_note is None
 
 
-def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
-    """Five folds of 2,000, each of which remembers a third of its 1,600: about half of 100 is known, not thrice all."""
+def test_overlap_of_an_ensemble_is_a_lower_bound(tmp_path):
+    """Five folds of 2,000 store a third of their 1,600 images each: about half of 100 is recognized."""
     for number in range(2_400):
         (tmp_path / f"{number}.jpg").write_bytes(f"content {number}".encode())
     rows = [{"path": f"{number}.jpg", "label": "ab"[number % 2]} for number in range(2_400)]
@@ -509,7 +509,7 @@ def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
     assert mentions(known.training_note, known.num_trained, "500")
 
 
-def test_a_model_file_keeps_what_it_remembers(class_folders, tmp_path):
+def test_fingerprint_survives_json(class_folders, tmp_path):
     marks = np.array([0, 5, 2**63 - 1], dtype=np.int64)
     again = TrainingFingerprint.from_json(TrainingFingerprint(40, marks).to_json())
     assert again.num_images == 40
@@ -535,13 +535,13 @@ def test_a_model_file_keeps_what_it_remembers(class_folders, tmp_path):
         '{"pictures": 1, "marks": "AAAAAAAAAAA=", "chose": 3}',
     ],
 )
-def test_a_damaged_memory_is_refused_by_its_file(text, tmp_path):
+def test_damaged_fingerprint_names_the_file(text, tmp_path):
     with pytest.raises(InputError, match=mentioning(KEY, "far.safetensors")):
         parse_entry(tmp_path / "far.safetensors", text, KEY, TrainingFingerprint.from_json)
 
 
-def test_the_figures_of_what_it_has_not_seen_draw_whole_what_hangs_together():
-    """40 of 60 images, in 8 places that are right or wrong as a whole."""
+def test_metrics_of_unseen_images_use_cluster_intervals():
+    """40 of 60 images, in 8 locations that are all right or all wrong."""
     labels = np.tile([0, 1], 30)
     answers = np.where(np.arange(60) // 5 % 2 == 0, labels, 1 - labels)
     predictions = Predictions(np.arange(60), labels, torch.eye(2)[answers] * 9)

@@ -1,4 +1,4 @@
-"""The API in a notebook: objects show themselves as HTML, and nothing is printed to stdout."""
+"""The API in a notebook: objects display as HTML, and nothing is printed to stdout."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
 
-@pytest.mark.filterwarnings("default")  # those of the kernel's libraries
-def test_a_notebook_trains_and_shows_the_run(photos, tmp_path):
+@pytest.mark.filterwarnings("default")  # warnings of the libraries of the kernel
+def test_notebook_trains_and_displays_the_run(photos, tmp_path):
     cells = [
         f"import efficientnetv2 as ev2\nrun = ev2.train({str(photos)!r}, output='run', **{dict(TINY)!r})",
         "run",

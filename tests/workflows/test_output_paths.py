@@ -1,4 +1,4 @@
-"""What is in the place of a result: an earlier one is replaced and that is said, another file is left alone."""
+"""Existing outputs: earlier results are replaced with a message, other files are unchanged."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refused(*words, cwd):
     return done.stderr
 
 
-def test_predictions_replace_predictions_and_say_so(here):
+def test_predictions_replace_predictions_with_a_message(here):
     words = ("predict", *MODEL, "--output", "new.csv", "--rank", "next.csv")
     assert "already" not in run_ok(*words, cwd=here).stdout
     before = (here / "new.csv").read_bytes()
@@ -58,13 +58,13 @@ def test_predictions_replace_predictions_and_say_so(here):
     assert mentions(said, "next.csv", "replaced")
     assert (here / "new.csv").read_bytes() == before
     (here / "predictions.csv").write_bytes(before)
-    done = effnetv2("predict", MODEL[0], "nowhere", *MODEL[2:], cwd=here)  # nothing is, of what is refused
+    done = effnetv2("predict", MODEL[0], "nowhere", *MODEL[2:], cwd=here)  # a rejected command replaces nothing
     assert (done.returncode, mentions(done.stdout + done.stderr, "replaced")) == (2, False)
     (here / "predictions.csv").unlink()
 
 
-def test_a_list_of_what_could_not_be_read_is_not_lost_to_its_own_answers(here):
-    """Who has mended the images asks for these alone; the new list would take the place of DATA, or leave none."""
+def test_skipped_list_as_data_is_not_replaced_by_its_own_predictions(here):
+    """After a repair of the images, the list is used as DATA. Its own output would replace or delete it."""
     listed = "path,reason\npictures/red/red_00.jpg,truncated\n"
     (here / "predictions_skipped.csv").write_text(listed)
     for cwd, model in ((here, "model.safetensors"), (here / "pictures", "../model.safetensors")):
@@ -76,7 +76,7 @@ def test_a_list_of_what_could_not_be_read_is_not_lost_to_its_own_answers(here):
     assert (here / "predictions_skipped.csv").read_text() == listed
 
 
-def test_predictions_replace_nothing_else(here):
+def test_predictions_replace_only_predictions(here):
     (here / "list.csv").write_text("path,label\nred/red_00.jpg,red\n")
     (here / "next.html").write_text("mine")
     said = refused("predict", *MODEL, "--output", "list.csv", cwd=here)
@@ -90,13 +90,13 @@ def test_predictions_replace_nothing_else(here):
     (here / "predictions.csv").write_text("path,label\n")
     said = refused("predict", *MODEL, cwd=here)
     assert mentions(said, "--output", "predictions.csv")
-    said = refused("predict", "model.safetensors", "picture", cwd=here)  # the first mistake first
+    said = refused("predict", "model.safetensors", "picture", cwd=here)  # the first error is reported first
     assert mentions(said, "did you mean 'pictures'")
     assert (here / "predictions.csv").read_text() == "path,label\n"
 
 
 @pytest.mark.parametrize("classes", [2, 1_001])
-def test_a_table_of_predictions_is_known_by_its_header(classes, tmp_path):
+def test_predictions_table_is_recognized_by_its_header(classes, tmp_path):
     names = ["path", *(str(number) for number in range(1, classes))]
     answers = Predictions(np.arange(4), np.zeros(4, np.int64), torch.randn(4, classes))
     write_predictions(tmp_path / "some.csv", predictions_table(answers, list("abcd"), names))
@@ -113,7 +113,7 @@ def test_a_table_of_predictions_is_known_by_its_header(classes, tmp_path):
         assert not is_predictions_csv(tmp_path / "other.csv", names)
 
 
-def test_a_list_of_what_was_skipped_is_of_the_table_beside_it(here):
+def test_skipped_list_belongs_to_its_table(here):
     broken = here / "pictures/red/red_03.jpg"
     whole = broken.read_bytes()
     broken.write_bytes(b"")
@@ -127,8 +127,8 @@ def test_a_list_of_what_was_skipped_is_of_the_table_beside_it(here):
     assert mentions(said, "--output", "predictions.csv", "predictions_skipped.csv")
 
 
-def test_tables_in_one_folder_keep_their_own_lists(here):
-    """Next to those of a run or of shards, too."""
+def test_tables_in_one_folder_have_separate_skipped_lists(here):
+    """Also next to the list of a run or of shards."""
     (here / "skipped.csv").write_text("path,reason\na.jpg,is empty (0 bytes)\n")
     broken = here / "pictures/red/red_03.jpg"
     whole = broken.read_bytes()
@@ -141,7 +141,7 @@ def test_tables_in_one_folder_keep_their_own_lists(here):
     assert pd.read_csv(here / "skipped.csv")["path"].tolist() == ["a.jpg"]
 
 
-def test_a_report_replaces_a_report_and_says_so(here):
+def test_report_replaces_a_report_with_a_message(here):
     words = ("evaluate", *MODEL, "--output", "rated")
     assert "already" not in run_ok(*words, cwd=here).stdout
     assert mentions(run_ok(*words, cwd=here).stdout, "rated/report.html", "replaced")
@@ -150,7 +150,7 @@ def test_a_report_replaces_a_report_and_says_so(here):
     assert json.loads((here / "rated/report.json").read_text())["num_images"] == 48
 
 
-def test_a_report_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp_path, monkeypatch):
+def test_unwritable_report_is_rejected_before_the_model_is_loaded(tmp_path, monkeypatch):
     def fails(path, *args, **words):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
@@ -159,7 +159,7 @@ def test_a_report_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp
         evaluate_and_report("m", DataConfig("d"), EvaluateOptions(out=tmp_path / "rated"), MACHINE)
 
 
-def test_a_sheet_replaces_no_picture_but_a_sheet(here):
+def test_preview_replaces_only_a_preview(here):
     Image.new("RGB", (9, 9)).save(here / "photo.png")
     before = (here / "photo.png").read_bytes()
     said = refused("train", "pictures", "--preview", "photo.png", cwd=here)
@@ -167,8 +167,8 @@ def test_a_sheet_replaces_no_picture_but_a_sheet(here):
     assert (here / "photo.png").read_bytes() == before
 
 
-def test_a_report_takes_no_table_of_the_users_place(here):
-    """Predictions whose labels somebody has corrected by hand are evaluated where they lie."""
+def test_report_does_not_replace_a_table_of_the_user(here):
+    """For example predictions with labels corrected by hand, which are evaluated in their folder."""
     run_ok("predict", *MODEL, "--output", "pictures/predictions.csv", cwd=here)
     corrected = (here / "pictures/predictions.csv").read_text()
     words = ("evaluate", MODEL[0], "pictures/predictions.csv", "--output", "pictures")
@@ -199,8 +199,8 @@ def test_a_report_takes_no_table_of_the_users_place(here):
         (here / "mine" / name).unlink()
 
 
-def test_a_report_of_an_earlier_version_is_known_by_what_lies_beside_it(here):
-    """Its page does not say whose it is."""
+def test_report_of_an_earlier_version_is_recognized_by_its_other_files(here):
+    """Its page has no generator tag."""
     run_ok("evaluate", *MODEL, "--output", "rated", cwd=here)
     page = here / "rated/report.html"
     text = page.read_text()
@@ -211,7 +211,7 @@ def test_a_report_of_an_earlier_version_is_known_by_what_lies_beside_it(here):
 
 
 @pytest.mark.parametrize("name", ["inspection.json", "inspection.html"])
-def test_an_inspection_replaces_an_inspection_alone(class_folders, name):
+def test_inspection_replaces_only_an_inspection(class_folders, name):
     here = class_folders.parent
     (here / "docs").mkdir()
     (here / "docs" / name).write_text("<p>of the bridge</p>")
@@ -223,12 +223,12 @@ def test_an_inspection_replaces_an_inspection_alone(class_folders, name):
 
 
 def trained_row(step, image_size):
-    """What draws all that a comparison shows."""
+    """A row of metrics with all fields that a comparison plots."""
     times = {"train_s": 2.0, "data_wait_s": 0.1, "images_per_s": 9.0}
     return {"kind": "train", "step": step, "epoch": step, "image_size": image_size, **times}
 
 
-def test_a_comparison_replaces_a_comparison_alone_and_leaves_no_drawing_of_another(here):
+def test_comparison_replaces_only_a_comparison_and_removes_its_old_plots(here):
     for name in ("one", "other"):
         run_ok("evaluate", *MODEL, "--output", name, cwd=here)
     rows = [trained_row(1, 32), trained_row(2, 64), {"kind": "val", "step": 2, "epoch": 2, "top1": 0.5}]
@@ -248,12 +248,12 @@ def test_a_comparison_replaces_a_comparison_alone_and_leaves_no_drawing_of_anoth
     run_ok(*words, cwd=here)
     assert {one.name for one in (here / "both").iterdir()} == {*drawn, "comparison.json"}
     (here / "both/notes.png").write_bytes(b"mine")
-    (here / "one/metrics.jsonl").unlink()  # so that there is nothing to draw
+    (here / "one/metrics.jsonl").unlink()  # so nothing is plotted
     assert mentions(run_ok(*words, cwd=here).stdout, "comparison.json", "replaced")
     assert {one.name for one in (here / "both").iterdir()} == {"notes.png", "comparison.json"}
 
 
-def test_a_manifest_of_the_users_beside_a_model_says_nothing_of_the_model(here):
+def test_dataset_csv_of_the_user_next_to_a_model_is_not_its_training_data(here):
     (here / "alone").mkdir()
     shutil.copy(here / MODEL[0], here / "alone/m.safetensors")
     (here / "alone/dataset.csv").write_text("path,label\n../pictures/red/red_00.jpg,red\n")

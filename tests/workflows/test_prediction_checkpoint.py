@@ -1,4 +1,4 @@
-"""What a long ``predict`` has answered outlives it, and is gone on with by the same command alone."""
+"""Checkpoints of a long ``predict``: saved predictions are used only by the same command."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def network(tmp_path):
 
 @pytest.fixture
 def so_far(network, class_folders, tmp_path):
-    """A new one at each call, as each start of the program makes it; words replace what it is made of."""
+    """A function that creates a checkpoint, as each start of the program does. Arguments replace fields of the job."""
     said = logged_lines()
 
     def made(**words):
@@ -70,10 +70,10 @@ def _answers(rows):
     return np.array(rows), torch.tensor(rows, dtype=torch.float32)[:, None] + torch.arange(3)
 
 
-def test_answers_are_found_by_whoever_asks_for_the_same(so_far, network, class_folders):
+def test_predictions_are_found_by_an_equal_job_only(so_far, network, class_folders):
     one = so_far(every_s=0)
     one.add(*_answers([4, 1]))
-    one.add(*_answers([1, 7]))  # by another process, at the same time
+    one.add(*_answers([1, 7]))  # from another process at the same time
     rows, logits = so_far().load()
     assert rows.tolist() == [1, 4, 7]
     assert logits.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
@@ -89,7 +89,7 @@ def test_answers_are_found_by_whoever_asks_for_the_same(so_far, network, class_f
 
 
 @pytest.mark.parametrize("changed", [{"padding": "symmetric"}, {"batch_norm_epsilon": 1e-5}])
-def test_the_same_weights_in_another_network_are_asked_anew(changed, so_far, network):
+def test_equal_weights_in_another_architecture_are_predicted_again(changed, so_far, network):
     so_far(every_s=0).add(*_answers([4, 1]))
     other = EfficientNet(replace(network.architecture, **changed), num_classes=3).eval()
     other.load_state_dict(network.state_dict())
@@ -101,7 +101,7 @@ def test_the_same_weights_in_another_network_are_asked_anew(changed, so_far, net
     assert len(so_far(network=same).load()[0]) == 2
 
 
-def test_networks_of_others_are_told_apart_by_where_they_come_from(so_far):
+def test_models_of_other_libraries_differ_by_their_source(so_far):
     one, other = (create("torchvision:resnet18", num_classes=3).eval() for _ in range(2))
     other.load_state_dict(one.state_dict())
     so_far(network=one, every_s=0).add(*_answers([4, 1]))
@@ -110,7 +110,7 @@ def test_networks_of_others_are_told_apart_by_where_they_come_from(so_far):
     assert not len(so_far(network=other).load()[0])
 
 
-def test_a_picture_that_has_changed_is_asked_for_again(so_far, class_folders):
+def test_changed_image_is_predicted_again(so_far, class_folders):
     one = so_far(every_s=0)
     one.add(*_answers([0, 1, 2, 3]))
     paths = load_dataset(class_folders, require_labels=False).paths
@@ -122,7 +122,7 @@ def test_a_picture_that_has_changed_is_asked_for_again(so_far, class_folders):
     assert so_far().load()[0].tolist() == [0]
 
 
-def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
+def test_images_in_shards_depend_on_their_tar(so_far, class_folders, tmp_path):
     write_shards(load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=10))
     dataset = load_dataset(tmp_path / "packed", require_labels=False)
     so_far(dataset=dataset, every_s=0).add(*_answers(list(range(11))))
@@ -132,8 +132,8 @@ def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
     assert so_far(dataset=dataset).load()[0].tolist() == others
 
 
-def test_pictures_of_another_folder_are_asked_though_their_files_are_as_long_and_as_old(so_far, tmp_path):
-    """Tiles without compression, their times those of the archive that they came in."""
+def test_images_of_another_folder_are_predicted_again_at_equal_size_and_time(so_far, tmp_path):
+    """For example uncompressed tiles with the modification time of their archive."""
     for number, folder in enumerate(("one", "other")):
         for name in "abc":
             file = tmp_path / folder / f"{name}.bmp"
@@ -146,8 +146,8 @@ def test_pictures_of_another_folder_are_asked_though_their_files_are_as_long_and
     assert not len(so_far(dataset=other).load()[0])
 
 
-def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(so_far, class_folders, tmp_path, monkeypatch):
-    """Monday's answers are not Tuesday's, whose tars are called the same, nor those of a tar as long uploaded again."""
+def test_images_of_a_url_depend_on_the_url_and_the_state_of_their_shards(so_far, class_folders, tmp_path, monkeypatch):
+    """Shards of another URL have other images. So does a shard that was uploaded again with equal size."""
     days = ("monday", "tuesday")
     for day in days:
         write_shards(load_dataset(class_folders), tmp_path / day, PackOptions(shard_bytes=10**9, shard_images=10))
@@ -173,7 +173,7 @@ def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(so_far, cla
         assert so_far(dataset=monday).load()[0].tolist() == others
 
 
-def test_they_are_written_now_and_then_and_a_damaged_part_is_passed_over(so_far, tmp_path):
+def test_checkpoint_is_written_at_intervals_and_ignores_a_damaged_part(so_far, tmp_path):
     one = so_far(every_s=3600)
     one.add(*_answers([1]))
     assert not (tmp_path / ".labels.csv.partial").exists()
@@ -189,7 +189,7 @@ def test_they_are_written_now_and_then_and_a_damaged_part_is_passed_over(so_far,
     assert not one.write(), "nothing has come since"
 
 
-def test_a_disk_that_takes_no_more_is_told_of_once_and_costs_no_answer(so_far, tmp_path):
+def test_full_disk_gives_one_warning_and_loses_no_prediction(so_far, tmp_path):
     (tmp_path / ".labels.csv.partial").write_text("in the way")
     one = so_far(every_s=0)
     one.add(*_answers([1]))
@@ -199,7 +199,7 @@ def test_a_disk_that_takes_no_more_is_told_of_once_and_costs_no_answer(so_far, t
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("the store is gone")])
-def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_folders):
+def test_interrupted_prediction_keeps_its_results(stop, so_far, network, monkeypatch, class_folders):
     def stopped(network, dataset, *, on_batch, **words):
         on_batch(*_answers([0, 2]))
         raise stop
@@ -215,8 +215,8 @@ def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_fol
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_folders, monkeypatch):
-    """A million images' of a thousand classes are 4 GB."""
+def test_logits_are_not_copied_without_a_checkpoint(so_far, network, class_folders, monkeypatch):
+    """The logits of a million images and a thousand classes are 4 GB."""
     dataset = load_dataset(class_folders, require_labels=False)
     given = Predictions(np.arange(48), dataset.targets, torch.randn(48, 3))
     monkeypatch.setattr(batch_predict, "predict_dataset", lambda *_, **__: given)
@@ -224,8 +224,8 @@ def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_f
     assert found.logits.data_ptr() == given.logits.data_ptr()
 
 
-def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class_folders, monkeypatch):
-    """Of a million images they are gigabytes, which the others would only throw away."""
+def test_only_the_first_process_adds_the_saved_logits(so_far, network, class_folders, monkeypatch):
+    """For a million images they are gigabytes, which other processes do not need."""
     so_far(every_s=0).add(*_answers([0, 2]))
     dataset = load_dataset(class_folders, require_labels=False)
     said, asked = [], []
@@ -252,7 +252,7 @@ def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class
     assert len(answers[1].samples) == 46
 
 
-def test_predictions_of_another_engine_are_not_mixed_in(so_far):
+def test_predictions_of_another_engine_are_not_used(so_far):
     one, same = so_far(every_s=0), so_far()
     assert one.saved_engine() is None
     one.engine = same.engine = "openvino"
@@ -260,19 +260,19 @@ def test_predictions_of_another_engine_are_not_mixed_in(so_far):
     assert not len(so_far().load()[0])
     assert so_far().saved_engine() == "openvino"
     assert same.load()[0].tolist() == [1, 4]
-    one.engine = "torch"  # as an error advises where the other engine is gone
+    one.engine = "torch"  # as an error recommends if the other engine is missing
     one.add(*_answers([2]))
     file = max(same._folder.glob("*-torch-*.npz"))
     os.utime(file, ns=(0, time.time_ns() + 10**9))
     assert so_far().saved_engine() == "torch"
 
 
-def test_a_resumed_prediction_whose_engine_is_gone_names_what_installs_it(so_far, network, class_folders, monkeypatch):
+def test_resumed_prediction_without_its_engine_names_the_install_command(so_far, network, class_folders, monkeypatch):
     pytest.importorskip("onnxscript")
     saved, dataset = so_far(every_s=0), load_dataset(class_folders, require_labels=False)
     saved.engine = "openvino"
     saved.add(*_answers([4, 1]))
-    monkeypatch.setitem(sys.modules, "openvino", None)  # importing it then fails as without the package
+    monkeypatch.setitem(sys.modules, "openvino", None)  # the import then fails as if the package were missing
     with pytest.raises(InputError, match=mentioning("openvino", "extra", "pip install", "engine=torch", "saved")):
         run_prediction(_job(network, dataset), Runtime(engine="auto"), "predicting", so_far())
     predictions, _ = run_prediction(_job(network, dataset), Runtime(engine="torch"), "predicting", so_far())
@@ -280,9 +280,7 @@ def test_a_resumed_prediction_whose_engine_is_gone_names_what_installs_it(so_far
     assert predictions.logits[1].tolist() != _answers([1])[1][0].tolist()
 
 
-def test_the_main_process_chooses_the_engine_of_all_outside_of_the_measured_time(
-    so_far, network, class_folders, monkeypatch
-):
+def test_main_process_chooses_the_engine_outside_the_measured_time(so_far, network, class_folders, monkeypatch):
     dataset = load_dataset(class_folders, require_labels=False)
     choices, sent, computes, seconds = [], [], [], []
 
@@ -319,8 +317,8 @@ def test_the_main_process_chooses_the_engine_of_all_outside_of_the_measured_time
 
 
 @pytest.mark.parametrize("stop", [InputError("the store is gone"), signal.SIGTERM])
-def test_they_are_kept_until_the_pictures_are_ranked_too(stop, so_far, class_folders, tmp_path, monkeypatch):
-    """Ranking looks at all images once more, hours after the first of them was answered."""
+def test_checkpoint_is_kept_until_the_ranking_is_written(stop, so_far, class_folders, tmp_path, monkeypatch):
+    """The ranking reads all images again, hours after the first prediction."""
 
     def stopped(*words, **more):
         if stop == signal.SIGTERM:
@@ -340,8 +338,8 @@ def test_they_are_kept_until_the_pictures_are_ranked_too(stop, so_far, class_fol
     assert len(so_far().load()[0]) == 48
 
 
-def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):
-    """Planted answers stand in the table, so they were not asked for again; the others are as without them."""
+def test_same_command_resumes_from_the_checkpoint(so_far, class_folders, tmp_path):
+    """Artificial predictions in the checkpoint are in the table. The other predictions are unchanged."""
     words = ("predict", MODEL, class_folders, "--device", "cpu", "--workers", "0", "--output", "labels.csv")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -363,8 +361,8 @@ def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):
     assert not (tmp_path / ".labels.csv.partial").exists()
 
 
-def test_all_of_them_may_be_there(so_far, class_folders, tmp_path):
-    """Killed between the last answer and the table."""
+def test_complete_checkpoint_is_written_to_the_table(so_far, class_folders, tmp_path):
+    """The process was killed between the last prediction and the table."""
     kept = so_far()
     rows = np.arange(len(load_dataset(class_folders, require_labels=False)))
     kept.add(rows, torch.eye(3)[torch.from_numpy(rows % 3)])

@@ -1,4 +1,4 @@
-"""Is it better than the last run? Which run that is, and what ``train`` says of it."""
+"""Comparison with the previous run: which run is used, and what ``train`` reports."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(
     return folder
 
 
-def test_it_is_the_newest_finished_one_that_answered_the_same_images(tmp_path):
+def test_previous_run_is_the_newest_finished_run_on_the_same_images(tmp_path):
     own = run(tmp_path / "own")
     run(tmp_path / "older", age_s=20)
     run(tmp_path / "newest", age_s=10, pictures=("b", "a"), labels=("y", "x"), answers=("y", "y"))
@@ -51,15 +51,15 @@ def test_it_is_the_newest_finished_one_that_answered_the_same_images(tmp_path):
     assert theirs.loc["a", "predicted_label"] == "y"
 
 
-def test_where_there_is_none_there_is_none(tmp_path):
+def test_no_previous_run(tmp_path):
     own = run(tmp_path / "own")
     assert find_previous_run(own, load_predictions(own)) is None
     run(tmp_path / "evaluation", kind="nothing.json")
     assert find_previous_run(tmp_path / "evaluation", load_predictions(own)) is None
 
 
-def test_pictures_of_another_folder_are_others_whatever_they_are_called(tmp_path):
-    """As cameras call theirs: last year's 0001.jpg is no image of this year."""
+def test_images_of_another_folder_are_different_despite_equal_names(tmp_path):
+    """Cameras repeat names: 0001.jpg of last year is another image."""
     own = run(tmp_path / "own", data="photos_2024")
     run(tmp_path / "before", age_s=10, data="photos_2023")
     assert find_previous_run(own, load_predictions(own)) is None
@@ -71,12 +71,12 @@ def test_pictures_of_another_folder_are_others_whatever_they_are_called(tmp_path
     assert find_previous_run(own, load_predictions(own)) is None
 
 
-def test_absolute_paths_need_no_root(tmp_path):
+def test_absolute_paths_are_compared_directly(tmp_path):
     own, _ = (run(tmp_path / name, pictures=("/x/a", "/x/b")) for name in ("own", "before"))
     assert find_previous_run(own, load_predictions(own))[0] == "before"
 
 
-def test_a_named_run_on_pictures_of_another_folder_is_compared_by_name(tmp_path):
+def test_given_baseline_on_another_folder_is_compared_by_name(tmp_path):
     there = run(tmp_path / "there", data="photos_2023")
     own = tmp_path / "photos_2024"
     own.mkdir()
@@ -90,8 +90,8 @@ def test_a_named_run_on_pictures_of_another_folder_is_compared_by_name(tmp_path)
     assert not PreviousRun.for_images(run(tmp_path / "new", data=own.name), load_predictions(there), same).by_name
 
 
-def test_folds_are_compared_with_folds_of_the_same_rule(tmp_path):
-    """At random neighbors teach what is asked: better than by place says nothing of the recipe."""
+def test_cross_validations_are_compared_only_by_the_same_split(tmp_path):
+    """Random folds have neighbors in training, so their metrics are higher for this reason."""
     own = run(tmp_path / "own", kind="crossval.json", split_by="class")
     run(tmp_path / "by_place", age_s=10, kind="crossval.json", split_by="place")
     assert find_previous_run(own, load_predictions(own), split_by="class") is None
@@ -100,8 +100,8 @@ def test_folds_are_compared_with_folds_of_the_same_rule(tmp_path):
     assert find_previous_run(own, load_predictions(own), split_by="place")[0] == "by_place"
 
 
-def test_a_run_whose_weights_knew_the_pictures_is_no_bar(tmp_path):
-    """It has learnt labels that it is asked for: an honest run looks worse, and is not."""
+def test_optimistic_run_is_no_previous_run(tmp_path):
+    """It was trained on evaluated labels, so a valid run would seem worse."""
     own = run(tmp_path / "own")
     run(tmp_path / "knew", age_s=10, optimistic=True)
     assert find_previous_run(own, load_predictions(own)) is None
@@ -109,7 +109,7 @@ def test_a_run_whose_weights_knew_the_pictures_is_no_bar(tmp_path):
     assert find_previous_run(own, load_predictions(own))[0] == "honest"
 
 
-def test_a_multilabel_run_is_not_compared_with_a_single_label_run(tmp_path):
+def test_multilabel_run_is_not_compared_with_a_single_label_run(tmp_path):
     """Without the separator, the joined labels "x;y" are one class, which the multi-label run never predicts."""
     labels, one_each = ("x;y", "y;z"), ("x", "y")
     own = run(tmp_path / "own", labels=labels)
@@ -121,7 +121,7 @@ def test_a_multilabel_run_is_not_compared_with_a_single_label_run(tmp_path):
         PreviousRun.for_images(several, load_predictions(several), val)
 
 
-def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
+def test_given_baseline_with_optimistic_metrics_gives_a_warning(tmp_path):
     val = listed(tmp_path, "path,label,split", "a,x,val", "b,y,val")
     found = {}
     for name, optimistic in (("knew", True), ("honest", False)):
@@ -132,19 +132,19 @@ def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
         (found[name],) = summary_lines(ReportContext(last=(name, gained)))
     assert mentions(found["knew"], "warning", "knew", "optimistic")
     assert "optimistic" not in found["honest"]
-    for told in ("{", "[]", "{}"):  # of other programs, or damaged: the answers are compared all the same
+    for told in ("{", "[]", "{}"):  # from other programs, or damaged: predictions are still compared
         (tmp_path / "knew/report.json").write_text(told)
         assert PreviousRun.for_images(tmp_path / "knew", load_predictions(tmp_path / "knew"), val).optimistic == ""
 
 
 def listed(folder, header, *rows):
-    """A table of images, as a dataset that none of them is there for."""
+    """A dataset of these rows, without image files."""
     (folder / "list.csv").write_text("\n".join([header, *rows]) + "\n")
     return ImageDataset.from_csv(folder / "list.csv", root=folder, source="list.csv")
 
 
-def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):
-    """It may have answered more; of it there is need for the images of this run alone."""
+def test_baseline_is_saved_with_the_common_images(tmp_path):
+    """The baseline may have predictions of other images, which are not saved."""
     there = run(tmp_path / "there", pictures=("c", "b", "a"), labels=("z", "y", "x"), answers=("z", "z", "x"))
     val = listed(tmp_path, "path,label,split", "a,x,val", "b,y,val", "d,y,val")
     named = PreviousRun.for_images(there, load_predictions(there), val)
@@ -164,14 +164,14 @@ def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"), [("z,x,val", ("no prediction of these images",)), ("a,w,val", ("'w'", "'x'"))]
 )
-def test_a_run_that_can_not_be_compared_with_is_refused(row, said, tmp_path):
+def test_incomparable_baseline_is_rejected(row, said, tmp_path):
     there = run(tmp_path / "there")
     with pytest.raises(InputError, match=mentioning(*said)):
         PreviousRun.for_images(there, load_predictions(there), listed(tmp_path, "path,label,split", row))
 
 
 @pytest.mark.slow
-def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
+def test_second_run_is_compared_with_the_first(class_folders, tmp_path):
     words = ("train", class_folders, *TINY)
     first = effnetv2(*words, "--output", "runs/first", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
@@ -179,7 +179,7 @@ def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
     assert mentions(page, "no other finished run")
     second = effnetv2(*words, "--output", "runs/second", cwd=tmp_path)
     assert mentions(second.stdout + second.stderr, "first", "not clearly")
-    # Killed before its report, gone on with when the other run is no longer there.
+    # Killed before its report, and resumed when the other run is gone.
     before = "efficientnetv2.workflows.train:write_run_report"
     killed_at(before, *words, "--output", "elsewhere/third", "--baseline", "runs/first", cwd=tmp_path)
     (tmp_path / "runs/first").rename(tmp_path / "put_away")

@@ -1,4 +1,4 @@
-"""Models on the hub: what timm and transformers open, what the card states, and what is refused."""
+"""Models on the hub: loading in timm and transformers, the model card, and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.workflows import push as workflow
 
 timm = pytest.importorskip("timm")
-# huggingface_hub calls httpx2 so.
+# huggingface_hub calls httpx2 with this argument.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 B0 = "efficientnetv2_b0"
@@ -102,7 +102,7 @@ def test_the_pipeline_of_transformers_gives_the_probabilities_of_predict(tmp_pat
     assert torch.allclose(logits(back), theirs, atol=1e-5)
 
 
-def test_a_card_states_what_the_run_knows(tmp_path, photos):
+def test_card_has_the_facts_of_the_run(tmp_path, photos):
     small = TINY | {"model": "timm:test_efficientnet", "epochs": 1}
     run = ev2.train(photos, output=tmp_path / "run", settings={"progressive.stages": 1}, **small)
     folder = ev2.push(run, output=tmp_path / "folder", license="cc-by-4.0").folder
@@ -139,7 +139,7 @@ def test_a_card_states_what_the_run_knows(tmp_path, photos):
         ("none", ("random weights",), None),
     ],
 )
-def test_a_card_states_the_license_of_the_starting_weights(tmp_path, weights, facts, base):
+def test_card_has_the_license_of_the_initial_weights(tmp_path, weights, facts, base):
     model = "timm:resnet18" if "resnet" in weights else B0
     path = saved(tmp_path / "model.safetensors", model, recipe={"weights": weights})
     folder = ev2.push(path, output=tmp_path / "folder").folder
@@ -149,7 +149,7 @@ def test_a_card_states_the_license_of_the_starting_weights(tmp_path, weights, fa
     assert not any(b"private/mine" in file.read_bytes() for file in folder.iterdir())
 
 
-def test_a_report_of_another_program_next_to_the_model_does_not_count(tmp_path):
+def test_report_of_another_program_next_to_the_model_is_ignored(tmp_path):
     path = saved(tmp_path / "model.safetensors")
     (tmp_path / "report.json").write_text('{"intervals": {}, "optimistic": false}')
     folder = ev2.push(path, output=tmp_path / "folder").folder
@@ -158,7 +158,7 @@ def test_a_report_of_another_program_next_to_the_model_does_not_count(tmp_path):
         ev2.push(path, output=tmp_path / "other", evaluation=tmp_path)
 
 
-def test_models_that_a_folder_cannot_hold_are_refused_by_name(tmp_path):
+def test_unsupported_models_are_rejected_with_their_name(tmp_path):
     for model, classes, facts in (
         (replace(ev2.get_architecture(B0), head_channels=64), CLASSES, ("published", "effnetv2 export")),
         (replace(ev2.get_architecture(B0), global_pool="avg+center"), CLASSES, ("avg+center", "effnetv2 export")),
@@ -178,7 +178,7 @@ def test_models_that_a_folder_cannot_hold_are_refused_by_name(tmp_path):
     assert not list(tmp_path.glob(".hub.*"))
 
 
-def test_a_card_in_the_current_folder_has_the_name_of_the_folder(tmp_path, monkeypatch):
+def test_card_in_the_current_folder_has_the_name_of_the_folder(tmp_path, monkeypatch):
     path = saved(tmp_path / "model.safetensors")
     (tmp_path / "trees").mkdir()
     monkeypatch.chdir(tmp_path / "trees")
@@ -214,7 +214,7 @@ def test_raster_bands_are_noted(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_the_command_names_transformers_only_where_its_pipeline_opens_the_files(tmp_path, channels):
+def test_command_names_transformers_only_if_its_pipeline_opens_the_files(tmp_path, channels):
     saved(tmp_path / "model.safetensors", channels=channels)
     done = effnetv2("push", "model.safetensors", "--output", "folder", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -222,7 +222,7 @@ def test_the_command_names_transformers_only_where_its_pipeline_opens_the_files(
     assert ("pipeline(" in done.stdout) == (channels == 3)
 
 
-def test_a_push_is_one_commit_that_timm_opens_by_name(tmp_path, hub):
+def test_push_is_one_commit_that_timm_opens_by_name(tmp_path, hub):
     path = saved(tmp_path / "model.safetensors")
     pushed = ev2.push(path, "owner/trees", private=True)
     assert (pushed.url, pushed.folder) == (f"{hub.url}/owner/trees", None)
@@ -239,7 +239,7 @@ def test_a_push_is_one_commit_that_timm_opens_by_name(tmp_path, hub):
     assert (tmp_path / "folder/README.md").read_bytes() == hub.files["owner/trees/README.md"]
 
 
-def test_a_private_push_into_a_public_repository_is_refused(tmp_path, hub):
+def test_private_push_into_a_public_repository_is_rejected(tmp_path, hub):
     path = saved(tmp_path / "model.safetensors")
     ev2.push(path, "owner/trees")
     with pytest.raises(ev2.InputError, match=mentioning("owner/trees", "public", "private")):
@@ -248,7 +248,7 @@ def test_a_private_push_into_a_public_repository_is_refused(tmp_path, hub):
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_of_two_pushes_at_once_the_later_one_is_refused(tmp_path, hub, monkeypatch, exists):
+def test_later_one_of_two_parallel_pushes_is_rejected(tmp_path, hub, monkeypatch, exists):
     path, other = saved(tmp_path / "model.safetensors"), saved(tmp_path / "other.safetensors", classes=("oak", "fir"))
     if exists:
         ev2.push(path, "owner/trees")
@@ -269,8 +269,8 @@ def test_of_two_pushes_at_once_the_later_one_is_refused(tmp_path, hub, monkeypat
     assert json.loads(hub.files["owner/trees/config.json"])["num_classes"] == len(CLASSES)
 
 
-def test_nothing_is_uploaded_into_a_new_repository_that_the_hub_does_not_find_yet(tmp_path, hub):
-    """Without its last commit, another push could be overwritten."""
+def test_nothing_is_uploaded_if_the_hub_does_not_find_the_new_repository(tmp_path, hub):
+    """Without the id of the last commit, another push could be overwritten."""
     path = saved(tmp_path / "model.safetensors")
     hub.repositories = type("Unseen", (dict,), {"__contains__": lambda *_: False})()
     with pytest.raises(ev2.InputError, match=mentioning("owner/trees", "was created", "push again")):
@@ -281,7 +281,7 @@ def test_nothing_is_uploaded_into_a_new_repository_that_the_hub_does_not_find_ye
     assert len(hub.commits) == 1
 
 
-def test_the_command_pushes_and_says_how_to_open_it(tmp_path, hub):
+def test_command_pushes_and_prints_how_to_load_the_model(tmp_path, hub):
     saved(tmp_path / "model.safetensors")
     done = effnetv2_fresh("push", "model.safetensors", "owner/trees", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -289,7 +289,7 @@ def test_the_command_pushes_and_says_how_to_open_it(tmp_path, hub):
     assert mentions(done.stderr, "timm.create_model", "hf_hub:owner/trees")
 
 
-def test_the_command_writes_a_folder(tmp_path):
+def test_command_writes_a_folder(tmp_path):
     saved(tmp_path / "model.safetensors")
     done = effnetv2("push", "model.safetensors", "--output", "folder", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -308,7 +308,7 @@ def test_the_command_writes_a_folder(tmp_path):
         assert mentions(done.stderr, *facts), done.stderr
 
 
-def test_what_the_hub_or_the_network_refuses_is_explained(tmp_path, hub, monkeypatch):
+def test_errors_of_the_hub_or_connection_are_explained(tmp_path, hub, monkeypatch):
     path = saved(tmp_path / "model.safetensors")
     with pytest.raises(ev2.InputError, match=mentioning("john/trees", 403, "rights", "token")):
         ev2.push(path, "john/trees", output=tmp_path / "kept")
@@ -329,7 +329,7 @@ def test_what_the_hub_or_the_network_refuses_is_explained(tmp_path, hub, monkeyp
     assert not hub.commits
 
 
-def test_files_that_timm_opens_otherwise_are_not_written(tmp_path, monkeypatch):
+def test_files_with_other_logits_in_timm_are_not_written(tmp_path, monkeypatch):
     path = saved(tmp_path / "model.safetensors")
     write = convert.write
 

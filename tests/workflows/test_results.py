@@ -1,4 +1,4 @@
-"""What the functions of the API return."""
+"""Return values of the functions of the API."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.workflows.conftest import MACHINE, MACHINE_WORDS, TINY
 import efficientnetv2 as ev2
 
 ONE_STAGE = {**TINY, "epochs": 1, "settings": {"progressive.stages": 1}}
-# What depends on how long a machine took, or on how it was asked.
+# Fields that depend on the duration or on the call.
 _OTHER = {"command", "wall_s", "images_per_s", "sizes"}
 
 
-def test_a_run_shows_its_metrics(run):
+def test_run_displays_its_metrics(run):
     assert repr(run).startswith(f"Run({str(run.path)!r}, top1=")
     html = run._repr_html_()
     assert "<td>macro_f1</td>" in html
@@ -32,7 +32,7 @@ def test_a_run_shows_its_metrics(run):
     assert right == pytest.approx(run.metrics["top1"])
 
 
-def test_a_run_that_does_not_exist_is_not_to_be_resumed(tmp_path):
+def test_missing_run_is_an_error_without_a_hint_to_resume(tmp_path):
     run = ev2.Run(tmp_path / "nope")
     assert repr(run) == f"Run({str(tmp_path / 'nope')!r}, no such folder)"
     for name in ("metrics", "predictions"):
@@ -40,7 +40,7 @@ def test_a_run_that_does_not_exist_is_not_to_be_resumed(tmp_path):
             getattr(run, name)
 
 
-def test_an_optimistic_evaluation_shows_why():
+def test_optimistic_evaluation_displays_the_reason():
     report = {"top1": 0.98, "intervals": {}, "num_images": 150, "optimistic": True}
     why = "optimistic: 120 of these 150 images trained the model)"
     notes = ["120 of these 150 images trained the model."]
@@ -50,7 +50,7 @@ def test_an_optimistic_evaluation_shows_why():
     assert "optimistic" not in repr(ev2.Evaluation(None, report | {"optimistic": False}, pd.DataFrame()))
 
 
-def test_a_run_that_has_not_finished_says_how_to_resume_it(tmp_path):
+def test_unfinished_run_is_an_error_with_a_hint_to_resume(tmp_path):
     run = ev2.Run(tmp_path / "run")
     run.path.mkdir()
     assert repr(run) == f"Run({str(tmp_path / 'run')!r}, not finished)"
@@ -61,7 +61,7 @@ def test_a_run_that_has_not_finished_says_how_to_resume_it(tmp_path):
         _ = run.predictions
 
 
-def test_an_evaluation_is_that_of_the_command(run, photos, tmp_path):
+def test_evaluation_equals_that_of_the_command(run, photos, tmp_path):
     result = ev2.evaluate(run, photos, output=tmp_path / "here", split="all", tta="d4", sizes=[48, 64], **MACHINE)
     done = effnetv2(
         "evaluate", run.path, photos, "--output", "there", "--split", "all", "--tta", "d4", "--eval-sizes", "48,64",
@@ -79,7 +79,7 @@ def test_an_evaluation_is_that_of_the_command(run, photos, tmp_path):
     assert repr(result).startswith("Evaluation(")
 
 
-def test_an_evaluation_without_an_output_writes_nothing(run, photos, tmp_path, monkeypatch):
+def test_evaluation_without_an_output_writes_nothing(run, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = ev2.evaluate(run, photos, slices=(), **MACHINE)
     assert result.report_path is None
@@ -89,7 +89,7 @@ def test_an_evaluation_without_an_output_writes_nothing(run, photos, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_predictions_are_those_of_the_command(run, photos, tmp_path, monkeypatch):
+def test_predictions_equal_those_of_the_command(run, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = ev2.predict(run, photos, abstain_below=0.5, **MACHINE)
     assert list(tmp_path.iterdir()) == []
@@ -105,7 +105,7 @@ def test_predictions_are_those_of_the_command(run, photos, tmp_path, monkeypatch
     )
 
 
-def test_a_check_is_that_of_the_command(photos, tmp_path):
+def test_check_equals_that_of_the_command(photos, tmp_path):
     data = tmp_path / "photos"
     for split in ("train", "val"):
         shutil.copytree(photos, data / split)
@@ -122,7 +122,7 @@ def test_a_check_is_that_of_the_command(photos, tmp_path):
     assert ev2.DatasetCheck(tmp_path / "here").findings == found.findings
 
 
-def test_an_estimate_adds_up(photos, tmp_path, monkeypatch, capfd):
+def test_estimate_is_the_sum_of_its_parts(photos, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     found = ev2.estimate(photos, **TINY)
     assert found.seconds == pytest.approx(found.stages["seconds"].sum() + sum(found.other_seconds.values()))
@@ -139,7 +139,7 @@ def folds(photos):
     return ev2.cross_validate(photos, folds=2, output=photos.with_name("folds"), **ONE_STAGE)
 
 
-def test_a_cross_validation_predicts_each_image_once(folds, photos):
+def test_cross_validation_predicts_each_image_once(folds, photos):
     assert len(folds.predictions) == 48
     assert folds.predictions["path"].is_unique
     assert len(folds.folds) == 2
@@ -149,7 +149,7 @@ def test_a_cross_validation_predicts_each_image_once(folds, photos):
     assert again.metrics == folds.metrics
 
 
-def test_candidates_are_settings_to_choose_from(photos, tmp_path):
+def test_candidates_are_in_the_report(photos, tmp_path):
     result = ev2.cross_validate(
         photos,
         folds=2,
@@ -164,7 +164,7 @@ def test_candidates_are_settings_to_choose_from(photos, tmp_path):
     ]
 
 
-def test_a_study_finds_an_architecture(photos, tmp_path, monkeypatch):
+def test_study_finds_an_architecture(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "space.json").write_text(json.dumps(SPACE.to_json()))
     words = {"space": "space.json", "epochs": 1, "image_size": 32, "batch_size": 8, "settings": {"minival": 0.25}}
@@ -185,12 +185,12 @@ def test_a_study_finds_an_architecture(photos, tmp_path, monkeypatch):
     assert more.report_path.absolute().as_uri() in more._repr_html_()
 
 
-def test_a_model_in_memory_is_to_be_saved_first(run, photos):
+def test_model_object_must_be_saved_first(run, photos):
     with pytest.raises(ev2.InputError, match=r"`model` must be a path or a name, not \w+\. Write a model to a file"):
         ev2.predict(run.model, photos)
 
 
-def test_names_stay_functions_when_all_subpackages_are_imported():
+def test_functions_are_not_replaced_by_imported_subpackages():
     for module in pkgutil.iter_modules(ev2.__path__, "efficientnetv2."):
         if not module.name.endswith("__main__"):
             import_module(module.name)
@@ -199,7 +199,7 @@ def test_names_stay_functions_when_all_subpackages_are_imported():
 
 
 @pytest.mark.parametrize("name", ["evaluate", "predict", "cross_validate", "check", "estimate", "search"])
-def test_several_processes_are_refused_but_for_train(name, monkeypatch):
+def test_several_processes_are_rejected_except_for_train(name, monkeypatch):
     launch = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     for variable, value in launch.items():
         monkeypatch.setenv(variable, value)

@@ -1,4 +1,4 @@
-"""What ``search export`` writes, what it writes over, and that the command it prints trains it."""
+"""``search export``: its files, which files it replaces, and the printed training command."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SPACE = small_space()
 
 
 def study(folder: Path, image_size: int) -> None:
-    """Of the space ``small``, with its backbone as the better one of two trials that have ended."""
+    """A study of the space ``small`` with two finished trials. The backbone is the better one."""
     recipe = get_recipe("proxy_small")
     seen = {"progressive": recipe.progressive.with_image_size(image_size), "eval_image_size": image_size}
     plan = PLAN.model_copy(update={"space": SPACE, "recipe": recipe.model_copy(update=seen), "bands": ()})
@@ -89,8 +89,8 @@ def trained_by(command: str) -> Recipe:
 
 @pytest.mark.parametrize("image_size", [48, 64])
 @pytest.mark.parametrize("phi", ["0", "0.5", "1", "1.5"])
-def test_a_larger_network_is_trained_as_the_printed_command_says(image_size, phi, tmp_path):
-    """Its images begin at the stride of the space, 32 px, and inference is at the size that it was grown for."""
+def test_scaled_architecture_is_trained_by_the_printed_command(image_size, phi, tmp_path):
+    """Training starts at the stride of the space, 32 px. Inference is at the scaled size."""
     study(tmp_path, image_size)
     file = tmp_path / "larger.yaml"
     done = export(tmp_path, "--grow", phi, "--output", file)
@@ -109,8 +109,8 @@ def test_a_larger_network_is_trained_as_the_printed_command_says(image_size, phi
     assert settled.progressive.stage(0).image_size == 32
 
 
-def test_a_table_that_was_changed_by_hand_is_not_exported_over(tmp_path):
-    """As it was written it is replaced, grown or not, whichever trial's it is."""
+def test_edited_table_is_not_replaced(tmp_path):
+    """An unedited table is replaced, with or without scaling, for any trial."""
     study(tmp_path, 64)
     file = tmp_path / "study/found.yaml"
     for more in (("--trial", 1), ("--trial", 1, "--grow", "1.5"), ("--grow", "m"), ()):
@@ -127,7 +127,7 @@ def test_a_table_that_was_changed_by_hand_is_not_exported_over(tmp_path):
             assert file.read_text() == changed
 
 
-# Of the published M and L, by the number of the stage: what S and the coefficients do not give.
+# Channels of the published M and L by stage, which do not follow from S and the coefficients.
 M_CHANNELS = {3: 80, 4: 160, 6: 304}
 L_CHANNELS = {2: 64, 5: 224}
 
@@ -141,8 +141,8 @@ def numbers(network):
     [(TO_M, M_CHANNELS, EFFICIENTNETV2_M), (TO_L, L_CHANNELS, EFFICIENTNETV2_L)],
     ids=["M", "L"],
 )
-def test_s_becomes_the_published_networks(growth, channels, table):
-    """By one depth and one width coefficient, and by what is stated as data; sizes 384 to 480 px."""
+def test_s_scales_to_the_published_m_and_l(growth, channels, table):
+    """With one depth and one width coefficient and the exceptions above. Image size from 384 to 480 px."""
     grown = scale_up(EFFICIENTNETV2_S, growth, eval_image_size=get_model_info("efficientnetv2_s").eval_image_size)
     stages = list(grown.architecture.stages)
     for number, wide in channels.items():
@@ -154,14 +154,14 @@ def test_s_becomes_the_published_networks(growth, channels, table):
 @pytest.mark.parametrize(
     ("growth", "table", "layers", "channels"),
     [
-        # 7/6 of 2, 4, 4, 6, 9, 15 rounded up: 3, 5, 5, 7, 11, 18, and 3 more in the fifth.
+        # 7/6 of 2, 4, 4, 6, 9, 15, rounded up: 3, 5, 5, 7, 11, 18, and 3 more in the fifth stage.
         (TO_M, EFFICIENTNETV2_M, [1, 2, 3, 4, 6], [1, 2, 5]),
-        # 5/3 of them: 4, 7, 7, 10, 15, 25, and 4 more in the fifth.
+        # 5/3 of these: 4, 7, 7, 10, 15, 25, and 4 more in the fifth stage.
         (TO_L, EFFICIENTNETV2_L, [1, 2, 3, 4, 6], [1, 3, 4, 6]),
     ],
     ids=["M", "L"],
 )
-def test_what_the_coefficients_alone_give(growth, table, layers, channels):
+def test_stages_that_follow_from_the_coefficients(growth, table, layers, channels):
     rules = replace(growth, more_layers=(), new_layers=0)
     found_layers, found_channels = numbers(scale_up(EFFICIENTNETV2_S, rules, eval_image_size=384).architecture)
     wanted_layers, wanted_channels = (values[:6] for values in numbers(table))
@@ -170,7 +170,7 @@ def test_what_the_coefficients_alone_give(growth, table, layers, channels):
 
 
 def test_no_width_coefficient_gives_the_channels_of_m():
-    """So they have to be data: at most 3 of 6 stages agree with any coefficient from 1 to 2."""
+    """At most 3 of 6 stages agree for coefficients from 1 to 2, so channels are stored as data."""
     wanted = [stage.channels for stage in EFFICIENTNETV2_M.stages[:6]]
     agreeing = []
     for step in range(1001):
@@ -180,22 +180,22 @@ def test_no_width_coefficient_gives_the_channels_of_m():
 
 
 @pytest.mark.parametrize("size", ["s", "m", "l"])
-def test_training_sizes_are_those_of_table_6(size):
+def test_training_sizes_equal_table_6(size):
     name = f"efficientnetv2_{size}"
     assert train_size_for(get_model_info(name).eval_image_size) == paper_schedule(name).last.image_size
 
 
 @given(st.integers(100, 480))
-def test_training_is_about_a_fifth_smaller(eval_image_size):
+def test_training_size_is_about_a_fifth_smaller(eval_image_size):
     assert 0.8 * eval_image_size - 20 < train_size_for(eval_image_size) <= 0.8 * eval_image_size
 
 
-def test_small_pictures_keep_their_size_to_a_pixel():
+def test_small_training_size_is_exact():
     assert train_size_for(64) == 51
 
 
 def test_compound_scaling_doubles_the_multiply_adds():
-    """1.2 * 1.1^2 * 1.15^2 = 1.92; no more is padded at 480 px than at 416; rounding up adds a little."""
+    """1.2 * 1.1^2 * 1.15^2 = 1.92. Padding is equal at 416 and 480 px, and rounding up adds a little."""
     base = get_architecture("efficientnetv2_l")
     larger = scale_up(base, compound_scaling(1), eval_image_size=416)
     assert larger.eval_image_size == 480
@@ -206,14 +206,14 @@ def test_compound_scaling_doubles_the_multiply_adds():
     assert scale_up(base, compound_scaling(0), eval_image_size=384).architecture == base
 
 
-def test_pictures_end_at_480_px():
+def test_image_size_is_at_most_480_px():
     assert [
         scale_up(EFFICIENTNETV2_S, compound_scaling(phi), eval_image_size=384).eval_image_size for phi in (0, 1, 2, 5)
     ] == [384, 440, 480, 480]
 
 
-def test_a_network_of_few_stages_grows_too():
-    """The new stage is the last one's operator at twice its channels."""
+def test_architecture_of_few_stages_can_be_scaled():
+    """The new stage has the operator of the last stage and twice its channels."""
     base = Architecture(8, (Stage(mbconv(expand=4, kernel=5), 2, 16, 3),), 32)
     grown = scale_up(base, Scaling(1.0, 1.5, 1.0, more_layers=(2,), new_layers=4), eval_image_size=64).architecture
     assert grown.stages == (Stage(mbconv(expand=4, kernel=5), 2, 16, 7), Stage(mbconv(expand=4, kernel=5), 1, 32, 4))
@@ -221,27 +221,27 @@ def test_a_network_of_few_stages_grows_too():
         scale_up(base, TO_M, eval_image_size=64)
 
 
-def test_growth_by_a_word():
+def test_parse_scaling():
     assert [parse_scaling(word) for word in ("m", "L", "0.5")] == [TO_M, TO_L, compound_scaling(0.5)]
     with pytest.raises(InputError, match=mentioning("xl")):
         parse_scaling("xl")
 
 
 @pytest.mark.parametrize("word", ["-2", "1e6", "21", "inf", "nan"])
-def test_a_network_that_nobody_could_train_is_refused(word):
-    """1e6 was more than a float holds; 21 would be two million times the multiply-adds."""
+def test_scaling_too_large_to_train_is_rejected(word):
+    """1e6 overflows a float, and 21 would be two million times the multiply-adds."""
     with pytest.raises(InputError, match=mentioning(word, "20", "phi")):
         parse_scaling(word)
     assert parse_scaling("20").width < 7
 
 
-def test_training_pictures_are_no_smaller_than_the_stride():
-    """Of 32 px a fifth less would be 25, of which a network with stride 32 makes nothing."""
+def test_training_size_is_at_least_the_stride():
+    """A fifth less than 32 px is 25 px, too small for a stride of 32."""
     grown = scale_up(EFFICIENTNETV2_S, compound_scaling(0), eval_image_size=32)
     assert (grown.eval_image_size, grown.train_image_size) == (32, 32)
 
 
-def test_compound_scaling_is_the_coefficients_to_the_power():
+def test_compound_scaling_has_powers_of_the_coefficients():
     """arXiv:1905.11946, section 4.1: depth 1.2, width 1.1, size 1.15."""
     grown = compound_scaling(2)
     assert (grown.width, grown.depth, grown.px) == pytest.approx((1.21, 1.44, 1.3225))

@@ -1,4 +1,4 @@
-"""What a study's folder says on this machine, and what of it outlives a study."""
+"""The local folder of a study."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def begun(tmp_path, data: str = "pictures", plan=PLAN) -> StudyDir:
         ("cifar10", "cifar10"),
     ],
 )
-def test_a_study_finds_its_pictures_from_anywhere(data, kept, tmp_path, monkeypatch):
-    """``search resume`` may be typed in another folder than ``search run``."""
+def test_study_finds_its_images_from_any_folder(data, kept, tmp_path, monkeypatch):
+    """``search resume`` may run in another folder than ``search run``."""
     (tmp_path / "pictures").mkdir()
     monkeypatch.chdir(tmp_path)
     folder = begun(tmp_path, data)
@@ -45,7 +45,7 @@ def test_a_study_finds_its_pictures_from_anywhere(data, kept, tmp_path, monkeypa
     assert folder.source().data == kept.replace("HERE", str(tmp_path)).replace("HOME", home)
 
 
-def test_the_hint_for_a_missing_study_has_a_storage_only_if_one_is_given(tmp_path):
+def test_hint_for_a_missing_study_has_a_storage_only_if_one_is_given(tmp_path):
     folder = StudyDir(tmp_path / "nowhere")
     with pytest.raises(InputError, match="Pass the folder of a study, or start one: effnetv2 search run") as error:
         folder.storage_url(None)
@@ -55,8 +55,8 @@ def test_the_hint_for_a_missing_study_has_a_storage_only_if_one_is_given(tmp_pat
 
 
 @pytest.mark.parametrize(("kept", "name"), [(True, "study"), (False, "renamed")])
-def test_a_study_keeps_its_name_wherever_its_folder_goes(kept, name, tmp_path):
-    """By which its database knows it; a study begun before names were kept has its folder's."""
+def test_moved_study_keeps_its_name(kept, name, tmp_path):
+    """The database uses the name. A study without a saved name has the name of its folder."""
     folder = begun(tmp_path)
     if not kept:
         said = yaml.safe_load(folder.file.read_text())
@@ -67,8 +67,8 @@ def test_a_study_keeps_its_name_wherever_its_folder_goes(kept, name, tmp_path):
 
 
 @pytest.mark.parametrize(("seconds", "there"), [(0.01, True), (0.02, False)])
-def test_step_times_are_those_of_one_backbone(seconds, there, tmp_path):
-    """They are told at its pace: of a study begun again on the server they are others."""
+def test_step_times_of_another_reference_are_deleted(seconds, there, tmp_path):
+    """Step times are relative to the backbone, which is measured again if the study is created again."""
     folder = begun(tmp_path)
     folder.times_file.write_text("{}")
     reference = Measurement(1000, 1000, step_seconds=seconds, failure="not trained")

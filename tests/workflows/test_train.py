@@ -1,4 +1,4 @@
-"""`train` in Python is `effnetv2 train`, to the bit."""
+"""`train` in Python equals `effnetv2 train` exactly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.workflows.conftest import TINY, TINY_WORDS
 import efficientnetv2 as ev2
 
 
-def test_a_run_has_the_bits_of_the_command(run, photos, tmp_path):
+def test_run_is_bitwise_equal_to_the_command(run, photos, tmp_path):
     done = effnetv2(
         "train", photos, "--output", "run", *TINY_WORDS, "--seed", 1, "--crop-mode", "center", "--set",
         "optimizer.lr=0.01",
@@ -32,13 +32,13 @@ def test_a_run_has_the_bits_of_the_command(run, photos, tmp_path):
     assert run.metrics == {name: report[name] for name in run.metrics}
 
 
-def test_the_report_names_the_call(run, photos):
+def test_report_has_the_python_call(run, photos):
     command = run.report["command"]
     assert command.startswith(f"efficientnetv2.train({str(photos)!r}, output=")
     assert "crop_mode='center'" in command
 
 
-def test_a_script_trains_and_prints_what_it_wants_alone(photos, tmp_path):
+def test_script_prints_only_its_own_output(photos, tmp_path):
     (tmp_path / "script.py").write_text(
         "import efficientnetv2 as ev2\n"
         f"run = ev2.train({str(photos)!r}, output='run', **{dict(TINY)!r})\n"
@@ -55,7 +55,7 @@ def test_a_script_trains_and_prints_what_it_wants_alone(photos, tmp_path):
     assert "Report:" not in done.stderr
 
 
-def test_a_finished_run_can_be_opened_and_resumed(run, photos):
+def test_finished_run_can_be_opened_and_resumed(run, photos):
     opened = ev2.Run(run.path)
     assert opened.metrics == run.metrics
     pd.testing.assert_frame_equal(opened.predictions, run.predictions)
@@ -71,7 +71,7 @@ def test_nothing_is_printed(photos, tmp_path, capsys):
     assert "Report: " in (tmp_path / "run/log.txt").read_text()
 
 
-def test_a_table_is_read_by_its_columns(photos, tmp_path):
+def test_columns_of_a_table_can_be_named(photos, tmp_path):
     files = sorted(photos.rglob("*.jpg"))
     table = pd.DataFrame({"file_name": files, "species": [file.parent.name for file in files], "place": "x"})
     table["place"] = [file.stem for file in files]
@@ -103,14 +103,14 @@ def test_a_table_is_read_by_its_columns(photos, tmp_path):
         ({"data": "nowhere/"}, "'nowhere/' does not exist"),
     ],
 )
-def test_what_a_caller_can_fix_is_an_input_error(given, said, photos, tmp_path, monkeypatch):
+def test_invalid_argument_is_an_input_error(given, said, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ev2.InputError, match=said):
         ev2.train(**{"data": photos, "model": NETWORK, "weights": "none", **given})
     assert not (tmp_path / "runs").exists()
 
 
-def test_settings_take_the_values_of_numpy_and_tuples(photos, tmp_path):
+def test_settings_accept_numpy_values(photos, tmp_path):
     run = ev2.train(
         photos,
         output=tmp_path / "run",

@@ -23,7 +23,7 @@ def network():
 
 @pytest.fixture
 def model(network, images, tmp_path):
-    """A model that knows images as the given ones."""
+    """A model with an unknown detector fitted to green images."""
     rng = np.random.default_rng(1)
     network.unknown = UnknownDetector.fit(ev2.Predictor(network).embed([green(rng) for _ in range(60)]), "val")
     ev2.save(tmp_path / "model.safetensors", network)
@@ -31,7 +31,7 @@ def model(network, images, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
-def test_the_table_flags_far_images_and_can_be_replaced(engine, model, images, tmp_path):
+def test_table_flags_unknown_images_and_can_be_replaced(engine, model, images, tmp_path):
     if engine != "torch":
         pytest.importorskip(engine)
     Image.new("RGB", (16, 16), (0, 0, 255)).save(images / "far.png")
@@ -47,7 +47,7 @@ def test_the_table_flags_far_images_and_can_be_replaced(engine, model, images, t
     assert table["unknown_score"].tolist() == pytest.approx([one.unknown_score for one in expected], abs=1e-5)
 
 
-def test_scores_survive_an_interruption(model, images, tmp_path, monkeypatch):
+def test_scores_are_kept_after_an_interruption(model, images, tmp_path, monkeypatch):
     expected = ev2.predict(model, images, **CPU)
     add = PredictionCheckpoint.add
 
@@ -63,7 +63,7 @@ def test_scores_survive_an_interruption(model, images, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(resumed, expected, atol=1e-5)
 
 
-def test_classes_may_be_called_like_the_columns(network, model, images, tmp_path):
+def test_classes_may_have_the_names_of_columns(network, model, images, tmp_path):
     network.class_names = ("unknown_score", "is_unknown", "other")
     network.unknown = ev2.load(model).unknown
     ev2.save(tmp_path / "other.safetensors", network)
