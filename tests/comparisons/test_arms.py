@@ -303,13 +303,13 @@ def test_images_and_seconds_are_summed_by_size():
 
 
 def test_load_of_other_processes_is_total_minus_own():
-    """10 seconds, 15 core seconds in total, 9 of them own: 0.6 cores."""
+    """10 seconds, 15 core seconds in total, 9 of them own: load 0.6 cores."""
     before, after = arms._Busy(100.0, 50.0, 7.0), arms._Busy(110.0, 65.0, 16.0)
     assert before.others(after) == pytest.approx(0.6)
     assert before.others(arms._Busy(110.0, 55.0, 16.0)) == 0
 
 
-def test_own_work_is_not_counted_as_that_of_others():
+def test_own_work_does_not_count_as_load():
     before = arms._Busy.now()
     started, until = time.monotonic(), time.process_time() + 0.3
     while time.process_time() < until:

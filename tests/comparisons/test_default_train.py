@@ -17,7 +17,7 @@ from efficientnetv2.evaluation.predictions import save_predictions
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """A results folder other than that of the repository."""
+    """A temporary results folder."""
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
     return tmp_path
@@ -28,7 +28,7 @@ def predictions(*letters):
     return pd.DataFrame([tuple(row) for row in letters], columns=["path", "predicted_label", "true_label"])
 
 
-def test_command_is_that_of_a_user_and_resumes(tmp_path):
+def test_command_is_a_user_command_and_resumes(tmp_path):
     args = default_train.command("images/", 15, tmp_path)
     assert args[1:] == [
         "-m", "efficientnetv2", "train", "images/", "--minutes", "15", "--output", str(tmp_path),
@@ -38,7 +38,7 @@ def test_command_is_that_of_a_user_and_resumes(tmp_path):
 
 
 def test_difference_is_of_images_that_both_predicted(tmp_path):
-    """The probe has no prediction of image e. Of four the run has 3 right, the probe 2."""
+    """The probe has no prediction of image e. Of four images, the run has 3 right, the probe 2."""
     save_predictions(tmp_path, predictions("1aa", "2bb", "3aa", "4ab", "5ab"))
     save_predictions(tmp_path / "probe", predictions("1aa", "2ab", "3ba", "4bb"))
     found = default_train.over_probe(tmp_path)

@@ -1,4 +1,4 @@
-"""The demo's recorder: what was run is read, not run again; no path of a machine stands in what is kept."""
+"""The recorder of the demo: finished runs are read, and records have no local paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EARLIER = "results/demo/7"  # of an earlier record
 
 
 def reports(folder: Path, seed: int) -> None:
-    """What a demo leaves behind that is looked at."""
+    """Write the report of a demo run."""
     folder.mkdir(parents=True)
     report = {"top1": 0.6 + seed / 100, "macro_f1": 0.5, "linear_probe_macro_f1": 0.4, "majority_top1": 0.2}
     (folder / "report.json").write_text(json.dumps(report | {"run": str(folder)}))
@@ -25,7 +25,7 @@ def reports(folder: Path, seed: int) -> None:
 
 @pytest.fixture
 def ran(tmp_path, monkeypatch):
-    """The seeds that are run again; three have been run already, and an earlier record is there."""
+    """The list of seeds that are run again. Three seeds are finished, and an earlier record exists."""
     came = []
 
     def run(words, **how):
@@ -44,18 +44,18 @@ def ran(tmp_path, monkeypatch):
 
 
 def record(tmp_path, monkeypatch, *, seeds: int = 3) -> dict:
-    """The claims, recorded."""
+    """Record the claims."""
     monkeypatch.setattr(sys, "argv", ["demo", "--seeds", str(seeds), "--output", str(tmp_path / "out")])
     demo.main()
     return json.loads((tmp_path / "summary.json").read_text())
 
 
-def test_seeds_that_have_run_are_read_kept_and_claimed(ran, tmp_path, monkeypatch):
+def test_finished_seeds_are_read_saved_and_recorded(ran, tmp_path, monkeypatch):
     claims = record(tmp_path, monkeypatch)
     assert ran == []
     assert set(claims) == {f"demo_{name}" for name in demo.UNITS}
     assert claims["demo_top1"]["value"] == pytest.approx(0.61)
-    # Student's t with 2 degrees of freedom is 4.303; the deviation is 0.01 and 1 s.
+    # Student's t with 2 degrees of freedom is 4.303. Standard deviations are 0.01 and 1 s.
     assert claims["demo_top1"]["high"] == pytest.approx(0.61 + 4.303 * 0.01 / 3**0.5, abs=1e-5)
     assert claims["demo_macro_f1_minus_probe"]["value"] == pytest.approx(0.1)
     assert claims["demo_top1_minus_majority"]["value"] == pytest.approx(0.41)
@@ -69,8 +69,8 @@ def test_seeds_that_have_run_are_read_kept_and_claimed(ran, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("stale", ["hardware", "versions", "code", "all"])
-def test_a_seed_of_other_code_versions_or_hardware_is_run_again(stale, ran, tmp_path, monkeypatch):
-    """So is one that does not say of what it is, as all were kept once; what it left is removed before."""
+def test_seed_of_other_code_versions_or_hardware_is_run_again(stale, ran, tmp_path, monkeypatch):
+    """Also a run without these facts, as earlier versions saved it. Its old files are removed first."""
     folder = tmp_path / "out/1"
     kept = json.loads((folder / "took.json").read_text())
     other = {"versions": kept["versions"] | {"torch": "1.0"}}.get(stale, "other")
@@ -87,7 +87,7 @@ def test_a_seed_of_other_code_versions_or_hardware_is_run_again(stale, ran, tmp_
 
 
 @pytest.mark.parametrize("seeds", [0, 1])
-def test_too_few_seeds_are_refused_before_any_runs(seeds, ran, tmp_path, monkeypatch, capsys):
+def test_too_few_seeds_are_rejected_before_any_run(seeds, ran, tmp_path, monkeypatch, capsys):
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(SystemExit):
         record(tmp_path, monkeypatch, seeds=seeds)
@@ -97,7 +97,7 @@ def test_too_few_seeds_are_refused_before_any_runs(seeds, ran, tmp_path, monkeyp
 
 
 @pytest.mark.usefixtures("ran")
-def test_an_earlier_record_stays_where_there_is_none_to_take_its_place(tmp_path, monkeypatch):
+def test_earlier_record_is_kept_if_there_is_no_new_record(tmp_path, monkeypatch):
     def claims(each):
         raise ValueError("no interval")
 

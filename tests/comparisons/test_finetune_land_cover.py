@@ -17,7 +17,7 @@ from efficientnetv2.data.dataset import load_dataset
 
 @pytest.fixture
 def run_script(tmp_path, monkeypatch):
-    """The script with simulated training and probe; the number of training runs."""
+    """The script with simulated training and probe, and the number of training runs."""
     monkeypatch.setattr(finetune_land_cover, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
     for module in (finetune_land_cover, record):

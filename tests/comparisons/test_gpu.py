@@ -17,7 +17,7 @@ from efficientnetv2.utils.benchmark import TimingStats
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """A results folder other than that of the repository."""
+    """A temporary results folder."""
     for module in (gpu, record):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
@@ -36,7 +36,7 @@ STEP_S, WORKERS = 0.02, 2
 
 
 class _Slow(Dataset):
-    """A dataset whose two workers together give a batch every two steps."""
+    """A dataset whose two workers together load a batch every two steps."""
 
     def __getitem__(self, request):
         time.sleep(2 * STEP_S * WORKERS)
@@ -44,7 +44,7 @@ class _Slow(Dataset):
 
 
 def test_busy_share_excludes_prefetched_batches(class_folders, monkeypatch):
-    """A step takes 20 ms in memory, and 40 ms from files, although prefetched batches wait at the start of a turn."""
+    """A step takes 20 ms in memory and 40 ms from files, although batches are prefetched before a turn."""
 
     def steps(batches):
         for _ in batches:
@@ -71,7 +71,7 @@ def test_busy_share_excludes_prefetched_batches(class_folders, monkeypatch):
 
 
 def test_nothing_is_read_between_two_turns():
-    """Two of the three batches of a turn are prefetched and skipped; then those of the next turn are requested."""
+    """Two of three batches per turn are prefetched and skipped. Then the batches of the next turn are requested."""
     handled = []
 
     def read(requests):

@@ -1,4 +1,4 @@
-"""Runs that take turns: their order, the lengths that count, the pace of the machine, and what two programs claim."""
+"""Alternating runs: order, lengths, machine speed, and claims of two programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from efficientnetv2.data.config import DataConfig
 
 
 def side(name, per_epoch, asked, *, lengths=(2, 4, 8), by_seed=(0.0, 0.0, 0.0), pace=(10.0, 10.0)):
-    """A tenth of top-1 per epoch, more or less by the seed."""
+    """A side whose top-1 grows by 0.1 per epoch, with an offset by seed."""
 
     def run(epochs, seed):
         asked.append((name, epochs, seed))
@@ -28,7 +28,7 @@ def side(name, per_epoch, asked, *, lengths=(2, 4, 8), by_seed=(0.0, 0.0, 0.0), 
     return Side(name, run, lengths)
 
 
-def test_the_first_seed_chooses_a_length_and_the_mean_confirms_it():
+def test_first_seed_selects_a_length_and_the_mean_confirms_it():
     asked = []
     lucky = side("a", 1, asked, by_seed=(0.1, -0.1, -0.1))
     assert lucky.first_length(0.5) == 4
@@ -39,7 +39,7 @@ def test_the_first_seed_chooses_a_length_and_the_mean_confirms_it():
     assert lucky.reaching(2.0, 2, 3) is None
 
 
-def test_the_side_that_runs_first_changes_with_each_seed():
+def test_first_side_alternates_by_seed():
     asked = []
     one, other = (side(name, 1, asked) for name in "ab")
     found = take_turns([(one, 2), (other, 4)], 3)
@@ -47,7 +47,7 @@ def test_the_side_that_runs_first_changes_with_each_seed():
     assert [[row["train_s"] for row in rows] for rows in found] == [[2, 2, 2], [4, 4, 4]]
 
 
-def test_runs_at_two_paces_of_the_machine_are_refused():
+def test_runs_at_different_machine_speeds_are_rejected():
     even, slower = side("a", 1, []), side("b", 1, [], pace=(10.0, 8.9))
     with pytest.raises(SystemExit, match=mentioning("a_2_0.json", "b_4_0.json", "8.9")):
         take_turns([(even, 2), (slower, 4)], 2)
@@ -60,7 +60,7 @@ def test_runs_at_two_paces_of_the_machine_are_refused():
 
 
 @pytest.mark.parametrize("other", [{"hardware": "another"}, {"versions": {"torch": "3"}}])
-def test_runs_on_two_machines_or_with_two_versions_of_torch_are_refused(other):
+def test_runs_on_other_hardware_or_torch_versions_are_rejected(other):
     row = side("a", 1, []).run(2, 1)
     refuse_drift([row, row], 1.1)
     refuse_drift([row, {key: value for key, value in row.items() if key != "versions"}], 1.1)
@@ -68,22 +68,22 @@ def test_runs_on_two_machines_or_with_two_versions_of_torch_are_refused(other):
         refuse_drift([row, row | other], 1.1)
 
 
-def test_a_run_is_kept_with_the_pace_before_and_after_it(tmp_path, monkeypatch):
+def test_run_is_saved_with_the_machine_speed_before_and_after(tmp_path, monkeypatch):
     paces = iter([10.0, 9.0])
     monkeypatch.setattr(in_turn, "pace", lambda: next(paces))
-    for _ in range(2):  # the second time it is only read
+    for _ in range(2):  # the second time, it is read
         made = {"top1": 0.5, "train_s": 60.0, "versions": {"torch": "of its own Python"}}
         row = paced(tmp_path / "deep/one.json", lambda made=made: made, {"seed": 3})
     assert (row["pace"], row["seed"], row["file"]) == ([10.0, 9.0], 3, "one.json")
     assert row["versions"] == in_turn.library_versions() | {"torch": "of its own Python"}
 
 
-def test_the_pace_is_that_of_a_fixed_computation():
+def test_machine_speed_is_measured_by_a_fixed_computation():
     assert 0 < in_turn.pace(0.01) < 1e6
 
 
-def test_a_stopped_run_of_ours_starts_again(tmp_path, monkeypatch):
-    """Its times would be of two sittings, and the paces of the last one."""
+def test_stopped_run_of_this_package_starts_again(tmp_path, monkeypatch):
+    """A resumed run would have times of two sessions and only the last machine speeds."""
     monkeypatch.setattr(in_turn, "pace", lambda: 10.0)
     monkeypatch.setattr(Runs, "config", lambda self, cell: {})
     left = []
@@ -102,7 +102,7 @@ def test_a_stopped_run_of_ours_starts_again(tmp_path, monkeypatch):
     assert left == [False]
 
 
-def test_a_size_schedule_ends_at_the_image_size():
+def test_size_schedule_ends_at_the_image_size():
     parsed = timm_progressive.size_schedule("three from half, in order", 128)
     assert parsed[:4] == ("--train-img-sizes", "64", "96", "128")
     assert parsed[parsed.index("--train-size-schedule") + 1] == "progressive"
@@ -116,12 +116,12 @@ def test_a_size_schedule_ends_at_the_image_size():
 @pytest.mark.parametrize(
     ("seconds", "tops", "sizes", "compiled"),
     [
-        ((9, 5, 7, 8, 6), (0.50, 0.495, 0.50, 0.40), "96", True),  # the second is faster, at half a point less
+        ((9, 5, 7, 8, 6), (0.50, 0.495, 0.50, 0.40), "96", True),  # the second is faster with half a point less
         ((9, 5, 7, 8, 4), (0.50, 0.48, 0.50, 0.40), "80", False),  # two points less are too many
     ],
 )
-def test_sizes_and_compilation_are_chosen_by_time(seconds, tops, sizes, compiled, monkeypatch):
-    """Then the rate, by three seeds."""
+def test_sizes_and_compilation_are_selected_by_time(seconds, tops, sizes, compiled, monkeypatch):
+    """Then the learning rate, by three seeds."""
     timm = Timm("train.py", 128, ("-j", "0", "--torchcompile"), {"optimizer": ("--opt", "sgd", "--lr", "0.4")})
     monkeypatch.setattr(
         timm_progressive, "tune", lambda options, sizes: {"timm": {"quick": timm.quick, "parts": timm.parts}}
@@ -145,7 +145,7 @@ def test_sizes_and_compilation_are_chosen_by_time(seconds, tops, sizes, compiled
     assert [seed for name, seed in asked if name.startswith("first rate")] == [1, 2, 3]
 
 
-def test_the_entrys_own_top1_is_the_target_by_hand():
+def test_top1_of_the_entry_is_the_target_by_hand():
     asked = []
     options = Namespace(seeds=2, pace_limit=1.1)
     entry = side(leaderboard.ENTRY, 600, asked, lengths=(5, 9), by_seed=(0.3, 0.1))
@@ -165,7 +165,7 @@ def test_the_entrys_own_top1_is_the_target_by_hand():
     }
 
 
-def test_an_entrys_length_is_recorded_and_one_that_no_model_reaches_is_forgotten(tmp_path, monkeypatch):
+def test_entry_length_that_no_model_reaches_has_no_claim(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
     monkeypatch.setattr(leaderboard, "RESULTS", tmp_path)
@@ -186,7 +186,7 @@ def test_an_entrys_length_is_recorded_and_one_that_no_model_reaches_is_forgotten
     assert f"imagenette_20_epochs_top1_{leaderboard.ENTRY}" in summary
 
 
-def test_the_entrys_rate_and_format_are_the_best_that_were_tried(tmp_path, monkeypatch):
+def test_learning_rate_and_format_of_the_entry_are_the_best_tried(tmp_path, monkeypatch):
     rates = []
 
     def tried_run(options, name, entry, seed=0):
@@ -213,7 +213,7 @@ def test_the_entrys_rate_and_format_are_the_best_that_were_tried(tmp_path, monke
 
 
 @pytest.mark.parametrize("program", [time_to_accuracy, timm_progressive, leaderboard])
-def test_a_measurement_needs_its_tuning(program, tmp_path, monkeypatch):
+def test_measurement_requires_tuning(program, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "program", "--output", str(tmp_path)])
     with pytest.raises(SystemExit, match=mentioning("tuned.json", "--tune")):
         program.main()

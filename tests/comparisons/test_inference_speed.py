@@ -19,7 +19,7 @@ import efficientnetv2 as ev2
 from efficientnetv2.utils.benchmark import TimingStats
 
 
-def test_limit_of_files_is_the_slower_of_engine_and_reading():
+def test_file_limit_is_the_slower_of_engine_and_reading():
     per_image = {"files": [0.010, 0.020], "bare": [0.008, 0.008], "read": [0.001, 0.016]}
     found = files_ratios(per_image, {"files": [300.0, 330.0], "quarter": [300.0, 300.0]})
     assert found["predict_files_vs_limit"].median == pytest.approx(0.8)
@@ -38,7 +38,7 @@ def test_predictor_is_compared_with_bare_openvino(tmp_path, capsys):
     ]  # fmt: skip
 
 
-def test_files_are_predicted_whole_and_by_the_quarter(tmp_path, monkeypatch):
+def test_files_are_predicted_in_full_and_in_quarters(tmp_path, monkeypatch):
     counted = []
 
     def peak_mib(command, model, table, *options):
@@ -56,7 +56,7 @@ def test_files_are_predicted_whole_and_by_the_quarter(tmp_path, monkeypatch):
     assert found["predict_files_memory"].median == pytest.approx(108 / 102)
 
 
-def test_written_photos_are_those_of_the_folder(tmp_path):
+def test_written_photos_equal_those_of_the_folder(tmp_path):
     (tmp_path / "photos").mkdir()
     for name, color in (("a.jpg", "red"), ("b.JPEG", "blue")):
         Image.new("RGB", (30, 20), color).save(tmp_path / "photos" / name)
@@ -74,13 +74,13 @@ def test_written_photos_are_those_of_the_folder(tmp_path):
          "--record"),
     ],
 )  # fmt: skip
-def test_command_has_the_options_that_differ(options, command):
+def test_command_has_only_changed_options(options, command):
     given = Namespace(**({"rounds": 15, "images": 20_000, "photos": None} | options))
     assert command_of("files", given) == f"python -m benchmarks.inference_speed {command}"
 
 
 @pytest.mark.parametrize(("paces", "is_steady"), [((10.0, 10.9), True), ((10.0, 11.1), False), ((11.1, 10.0), False)])
-def test_only_a_steady_pace_is_recorded(paces, is_steady, tmp_path, monkeypatch):
+def test_unsteady_machine_speed_is_not_recorded(paces, is_steady, tmp_path, monkeypatch):
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     remaining = iter(paces)

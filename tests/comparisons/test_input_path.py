@@ -26,7 +26,7 @@ def run(monkeypatch, *args):
     input_path.main()
 
 
-def test_ratios_are_those_of_the_seconds_of_every_side(class_folders, monkeypatch, capsys):
+def test_ratios_are_computed_from_the_seconds_of_each_side(class_folders, monkeypatch, capsys):
     args = ("--as-is", "--image-size", 16, "--image-size", 24, "--images", 6, "--rounds", 3, "--json")
     run(monkeypatch, class_folders, *args)
     output = capsys.readouterr()
@@ -57,7 +57,7 @@ def test_results_of_other_data_cannot_be_recorded(args, monkeypatch, capsys):
     assert "--as-is." in capsys.readouterr().err
 
 
-def test_sample_is_of_all_classes_and_readable(class_folders):
+def test_sample_has_all_classes_and_is_readable(class_folders):
     few = sample(str(class_folders), 7)
     assert len(few) == 7
     assert set(few.labels.tolist()) == {0, 1, 2}
@@ -79,7 +79,7 @@ def make_reading(folder: Path) -> Reading:
     return Reading(dataset.select(np.arange(0, len(dataset), 8)), image_size=16, batch_size=4)
 
 
-def test_every_side_gives_each_image_once_in_float_batches(class_folders, monkeypatch):
+def test_each_side_returns_each_image_once_in_float_batches(class_folders, monkeypatch):
     reading = make_reading(class_folders)
     assert len(reading.dataset) == 6
     batches: list[torch.Tensor] = []

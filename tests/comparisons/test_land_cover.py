@@ -28,7 +28,7 @@ from efficientnetv2.training.recipes import get_recipe
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """A results folder other than that of the repository."""
+    """A temporary results folder."""
     monkeypatch.setattr(land_cover, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
@@ -44,7 +44,7 @@ def test_every_class_sampling_is_a_valid_recipe():
 
 
 def test_majority_baseline_is_computed_from_the_report():
-    """515, 417 and 112 images: always the first is right for 49.3 %, F1 0.6607, mean of three 0.2202."""
+    """515, 417 and 112 images: predicting the first class gives 49.3 % top-1, F1 0.6607, mean F1 0.2202."""
     support = {"plantation": 515, "smallholder_agriculture": 417, "grassland": 112}
     report = dict.fromkeys(land_cover_runs.TOLD) | {
         "intervals": {"top1": [0, 1], "macro_f1": [0, 1]},
@@ -110,7 +110,7 @@ def test_only_missing_pretraining_is_done(tmp_path, monkeypatch):
 
 
 def save_start(work, requested, **pretrained):
-    """The file of a cross-validation with the weights that it started from."""
+    """Write the file of a cross-validation with its initial weights."""
     work.kept_of(requested).parent.mkdir(parents=True, exist_ok=True)
     work.kept_of(requested).write_text(json.dumps({"pretrained": pretrained}))
 
@@ -139,7 +139,7 @@ def test_runs_of_a_step_start_from_the_same_weights(tmp_path):
     assert len(land_cover_runs.each(_environment, work, best)) == len(best), "other steps are not affected"
 
 
-def test_different_weights_of_a_name_in_two_steps_are_reported(tmp_path, capsys):
+def test_different_initial_weights_in_two_steps_are_reported(tmp_path, capsys):
     work = Work("p.csv", "w", "a", tmp_path / "out", kept=tmp_path / "kept")
     best, wide, balancing = (
         list(runs_of(work).values())

@@ -60,7 +60,7 @@ def test_nearest_image_in_km(dataset):
 
 
 def test_likeness_is_the_fraction_of_more_distant_images():
-    """The image at 0 degrees and its neighbor at 90: one of two others is nearer, the other farther."""
+    """The image at 0 degrees and its neighbor at 90: one of two other images is nearer, the other farther."""
     distances = apart(3 * VECTORS)
     assert distances[0] == pytest.approx([0, 2 * math.sin(math.radians(5)), math.sqrt(2), 2])
     found = likeness(distances, np.array([0]), np.array([2, 0, 0, 0]))

@@ -1,4 +1,4 @@
-"""Comparison with other tools: what is recorded of predictions and times, and the number of epochs of a peer."""
+"""Comparison with other tools: recorded predictions and times, and the number of epochs of a peer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from efficientnetv2.evaluation.predictions import compare_predictions, save_pred
 
 
 def predictions(true, predicted):
-    """As ``load_predictions`` returns them, a letter each."""
+    """A table as ``load_predictions`` returns it, one letter per image."""
     columns = {"predicted_label": list(predicted), "true_label": list(true)}
     return pd.DataFrame(columns, index=pd.Index([f"{row}.png" for row in range(len(true))], name="path"))
 
 
-def test_the_difference_is_the_mean_over_seeds():
+def test_difference_is_the_mean_over_seeds():
     true = "aaaabbbb"
     ours = [predictions(true, "aaaabbbb"), predictions(true, "aaaabbba")]
     theirs = [predictions(true, "aaabbbbb"), predictions(true, "bbaabbaa")]
@@ -32,8 +32,8 @@ def test_the_difference_is_the_mean_over_seeds():
     assert found["top1"]["n"] == 8
 
 
-def test_equal_seeds_add_no_certainty():
-    """Three runs with equal predictions are one run: the interval is as wide."""
+def test_equal_seeds_do_not_narrow_the_interval():
+    """Three runs with equal predictions have the interval of one run."""
     draw = np.random.default_rng(0)
     true, mine, other = ("".join(draw.choice(list("abc"), 60)) for _ in range(3))
     once = compare_predictions(predictions(true, mine), predictions(true, other))
@@ -43,8 +43,8 @@ def test_equal_seeds_add_no_certainty():
     assert thrice["top1"]["value"] == pytest.approx(100 * once.top1.value)
 
 
-def test_groups_of_the_test_images_are_drawn_whole():
-    """Four groups of equal images: as uncertain as four images."""
+def test_groups_of_test_images_are_resampled_together():
+    """Four groups of equal images are as uncertain as four images."""
     true, mine, other = "a" * 40 + "b" * 40, "a" * 60 + "b" * 20, "b" * 20 + "a" * 20 + "b" * 40
     groups = [str(row // 20) for row in range(80)]
     ours, theirs = predictions(true, mine), predictions(true, other)
@@ -54,15 +54,15 @@ def test_groups_of_the_test_images_are_drawn_whole():
     assert grouped["high"] - grouped["low"] > 2 * (single["high"] - single["low"])
 
 
-def test_a_peer_gets_the_number_of_epochs_nearest_to_its_minutes(monkeypatch):
+def test_peer_trains_for_the_number_of_epochs_nearest_to_its_minutes(monkeypatch):
     job = newcomer_sides.Job("", "", "", "", minutes=2, seed=0)
     monkeypatch.setattr(newcomer_sides, "BEGAN", 100)
     monkeypatch.setattr(newcomer_sides.time, "monotonic", lambda: 150)
-    assert job.epochs(20, pilot_s=40) == 6  # 110 s are left: the pilot is free
+    assert job.epochs(20, pilot_s=40) == 6  # 110 s are left: the pilot does not count
     assert job.epochs(1000, pilot_s=40) == 1
 
 
-def test_an_epoch_of_timm_is_timed_without_waiting_for_its_end():
+def test_timm_epoch_is_timed_from_its_first_steps():
     line = "Train: 0 [   {}/50 (  2%)]  Loss: 2.3 (2.3)  Time: {}s, 64.0/s  (0.9s, 64.0/s)  LR: 1e-05  Data: 0.1 (0.1)"
     script = (
         "import itertools, time\n"
@@ -71,14 +71,14 @@ def test_an_epoch_of_timm_is_timed_without_waiting_for_its_end():
     assert newcomer_sides._epoch_s([sys.executable, "-c", script]) == pytest.approx(50 * 0.5)
 
 
-def test_a_script_of_timm_that_dies_is_quoted():
+def test_output_of_a_failed_timm_script_is_quoted():
     for script in ("raise SystemExit('no such model')", "print('done')"):
         with pytest.raises(RuntimeError, match=mentioning("no such model" if "raise" in script else "done")):
             newcomer_sides._epoch_s([sys.executable, "-c", script])
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(1, 13), (5, 3), (40, 1)])
-def test_a_step_of_fastai_is_timed_without_validation(tmp_path, monkeypatch, steps, epochs):
+def test_fastai_step_is_timed_without_validation(tmp_path, monkeypatch, steps, epochs):
     """A training step takes 2 s and a validation step 1 s. With one step per epoch, validation is between all steps."""
     clock, fitted = [0.0], []
 
@@ -129,7 +129,7 @@ def test_a_step_of_fastai_is_timed_without_validation(tmp_path, monkeypatch, ste
     assert facts["epochs"] == round(6000 / (step_s * (steps + 2)))
 
 
-def test_claims_are_recorded_and_a_missing_peer_is_named(tmp_path, monkeypatch, capsys, class_folders):
+def test_claims_are_recorded_and_missing_peers_are_named(tmp_path, monkeypatch, capsys, class_folders):
     def run(folder, wrong, **facts):
         true = ["a", "b"] * 10
         predicted = ["b" if row in wrong else label for row, label in enumerate(true)]
@@ -188,7 +188,7 @@ def test_claims_are_recorded_and_a_missing_peer_is_named(tmp_path, monkeypatch, 
         newcomer.main()
 
 
-def test_other_weights_are_another_run(tmp_path, class_folders):
+def test_run_with_other_weights_is_another_run(tmp_path, class_folders):
     file = tmp_path / "weights"
     task = Task(str(class_folders), str(class_folders), 1, str(file))
     found = []

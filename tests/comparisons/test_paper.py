@@ -430,7 +430,7 @@ def test_runs_on_another_dataset_are_rejected(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("nothing_missing")
-def test_failed_options_do_not_bind_the_output_folder(tmp_path, monkeypatch):
+def test_failed_options_do_not_reserve_the_output_folder(tmp_path, monkeypatch):
     trained = []
 
     def train(options, source, place, **_):

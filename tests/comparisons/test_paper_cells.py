@@ -75,7 +75,7 @@ def test_table_10_has_each_family_in_its_row(cell_of):
     }
 
 
-def test_table_12_has_fixed_under_baseline_and_growing_under_progressive(cell_of):
+def test_table_12_has_fixed_sizes_under_baseline_and_growing_under_progressive(cell_of):
     cells = cell_of("12")
     assert len(cells) == 10
     for (row, column), (recipe, _) in cells.items():

@@ -118,7 +118,7 @@ def test_surrogate_ranks_unseen_models():
     assert surrogate.classifier == 640 * 10 + 10
 
 
-def test_agreement_is_of_held_out_models():
+def test_agreement_is_computed_on_held_out_models():
     """If accuracy is only noise, nothing can be predicted, although it could be memorized."""
     tau, low, high = agreement(TABLE)["top1"]
     assert 0.5 < low < tau < high < 1
@@ -143,7 +143,7 @@ def test_policy_gradient_and_evolution_beat_random_search():
 
 
 def test_differences_are_paired():
-    """By seed: 1 and 2 better than a random search that varies by 100."""
+    """Differences of 1 and 2 by seed, while random search varies by 100."""
     curves = {"random": np.array([[0.0], [100.0]]), "other": np.array([[1.0], [102.0]])}
     assert differences(curves) == {"other": (1.5, *interval([1.0, 2.0]))}
 

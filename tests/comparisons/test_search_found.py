@@ -1,4 +1,4 @@
-"""The complete search: from images to the record of the architecture found."""
+"""The complete search: from images to the record of the architecture."""
 
 from __future__ import annotations
 

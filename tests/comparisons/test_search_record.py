@@ -209,7 +209,7 @@ def test_table_without_step_times_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["record.csv", "record_longer.json"])
-def test_rows_of_nobody_knows_what_are_not_added_to(file, tmp_path):
+def test_rows_without_their_other_file_are_not_extended(file, tmp_path):
     record_ = search_record.Record(tmp_path / "record.csv", small_space())
     (tmp_path / file).write_text("[]")
     with pytest.raises(SystemExit, match=mentioning(file, "record.json")):
@@ -218,7 +218,7 @@ def test_rows_of_nobody_knows_what_are_not_added_to(file, tmp_path):
 
 
 def test_crashed_trial_has_no_row_and_is_repeated(tmp_path, monkeypatch):
-    """A killed process is no result of the model. Diverged training is."""
+    """A killed process is not a result of the model. Diverged training is."""
     failures = ["diverged: the loss is inf", "crashed: the process was killed by SIGKILL", None, None]
     empty = dict.fromkeys(search_record.MEASURED)
 
@@ -308,7 +308,7 @@ def test_continued_study_has_the_saved_precision(class_folders, tmp_path):
 
 
 def test_table_that_does_not_fit_is_rejected_before_the_search(class_folders, tmp_path, monkeypatch):
-    """As is whatever would only be known when the hours are spent."""
+    """Other errors that depend only on the table are also reported before the search."""
     table = write_record(tmp_path).table
     about = COMMON | {"backbone": BACKBONE, "recipe": PROXY.recipe.to_json()}
     table.with_suffix(".json").write_text(json.dumps(about))
@@ -352,7 +352,7 @@ def test_claim_has_its_command():
 
 
 def test_claim_that_the_table_does_not_give_is_removed(tmp_path, monkeypatch):
-    """It was of another table. Claims of other scripts are unchanged."""
+    """It was a claim of another table. Claims of other scripts are unchanged."""
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
     record.record("of_others", 1.0, unit="s", low=1.0, high=1.0, n=1, command="python")

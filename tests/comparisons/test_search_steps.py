@@ -54,8 +54,8 @@ def test_claims_of_step_times_by_hand():
     assert set(search_record.CALLED) == set(results)
 
 
-def test_error_is_of_the_first_measurement():
-    """The second was taken because the first disagreed. Older rows have only one."""
+def test_error_is_computed_from_the_first_measurement():
+    """The second step was measured because the first disagreed. Older rows have only one measurement."""
     first = row(0, "0.1", "0.04", "0.1") | {"step_first_seconds": "0.2", "step_first_spread": "0.05"}
     older = row(1, "0.1", "0.04", "0.12") | {"step_first_seconds": "", "step_first_spread": ""}
     assert step_errors([first, older]) == pytest.approx([0.5, 0.2])

@@ -35,7 +35,7 @@ def served(per_s, latency_s=0.1):
     return Load(per_s, np.full(per_s, 200), np.full(per_s, latency_s), 1.0)
 
 
-def test_ratios_are_those_of_the_rounds():
+def test_ratios_are_computed_by_round():
     speeds = {"batching": (30, 40), "single": (10, 10), "torch": (20, 20), "torch_single": (5, 8), "fastapi": (10, 20)}
     found = claims({name: [served(one) for one in values] for name, values in speeds.items()})
     assert found["server_batching_speedup"] == ("ratio", [3.0, 4.0])
@@ -66,7 +66,7 @@ def test_overload_counts_only_if_it_was_reached(wall_s, is_reached, tmp_path, mo
 
 @contextmanager
 def replying_server():
-    """A server that replies to every second request with 200, and refuses the others; gives its port."""
+    """A server that accepts every second request with status 200 and rejects the others. Yields its port."""
     statuses = [429, 200] * 50
 
     class Handler(BaseHTTPRequestHandler):
@@ -97,7 +97,7 @@ def test_every_request_of_a_load_is_counted(tmp_path):
     assert (found.statuses == 429).sum() == 10
 
 
-def test_command_that_ends_is_no_server():
+def test_command_that_exits_is_reported():
     with pytest.raises(SystemExit, match="did not start"), server("this"):
         pass
 

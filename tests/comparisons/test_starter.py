@@ -1,4 +1,4 @@
-"""The bundled weights: what ``--ship`` makes of a run, and what ``--finetune`` records."""
+"""The bundled weights: files that ``--ship`` writes, and claims that ``--finetune`` records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from efficientnetv2.models import model_file
 
 @pytest.fixture
 def summary(tmp_path, monkeypatch):
-    """The recorded claims, not in the summary of the repository."""
+    """The recorded claims, in a temporary summary."""
     monkeypatch.setattr(starter, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
@@ -34,7 +34,7 @@ def call(monkeypatch, *words):
     starter.main()
 
 
-def test_a_run_is_shipped_in_half_precision_with_its_record(tmp_path, summary, monkeypatch, class_folders, capsys):
+def test_run_is_shipped_in_half_precision_with_its_record(tmp_path, summary, monkeypatch, class_folders, capsys):
     shipped, run = tmp_path / "shipped.safetensors", tmp_path / "run"
     monkeypatch.setattr(starter, "SHIPPED", shipped)
     dataset = load_dataset(str(class_folders))
@@ -57,8 +57,8 @@ def test_a_run_is_shipped_in_half_precision_with_its_record(tmp_path, summary, m
     assert hashlib.sha256(shipped.read_bytes()).hexdigest() in printed
 
 
-def test_finetuning_records_the_bundled_weights_minus_scratch(tmp_path, summary, monkeypatch):
-    """At the same time, each on half of the processors; the bundled weights have all 4 images right, scratch 2."""
+def test_finetuning_records_bundled_weights_minus_scratch(tmp_path, summary, monkeypatch):
+    """In parallel, each on half of the processors. Bundled weights have all 4 images right, scratch 2."""
     calls = {}
 
     def train(task, folder, checkout, cores):

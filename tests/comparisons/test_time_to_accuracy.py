@@ -69,7 +69,7 @@ def test_saved_run_is_not_repeated_and_only_for_the_same_options(tmp_path):
 
 @pytest.fixture
 def options(tmp_path):
-    """Two short seeds with a train.py of timm."""
+    """Options for two short seeds with a train.py of timm."""
     (tmp_path / "train" / "a").mkdir(parents=True)
     script = tmp_path / "train.py"
     script.write_text("")
@@ -85,7 +85,7 @@ def chosen(lr="0.1"):
 
 
 @pytest.mark.parametrize("name", ["timm", "torchvision"])
-def test_a_kept_run_is_of_the_same_options_and_script(options, monkeypatch, name):
+def test_saved_run_has_the_same_options_and_script(options, monkeypatch, name):
     def trained(self, images, *, epochs, seed):
         return {"top1": 0.5, "train_s": 1.0}
 
@@ -181,7 +181,7 @@ def test_tuning_returns_to_the_better_candidate():
 
 
 def side(name, top1, train_s, *, lengths=(2,), calls=None):
-    """Top-1 and seconds by epochs and seed."""
+    """A side with top-1 and seconds by epochs and seed."""
 
     def run(epochs, seed):
         if calls is not None:
@@ -195,7 +195,7 @@ def side(name, top1, train_s, *, lengths=(2,), calls=None):
 
 
 def compare(options, *, slower=1.0, calls=None):
-    """Of timm's rates the first one has the higher mean; ``quick`` needs 2 epochs for it, 1 for torchvision."""
+    """The first rate of timm has the higher mean. ``quick`` needs 2 epochs for its top-1, and 1 for torchvision's."""
     peers = {
         "timm": [
             side("timm", lambda epochs, seed: (0.3, 0.5)[seed], lambda epochs, seed: 800.0, calls=calls),
@@ -210,7 +210,7 @@ def compare(options, *, slower=1.0, calls=None):
     return time_to_accuracy.compared(peers, quick, options)
 
 
-def test_the_sides_take_turns_from_the_length_of_the_first_seed(options):
+def test_sides_alternate_from_the_length_of_the_first_seed(options):
     calls = []
     found, same = compare(options, calls=calls)
     assert [name for name, _, seed in calls if seed == 0][:3] == ["timm", "quick", "timm_first_rate"]
@@ -237,13 +237,13 @@ def test_claims_by_hand(options):
     }
 
 
-def test_a_side_that_never_reaches_it_or_takes_more_minutes_has_no_claim(options):
+def test_side_that_is_too_slow_or_never_reaches_the_target_has_no_claim(options):
     options.ladder = (1,)
     found, same = compare(options, slower=1.4)
     assert list(time_to_accuracy.claims(found, same)) == ["time_to_torchvision_top1_speedup"]
 
 
-def test_a_measurement_is_recorded_and_earlier_claims_are_forgotten(options, tmp_path, monkeypatch):
+def test_measurement_is_recorded_and_earlier_claims_are_removed(options, tmp_path, monkeypatch):
     monkeypatch.setattr(time_to_accuracy, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
@@ -264,8 +264,8 @@ def test_a_measurement_is_recorded_and_earlier_claims_are_forgotten(options, tmp
     assert len(raw["timm"]) == len(raw["timm_lower"]) == len(raw["ours"]["1"]) == 2
 
 
-def test_the_recorded_minutes_are_those_of_the_runs():
-    """Seed by seed on one kind of machine; of timm's sides the paces differ, so they have no claim."""
+def test_recorded_speedups_follow_from_the_saved_runs():
+    """By seed, on one type of machine. The machine speed differs between the runs of timm, so timm has no claim."""
     raw = json.loads((record.RESULTS / "time_to_accuracy.json").read_text())
     summary = json.loads(record.SUMMARY.read_text())
     theirs, mine = raw["torchvision"], raw["ours"]["2"]

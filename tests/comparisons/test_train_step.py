@@ -20,7 +20,7 @@ def run(monkeypatch, *args):
     train_step.main()
 
 
-def test_ratio_is_of_the_seconds_of_every_side(monkeypatch, capsys):
+def test_ratio_is_computed_from_the_seconds_of_each_side(monkeypatch, capsys):
     run(monkeypatch, "--model", "efficientnetv2_b0", *SMALL, "--json")
     output = capsys.readouterr()
     found = json.loads(output.out)

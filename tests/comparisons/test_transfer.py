@@ -26,7 +26,7 @@ def recipe(arm, px=96, epochs=3):
 
 
 def test_recipe_of_the_paper_changes_only_size_length_and_batch():
-    """Rate 0.001 for 512 images, so 0.000125 for 64; no weight decay, cosine schedule and cutout unchanged."""
+    """Learning rate 0.001 for 512 images, so 0.000125 for 64. Optimizer, schedule and cutout are unchanged."""
     small, paper = recipe(PAPER), get_recipe(PAPER)
     assert small.optimizer.lr == pytest.approx(0.001 / 8)
     assert small.optimizer.model_copy(update={"lr": paper.optimizer.lr}) == paper.optimizer

@@ -159,7 +159,7 @@ def test_slices_below_the_rest_are_counted(count):
 
 
 def test_probe_of_fewer_images_is_compared_on_these():
-    """The model has 80.5 % on all images and 83 % on the 500 of the probe, which has 81.0 %."""
+    """The model has 80.5 % on all images and 83 % on the 500 images of the probe. The probe has 81.0 %."""
     metrics = SimpleNamespace(top1=0.805, macro_f1=0.8, num_images=2_000)
     metadata = ReportMetadata("x", "val", linear_probe_top1=0.81, linear_probe_macro_f1=0.8)
     difference = Difference(0.02, 0.0, 0.04)
@@ -190,7 +190,7 @@ def test_warning_names_the_training_images_of_the_probe(num_images, num_availabl
     assert mentions(probe_warning(metrics, metadata), *numbers)
 
 
-def test_initial_model_that_was_kept_is_not_compared_with_itself():
+def test_kept_initial_model_is_not_compared_with_itself():
     metrics = SimpleNamespace(top1=0.8, macro_f1=0.8, num_images=2_000)
     metadata = ReportMetadata(
         "x", "val", linear_probe_top1=0.8, linear_probe_macro_f1=0.8, kept_model="start", kept_reason="Kept: the probe."

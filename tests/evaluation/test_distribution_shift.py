@@ -106,7 +106,7 @@ def test_wide_interval_is_no_evidence(subject, verdict):
     ],
 )
 def test_comparison_of_the_probe_is_not_a_result_of_the_model(low, high, verdict):
-    """On our land cover the probe loses ten points in new locations, three trained models a fold less than two."""
+    """On our land cover, the probe loses ten points at new locations. Three trained models per fold lose under two."""
     probe = comparison(low, high, PROBE)
     found = new_place_estimate("class", [probe], FAR)
     assert (found.verdict, found.known) == (verdict, False)
@@ -120,7 +120,7 @@ def test_comparison_of_the_probe_is_not_a_result_of_the_model(low, high, verdict
 @pytest.mark.parametrize(
     ("subject", "metrics"), [(PROBE, "the metrics of the trained model"), ("the trained models", "the metrics")]
 )
-def test_sentence_names_whose_metrics_are_compared(subject, metrics):
+def test_sentence_names_the_compared_models(subject, metrics):
     sentence = comparison(0.05, 0.2, subject).sentence()
     assert mentions(sentence, subject)
     assert mentions(sentence, metrics, "location")

@@ -94,7 +94,7 @@ def test_more_epochs_after_few_epochs_or_a_late_gain(epochs, gain, topic):
         assert "--epochs 40" in step.command
 
 
-def test_an_optimistic_evaluation_is_to_be_repeated_on_other_images():
+def test_optimistic_evaluation_proposes_other_images():
     facts = metadata(num_train_images=None, num_eval_images_seen_in_training=12)
     (step,) = next_steps(RIGHT, facts)
     assert "optimistic" in step.reason
@@ -180,7 +180,7 @@ def test_evaluation_proposes_no_training():
         (None, "effnetv2 train flowers --epochs 10"),
     ],
 )
-def test_command_is_that_of_the_run_with_one_change(command, expected):
+def test_command_equals_that_of_the_run_with_one_change(command, expected):
     assert next_steps(RIGHT, metadata(command=command, epochs=2.0))[0].command == expected
 
 

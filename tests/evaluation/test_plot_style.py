@@ -81,7 +81,7 @@ def plots():
 
 
 def painted_colors(node, inherited=None):
-    """The color of each painted element, by its style or that of its parents; None if there is none (black)."""
+    """The color of each painted element, from its style or its parents. None is black."""
     if node.tag == f"{SVG}clipPath":
         return
     style = dict(re.findall(r"([a-z-]+): ([^;\"]+)", node.get("style", "")))

@@ -126,7 +126,7 @@ RESERVED = [
 
 
 @pytest.mark.parametrize("labeled", [False, True])
-def test_a_class_may_have_the_name_of_any_column(labeled, tmp_path):
+def test_class_may_have_the_name_of_any_column(labeled, tmp_path):
     names, expected = ["cat", *RESERVED], np.random.default_rng(0).dirichlet(np.ones(len(RESERVED) + 1), 3)
     known = {"true_labels": ["cat"] * 3, "clusters": np.array([7, 3, 7])} if labeled else {}
     table = written_predictions(tmp_path, expected, names, **known)
@@ -139,7 +139,7 @@ def test_a_class_may_have_the_name_of_any_column(labeled, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_columns_of_classes_whose_names_were_not_reserved_before_are_read(tmp_path):
+def test_class_columns_with_newly_reserved_names_are_read(tmp_path):
     names = ["cat", "is_unknown", "predicted_label_2", "probability of rain"]
     table = written_predictions(tmp_path, [[0.2, 0.4, 0.3, 0.1]], names, true_labels=["cat"])
     table.rename(columns=lambda name: name.removeprefix("probability of ")).to_csv(
@@ -149,13 +149,13 @@ def test_columns_of_classes_whose_names_were_not_reserved_before_are_read(tmp_pa
     assert found[0].tolist() == pytest.approx([0.2, 0.4, 0.3, 0.1])
 
 
-def test_the_column_of_another_class_is_not_that_of_a_class_without_a_column(tmp_path):
+def test_column_of_another_class_is_not_used_for_a_missing_class(tmp_path):
     written_predictions(tmp_path, [[0.2, 0.8]], ["cat", "path"], true_labels=["cat"])
     _, found = read_predictions(tmp_path / "predictions.csv", ["cat", "path", "probability of path"])
     assert found[0].tolist() == pytest.approx([0.2, 0.8, 0.0])
 
 
-def test_a_class_without_a_column_has_no_probability_whatever_its_name(tmp_path):
+def test_class_without_a_column_has_probability_zero(tmp_path):
     written_predictions(tmp_path, [[0.2, 0.8]], ["cat", "dog"], true_labels=["cat"])
     _, found = read_predictions(tmp_path / "predictions.csv", ["cat", "dog", *RESERVED])
     assert found[0].tolist() == pytest.approx([0.2, 0.8] + [0] * len(RESERVED))

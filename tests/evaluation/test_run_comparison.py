@@ -31,8 +31,8 @@ def with_locations(run, locations):
     return replace(run, predictions=run.predictions.assign(cluster=locations.map(str)))
 
 
-def test_difference_is_of_the_same_images():
-    """100 images: 70 right in both, 10 only in the first, 4 only in the second, 16 in neither."""
+def test_difference_is_computed_on_the_same_images():
+    """100 images: 70 right in both runs, 10 only in the first, 4 only in the second, 16 in neither."""
     fixed = _run("fixed", [True] * 80 + [False] * 20, 20.0)
     growing = _run("growing", [True] * 70 + [False] * 10 + [True] * 4 + [False] * 16, 10.0)
     found = compare_runs(growing, fixed)
@@ -63,7 +63,7 @@ def test_images_of_a_location_are_resampled_together():
 
 
 def test_interval_does_not_depend_on_the_order_of_runs_or_images(tmp_path):
-    """Nor on which run has the locations."""
+    """Also for the run that has the locations."""
     rng = np.random.default_rng(0)
     one, other = (_run(name, rng.random(120) < right, 1.0) for name, right in (("a", 0.6), ("b", 0.5)))
     locations = pd.Series(rng.integers(12, size=120), index=one.predictions.index)
@@ -83,7 +83,7 @@ def test_interval_does_not_depend_on_the_order_of_runs_or_images(tmp_path):
     assert compare_runs(one, other).over != found
 
 
-def test_few_locations_give_no_narrower_interval_and_no_certainty():
+def test_few_locations_do_not_narrow_the_interval():
     one, other = _run("one", [True, False] * 50, 1.0), _run("none", [False] * 100, 1.0)
     alone = compare_runs(one, other).over
     halves = pd.Series([number // 50 for number in range(100)], index=one.predictions.index)

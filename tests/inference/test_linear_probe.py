@@ -219,9 +219,7 @@ def test_macro_f1_ignores_classes_that_are_only_predicted():
 
 
 def test_image_limit_follows_the_cost_on_a_cpu():
-    """V2-B0 at 224 px has 0.718 billion multiply-adds: 5,000 images. S at 384 px has 8.37: 430, so the minimum of
-    500.
-    """
+    """V2-B0 at 224 px: 0.718 billion multiply-adds, 5,000 images. S at 384 px: 8.37 billion, 430, so at least 500."""
     cpu = torch.device("cpu")
     b0, s = create("efficientnetv2_b0", num_classes=0), create("efficientnetv2_s", num_classes=0)
     assert room.max_probe_images(b0, 224, 10, cpu) == 5000

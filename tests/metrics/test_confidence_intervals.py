@@ -72,9 +72,7 @@ def test_ten_of_ten_right_has_an_interval():
 
 
 def test_nine_of_nine_right_has_an_interval_for_each_class():
-    """Wilson's lower end at 3 of 3 is 3 / (3 + 1.96²) = 0.4385, as F1 0.877 / 1.4385. The mean of three: divide by
-    √3.
-    """
+    """Wilson's lower end at 3 of 3 is 3 / (3 + 1.96²) = 0.4385, as F1 0.877 / 1.4385. For means, divide by √3."""
     found = bootstrap_intervals(_figures(*[np.repeat([0, 1, 2], 3)] * 2), key=Key.of(0))
     f1 = 2 * 0.43850 / 1.43850
     for name in NAMES:
@@ -92,9 +90,7 @@ def test_class_with_zero_recall_has_an_interval():
 
 @pytest.mark.parametrize("each", [3, 6])
 def test_intervals_of_few_images_keep_their_coverage(each):
-    """Three classes, 95 % right: often all images are right, and the bootstrap alone would rarely cover the true
-    value.
-    """
+    """Three classes, 95 % right: often all images are right, where the bootstrap alone would have too low coverage."""
     generator = np.random.default_rng(7)
     true = np.repeat([0, 1, 2], each)
     inside = {"macro_f1": 0, "balanced_accuracy": 0, "f1:a": 0}

@@ -52,9 +52,7 @@ def test_few_different_images_give_no_certain_difference(pictures, certain):
 
 
 def test_class_with_few_images_has_no_certain_difference():
-    """All three images of class 2 are right in one model and wrong in the other. The level for each class is 5 % /
-    3.
-    """
+    """The three images of class 2 are right in one model only. The significance level for each class is 5 % / 3."""
     labels = np.concatenate([np.tile([0, 1], 50), [2, 2, 2]])
     other = np.where(labels == 2, 0, labels)
     assert lone(labels, labels, other)["f1:2"].certain

@@ -17,9 +17,7 @@ BACKBONE = Measurement(
 
 
 def test_reward_by_hand():
-    """Twice the step time, four times the parameters: 0.6 * 2^-0.07 * 4^-0.05 = 0.6 * 0.952638 * 0.933033 =
-    0.533306.
-    """
+    """Twice the step time, 4 times the parameters: 0.6 * 2^-0.07 * 4^-0.05 = 0.6 * 0.952638 * 0.933033 = 0.533306."""
     network = replace(BACKBONE, top1=0.6, step_seconds=0.2, parameters=4_000_000)
     assert Reward().compute(network, BACKBONE) == pytest.approx(0.533306, abs=1e-6)
 
