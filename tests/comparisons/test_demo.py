@@ -26,11 +26,11 @@ def reports(folder: Path, seed: int) -> None:
 @pytest.fixture
 def ran(tmp_path, monkeypatch):
     """The list of seeds that are run again. Three seeds are finished, and an earlier record exists."""
-    came = []
+    started = []
 
     def run(words, **how):
-        came.append(int(words[words.index("--seed") + 1]))
-        reports(Path(words[words.index("--output") + 1]), came[-1])
+        started.append(int(words[words.index("--seed") + 1]))
+        reports(Path(words[words.index("--output") + 1]), started[-1])
 
     for seed in range(3):
         folder = tmp_path / "out" / str(seed)
@@ -40,7 +40,7 @@ def ran(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=run))
     (tmp_path / EARLIER).mkdir(parents=True)
-    return came
+    return started
 
 
 def record(tmp_path, monkeypatch, *, seeds: int = 3) -> dict:
@@ -63,8 +63,8 @@ def test_finished_seeds_are_read_saved_and_recorded(ran, tmp_path, monkeypatch):
     assert claims["demo_wall_s"]["n"] == 3
     assert claims["demo_wall_s"]["hardware"] == keeping.hardware()
     assert claims["demo_wall_s"]["versions"] == demo.made_by()["versions"]
-    kept = sorted(path.name for path in (tmp_path / "results/demo").iterdir())
-    assert kept == ["0", "1", "2"]
+    saved = sorted(path.name for path in (tmp_path / "results/demo").iterdir())
+    assert saved == ["0", "1", "2"]
     assert str(tmp_path) not in (tmp_path / "results/demo/1/report.json").read_text()
 
 
@@ -72,15 +72,15 @@ def test_finished_seeds_are_read_saved_and_recorded(ran, tmp_path, monkeypatch):
 def test_seed_of_other_code_versions_or_hardware_is_run_again(stale, ran, tmp_path, monkeypatch):
     """Also a run without these facts, as earlier versions saved it. Its old files are removed first."""
     folder = tmp_path / "out/1"
-    kept = json.loads((folder / "took.json").read_text())
-    other = {"versions": kept["versions"] | {"torch": "1.0"}}.get(stale, "other")
-    (folder / "took.json").write_text(json.dumps({"wall_s": 1.0} if stale == "all" else kept | {stale: other}))
+    saved = json.loads((folder / "took.json").read_text())
+    other = {"versions": saved["versions"] | {"torch": "1.0"}}.get(stale, "other")
+    (folder / "took.json").write_text(json.dumps({"wall_s": 1.0} if stale == "all" else saved | {stale: other}))
     (folder / "left_over").write_text("")
     claims = record(tmp_path, monkeypatch)
     assert ran == [1]
     assert not (folder / "left_over").exists()
     took = json.loads((folder / "took.json").read_text())
-    assert {name: took[name] for name in kept if name != "wall_s"} == demo.made_by()
+    assert {name: took[name] for name in saved if name != "wall_s"} == demo.made_by()
     assert claims["demo_top1"]["value"] == pytest.approx(0.61)
     record(tmp_path, monkeypatch)
     assert ran == [1], "now it is kept"

@@ -24,7 +24,7 @@ def run_script(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "hardware", lambda *device: "the machine that trained")
     trained = []
 
-    def fake_answered(recipe, train, val, folder, minutes):
+    def fake_predictions(recipe, train, val, folder, minutes):
         trained.append(folder.name)
         probabilities = np.eye(len(val.class_names))[val.labels]
         return {
@@ -34,7 +34,7 @@ def run_script(tmp_path, monkeypatch):
             "epochs": recipe.epochs,
         }
 
-    monkeypatch.setattr(finetune_land_cover, "answered", fake_answered)
+    monkeypatch.setattr(finetune_land_cover, "answered", fake_predictions)
     monkeypatch.setattr(finetune_land_cover, "probed", lambda *_: {"macro_f1": 0.5})
     for name in ("weights", "others"):
         (tmp_path / name).write_text(name)

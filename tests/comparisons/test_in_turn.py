@@ -29,10 +29,10 @@ def side(name, per_epoch, asked, *, lengths=(2, 4, 8), by_seed=(0.0, 0.0, 0.0), 
 
 
 def test_first_seed_selects_a_length_and_the_mean_confirms_it():
-    asked = []
-    lucky = side("a", 1, asked, by_seed=(0.1, -0.1, -0.1))
+    calls = []
+    lucky = side("a", 1, calls, by_seed=(0.1, -0.1, -0.1))
     assert lucky.first_length(0.5) == 4
-    assert [run[1:] for run in asked] == [(2, 0), (4, 0)]
+    assert [run[1:] for run in calls] == [(2, 0), (4, 0)]
     epochs, rows = lucky.reaching(0.5, 4, 3)
     assert (epochs, [row["seed"] for row in rows]) == (8, [0, 1, 2])
     assert lucky.first_length(2.0) == 8
@@ -40,10 +40,10 @@ def test_first_seed_selects_a_length_and_the_mean_confirms_it():
 
 
 def test_first_side_alternates_by_seed():
-    asked = []
-    one, other = (side(name, 1, asked) for name in "ab")
+    calls = []
+    one, other = (side(name, 1, calls) for name in "ab")
     found = take_turns([(one, 2), (other, 4)], 3)
-    assert asked == [("a", 2, 0), ("b", 4, 0), ("b", 4, 1), ("a", 2, 1), ("a", 2, 2), ("b", 4, 2)]
+    assert calls == [("a", 2, 0), ("b", 4, 0), ("b", 4, 1), ("a", 2, 1), ("a", 2, 2), ("b", 4, 2)]
     assert [[row["train_s"] for row in rows] for rows in found] == [[2, 2, 2], [4, 4, 4]]
 
 
@@ -129,10 +129,10 @@ def test_sizes_and_compilation_are_selected_by_time(seconds, tops, sizes, compil
     by_name = dict(
         zip([*(f"sizes {label}" for label in timm_progressive._SIZES), "not compiled"], seconds, strict=True)
     )
-    asked = []
+    calls = []
 
     def tried_run(options, name, side, seed=0):
-        asked.append((name, seed))
+        calls.append((name, seed))
         if "rate" in name:
             return {"top1": 0.5 + (0.02 * seed if side.parts["optimizer"][-1] == "0.1" else 0)}
         return {"top1": dict(zip(by_name, tops, strict=False)).get(name, 0.5), "train_s": by_name[name]}
@@ -142,17 +142,17 @@ def test_sizes_and_compilation_are_selected_by_time(seconds, tops, sizes, compil
     assert found["parts"]["sizes"][2] == sizes
     assert ("--torchcompile" in found["quick"]) == compiled
     assert found["parts"]["optimizer"][-1] == "0.1"
-    assert [seed for name, seed in asked if name.startswith("first rate")] == [1, 2, 3]
+    assert [seed for name, seed in calls if name.startswith("first rate")] == [1, 2, 3]
 
 
 def test_top1_of_the_entry_is_the_target_by_hand():
-    asked = []
+    calls = []
     options = Namespace(seeds=2, pace_limit=1.1)
-    entry = side(leaderboard.ENTRY, 600, asked, lengths=(5, 9), by_seed=(0.3, 0.1))
-    models = [side("b0", 100, asked, lengths=(6, 8)), side("never", 1, asked, lengths=(1, 2))]
+    entry = side(leaderboard.ENTRY, 600, calls, lengths=(5, 9), by_seed=(0.3, 0.1))
+    models = [side("b0", 100, calls, lengths=(6, 8)), side("never", 1, calls, lengths=(1, 2))]
     reached = leaderboard.reach(entry, models, 5, options)
     assert {name: len(rows) for name, rows in reached.items()} == {leaderboard.ENTRY: 2, "b0": 2}
-    assert {epochs for name, epochs, _ in asked if name == leaderboard.ENTRY} == {5}
+    assert {epochs for name, epochs, _ in calls if name == leaderboard.ENTRY} == {5}
     values = {
         name: (pytest.approx(claim.figure.value), claim.unit) for name, claim in leaderboard.claims(reached, 5).items()
     }

@@ -138,15 +138,15 @@ def test_claims_are_recorded_and_missing_peers_are_named(tmp_path, monkeypatch, 
         save_predictions(folder, table)
         return {**facts, "hardware": "a machine", "versions": {}}
 
-    asked = []
+    calls = []
 
     def peer(side, python, job):
-        asked.append((side, job.seed))
+        calls.append((side, job.seed))
         return run(tmp_path / job.out, {0, 2}, wall_s=50 + job.seed)
 
     def ours(task, folder, checkout, cores):
         assert not folder.exists(), "a stopped run starts again"
-        asked.append(("ours", task.seed))
+        calls.append(("ours", task.seed))
         return run(folder / "test", {0}, wall_s=60)
 
     monkeypatch.setattr(record, "RESULTS", tmp_path)
@@ -157,8 +157,8 @@ def test_claims_are_recorded_and_missing_peers_are_named(tmp_path, monkeypatch, 
     monkeypatch.setitem(newcomer._LIBRARIES, "autogluon", "a_library_that_is_not_installed")
     monkeypatch.setattr(in_turn, "pace", lambda: 10.0)
     (tmp_path / "out/tiny_offline_1min_ours_0/run").mkdir(parents=True)
-    kept = {f"newcomer_tiny_offline_{minutes}min_minus_fastai_top1": {} for minutes in (1, 6)}
-    (tmp_path / "summary.json").write_text(json.dumps(kept))
+    saved = {f"newcomer_tiny_offline_{minutes}min_minus_fastai_top1": {} for minutes in (1, 6)}
+    (tmp_path / "summary.json").write_text(json.dumps(saved))
     words = ["--minutes", "1", "--seeds", "2", "--sides", "probe", "autogluon", "timm", "--record", "--output"]
     data = f"tiny={class_folders},{class_folders}"
     monkeypatch.setattr(sys, "argv", ["newcomer", data, *words, str(tmp_path / "out")])
@@ -166,7 +166,7 @@ def test_claims_are_recorded_and_missing_peers_are_named(tmp_path, monkeypatch, 
     printed = capsys.readouterr().out
     assert "autogluon: not measured" in printed
     assert "timm: not measured (no --timm-train)" in printed
-    assert asked == [("ours", 0), ("probe", 0), ("probe", 1), ("ours", 1)]
+    assert calls == [("ours", 0), ("probe", 0), ("probe", 1), ("ours", 1)]
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["newcomer_tiny_offline_1min_minus_probe_top1"]["value"] == pytest.approx(5)
     assert summary["newcomer_tiny_offline_1min_minus_probe_top1"]["hardware"] == "a machine"
@@ -176,7 +176,7 @@ def test_claims_are_recorded_and_missing_peers_are_named(tmp_path, monkeypatch, 
     assert "newcomer_tiny_offline_6min_minus_fastai_top1" in summary
     assert "newcomer_tiny_offline_1min_minus_fastai_top1" not in summary, "not measured this time"
     newcomer.main()
-    assert len(asked) == 4, "a finished run is only read"
+    assert len(calls) == 4, "a finished run is only read"
     file = tmp_path / "out/sides/tiny_offline_1min_probe_1.json"
     row = json.loads(file.read_text())
     file.write_text(json.dumps(row | {"pace": [10.0, 8.0]}))

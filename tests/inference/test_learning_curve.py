@@ -44,12 +44,16 @@ def embeddings(generator, count, *, apart=0.6, width=60):
 def curve(seed, *, train=240, labeled=None, apart=0.6, val=300):
     """The curve, the macro-F1 of a probe of ``train`` images, and that of a probe of twice ``labeled`` images."""
     generator, labeled = np.random.default_rng(seed), labeled or train
-    every, asked = embeddings(generator, 2 * labeled, apart=apart), embeddings(generator, val, apart=apart)
+    every, evaluated = embeddings(generator, 2 * labeled, apart=apart), embeddings(generator, val, apart=apart)
     learn = Embeddings(every.samples[:train], every.labels[:train], every.vectors[:train])
-    answers = fit_classifier(learn.vectors, learn.labels, 0.01, False).predict(asked.vectors)
-    found = learning_curve(learn, asked, answers, fit=FIT, num_labeled=labeled, key=Key.of(seed))
-    twice = fit_classifier(every.vectors, every.labels, 0.01, False).predict(asked.vectors)
-    return (found, f1_score(asked.labels, answers, average="macro"), f1_score(asked.labels, twice, average="macro"))
+    predicted = fit_classifier(learn.vectors, learn.labels, 0.01, False).predict(evaluated.vectors)
+    found = learning_curve(learn, evaluated, predicted, fit=FIT, num_labeled=labeled, key=Key.of(seed))
+    twice = fit_classifier(every.vectors, every.labels, 0.01, False).predict(evaluated.vectors)
+    return (
+        found,
+        f1_score(evaluated.labels, predicted, average="macro"),
+        f1_score(evaluated.labels, twice, average="macro"),
+    )
 
 
 def test_last_point_is_the_probe_and_the_interval_contains_twice_the_images():
@@ -62,8 +66,8 @@ def test_last_point_is_the_probe_and_the_interval_contains_twice_the_images():
         inside += found.forecast.low <= twice <= found.forecast.high
         gains.append((found.gain, twice - whole))
     assert inside >= 10, inside
-    foretold, real = np.mean(gains, axis=0)
-    assert foretold == pytest.approx(real, abs=0.02)
+    forecast, real = np.mean(gains, axis=0)
+    assert forecast == pytest.approx(real, abs=0.02)
     assert real > 0.02
 
 
@@ -72,11 +76,11 @@ def test_verdict_without_and_with_a_gain_from_more_labels():
     assert whole > 0.99
     assert label_efficiency_verdict(found)[0] == "Little."
     found, _, _ = curve(0)
-    word, words = label_efficiency_verdict(found)
-    assert word == ("Probably." if found.gain_low > 0.005 else "Perhaps.")
-    assert mentions(words, "120")
-    assert "with 240" in words
-    assert "sample" not in words
+    verdict, text = label_efficiency_verdict(found)
+    assert verdict == ("Probably." if found.gain_low > 0.005 else "Perhaps.")
+    assert mentions(text, "120")
+    assert "with 240" in text
+    assert "sample" not in text
     assert "the last of all training images" in section_of(found)
 
 
@@ -85,10 +89,10 @@ def test_falling_curve_forecasts_no_loss(carried):
     """53.7 % with 48 images, 46.5 % with 96: the effect of more labels is not known."""
     points = (LearningCurvePoint(48, 0.537, 0.4, 0.66, 5), LearningCurvePoint(96, 0.465, 0.33, 0.6, 1))
     found = LearningCurve(points, LearningCurvePoint(192, 0.431, 0.2, 0.6, 1), -0.034, -0.12, 0.06, carried)
-    word, words = label_efficiency_verdict(found)
-    assert word == "Not known."
-    assert mentions(" ".join(words.split()), "53.7", "48", "46.5", "96")
-    assert "192" not in words
+    verdict, text = label_efficiency_verdict(found)
+    assert verdict == "Not known."
+    assert mentions(" ".join(text.split()), "53.7", "48", "46.5", "96")
+    assert "192" not in text
     assert label_efficiency_verdict(replace(found, gain=0.001))[0] == "Perhaps."
     assert label_efficiency_verdict(replace(found, gain_high=0.01))[0] == "Little."
 
@@ -107,13 +111,13 @@ def test_interval_of_a_sample_contains_twice_the_labeled_images():
 
 def test_forecast_from_a_sample_names_the_sample_and_is_uncertain():
     found, _, _ = curve(0, labeled=1920)
-    word, words = label_efficiency_verdict(found)
-    assert word == "Perhaps."
+    verdict, text = label_efficiency_verdict(found)
+    assert verdict == "Perhaps."
     assert found.gain_low == 0
-    assert mentions(words, "240", "1,920")
-    assert mentions(words, "1,920")
-    assert mentions(words, "3,840")
-    assert f"{100 * found.gain:+.1f} points (+0.0 to {100 * found.gain_high:+.1f})" in words
+    assert mentions(text, "240", "1,920")
+    assert mentions(text, "1,920")
+    assert mentions(text, "3,840")
+    assert f"{100 * found.gain:+.1f} points (+0.0 to {100 * found.gain_high:+.1f})" in text
     assert "whole sample of 240" in section_of(found)
 
 
@@ -121,15 +125,15 @@ def test_forecast_from_a_sample_names_the_sample_and_is_uncertain():
 def test_copies_do_not_count_as_more_labels(made):
     """Each image three times, as copies or at one location. No group is in both parts of a split."""
     generator = np.random.default_rng(0)
-    one, asked = embeddings(generator, 240), embeddings(generator, 300)
+    one, evaluated = embeddings(generator, 240), embeddings(generator, 300)
     vectors = np.tile(one.vectors, (3, 1)) + 0.1 * generator.normal(size=(720, 60)).astype(np.float32)
     train = Embeddings(np.arange(720), np.tile(one.labels, 3), vectors)
     number = np.tile(np.arange(240), 3)
     family = number if made else np.arange(720)
     together = GroupedData(number, family, made & (np.arange(720) >= 240))
-    answers = fit_classifier(vectors, train.labels, 0.01, False).predict(asked.vectors)
+    predicted = fit_classifier(vectors, train.labels, 0.01, False).predict(evaluated.vectors)
     of = 240 if made else 720
-    found = learning_curve(train, asked, answers, fit=FIT, num_labeled=of, key=Key.of(0), groups=together)
+    found = learning_curve(train, evaluated, predicted, fit=FIT, num_labeled=of, key=Key.of(0), groups=together)
     assert [one.num_images for one in found.points] == pytest.approx([of / 16, of / 8, of / 4, of / 2, of], abs=3)
     assert found.points[-1].num_images == of
     assert found.carried is None
@@ -156,10 +160,10 @@ def test_power_law_of_a_sample_is_extrapolated_at_three_rates():
 
 def test_weighted_macro_f1_equals_repeated_images():
     generator = np.random.default_rng(0)
-    true, answers = generator.integers(0, 3, (2, 40))
+    true, predicted = generator.integers(0, 3, (2, 40))
     times = generator.integers(0, 3, 40)
-    expected = f1_score(np.repeat(true, times), np.repeat(answers, times), average="macro")
-    assert _macro_f1(times[None].astype(float), true, answers, 3) == pytest.approx(expected)
+    expected = f1_score(np.repeat(true, times), np.repeat(predicted, times), average="macro")
+    assert _macro_f1(times[None].astype(float), true, predicted, 3) == pytest.approx(expected)
 
 
 def test_few_images_give_no_curve_and_equal_keys_equal_curves():
@@ -173,10 +177,10 @@ def test_sizes_without_the_rare_class_are_omitted(monkeypatch):
     labels = (np.arange(2000) >= 1993).astype(np.int64)
     vectors = (generator.normal(size=(2000, 4)) + 3 * labels[:, None]).astype(np.float32)
     train = Embeddings(np.arange(2000), labels, vectors)
-    answers = fit_classifier(vectors, labels, 0.01, False).predict(vectors)
+    predicted = fit_classifier(vectors, labels, 0.01, False).predict(vectors)
 
     def found():
-        return learning_curve(train, train, answers, fit=FIT, num_labeled=2000, key=Key.of(0))
+        return learning_curve(train, train, predicted, fit=FIT, num_labeled=2000, key=Key.of(0))
 
     assert [one.num_images for one in found().points] == [250, 500, 1000, 2000]
     monkeypatch.setattr(label_curve_module, "_MOST_WORK", 2e6)  # of a sixteenth and an eighth

@@ -38,8 +38,8 @@ def network():
 
 @pytest.fixture
 def parts(class_folders):
-    pictures = load_dataset(class_folders)
-    return pictures.select(np.arange(0, 48, 2)), pictures.select(np.arange(1, 48, 2))
+    dataset = load_dataset(class_folders)
+    return dataset.select(np.arange(0, 48, 2)), dataset.select(np.arange(1, 48, 2))
 
 
 def test_embeddings_are_the_input_of_the_classifier(network, parts):
@@ -108,7 +108,7 @@ def test_probe_equals_logistic_regression_at_the_selected_strength(balanced):
 def test_many_classes_use_the_default_strength(classes, fits, monkeypatch):
     """A full fit costs 2,000 x 1,280 x K. A selection among five costs five fits of three quarters."""
     made = []
-    monkeypatch.setattr(room, "fit_classifier", lambda vectors, labels, *_: made.append(len(labels)) or _Nothing())
+    monkeypatch.setattr(room, "fit_classifier", lambda vectors, labels, *_: made.append(len(labels)) or _NoPrediction())
     labels = np.arange(2_000) % classes
     vectors = np.zeros((2_000, 1_280), dtype=np.float32)
     _, strength = fit_probe(Embeddings(np.arange(2_000), labels, vectors), key=KEY, balanced=False)
@@ -116,14 +116,14 @@ def test_many_classes_use_the_default_strength(classes, fits, monkeypatch):
     assert strength == (room.DEFAULT_STRENGTH if fits == 1 else room._STRENGTHS[0])
 
 
-class _Nothing:
+class _NoPrediction:
     def predict(self, vectors):
         return np.full(len(vectors), -1)
 
 
 def test_copies_and_neighbors_do_not_affect_the_strength():
     """Each vector three times with a little noise. Without groups, memorizing a copy would be rewarded."""
-    labels, vectors = _alike(240, np.random.default_rng(2))
+    labels, vectors = _with_noisy_copies(240, np.random.default_rng(2))
     alone = Embeddings(np.arange(240), labels, vectors[:240])
     every, family = Embeddings(np.arange(720), np.tile(labels, 3), vectors), np.tile(np.arange(240), 3)
     _, expected = fit_probe(alone, key=KEY, balanced=False)
@@ -135,7 +135,7 @@ def test_copies_and_neighbors_do_not_affect_the_strength():
     assert fit_probe(every, key=KEY, balanced=False, groups=places)[1] == expected
 
 
-def _alike(count, draw):
+def _with_noisy_copies(count, draw):
     """Labels of three classes, and vectors of ``count`` images, followed by two noisy copies of each."""
     labels = np.arange(count) % 3
     own = 0.15 * draw.normal(size=(3, 300))[labels] + draw.normal(size=(count, 300))
@@ -213,9 +213,9 @@ def test_class_with_one_image_is_accepted():
 
 def test_macro_f1_ignores_classes_that_are_only_predicted():
     """As in the report: 19 of 20 are right, and the last prediction is a class without images. F1 is 38/39."""
-    truth, answers = np.zeros(20, dtype=np.int64), np.array([0] * 19 + [1])
-    expected = classification_metrics(truth, np.eye(2)[answers], ("a", "b")).macro_f1
-    assert room.macro_f1(truth, answers) == pytest.approx(expected) == pytest.approx(38 / 39)
+    truth, predicted = np.zeros(20, dtype=np.int64), np.array([0] * 19 + [1])
+    expected = classification_metrics(truth, np.eye(2)[predicted], ("a", "b")).macro_f1
+    assert room.macro_f1(truth, predicted) == pytest.approx(expected) == pytest.approx(38 / 39)
 
 
 def test_image_limit_follows_the_cost_on_a_cpu():

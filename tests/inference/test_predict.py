@@ -35,7 +35,7 @@ SMALL = Architecture(
 PREPROCESSING = Preprocessing(image_size=16, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
 
 
-def _network():
+def _model():
     torch.manual_seed(0)
     return EfficientNet(SMALL, num_classes=3, dropout=0.5, drop_path=0.5)
 
@@ -45,11 +45,11 @@ def _images(n):
 
 
 def test_logits_equal_the_plain_forward_pass_for_any_batches():
-    network, images = _network(), _images(7)
-    logits = predict(network, images.split(3), preprocessing=PREPROCESSING)
+    model, images = _model(), _images(7)
+    logits = predict(model, images.split(3), preprocessing=PREPROCESSING)
     mean, std = torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
     with torch.no_grad():
-        expected = _network().eval()((images / 255 - mean) / std)
+        expected = _model().eval()((images / 255 - mean) / std)
     assert logits.dtype == torch.float32
     assert not logits.requires_grad
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
@@ -65,40 +65,40 @@ def test_model_without_classes_is_rejected():
 @pytest.mark.parametrize("poison", ["variance", "overflow"])
 def test_non_finite_predictions_are_rejected_immediately(poison, tta):
     """The square root of a negative variance is NaN. 3e38 times 3e38 overflows float32."""
-    network = _network()
+    model = _model()
     if poison == "variance":
-        network.stem.norm.running_var.neg_()
+        model.stem.norm.running_var.neg_()
     else:
-        nn.init.constant_(network.stem.norm.weight, 3e38)
-        nn.init.constant_(network.head.norm.weight, 3e38)
+        nn.init.constant_(model.stem.norm.weight, 3e38)
+        nn.init.constant_(model.head.norm.weight, 3e38)
     preprocessing, seen = replace(PREPROCESSING, tta=tta), []
     with pytest.raises(InputError, match=mentioning("4", "0", "NaN")):
-        predict(network, _images(12).split(4), preprocessing=preprocessing, progress=seen.append)
+        predict(model, _images(12).split(4), preprocessing=preprocessing, progress=seen.append)
     assert not seen
 
 
 def test_image_with_a_non_finite_prediction_is_counted_over_batches():
-    network = _network()
-    pictures = _images(7)
-    pictures[5] = 0  # black: below the mean everywhere
-    network.register_forward_hook(
+    model = _model()
+    images = _images(7)
+    images[5] = 0  # black: below the mean everywhere
+    model.register_forward_hook(
         lambda module, inputs, output: output.masked_fill((inputs[0].amax((1, 2, 3)) < 0)[:, None], float("inf"))
     )
     with pytest.raises(InputError, match=mentioning("1", "6", "5")):
-        predict(network, pictures.split(3), preprocessing=PREPROCESSING)
+        predict(model, images.split(3), preprocessing=PREPROCESSING)
 
 
 def test_training_mode_is_restored():
     """Also with a frozen stem: weights still get gradients, and frozen parts stay frozen."""
-    network = _network().train()
-    network.stem.eval()
-    modes = [module.training for module in network.modules()]
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    predict(network, [_images(2)], preprocessing=PREPROCESSING)
-    assert [module.training for module in network.modules()] == modes
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-    network(torch.zeros(2, 3, 16, 16)).sum().backward()
-    assert network.classifier.bias.grad is not None
+    model = _model().train()
+    model.stem.eval()
+    modes = [module.training for module in model.modules()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    predict(model, [_images(2)], preprocessing=PREPROCESSING)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    model(torch.zeros(2, 3, 16, 16)).sum().backward()
+    assert model.classifier.bias.grad is not None
 
 
 def test_mode_is_restored_after_an_error():
@@ -116,25 +116,25 @@ def test_mode_is_restored_after_an_error():
 
 def test_progress_counts_images():
     done = []
-    predict(_network(), _images(5).split(2), preprocessing=PREPROCESSING, progress=done.append)
+    predict(_model(), _images(5).split(2), preprocessing=PREPROCESSING, progress=done.append)
     assert done == [2, 4, 5]
 
 
 def test_no_images_give_empty_logits():
-    assert predict(_network(), [], preprocessing=PREPROCESSING).shape == (0, 3)
+    assert predict(_model(), [], preprocessing=PREPROCESSING).shape == (0, 3)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_and_cpu_logits_are_equal():
     images = _images(4)
-    on_cpu = predict(_network(), [images], preprocessing=PREPROCESSING)
-    on_gpu = predict(_network(), [images], preprocessing=PREPROCESSING, device="cuda")
+    on_cpu = predict(_model(), [images], preprocessing=PREPROCESSING)
+    on_gpu = predict(_model(), [images], preprocessing=PREPROCESSING, device="cuda")
     assert on_gpu.device.type == "cpu"
     torch.testing.assert_close(on_gpu, on_cpu, rtol=2e-2, atol=2e-2)  # convolutions in TF32
 
 
-def _bears(network, most):
+def _limited_memory(network, most):
     """The model on a simulated machine with memory for ``most`` images per pass, and the sizes of all passes."""
     passes = []
 
@@ -153,10 +153,10 @@ def test_out_of_memory_reduces_the_batch_with_equal_predictions(tmp_path, tta):
         pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "ab"[number % 2] / f"{number:02d}.png")
-    pictures, preprocessing = load_dataset(tmp_path), replace(PREPROCESSING, tta=tta)
-    expected = predict_dataset(_network(), pictures, preprocessing=preprocessing, batch_size=20)
-    network, passes = _bears(_network(), 8)
-    found = predict_dataset(network, pictures, preprocessing=preprocessing, batch_size=20)
+    dataset, preprocessing = load_dataset(tmp_path), replace(PREPROCESSING, tta=tta)
+    expected = predict_dataset(_model(), dataset, preprocessing=preprocessing, batch_size=20)
+    model, passes = _limited_memory(_model(), 8)
+    found = predict_dataset(model, dataset, preprocessing=preprocessing, batch_size=20)
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
     assert found.samples.tolist() == list(range(30))
     each = 1 if tta == "none" else 8
@@ -164,17 +164,17 @@ def test_out_of_memory_reduces_the_batch_with_equal_predictions(tmp_path, tta):
 
 
 def test_too_little_memory_for_one_image_is_an_error():
-    network, passes = _bears(_network(), 0)
+    model, passes = _limited_memory(_model(), 0)
     with pytest.raises(MemoryShortError, match=mentioning("16", "smaller images")):
-        predict(network, [_images(5)], preprocessing=PREPROCESSING)
+        predict(model, [_images(5)], preprocessing=PREPROCESSING)
     assert passes == [5, 2, 1]
 
 
 def test_other_errors_are_raised_unchanged():
-    network = _network()
-    network.register_forward_pre_hook(lambda module, inputs: 1 / 0)
+    model = _model()
+    model.register_forward_pre_hook(lambda module, inputs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        predict(network, [_images(5)], preprocessing=PREPROCESSING)
+        predict(model, [_images(5)], preprocessing=PREPROCESSING)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -186,24 +186,24 @@ def test_dataset_predictions_keep_the_order_without_unreadable_images(tmp_path, 
         pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     (tmp_path / "odd" / "1.png").write_bytes(b"no picture")
-    pictures = load_dataset(tmp_path)
-    broken = next(i for i in range(6) if str(pictures.file(i)).endswith("1.png"))
+    dataset = load_dataset(tmp_path)
+    broken = next(i for i in range(6) if str(dataset.file(i)).endswith("1.png"))
     found = predict_dataset(
-        _network(), pictures, preprocessing=PREPROCESSING, runtime=Runtime(workers=workers), batch_size=2
+        _model(), dataset, preprocessing=PREPROCESSING, runtime=Runtime(workers=workers), batch_size=2
     )
-    kept = [i for i in range(6) if i != broken]
-    assert found.samples.tolist() == kept
-    assert found.labels.tolist() == pictures.labels[kept].tolist()
+    readable = [i for i in range(6) if i != broken]
+    assert found.samples.tolist() == readable
+    assert found.labels.tolist() == dataset.labels[readable].tolist()
     assert [place for place, _ in found.unreadable] == [broken]
-    images = torch.stack([torch.from_numpy(np.array(Image.open(pictures.file(i)))) for i in kept])
-    alone = predict(_network(), [images.permute(0, 3, 1, 2)], preprocessing=PREPROCESSING)
+    images = torch.stack([torch.from_numpy(np.array(Image.open(dataset.file(i)))) for i in readable])
+    alone = predict(_model(), [images.permute(0, 3, 1, 2)], preprocessing=PREPROCESSING)
     torch.testing.assert_close(found.logits, alone, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found.probabilities, alone.softmax(1), rtol=1e-3)
 
 
 def test_dataset_predictions_are_in_memory_once(class_folders, monkeypatch):
     """Each batch is written in place. Concatenating 5 GB of vectors at the end would take 10 GB after hours of work."""
-    pictures, joined, join = load_dataset(class_folders), [], torch.cat
+    dataset, joined, join = load_dataset(class_folders), [], torch.cat
 
     def spy(parts, *words, **named):
         whole = join(parts, *words, **named)
@@ -212,16 +212,16 @@ def test_dataset_predictions_are_in_memory_once(class_folders, monkeypatch):
 
     monkeypatch.setattr(torch, "cat", spy)
     words = {"preprocessing": PREPROCESSING, "batch_size": 5}
-    logits = predict_dataset(_network(), pictures, **words).logits
-    vectors = embed_dataset(_network(), pictures, **words).vectors
+    logits = predict_dataset(_model(), dataset, **words).logits
+    vectors = embed_dataset(_model(), dataset, **words).vectors
     assert (tuple(logits.shape), vectors.shape) == ((48, 3), (48, 16))
     assert {(5, 3), (5, 16)} <= set(joined), "of what a batch came to"
     assert not {(48, 3), (48, 16)} & set(joined)
 
 
 def test_d4_tta_is_the_mean_over_all_rotations_and_flips_of_pil():
-    network, images = _network(), _images(3)
-    seen = predict(network, [images], preprocessing=replace(PREPROCESSING, tta="d4"))
+    model, images = _model(), _images(3)
+    seen = predict(model, [images], preprocessing=replace(PREPROCESSING, tta="d4"))
     turns = [None, *Image.Transpose]
     assert len(turns) == 8
     total = 0
@@ -229,37 +229,37 @@ def test_d4_tta_is_the_mean_over_all_rotations_and_flips_of_pil():
         arrays = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
         turned = np.stack([np.asarray(one if turn is None else one.transpose(turn)) for one in arrays])
         batch = torch.from_numpy(turned).permute(0, 3, 1, 2)
-        total = total + predict(network, [batch], preprocessing=PREPROCESSING).softmax(1)
+        total = total + predict(model, [batch], preprocessing=PREPROCESSING).softmax(1)
     torch.testing.assert_close(seen.softmax(1), total / 8, rtol=1e-4, atol=1e-5)
-    once = predict(network, [images], preprocessing=PREPROCESSING).softmax(1)
+    once = predict(model, [images], preprocessing=PREPROCESSING).softmax(1)
     assert (seen.softmax(1) - once).abs().max() > 0.005  # a hundred times the tolerance above
 
 
 def test_d4_tta_is_invariant_to_rotation():
-    network, images = _network(), _images(4)
+    model, images = _model(), _images(4)
     tta = replace(PREPROCESSING, tta="d4")
-    one, other = (predict(network, [batch], preprocessing=tta) for batch in (images, images.rot90(1, (2, 3))))
+    one, other = (predict(model, [batch], preprocessing=tta) for batch in (images, images.rot90(1, (2, 3))))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_temperature_applies_to_the_mean_over_tta_also_in_an_ensemble():
     """It was fitted to this mean. Single transforms would need another temperature."""
-    network, images = _network(), _images(6)
-    network.classifier.weight.data *= 20  # so that transforms differ
-    network.calibration = Calibration(temperature=2.5, num_images=60, fitted_on="minival")
-    words = {"preprocessing": replace(PREPROCESSING, tta="d4")}
-    alone = predict(network, [images], **words).softmax(dim=1)
-    torch.testing.assert_close(predict(Ensemble([network]), [images], **words).softmax(dim=1), alone)
-    other = _network()
-    both = predict(Ensemble([network, other]), [images], **words).softmax(dim=1)
-    torch.testing.assert_close(both, (alone + predict(other, [images], **words).softmax(dim=1)) / 2)
+    model, images = _model(), _images(6)
+    model.classifier.weight.data *= 20  # so that transforms differ
+    model.calibration = Calibration(temperature=2.5, num_images=60, fitted_on="minival")
+    options = {"preprocessing": replace(PREPROCESSING, tta="d4")}
+    alone = predict(model, [images], **options).softmax(dim=1)
+    torch.testing.assert_close(predict(Ensemble([model]), [images], **options).softmax(dim=1), alone)
+    other = _model()
+    both = predict(Ensemble([model, other]), [images], **options).softmax(dim=1)
+    torch.testing.assert_close(both, (alone + predict(other, [images], **options).softmax(dim=1)) / 2)
 
 
 def test_d4_tta_of_sigmoid_models_is_the_mean_of_probabilities():
-    network, images = _network(), _images(3)
-    network.activation = "sigmoid"
-    each = [predict(network, [symmetry(images, index)], preprocessing=PREPROCESSING).sigmoid() for index in range(8)]
-    together = predict(network, [images], preprocessing=replace(PREPROCESSING, tta="d4")).sigmoid()
+    model, images = _model(), _images(3)
+    model.activation = "sigmoid"
+    each = [predict(model, [symmetry(images, index)], preprocessing=PREPROCESSING).sigmoid() for index in range(8)]
+    together = predict(model, [images], preprocessing=replace(PREPROCESSING, tta="d4")).sigmoid()
     torch.testing.assert_close(together, torch.stack(each).mean(dim=0), atol=1e-5, rtol=0)
 
 

@@ -26,9 +26,9 @@ PREPROCESSING = Preprocessing(image_size=16, mean=(0.2, 0.3, 0.4), std=(0.1, 0.1
 def tiny_network():
     """A model for 16 px with random weights, in evaluation mode."""
     torch.manual_seed(0)
-    network = EfficientNet(SMALL, num_classes=3).eval()
-    network.preprocessing, network.class_names = PREPROCESSING, NAMES
-    return network
+    model = EfficientNet(SMALL, num_classes=3).eval()
+    model.preprocessing, model.class_names = PREPROCESSING, NAMES
+    return model
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def test_all_input_types_give_equal_predictions(model, tmp_path):
     image.save(tmp_path / "a.png")
     opaque = np.concatenate([pixels, np.full((16, 16, 1), 255, np.uint8)], axis=2)
     predictor = Predictor(model)
-    answers = predictor([str(tmp_path / "a.png"), tmp_path / "a.png", image, pixels, opaque])
-    assert len(answers) == 5
-    for answer in answers:
-        assert answer.probabilities == pytest.approx(answers[0].probabilities, rel=1e-4)
-    assert predictor(pixels)[0].label == predictor(tmp_path / "a.png")[0].label == answers[0].label
+    predictions = predictor([str(tmp_path / "a.png"), tmp_path / "a.png", image, pixels, opaque])
+    assert len(predictions) == 5
+    for prediction in predictions:
+        assert prediction.probabilities == pytest.approx(predictions[0].probabilities, rel=1e-4)
+    assert predictor(pixels)[0].label == predictor(tmp_path / "a.png")[0].label == predictions[0].label
 
 
 def test_prediction_is_the_softmax_of_the_model_on_normalized_pixels(model):
@@ -60,13 +60,13 @@ def test_prediction_is_the_softmax_of_the_model_on_normalized_pixels(model):
     normalized = (pixels / 255 - np.array([0.2, 0.3, 0.4])) / 0.1
     network = model_file.load(model)
     with torch.no_grad():
-        shares = network(torch.from_numpy(normalized).float().permute(2, 0, 1)[None]).softmax(1)[0]
-    (answer,) = Predictor(network)(pixels)
-    assert list(answer.probabilities) == list(NAMES)
-    assert list(answer.probabilities.values()) == pytest.approx(shares.tolist(), rel=1e-3)
-    assert answer.label == NAMES[int(shares.argmax())]
-    assert answer.probability == pytest.approx(float(shares.max()), rel=1e-3)
-    assert sum(answer.probabilities.values()) == pytest.approx(1)
+        probabilities = network(torch.from_numpy(normalized).float().permute(2, 0, 1)[None]).softmax(1)[0]
+    (prediction,) = Predictor(network)(pixels)
+    assert list(prediction.probabilities) == list(NAMES)
+    assert list(prediction.probabilities.values()) == pytest.approx(probabilities.tolist(), rel=1e-3)
+    assert prediction.label == NAMES[int(probabilities.argmax())]
+    assert prediction.probability == pytest.approx(float(probabilities.max()), rel=1e-3)
+    assert sum(prediction.probabilities.values()) == pytest.approx(1)
 
 
 def test_non_finite_predictions_get_no_label(model):
@@ -86,10 +86,10 @@ def test_upload_and_file_have_equal_predictions(model, tmp_path, kind):
     (expected,) = predictor(path)
     with open(path, "rb") as opened:
         uploads = [content, bytearray(content), memoryview(content), io.BytesIO(content), opened]
-        answers = [*predictor(uploads), *predictor(content), *predictor(io.BytesIO(content))]
-    assert len(answers) == 7
-    for answer in answers:
-        assert answer.probabilities == pytest.approx(expected.probabilities, rel=1e-4)
+        predictions = [*predictor(uploads), *predictor(content), *predictor(io.BytesIO(content))]
+    assert len(predictions) == 7
+    for prediction in predictions:
+        assert prediction.probabilities == pytest.approx(expected.probabilities, rel=1e-4)
 
 
 def test_invalid_upload_is_named(model):
@@ -108,9 +108,9 @@ def test_iterable_is_read_batch_by_batch(model):
             yield _pixels(seed)
 
     predictor = Predictor(model, batch_size=2)
-    answers = predictor(images())
+    predictions = predictor(images())
     assert read == list(range(5))
-    assert [answer.label for answer in answers] == [predictor(_pixels(seed))[0].label for seed in range(5)]
+    assert [prediction.label for prediction in predictions] == [predictor(_pixels(seed))[0].label for seed in range(5)]
     batches = predictor._batches(images())
     next(batches)
     assert read == [*range(5), 0, 1]
@@ -121,9 +121,9 @@ def test_embeddings_are_the_input_of_the_classifier(model):
     pixels = [_pixels(seed) for seed in range(3)]
     embeddings = predictor.embed(pixels)
     assert embeddings.shape == (3, 16)
-    shares = predictor.network.classifier(embeddings).softmax(1)
-    for row, answer in zip(shares.tolist(), predictor(pixels), strict=True):
-        assert row == pytest.approx(list(answer.probabilities.values()), rel=1e-4)
+    probabilities = predictor.network.classifier(embeddings).softmax(1)
+    for row, prediction in zip(probabilities.tolist(), predictor(pixels), strict=True):
+        assert row == pytest.approx(list(prediction.probabilities.values()), rel=1e-4)
 
 
 def test_repr_has_file_classes_size_and_device(model):
@@ -138,18 +138,18 @@ def test_repr_has_file_classes_size_and_device(model):
 
 @pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
 def test_preprocessing_converts_an_image_to_the_model_input(tmp_path, crop_mode):
-    network = EfficientNet(SMALL, num_classes=3)
-    network.preprocessing = Preprocessing(image_size=16, crop_mode=crop_mode, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3))
+    model = EfficientNet(SMALL, num_classes=3)
+    model.preprocessing = Preprocessing(image_size=16, crop_mode=crop_mode, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3))
     Image.fromarray(_pixels(side=40)[:30]).save(tmp_path / "a.png")
-    batch = network.preprocessing(tmp_path / "a.png")[None]
+    batch = model.preprocessing(tmp_path / "a.png")[None]
     assert batch.shape == (1, 3, 16, 16)
     assert batch.dtype == torch.float32
     with torch.no_grad():
-        shares = network.eval()(batch).softmax(1)[0]
-    (answer,) = Predictor(network, device="cpu")((tmp_path / "a.png").read_bytes())
-    assert list(answer.probabilities.values()) == pytest.approx(shares.tolist(), rel=1e-4)
+        probabilities = model.eval()(batch).softmax(1)[0]
+    (prediction,) = Predictor(model, device="cpu")((tmp_path / "a.png").read_bytes())
+    assert list(prediction.probabilities.values()) == pytest.approx(probabilities.tolist(), rel=1e-4)
     with pytest.raises(InputError, match=r"nowhere\.jpg"):
-        network.preprocessing("nowhere.jpg")
+        model.preprocessing("nowhere.jpg")
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def test_object_that_is_no_model_is_rejected(no_model):
 
 
 def test_order_is_kept_over_batches_and_sizes(model):
-    pictures = [_pixels(seed, side=16 + 5 * seed) for seed in range(5)]
-    together = Predictor(model.parent, batch_size=2)(pictures)
-    alone = [Predictor(model)(picture)[0] for picture in pictures]
+    images = [_pixels(seed, side=16 + 5 * seed) for seed in range(5)]
+    together = Predictor(model.parent, batch_size=2)(images)
+    alone = [Predictor(model)(picture)[0] for picture in images]
     for one, other in zip(together, alone, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, rel=1e-4)
     assert len({round(one.probability, 6) for one in alone}) > 1
@@ -215,10 +215,10 @@ def test_broken_file_is_named_with_its_number(model, tmp_path):
 
 
 def test_model_of_five_channels_without_bands_is_rejected(tmp_path):
-    network = EfficientNet(SMALL, num_classes=3, in_channels=5)
+    model = EfficientNet(SMALL, num_classes=3, in_channels=5)
     five = Preprocessing(image_size=16, mean=(0.5,) * 5, std=(0.2,) * 5)
     path = tmp_path / "five.safetensors"
-    model_file.save(path, network, preprocessing=five, class_names=NAMES, recipe={}, metrics={})
+    model_file.save(path, model, preprocessing=five, class_names=NAMES, recipe={}, metrics={})
     with pytest.raises(InputError, match="5 channels"):
         Predictor(path)
 
@@ -233,23 +233,23 @@ def test_rasters_with_many_bits_need_a_model_with_bands(model, tmp_path, monkeyp
     with pytest.raises(InputError, match=mentioning("deep.tif", "uint16", "gdal_translate", "1")):
         Predictor(model)(path)
     unnamed = write_raster(tmp_path / "unnamed.tif", np.full((3, 16, 16), 99, np.uint8), photometric="MINISBLACK")
-    (answer,), (expected,) = Predictor(model)(unnamed), Predictor(model)(np.full((16, 16, 3), 99, np.uint8))
-    assert answer.probabilities == expected.probabilities, "8 bits that Pillow can't open"
+    (prediction,), (expected,) = Predictor(model)(unnamed), Predictor(model)(np.full((16, 16, 3), 99, np.uint8))
+    assert prediction.probabilities == expected.probabilities, "8 bits that Pillow can't open"
     gray = Image.new("L", (16, 16), 3_000 >> 8)
     gray.save(tmp_path / "plain.tif")
     assert len(Predictor(model)(tmp_path / "plain.tif")) == 1
     monkeypatch.setattr("efficientnetv2.data.raster_checks.has_gdal", lambda: False)
-    (answer,), (expected,) = Predictor(model)(path), Predictor(model)(gray)
-    assert answer.probabilities == expected.probabilities
+    (prediction,), (expected,) = Predictor(model)(path), Predictor(model)(gray)
+    assert prediction.probabilities == expected.probabilities
 
 
 def _by_rule(*numbers, low=1_000.0, kinds=("uint16",)):
     """A predictor of a model of rasters with 16 bits."""
     count = len(numbers)
-    network = EfficientNet(SMALL, num_classes=3, in_channels=count)
+    model = EfficientNet(SMALL, num_classes=3, in_channels=count)
     rule = Bands(numbers, low=(low,) * count, high=(5_000.0,) * count, kinds=kinds)
-    network.preprocessing = Preprocessing(image_size=16, mean=(0.5,) * count, std=(0.2,) * count, bands=rule)
-    return Predictor(network)
+    model.preprocessing = Preprocessing(image_size=16, mean=(0.5,) * count, std=(0.2,) * count, bands=rule)
+    return Predictor(model)
 
 
 def _levels(predictor, image):
@@ -266,11 +266,11 @@ def test_16_bit_image_and_its_file_are_read_equally(model, tmp_path):
     assert len(np.unique(expected)) > 50
     np.testing.assert_array_equal(_levels(predictor, Image.open(path)), expected)
     np.testing.assert_array_equal(_levels(predictor, np.stack([values] * 3, axis=2)), expected)
-    for asked in (Predictor(model), _by_rule(1, 2, 3), _by_rule(1, 2, 3, 4)):
+    for unfit in (Predictor(model), _by_rule(1, 2, 3), _by_rule(1, 2, 3, 4)):
         with pytest.raises(InputError) as by_path:
-            asked(path)
+            unfit(path)
         with pytest.raises(InputError) as by_image:
-            asked(Image.open(path))
+            unfit(Image.open(path))
         assert str(by_image.value) == str(by_path.value)
     with pytest.raises(InputError, match=mentioning("float32", "1000", "5000")):
         predictor(Image.fromarray(values.astype(np.float32) / 6_000))

@@ -27,29 +27,29 @@ from efficientnetv2.utils.random_key import Key
 
 def test_calibration_error_of_four_images_by_hand():
     """Bin of 0.9: two images, one right, gap 0.4. Bin of 0.6: two images, both right, gap 0.4."""
-    shares = [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]]
-    assert expected_calibration_error([0, 1, 0, 1], shares) == pytest.approx(0.5 * 0.4 + 0.5 * 0.4)
+    probabilities = [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]]
+    assert expected_calibration_error([0, 1, 0, 1], probabilities) == pytest.approx(0.5 * 0.4 + 0.5 * 0.4)
 
 
 def test_gaps_of_different_bins_do_not_cancel():
     """Overconfident in one bin by 0.2, underconfident in another by 0.2: the error is 0.2, not 0."""
-    shares = [[0.7, 0.3]] * 2 + [[0.8, 0.2]] * 1
+    probabilities = [[0.7, 0.3]] * 2 + [[0.8, 0.2]] * 1
     by_hand = (2 / 3) * abs(0.7 - 0.5) + (1 / 3) * abs(0.8 - 1.0)
-    assert expected_calibration_error([0, 1, 0], shares) == pytest.approx(by_hand)
+    assert expected_calibration_error([0, 1, 0], probabilities) == pytest.approx(by_hand)
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
 def test_calibration_error_equals_a_plain_loop_over_bins(bins):
     generator = np.random.default_rng(3)
-    shares = generator.dirichlet(np.ones(4) * 0.5, size=500)
+    probabilities = generator.dirichlet(np.ones(4) * 0.5, size=500)
     true = generator.integers(0, 4, size=500)
-    sure, right = shares.max(axis=1), shares.argmax(axis=1) == true
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
     expected = 0.0
     for b in range(bins):
-        inside = (sure > b / bins) & (sure <= (b + 1) / bins)
+        inside = (confidence > b / bins) & (confidence <= (b + 1) / bins)
         if inside.any():
-            expected += inside.mean() * abs(sure[inside].mean() - right[inside].mean())
-    assert expected_calibration_error(true, shares, bins=bins) == pytest.approx(expected)
+            expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    assert expected_calibration_error(true, probabilities, bins=bins) == pytest.approx(expected)
 
 
 def test_calibrated_model_has_nearly_no_calibration_error():
@@ -64,12 +64,12 @@ def test_calibrated_model_has_nearly_no_calibration_error():
 def test_calibrated_model_is_below_the_chance_limit_in_95_percent(pictures):
     """Labels are drawn 300 times from the probabilities, not from the means of the bins."""
     generator = np.random.default_rng(1)
-    shares = generator.dirichlet(np.ones(4) * 0.5, size=pictures)
+    probabilities = generator.dirichlet(np.ones(4) * 0.5, size=pictures)
     below, limits = [], []
     for _ in range(300):
-        true = (generator.random((pictures, 1)) > shares.cumsum(axis=1)).sum(axis=1).clip(max=3)
-        limits.append(calibration_error_by_chance(reliability_bins(true, shares), key=Key.of(0)))
-        below.append(expected_calibration_error(true, shares) <= limits[-1])
+        true = (generator.random((pictures, 1)) > probabilities.cumsum(axis=1)).sum(axis=1).clip(max=3)
+        limits.append(calibration_error_by_chance(reliability_bins(true, probabilities), key=Key.of(0)))
+        below.append(expected_calibration_error(true, probabilities) <= limits[-1])
     assert 0.9 < np.mean(below) < 0.99
     assert max(limits) == min(limits), "what is right does not enter"
     assert (limits[0] > 0.1) == (pictures == 60)
@@ -171,10 +171,10 @@ def test_requested_coverage_is_reached_or_exceeded():
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.5, 0.6, 0.7, 0.9])), min_size=1, max_size=30))
 def test_order_of_equal_probabilities_does_not_matter(pictures):
-    right, sure = zip(*pictures, strict=True)
-    one = coverage_curve(right, sure)
+    right, confidence = zip(*pictures, strict=True)
+    one = coverage_curve(right, confidence)
     order = np.random.default_rng(0).permutation(len(right))
-    other = coverage_curve(np.array(right)[order], np.array(sure)[order])
+    other = coverage_curve(np.array(right)[order], np.array(confidence)[order])
     assert one.aurc == pytest.approx(other.aurc)
     assert one.accuracy == pytest.approx(other.accuracy)
     assert one.accuracy[-1] == pytest.approx(np.mean(right))

@@ -68,36 +68,39 @@ def test_metrics_equal_scikit_learn_over_the_present_classes(data, classes, pict
 
 def test_top5_counts_labels_among_the_five_most_probable_classes():
     generator = np.random.default_rng(0)
-    shares = generator.dirichlet(np.ones(8), size=50)
+    probabilities = generator.dirichlet(np.ones(8), size=50)
     true = generator.integers(0, 8, size=50)
-    expected = np.mean([true[i] in np.argsort(shares[i])[-5:] for i in range(50)])
-    assert classification_metrics(true, shares, [str(k) for k in range(8)]).top5 == pytest.approx(expected)
+    expected = np.mean([true[i] in np.argsort(probabilities[i])[-5:] for i in range(50)])
+    assert classification_metrics(true, probabilities, [str(k) for k in range(8)]).top5 == pytest.approx(expected)
     assert classification_metrics(true % 5, generator.dirichlet(np.ones(5), size=50), list("abcde")).top5 is None
 
 
 def test_top5_takes_the_first_classes_of_equal_probability():
     """As in top-1. Probabilities written with six digits are often equal."""
-    shares = np.tile([0.3, *[0.1] * 7], (8, 1))
-    assert top5_correct(np.arange(8), shares).tolist() == [True] * 5 + [False] * 3
+    probabilities = np.tile([0.3, *[0.1] * 7], (8, 1))
+    assert top5_correct(np.arange(8), probabilities).tolist() == [True] * 5 + [False] * 3
     generator = np.random.default_rng(0)
-    shares = generator.integers(1, 4, (200, 8)).astype(float)
-    shares /= shares.sum(axis=1, keepdims=True)
+    probabilities = generator.integers(1, 4, (200, 8)).astype(float)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
     true = generator.integers(0, 8, 200)
-    first = np.argsort(-shares, axis=1, kind="stable")[:, :5]
-    assert (top5_correct(true, shares) == (first == true[:, None]).any(axis=1)).all()
-    assert classification_metrics(true, shares, [str(k) for k in range(8)]).top5 == top5_correct(true, shares).mean()
+    first = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    assert (top5_correct(true, probabilities) == (first == true[:, None]).any(axis=1)).all()
+    assert (
+        classification_metrics(true, probabilities, [str(k) for k in range(8)]).top5
+        == top5_correct(true, probabilities).mean()
+    )
 
 
 def test_21841_classes_need_little_memory():
     """A dense confusion matrix would be 3.8 GB. Images are ranked in parts, and all of them count."""
-    classes, pictures = 21_841, 400  # 183 images are ranked at a time
+    classes, num_images = 21_841, 400  # 183 images are ranked at a time
     generator = np.random.default_rng(0)
-    shares = generator.random((pictures, classes), dtype=np.float32)
-    shares /= shares.sum(axis=1, keepdims=True)
-    true = np.where(np.arange(pictures) % 4, np.argsort(shares, axis=1)[:, -5], 0)
+    probabilities = generator.random((num_images, classes), dtype=np.float32)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    true = np.where(np.arange(num_images) % 4, np.argsort(probabilities, axis=1)[:, -5], 0)
     names = [f"n{k:08}" for k in range(classes)]
     tracemalloc.start()
-    found = classification_metrics(true, shares, names)
+    found = classification_metrics(true, probabilities, names)
     intervals = bootstrap_intervals(found, key=Key.of(0), draws=20)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -118,10 +121,10 @@ def test_invalid_input_names_the_image():
         classification_metrics([0, -1], _one_hot([0, 0], 3), NAMES)
     with pytest.raises(InputError, match=mentioning("0", "3", "label")):
         classification_metrics([3, 0], _one_hot([0, 0], 3), NAMES)
-    shares = _one_hot([0, 0, 1], 3)
-    shares[2, 1] = np.nan
+    probabilities = _one_hot([0, 0, 1], 3)
+    probabilities[2, 1] = np.nan
     with pytest.raises(InputError, match=mentioning("1", "3", "2")):
-        classification_metrics([0, 0, 1], shares, NAMES)
+        classification_metrics([0, 0, 1], probabilities, NAMES)
 
 
 def test_top_classes_are_found_without_a_full_sort(monkeypatch):
@@ -130,15 +133,15 @@ def test_top_classes_are_found_without_a_full_sort(monkeypatch):
     assert top_classes(few, 2).tolist() == [[1, 2], [0, 3]]
     assert top_classes(np.empty((0, 4)), 2).shape == (0, 2)
     monkeypatch.setattr(classification, "_SORTED_AT_ONCE", 50_000)
-    shares = np.random.default_rng(0).random((1_000, 1_000), np.float32)
+    probabilities = np.random.default_rng(0).random((1_000, 1_000), np.float32)
     tracemalloc.start()
     try:
-        found = top_classes(shares, 5)
+        found = top_classes(probabilities, 5)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < shares.nbytes / 2
-    np.testing.assert_array_equal(found, np.argsort(-shares, axis=1, kind="stable")[:, :5])
+    assert peak < probabilities.nbytes / 2
+    np.testing.assert_array_equal(found, np.argsort(-probabilities, axis=1, kind="stable")[:, :5])
 
 
 def test_metrics_of_a_size_are_computed_from_its_predictions():

@@ -59,30 +59,30 @@ def test_calibrated_probabilities_give_the_lowest_cost():
     assert found.changed == pytest.approx(((p > 0.1) & (p < 0.5)).mean(), abs=1e-3)
 
 
-def accused(true, p, costs, seed=0) -> bool:
+def is_called_uncalibrated(true, p, costs, seed=0) -> bool:
     """Whether a report calls the probabilities (N,) of the second class uncalibrated."""
-    shares = np.stack([1 - p, p], axis=1)
-    return cost_section(true, shares, costs, ("0", "1"), key=Key.of(seed)).uncalibrated
+    probabilities = np.stack([1 - p, p], axis=1)
+    return cost_section(true, probabilities, costs, ("0", "1"), key=Key.of(seed)).uncalibrated
 
 
 @pytest.mark.parametrize("costs", [ALARM, ErrorCosts(1.0 - np.eye(2), abstain=0.3)])
 def test_few_images_are_rarely_called_uncalibrated_by_chance(costs):
     """30 images with calibrated probabilities: the cost is often higher, but at most one in twenty is reported."""
-    dearer = said = 0
+    dearer = flagged = 0
     for seed in range(100):
         generator = np.random.default_rng(seed)
         p = generator.beta(0.7, 2.0, 30)
         true = (generator.random(30) < p).astype(int)
         found = cost_metrics(true, np.stack([1 - p, p], axis=1), costs)
         dearer += found.cheapest > found.most_probable
-        said += accused(true, p, costs, seed)
+        flagged += is_called_uncalibrated(true, p, costs, seed)
     assert dearer > 5
-    assert said <= 5
+    assert flagged <= 5
 
 
 def test_underconfident_probabilities_are_called_uncalibrated():
     """Each of 300 images has 20 % for class 1, but none is of class 1."""
     true, p = np.zeros(300, dtype=int), np.full(300, 0.2)
-    assert accused(true, p, ALARM)
-    assert not accused(true[:3], p[:3], ALARM)
+    assert is_called_uncalibrated(true, p, ALARM)
+    assert not is_called_uncalibrated(true[:3], p[:3], ALARM)
     assert calibrated_cost_p_value(true, 1e-3 * np.ones(300)[:, None] * [999, 1], ALARM, key=Key.of(0)) == 1.0

@@ -118,14 +118,14 @@ def test_worst_slices_come_first_by_hand():
     region = ["north"] * 50 + ["south"] * 50 + ["west"] * 5
     true = np.arange(105) % 3
     hits = np.array([True] * 40 + [False] * 10 + [True] * 20 + [False] * 30 + [False] * 5)
-    answers = np.where(hits, true, (true + 1) % 3)
-    found = slice_metrics(pd.DataFrame({"region": region}), true, answers, hits)
+    predicted = np.where(hits, true, (true + 1) % 3)
+    found = slice_metrics(pd.DataFrame({"region": region}), true, predicted, hits)
     assert [(one.value, one.num_images, one.small) for one in found] == [
         ("south", 50, False), ("west", 5, True), ("north", 50, False),
     ]  # fmt: skip
     south = found[0]
     assert (south.top1, south.low, south.high) == (0.4, *wilson_interval(0.4, 50))
-    assert south.macro_f1 == pytest.approx(f1_score(true[50:100], answers[50:100], average="macro"))
+    assert south.macro_f1 == pytest.approx(f1_score(true[50:100], predicted[50:100], average="macro"))
     # With three slices p is at most 0.0167: 0.0007 for 20 of 50 against 40 of 55, 0.0127 for 0 of 5 against 60 of 100.
     assert [one.below for one in found] == [True, True, False]
 
@@ -142,7 +142,7 @@ def test_equal_slices_are_rarely_called_worse():
     assert called <= 20, called
 
 
-def shares_called_worse(tables, column, share=0.7):
+def fraction_called_worse(tables, column, share=0.7):
     """The fraction of tables with a slice called worse, although all images have equal accuracy."""
     generator, called = np.random.default_rng(0), 0
     for _ in range(tables):
@@ -157,7 +157,7 @@ def shares_called_worse(tables, column, share=0.7):
 def test_variation_of_the_other_images_is_included(parts):
     """Two halves, a large slice against few images, a dozen slices: at most one in twenty of 400 tables."""
     column = np.repeat([f"r{place}" for place in range(len(parts))], parts)
-    assert shares_called_worse(400, column) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
+    assert fraction_called_worse(400, column) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
 
 
 def test_few_correct_images_do_not_make_other_slices_worse():

@@ -18,8 +18,8 @@ BACKBONE = Measurement(
 
 def test_reward_by_hand():
     """Twice the step time, 4 times the parameters: 0.6 * 2^-0.07 * 4^-0.05 = 0.6 * 0.952638 * 0.933033 = 0.533306."""
-    network = replace(BACKBONE, top1=0.6, step_seconds=0.2, parameters=4_000_000)
-    assert Reward().compute(network, BACKBONE) == pytest.approx(0.533306, abs=1e-6)
+    measured = replace(BACKBONE, top1=0.6, step_seconds=0.2, parameters=4_000_000)
+    assert Reward().compute(measured, BACKBONE) == pytest.approx(0.533306, abs=1e-6)
 
 
 def test_reward_of_the_backbone_is_its_accuracy():
@@ -42,22 +42,22 @@ def test_order_by_hand():
 
 @given(st.floats(0.01, 1), st.floats(1e-3, 10), st.integers(1, 10**9), st.floats(1.01, 100))
 def test_higher_cost_lowers_and_higher_accuracy_raises_the_reward(top1, seconds, parameters, times):
-    network = replace(BACKBONE, top1=top1, step_seconds=seconds, parameters=parameters)
-    worth = Reward().compute(network, BACKBONE)
-    assert Reward().compute(replace(network, step_seconds=seconds * times), BACKBONE) == pytest.approx(
-        worth * times**-0.07
+    measured = replace(BACKBONE, top1=top1, step_seconds=seconds, parameters=parameters)
+    value = Reward().compute(measured, BACKBONE)
+    assert Reward().compute(replace(measured, step_seconds=seconds * times), BACKBONE) == pytest.approx(
+        value * times**-0.07
     )
-    assert Reward().compute(replace(network, parameters=parameters * 2), BACKBONE) < worth
-    assert Reward().compute(replace(network, top1=top1 / times), BACKBONE) < worth
+    assert Reward().compute(replace(measured, parameters=parameters * 2), BACKBONE) < value
+    assert Reward().compute(replace(measured, top1=top1 / times), BACKBONE) < value
 
 
 def test_costs_with_an_exponent_are_included():
     """Latency and memory: 0.5 * 4^-0.1 * 2^-0.2 = 0.5 * 0.870551 * 0.870551 = 0.378929."""
     backbone = replace(BACKBONE, inference_seconds=0.01, peak_memory_bytes=2**30)
-    network = replace(backbone, inference_seconds=0.04, peak_memory_bytes=2**31)
+    measured = replace(backbone, inference_seconds=0.04, peak_memory_bytes=2**31)
     reward = Reward(step_seconds=0, parameters=0, inference_seconds=-0.1, peak_memory_bytes=-0.2)
-    assert reward.compute(network, backbone) == pytest.approx(0.378929, abs=1e-6)
-    assert Reward().compute(network, backbone) == 0.5
+    assert reward.compute(measured, backbone) == pytest.approx(0.378929, abs=1e-6)
+    assert Reward().compute(measured, backbone) == 0.5
 
 
 def test_failed_model_has_reward_zero():

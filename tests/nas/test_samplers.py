@@ -40,7 +40,7 @@ def _quiet():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def worth(point):
+def synthetic_reward(point):
     """A synthetic reward, unknown to samplers: MBConv early, layers late, few parameters."""
     choices = SPACE.choices(point)
     liked = sum(choices[f"stage{number}.kind"] == "mbconv" for number in (2, 3))
@@ -54,7 +54,7 @@ def searched(proposer, seed, trials):
     tried, key = [], Key.of(seed)
     for number in range(trials):
         point = proposer.propose(SPACE, tried, key.fold(number))
-        tried.append(PastTrial(point, worth(point)))
+        tried.append(PastTrial(point, synthetic_reward(point)))
     return tried
 
 
@@ -180,7 +180,7 @@ def test_policy_of_the_paper_space_is_finite_after_a_thousand_trials():
 def one_trial(study, space=SPACE):
     trial = study.ask()
     point = suggest(trial, space)
-    study.tell(trial, worth(point) if space is SPACE else float(sum(point)))
+    study.tell(trial, synthetic_reward(point) if space is SPACE else float(sum(point)))
     return point
 
 
@@ -212,7 +212,7 @@ def test_sampler_proposes_from_the_trials_of_the_study(name):
     tried, key = [], Key.of(1).fold("sampler")
     for number, point in enumerate(points):
         assert OURS[name].propose(SPACE, tried, key.fold(number)) == point
-        tried.append(PastTrial(point, worth(point)))
+        tried.append(PastTrial(point, synthetic_reward(point)))
     assert past_trials(study, SPACE) == tried
 
 
@@ -271,7 +271,7 @@ def test_nsga2_accepts_two_objectives():
         trial = study.ask()
         point = suggest(trial, SPACE)
         parameters = count_flops(SPACE.decode(point), image_size=64, num_classes=10).total.parameters
-        study.tell(trial, (worth(point), parameters))
+        study.tell(trial, (synthetic_reward(point), parameters))
     assert study.best_trials
 
 

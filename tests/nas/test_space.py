@@ -68,10 +68,10 @@ def test_tiny_space_by_hand():
 def test_count_is_the_number_of_different_architectures(space):
     """All combinations of indices are decoded: equal architectures are equal values."""
     combinations = itertools.product(*(range(len(one.options)) for one in space.decisions))
-    networks = {space.decode(point) for point in combinations}
+    architectures = {space.decode(point) for point in combinations}
     points = list(space.points())
-    assert len(networks) == space.count == len(points) == len(set(points))
-    assert {space.decode(point) for point in points} == networks
+    assert len(architectures) == space.count == len(points) == len(set(points))
+    assert {space.decode(point) for point in points} == architectures
 
 
 def test_count_of_the_paper_space():
@@ -97,8 +97,8 @@ def test_count_of_the_paper_space():
 def test_points_and_architectures_convert_both_ways(space, seed):
     point = space.sample(Key.of(seed))
     assert space.canonical(point) == point
-    network = space.decode(point)
-    assert space.encode(network) == point
+    architecture = space.decode(point)
+    assert space.encode(architecture) == point
     assert space.point(space.choices(point)) == point
 
 
@@ -141,27 +141,27 @@ def test_architectures_are_sampled_uniformly():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_architecture_is_in_the_space_around_it(name):
-    network = get_architecture(name)
-    space = space_around(network)
-    assert space.decode(space.encode(network)) == network
+    architecture = get_architecture(name)
+    space = space_around(architecture)
+    assert space.decode(space.encode(architecture)) == architecture
 
 
 def test_table_4_is_in_the_paper_space_except_for_its_channels():
     """S: operators and layers of Table 4 with the channels of B4, and the seventh stage removed."""
     b4 = get_architecture("efficientnet_b4")
     rows = zip(EFFICIENTNETV2_S.stages, b4.stages[:6], strict=True)
-    network = replace(b4, stages=tuple(replace(row, channels=stage.channels) for row, stage in rows))
+    architecture = replace(b4, stages=tuple(replace(row, channels=stage.channels) for row, stage in rows))
     space = paper_space()
-    assert len(network.stages) == 6
-    assert space.decode(space.encode(network)) == network
+    assert len(architecture.stages) == 6
+    assert space.decode(space.encode(architecture)) == architecture
 
 
 def test_table_3_is_in_the_paper_space():
     """B4 with its first 1-3, 1-5, 1-7 stages fused."""
     space = paper_space()
     for stages in (3, 5, 7):
-        network = with_fused(get_architecture("efficientnet_b4"), stages=stages)
-        assert space.decode(space.encode(network)) == network
+        architecture = with_fused(get_architecture("efficientnet_b4"), stages=stages)
+        assert space.decode(space.encode(architecture)) == architecture
 
 
 def test_small_space():
@@ -177,11 +177,11 @@ def test_small_space():
 )
 def test_sampled_models_have_the_counted_parameters_and_flops(space):
     for seed in range(2):
-        network = space.decode(space.sample(Key.of(seed)))
+        architecture = space.decode(space.sample(Key.of(seed)))
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
-            module = EfficientNet(network, num_classes=10).eval()
+            module = EfficientNet(architecture, num_classes=10).eval()
             assert module(torch.empty(1, 3, 64, 64)).shape == (1, 10)
-        total = count_flops(network, image_size=64, num_classes=10).total
+        total = count_flops(architecture, image_size=64, num_classes=10).total
         assert sum(one.numel() for one in module.parameters()) == total.parameters
         assert counter.get_total_flops() == 2 * total.multiply_adds
 

@@ -93,13 +93,13 @@ def test_parts_sum_to_the_step():
     assert 0.5 < sum(found.parts[name] for name in names) / found.total.median < 2
 
 
-class Sittings:
+class FakeBenchmark:
     """A fake benchmark: each construction has its own step time."""
 
     def __init__(self, seconds: list[float]) -> None:
         self.seconds, self.made = seconds, []
 
-    def __call__(self, architecture: Architecture, *given: object) -> Sittings:
+    def __call__(self, architecture: Architecture, *given: object) -> FakeBenchmark:
         self.made.append(architecture)
         return self
 
@@ -121,7 +121,7 @@ class Sittings:
 )
 def test_spread_includes_differences_between_benchmark_runs(seconds, median, low, high, rounds, monkeypatch):
     """Rounds of one benchmark are equal, so a spread over rounds alone would be 0."""
-    bench = Sittings(seconds)
+    bench = FakeBenchmark(seconds)
     monkeypatch.setattr(step_time, "StepBenchmark", bench)
     found = time_step(TINY, RECIPE, num_classes=3, device=CPU)
     assert (found.total.median, found.total.low, found.total.high, found.total.rounds) == (
@@ -135,7 +135,7 @@ def test_step_time_relative_to_the_reference_ignores_machine_speed(monkeypatch):
     """A step of half the reference: three runs between four of the reference, while the machine slows down by half."""
     other = get_architecture("efficientnetv2_b0")
     slowness = [1.0, 1.1, 1.2, 1.3, 1.4, 1.7, 2.0]
-    bench = Sittings([(0.8 if turn % 2 == 0 else 0.4) * by for turn, by in enumerate(slowness)])
+    bench = FakeBenchmark([(0.8 if turn % 2 == 0 else 0.4) * by for turn, by in enumerate(slowness)])
     monkeypatch.setattr(step_time, "StepBenchmark", bench)
     found = time_step(TINY, RECIPE, num_classes=3, device=CPU, reference=ReferenceTiming(other, RECIPE, 1.0))
     assert bench.made == [other, TINY, other, TINY, other, TINY, other]
@@ -148,7 +148,7 @@ def test_long_steps_are_timed_as_often_as_the_dry_run_counts(monkeypatch):
     other = get_architecture("efficientnetv2_b0")
     steps = Counter[Architecture]()
 
-    class Counting(Sittings):
+    class Counting(FakeBenchmark):
         def step(self) -> float:
             steps[self.made[-1]] += 1
             return 2.0
@@ -162,21 +162,21 @@ def test_long_steps_are_timed_as_often_as_the_dry_run_counts(monkeypatch):
 
 
 def test_unmeasured_step_is_predicted_from_parts_of_others(tmp_path):
-    kept = times(tmp_path)
-    assert kept.predict(TINY) is None
-    kept.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.25))
+    cache = times(tmp_path)
+    assert cache.predict(TINY) is None
+    cache.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.25))
     deeper = replace(TINY, stages=(*TINY.stages[:2], replace(TINY.stages[2], layers=5)))
-    assert kept.predict(TINY) == pytest.approx(0.25 * 6)
-    assert kept.predict(deeper) == pytest.approx(0.25 * 9), "three more blocks of a shape that is known"
+    assert cache.predict(TINY) == pytest.approx(0.25 * 6)
+    assert cache.predict(deeper) == pytest.approx(0.25 * 9), "three more blocks of a shape that is known"
     wider = replace(TINY, stages=(*TINY.stages[:2], replace(TINY.stages[2], channels=32)))
-    assert kept.predict(wider) is None
+    assert cache.predict(wider) is None
 
 
 def test_median_of_several_times_is_used(tmp_path):
-    kept = times(tmp_path)
+    cache = times(tmp_path)
     for seconds in (0.1, 0.1, 9.0):
-        kept.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), seconds))
-    assert kept.predict(TINY) == pytest.approx(0.6)
+        cache.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), seconds))
+    assert cache.predict(TINY) == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(
@@ -202,13 +202,13 @@ def test_times_of_another_recipe_are_separate(change, tmp_path):
     ],
 )
 def test_damaged_cache_file_counts_as_empty(damage, tmp_path):
-    kept = times(tmp_path)
+    cache = times(tmp_path)
     part = part_names(TINY, image_size=32, num_classes=3)[0]
-    kept.file.write_text(damage.replace("KEY", kept._key(TINY)).replace("PART", part))
-    assert kept.predict(TINY) is None
-    kept.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.1))
-    assert json.loads(kept.file.read_text())
-    assert kept.predict(TINY) is not None
+    cache.file.write_text(damage.replace("KEY", cache._key(TINY)).replace("PART", part))
+    assert cache.predict(TINY) is None
+    cache.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.1))
+    assert json.loads(cache.file.read_text())
+    assert cache.predict(TINY) is not None
 
 
 def test_step_of_several_groups_takes_proportionally_longer():
@@ -265,13 +265,13 @@ class Clock:
         """A fake model."""
         clock, seconds = self, SECONDS[architecture]
 
-        class Passing(torch.nn.Module):
+        class FakeModel(torch.nn.Module):
             in_channels = 3
 
             def forward(self, picture: torch.Tensor) -> None:
                 clock.now += clock.slowness * seconds
 
-        return Passing()
+        return FakeModel()
 
 
 @pytest.mark.parametrize(

@@ -169,11 +169,11 @@ def test_trial_taken_during_a_lost_connection_is_not_left_behind(call, word, tmp
     done, cuts = getattr(one.storage.rdb, call), [True]
 
     def cut(*words: object) -> object:
-        answer = done(*words)
+        result = done(*words)
         if cuts and word in (None, *words):
             cuts.pop()
             raise OperationalError(call, {}, Exception("server closed the connection"))
-        return answer
+        return result
 
     monkeypatch.setattr(one.storage.rdb, call, cut)
     until = time.monotonic() + 10  # a trial without an owner is taken after a timeout
@@ -271,7 +271,7 @@ def test_local_worker_is_lost_with_its_process(tmp_path):
     ],
 )
 def test_unavailable_database_is_retried_and_reported_once(error, reason, tmp_path):
-    said = logged_lines()
+    messages = logged_lines()
     storage = opened(tmp_path)
     tries = iter([True, True, False])
 
@@ -281,7 +281,7 @@ def test_unavailable_database_is_retried_and_reported_once(error, reason, tmp_pa
         return "done"
 
     assert storage.retry(call) == "done"
-    assert each_mentions(said, (reason, "database"), ("database", "study"))
+    assert each_mentions(messages, (reason, "database"), ("database", "study"))
 
 
 def test_timeout_names_the_command_to_resume(tmp_path):
@@ -319,7 +319,7 @@ def of_another_program(file):
 def test_file_that_is_no_study_is_rejected_immediately(damage, tmp_path):
     study(tmp_path)
     damage(tmp_path / "study.db")
-    said = logged_lines()
+    messages = logged_lines()
 
     def ask():
         storage = opened(tmp_path, create=False)
@@ -327,7 +327,7 @@ def test_file_that_is_no_study_is_rejected_immediately(damage, tmp_path):
 
     with pytest.raises(InputError, match=mentioning("study.db", "database")):
         ask()
-    assert said == [], "waiting mends nothing"
+    assert messages == [], "waiting mends nothing"
 
 
 @pytest.mark.parametrize(
@@ -336,17 +336,17 @@ def test_file_that_is_no_study_is_rejected_immediately(damage, tmp_path):
 def test_password_comes_from_the_environment_and_a_wrong_one_is_not_retried(url, given, monkeypatch):
     import pg8000
 
-    asked: list[dict[str, object]] = []
+    requests: list[dict[str, object]] = []
 
     def connect(**words: object) -> None:
-        asked.append(words)
+        requests.append(words)
         raise pg8000.DatabaseError({"C": "28P01", "M": 'password authentication failed for user "me"'})
 
     monkeypatch.setattr(pg8000, "connect", connect)
     monkeypatch.setenv("PGPASSWORD", "of the environment")
     with pytest.raises(InputError, match="PGPASSWORD") as error:
         Storage(url, timeout_s=600, create=True)
-    assert [(words["user"], words["password"]) for words in asked] == [("me", given)]
+    assert [(words["user"], words["password"]) for words in requests] == [("me", given)]
     assert given not in str(error.value)
 
 

@@ -89,9 +89,9 @@ def test_study_of_version_0_1_is_opened(tmp_path):
 @pytest.mark.parametrize(("begun", "said"), [("0.1", ("efficientnetv2", "0.1")), (None, ("of an earlier version",))])
 def test_other_package_version_gives_a_warning(begun, said):
     assert version_warning("1.0", "1.0") is None
-    told = version_warning(begun, "1.0")
-    assert mentions(told, *said)
-    assert mentions(told, "1.0")
+    warning = version_warning(begun, "1.0")
+    assert mentions(warning, *said)
+    assert mentions(warning, "1.0")
 
 
 def test_second_worker_gets_the_config_of_the_first(tmp_path):

@@ -87,10 +87,10 @@ def proxy_of(folder: Path, tmp_path: Path, *settings: str, seeds: tuple[int, ...
 
 
 def test_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path):
-    told, folders = [], []
+    messages, folders = [], []
 
     def watch(one):
-        told.append(one)
+        messages.append(one)
         folders.append(list(own_folder().glob("trial-*")))
         return True
 
@@ -107,8 +107,8 @@ def test_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path):
     assert 0 < found.step_seconds < 10
     assert 50e6 < found.peak_memory_bytes < 5e9
     assert found.inference_seconds is None, "nobody has asked for it"
-    assert isinstance(told[0], StepTimed), "known before training, so that a reward can be had at every epoch"
-    assert [one.run for one in told[1:]] == [0, 0, 1, 1]
+    assert isinstance(messages[0], StepTimed), "known before training, so that a reward can be had at every epoch"
+    assert [one.run for one in messages[1:]] == [0, 0, 1, 1]
     assert all(len(each) == 1 for each in folders), "the trial's, while it is under way"
     assert not list(own_folder().glob("trial-*"))
 
@@ -221,7 +221,7 @@ def test_failure_is_one_line(failure, said):
     assert Measurement(1, 1, top1=0.5, failure=failure).failure_line == said
 
 
-def whole_of(median: float, apart: float = 0.0) -> StepTimeByPart:
+def step_of(median: float, apart: float = 0.0) -> StepTimeByPart:
     names = part_names(TINY, image_size=32, num_classes=3)
     return StepTimeByPart(TimingStats(median, median, median + apart, 5), dict.fromkeys(names, 0.1 / len(names)))
 
@@ -229,10 +229,10 @@ def whole_of(median: float, apart: float = 0.0) -> StepTimeByPart:
 @pytest.mark.parametrize(
     ("first", "times", "counts"),
     [
-        (whole_of(0.11), 1, 0.11),
-        (whole_of(0.2, apart=0.1), 2, 0.12),
-        (whole_of(0.2, apart=0.001), 2, 0.2),
-        (whole_of(0.05, apart=0.02), 2, 0.12),
+        (step_of(0.11), 1, 0.11),
+        (step_of(0.2, apart=0.1), 2, 0.12),
+        (step_of(0.2, apart=0.001), 2, 0.2),
+        (step_of(0.05, apart=0.02), 2, 0.12),
     ],
 )
 def test_step_time_that_differs_from_the_sum_of_parts_is_measured_again(
@@ -240,12 +240,12 @@ def test_step_time_that_differs_from_the_sum_of_parts_is_measured_again(
 ):
     """The parts sum to 0.1 s. If the difference exceeds 15 %, the steadier of two measurements is used."""
     proxy = proxy_of(class_folders, tmp_path)
-    answers = [first, whole_of(0.12, apart=0.01)]
-    monkeypatch.setattr(trial_module, "time_step", lambda *given, **more: answers.pop(0))
+    results = [first, step_of(0.12, apart=0.01)]
+    monkeypatch.setattr(trial_module, "time_step", lambda *given, **more: results.pop(0))
     found = trial_module.time_trial_step(
         TINY, proxy, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False
     )
-    assert (2 - len(answers), found.time.median, found.measured) == (times, counts, True)
+    assert (2 - len(results), found.time.median, found.measured) == (times, counts, True)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_step_time_that_differs_from_the_sum_of_parts_is_measured_again(
 )
 def test_cached_step_time_is_measured_on_request(by, verify, measured, class_folders, tmp_path, monkeypatch):
     proxy = replace(proxy_of(class_folders, tmp_path), step_time=by)
-    monkeypatch.setattr(trial_module, "time_step", lambda *given, **more: whole_of(0.11))
+    monkeypatch.setattr(trial_module, "time_step", lambda *given, **more: step_of(0.11))
     for turn in range(2):
         found = trial_module.time_trial_step(
             TINY, proxy, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=verify or turn == 0
@@ -265,17 +265,17 @@ def test_cached_step_time_is_measured_on_request(by, verify, measured, class_fol
 
 def test_trial_process_keeps_freed_memory_as_train_does(monkeypatch, tmp_path):
     """Freed memory must be kept before the step is timed, otherwise step times differ from training."""
-    came: list[str] = []
-    monkeypatch.setattr(child, "keep_freed_memory", lambda: came.append("memory kept"))
-    monkeypatch.setattr(child, "time_trial_step", lambda *given, **more: came.append("timed"))
-    monkeypatch.setattr(child, "reset_peak_memory", lambda device: came.append("peak forgotten"))
+    events: list[str] = []
+    monkeypatch.setattr(child, "keep_freed_memory", lambda: events.append("memory kept"))
+    monkeypatch.setattr(child, "time_trial_step", lambda *given, **more: events.append("timed"))
+    monkeypatch.setattr(child, "reset_peak_memory", lambda device: events.append("peak forgotten"))
     monkeypatch.setattr(child, "peak_bytes", lambda device: 1)
     monkeypatch.setattr(child, "trial_setup", lambda *given: "a run")
-    monkeypatch.setattr(child.timing, "measure_timings", lambda job, folder: came.append(f"a little of {job}"))
+    monkeypatch.setattr(child.timing, "measure_timings", lambda job, folder: events.append(f"a little of {job}"))
     for name in ("exit_with_parent", "_redirect_output"):
         monkeypatch.setattr(child, name, lambda *given: None)
     monkeypatch.setattr(child, "resolve_task", lambda network, proxy, device: proxy)
-    told = SimpleNamespace(send=came.append)
+    connection = SimpleNamespace(send=events.append)
     proxy = SimpleNamespace(
         device="cpu",
         threads=None,
@@ -287,18 +287,18 @@ def test_trial_process_keeps_freed_memory_as_train_does(monkeypatch, tmp_path):
         reference=None,
         step_time="measured",
     )
-    child.trial_process_main(told, TINY, proxy, verify=True, scratch=tmp_path)
-    assert came == ["memory kept", "timed", None, "peak forgotten", "a little of a run", Trained((), 1)]
-    came.clear()
+    child.trial_process_main(connection, TINY, proxy, verify=True, scratch=tmp_path)
+    assert events == ["memory kept", "timed", None, "peak forgotten", "a little of a run", Trained((), 1)]
+    events.clear()
     proxy.step_time = "unmeasured"
-    child.trial_process_main(told, TINY, proxy, verify=True, scratch=tmp_path)
-    assert came == ["memory kept", "a little of a run", Trained((), 1)], "no step is timed, nor told of"
+    child.trial_process_main(connection, TINY, proxy, verify=True, scratch=tmp_path)
+    assert events == ["memory kept", "a little of a run", Trained((), 1)], "no step is timed, nor told of"
 
 
 @pytest.mark.parametrize(("share", "trained"), [(1, 1), (None, 2)])
 def test_steps_use_all_threads_and_training_uses_its_share(share, trained, monkeypatch, tmp_path):
     """The work of the trial process, run here. Its two parts return their numbers of threads."""
-    came: list[object] = []
+    events: list[object] = []
     monkeypatch.setattr(child, "time_trial_step", lambda *given, **more: torch.get_num_threads())
     monkeypatch.setattr(child, "_train", lambda *given: torch.get_num_threads())
     for name in ("exit_with_parent", "_redirect_output", "keep_freed_memory"):
@@ -318,11 +318,11 @@ def test_steps_use_all_threads_and_training_uses_its_share(share, trained, monke
     )
     before = torch.get_num_threads()
     try:
-        child.trial_process_main(SimpleNamespace(send=came.append), TINY, proxy, verify=True, scratch=tmp_path)
+        child.trial_process_main(SimpleNamespace(send=events.append), TINY, proxy, verify=True, scratch=tmp_path)
     finally:
         torch.set_num_threads(before)
-    assert came[0] == 2
-    assert came[1].top1 == (trained,)
+    assert events[0] == 2
+    assert events[1].top1 == (trained,)
 
 
 def test_divergence_is_a_result(class_folders, tmp_path):
@@ -350,16 +350,16 @@ def test_step_is_timed_in_the_groups_of_training(class_folders, tmp_path, monkey
 
     def measured(network, recipe, *, groups_per_pass, **more):
         timed.append((recipe, groups_per_pass))
-        return whole_of(0.1)
+        return step_of(0.1)
 
     monkeypatch.setattr(trial_module, "time_step", measured)
-    told = trial_module.time_trial_step(
+    step = trial_module.time_trial_step(
         TINY, halved, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False
     )
     assert limits == [3.0]
     own = {"ghost_batch_size": batch // 2, "model": TINY, "seed": 0, **PROXY_OVERRIDES}
     assert timed[0] == (proxy.recipe.model_copy(update=own), 2)
-    assert told.groups_per_pass == 2, "by which the backbone is timed for as long as the study lasts"
+    assert step.groups_per_pass == 2, "by which the backbone is timed for as long as the study lasts"
 
 
 @pytest.mark.parametrize(("begun", "groups"), [(None, 1), (2, 2)])
@@ -380,15 +380,15 @@ def test_reference_is_timed_in_its_own_groups(begun, groups, class_folders, tmp_
 
     timed = []
     monkeypatch.setattr(trial_module, "resolve_recipe", settled)
-    monkeypatch.setattr(trial_module, "time_step", lambda *given, **more: timed.append((given, more)) or whole_of(0.1))
+    monkeypatch.setattr(trial_module, "time_step", lambda *given, **more: timed.append((given, more)) or step_of(0.1))
     for name in ("exit_with_parent", "_redirect_output", "trial_setup"):
         monkeypatch.setattr(child, name, lambda *given: None)
     monkeypatch.setattr(child.timing, "measure_timings", lambda *given: None)
-    told = []
-    child.trial_process_main(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
-    assert isinstance(told[0], StepTimed), told
-    ((network, recipe), more) = timed[0]
-    assert (network, recipe.ghost_batch_size) == (TINY, batch // 4)
+    messages = []
+    child.trial_process_main(SimpleNamespace(send=messages.append), TINY, proxy, verify=True, scratch=tmp_path)
+    assert isinstance(messages[0], StepTimed), messages
+    ((model, recipe), more) = timed[0]
+    assert (model, recipe.ghost_batch_size) == (TINY, batch // 4)
     assert (more["reference"].architecture, more["reference"].recipe.ghost_batch_size) == (other, batch // groups)
 
 
@@ -407,9 +407,9 @@ def test_too_little_memory_for_the_reference_is_an_error(class_folders, tmp_path
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
     for name in ("exit_with_parent", "_redirect_output", "keep_freed_memory"):
         monkeypatch.setattr(child, name, lambda *given: None)
-    told = []
-    child.trial_process_main(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
-    (refused,) = told
+    messages = []
+    child.trial_process_main(SimpleNamespace(send=messages.append), TINY, proxy, verify=True, scratch=tmp_path)
+    (refused,) = messages
     assert isinstance(refused, InputError)
     assert mentions(str(refused), "memory", "ghost_batch_size", 8, 4)
     assert mentions(str(refused), "effnetv2 search resume")
@@ -457,11 +457,15 @@ def test_out_of_memory_of_a_model_does_not_end_the_worker(error, said, monkeypat
     monkeypatch.setattr(child, "resolve_task", lambda network, proxy, device: proxy)
     nothing = SimpleNamespace()
     proxy = ProxyTask(get_recipe("quick"), (0,), nothing, nothing, "cpu", 0, tmp_path / "times", tmp_path / "quiet")
-    told = []
+    messages = []
     child.trial_process_main(
-        SimpleNamespace(send=told.append), TINY, replace(proxy, step_time="unmeasured"), verify=True, scratch=tmp_path
+        SimpleNamespace(send=messages.append),
+        TINY,
+        replace(proxy, step_time="unmeasured"),
+        verify=True,
+        scratch=tmp_path,
     )
-    (one,) = told
+    (one,) = messages
     if said is None:
         assert isinstance(one, InputError)
         return
@@ -537,9 +541,9 @@ def test_duplicate_in_train_and_val_is_rejected(class_folders):
 
 def test_search_without_val_images_is_rejected(class_folders):
     dataset = split(class_folders)
-    kept = dataset.select([row for row, name in enumerate(dataset.split) if name != "val"])
+    selected = dataset.select([row for row, name in enumerate(dataset.split) if name != "val"])
     with pytest.raises(InputError, match="no images"):
-        require_no_leakage(kept, np.arange(len(kept)))
+        require_no_leakage(selected, np.arange(len(selected)))
 
 
 def test_interrupt_during_process_start_leaves_no_process(class_folders, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from efficientnetv2.nas.worker import SearchCallback, Worker
 from efficientnetv2.utils.benchmark import TimingStats
 
 
-class Keeps(SearchCallback):
+class RecordedTrials(SearchCallback):
     """Record the measurements of ended trials."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ def worker(tmp_path, *, trials: int, done: int = 0, running: int = 0, plan: Stud
     for _ in range(running):
         study.optuna_study.ask()
     proxy = SimpleNamespace(recipe=PLAN.recipe, num_classes=3, seeds=(0,))
-    return Worker(study, proxy, Keeps())
+    return Worker(study, proxy, RecordedTrials())
 
 
 @pytest.mark.parametrize(("running", "left"), [(0, 60.0), (1, 30.0), (2, 20.0), (6, 10.0)])
@@ -81,26 +81,26 @@ def test_trial_that_another_worker_took_over_and_ended_is_stopped(tmp_path):
     """For example after a minute without a network connection."""
     one = worker(tmp_path, trials=1)
     claim = one.queue.acquire(1)
-    network = PLAN.space.decode(one._suggest(claim))
-    assert one._on_message(claim, network, StepTimed(TimingStats(0.1, 0.1, 0.1, 5), None, measured=True))
-    assert one._on_message(claim, network, EpochDone(0, 1.0, 0.5))
+    architecture = PLAN.space.decode(one._suggest(claim))
+    assert one._on_message(claim, architecture, StepTimed(TimingStats(0.1, 0.1, 0.1, 5), None, measured=True))
+    assert one._on_message(claim, architecture, EpochDone(0, 1.0, 0.5))
     trial_id = one.queue.trial_id(0)
     theirs = one.storage.rdb.get_trial(trial_id).user_attrs["worker"] | {"token": "theirs"}
     one.storage.rdb.set_trial_user_attr(trial_id, "worker", theirs)
     one.study.optuna_study.tell(0, state=import_optuna().trial.TrialState.PRUNED)
-    assert not one._on_message(claim, network, EpochDone(0, 2.0, 0.6))
-    found = to_measurement(network, one.task, TrialResult(None, (), None, None))
-    said = logged_lines()
+    assert not one._on_message(claim, architecture, EpochDone(0, 2.0, 0.6))
+    found = to_measurement(architecture, one.task, TrialResult(None, (), None, None))
+    messages = logged_lines()
     one._finish(claim, found, result=TrialResult(None, (), None, None))
     assert one.callback.found == []
-    assert each_mentions(said, ("0", "trial", "worker"))
+    assert each_mentions(messages, ("0", "trial", "worker"))
 
 
-def told_of(one: Worker, claim: TrialLease, epochs: list[EpochDone]) -> list[bool]:
+def continues_after(one: Worker, claim: TrialLease, epochs: list[EpochDone]) -> list[bool]:
     """Whether the trial continues after each point of its curve."""
-    network = PLAN.space.decode(one._suggest(claim))
-    one._on_message(claim, network, StepTimed(TimingStats(0.1, 0.1, 0.1, 5), None, measured=True))
-    return [one._on_message(claim, network, point) for point in epochs]
+    architecture = PLAN.space.decode(one._suggest(claim))
+    one._on_message(claim, architecture, StepTimed(TimingStats(0.1, 0.1, 0.1, 5), None, measured=True))
+    return [one._on_message(claim, architecture, point) for point in epochs]
 
 
 def with_curves(one: Worker, count: int = 10) -> None:
@@ -125,9 +125,9 @@ def test_restarted_trial_is_pruned_by_its_own_second_point(before, tmp_path):
         one.storage.rdb.set_trial_intermediate_value(trial_id, point, 99.0)
     one.queue.give_back(claim)
     again = one.queue.acquire(11)
-    assert told_of(one, again, CURVE) == [True, False, True]
-    kept = one.storage.rdb.get_trial(trial_id).intermediate_values
-    assert kept[2] < 1, "by which the next ones are judged"
+    assert continues_after(one, again, CURVE) == [True, False, True]
+    saved = one.storage.rdb.get_trial(trial_id).intermediate_values
+    assert saved[2] < 1, "by which the next ones are judged"
 
 
 @pytest.mark.parametrize(("seeds", "seed", "goes_on"), [((0,), 0, True), ((0, 1), 0, False), ((0, 1), 1, True)])
@@ -138,7 +138,7 @@ def test_only_the_last_run_of_a_trial_cannot_be_pruned_at_its_end(seeds, seed, g
     with_curves(one)
     epochs = float(PLAN.recipe.epochs)
     points = [EpochDone(0, epochs / 2, 0.1), EpochDone(seed, epochs, 0.1)]
-    assert told_of(one, one.queue.acquire(11), points) == [True, goes_on]
+    assert continues_after(one, one.queue.acquire(11), points) == [True, goes_on]
 
 
 def test_pruned_architecture_is_not_trained_again(tmp_path, monkeypatch):

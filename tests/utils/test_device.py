@@ -57,8 +57,8 @@ def test_unused_gpu_without_cuda_build_gives_a_note(monkeypatch, tmp_path, word,
     monkeypatch.setattr(torch.version, "cuda", built)
     monkeypatch.setattr(torch.version, "hip", None)
     (tmp_path / there).touch()
-    told = device_note(word, torch.device("cpu"), devices=tmp_path)
-    assert (told is not None and mentions(told, "CUDA")) == said
+    note = device_note(word, torch.device("cpu"), devices=tmp_path)
+    assert (note is not None and mentions(note, "CUDA")) == said
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_missing_device_is_a_short_error(monkeypatch, word, built, why):
     monkeypatch.setattr(torch.version, "cuda", built)
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(InputError, match=f"`device={word}`: .*{why}") as told:
+    with pytest.raises(InputError, match=f"`device={word}`: .*{why}") as note:
         accelerate.pick_device(word)
-    assert "aten" not in str(told.value)
-    assert len(str(told.value)) < 200
+    assert "aten" not in str(note.value)
+    assert len(str(note.value)) < 200
 
 
 def test_full_device_is_reported_with_the_first_line_of_pytorch(monkeypatch):
@@ -94,15 +94,15 @@ def test_full_device_is_reported_with_the_first_line_of_pytorch(monkeypatch):
     monkeypatch.setattr(torch, "empty", empty)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match=mentioning("device=cuda", "CUDA", "out of memory")) as told:
+    with pytest.raises(InputError, match=mentioning("device=cuda", "CUDA", "out of memory")) as note:
         accelerate.pick_device("cuda")
-    assert "asynchronously" not in str(told.value)
+    assert "asynchronously" not in str(note.value)
 
 
 @pytest.mark.parametrize(("word", "said"), [("auto", True), ("mps", False)])
 def test_automatically_selected_untested_gpu_gives_a_note(word, said):
-    told = device_note(word, torch.device("mps"))
-    assert (told is not None and "device=cpu" in told) == said
+    note = device_note(word, torch.device("mps"))
+    assert (note is not None and "device=cpu" in note) == said
 
 
 def test_other_devices_have_no_lower_precision():
@@ -134,10 +134,10 @@ def test_cpu_title_uses_proc_cpuinfo(monkeypatch, cpuinfo, title):
 
 
 def test_apple_cpu_title_uses_sysctl(monkeypatch):
-    asked = []
+    commands = []
 
     def answer(words, **_):
-        asked.append(words)
+        commands.append(words)
         return SimpleNamespace(stdout="Apple M3 Pro\n")
 
     monkeypatch.setattr(Path, "exists", lambda path: False)
@@ -146,7 +146,7 @@ def test_apple_cpu_title_uses_sysctl(monkeypatch):
     monkeypatch.setattr(accelerate.subprocess, "run", answer)
     assert device_title(torch.device("cpu")).startswith("Apple M3 Pro, ")
     assert device_title(torch.device("mps")).startswith("mps of Apple M3 Pro, ")
-    assert asked[0] == ("sysctl", "-n", "machdep.cpu.brand_string")
+    assert commands[0] == ("sysctl", "-n", "machdep.cpu.brand_string")
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ def test_autocast_uses_the_given_precision(precision, dtype):
 def test_workers_are_limited_by_cores_and_memory(monkeypatch, workers, cores, free_gib, sharing, given):
     monkeypatch.setattr(accelerate, "cores", lambda: cores)
     monkeypatch.setattr(accelerate, "free_bytes", lambda device, *, sharing: int(free_gib * 2**30) // sharing)
-    said = logged_lines()
+    messages = logged_lines()
     assert workers_for(workers, torch.device("cpu"), sharing=sharing) == given
-    assert len(said) == (given < workers)
-    if said:
-        assert mentions(said[0].lower(), "workers", workers, given)
-        assert ("memory" in said[0]) == (free_gib < 16)
+    assert len(messages) == (given < workers)
+    if messages:
+        assert mentions(messages[0].lower(), "workers", workers, given)
+        assert ("memory" in messages[0]) == (free_gib < 16)
 
 
 class Recorded(torch.Tensor):

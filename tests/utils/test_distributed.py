@@ -42,15 +42,15 @@ def trained(groups, steps, *, frozen=False):
     with process_group(world, fix="Go on with --resume."):
         world = with_tensor_group(world, CPU)
         torch.manual_seed(0)
-        network = place(create(SMALL, num_classes=3), CPU)
+        model = place(create(SMALL, num_classes=3), CPU)
         if frozen:
-            freeze(network, stages=1, statistics=True)
+            freeze(model, stages=1, statistics=True)
         # Not Adam: it divides rounding errors of gradients by their own size.
         optimizer = {"name": "sgd", "lr": 0.003, "clip_norm": 5.0}
         recipe = recipe_of(PLAN, batch_size=24, ghost_batch_size=24 // groups, ema_decay=0.9, optimizer=optimizer)
         requests = TrainSampler(LABELS, PLAN, steps, 24, 24 // groups, "sqrt", Key.of(0), world=world)
         seen = {(request.step, request.group): request.ids.tolist() for request in requests}
-        state = init_state(network, recipe)
+        state = init_state(model, recipe)
         done = train_steps(
             state,
             map(gray, requests),
@@ -74,32 +74,32 @@ def differences(one, other):
 @pytest.mark.parametrize(("groups", "size", "steps"), [(4, 3, STEPS), (4, 2, 10), (2, 2, 10)])
 def test_distributed_training_equals_single_process_training(groups, size, steps):
     """4 groups over 3 processes: one process has two groups, the others one, and all groups have equal weight."""
-    losses, seen, kept = trained(groups, steps=steps)
+    losses, seen, state = trained(groups, steps=steps)
     ranks = in_processes(trained, size, groups, steps)
     for rank, (their_losses, _, their_kept) in enumerate(ranks):
         assert np.abs(np.subtract(their_losses, losses)).max() <= 1e-5
-        assert differences(their_kept, kept) <= 1e-4
+        assert differences(their_kept, state) <= 1e-4
         assert differences(their_kept, ranks[0][2]) == 0, f"rank {rank} has other weights than the first"
-    shares = [set(their_seen) for _, their_seen, _ in ranks]
-    assert sum(map(len, shares)) == len(seen), "no group twice"
+    by_process = [set(their_seen) for _, their_seen, _ in ranks]
+    assert sum(map(len, by_process)) == len(seen), "no group twice"
     if groups == size == 2:
         assert their_losses == losses, "the sum of two numbers does not depend on who adds them"
     assert {place: ids for _, their_seen, _ in ranks for place, ids in their_seen.items()} == seen
 
 
 def test_frozen_training_is_equal_in_two_processes():
-    losses, _, kept = trained(2, steps=3, frozen=True)
+    losses, _, state = trained(2, steps=3, frozen=True)
     ranks = in_processes(frozen_run, 2)
     for their_losses, _, their_kept in ranks:
         assert np.abs(np.subtract(their_losses, losses)).max() <= 1e-5
-        assert differences(their_kept, kept) <= 1e-5
+        assert differences(their_kept, state) <= 1e-5
 
 
 def frozen_run():
     return trained(2, steps=3, frozen=True)
 
 
-def talk():
+def communicate():
     world = world_from_env()
     with process_group(world, fix="Go on with --resume."):
         made = distributed.broadcast_from_main(world, lambda: {"of": world.rank})
@@ -110,7 +110,7 @@ def talk():
 
 
 def test_broadcast_gather_and_sum():
-    for made, everybody, sums in in_processes(talk, 3):
+    for made, everybody, sums in in_processes(communicate, 3):
         assert made == {"of": 0}
         assert everybody == [0, 10, 20]
         assert sums == [[[3.0] * 3] * 2, 3.0]
@@ -120,17 +120,17 @@ def notes():
     """Three steps: the second process adds notes in the first and last step, and requests a stop in the second."""
     world = world_from_env()
     with process_group(world, fix="Go on with --resume."):
-        told = AsyncFlags(world)
+        flags = AsyncFlags(world)
         second = world.rank == 1
         return [
-            told.after_step(stop=second and step == 1, noted=[f"step {step}"] * (second and step != 1), last=step == 2)
+            flags.after_step(stop=second and step == 1, noted=[f"step {step}"] * (second and step != 1), last=step == 2)
             for step in range(3)
         ]
 
 
 def test_flags_reach_all_processes_after_the_same_step():
-    for heard in in_processes(notes, 3):
-        assert heard == [(False, []), (False, ["step 0"]), (True, ["step 2"])]
+    for received in in_processes(notes, 3):
+        assert received == [(False, []), (False, ["step 0"]), (True, ["step 2"])]
 
 
 def test_launch_id_without_a_run_id_has_the_parent_process(monkeypatch):
@@ -145,10 +145,10 @@ def test_launch_id_without_a_run_id_has_the_parent_process(monkeypatch):
     assert f":{os.getppid()}:" in first
 
 
-def late_talk(first_is_late_s):
+def communicate_late(first_is_late_s):
     if world_from_env().is_main_process:
         time.sleep(first_is_late_s)
-    return talk()
+    return communicate()
 
 
 A_CLUSTERS = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -221,7 +221,7 @@ def test_restarted_processes_do_not_use_values_of_the_first_start():
     """torchrun keeps one store over restarts, so values of the first start are still there."""
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for first_is_late_s in (0.0, 1.0):
-        for made, everybody, _ in in_processes(late_talk, 3, first_is_late_s, agent_port=store.port):
+        for made, everybody, _ in in_processes(communicate_late, 3, first_is_late_s, agent_port=store.port):
             assert made == {"of": 0}
             assert everybody == [0, 10, 20]
 

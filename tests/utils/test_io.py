@@ -168,8 +168,8 @@ def test_mount_without_folder_sync_keeps_files(place, code, tmp_path, monkeypatc
         return real[place](what, *more, **words)
 
     monkeypatch.setattr(os, place, refuses)
-    told = pytest.raises(OSError, match="error") if code == errno.EIO else contextlib.nullcontext()
-    with told:
+    expectation = pytest.raises(OSError, match="error") if code == errno.EIO else contextlib.nullcontext()
+    with expectation:
         write_text_atomically(tmp_path / "a", "x")
     assert (tmp_path / "a").read_text() == "x"
     assert os.listdir(tmp_path) == ["a"]

@@ -15,8 +15,8 @@ def failure(file, rank, exitcode):
 
 def test_user_error_is_the_root_cause_in_torchrun(tmp_path):
     file = tmp_path / "error.json"
-    words = ("train", tmp_path / "nowhere", "--device", "cpu")
-    done = effnetv2(*words, cwd=tmp_path, environment={"TORCHELASTIC_ERROR_FILE": str(file)})
+    args = ("train", tmp_path / "nowhere", "--device", "cpu")
+    done = effnetv2(*args, cwd=tmp_path, environment={"TORCHELASTIC_ERROR_FILE": str(file)})
     assert done.returncode == 2
     message = done.stderr[done.stderr.index("error:") :].strip().replace("\nhint: ", " ")
     failed = ChildFailedError("train", {0: failure(file, 0, 2)})

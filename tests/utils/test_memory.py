@@ -155,14 +155,14 @@ def test_invalid_limit_is_rejected(gib):
 @pytest.mark.parametrize(("device", "number"), [("cuda", 2), ("cuda:1", 1)])
 def test_gpu_limit_is_set_by_device_number(device, number, monkeypatch):
     """``cuda`` without a number is the current device. PyTorch's allocator needs a number."""
-    told = []
+    calls = []
     gpus = SimpleNamespace(total_memory=8 * GIB)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpus)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: told.append(given))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: calls.append(given))
     limit_memory(torch.device(device), 6)
     limit_memory(torch.device(device), 12)
-    assert told == [(0.75, number), (1.0, number)]
+    assert calls == [(0.75, number), (1.0, number)]
 
 
 @pytest.fixture

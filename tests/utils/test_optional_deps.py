@@ -24,9 +24,9 @@ def test_missing_package_is_an_error_with_the_pip_command():
     with pytest.raises(InputError, match=mentioning("no_such_package", "keras")) as error:
         import_optional("no_such_package.part", "keras", "Writing for Keras")
     command = str(error.value).partition("Install it with: pip install ")[2]
-    words = [Requirement(word) for word in command.strip('"').split('" "')]
+    requirements = [Requirement(word) for word in command.strip('"').split('" "')]
     stated = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert words == [Requirement(line) for line in sorted(stated["optional-dependencies"]["keras"])]
+    assert requirements == [Requirement(line) for line in sorted(stated["optional-dependencies"]["keras"])]
 
 
 def test_extra_has_only_its_own_packages():

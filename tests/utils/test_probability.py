@@ -9,9 +9,9 @@ from efficientnetv2.utils.probability import probabilities, to_logits
 @pytest.mark.parametrize("answer", ["softmax", "sigmoid"])
 def test_logits_and_probabilities_convert_both_ways(answer):
     logits = torch.tensor([[0.0, 2.0, -3.0], [5.0, -5.0, 1.0]])
-    shares = probabilities(logits, answer)
-    torch.testing.assert_close(probabilities(to_logits(shares, answer), answer), shares)
-    sums = shares.sum(dim=1)
+    expected = probabilities(logits, answer)
+    torch.testing.assert_close(probabilities(to_logits(expected, answer), answer), expected)
+    sums = expected.sum(dim=1)
     assert torch.allclose(sums, torch.ones(2)) == (answer == "softmax")
 
 
@@ -25,7 +25,7 @@ def test_probabilities_by_hand():
 @pytest.mark.parametrize("answer", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_probabilities_0_and_1_have_finite_logits(answer, kind):
-    shares = torch.tensor([[0.0, 1.0]], dtype=kind)
-    logits = to_logits(shares, answer)
+    expected = torch.tensor([[0.0, 1.0]], dtype=kind)
+    logits = to_logits(expected, answer)
     assert logits.isfinite().all()
-    torch.testing.assert_close(probabilities(logits, answer), shares, atol=1e-6, rtol=0)
+    torch.testing.assert_close(probabilities(logits, answer), expected, atol=1e-6, rtol=0)

@@ -24,8 +24,8 @@ def test_windows_quoting(monkeypatch):
 
 
 def test_only_given_options_are_in_the_command():
-    said = option_args(device=None, workers=0, memory_gib=1.5, strict=True, as_json=False)
-    assert said == ["--workers", "0", "--memory-gib", "1.5", "--strict"]
+    args = option_args(device=None, workers=0, memory_gib=1.5, strict=True, as_json=False)
+    assert args == ["--workers", "0", "--memory-gib", "1.5", "--strict"]
 
 
 def test_quoting_is_only_in_the_shell_module():

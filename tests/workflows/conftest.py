@@ -60,10 +60,10 @@ def documented(tmp_path_factory, photos, run) -> Path:
     shown = {found for page in PAGES for found in re.findall(r"images/\d+\.jpg", page.read_text("utf-8"))}
     with open(land_cover / "images.csv", newline="") as file:
         header, *rows = csv.reader(file)
-    kept = [row for number, row in enumerate(rows) if number < 40 or row[0] in shown]
+    saved = [row for number, row in enumerate(rows) if number < 40 or row[0] in shown]
     with open(folder / "examples/land_cover/images.csv", "w", newline="") as file:
-        csv.writer(file).writerows([header, *kept])
-    for path, *_ in kept:
+        csv.writer(file).writerows([header, *saved])
+    for path, *_ in saved:
         shutil.copy(land_cover / path, folder / "examples/land_cover" / path)
     for images in ("photos", "test"):
         shutil.copytree(photos, folder / images)

@@ -18,8 +18,8 @@ def pictures(sure, clusters, seed=0):
     """Probabilities of two classes, and vectors near one of several distant points."""
     rng = np.random.default_rng(seed)
     points = 10 * np.eye(16)[np.asarray(clusters)]
-    shares = np.stack([np.asarray(sure), 1 - np.asarray(sure)], axis=1)
-    return shares, points + 0.01 * rng.normal(size=points.shape)
+    probabilities = np.stack([np.asarray(sure), 1 - np.asarray(sure)], axis=1)
+    return probabilities, points + 0.01 * rng.normal(size=points.shape)
 
 
 def test_entropy_and_margin_by_hand():
@@ -32,24 +32,24 @@ def test_entropy_and_margin_by_hand():
 def test_one_image_of_each_cluster_comes_first():
     """Eight clusters of ten images, all equally uncertain: the first eight images are of eight clusters."""
     clusters = np.repeat(np.arange(8), 10)
-    shares, vectors = pictures(np.full(80, 0.55), clusters)
-    order = rank_for_labeling(shares, vectors, key=Key.of(1)).order
+    probabilities, vectors = pictures(np.full(80, 0.55), clusters)
+    order = rank_for_labeling(probabilities, vectors, key=Key.of(1)).order
     assert len(set(clusters[order[:8]])) == 8
 
 
 def test_uncertain_images_come_first():
-    sure = np.r_[np.full(50, 0.999), 0.52, np.full(49, 0.999)]
-    shares, vectors = pictures(sure, np.arange(100) % 16)
-    assert rank_for_labeling(shares, vectors, key=Key.of(0)).order[0] == 50
+    confidence = np.r_[np.full(50, 0.999), 0.52, np.full(49, 0.999)]
+    probabilities, vectors = pictures(confidence, np.arange(100) % 16)
+    assert rank_for_labeling(probabilities, vectors, key=Key.of(0)).order[0] == 50
     mixed = np.r_[np.full(90, 0.9999), np.full(10, 0.6)]
-    shares, vectors = pictures(mixed, np.arange(100) % 16)
-    assert set(rank_for_labeling(shares, vectors, key=Key.of(0), most=10).order[:10]) == set(range(90, 100))
+    probabilities, vectors = pictures(mixed, np.arange(100) % 16)
+    assert set(rank_for_labeling(probabilities, vectors, key=Key.of(0), most=10).order[:10]) == set(range(90, 100))
 
 
 def test_duplicates_are_ranked_after_all_different_images():
-    shares, vectors = pictures([0.5] * 6, [0, 1, 2, 0, 1, 2])
+    probabilities, vectors = pictures([0.5] * 6, [0, 1, 2, 0, 1, 2])
     vectors[3:] = vectors[:3]
-    found = rank_for_labeling(shares, vectors, key=Key.of(0))
+    found = rank_for_labeling(probabilities, vectors, key=Key.of(0))
     assert found.diverse == 3
     assert {int(row) % 3 for row in found.order[:3]} == {0, 1, 2}
     assert sorted(found.order) == list(range(6))
@@ -58,13 +58,15 @@ def test_duplicates_are_ranked_after_all_different_images():
 def test_second_image_is_drawn_by_its_gradient_distance():
     """By brute force: probabilities follow the squared distance to the first image or to zero, whichever is less."""
     rng = np.random.default_rng(3)
-    shares = rng.dirichlet(np.ones(3), size=5)
+    probabilities = rng.dirichlet(np.ones(3), size=5)
     vectors = rng.normal(size=(5, 4))
-    residuals = shares - np.eye(3)[shares.argmax(axis=1)]
+    residuals = probabilities - np.eye(3)[probabilities.argmax(axis=1)]
     gradients = np.einsum("ik,id->ikd", residuals, vectors).reshape(5, -1)
     first = int((gradients**2).sum(axis=1).argmax())
     squares = np.minimum(((gradients - gradients[first]) ** 2).sum(axis=1), (gradients**2).sum(axis=1))
-    seconds = [rank_for_labeling(shares, vectors, key=Key.of(seed), most=2).order[:2].tolist() for seed in range(2000)]
+    seconds = [
+        rank_for_labeling(probabilities, vectors, key=Key.of(seed), most=2).order[:2].tolist() for seed in range(2000)
+    ]
     assert {pair[0] for pair in seconds} == {first}
     often = np.bincount([pair[1] for pair in seconds], minlength=5) / 2000
     assert often == pytest.approx(squares / squares.sum(), abs=0.04)
@@ -73,11 +75,11 @@ def test_second_image_is_drawn_by_its_gradient_distance():
 @given(count=st.integers(1, 30), most=st.integers(0, 40), seed=st.integers(0, 5))
 def test_ranking_has_every_image_once_and_is_deterministic(count, most, seed):
     rng = np.random.default_rng(seed)
-    shares, vectors = rng.dirichlet(np.ones(4), size=count), rng.normal(size=(count, 6))
-    found = rank_for_labeling(shares, vectors, key=Key.of(seed), most=most)
+    probabilities, vectors = rng.dirichlet(np.ones(4), size=count), rng.normal(size=(count, 6))
+    found = rank_for_labeling(probabilities, vectors, key=Key.of(seed), most=most)
     assert sorted(found.order) == list(range(count))
     assert found.diverse == min(count, most)
-    assert (found.order == rank_for_labeling(shares, vectors, key=Key.of(seed), most=most).order).all()
+    assert (found.order == rank_for_labeling(probabilities, vectors, key=Key.of(seed), most=most).order).all()
     rest = found.entropy[found.order[found.diverse :]]
     assert (np.diff(rest) <= 0).all()
 
@@ -85,11 +87,11 @@ def test_ranking_has_every_image_once_and_is_deterministic(count, most, seed):
 def test_vectors_are_not_copied_as_a_whole():
     """A float64 copy with squares would take eight times the memory, 10 GB for 100,000 images and five models."""
     rng = np.random.default_rng(0)
-    shares = rng.dirichlet(np.ones(2), size=3_000)
+    probabilities = rng.dirichlet(np.ones(2), size=3_000)
     vectors = rng.normal(size=(3_000, 1_000)).astype(np.float32)
     tracemalloc.start()
     try:
-        rank_for_labeling(shares, vectors, key=Key.of(0), most=4)
+        rank_for_labeling(probabilities, vectors, key=Key.of(0), most=4)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -99,27 +101,27 @@ def test_vectors_are_not_copied_as_a_whole():
 def test_probabilities_are_not_copied_as_a_whole():
     """For a million images and a thousand classes, a float64 copy would be 8 GB."""
     rng = np.random.default_rng(0)
-    shares = rng.dirichlet(np.ones(5_000), size=2_000).astype(np.float32)
+    probabilities = rng.dirichlet(np.ones(5_000), size=2_000).astype(np.float32)
     tracemalloc.start()
     try:
-        rank_for_labeling(shares, rng.normal(size=(2_000, 4)), key=Key.of(0), most=4)
+        rank_for_labeling(probabilities, rng.normal(size=(2_000, 4)), key=Key.of(0), most=4)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < shares.nbytes / 2
+    assert peak < probabilities.nbytes / 2
 
 
 def test_ranking_in_chunks_equals_float64(monkeypatch):
     """Also for similar images, whose distances are not exact in float32."""
     rng = np.random.default_rng(4)
-    shares = rng.dirichlet(np.ones(3), size=60)
+    probabilities = rng.dirichlet(np.ones(3), size=60)
     vectors = (100 + 0.01 * rng.normal(size=(60, 8))).astype(np.float32)
     monkeypatch.setattr(active_learning, "_CHUNK", 8 * 7)  # seven at a time, four in the last part
-    told = []
-    found = rank_for_labeling(shares, vectors, key=Key.of(2), most=40, progress=told.append)
-    assert told == list(range(1, 41))
+    progress = []
+    found = rank_for_labeling(probabilities, vectors, key=Key.of(2), most=40, progress=progress.append)
+    assert progress == list(range(1, 41))
     wide = vectors.astype(np.float64)
-    residuals = shares - np.eye(3)[shares.argmax(axis=1)]
+    residuals = probabilities - np.eye(3)[probabilities.argmax(axis=1)]
     whole = {True: wide, False: residuals}  # vectors are used without subtraction
     monkeypatch.setattr(
         active_learning, "_squared_norms", lambda _, called=None: (whole[called is None] ** 2).sum(axis=1)
@@ -127,4 +129,4 @@ def test_ranking_in_chunks_equals_float64(monkeypatch):
     monkeypatch.setattr(
         active_learning, "_products", lambda _, at, called=None: whole[called is None] @ whole[called is None][at]
     )
-    assert found.order.tolist() == rank_for_labeling(shares, vectors, key=Key.of(2), most=40).order.tolist()
+    assert found.order.tolist() == rank_for_labeling(probabilities, vectors, key=Key.of(2), most=40).order.tolist()

@@ -79,14 +79,14 @@ def test_intervals_have_95_percent_coverage():
     rng = np.random.default_rng(0)
     truth = np.array([[0.04, 0.02], [0.01, 0.93]])  # fractions of the area: rows mapped, columns true
     weight = truth.sum(axis=1)
-    held, biased = 0, 0
+    covered, biased = 0, 0
     for _ in range(1000):
         counts = np.array([rng.multinomial(n, row / row.sum()) for n, row in zip((100, 1500), truth, strict=True)])
         share = adjusted_areas(counts, weight, ("rare", "rest")).classes["rare"].share
-        held += share.low <= truth[:, 0].sum() <= share.high
+        covered += share.low <= truth[:, 0].sum() <= share.high
         biased += share.low <= weight[0] <= share.high
-    assert 0.92 <= held / 1000 <= 0.98
-    assert biased < held  # pixel counts give 0.06 for a true area of 0.05
+    assert 0.92 <= covered / 1000 <= 0.98
+    assert biased < covered  # pixel counts give 0.06 for a true area of 0.05
 
 
 def test_mapped_class_without_samples_is_named():

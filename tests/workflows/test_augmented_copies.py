@@ -51,26 +51,22 @@ def test_target_counts_by_hand():
 
 
 def test_copies_equal_training_augmentation():
-    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     setting, plan = (StepSettings(40, randaugment=5), AugmentPlan(flip="d4", randaugment_preset="monotone"))
-    made = list(augmented_copies_of(picture, row=7, count=3, setting=setting, plan=plan, key=KEY))
+    made = list(augmented_copies_of(image, row=7, count=3, setting=setting, plan=plan, key=KEY))
     for turn in range(3):
-        trained = augment_images(
-            torch.from_numpy(picture).permute(2, 0, 1)[None], setting, KEY, [(turn << 32) | 7], plan
-        )
+        trained = augment_images(torch.from_numpy(image).permute(2, 0, 1)[None], setting, KEY, [(turn << 32) | 7], plan)
         assert (trained[0].permute(1, 2, 0).numpy() == made[turn]).all()
     assert len({copy.tobytes() for copy in made}) == 3
 
 
 def test_copies_in_portions_equal_copies_at_once(monkeypatch):
     """All copies of a large photo at once would not fit into memory."""
-    picture = np.random.default_rng(1).integers(0, 256, (40, 32, 3), dtype=np.uint8)
+    image = np.random.default_rng(1).integers(0, 256, (40, 32, 3), dtype=np.uint8)
     setting = StepSettings(40, randaugment=5, cutout=0.3)
 
     def made():
-        return list(
-            augmented_copies_of(picture, row=7, count=12, setting=setting, plan=AugmentPlan(color=0.3), key=KEY)
-        )
+        return list(augmented_copies_of(image, row=7, count=12, setting=setting, plan=AugmentPlan(color=0.3), key=KEY))
 
     batches = []
 
@@ -80,9 +76,9 @@ def test_copies_in_portions_equal_copies_at_once(monkeypatch):
 
     monkeypatch.setattr(data, "augment_images", spy)
     together = made()
-    monkeypatch.setattr(pipeline, "_PORTION_BYTES", 5 * picture.nbytes + 1)
+    monkeypatch.setattr(pipeline, "_PORTION_BYTES", 5 * image.nbytes + 1)
     apart = made()
-    monkeypatch.setattr(pipeline, "_PORTION_BYTES", picture.nbytes - 1)  # smaller than one copy
+    monkeypatch.setattr(pipeline, "_PORTION_BYTES", image.nbytes - 1)  # smaller than one copy
     alone = made()
     assert batches == [12, 5, 5, 2, *[1] * 12]
     np.testing.assert_array_equal(apart, together)

@@ -59,14 +59,14 @@ def test_images_of_unsupported_formats_are_named(model, tmp_path):
         paint(tmp_path / "mixed/1.jpg", (9, 9, 9))
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    words = ("predict", model, "--device", "cpu", "--workers", "0")
-    mixed = effnetv2(*words, "mixed", cwd=tmp_path)
+    args = ("predict", model, "--device", "cpu", "--workers", "0")
+    mixed = effnetv2(*args, "mixed", cwd=tmp_path)
     assert mixed.returncode == 0, mixed.stderr
     assert "Skipped in mixed: 1 file .heic" in mixed.stdout
-    for data, told in (("new", "new holds no images"), ("new/1.HEIC", "a supported image")):
-        refused = effnetv2(*words, data, cwd=tmp_path)
+    for data, text in (("new", "new holds no images"), ("new/1.HEIC", "a supported image")):
+        refused = effnetv2(*args, data, cwd=tmp_path)
         assert refused.returncode == 2
-        assert told in refused.stderr
+        assert text in refused.stderr
         assert "convert" in refused.stderr
 
 
@@ -227,9 +227,9 @@ def test_unused_gpu_gives_a_note(verb, model, class_folders, tmp_path, monkeypat
 def test_most_frequent_of_many_classes_are_printed():
     """Abstentions are always printed, even if they are few."""
     labels = [f"c{number:03d}" for number in range(1_000) for _ in range(1_000 - number)]
-    told = _class_counts(pd.DataFrame({"predicted_label": [*labels, ""]}), None, "softmax")
-    assert told.startswith("500,501 images: c000 1000, c001 999, ")
-    assert told.endswith("c009 991, left to a person 1, 990 more classes")
+    text = _class_counts(pd.DataFrame({"predicted_label": [*labels, ""]}), None, "softmax")
+    assert text.startswith("500,501 images: c000 1000, c001 999, ")
+    assert text.endswith("c009 991, left to a person 1, 990 more classes")
     few = pd.DataFrame({"predicted_label": ["oak", "elm;oak"]})
     assert _class_counts(few, ";", "sigmoid") == "2 images: oak 2, elm 1"
 
@@ -245,9 +245,9 @@ def test_two_processes_predict_each_image_once_and_print_once(model, shards, tmp
     one, both = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("alone", "both"))
     pd.testing.assert_frame_equal(both, one, rtol=1e-4, atol=2e-6)
 
-    words = ("evaluate", model, shards, "--device", "cpu", "--json")
-    alone = effnetv2(*words, cwd=tmp_path)
-    first, second = effnetv2_together(2, *words, cwd=tmp_path)
+    args = ("evaluate", model, shards, "--device", "cpu", "--json")
+    alone = effnetv2(*args, cwd=tmp_path)
+    first, second = effnetv2_together(2, *args, cwd=tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert second.stdout == second.stderr == ""
     of_one, of_both = (json.loads(done.stdout) for done in (alone, first))
@@ -257,14 +257,14 @@ def test_two_processes_predict_each_image_once_and_print_once(model, shards, tmp
 
 def test_error_of_several_processes_is_printed_once(model, class_folders, tmp_path):
     (class_folders / "green/green_05.jpg").write_bytes(b"")  # image 21, in the second process
-    words = ("predict", model, class_folders, "--device", "cpu")
-    ended = effnetv2_together(2, *words, "--strict", cwd=tmp_path)
+    args = ("predict", model, class_folders, "--device", "cpu")
+    ended = effnetv2_together(2, *args, "--strict", cwd=tmp_path)
     assert sorted(one.returncode for one in ended) == [1, 2]
     messages = [line for one in ended for line in one.stderr.splitlines() if line.startswith("error:")]
     assert len(messages) == 1
     assert "green_05.jpg" in messages[0]
     assert not (tmp_path / "predictions.csv").exists()
-    ended = effnetv2_together(2, *words[:2], "missing.jpg", cwd=tmp_path)
+    ended = effnetv2_together(2, *args[:2], "missing.jpg", cwd=tmp_path)
     assert sorted(one.returncode for one in ended) == [1, 2]
     assert sum("missing.jpg" in one.stderr for one in ended) == 1
 
@@ -272,10 +272,10 @@ def test_error_of_several_processes_is_printed_once(model, class_folders, tmp_pa
 def test_label_in_another_unicode_form_is_matched_on_request(tmp_path):
     """Class names from folders on Linux, images from a Mac."""
     paint(tmp_path / "pictures/He\u0302tre/one.jpg", (60, 190, 60))
-    pictures, names = load_dataset(tmp_path / "pictures", for_training=False), ("H\u00eatre", "oak")
+    dataset, names = load_dataset(tmp_path / "pictures", for_training=False), ("H\u00eatre", "oak")
     with pytest.raises(InputError, match=mentioning("labels=casefold")):
-        align_labels(pictures, names, MODEL, merge=False)
-    assert align_labels(pictures, names, MODEL, merge=True).labels.tolist() == [0]
+        align_labels(dataset, names, MODEL, merge=False)
+    assert align_labels(dataset, names, MODEL, merge=True).labels.tolist() == [0]
 
 
 @pytest.mark.parametrize("names", [("A", "a", "oak"), ("a", "A", "oak"), ("a", "oak", "A")])
@@ -283,14 +283,14 @@ def test_exact_class_name_is_preferred_to_another_case(names, tmp_path):
     """For example for a model of letters."""
     paint(tmp_path / "one/A/1.jpg", (60, 190, 60))
     paint(tmp_path / "one/OAK/2.jpg", (60, 190, 60))
-    pictures = load_dataset(tmp_path / "one", for_training=False)
-    found = align_labels(pictures, names, MODEL, merge=True)
+    dataset = load_dataset(tmp_path / "one", for_training=False)
+    found = align_labels(dataset, names, MODEL, merge=True)
     assert [names[label] for label in found.labels] == ["A", "oak"]
     more = ("\u00c4", "\u00e4", "oak")
     paint(tmp_path / "two/A\u0308/1.jpg", (60, 190, 60))
-    pictures = load_dataset(tmp_path / "two", for_training=False)
+    dataset = load_dataset(tmp_path / "two", for_training=False)
     with pytest.raises(InputError, match=mentioning("'Ä'", "'ä'")):
-        align_labels(pictures, more, MODEL, merge=True)
+        align_labels(dataset, more, MODEL, merge=True)
 
 
 def network(temperature=4.0):
@@ -304,22 +304,22 @@ def network(temperature=4.0):
 
 @pytest.mark.parametrize("changed", [{"tta": "d4"}, {"image_size": 48}])
 def test_temperature_for_another_tta_or_size_is_removed_with_a_message(changed):
-    one, said = network(), logged_lines()
+    one, messages = network(), logged_lines()
     remove_unfit_calibration(one, one.preprocessing)
     assert one.calibration is not None
     remove_unfit_calibration(one, replace(one.preprocessing, **changed))
     assert one.calibration is None
-    [line] = said
+    [line] = messages
     assert mentions(line, "32", "one")
     remove_unfit_calibration(one, replace(one.preprocessing, **changed))
-    assert len(said) == 1, "there is none to leave out"
+    assert len(messages) == 1, "there is none to leave out"
 
 
 def test_ensemble_removes_the_temperature_of_each_member():
-    together, said = Ensemble([network(), network(None)]), logged_lines()
+    together, messages = Ensemble([network(), network(None)]), logged_lines()
     remove_unfit_calibration(together, replace(together.preprocessing, tta="d4"))
     assert member_calibrations(together) == (None, None)
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
 def test_predict_and_evaluate_with_another_tta_or_size_ignore_the_temperature(tmp_path):
@@ -331,15 +331,15 @@ def test_predict_and_evaluate_with_another_tta_or_size_ignore_the_temperature(tm
     pd.DataFrame(rows, columns=["path", "label"]).to_csv(tmp_path / "all.csv", index=False)
     model_file.save(tmp_path / "warm.safetensors", network())
     model_file.save(tmp_path / "plain.safetensors", network(None))
-    words = ("all.csv", "--workers", "0", "--device", "cpu")
+    args = ("all.csv", "--workers", "0", "--device", "cpu")
     tables = []
     for model in ("warm", "plain"):
-        asked = ("predict", f"{model}.safetensors", *words, "--tta", "d4", "--output", f"{model}.csv")
+        asked = ("predict", f"{model}.safetensors", *args, "--tta", "d4", "--output", f"{model}.csv")
         done = effnetv2(*asked, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert ("Temperature: removed" in " ".join(done.stdout.split())) is (model == "warm")
         tables.append(pd.read_csv(tmp_path / f"{model}.csv"))
     pd.testing.assert_frame_equal(*tables)
-    done = effnetv2("evaluate", "warm.safetensors", *words, "--image-size", "48", cwd=tmp_path)
+    done = effnetv2("evaluate", "warm.safetensors", *args, "--image-size", "48", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(" ".join(done.stdout.split()), "48", "one")

@@ -30,10 +30,10 @@ def test_training_images_per_class_are_the_mean_over_folds():
 
 
 def test_folds_that_kept_the_initial_model_are_counted():
-    kept = [{"kept_model": "start"}, {"kept_model": "trained"}, {"kept_model": "start"}, {}]
-    (line,) = crossval_report._kept_start_notes(kept)
+    reports = [{"kept_model": "start"}, {"kept_model": "trained"}, {"kept_model": "start"}, {}]
+    (line,) = crossval_report._kept_start_notes(reports)
     assert mentions(line, "2", "4", "training")
-    assert crossval_report._kept_start_notes(kept[1::2]) == []
+    assert crossval_report._kept_start_notes(reports[1::2]) == []
 
 
 def clusters_of(folder, data, dealt, rows):
@@ -98,10 +98,10 @@ def test_training_time_includes_candidates_and_both_splits(tmp_path):
             (folder / f"selection/fold{number + 1}.json").write_text(json.dumps({"scores": {}, "seconds": taken}))
         return [SimpleNamespace(score=SimpleNamespace(seconds=seconds)) for _ in tried]
 
-    answered = folds_of(tmp_path, 10.0, 3.0, 4.0)
+    folds = folds_of(tmp_path, 10.0, 3.0, 4.0)
     again = folds_of(tmp_path / "otherwise", 20.0, 5.0, 6.0)
     chooses, plain = CrossValConfig(folds=2, tries=("", "class_sampling=equal")), CrossValConfig(folds=2)
     for config, other, expected in ((plain, None, 20), (chooses, None, 27), (plain, again, 60), (chooses, again, 78)):
         trainer = SimpleNamespace(config=config)
-        results = CrossValResults(tmp_path, trainer, None, answered, None, other, ())
+        results = CrossValResults(tmp_path, trainer, None, folds, None, other, ())
         assert results.train_seconds() == expected

@@ -44,10 +44,10 @@ def test_embeddings_equal_the_input_of_the_classifier(model, images, tmp_path):
     table = ev2.predict(model, images, embeddings=tmp_path / "e.parquet", **CPU)
     found = pq.read_table(tmp_path / "e.parquet")
     assert found.column("path").to_pylist() == table["path"].tolist()
-    network, seen = ev2.load(model), []
-    network.classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    loaded, seen = ev2.load(model), []
+    loaded.classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():
-        network(torch.stack([network.preprocessing(images / f"{number:02d}.png") for number in range(12)]))
+        loaded(torch.stack([loaded.preprocessing(images / f"{number:02d}.png") for number in range(12)]))
     np.testing.assert_allclose(np.array(found.column("embedding").to_pylist()), seen[0], atol=1e-5)
 
 

@@ -24,8 +24,8 @@ def trained(tmp_path_factory):
     for name, color in COLORS.items():
         for number in range(16):
             paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
-    words = ("train", place / "pictures", *TINY, "--epochs", "3", "--weights", "none", "--output", place / "run")
-    done = effnetv2(*words, cwd=place)
+    args = ("train", place / "pictures", *TINY, "--epochs", "3", "--weights", "none", "--output", place / "run")
+    done = effnetv2(*args, cwd=place)
     assert done.returncode == 0, done.stderr
     dataset = pd.read_csv(place / "run" / "dataset.csv")
     for split, rows in dataset.groupby("split"):
@@ -42,13 +42,13 @@ def _json(*words, cwd):
 
 
 def test_each_size_equals_an_evaluation_at_that_size(trained, tmp_path):
-    words = ("evaluate", trained / "run", trained / "val.csv")
-    told = _json(*words, "--eval-sizes", "96,64,32", "--output", tmp_path / "sizes", cwd=tmp_path)
-    assert [point["image_size"] for point in told["sizes"]] == [32, 64, 96]
-    assert told["image_size"] == 64
-    assert told["top1"] == told["sizes"][1]["top1"], "the figure is that of the model file's size"
-    for point in told["sizes"]:
-        alone = _json(*words, "--image-size", str(point["image_size"]), cwd=tmp_path)
+    args = ("evaluate", trained / "run", trained / "val.csv")
+    output = _json(*args, "--eval-sizes", "96,64,32", "--output", tmp_path / "sizes", cwd=tmp_path)
+    assert [point["image_size"] for point in output["sizes"]] == [32, 64, 96]
+    assert output["image_size"] == 64
+    assert output["top1"] == output["sizes"][1]["top1"], "the figure is that of the model file's size"
+    for point in output["sizes"]:
+        alone = _json(*args, "--image-size", str(point["image_size"]), cwd=tmp_path)
         assert alone["image_size"] == point["image_size"]
         assert (alone["top1"], alone["macro_f1"]) == (point["top1"], point["macro_f1"])
         assert [point["low"], point["high"]] == alone["intervals"]["top1"]
@@ -57,7 +57,7 @@ def test_each_size_equals_an_evaluation_at_that_size(trained, tmp_path):
     assert mentions(page, "image size")
     assert mentions(page, "64", "training")
     assert "Choose it on training images" in page
-    assert json.loads((tmp_path / "sizes" / "report.json").read_text())["sizes"] == told["sizes"]
+    assert json.loads((tmp_path / "sizes" / "report.json").read_text())["sizes"] == output["sizes"]
 
 
 def test_training_images_may_select_the_size_and_convert_saves_it(trained, tmp_path):
@@ -67,8 +67,8 @@ def test_training_images_may_select_the_size_and_convert_saves_it(trained, tmp_p
     assert "Best at " in done.stdout
     on_val = effnetv2("evaluate", trained / "run", trained / "val.csv", "--eval-sizes", "64,96", cwd=tmp_path)
     assert "Best at " not in on_val.stdout
-    kept = effnetv2("convert", trained / "run", "kept.safetensors", "--image-size", "96", cwd=tmp_path)
-    assert kept.returncode == 0, kept.stderr
+    converted = effnetv2("convert", trained / "run", "kept.safetensors", "--image-size", "96", cwd=tmp_path)
+    assert converted.returncode == 0, converted.stderr
     at_96 = _json("evaluate", trained / "run", trained / "val.csv", "--image-size", "96", cwd=tmp_path)
     again = _json("evaluate", "kept.safetensors", trained / "val.csv", cwd=tmp_path)
     assert (again["image_size"], again["top1"]) == (96, at_96["top1"])
@@ -99,33 +99,31 @@ def test_image_size_below_the_stride_is_rejected(trained, tmp_path):
 
 
 def test_comparison_of_two_runs(trained, tmp_path):
-    words = ("train", trained / "pictures", *TINY, "--weights", "none", "--set", "progressive.stages=1")
-    done = effnetv2(
-        *words, "--epochs", "3", "--output", tmp_path / "fixed", "--baseline", trained / "run", cwd=tmp_path
-    )
+    args = ("train", trained / "pictures", *TINY, "--weights", "none", "--set", "progressive.stages=1")
+    done = effnetv2(*args, "--epochs", "3", "--output", tmp_path / "fixed", "--baseline", trained / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    told = _json("compare", tmp_path / "fixed", trained / "run", "--output", tmp_path / "both", cwd=tmp_path)
-    fixed, growing = told["runs"]
+    output = _json("compare", tmp_path / "fixed", trained / "run", "--output", tmp_path / "both", cwd=tmp_path)
+    fixed, growing = output["runs"]
     assert (fixed["sizes"], growing["sizes"]) == ([64], [32, 64])
     reports = [json.loads((run / "report.json").read_text()) for run in (tmp_path / "fixed", trained / "run")]
     assert [fixed["top1"], growing["top1"]] == [report["top1"] for report in reports]
     for run, report in zip((tmp_path / "fixed", trained / "run"), reports, strict=True):
-        answers = FinishedRun.read(run, "run").predictions
-        assert len(answers) == report["num_images"]
-        assert (answers["predicted_label"] == answers["true_label"]).mean() == pytest.approx(report["top1"])
+        predictions = FinishedRun.read(run, "run").predictions
+        assert len(predictions) == report["num_images"]
+        assert (predictions["predicted_label"] == predictions["true_label"]).mean() == pytest.approx(report["top1"])
     stages = reports[1]["stages"]
     assert [stage["image_size"] for stage in stages] == [32, 64]
     assert growing["train_s"] == pytest.approx(sum(stage["seconds"] for stage in stages), abs=0.01)
-    (apart,) = told["gains"]
+    (apart,) = output["gains"]
     assert apart["top1"]["value"] == pytest.approx(growing["top1"] - fixed["top1"])
     assert apart["top1"]["low"] <= apart["top1"]["value"] <= apart["top1"]["high"]
     written = {path.name for path in (tmp_path / "both").iterdir()}
     assert written == {"comparison.json", "accuracy_over_time.png", "settings.png", "stage_costs.png"}
-    assert json.loads((tmp_path / "both" / "comparison.json").read_text()) == told
+    assert json.loads((tmp_path / "both" / "comparison.json").read_text()) == output
     people = effnetv2("compare", tmp_path / "fixed", trained / "run", cwd=tmp_path)
-    said = " ".join(people.stdout.split())
-    assert "Is run better than fixed? " in said
-    assert f"macro-F1 {100 * apart['macro_f1']['value']:+.1f} points" in said
+    text = " ".join(people.stdout.split())
+    assert "Is run better than fixed? " in text
+    assert f"macro-F1 {100 * apart['macro_f1']['value']:+.1f} points" in text
     # Every command prints the same interval of the difference.
     other_way = effnetv2("compare", trained / "run", tmp_path / "fixed", cwd=tmp_path)
     interval = re.compile(r"On the same .*? intervals\.")

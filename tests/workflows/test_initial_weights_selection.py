@@ -63,12 +63,12 @@ def files(tmp_path_factory):
     """Weights of V2-B0: random weights, and the same weights with constant features."""
     place = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    network = create("efficientnetv2_b0", num_classes=0)
+    model = create("efficientnetv2_b0", num_classes=0)
     how = Preprocessing(image_size=32)
-    model_file.save(place / "drawn.safetensors", network, preprocessing=how, class_names=())
+    model_file.save(place / "drawn.safetensors", model, preprocessing=how, class_names=())
     with torch.no_grad():
-        network.stem.conv.weight.zero_()
-    model_file.save(place / "blind.safetensors", network, preprocessing=how, class_names=())
+        model.stem.conv.weight.zero_()
+    model_file.save(place / "blind.safetensors", model, preprocessing=how, class_names=())
     return place
 
 
@@ -101,8 +101,8 @@ def test_better_features_win_in_any_order(files, tmp_path):
         _, after, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
         assert after.recipe.weights == drawn.word
         assert after.comparison is not None
-        figures = {one["weights"]: one["value"] for one in after.comparison["candidates"]}
-        assert figures[drawn.word] > figures[blind.word] + 0.2
+        values = {one["weights"]: one["value"] for one in after.comparison["candidates"]}
+        assert values[drawn.word] > values[blind.word] + 0.2
         assert "for drawn" in after.notes[0]
         assert "for blind" in after.notes[0]
 
@@ -115,8 +115,10 @@ def test_uninformative_weights_are_replaced_by_training_from_scratch(files, tmp_
     assert (before.recipe.name, after.recipe.name) == ("finetune", "quick")
     assert after.recipe.weights == "none"
     assert after.path.name.endswith("quick")
-    _, kept, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path, RunOptions(out=tmp_path / "mine"))
-    assert kept.path == tmp_path / "run"  # --output is kept
+    _, explicit, _ = compared(
+        TrainOverrides(settings=SMALL), starts, source, tmp_path, RunOptions(out=tmp_path / "mine")
+    )
+    assert explicit.path == tmp_path / "run"  # --output is kept
 
 
 def test_bundled_weights_equal_to_random_weights_are_not_used(files, tmp_path, monkeypatch):
@@ -163,15 +165,15 @@ def test_better_weights_that_are_unavailable_are_named(files, tmp_path):
 def test_candidate_with_an_incompatible_recipe_is_left_out(files, tmp_path):
     """Three stage fractions fit finetune. From scratch, the recipe would be quick with four stages, an error."""
     source = DataConfig(str(painted(tmp_path / "pictures")))
-    shares = TrainOverrides(
+    overrides = TrainOverrides(
         settings=("progressive.stage_fractions=[1, 2, 3]", "progressive.image_size={start: 32, end: 32}")
     )
     blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
-    _, alone, _ = compared(shares, (blind, SCRATCH), source, tmp_path)
+    _, alone, _ = compared(overrides, (blind, SCRATCH), source, tmp_path)
     assert alone.recipe.weights == blind.word
     assert alone.comparison is None
     assert mentions(alone.notes[-1], "stage_fractions", "weight")
-    _, after, _ = compared(shares, (blind, SCRATCH, drawn), source, tmp_path)
+    _, after, _ = compared(overrides, (blind, SCRATCH, drawn), source, tmp_path)
     assert [one["weights"] for one in after.comparison["candidates"]] == [blind.word, drawn.word]
     assert after.recipe.weights == drawn.word
     assert "random weights left out" in after.notes[-1]
@@ -200,9 +202,9 @@ def test_less_preferred_weights_win_only_by_a_significant_difference(tmp_path):
     wrong = np.random.default_rng(0).permutation(100)
 
     def right_but(number):
-        answers = labels.copy()
-        answers[wrong[:number]] = 1 - answers[wrong[:number]]
-        return answers
+        predicted = labels.copy()
+        predicted[wrong[:number]] = 1 - predicted[wrong[:number]]
+        return predicted
 
     assert not task.is_better(right_but(37), right_but(40))
     assert task.is_better(right_but(20), right_but(40))
@@ -243,9 +245,9 @@ def test_comparison_excludes_val_images_and_keeps_groups_together(files, tmp_pat
     task = initial_weights_selection._task(
         after.recipe.model_copy(update={"eval_image_size": 32}), prepared, None, CPU, None
     )
-    for learning, answering in task.folds:
+    for learning, evaluated in task.folds:
         group = task.images.table["group"].to_numpy()
-        assert not set(group[learning]) & set(group[answering])
+        assert not set(group[learning]) & set(group[evaluated])
 
 
 def test_small_images_are_compared_at_their_training_size(files, tmp_path, monkeypatch):
@@ -278,7 +280,7 @@ def test_sample_for_the_comparison_includes_rare_classes():
     assert len(np.unique(many[initial_weights_selection._draw(many, 240, key)])) == 60
 
 
-class Ticking:
+class FakeClock:
     """A clock that advances with each embedded image."""
 
     def __init__(self, monkeypatch, *each_s):
@@ -306,11 +308,11 @@ class Ticking:
     ],
 )
 def test_comparison_keeps_to_its_share_of_the_time(each_s, left_s, looked_at, files, tmp_path, monkeypatch):
-    clock = Ticking(monkeypatch, *each_s)
+    clock = FakeClock(monkeypatch, *each_s)
     starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
-    words = TrainOverrides(minutes=60, settings=SMALL)
+    overrides = TrainOverrides(minutes=60, settings=SMALL)
     source = DataConfig(str(painted(tmp_path / "pictures", each=120)))
-    known = requested(words, starts, tmp_path)
+    known = requested(overrides, starts, tmp_path)
     prepared = prepare_data(source, val_fraction=known.recipe.val_fraction, seed=0, strict=False)
     assert len(prepared.train) == 288
     budget = SimpleNamespace(left_s=left_s)
@@ -335,10 +337,10 @@ def test_selection_is_in_log_report_and_recipe_also_after_resume(files, class_fo
     monkeypatch.setattr("efficientnetv2.training.overrides.weights_candidates", lambda model: at_hand)
     from efficientnetv2.workflows.train import train_and_report
 
-    words = TrainOverrides(model="efficientnetv2_b0", epochs=1, batch_size=8, settings=SMALL)
+    overrides = TrainOverrides(model="efficientnetv2_b0", epochs=1, batch_size=8, settings=SMALL)
     out = tmp_path / "run"
     monkeypatch.chdir(tmp_path)
-    train_and_report(words, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0))
+    train_and_report(overrides, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0))
     report = json.loads((out / "report.json").read_text())
     recipe = yaml.safe_load((out / "recipe.yaml").read_text())
     assert len(report["weights_compared"]["candidates"]) == 2

@@ -63,24 +63,24 @@ def test_model_file_recognizes_its_training_images_in_every_format(class_folders
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
     write_shards(load_dataset(class_folders), tmp_path / "served/small", PackOptions(10**9, image_size=16))
-    said = "Optimistic: 39 of these 48 images trained the model."
+    message = "Optimistic: 39 of these 48 images trained the model."
     with serving(tmp_path / "served") as server:
         for data in ("copies", "served/small", f"{server.url}/small"):
             done = effnetv2("evaluate", "far/m.safetensors", data, "--device", "cpu", cwd=tmp_path)
             assert done.returncode == 0, done.stderr
-            assert said in done.stdout, data
+            assert message in done.stdout, data
     table = pd.read_csv(tmp_path / "run/dataset.csv")
     table = table[table["split"] == "val"].assign(path=lambda rows: rows["path"].str.replace("../", "../../"))
     (tmp_path / "far/val").mkdir()
     table.drop(columns="split").to_csv(tmp_path / "far/val/val.csv", index=False)
     done = effnetv2("evaluate", "far/m.safetensors", "far/val/val.csv", "--json", cwd=tmp_path)
-    answer = json.loads(done.stdout)
-    assert (answer["num_images"], answer["optimistic"], answer["notes"]) == (9, False, [])
+    output = json.loads(done.stdout)
+    assert (output["num_images"], output["optimistic"], output["notes"]) == (9, False, [])
     # A model without a training fingerprint.
-    network = modelfile.load(tmp_path / "far/m.safetensors")
-    assert network.trained_on.num_images == len(network.trained_on.hashes) == 39
-    network.trained_on = None
-    modelfile.save(tmp_path / "far/m.safetensors", network)
+    model = modelfile.load(tmp_path / "far/m.safetensors")
+    assert model.trained_on.num_images == len(model.trained_on.hashes) == 39
+    model.trained_on = None
+    modelfile.save(tmp_path / "far/m.safetensors", model)
     done = effnetv2("evaluate", "far/m.safetensors", "copies", "--device", "cpu", cwd=tmp_path)
     assert "Optimistic" not in done.stdout
     assert mentions(done.stdout, "not known")
@@ -91,8 +91,8 @@ def test_unavailable_store_after_training_costs_only_the_fingerprint(class_folde
         raise InputError("https://example.org/shards does not answer")
 
     lines = logged_lines()
-    network = SimpleNamespace(trained_on=None)
-    job = SimpleNamespace(train=load_dataset(class_folders), minival=None, network=network)
+    model = SimpleNamespace(trained_on=None)
+    job = SimpleNamespace(train=load_dataset(class_folders), minival=None, network=model)
     assert post_training._fingerprint(job).num_images == 48
     assert post_training._fingerprint(job).selection is None
     job.minival = job.train.select(np.arange(8))
@@ -106,12 +106,12 @@ def test_unavailable_store_after_training_costs_only_the_fingerprint(class_folde
 def test_fingerprints_of_a_model_and_its_initial_weights_are_separate(class_folders, tmp_path, monkeypatch):
     """Without its own fingerprint, the model file has none."""
     files = load_dataset(class_folders)
-    network = create(SMALL, num_classes=3)
-    network.trained_on = TrainingFingerprint(2, np.array([1, 2]))
-    told = RunDir(tmp_path / "run")
+    model = create(SMALL, num_classes=3)
+    model.trained_on = TrainingFingerprint(2, np.array([1, 2]))
+    output = RunDir(tmp_path / "run")
     recipe = with_overrides(get_recipe("quick"), ["epochs=1", "ema_decay=0.5"])
-    job = RunSetup(recipe, network, files, files, Preprocessing(image_size=32), told, torch.device("cpu"), 0)
-    state = init_state(network, recipe)
+    job = RunSetup(recipe, model, files, files, Preprocessing(image_size=32), output, torch.device("cpu"), 0)
+    state = init_state(model, recipe)
     context = RunContext(job, state, SimpleNamespace(steps=0))
     parts = SimpleNamespace(seconds=1.0), SimpleNamespace(record_final=lambda predictions: None), None
 
@@ -119,12 +119,12 @@ def test_fingerprints_of_a_model_and_its_initial_weights_are_separate(class_fold
         raise InputError("https://example.org/shards does not answer")
 
     post_training.finish_training(context, *parts)
-    kept = modelfile.load(told.model_file).trained_on
-    assert (kept.num_images, kept.earlier.num_images, kept.earlier.hashes.tolist()) == (48, 2, [1, 2])
-    state.eval_network.trained_on = network.trained_on
+    saved = modelfile.load(output.model_file).trained_on
+    assert (saved.num_images, saved.earlier.num_images, saved.earlier.hashes.tolist()) == (48, 2, [1, 2])
+    state.eval_network.trained_on = model.trained_on
     monkeypatch.setattr(post_training, "content_hashes", gone)
     post_training.finish_training(context, *parts)
-    assert modelfile.load(told.model_file).trained_on is None
+    assert modelfile.load(output.model_file).trained_on is None
 
 
 def weights_of(pictures, tmp_path, class_names=()):
@@ -139,8 +139,8 @@ def test_initial_weights_trained_on_val_images_are_found(class_folders, tmp_path
     """Nine of 48 images are in val. The weights were trained on four of them, or only on other images."""
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
     assert len(prepared.val) == 9
-    place, network = weights_of(prepared.val.select(np.arange(4)), tmp_path, prepared.train.class_names)
-    found = pretrain_overlap(place, network, prepared)
+    place, model = weights_of(prepared.val.select(np.arange(4)), tmp_path, prepared.train.class_names)
+    found = pretrain_overlap(place, model, prepared)
     assert found.num_trained == 4
     (line,) = found.notes
     assert mentions(line, place, "4", "9", "val")
@@ -151,20 +151,20 @@ def test_initial_weights_trained_on_val_images_are_found(class_folders, tmp_path
 def test_initial_weights_selected_on_val_images_are_found(class_folders, tmp_path):
     """The images were minival of the run that trained the weights, or of an earlier run."""
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
-    place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
-    chose, alone = remembered(prepared.val.select(np.arange(3))), network.trained_on
+    place, model = weights_of(prepared.train, tmp_path, prepared.train.class_names)
+    chose, alone = remembered(prepared.val.select(np.arange(3))), model.trained_on
     chain = alone.started_from(replace(alone, selection=chose), most=100)
     further = alone.started_from(chain, most=100)  # a third run
     for trained_on in (replace(alone, selection=chose), chain, further):
-        network.trained_on = trained_on
-        found = pretrain_overlap(place, network, prepared)
+        model.trained_on = trained_on
+        found = pretrain_overlap(place, model, prepared)
         assert (found.num_trained, found.num_selected, found.optimistic) == (0, 3, True)
         (line,) = found.notes
-        said = "3 of the 9 images of val selected them, as the minival of an earlier run"
-        assert line.startswith(f"Weights {place}: {said}, so the metrics on them are optimistic.")
+        message = "3 of the 9 images of val selected them, as the minival of an earlier run"
+        assert line.startswith(f"Weights {place}: {message}, so the metrics on them are optimistic.")
         assert found.to_json() == {"num_images": 0, "num_selected": 3, "note": line}
-    network.trained_on = replace(remembered(prepared.val.select([2, 3])), selection=chose)
-    found = pretrain_overlap(place, network, prepared)
+    model.trained_on = replace(remembered(prepared.val.select([2, 3])), selection=chose)
+    found = pretrain_overlap(place, model, prepared)
     assert (found.num_trained, found.num_selected) == (2, 2)
     (line,) = found.notes
     assert mentions(line, "2", "9", "val")
@@ -176,30 +176,30 @@ def test_evaluation_on_selection_images_of_the_weights_is_optimistic(class_folde
     for name, parts in (("first", ["minival", "train", "val"]), ("second", ["val", "train", "train"])):
         of = np.array(parts, dtype=object)[np.searchsorted([6, 40], np.arange(48)[::-1], side="right")]
         files.with_split(of).to_csv(tmp_path / f"{name}.csv")
-    words = (*TINY[:-2], "--epochs", "0.5")
+    args = (*TINY[:-2], "--epochs", "0.5")
     for name, weights in (("first", ("none", "--set", "minival=6")), ("second", ("first",))):
-        done = effnetv2("train", f"{name}.csv", *words, "--weights", *weights, "--output", name, cwd=tmp_path)
+        done = effnetv2("train", f"{name}.csv", *args, "--weights", *weights, "--output", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    said = "Weights first: 6 of the 6 images of val selected them, as the minival of an earlier run"
-    assert said in done.stdout
+    message = "Weights first: 6 of the 6 images of val selected them, as the minival of an earlier run"
+    assert message in done.stdout
     report = json.loads((tmp_path / "second/report.json").read_text())
     assert (
         report["num_eval_images_seen_in_training"],
         report["num_eval_images_used_for_selection"],
         report["optimistic"],
     ) == (0, 6, True)
-    assert report["notes"][0].startswith(said)
-    answered = effnetv2("evaluate", "second", "second.csv", "--device", "cpu", "--json", cwd=tmp_path)
-    assert each_mentions(json.loads(answered.stdout)["notes"], ("6", "minival"))
+    assert report["notes"][0].startswith(message)
+    evaluated = effnetv2("evaluate", "second", "second.csv", "--device", "cpu", "--json", cwd=tmp_path)
+    assert each_mentions(json.loads(evaluated.stdout)["notes"], ("6", "minival"))
 
 
 def test_minival_that_trained_the_weights_is_rejected(class_folders, tmp_path):
     quiet = {"strict": False}
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, minival=6, **quiet)
-    place, network = weights_of(prepared.minival, tmp_path, prepared.train.class_names)
+    place, model = weights_of(prepared.minival, tmp_path, prepared.train.class_names)
     with pytest.raises(InputError, match=mentioning("6", "minival")):
-        pretrain_overlap(place, network, prepared)
-    unasked = pretrain_overlap(place, network, prepared, refuse=False)
+        pretrain_overlap(place, model, prepared)
+    unasked = pretrain_overlap(place, model, prepared, refuse=False)
     assert unasked.minival_trained
     assert "select nothing" in unasked.notes[-1]
     found = pretrain_overlap(place, weights_of(prepared.minival, tmp_path)[1], prepared)
@@ -210,30 +210,30 @@ def test_minival_that_trained_the_weights_is_rejected(class_folders, tmp_path):
 
 def test_run_from_weights_trained_on_its_val_images_is_optimistic(class_folders, tmp_path):
     """Another seed gives other val images, which are training images of the first run."""
-    words = ("train", class_folders, *TINY[:-2], "--epochs", "0.5")
-    done = effnetv2(*words, "--weights", "none", "--output", "first", cwd=tmp_path)
+    args = ("train", class_folders, *TINY[:-2], "--epochs", "0.5")
+    done = effnetv2(*args, "--weights", "none", "--output", "first", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     trained = {path for path, split in splits(tmp_path / "first") if split == "train"}
     out = tmp_path / "seed1"
-    done = effnetv2(*words, "--weights", "first", "--seed", 1, "--output", out, cwd=tmp_path)
+    done = effnetv2(*args, "--weights", "first", "--seed", 1, "--output", out, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "report.json").read_text())
     known = sum(split == "val" and path in trained for path, split in splits(out))
     assert (report["num_eval_images_seen_in_training"], report["optimistic"]) == (known, True)
     assert known > 0
-    said = f"{known} of the 9 images of val trained them"
-    assert said in done.stdout
-    assert said in (out / "log.txt").read_text()
+    message = f"{known} of the 9 images of val trained them"
+    assert message in done.stdout
+    assert message in (out / "log.txt").read_text()
     assert "trained them" in report["notes"][0]
-    planned = effnetv2("train", "--dry-run", *words[1:], "--weights", "first", "--seed", 1, cwd=tmp_path)
+    planned = effnetv2("train", "--dry-run", *args[1:], "--weights", "first", "--seed", 1, cwd=tmp_path)
     assert mentions(planned.stdout, "val")
     # Val images of the second run count too, because its initial weights were trained on them.
     ever = trained | {path for path, split in splits(tmp_path / "seed1") if split == "train"}
     assert len(ever) > 39
     done = effnetv2("evaluate", "seed1", class_folders, "--device", "cpu", "--json", cwd=tmp_path)
-    answer = json.loads(done.stdout)
-    assert answer["num_eval_images_seen_in_training"] == len(ever)
-    assert mentions(answer["notes"][0], len(ever), "48", "weight")
+    output = json.loads(done.stdout)
+    assert output["num_eval_images_seen_in_training"] == len(ever)
+    assert mentions(output["notes"][0], len(ever), "48", "weight")
 
 
 def test_resumed_run_keeps_the_fingerprint_of_its_initial_weights(tmp_path, monkeypatch):
@@ -251,8 +251,8 @@ def test_resumed_run_keeps_the_fingerprint_of_its_initial_weights(tmp_path, monk
     prepared = SimpleNamespace(train=pictures, dataset=pictures)
     monkeypatch.setattr(resume, "checkpoint_steps", lambda _: [7])
     folder, hardware = RunDir(tmp_path), Hardware(torch.device("cpu"))
-    network = resume._initial_model(folder, folder.beginning(), recipe, prepared, hardware)
-    again = network.trained_on
+    model = resume._initial_model(folder, folder.beginning(), recipe, prepared, hardware)
+    again = model.trained_on
     assert (again.num_images, again.hashes.tolist()) == (3, [4, 5, 6])
     assert (again.earlier.num_images, again.earlier.hashes.tolist()) == (9, [1, 2])
     assert again.earlier.of_several
@@ -262,9 +262,9 @@ def test_training_pretraining_and_selection_images_are_known(class_folders, tmp_
     """8 images trained the initial weights, 8 the model, and 8 selected it. 24 images are unseen."""
     files = load_dataset(class_folders)
     first, second, chose = (remembered(files.select(np.arange(8 * part, 8 * part + 8))) for part in range(3))
-    kept = replace(second, selection=chose).started_from(first, most=100)
-    kept = TrainingFingerprint.from_json(kept.to_json())
-    found = train_overlap(tmp_path / "m.safetensors", kept, files)
+    saved = replace(second, selection=chose).started_from(first, most=100)
+    saved = TrainingFingerprint.from_json(saved.to_json())
+    found = train_overlap(tmp_path / "m.safetensors", saved, files)
     assert (found.num_trained, found.pretraining, found.num_selected, found.exact) == (16, True, 8, True)
     assert found.unseen.tolist() == list(range(24, 48))
 
@@ -294,9 +294,9 @@ def test_minival_is_checked_against_the_last_training_only(class_folders, tmp_pa
     """Earlier trainings may have had other classes, which is no reason for an error."""
     quiet = {"strict": False}
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, minival=6, **quiet)
-    place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
-    network.trained_on = network.trained_on.started_from(remembered(prepared.minival), most=100)
-    assert pretrain_overlap(place, network, prepared) == PretrainOverlap()
+    place, model = weights_of(prepared.train, tmp_path, prepared.train.class_names)
+    model.trained_on = model.trained_on.started_from(remembered(prepared.minival), most=100)
+    assert pretrain_overlap(place, model, prepared) == PretrainOverlap()
 
 
 def splits(run):
@@ -364,10 +364,10 @@ def test_run_behind_a_link_recognizes_its_images(class_folders, tmp_path):
 
 def a_model(path, trained_on, calibration=None):
     """The file of an untrained model for the class folders, with this fingerprint."""
-    network = create(SMALL, num_classes=3)
-    network.preprocessing, network.class_names = Preprocessing(image_size=32), ("blue", "green", "red")
-    network.trained_on, network.calibration = trained_on, calibration
-    modelfile.save(path, network)
+    model = create(SMALL, num_classes=3)
+    model.preprocessing, model.class_names = Preprocessing(image_size=32), ("blue", "green", "red")
+    model.trained_on, model.calibration = trained_on, calibration
+    modelfile.save(path, model)
     return path
 
 
@@ -382,8 +382,8 @@ def test_train_split_of_another_dataset_is_not_training_data_of_the_model(class_
     """Each image is compared with the fingerprint, and no image is in it."""
     model = a_model(tmp_path / "m.safetensors", TrainingFingerprint(2, np.array([1, 2])))
     table = called(load_dataset(class_folders), "train", tmp_path / "elsewhere.csv")
-    words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
-    done = effnetv2(*words, "--output", "rated", "--calibrate", "calibrated.safetensors", cwd=tmp_path)
+    args = ("evaluate", model, table, "--split", "train", "--device", "cpu")
+    done = effnetv2(*args, "--output", "rated", "--calibrate", "calibrated.safetensors", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Optimistic" not in done.stdout
     report = json.loads((tmp_path / "rated/report.json").read_text())
@@ -404,12 +404,12 @@ def test_train_split_of_another_dataset_is_not_training_data_of_the_model(class_
 def test_train_split_counts_as_training_data_if_the_fingerprint_is_incomplete(trained_on, class_folders, tmp_path):
     model = a_model(tmp_path / "m.safetensors", trained_on)
     table = called(load_dataset(class_folders), "train", tmp_path / "pictures.csv")
-    words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
-    done = effnetv2(*words, cwd=tmp_path)
+    args = ("evaluate", model, table, "--split", "train", "--device", "cpu")
+    done = effnetv2(*args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Optimistic: these images trained the model." in done.stdout
     assert "also chose" not in done.stdout
-    refused = effnetv2(*words, "--calibrate", "calibrated.safetensors", cwd=tmp_path)
+    refused = effnetv2(*args, "--calibrate", "calibrated.safetensors", cwd=tmp_path)
     assert refused.returncode == 2
     assert "images of train trained the model" in refused.stderr
     assert "evaluating at" not in refused.stdout
@@ -453,10 +453,10 @@ def test_selection_images_do_not_count_as_unseen(class_folders, tmp_path):
 def test_older_file_without_selection_images_has_no_unseen_images(class_folders, tmp_path):
     """The file states that minival selected the model, but not which images were in minival."""
     files = load_dataset(class_folders)
-    network = modelfile.load(a_model(tmp_path / "m.safetensors", remembered(files.select(np.arange(10)))))
-    assert train_overlap(tmp_path, network.trained_on, files).unseen.tolist() == list(range(10, 48))
-    network.metrics = {"selected_on": "minival"}
-    modelfile.save(tmp_path / "m.safetensors", network)
+    model = modelfile.load(a_model(tmp_path / "m.safetensors", remembered(files.select(np.arange(10)))))
+    assert train_overlap(tmp_path, model.trained_on, files).unseen.tolist() == list(range(10, 48))
+    model.metrics = {"selected_on": "minival"}
+    modelfile.save(tmp_path / "m.safetensors", model)
     older = modelfile.load(tmp_path / "m.safetensors").trained_on
     known = train_overlap(tmp_path, older, files)
     assert (known.num_trained, known.num_selected, known.unseen) == (10, 0, None)
@@ -500,9 +500,9 @@ def test_overlap_of_an_ensemble_is_a_lower_bound(tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path / "list.csv", index=False)
     dataset = load_dataset(tmp_path / "list.csv")
     folds = [EfficientNet(SMALL, num_classes=2) for _ in range(5)]
-    for number, network in enumerate(folds):
+    for number, model in enumerate(folds):
         trained = np.flatnonzero(np.arange(2_000) % 5 != number)
-        network.trained_on = remembered(dataset.select(trained), most=len(trained) // 3)
+        model.trained_on = remembered(dataset.select(trained), most=len(trained) // 3)
     known = train_overlap(tmp_path / "m", Ensemble(folds).trained_on, dataset.select(np.arange(1_900, 2_400)))
     assert (known.exact, known.lower_bound, known.unseen) == (False, True, None)
     assert 40 < known.num_trained <= 100
@@ -543,8 +543,8 @@ def test_damaged_fingerprint_names_the_file(text, tmp_path):
 def test_metrics_of_unseen_images_use_cluster_intervals():
     """40 of 60 images, in 8 locations that are all right or all wrong."""
     labels = np.tile([0, 1], 30)
-    answers = np.where(np.arange(60) // 5 % 2 == 0, labels, 1 - labels)
-    predictions = Predictions(np.arange(60), labels, torch.eye(2)[answers] * 9)
+    predicted = np.where(np.arange(60) // 5 % 2 == 0, labels, 1 - labels)
+    predictions = Predictions(np.arange(60), labels, torch.eye(2)[predicted] * 9)
     known = TrainOverlap(20, exact=True, num_images=60, unseen=np.arange(20, 60))
     whole = Clusters(np.arange(60) // 5, "places")
     alone, together = (

@@ -36,9 +36,9 @@ MODEL = ("model.safetensors", "pictures", "--device", "cpu", "--workers", "0")
 def here(class_folders, tmp_path):
     """A folder with a model of random weights, ``model.safetensors``, and 48 images."""
     torch.manual_seed(0)
-    network = EfficientNet(SMALL, num_classes=3)
-    network.preprocessing = Preprocessing(image_size=32)
-    model_file.save(tmp_path / "model.safetensors", network, class_names=NAMES)
+    model = EfficientNet(SMALL, num_classes=3)
+    model.preprocessing = Preprocessing(image_size=32)
+    model_file.save(tmp_path / "model.safetensors", model, class_names=NAMES)
     return tmp_path
 
 
@@ -49,13 +49,13 @@ def refused(*words, cwd):
 
 
 def test_predictions_replace_predictions_with_a_message(here):
-    words = ("predict", *MODEL, "--output", "new.csv", "--rank", "next.csv")
-    assert "already" not in run_ok(*words, cwd=here).stdout
+    args = ("predict", *MODEL, "--output", "new.csv", "--rank", "next.csv")
+    assert "already" not in run_ok(*args, cwd=here).stdout
     before = (here / "new.csv").read_bytes()
     (here / "new.csv").write_bytes(before[:-100])
-    said = run_ok(*words, cwd=here).stdout
-    assert mentions(said, "new.csv", "replaced")
-    assert mentions(said, "next.csv", "replaced")
+    output = run_ok(*args, cwd=here).stdout
+    assert mentions(output, "new.csv", "replaced")
+    assert mentions(output, "next.csv", "replaced")
     assert (here / "new.csv").read_bytes() == before
     (here / "predictions.csv").write_bytes(before)
     done = effnetv2("predict", MODEL[0], "nowhere", *MODEL[2:], cwd=here)  # a rejected command replaces nothing
@@ -69,8 +69,8 @@ def test_skipped_list_as_data_is_not_replaced_by_its_own_predictions(here):
     (here / "predictions_skipped.csv").write_text(listed)
     for cwd, model in ((here, "model.safetensors"), (here / "pictures", "../model.safetensors")):
         data, out = (here / name for name in ("predictions_skipped.csv", "predictions.csv"))
-        said = refused("predict", model, data, "--output", out, cwd=cwd)
-        assert mentions(said, "DATA", "predictions_skipped.csv")
+        output = refused("predict", model, data, "--output", out, cwd=cwd)
+        assert mentions(output, "DATA", "predictions_skipped.csv")
     assert (here / "predictions_skipped.csv").read_text() == listed
     run_ok("predict", MODEL[0], "predictions_skipped.csv", *MODEL[2:], "--output", "again.csv", cwd=here)
     assert (here / "predictions_skipped.csv").read_text() == listed
@@ -79,33 +79,33 @@ def test_skipped_list_as_data_is_not_replaced_by_its_own_predictions(here):
 def test_predictions_replace_only_predictions(here):
     (here / "list.csv").write_text("path,label\nred/red_00.jpg,red\n")
     (here / "next.html").write_text("mine")
-    said = refused("predict", *MODEL, "--output", "list.csv", cwd=here)
-    assert mentions(said, "--output", "list.csv", "model.safetensors", "NAME.csv")
-    said = refused("predict", *MODEL, "--rank", "list.csv", cwd=here)
-    assert mentions(said, "--rank", "list.csv")
-    said = refused("predict", *MODEL, "--rank", "next.csv", cwd=here)
-    assert mentions(said, "--rank", "next.csv", "next.html")
+    output = refused("predict", *MODEL, "--output", "list.csv", cwd=here)
+    assert mentions(output, "--output", "list.csv", "model.safetensors", "NAME.csv")
+    output = refused("predict", *MODEL, "--rank", "list.csv", cwd=here)
+    assert mentions(output, "--rank", "list.csv")
+    output = refused("predict", *MODEL, "--rank", "next.csv", cwd=here)
+    assert mentions(output, "--rank", "next.csv", "next.html")
     assert (here / "list.csv").read_text() == "path,label\nred/red_00.jpg,red\n"
     assert not (here / "predictions.csv").exists()
     (here / "predictions.csv").write_text("path,label\n")
-    said = refused("predict", *MODEL, cwd=here)
-    assert mentions(said, "--output", "predictions.csv")
-    said = refused("predict", "model.safetensors", "picture", cwd=here)  # the first error is reported first
-    assert mentions(said, "did you mean 'pictures'")
+    output = refused("predict", *MODEL, cwd=here)
+    assert mentions(output, "--output", "predictions.csv")
+    output = refused("predict", "model.safetensors", "picture", cwd=here)  # the first error is reported first
+    assert mentions(output, "did you mean 'pictures'")
     assert (here / "predictions.csv").read_text() == "path,label\n"
 
 
 @pytest.mark.parametrize("classes", [2, 1_001])
 def test_predictions_table_is_recognized_by_its_header(classes, tmp_path):
     names = ["path", *(str(number) for number in range(1, classes))]
-    answers = Predictions(np.arange(4), np.zeros(4, np.int64), torch.randn(4, classes))
-    write_predictions(tmp_path / "some.csv", predictions_table(answers, list("abcd"), names))
+    predictions = Predictions(np.arange(4), np.zeros(4, np.int64), torch.randn(4, classes))
+    write_predictions(tmp_path / "some.csv", predictions_table(predictions, list("abcd"), names))
     assert is_predictions_csv(tmp_path / "some.csv", names)
     if classes == 2:  # as version 0.1 wrote it
         before = pd.read_csv(tmp_path / "some.csv").drop(columns="probability")
         before.to_csv(tmp_path / "before.csv", index=False)
         assert is_predictions_csv(tmp_path / "before.csv", names)
-    labeled = predictions_table(answers, list("abcd"), names, true_labels=names[:1] * 4)
+    labeled = predictions_table(predictions, list("abcd"), names, true_labels=names[:1] * 4)
     write_predictions(tmp_path / "true.csv", labeled)
     assert not is_predictions_csv(tmp_path / "true.csv", names)
     for content in (b"", b"\xff\xfe", b"path,label\n", b'"'):
@@ -123,8 +123,8 @@ def test_skipped_list_belongs_to_its_table(here):
     run_ok("predict", *MODEL, cwd=here)
     assert not (here / "predictions_skipped.csv").exists(), "it was of the table that is no more"
     (here / "predictions_skipped.csv").write_text("lesson,reason\nFriday,ill\n")
-    said = refused("predict", *MODEL, cwd=here)
-    assert mentions(said, "--output", "predictions.csv", "predictions_skipped.csv")
+    output = refused("predict", *MODEL, cwd=here)
+    assert mentions(output, "--output", "predictions.csv", "predictions_skipped.csv")
 
 
 def test_tables_in_one_folder_have_separate_skipped_lists(here):
@@ -142,11 +142,11 @@ def test_tables_in_one_folder_have_separate_skipped_lists(here):
 
 
 def test_report_replaces_a_report_with_a_message(here):
-    words = ("evaluate", *MODEL, "--output", "rated")
-    assert "already" not in run_ok(*words, cwd=here).stdout
-    assert mentions(run_ok(*words, cwd=here).stdout, "rated/report.html", "replaced")
-    said = refused("predict", here / MODEL[0], here / MODEL[1], cwd=here / "rated")
-    assert mentions(said, "--output", "predictions.csv")
+    args = ("evaluate", *MODEL, "--output", "rated")
+    assert "already" not in run_ok(*args, cwd=here).stdout
+    assert mentions(run_ok(*args, cwd=here).stdout, "rated/report.html", "replaced")
+    output = refused("predict", here / MODEL[0], here / MODEL[1], cwd=here / "rated")
+    assert mentions(output, "--output", "predictions.csv")
     assert json.loads((here / "rated/report.json").read_text())["num_images"] == 48
 
 
@@ -162,8 +162,8 @@ def test_unwritable_report_is_rejected_before_the_model_is_loaded(tmp_path, monk
 def test_preview_replaces_only_a_preview(here):
     Image.new("RGB", (9, 9)).save(here / "photo.png")
     before = (here / "photo.png").read_bytes()
-    said = refused("train", "pictures", "--preview", "photo.png", cwd=here)
-    assert mentions(said, "--preview", "photo.png", "effnetv2 train --preview")
+    output = refused("train", "pictures", "--preview", "photo.png", cwd=here)
+    assert mentions(output, "--preview", "photo.png", "effnetv2 train --preview")
     assert (here / "photo.png").read_bytes() == before
 
 
@@ -171,22 +171,22 @@ def test_report_does_not_replace_a_table_of_the_user(here):
     """For example predictions with labels corrected by hand, which are evaluated in their folder."""
     run_ok("predict", *MODEL, "--output", "pictures/predictions.csv", cwd=here)
     corrected = (here / "pictures/predictions.csv").read_text()
-    words = ("evaluate", MODEL[0], "pictures/predictions.csv", "--output", "pictures")
-    said = refused(*words, cwd=here)
-    assert mentions(said, "--output", "DATA", "pictures/predictions.csv")
-    said = refused(
+    args = ("evaluate", MODEL[0], "pictures/predictions.csv", "--output", "pictures")
+    output = refused(*args, cwd=here)
+    assert mentions(output, "--output", "DATA", "pictures/predictions.csv")
+    output = refused(
         "evaluate", "../model.safetensors", "../pictures/predictions.csv", "--output", ".", cwd=here / "pictures"
     )
-    assert mentions(said, "--output", "DATA", "pictures/predictions.csv")
+    assert mentions(output, "--output", "DATA", "pictures/predictions.csv")
     for option in ("--output", "--rank"):
-        words = ("predict", "../model.safetensors", "../pictures/predictions.csv", option, "predictions.csv")
+        args = ("predict", "../model.safetensors", "../pictures/predictions.csv", option, "predictions.csv")
         further = ("--output", "new.csv") if option == "--rank" else ()
-        assert mentions(refused(*words, *further, cwd=here / "pictures"), option, "predictions.csv", "DATA")
+        assert mentions(refused(*args, *further, cwd=here / "pictures"), option, "predictions.csv", "DATA")
     assert (here / "pictures/predictions.csv").read_text() == corrected
     (here / "mine").mkdir()
     (here / "mine/predictions.csv").write_text(corrected)
-    said = refused("evaluate", *MODEL, "--output", "mine", cwd=here)
-    assert mentions(said, "mine/predictions.csv")
+    output = refused("evaluate", *MODEL, "--output", "mine", cwd=here)
+    assert mentions(output, "mine/predictions.csv")
     assert (here / "mine/predictions.csv").read_text() == corrected
     (here / "mine/predictions.csv").unlink()
     for name, what in (
@@ -215,8 +215,8 @@ def test_inspection_replaces_only_an_inspection(class_folders, name):
     here = class_folders.parent
     (here / "docs").mkdir()
     (here / "docs" / name).write_text("<p>of the bridge</p>")
-    said = refused("check", "pictures", "--output", "docs", cwd=here)
-    assert mentions(said, name, "--output", "effnetv2 check")
+    output = refused("check", "pictures", "--output", "docs", cwd=here)
+    assert mentions(output, name, "--output", "effnetv2 check")
     assert [(one.name, one.read_text()) for one in (here / "docs").iterdir()] == [(name, "<p>of the bridge</p>")]
     run_ok("check", "pictures", "--output", "page", cwd=here)
     assert mentions(run_ok("check", "pictures", "--output", "page", cwd=here).stdout, "replaced")
@@ -233,23 +233,23 @@ def test_comparison_replaces_only_a_comparison_and_removes_its_old_plots(here):
         run_ok("evaluate", *MODEL, "--output", name, cwd=here)
     rows = [trained_row(1, 32), trained_row(2, 64), {"kind": "val", "step": 2, "epoch": 2, "top1": 0.5}]
     (here / "one/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ("compare", "one", "other", "--output", "both")
+    args = ("compare", "one", "other", "--output", "both")
     drawn = {"accuracy_over_time.png", "settings.png", "stage_costs.png"}
     (here / "both").mkdir()
     for name in (*sorted(drawn), "comparison.json"):
         Image.new("RGB", (9, 9)).save(here / "both" / name, format="PNG")
         before = (here / "both" / name).read_bytes()
-        said = refused(*words, cwd=here)
-        assert mentions(said, name, "--output", "effnetv2 compare")
+        output = refused(*args, cwd=here)
+        assert mentions(output, name, "--output", "effnetv2 compare")
         assert (here / "both" / name).read_bytes() == before
         (here / "both" / name).unlink()
     (here / "file").write_text("mine")
     assert mentions(refused("compare", "one", "other", "--output", "file", cwd=here), "file", "folder")
-    run_ok(*words, cwd=here)
+    run_ok(*args, cwd=here)
     assert {one.name for one in (here / "both").iterdir()} == {*drawn, "comparison.json"}
     (here / "both/notes.png").write_bytes(b"mine")
     (here / "one/metrics.jsonl").unlink()  # so nothing is plotted
-    assert mentions(run_ok(*words, cwd=here).stdout, "comparison.json", "replaced")
+    assert mentions(run_ok(*args, cwd=here).stdout, "comparison.json", "replaced")
     assert {one.name for one in (here / "both").iterdir()} == {"notes.png", "comparison.json"}
 
 

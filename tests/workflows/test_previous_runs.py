@@ -83,8 +83,8 @@ def test_given_baseline_on_another_folder_is_compared_by_name(tmp_path):
     val = listed(own, "path,label,split", "a,x,val", "b,y,val")
     named = PreviousRun.for_images(there, load_predictions(there), val)
     assert mentions(named.by_name, own, tmp_path / "photos_2023")
-    kept = PreviousRun.load(own, named.save(own))
-    found = replace(compare_predictions(named.predictions, named.predictions), by_name=kept.by_name)
+    saved = PreviousRun.load(own, named.save(own))
+    found = replace(compare_predictions(named.predictions, named.predictions), by_name=saved.by_name)
     assert summary_lines(ReportContext(last=("there", found)))[0].endswith(named.by_name)
     same = listed(own, "path,label,split", "a,x,val")
     assert not PreviousRun.for_images(run(tmp_path / "new", data=own.name), load_predictions(there), same).by_name
@@ -127,13 +127,13 @@ def test_given_baseline_with_optimistic_metrics_gives_a_warning(tmp_path):
     for name, optimistic in (("knew", True), ("honest", False)):
         there = run(tmp_path / name, optimistic=optimistic)
         named = PreviousRun.for_images(there, load_predictions(there), val)
-        kept = PreviousRun.load(tmp_path / "own", named.save(tmp_path / "own"))
-        gained = kept.qualified(compare_predictions(named.predictions, named.predictions))
+        saved = PreviousRun.load(tmp_path / "own", named.save(tmp_path / "own"))
+        gained = saved.qualified(compare_predictions(named.predictions, named.predictions))
         (found[name],) = summary_lines(ReportContext(last=(name, gained)))
     assert mentions(found["knew"], "warning", "knew", "optimistic")
     assert "optimistic" not in found["honest"]
-    for told in ("{", "[]", "{}"):  # from other programs, or damaged: predictions are still compared
-        (tmp_path / "knew/report.json").write_text(told)
+    for content in ("{", "[]", "{}"):  # from other programs, or damaged: predictions are still compared
+        (tmp_path / "knew/report.json").write_text(content)
         assert PreviousRun.for_images(tmp_path / "knew", load_predictions(tmp_path / "knew"), val).optimistic == ""
 
 
@@ -150,10 +150,10 @@ def test_baseline_is_saved_with_the_common_images(tmp_path):
     named = PreviousRun.for_images(there, load_predictions(there), val)
     beginning = named.save(tmp_path / "own")
     shutil.rmtree(there)
-    kept = PreviousRun.load(tmp_path / "own", json.loads(json.dumps(beginning)))
-    assert kept is not None
-    assert kept.name == "there"
-    assert kept.predictions.to_dict("index") == {
+    saved = PreviousRun.load(tmp_path / "own", json.loads(json.dumps(beginning)))
+    assert saved is not None
+    assert saved.name == "there"
+    assert saved.predictions.to_dict("index") == {
         "a": {"predicted_label": "x", "true_label": "x"}, "b": {"predicted_label": "z", "true_label": "y"}
     }  # fmt: skip
     assert PreviousRun.load(tmp_path / "own", {}) is None
@@ -172,22 +172,22 @@ def test_incomparable_baseline_is_rejected(row, said, tmp_path):
 
 @pytest.mark.slow
 def test_second_run_is_compared_with_the_first(class_folders, tmp_path):
-    words = ("train", class_folders, *TINY)
-    first = effnetv2(*words, "--output", "runs/first", cwd=tmp_path)
+    args = ("train", class_folders, *TINY)
+    first = effnetv2(*args, "--output", "runs/first", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     page = (tmp_path / "runs/first/report.html").read_text(encoding="utf-8")
     assert mentions(page, "no other finished run")
-    second = effnetv2(*words, "--output", "runs/second", cwd=tmp_path)
+    second = effnetv2(*args, "--output", "runs/second", cwd=tmp_path)
     assert mentions(second.stdout + second.stderr, "first", "not clearly")
     # Killed before its report, and resumed when the other run is gone.
     before = "efficientnetv2.workflows.train:write_run_report"
-    killed_at(before, *words, "--output", "elsewhere/third", "--baseline", "runs/first", cwd=tmp_path)
+    killed_at(before, *args, "--output", "elsewhere/third", "--baseline", "runs/first", cwd=tmp_path)
     (tmp_path / "runs/first").rename(tmp_path / "put_away")
-    named = effnetv2(*words, "--output", "elsewhere/third", "--resume", cwd=tmp_path)
+    named = effnetv2(*args, "--output", "elsewhere/third", "--resume", cwd=tmp_path)
     assert "Better than first?" in named.stdout + named.stderr
     (tmp_path / "put_away").rename(tmp_path / "runs/first")
     save_predictions(tmp_path / "other", pd.DataFrame({"path": ["z"], "predicted_label": ["x"], "true_label": ["x"]}))
-    refused = effnetv2(*words, "--output", "elsewhere/fourth", "--baseline", "other", cwd=tmp_path)
+    refused = effnetv2(*args, "--output", "elsewhere/fourth", "--baseline", "other", cwd=tmp_path)
     assert refused.returncode == 2
     assert "no prediction of these images" in refused.stderr
     assert not (tmp_path / "elsewhere/fourth").exists()

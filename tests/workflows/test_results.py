@@ -167,8 +167,8 @@ def test_candidates_are_in_the_report(photos, tmp_path):
 def test_study_finds_an_architecture(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "space.json").write_text(json.dumps(SPACE.to_json()))
-    words = {"space": "space.json", "epochs": 1, "image_size": 32, "batch_size": 8, "settings": {"minival": 0.25}}
-    study = ev2.search(photos, trials=1, **words, **MACHINE)
+    options = {"space": "space.json", "epochs": 1, "image_size": 32, "batch_size": 8, "settings": {"minival": 0.25}}
+    study = ev2.search(photos, trials=1, **options, **MACHINE)
     assert study.path.as_posix() == "studies/photos"
     assert study.trials["number"].tolist() == [0]
     assert study.trials["state"].tolist() == ["finished"]

@@ -60,18 +60,18 @@ def study(folder: Path, image_size: int) -> None:
     create_study(database, "study", plan, trials=1)
     found = Measurement(1000, 1000, top1=0.5, step_seconds=0.01).to_json()
     drawn = SPACE.decode(SPACE.sample(Key.of(0)))
-    for reward, network in ((0.5, SPACE.backbone), (0.25, drawn)):
-        told = {"measurement": found, "point": list(SPACE.encode(network))}
+    for reward, model in ((0.5, SPACE.backbone), (0.25, drawn)):
+        attributes = {"measurement": found, "point": list(SPACE.encode(model))}
         open_study(database, "study").optuna_study.add_trial(
-            import_optuna().trial.create_trial(value=reward, user_attrs=told)
+            import_optuna().trial.create_trial(value=reward, user_attrs=attributes)
         )
     (folder / "study").mkdir()
     (folder / "study/dataset.csv").write_text("path,label,split\n")
 
 
 def export(folder: Path, *more: object) -> Done:
-    words = ["search", "export", folder / "study", "--storage", f"sqlite:///{folder}/study.db", *more]
-    ended = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    args = ["search", "export", folder / "study", "--storage", f"sqlite:///{folder}/study.db", *more]
+    ended = CliRunner().invoke(app, [str(word) for word in args], env={"COLUMNS": "200", "NO_COLOR": "1"})
     return Done(ended.exit_code, ended.stdout, ended.stderr)
 
 
@@ -82,9 +82,9 @@ def trained_by(command: str) -> Recipe:
     parser.add_argument("--model")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--set", dest="settings", action="append", default=[])
-    said = parser.parse_args(shlex.split(command))
-    words = TrainOverrides(model=said.model, image_size=said.image_size, settings=tuple(said.settings))
-    return requested_recipe(words, torch.device("cpu"))[0]
+    options = parser.parse_args(shlex.split(command))
+    args = TrainOverrides(model=options.model, image_size=options.image_size, settings=tuple(options.settings))
+    return requested_recipe(args, torch.device("cpu"))[0]
 
 
 @pytest.mark.parametrize("image_size", [48, 64])

@@ -59,9 +59,9 @@ def test_moved_study_keeps_its_name(kept, name, tmp_path):
     """The database uses the name. A study without a saved name has the name of its folder."""
     folder = begun(tmp_path)
     if not kept:
-        said = yaml.safe_load(folder.file.read_text())
-        del said["name"]
-        folder.file.write_text(yaml.safe_dump(said))
+        saved = yaml.safe_load(folder.file.read_text())
+        del saved["name"]
+        folder.file.write_text(yaml.safe_dump(saved))
     folder.path.rename(tmp_path / "renamed")
     assert StudyDir(tmp_path / "renamed").name == name
 
