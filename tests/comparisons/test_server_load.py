@@ -47,7 +47,7 @@ def test_ratios_are_computed_by_round():
 
 @pytest.mark.parametrize(("wall_s", "is_reached"), [(1.0, True), (5.0, False)])
 def test_overload_counts_only_if_it_was_reached(wall_s, is_reached, tmp_path, monkeypatch):
-    """A quarter is refused, and one request gets status 500."""
+    """A quarter of the requests is rejected, and one request gets status 500."""
 
     def send(port, image, clients, *bounds, number):
         statuses = np.array([429] * (number // 4) + [500] + [200] * (number - number // 4 - 1))

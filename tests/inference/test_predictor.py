@@ -166,7 +166,7 @@ def test_gpu_is_the_default_device_if_available(model, monkeypatch):
 
 
 @pytest.mark.parametrize("no_model", [None, 3, torch.nn.Linear(2, 2)])
-def test_object_that_is_no_model_is_rejected(no_model):
+def test_non_model_object_is_rejected(no_model):
     with pytest.raises(InputError, match=type(no_model).__name__):
         Predictor(no_model)
 
@@ -203,7 +203,7 @@ def test_arrays_may_have_four_dimensions_or_be_gray(model):
         ("nowhere.jpg", ("nowhere.jpg", "0")),
     ],
 )
-def test_object_that_is_no_image_is_named(model, picture, says):
+def test_non_image_object_is_named(model, picture, says):
     with pytest.raises(InputError, match=mentioning(*says)):
         Predictor(model)(picture)
 

@@ -316,7 +316,7 @@ def of_another_program(file):
         of_another_program,
     ],
 )
-def test_file_that_is_no_study_is_rejected_immediately(damage, tmp_path):
+def test_non_study_file_is_rejected_immediately(damage, tmp_path):
     study(tmp_path)
     damage(tmp_path / "study.db")
     messages = logged_lines()

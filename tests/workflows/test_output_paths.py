@@ -159,7 +159,7 @@ def test_unwritable_report_is_rejected_before_the_model_is_loaded(tmp_path, monk
         evaluate_and_report("m", DataConfig("d"), EvaluateOptions(out=tmp_path / "rated"), MACHINE)
 
 
-def test_preview_replaces_only_a_preview(here):
+def test_preview_does_not_replace_an_image(here):
     Image.new("RGB", (9, 9)).save(here / "photo.png")
     before = (here / "photo.png").read_bytes()
     output = refused("train", "pictures", "--preview", "photo.png", cwd=here)

@@ -100,7 +100,7 @@ def test_cross_validations_are_compared_only_by_the_same_split(tmp_path):
     assert find_previous_run(own, load_predictions(own), split_by="place")[0] == "by_place"
 
 
-def test_optimistic_run_is_no_previous_run(tmp_path):
+def test_optimistic_run_is_not_used_as_previous_run(tmp_path):
     """It was trained on evaluated labels, so a valid run would seem worse."""
     own = run(tmp_path / "own")
     run(tmp_path / "knew", age_s=10, optimistic=True)
