@@ -229,7 +229,7 @@ def test_most_frequent_of_many_classes_are_printed():
     labels = [f"c{number:03d}" for number in range(1_000) for _ in range(1_000 - number)]
     text = _class_counts(pd.DataFrame({"predicted_label": [*labels, ""]}), None, "softmax")
     assert text.startswith("500,501 images: c000 1000, c001 999, ")
-    assert text.endswith("c009 991, left to a person 1, 990 more classes")
+    assert text.endswith("c009 991, abstained 1, 990 more classes")
     few = pd.DataFrame({"predicted_label": ["oak", "elm;oak"]})
     assert _class_counts(few, ";", "sigmoid") == "2 images: oak 2, elm 1"
 

@@ -341,7 +341,7 @@ def evaluate(
         tta: Test-time augmentation: "none", or "d4" for all eight flips and rotations. None takes that of the model.
         slices: Columns of the dataset to report metrics by. None takes those with few values or numbers, () none.
         costs: CSV with the cost of each mistake: a row per true class, a column per predicted class.
-        abstain_below: Probability below which an image is left to a person.
+        abstain_below: Probability below which the model abstains.
         calibrate: Model file to write, its temperature fitted on these images.
         baseline: A run, or the folder of another evaluation, to compare with on the same images.
         engine: What computes: "torch", "onnxruntime", "openvino", "openvino-bf16" (extras), or "auto" for the fastest

@@ -200,7 +200,7 @@ def _class_counts(table: pd.DataFrame, separator: str | None, activation: Activa
     if separator is not None:
         labels = labels.str.split(separator, regex=False).explode()
     counts = labels.value_counts()
-    unlabeled = "left to a person" if separator is None or activation == "softmax" else "without a label"
+    unlabeled = "abstained" if separator is None or activation == "softmax" else "without a label"
     shown = [
         f"{label or unlabeled} {number}"
         for place, (label, number) in enumerate(counts.items())
