@@ -57,7 +57,7 @@ MISTAKES = [
     ("convert a b.safetensors --mean half", "--mean: invalid value 'half'", None),
     ("compare runs/one", "compare", "RUN RUN"),
     ("compare", "RUN: missing", "effnetv2 compare [OPTIONS] RUN"),
-    ("compare runs/one runs/two", "runs/one", "--resume"),
+    ("compare runs/one runs/two", "runs/one does not exist", "Give the folder of a finished run"),
     ("train . --device 0", "--device 0: there is no such device; GPU 0 is cuda:0", "Choose from auto"),
     ("train . --device gpu", "--device gpu", "Choose from auto"),
     ("train . --epochs 0", "--epochs 0: must be a number above 0", None),

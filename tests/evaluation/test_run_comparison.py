@@ -224,6 +224,9 @@ def test_running_run_is_not_reported_as_stopped(tmp_path):
         FinishedRun.read(tmp_path, "here")
     assert "--resume" not in str(error.value)
     stopped = tmp_path / "a run"
+    with pytest.raises(InputError, match=mentioning("does not exist", "Give the folder of a finished run")):
+        FinishedRun.read(stopped, "here")
+    stopped.mkdir()
     with pytest.raises(InputError, match=mentioning("not the folder of a finished run", "report.json")) as error:
         FinishedRun.read(stopped, "here")
     assert f"--output '{stopped}' --resume" in str(error.value)

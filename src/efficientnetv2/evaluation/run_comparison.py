@@ -26,7 +26,7 @@ from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import unpaired_difference
 from efficientnetv2.metrics.multilabel import METRIC_NAMES
 from efficientnetv2.training.run_dir import RUN_MARKERS, RunDir, is_running
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.io import read_object
 from efficientnetv2.utils.legacy import run_file, upgrade
 from efficientnetv2.utils.shell import shell_join
@@ -68,6 +68,10 @@ class FinishedRun:
     @classmethod
     def read(cls, folder: Path, name: str) -> FinishedRun:
         """Read a run directory; raises InputError if it is unfinished, no run, or multi-label."""
+        if not folder.exists():
+            neighbors = os.listdir(folder.parent) if folder.parent.is_dir() else []
+            near = did_you_mean(folder.name, neighbors, str(folder.parent))
+            raise InputError(f"{folder} does not exist{near} Give the folder of a finished run.")
         for file in ("report.json", "predictions.csv"):
             if not (folder / file).is_file():
                 resume = shell_join(["--output", str(folder), "--resume"])

@@ -2,7 +2,8 @@
 
     python classify.py model.onnx photo.jpg folder/
 
-prints a line of CSV per image: path, label, probability. A multi-label model gives all labels, separated by ";".
+prints a line of CSV per image: path, predicted label, probability. A multi-label model gives all labels, separated by
+";".
 In a program: ``Classifier("model.onnx")(["photo.jpg"])``.
 """
 
