@@ -225,7 +225,7 @@ def test_decoded_pixels_are_a_source():
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_a_crop_of_the_wanted_size_has_the_pixels_of_the_image(exact):
+def test_crop_of_the_requested_size_has_the_pixels_of_the_image(exact):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
     pixels.flags.writeable = False
     if exact:

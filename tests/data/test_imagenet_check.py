@@ -114,13 +114,12 @@ def test_another_dataset_gets_a_note():
 
 
 def imagenet21k(classes: int, *others: str) -> ImageDataset:
-    """So many classes by their WordNet ids, and others, a image each."""
+    """A dataset with this number of WordNet classes and further classes, one image each."""
     return imagenet(dict.fromkeys([*(f"n{number:08d}" for number in range(classes)), *others], 1))
 
 
 @pytest.mark.parametrize("classes", [21_841, 21_843])
 def test_imagenet21k_has_the_classes_of_the_paper_or_of_the_release(classes):
-    """A dataset with this number of WordNet classes and further classes, one image each."""
     assert compare(imagenet21k(classes), "imagenet21k", strict=True) == ()
 
 

@@ -337,7 +337,7 @@ def test_memory_is_reserved_before_a_raster_is_read(tmp_path, monkeypatch, dtype
     assert peak <= reserved[-1] <= 3 * peak
 
 
-def test_a_raster_that_needs_more_memory_than_is_free_is_unreadable(tmp_path, monkeypatch):
+def test_raster_that_needs_more_memory_than_is_free_is_unreadable(tmp_path, monkeypatch):
     path = str(write_raster(tmp_path / "any.tif", random_uint16(13, px=400)))
     monkeypatch.setattr("efficientnetv2.utils.memory.free_bytes", lambda *_, **__: 2**20)
     monkeypatch.setattr(DECODING, "small", 0)

@@ -111,7 +111,7 @@ def test_no_range_makes_no_request(tmp_path):
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
-def test_busy_server_is_asked_again(status, server):
+def test_busy_server_is_requested_again(status, server):
     dataset = load_dataset(f"{server.url}/shards")
     first = source_reader(dataset).source(0)
     server.fail = [status, status]
@@ -276,7 +276,7 @@ def test_wildcards_use_the_directory_listing_of_the_server(name, server):
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_busy_server_is_asked_again_for_a_listing(status, server):
+def test_busy_server_is_requested_again_for_a_listing(status, server):
     server.lists = True
     store = RemoteStore(f"{server.url}/shards")
     server.fail = [status, status]
