@@ -12,7 +12,7 @@ from efficientnetv2.training.run_setup import RunSetup
 
 @pytest.fixture
 def small_run(tmp_path):
-    """Makes the setup of a small run of two stages in a folder by name; each begins with the same weights."""
+    """A function that sets up a small run of two stages in a folder. All runs begin with the same weights."""
 
     def of(name, train, val, *settings, **more):
         stages = "progressive={stages: 2, image_size: {start: 32, end: 48}, dropout: 0.3}"

@@ -1,4 +1,4 @@
-"""The loop, the moving average and the schedules serve any network, frozen parts too."""
+"""Training loop, EMA and schedules with any architecture, also with frozen layers."""
 
 import copy
 
@@ -39,7 +39,7 @@ def own():
 
 
 def run(network, ghost_batch_size):
-    """Four steps of two groups or one; the network that would be kept."""
+    """Train for four steps with one or two ghost batches. Return the model that would be saved."""
     plain = get_recipe("quick").to_json() | {
         "progressive": PLAN.to_json(), "epochs": 1, "ema_decay": 0.9, "batch_size": 8,
         "ghost_batch_size": ghost_batch_size,
@@ -61,7 +61,7 @@ def run(network, ghost_batch_size):
 
 @pytest.mark.parametrize("ghost_batch_size", [8, 4])
 @pytest.mark.parametrize("model", ["timm:resnet10t", "torchvision:mobilenet_v3_small", "own"])
-def test_a_foreign_network_trains_and_is_kept(model, ghost_batch_size, tmp_path):
+def test_library_and_custom_models_train_and_are_saved(model, ghost_batch_size, tmp_path):
     network = create(own() if model == "own" else model, num_classes=2)
     before = copy.deepcopy(network.state_dict())
     best = run(network, ghost_batch_size)
@@ -75,7 +75,7 @@ def test_a_foreign_network_trains_and_is_kept(model, ghost_batch_size, tmp_path)
 
 @pytest.mark.parametrize("ghost_batch_size", [8, 4])
 @pytest.mark.parametrize("model", ["efficientnetv2_b0", "timm:resnet10t"])
-def test_what_is_frozen_comes_through_a_run_unchanged(model, ghost_batch_size):
+def test_frozen_layers_do_not_change_in_training(model, ghost_batch_size):
     network = create(model, num_classes=2)
     freeze(network, stages=3, statistics=True)
     before = copy.deepcopy(network.state_dict())

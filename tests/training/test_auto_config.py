@@ -34,7 +34,7 @@ CLASSES = ("cat", "dog")
 
 
 def settled(*settings, recipe="quick", images=9469, memory_gib=None, minutes=None, training_s=None):
-    # test_precision covers the choice by measuring.
+    # test_autotune covers the choice by measuring.
     settings = ["precision=fp32", "compile=off", *settings]
     recipe = with_overrides(get_recipe(recipe), settings)
     return resolve_recipe(
@@ -47,13 +47,13 @@ def settled(*settings, recipe="quick", images=9469, memory_gib=None, minutes=Non
 
 @pytest.mark.parametrize(
     ("images", "epochs"),
-    [(480, 100.0), (2_000, 50.0), (9_469, 10.56), (50_000, 10.0)],  # 100,000 images seen, 10 to 100 epochs
+    [(480, 100.0), (2_000, 50.0), (9_469, 10.56), (50_000, 10.0)],  # 100,000 images in total, but 10 to 100 epochs
 )
-def test_open_epochs_follow_the_number_of_pictures(images, epochs):
+def test_auto_epochs_follow_the_number_of_images(images, epochs):
     assert settled(images=images).recipe.epochs == epochs
 
 
-def test_nothing_is_left_open_and_each_choice_is_said():
+def test_every_auto_field_is_resolved_and_logged():
     result = settled("precision=auto", "compile=auto", images=32)
     plain = result.recipe.to_json()
     assert {name for name, value in plain.items() if value == "auto"} <= {"minival"}, "that is for whoever parts images"
@@ -85,15 +85,15 @@ def test_nothing_is_left_open_and_each_choice_is_said():
         (("model=efficientnetv2_b0", "progressive.dropout=0"), None),
     ],
 )
-def test_what_of_a_network_is_regularized_is_said(settings, told):
-    """Of the published ResNet-18 nothing: torchvision builds it so."""
+def test_regularized_modules_are_logged(settings, told):
+    """torchvision builds ResNet-18 without dropout and stochastic depth."""
     plain = ("progressive.stages=1", "progressive.image_size=32", "batch_size=4", *settings)
     notes = [note for note in settled(*plain).notes if note.startswith("Regularization")]
     assert notes == ([] if told is None else [told])
 
 
-def test_the_memory_of_a_size_is_counted_once(monkeypatch):
-    """Of a large network it takes seconds; both the group and the groups at a time ask for it."""
+def test_activation_memory_is_computed_once_per_image_size(monkeypatch):
+    """It takes seconds for a large model. The ghost batch size and the ghost batches per pass both need it."""
     counted = []
 
     def count(network, px):
@@ -107,7 +107,7 @@ def test_the_memory_of_a_size_is_counted_once(monkeypatch):
 
 @pytest.fixture
 def room_for(monkeypatch):
-    """Memory for so many images: each takes 1 GiB, as counted and as tried; passes are not really made."""
+    """Memory for a number of images of 1 GiB each. No forward pass is made."""
     tried = []
 
     def give(images):
@@ -124,20 +124,20 @@ def room_for(monkeypatch):
     return give
 
 
-def test_groups_are_the_largest_divisor_of_the_batch_that_fits(room_for):
+def test_ghost_batch_size_is_the_largest_divisor_that_fits(room_for):
     room_for(13)
     assert settled("batch_size=32").recipe.ghost_batch_size == 8
     assert settled("batch_size=36").recipe.ghost_batch_size == 12
 
 
-def test_a_group_that_does_not_fit_names_the_largest_that_does(room_for):
+def test_ghost_batch_size_too_large_for_memory_suggests_the_largest_that_fits(room_for):
     room_for(13)
     with pytest.raises(InputError, match=mentioning("16", "128", "8", "ghost_batch_size=8")):
         settled("ghost_batch_size=16", "batch_size=32")
 
 
-def test_a_group_that_was_chosen_becomes_smaller_where_memory_does(room_for, monkeypatch):
-    """Looked at once more when the precision is known, 16 images do not fit any more; nobody has asked for 16."""
+def test_automatic_ghost_batch_size_is_reduced_if_free_memory_shrinks(room_for, monkeypatch):
+    """The second check, with the known precision, finds less memory. A requested size is an error instead."""
     room_for(17)
     real = MemoryProbe.for_recipe
 
@@ -154,7 +154,7 @@ def test_a_group_that_was_chosen_becomes_smaller_where_memory_does(room_for, mon
         settled("batch_size=32", "ghost_batch_size=16")
 
 
-def test_a_group_of_a_run_that_goes_on_is_not_to_be_set_otherwise(room_for):
+def test_resumed_run_whose_ghost_batches_do_not_fit_is_an_error(room_for):
     recipe = settled("batch_size=32", "ghost_batch_size=16").recipe
     network = build_model(recipe, recipe.model, num_classes=2)
     room_for(13)
@@ -166,8 +166,8 @@ def test_a_group_of_a_run_that_goes_on_is_not_to_be_set_otherwise(room_for):
 
 
 @pytest.mark.parametrize(("known", "begins"), [((), "random"), (CLASSES, "linear_probe")])
-def test_two_classifiers_of_given_weights_begin_fresh_and_it_is_said(known, begins, monkeypatch):
-    """A probe's values would be those of one. What brings its own for these classes begins with them, as ever."""
+def test_linear_probe_is_not_used_for_a_model_with_two_classifiers(known, begins, monkeypatch):
+    """The probe fits one classifier. Weights with the same classes keep their classifiers."""
     network = create("timm:deit_tiny_distilled_patch16_224", num_classes=2)
     network.class_names = known
     monkeypatch.setattr(initial_weights, "load_weights", lambda word, **_: (network, ()))
@@ -181,7 +181,7 @@ def test_two_classifiers_of_given_weights_begin_fresh_and_it_is_said(known, begi
     assert all((weight.abs().max() == 0) == (begins == "random") for weight in both)
 
 
-def test_a_network_that_does_not_fit_at_all_is_refused(room_for):
+def test_model_that_does_not_fit_into_memory_is_rejected(room_for):
     room_for(0.4)
     with pytest.raises(InputError) as error:
         settled()
@@ -189,14 +189,14 @@ def test_a_network_that_does_not_fit_at_all_is_refused(room_for):
     assert free < 1, "what was tried is more than what there is, whatever was counted"
 
 
-def test_memory_that_ran_out_in_the_trial_is_told_so(room_for, monkeypatch):
+def test_out_of_memory_in_the_trial_is_an_input_error(room_for, monkeypatch):
     room_for(0.4)
     monkeypatch.setattr(MemoryProbe, "trial", lambda self, setting, *, ghost_batch_size, groups=1: None)
     with pytest.raises(InputError, match=mentioning("1", "memory")):
         settled()
 
 
-def test_under_a_limit_more_of_it_is_asked_for(room_for, monkeypatch):
+def test_too_low_memory_limit_names_the_option(room_for, monkeypatch):
     room_for(0.4)
     monkeypatch.setattr(preflight, "free_bytes", lambda device, limit, sharing: (100 if limit is None else 0.4) * GIB)
     monkeypatch.setattr(preflight, "in_use_bytes", lambda device: GIB)
@@ -204,27 +204,27 @@ def test_under_a_limit_more_of_it_is_asked_for(room_for, monkeypatch):
         settled(memory_gib=2.0)
 
 
-def test_with_plenty_of_memory_nothing_is_tried(room_for):
+def test_no_trial_is_made_if_memory_is_ample(room_for):
     tried = room_for(4 * 32 + 1)
     assert settled("batch_size=32").recipe.ghost_batch_size == 32
     assert tried == []
 
 
-def test_as_many_groups_as_fit_run_at_a_time_and_it_is_said(room_for):
+def test_as_many_ghost_batches_as_fit_run_at_once_and_are_logged(room_for):
     room_for(13)
     result = settled("batch_size=32", "ghost_batch_size=4")
-    assert result.microbatches.at(128) == 3  # of 8 groups: 3 + 3 + 2
+    assert result.microbatches.at(128) == 3  # of 8 ghost batches: 3 + 3 + 2
     assert any(mentions(note, "3", "64") for note in result.notes)
 
 
-def test_one_picture_of_32_px_has_no_batch_norm():
+def test_batch_norm_needs_more_than_one_image_of_32_px():
     with pytest.raises(InputError, match=mentioning("batch-norm", "channel")):
         settled("batch_size=1", "progressive.image_size=32")
     assert settled("batch_size=1", "progressive.image_size=64", "progressive.stages=1").recipe.ghost_batch_size == 1
 
 
 @pytest.mark.parametrize(("kept", "least"), [("true", 1), ("false", 2)])
-def test_one_picture_of_32_px_is_enough_where_the_statistics_are_kept(kept, least):
+def test_one_image_of_32_px_is_enough_with_frozen_batch_norm(kept, least):
     small = ("progressive.image_size=32", "progressive.stages=1", f"freeze_bn={kept}")
     looked_at = SimpleNamespace(network=create("efficientnetv2_b0", num_classes=2))
     assert smallest_group(with_overrides(get_recipe("finetune"), small), looked_at)[0] == least
@@ -235,23 +235,23 @@ def test_one_picture_of_32_px_is_enough_where_the_statistics_are_kept(kept, leas
     [
         (("mixup_alpha=0.2",), 2, "mixup"),
         (("cutmix_alpha={start: 0, end: 0.5}",), 2, "cutmix"),
-        (("mixup_alpha=0.2", "cutmix_alpha=0.2"), 4, "mixup or cutmix"),  # each has half of the group
+        (("mixup_alpha=0.2", "cutmix_alpha=0.2"), 4, "mixup or cutmix"),  # each is applied to half of the ghost batch
     ],
 )
-def test_mixing_needs_a_group_in_which_everyone_has_a_partner(mixing, least, named, room_for):
+def test_mixing_needs_a_partner_for_each_image_of_a_ghost_batch(mixing, least, named, room_for):
     room_for(13)
     settings = ["batch_size=8", *(f"progressive.{one}" for one in mixing)]
     too_few = least - 1 if 8 % (least - 1) == 0 else least // 2
     with pytest.raises(InputError, match=mentioning(named, least, "ghost_batch_size")):
         settled(*settings, f"ghost_batch_size={too_few}")
     assert settled(*settings, f"ghost_batch_size={least}").recipe.ghost_batch_size == least
-    room_for(least - 0.5)  # not even the least fits
+    room_for(least - 0.5)  # the smallest ghost batch does not fit
     with pytest.raises(InputError, match=mentioning(least, "128")):
         settled(*settings)
 
 
-def test_pictures_are_no_smaller_than_the_stride_of_the_network():
-    """Three halvings make one number of 8 x 8 pixels; a published network's five, of 32 x 32."""
+def test_image_sizes_below_the_model_stride_are_rejected():
+    """This model has stride 8, published architectures have stride 32."""
     small = "{stem_channels: 8, head_channels: 8, stages: [%s, %s]}"
     stage = "{operator: {kind: mbconv, expand: 2, kernel: 3}, stride: 2, channels: 8, layers: 1}"
     settings = ["batch_size=8", f"model={small % (stage, stage)}", "eval_image_size=64"]
@@ -265,8 +265,8 @@ def test_pictures_are_no_smaller_than_the_stride_of_the_network():
         settled("progressive={image_size: {start: 8, end: 64, continuous: true}}")
 
 
-def test_a_size_below_the_stride_is_refused_though_it_would_be_rounded_to_one_above():
-    """Whoever typed it did not mean four times that. Where both are too small, the larger is named."""
+def test_image_size_below_the_stride_is_rejected_before_rounding_up():
+    """The user did not request the rounded size. If both sizes are too small, the error names the larger."""
     for smallest, settings in {
         8: ("progressive.image_size={start: 8, end: 64}",),
         20: ("progressive.image_size={start: 20, end: 64, continuous: true}", "progressive.stages=1"),
@@ -276,13 +276,13 @@ def test_a_size_below_the_stride_is_refused_though_it_would_be_rounded_to_one_ab
             settled(*settings, "progressive.size_multiple=32")
     with pytest.raises(InputError, match=mentioning("16", "efficientnetv2_b0", "32")):
         settled("progressive.image_size={start: 8, end: 16}", "progressive.size_multiple=32")
-    # Never trained at: a single stage is the last.
+    # Not used in training: a single stage has the last size.
     one = settled("progressive.image_size={start: 8, end: 64}", "progressive.size_multiple=32", "progressive.stages=1")
     assert one.recipe.progressive.last.image_size == 64
 
 
-def test_sizes_scaled_with_the_last_are_no_smaller_than_one_multiple():
-    """Half of 32 px would be refused, but nobody has asked for 16: all of the run is at 32 px."""
+def test_scaled_image_sizes_are_at_least_one_multiple():
+    """Half of 32 px would be rejected, so all stages have 32 px."""
     recipe = get_recipe("quick")
     plan = recipe.progressive.with_image_size(32)
     assert plan.size_multiple == 32
@@ -300,7 +300,7 @@ def test_sizes_scaled_with_the_last_are_no_smaller_than_one_multiple():
         ("{start: 32, end: 64}", None),
     ],
 )
-def test_sizes_that_are_rounded_are_said(image_size, said):
+def test_rounded_image_sizes_are_logged(image_size, said):
     notes = settled(f"progressive.image_size={image_size}", "progressive.size_multiple=32").notes
     told = [note for note in notes if note.startswith("Sizes are")]
     if said is None:
@@ -313,7 +313,7 @@ def test_sizes_that_are_rounded_are_said(image_size, said):
 
 @pytest.fixture
 def foreign(monkeypatch):
-    """Whatever network a recipe names, it is this module of someone else's."""
+    """A function that replaces the model of any recipe by a module."""
 
     def give(module):
         monkeypatch.setattr(initial_weights, "create", lambda *named, **words: WrappedModel(module))
@@ -321,8 +321,8 @@ def foreign(monkeypatch):
     return give
 
 
-def test_nor_smaller_than_the_stride_of_a_network_of_someone_else(foreign):
-    """torchvision's ResNet takes 16 px, with padding, and would learn from one number of each."""
+def test_stride_of_a_torchvision_model_limits_the_image_size(foreign):
+    """Because of padding, torchvision's ResNet accepts 16 px, but its last map has one pixel."""
     foreign(resnet18(num_classes=2))
     settings = ("batch_size=8", "progressive.size_multiple=1", "max_upscale=null", "eval_image_size=64")
     with pytest.raises(InputError, match=mentioning("31", "32")):
@@ -332,8 +332,8 @@ def test_nor_smaller_than_the_stride_of_a_network_of_someone_else(foreign):
     assert settled(*settings, "progressive.image_size={start: 32, end: 64}").recipe.eval_image_size == 64
 
 
-def test_a_network_of_one_size_is_refused_pictures_that_grow(foreign):
-    """The largest size alone would have passed, and the first step, of the smallest, would have failed."""
+def test_model_of_a_fixed_image_size_rejects_other_sizes(foreign):
+    """The largest size alone would pass, and the first step would fail at the smallest."""
     foreign(VisionTransformer(64, 16, 1, 2, 32, 64, num_classes=2))
     growing = ("batch_size=8", "progressive.image_size={start: 32, end: 64}")
     with pytest.raises(InputError, match=mentioning("32", "64", "image_size", "progressive.stages=1")):
@@ -347,8 +347,8 @@ def test_a_network_of_one_size_is_refused_pictures_that_grow(foreign):
         settled(*growing, "progressive.stages=1", "minival=8", "eval_image_size_candidates=[64, 96]")
 
 
-def test_a_network_of_someone_else_is_taken_at_its_own_word(foreign):
-    """A stride of 4 makes 7 x 7 numbers of 28 px, and of 4 px one: too few for batch-norm of a lone image."""
+def test_stride_of_a_custom_model_is_measured(foreign):
+    """With stride 4, 28 px give 7 x 7 values. 4 px give one, too few for batch norm with one image."""
     foreign(
         nn.Sequential(
             nn.Conv2d(3, 4, 4, stride=4), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
@@ -362,12 +362,12 @@ def test_a_network_of_someone_else_is_taken_at_its_own_word(foreign):
         settled(*small, "progressive.image_size=3")
 
 
-def test_a_continuous_ramp_is_settled_at_its_end():
+def test_continuous_ramp_is_evaluated_at_its_last_size():
     ramp = "progressive.image_size={start: 64, end: 128, continuous: true}"
     assert settled(ramp).recipe.eval_image_size == 128
 
 
-def test_finetune_without_weights_is_told_of_quick():
+def test_finetune_without_weights_suggests_quick():
     found = settled("weights=none", recipe="finetune")
     notes = found.notes
     assert not found.recipe.freeze_bn
@@ -375,8 +375,8 @@ def test_finetune_without_weights_is_told_of_quick():
     assert any(mentions(note, "quick") for note in notes)
 
 
-def test_quick_with_weights_is_told_of_finetune(tmp_path):
-    """Its rate is made for weights that know nothing yet."""
+def test_quick_with_weights_suggests_finetune(tmp_path):
+    """Its learning rate is for random weights."""
     model_file.save(tmp_path / "given.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=CLASSES)
     notes = settled(f"weights={tmp_path / 'given.safetensors'}").notes
     assert any(mentions(note, "ten times", "finetune") for note in notes)
@@ -385,7 +385,7 @@ def test_quick_with_weights_is_told_of_finetune(tmp_path):
 
 
 @pytest.mark.parametrize(("device", "batch", "told"), [("cuda", 32, True), ("cuda", 128, False), ("cpu", 32, False)])
-def test_gpus_that_get_a_handful_of_pictures_a_step_are_told_of_larger_batches(device, batch, told):
+def test_few_images_per_gpu_suggest_a_larger_batch(device, batch, told):
     recipe = with_overrides(get_recipe("quick"), [f"batch_size={batch}", "ghost_batch_size=8"])
     probe = SimpleNamespace(
         device=torch.device(device),
@@ -399,8 +399,8 @@ def test_gpus_that_get_a_handful_of_pictures_a_step_are_told_of_larger_batches(d
     assert any("batch_size=128" in note for note in notes) == told
 
 
-def test_minutes_decide_whether_every_stage_gets_a_step():
-    """Two steps are fewer than four stages; but so many steps the recipe has, not the run."""
+def test_time_limit_decides_whether_every_stage_has_a_step():
+    """Two steps of the recipe are too few for four stages. With a time limit, their number is not known yet."""
     short = ("epochs=1", "batch_size=16")
     with pytest.raises(InputError, match=mentioning("4", "2", "stage")):
         settled(*short, images=32)
@@ -408,8 +408,8 @@ def test_minutes_decide_whether_every_stage_gets_a_step():
 
 
 @pytest.mark.parametrize(("training_s", "last_px"), [(None, 128), (300.0, 128), (100.0, 96), (1.0, 64)])
-def test_sizes_are_lowered_where_the_steps_have_too_little_time(training_s, last_px, monkeypatch):
-    """An image of 128 px takes 1 s, and 100 s are enough for an epoch of 200 images at up to 96 px."""
+def test_image_sizes_are_reduced_for_a_short_time_limit(training_s, last_px, monkeypatch):
+    """An image of 128 px takes 1 s. 100 s are enough for an epoch of 200 images of up to 96 px."""
     monkeypatch.setattr(time_budget, "seconds_per_image", lambda *given: 1.0)
     recipe = with_overrides(get_recipe("quick"), ["precision=fp32", "compile=off"])
     found = resolve_recipe(
@@ -423,8 +423,8 @@ def test_sizes_are_lowered_where_the_steps_have_too_little_time(training_s, last
     assert any("instead of up to 128 px" in note for note in found.notes) == (last_px < 128)
 
 
-def test_the_pooling_of_the_weights_is_settled(tmp_path):
-    """Or a checkpoint would be loaded into a network with another classifier."""
+def test_global_pool_of_the_weights_is_used(tmp_path):
+    """Otherwise a checkpoint would be loaded into a model with another classifier."""
     network = EfficientNet(replace(get_architecture("efficientnetv2_b0"), global_pool="avg+center"), num_classes=2)
     model_file.save(tmp_path / "wide.safetensors", network, class_names=CLASSES)
     found = settled(f"weights={tmp_path / 'wide.safetensors'}", recipe="finetune").recipe
@@ -439,6 +439,6 @@ def test_the_pooling_of_the_weights_is_settled(tmp_path):
 @pytest.mark.parametrize(
     ("images", "epochs", "seen"), [(96, 100, "9,600"), (9469, 10.56, "99,993"), (50_000, 10, "500,000")]
 )
-def test_what_decided_the_epochs_is_said(images, epochs, seen):
+def test_reason_for_the_number_of_epochs_is_logged(images, epochs, seen):
     notes = settled("epochs=auto", images=images).notes
     assert mentions(notes, "Epochs", epochs, "100,000", seen)

@@ -1,4 +1,4 @@
-"""In which precision a run computes: chosen by measuring, said, kept; and what it changes."""
+"""Precision and compiling of a run: chosen by measuring, logged and saved; and their effects."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def recipe_of(*settings):
 
 
 def measured(monkeypatch, **seconds):
-    """Let every step take as long as said: by precision, and ``compiled``."""
+    """Replace the measured seconds per step, by precision and ``compiled``."""
     real = autotune._Bench.side
 
     def side(self, precision, *, compiles=False):
@@ -61,7 +61,7 @@ def measured(monkeypatch, **seconds):
 
 
 @pytest.mark.parametrize(("bf16_s", "chosen"), [(0.5, "bf16"), (0.95, "fp32"), (2.0, "fp32")])
-def test_bf16_is_taken_where_it_measures_a_tenth_faster(monkeypatch, bf16_s, chosen):
+def test_bf16_is_used_if_at_least_10_percent_faster(monkeypatch, bf16_s, chosen):
     measured(monkeypatch, fp32=1.0, bf16=bf16_s)
     choice = choose_precision(recipe_of(), network(), steps=200, device=CPU)
     assert choice.precision == chosen
@@ -69,15 +69,15 @@ def test_bf16_is_taken_where_it_measures_a_tenth_faster(monkeypatch, bf16_s, cho
 
 
 @pytest.mark.parametrize(("hardware", "chosen"), [("bf16", "bf16"), ("fp16", "fp16"), (None, "fp32")])
-def test_a_short_run_takes_what_the_hardware_has_without_measuring(monkeypatch, hardware, chosen):
+def test_short_run_uses_the_precision_of_the_hardware_without_measuring(monkeypatch, hardware, chosen):
     monkeypatch.setattr(autotune, "lower_precision", lambda device: hardware)
     monkeypatch.setattr(autotune._Bench, "side", lambda *words: pytest.fail("measured"))
     choice = choose_precision(recipe_of("batch_size=8"), network(), steps=149, device=CPU)  # 1,192 images
     assert (choice.precision, choice.compile) == (chosen, False)
 
 
-def test_a_run_of_few_steps_of_many_pictures_measures_on_a_cpu(monkeypatch):
-    """1,280 of them, of which measuring is a twentieth; a GPU, which takes all images of a step at once, does not."""
+def test_cpu_measures_a_run_of_few_steps_with_large_batches(monkeypatch):
+    """1,280 images: measuring takes a twentieth. A GPU computes all images of a step at once and does not measure."""
     measured(monkeypatch, fp32=1.0, bf16=1.25)
     choice = choose_precision(recipe_of("batch_size=32"), network(), steps=40, device=CPU)
     assert (choice.precision, choice.compile) == ("fp32", False)
@@ -85,7 +85,7 @@ def test_a_run_of_few_steps_of_many_pictures_measures_on_a_cpu(monkeypatch):
     assert bench.too_short_to_measure
 
 
-def test_what_the_recipe_says_is_not_chosen_again(monkeypatch):
+def test_precision_and_compile_of_the_recipe_are_used(monkeypatch):
     monkeypatch.setattr(autotune._Bench, "side", lambda *words: pytest.fail("measured"))
     choice = choose_precision(recipe_of("precision=fp32", "compile=on"), network(), steps=10_000, device=CPU)
     assert choice == autotune.PrecisionChoice("fp32", True, "")
@@ -93,9 +93,9 @@ def test_what_the_recipe_says_is_not_chosen_again(monkeypatch):
 
 @pytest.mark.parametrize(
     ("step_s", "compiled_s", "chosen"),
-    [(0.5, 0.1, False), (10.0, 5.0, True), (10.0, 9.9, False)],  # too short a run; it pays; it saves too little
+    [(0.5, 0.1, False), (10.0, 5.0, True), (10.0, 9.9, False)],  # too short; enough saved; too little saved
 )
-def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen):
+def test_run_is_compiled_if_it_saves_time(monkeypatch, step_s, compiled_s, chosen):
     measured(monkeypatch, fp32=step_s, compiled=compiled_s)
     said = logged_lines()
     choice = choose_precision(recipe_of("precision=fp32", "batch_size=8"), network(), steps=1_000, device=CPU)
@@ -105,8 +105,8 @@ def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen)
     )
 
 
-def test_a_run_that_several_share_is_as_much_shorter(monkeypatch):
-    """1,000 steps of 10 s are 167 minutes of one process, and of four together 42: too few to try compiling."""
+def test_processes_shorten_the_estimated_run(monkeypatch):
+    """1,000 steps of 10 s take 167 minutes with one process. Four take 42, too short for compiling."""
     measured(monkeypatch, fp32=10.0, compiled=5.0)
     recipe, steps = recipe_of("precision=fp32", "batch_size=8"), 1_000
     assert choose_precision(recipe, network(), steps=steps, device=CPU).compile
@@ -114,8 +114,8 @@ def test_a_run_that_several_share_is_as_much_shorter(monkeypatch):
     assert mentions(together.note, "42", "minutes")
 
 
-def test_a_run_whose_pictures_grow_is_as_much_shorter(monkeypatch):
-    """A stage at half the side has a quarter of the pixels: five eighths of 42 minutes."""
+def test_smaller_stages_shorten_the_estimated_run(monkeypatch):
+    """A stage at half the size has a quarter of the pixels: 5/8 of 42 minutes."""
     measured(monkeypatch, fp32=10.0, compiled=5.0)
     growing = ("progressive.image_size={start: 32, end: 64}", "progressive.stages=2")
     recipe = recipe_of("precision=fp32", "batch_size=8", *growing)
@@ -124,8 +124,8 @@ def test_a_run_whose_pictures_grow_is_as_much_shorter(monkeypatch):
 
 
 @pytest.mark.parametrize(("minutes", "chosen"), [(15.0, False), (150.0, True)])
-def test_minutes_that_will_decide_the_epochs_say_how_long_the_run_takes(monkeypatch, minutes, chosen):
-    """1,000 steps of 10 s are 167 minutes, yet 15 are too few to try; 200 steps are 33, yet 150 are enough."""
+def test_time_limit_replaces_the_estimate_of_the_run(monkeypatch, minutes, chosen):
+    """1,000 steps of 10 s take 167 minutes, but 15 are too short. 200 steps take 33, but 150 are enough."""
     measured(monkeypatch, fp32=10.0, compiled=5.0)
     steps, said = 1_000 if minutes == 15.0 else 200, logged_lines()
     recipe = recipe_of("precision=fp32", "batch_size=8")
@@ -135,7 +135,7 @@ def test_minutes_that_will_decide_the_epochs_say_how_long_the_run_takes(monkeypa
 
 
 @pytest.mark.parametrize(("within_s", "tried"), [(None, True), (1e6, True), (599.0, False), (0.0, False)])
-def test_compiling_is_not_tried_where_there_is_no_time_for_it(within_s, tried, monkeypatch):
+def test_compiling_is_not_tried_without_time_for_it(within_s, tried, monkeypatch):
     measured(monkeypatch, fp32=10.0, compiled=5.0)
     said = logged_lines()
     choice = choose_precision(
@@ -147,8 +147,8 @@ def test_compiling_is_not_tried_where_there_is_no_time_for_it(within_s, tried, m
     assert ("may take minutes" in choice.note) is not tried
 
 
-def test_of_given_minutes_it_is_not_said_that_the_steps_are_too_few(monkeypatch):
-    """Two steps are those of the recipe's epochs; how many the minutes hold is measured later."""
+def test_note_for_a_time_limit_does_not_mention_few_steps(monkeypatch):
+    """The two steps are from the recipe's epochs. The number within the time limit is measured later."""
     measured(monkeypatch, fp32=1.0, bf16=0.95)
     choice = choose_precision(recipe_of(), network(), steps=2, device=CPU, minutes=10.0)
     assert choice == autotune.PrecisionChoice(
@@ -159,7 +159,7 @@ def test_of_given_minutes_it_is_not_said_that_the_steps_are_too_few(monkeypatch)
     )
 
 
-def test_an_image_is_timed_with_as_many_as_memory_has_room_for(monkeypatch):
+def test_seconds_per_image_are_timed_with_the_largest_batch_in_memory(monkeypatch):
     tried = []
 
     def step(side):
@@ -173,7 +173,7 @@ def test_an_image_is_timed_with_as_many_as_memory_has_room_for(monkeypatch):
     assert tried == [8, 4, 2, 2]
 
 
-def test_measuring_leaves_network_and_draws_alone():
+def test_measuring_changes_neither_model_nor_random_state():
     given = network()
     before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
     torch.manual_seed(5)
@@ -187,7 +187,7 @@ def test_measuring_leaves_network_and_draws_alone():
         assert mentions(choice.note, "fp32")
 
 
-def test_bf16_computes_in_bf16_and_keeps_weights_and_gradients_in_fp32():
+def test_bf16_keeps_weights_and_gradients_in_fp32():
     given = network()
     seen = {}
     for name, module in given.named_modules():
@@ -203,8 +203,8 @@ def test_bf16_computes_in_bf16_and_keeps_weights_and_gradients_in_fp32():
 
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
-def test_a_strided_depthwise_convolution_in_bf16_has_the_gradient_of_fp32(padding):
-    """Its own rounding aside: the layer alone computes in fp32, on an input rounded to bf16."""
+def test_strided_depthwise_convolution_in_bf16_has_the_gradient_of_fp32(padding):
+    """Except for rounding: this layer computes in fp32, on an input rounded to bf16."""
     torch.manual_seed(0)
     layer = create(SMALL if padding == "same" else _symmetric(), num_classes=3).blocks[2].spatial
     values = torch.randn(2, 64, 8, 8).bfloat16().float()
@@ -225,7 +225,7 @@ def _symmetric():
     return replace(SMALL, padding="symmetric")
 
 
-def test_fp16_scales_losses_and_its_scale_goes_into_the_checkpoint():
+def test_fp16_scales_losses_and_saves_the_scale_in_checkpoints():
     state = init_state(network(), recipe_of("precision=fp16", "compile=off"))
     assert state.scaler is not None
     state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 8.0})
@@ -235,7 +235,7 @@ def test_fp16_scales_losses_and_its_scale_goes_into_the_checkpoint():
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_loop_computes_in_the_precision_of_the_recipe(precision, dtype):
+def test_loop_computes_in_the_precision_of_the_recipe(precision, dtype):
     given, seen = network(), []
     given.stem.register_forward_hook(lambda _, inputs, out: seen.append(out.dtype))
     _, _, steps = running(ProgressiveSchedule(image_size=32), 1, network=given, precision=precision)
@@ -245,8 +245,8 @@ def test_the_loop_computes_in_the_precision_of_the_recipe(precision, dtype):
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
-def test_fp16_with_scaled_losses_takes_steps_as_long_as_fp32(clip_norm):
-    """SGD's steps are as long as the gradients: scaled, or clipped while scaled, they would be others by far."""
+def test_fp16_steps_have_the_length_of_fp32_steps(clip_norm):
+    """SGD steps are as long as the gradients. Scaled gradients, also if clipped, would change them."""
     after = {}
     for precision in ("fp32", "fp16"):
         given = network()
@@ -263,13 +263,13 @@ def test_fp16_with_scaled_losses_takes_steps_as_long_as_fp32(clip_norm):
             pass
         after[precision] = given.classifier.weight.detach() - before
         assert (state.scaler is not None) == (precision == "fp16")
-    # Images of one gray each leave batch-norm little to divide by, so the two differ by more than rounding.
+    # For uniform images, batch norm divides by small numbers, so the difference is more than rounding.
     length = {precision: float(torch.linalg.vector_norm(moved)) for precision, moved in after.items()}
     assert 0.2 < length["fp16"] / length["fp32"] < 5, "not by the scale, 65,536"
 
 
-def test_compiling_compiles_every_stage_and_leaves_the_network_alone(monkeypatch):
-    """PyTorch's compiler is replaced by one that notes what it is given; the real one takes minutes."""
+def test_every_stage_is_compiled_and_the_model_is_unchanged(monkeypatch):
+    """A stub replaces PyTorch's compiler, which takes minutes."""
     sizes = []
 
     def compiler(module, *, dynamic, options):
@@ -293,7 +293,7 @@ def test_compiling_compiles_every_stage_and_leaves_the_network_alone(monkeypatch
     assert all(weight.grad is None for weight in given.parameters())
 
 
-def test_a_network_that_does_not_compile_goes_on_with_a_warning(monkeypatch):
+def test_model_that_does_not_compile_trains_with_a_warning(monkeypatch):
     def compiler(module, *, dynamic, options):
         def call(images):
             raise RuntimeError("no C++ compiler")
@@ -307,7 +307,7 @@ def test_a_network_that_does_not_compile_goes_on_with_a_warning(monkeypatch):
     assert call is given
 
 
-def test_a_network_that_compiles_to_another_one_is_not_used(monkeypatch):
+def test_compiled_model_with_other_outputs_is_not_used(monkeypatch):
     def compiler(module, *, dynamic, options):
         return lambda images: module(images.flip(0)) * 1.1
 
@@ -321,8 +321,8 @@ def test_a_network_that_compiles_to_another_one_is_not_used(monkeypatch):
 @pytest.mark.parametrize(("factor", "precision", "same"), [
     (1.0, "bf16", True), (1.3, "bf16", False), (1.0, "fp32", True), (1.001, "fp32", True), (1.01, "fp32", False),
 ])  # fmt: skip
-def test_gradients_may_differ_by_the_rounding_of_the_precision_alone(factor, precision, same, monkeypatch):
-    """Logits off by a factor f: the gradients of their mean square by f squared."""
+def test_compiled_gradients_may_differ_by_rounding_only(factor, precision, same, monkeypatch):
+    """If the logits differ by a factor f, the gradients of their mean square differ by f squared."""
 
     def compiler(module, *, dynamic, options):
         return lambda images: module(images) * factor
@@ -337,8 +337,8 @@ def test_gradients_may_differ_by_the_rounding_of_the_precision_alone(factor, pre
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The model does not compile here:UserWarning")
-def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
-    """Called as the loop calls it: otherwise it would be compiled to another program, which nobody has tried."""
+def test_compiled_model_has_equal_gradients_or_is_not_used():
+    """Called as in the loop, because another call would compile another program."""
     recipe = recipe_of(
         "precision=fp32", "progressive.stages=1", "progressive.dropout=0", "progressive.image_size=32",
         "batch_size=8", "ghost_batch_size=8",
@@ -347,7 +347,7 @@ def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
     grads = []
     for compiles in (False, True):
         given = network().train()
-        apply_regularization(given, dropout=0, drop_path=0)  # as the recipe's only stage
+        apply_regularization(given, dropout=0, drop_path=0)  # as in the only stage of the recipe
         call = compile_model(given, recipe, CPU) if compiles else given
         with ghost_batches(given, images=8, seeds=[0]):
             logits = call(images)
@@ -356,18 +356,18 @@ def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
     length = torch.linalg.vector_norm
     whole = length(torch.stack([length(grad) for grad in grads[0].values()]))
     for name, grad in grads[0].items():
-        # A bias that batch-norm takes away again has a gradient of rounding errors alone.
+        # A bias before batch norm has a gradient of rounding errors only.
         assert length(grads[1][name] - grad) < 1e-3 * length(grad) + 1e-5 * whole, name
 
 
 @pytest.mark.parametrize(("groups", "microbatches", "passes"), [(8, 3, [3, 2]), (8, 4, [4]), (2, 4, [2]), (1, 1, [1])])
-def test_a_compiled_network_is_tried_with_every_number_of_groups_that_a_pass_has(groups, microbatches, passes):
-    """8 groups, 3 at a time: 3, 3 and 2."""
+def test_every_number_of_ghost_batches_per_pass_is_checked(groups, microbatches, passes):
+    """8 ghost batches, at most 3 per pass: 3, 3 and 2."""
     assert compiling._passes(groups, microbatches) == passes
 
 
-def test_what_is_timed_is_the_program_that_was_tried(monkeypatch):
-    """Called otherwise, with what is dropped not drawn before, it would be compiled again between the timed steps."""
+def test_timed_program_is_the_checked_program(monkeypatch):
+    """A call without drawn dropout masks would compile again between the timed steps."""
     drawn = []
 
     def compiler(module, *, dynamic, options):

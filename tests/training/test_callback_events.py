@@ -1,4 +1,4 @@
-"""Callbacks of training: what they are told, and when; one that raises stops the run."""
+"""Training callbacks: their events and arguments. A callback that raises stops the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TINY = {
 
 
 class Recorder(ev2.Callback):
-    """Every event, in order."""
+    """Records every event in order."""
 
     def __init__(self) -> None:
         self.events: list[tuple] = []
@@ -44,9 +44,7 @@ class Recorder(ev2.Callback):
         self.events.append(("end", step))
 
 
-def test_a_callback_is_told_of_each_step_stage_and_validation_and_nothing_is_printed(
-    class_folders, tmp_path, capsys, caplog
-):
+def test_callbacks_get_each_step_stage_and_validation_and_nothing_is_printed(class_folders, tmp_path, capsys, caplog):
     recorder = Recorder()
     with caplog.at_level(logging.INFO, logger="efficientnetv2"):
         run = ev2.train(class_folders, output=tmp_path / "run", callbacks=[recorder], **TINY)
@@ -68,7 +66,7 @@ def test_a_callback_is_told_of_each_step_stage_and_validation_and_nothing_is_pri
     assert "Training efficientnetv2_b0" in log  # a detail
 
 
-def test_a_callback_that_raises_stops_the_run(class_folders, tmp_path):
+def test_callback_that_raises_stops_the_run(class_folders, tmp_path):
     class Enough(Exception):  # noqa: N818 - no error
         """Ends the run."""
 

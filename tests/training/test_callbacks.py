@@ -1,4 +1,4 @@
-"""What is kept of a run."""
+"""History, checkpoints and files of a run, also after errors and interruptions."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortEr
 from efficientnetv2.utils.logs import RunLog, attached
 
 
-def test_the_share_of_waiting_is_of_all_training_time_not_a_mean_of_shares():
-    """1 s of 2, then 1 s of 8: 2 s of 10. Validation rows have no part in it."""
+def test_data_wait_fraction_is_of_the_total_training_time():
+    """1 s of 2 s, then 1 s of 8 s, is 2 s of 10 s. Validation rows do not count."""
     rows = [
         {"kind": "train", "train_s": 2.0, "data_wait_s": 1.0},
         {"kind": "val", "top1": 0.5},
@@ -45,7 +45,7 @@ def test_the_share_of_waiting_is_of_all_training_time_not_a_mean_of_shares():
 
 @pytest.fixture
 def job(class_folders, small_run):
-    """24 images to train on: 24 steps, a validation on 24 others after every third, a stage from the 12th on."""
+    """24 steps on 24 training images. A validation on 24 images every three steps; stage 2 from step 12."""
     dataset = load_dataset(class_folders)
     train, val = (dataset.select(np.arange(first, 48, 2)) for first in (0, 1))
 
@@ -57,7 +57,7 @@ def job(class_folders, small_run):
 
 
 def gone(job, number):
-    """Put so many of the images of val out of reach; gives back what brings them back."""
+    """Remove the first images of val. Return a function that restores them."""
     files = [job.val.file(row) for row in range(number)]
     for file in files:
         Path(file).rename(f"{file}.gone")
@@ -69,8 +69,8 @@ def gone(job, number):
     return back
 
 
-def test_the_last_point_is_of_all_of_val_and_those_before_of_a_part_by_class(job):
-    """Of 24 images, 8 of each class, the curve looks at 9, three of each; the run's own metrics end it."""
+def test_last_validation_has_all_images_and_earlier_ones_a_stratified_sample(job):
+    """Of 24 images, 8 per class, earlier validations use 9, three per class."""
     one = job("run", "val_max_images=9")
     asked = []
 
@@ -89,7 +89,7 @@ def test_the_last_point_is_of_all_of_val_and_those_before_of_a_part_by_class(job
 
 
 class Outage(Callback):
-    """All of val is gone after a step, until it is brought back."""
+    """Removes all images of val after a step. ``back`` restores them."""
 
     def __init__(self, job, after):
         self.job, self.after = job, after
@@ -106,13 +106,13 @@ def kept_weights(job):
 
 
 def figures_of(result):
-    """What a run has told of itself, without its times."""
+    """The history of a run without times."""
     return [(row["kind"], row["step"], row.get("loss"), row.get("top1")) for row in result.history]
 
 
 @pytest.mark.parametrize("minival", [False, True])
-def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
-    """It comes after step 4; the validation after step 6 finds nothing. Brought back, all is as if it had not been."""
+def test_outage_in_a_validation_loses_no_step_and_changes_no_metric(minival, job):
+    """It begins after step 4, and the validation after step 6 fails. The resumed run has the same history."""
     alone = job("alone", minival=minival)
     expected = Trainer(alone).fit()
     one = job("run", minival=minival)
@@ -134,8 +134,8 @@ def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
-    """All of train is gone after step 4: nothing can take the place of an image, or, if strict, none may be missed."""
+def test_unreadable_training_images_lose_no_step(strict, job):
+    """All are removed after step 4, so none can replace another. With ``strict`` none may be missing."""
     alone = job("alone")
     Trainer(alone).fit()
     one = job("run", strict=strict)
@@ -153,12 +153,12 @@ def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
     outage.back()
     again = job("run", strict=strict)
     Trainer(again).fit(resume=True)
-    if not strict:  # else another image stood in for one that was gone
+    if not strict:  # otherwise another image replaced a removed one
         assert step == 4
         assert kept_weights(again) == kept_weights(alone)
 
 
-def test_an_outage_at_the_last_evaluation_leaves_the_model_without_its_metrics(job):
+def test_outage_at_the_final_evaluation_saves_the_model_without_metrics(job):
     one = job("run")
     Trainer(one).fit()
     trained = kept_weights(one)
@@ -174,8 +174,8 @@ def test_an_outage_at_the_last_evaluation_leaves_the_model_without_its_metrics(j
     assert modelfile.load(one.folder.model_file).metrics["val_images"] == 24
 
 
-def test_validation_images_lost_during_training_are_left_out_of_the_metrics(job):
-    """2 of 24 do not decode when the first validation reads them: damaged within, or gone."""
+def test_validation_images_lost_during_training_are_excluded_from_metrics(job):
+    """2 of 24 images fail at the first validation: one is damaged, one is missing."""
     said = logged_lines()
     one = job("run")
     one = replace(one, folder=RunDir(one.folder.path))
@@ -191,8 +191,8 @@ def test_validation_images_lost_during_training_are_left_out_of_the_metrics(job)
     assert one.val.paths[0] in named
 
 
-def test_a_validation_of_which_nothing_is_left_is_an_outage_though_it_is_of_one(job):
-    """One of several is passed over, but of the only one there is no figure."""
+def test_validation_without_any_readable_image_is_an_outage(job):
+    """One image of several is skipped. A validation on one image needs it."""
     one = job("run")
     one = replace(one, val=one.val.select([0]))
     gone(one, 1)
@@ -201,8 +201,8 @@ def test_a_validation_of_which_nothing_is_left_is_an_outage_though_it_is_of_one(
 
 
 @pytest.mark.parametrize("minival", [False, True])
-def test_a_signal_in_the_middle_of_a_validation_is_heeded_there(minival, job):
-    """A cluster kills 30 s after it; nothing trained is lost, and the run goes on with that validation."""
+def test_signal_stops_a_validation_and_resume_repeats_it(minival, job):
+    """A cluster kills a job 30 s after the signal. No training step is lost."""
     alone = job("alone", minival=minival)
     expected = Trainer(alone).fit()
     one, looked = job("run", minival=minival), []
@@ -224,8 +224,8 @@ def test_a_signal_in_the_middle_of_a_validation_is_heeded_there(minival, job):
     assert kept_weights(again) == kept_weights(alone)
 
 
-def test_a_validation_that_finds_no_memory_costs_no_step(job):
-    """The first is after step 3; with memory again the run goes on from there."""
+def test_out_of_memory_in_a_validation_loses_no_step(job):
+    """The first validation is after step 3. With enough memory the run resumes there."""
     one, short = job("run"), [True]
 
     def no_memory(module, inputs):
@@ -248,7 +248,7 @@ def test_a_validation_that_finds_no_memory_costs_no_step(job):
         (["schedule.warmup_epochs=2", "schedule.max_warmup_fraction=0.25"], None),
     ],
 )
-def test_a_longer_warm_up_is_advised_where_there_could_be_one(settings, advice, job):
+def test_longer_warmup_is_advised_only_if_possible(settings, advice, job):
     one = job("run", *settings)
     with torch.no_grad():
         one.network.classifier.weight.fill_(float("nan"))
@@ -258,8 +258,8 @@ def test_a_longer_warm_up_is_advised_where_there_could_be_one(settings, advice, 
     assert advice is None or advice in str(refused.value)
 
 
-def test_a_loss_that_is_not_finite_ends_training_at_its_step_though_no_row_is_due(job, monkeypatch):
-    """Rows are due at the ends of the stages alone, after 12 and 24 steps."""
+def test_non_finite_loss_stops_training_at_its_step_without_a_row(job, monkeypatch):
+    """Rows are only due at the ends of the stages, after 12 and 24 steps."""
     monkeypatch.setattr(run_setup, "_LOG_ROWS", 1)
     one, passes = job("run", "val_interval_epochs=8"), []
 
@@ -276,8 +276,8 @@ def test_a_loss_that_is_not_finite_ends_training_at_its_step_though_no_row_is_du
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_diverged_end_training_though_the_loss_is_finite(value, job):
-    """In training a batch-norm does not use its running statistics, so that the loss does not show them."""
+def test_non_finite_weights_stop_training_with_a_finite_loss(value, job):
+    """In training, batch norm does not use its running statistics, so the loss does not show them."""
     one = job("run")
 
     norm = next(module for module in one.network.modules() if isinstance(module, torch.nn.BatchNorm2d))
@@ -291,7 +291,7 @@ def test_weights_that_diverged_end_training_though_the_loss_is_finite(value, job
     assert not one.folder.model_file.exists()
 
 
-def test_given_weights_that_are_of_no_use_are_not_called_a_training_that_diverged(job):
+def test_invalid_initial_weights_are_not_reported_as_divergence(job):
     one = job("run", "weights=given.safetensors", minival=True)
     one.network.class_names = one.train.class_names
     norm = next(module for module in one.network.modules() if isinstance(module, torch.nn.BatchNorm2d))
@@ -301,7 +301,7 @@ def test_given_weights_that_are_of_no_use_are_not_called_a_training_that_diverge
     assert "step -1" not in str(refused.value)
 
 
-def test_a_learning_rate_that_is_far_too_high_is_named_with_the_step_and_a_lower_one(job):
+def test_too_high_learning_rate_is_reported_with_a_lower_value(job):
     one = job("run", "optimizer.lr=1e6")
     with pytest.raises(DivergedError, match=mentioning("optimizer.lr=0.1")):
         Trainer(one).fit()
@@ -313,7 +313,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="a device that is alwa
 
 
 class FullDisk(Callback):
-    """From a step on a file of the run lies on a disk that is full."""
+    """After a step, a file of the run is on a full disk."""
 
     def __init__(self, file, after):
         self.file, self.after = file, after
@@ -330,8 +330,8 @@ class FullDisk(Callback):
 @needs_full
 @pytest.mark.parametrize("name", ["metrics.jsonl", "log.txt"])
 @pytest.mark.parametrize("minival", [False, True])
-def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monkeypatch):
-    """Full after step 4; a row of training is due after every second, a figure of the curve after every third."""
+def test_full_disk_is_reported_and_loses_no_step(name, minival, job, monkeypatch):
+    """Full after step 4. Training rows are due every two steps, validations every three."""
     monkeypatch.setattr(run_setup, "_LOG_ROWS", 12)
     expected = Trainer(job("alone", minival=minival)).fit()
     one = job("run", minival=minival)
@@ -357,8 +357,8 @@ def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monke
 
 @needs_full
 @pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="Windows has no such signal")
-def test_a_reader_that_is_killed_while_a_checkpoint_is_written_costs_no_step(job, monkeypatch):
-    """PyTorch says so wherever the main process is, and it was taken for a disk that is full."""
+def test_worker_killed_while_writing_a_checkpoint_loses_no_step(job, monkeypatch):
+    """PyTorch raises anywhere in the main process. The error is not a full disk."""
 
     def told(number, frame):
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
@@ -378,7 +378,7 @@ def test_a_reader_that_is_killed_while_a_checkpoint_is_written_costs_no_step(job
     assert checkpoint_steps(one.folder.checkpoints) == [1]
 
 
-def test_every_file_that_grows_with_a_run_is_named_where_its_disk_is_full(tmp_path):
+def test_every_growing_file_is_named_if_its_disk_is_full(tmp_path):
     folder, log = RunDir(tmp_path), RunLog()
     log.write_to(tmp_path)
     line = logging.makeLogRecord({"msg": "epoch 1"})
@@ -394,7 +394,7 @@ def test_every_file_that_grows_with_a_run_is_named_where_its_disk_is_full(tmp_pa
 
 
 @pytest.mark.parametrize("begun", ["", "path,reason\n"])
-def test_a_list_of_what_was_skipped_that_a_full_disk_left_empty_is_gone_on_with(begun, tmp_path):
+def test_skipped_list_left_empty_by_a_full_disk_is_continued(begun, tmp_path):
     (tmp_path / "skipped.csv").write_text(begun)
     folder = RunDir(tmp_path)
     for name in ("a.jpg", "b.jpg"):
@@ -402,12 +402,12 @@ def test_a_list_of_what_was_skipped_that_a_full_disk_left_empty_is_gone_on_with(
     assert RunDir(tmp_path).skipped == {"a.jpg", "b.jpg"}
 
 
-def test_a_list_of_what_was_skipped_that_was_cut_off_in_its_first_line_is_no_reason_to_stop(tmp_path):
+def test_skipped_list_truncated_in_its_first_line_is_ignored(tmp_path):
     (tmp_path / "skipped.csv").write_text("pa\na.jpg,is empty (0 bytes)\n")
     assert not RunDir(tmp_path).skipped
 
 
-def test_up_to_half_of_an_evaluations_images_are_skipped_but_with_strict_none(job):
+def test_evaluation_skips_up_to_half_of_the_images_but_none_with_strict(job):
     one = job("run")
     state = init_state(one.network, one.recipe)
     gone(one, 1)
@@ -423,8 +423,8 @@ def test_up_to_half_of_an_evaluations_images_are_skipped_but_with_strict_none(jo
         one.predict(state, one.val)
 
 
-def test_training_pictures_lost_before_a_run_was_resumed_count_towards_the_limit(job):
-    """Two of 24 are more than 5 %, also where the folder lists both; one is passed over however often it is noted."""
+def test_training_images_skipped_before_resume_count_towards_the_limit(job):
+    """Two of 24 exceed 5 %, also if the file lists both. An image counts once, however often it is skipped."""
     one = job("run")
     for row in range(2):
         one.folder.skip(one.train.paths[row], "is empty (0 bytes)")
@@ -439,7 +439,7 @@ def test_training_pictures_lost_before_a_run_was_resumed_count_towards_the_limit
 
 
 class Clock:
-    """Says the time of the run."""
+    """A clock of the run."""
 
     def __init__(self):
         self.now = 0.0
@@ -450,7 +450,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Rows every 12 of 24 steps; a validation takes 50 s of nobody's training."""
+    """Rows every 12 of 24 steps. A validation takes 50 s, which is not training time."""
     clock = Clock()
 
     def validate(self):
@@ -464,7 +464,7 @@ def clock(monkeypatch):
 
 
 def started(job, clock, *, resume=False, selection=None):
-    """A run that compiles for 100 s; a step of 8 images takes 1 s, a quarter of it for waiting."""
+    """A run that compiles for 100 s. A step of 8 images takes 1 s, with 0.25 s of waiting."""
     run = Trainer(job)
     run._restore(resume)
     run.context.selection = selection
@@ -482,8 +482,8 @@ def started(job, clock, *, resume=False, selection=None):
     return run, steps
 
 
-def test_a_row_goes_on_where_the_run_was_interrupted(job, clock):
-    """Stopped after step 5 and gone on with later: twelve steps of 1 s, without what was between or compiled."""
+def test_row_continues_after_an_interruption(job, clock):
+    """Stopped after step 5 and resumed: 12 steps of 1 s, without the pause and compiling."""
     one = job("run")
     first, steps = started(one, clock)
     steps(1, 5)
@@ -500,7 +500,7 @@ def test_a_row_goes_on_where_the_run_was_interrupted(job, clock):
     assert second.log.seconds == 2 * 100 + 24 + 7 * 50, "of the run, compiling and validation among it, but the last"
 
 
-def test_a_checkpoint_of_before_has_no_row_and_no_validation_to_do(job, clock):
+def test_checkpoint_of_an_earlier_version_has_no_row_and_no_pending_validation(job, clock):
     one = job("run")
     state = init_state(one.network, one.recipe)
     state.step = 12
@@ -512,8 +512,8 @@ def test_a_checkpoint_of_before_has_no_row_and_no_validation_to_do(job, clock):
     assert [row["train_s"] for row in one.folder.history()] == [12.0]
 
 
-def test_steps_before_an_early_end_are_in_a_row(job, clock):
-    """A validation after step 15 ends it; rows are due after 12 and 24."""
+def test_steps_before_early_stopping_are_in_a_row(job, clock):
+    """A validation after step 15 stops the run. Rows are due after 12 and 24."""
     selection, one = SimpleNamespace(over=False, state_dict=dict), job("run")
     _, steps = started(one, clock, selection=selection)
     steps(1, 14)
@@ -525,8 +525,8 @@ def test_steps_before_an_early_end_are_in_a_row(job, clock):
     ]
 
 
-def test_progress_is_reported_between_rows_too(job, monkeypatch):
-    """A day's run has one in seven minutes."""
+def test_progress_is_reported_between_rows(job, monkeypatch):
+    """A run of a day has a row every seven minutes."""
     shown = []
 
     class Looks(Callback):

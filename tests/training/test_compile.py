@@ -1,4 +1,4 @@
-"""Compiling takes minutes: what it is at, and how far, is said meanwhile."""
+"""Log messages while a run compiles, which takes minutes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.logs import RunLog, attached
 
-COMPILE = torch.compile  # which the fixture replaces
-# 8 images a step in groups of 2: at 32 px three of the four in a pass and one in another, at 64 px all at once.
+COMPILE = torch.compile  # replaced by the fixture
+# 8 images per step in ghost batches of 2: at 32 px passes of three and one, at 64 px one pass of four.
 EXPECTED = [
     "Compiling (1 of 3): passes of 6 images of 32 px ...",
     "Compiled in 0 s; the gradients agree.",
@@ -44,7 +44,7 @@ EXPECTED = [
 
 @pytest.fixture
 def job(class_folders, tmp_path, monkeypatch):
-    """One step of each size; PyTorch's compiler, which takes minutes, does nothing."""
+    """One step of each size. A stub replaces PyTorch's compiler, which takes minutes."""
     monkeypatch.setattr(compiling.torch, "compile", lambda module, **words: module)
     monkeypatch.setattr(timing, "_TIMED_S", 0.0)
     settings = [
@@ -69,7 +69,7 @@ def without_seconds(lines):
     return [re.sub(r"\d+ s;", "0 s;", line) for line in lines]
 
 
-def test_a_run_says_what_it_compiles_and_writes_it_down(job, tmp_path):
+def test_compiling_is_logged_and_written_to_the_log_file(job, tmp_path):
     said = logged_lines()
     job = replace(job, folder=RunDir(tmp_path / "run"))
     job.folder.begin(job.recipe, job.train, {})
@@ -82,8 +82,8 @@ def test_a_run_says_what_it_compiles_and_writes_it_down(job, tmp_path):
     assert all(line in written for line in said)
 
 
-def test_compiling_is_no_training_time(job, tmp_path, monkeypatch):
-    """Each of the three programs takes 100 s here, and nothing else any time."""
+def test_compiling_time_is_not_training_time(job, tmp_path, monkeypatch):
+    """Each of three programs takes 100 s. All else takes no time."""
     clock = SimpleNamespace(now=0.0)
     clock.perf_counter = lambda: clock.now
 
@@ -98,8 +98,8 @@ def test_compiling_is_no_training_time(job, tmp_path, monkeypatch):
     assert metrics_log.training_seconds(result.history) < 1
 
 
-def test_a_run_whose_steps_are_done_compiles_nothing_more(job, tmp_path):
-    """As one that was killed before its report was written."""
+def test_finished_run_compiles_nothing_on_resume(job, tmp_path):
+    """As after a kill before the report was written."""
     job = replace(job, folder=RunDir(tmp_path / "run"))
     job.folder.begin(job.recipe, job.train, {})
     first = Trainer(job).fit()
@@ -111,17 +111,17 @@ def test_a_run_whose_steps_are_done_compiles_nothing_more(job, tmp_path):
 
 
 def of_compiling(said):
-    """Without what is said of the measurement itself."""
+    """Without the messages about measuring."""
     return [line for line in said if not line.startswith("Measuring ")]
 
 
-def test_whoever_measures_a_run_is_told_too(job, tmp_path):
+def test_measuring_a_run_logs_compiling(job, tmp_path):
     said = logged_lines()
     measure_timings(job, tmp_path)
     assert without_seconds(of_compiling(said)) == EXPECTED
 
 
-def test_nothing_more_is_compiled_once_it_came_out_wrong(job, tmp_path, monkeypatch):
+def test_compiling_stops_after_wrong_gradients(job, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling._Trial, "agrees", lambda self, call, px: self.groups != 1)
     said = logged_lines()
     with pytest.warns(UserWarning, match=mentioning("32", "gradients")):
@@ -129,15 +129,15 @@ def test_nothing_more_is_compiled_once_it_came_out_wrong(job, tmp_path, monkeypa
     assert without_seconds(of_compiling(said)) == EXPECTED[:3]
 
 
-def test_of_a_size_that_grows_at_every_step_the_smallest_and_the_largest_are_compiled(job):
+def test_continuous_ramp_compiles_its_smallest_and_largest_size(job):
     growing = with_overrides(job.recipe, ["progressive={image_size: {start: 32, end: 64, continuous: true}}"])
     said = logged_lines()
     compiling.compile_model(job.network.train(), growing, job.device, job.microbatches)
     assert without_seconds(said) == EXPECTED
 
 
-def test_of_several_processes_each_compiles_what_its_share_makes(job):
-    """Four groups of two, at most three or four at a time: each of two processes has two, in one pass."""
+def test_each_process_compiles_the_passes_of_its_share(job):
+    """Four ghost batches, at most three or four per pass. Each of two processes has two, in one pass."""
     said = logged_lines()
     world = World(rank=0, size=2, local_rank=0, local_size=2)
     compiling.compile_model(job.network.train(), job.recipe, job.device, job.microbatches, world=world)
@@ -147,8 +147,8 @@ def test_of_several_processes_each_compiles_what_its_share_makes(job):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_a_compiled_pass_is_compared_with_goes_group_by_group(precision, job, monkeypatch):
-    """Four groups of two fill the memory in bf16: in fp32, which takes twice as much, they would not fit."""
+def test_reference_gradients_are_computed_per_ghost_batch(precision, job, monkeypatch):
+    """Four ghost batches fill the memory in bf16. In fp32 they need twice as much."""
     plain, whole = [], []
 
     def compiled(images):
@@ -164,8 +164,8 @@ def test_what_a_compiled_pass_is_compared_with_goes_group_by_group(precision, jo
     assert (plain, whole) == ([2] * 8, [8])
 
 
-def test_every_stage_is_compiled_however_many_programs_pytorch_keeps_unasked(job, monkeypatch):
-    """Five sizes, each with passes of three groups and of the one that is left: ten programs, unasked it keeps 8."""
+def test_every_stage_is_compiled_beyond_the_limit_of_pytorch(job, monkeypatch):
+    """Five sizes, with passes of three ghost batches and of one: ten programs. By default PyTorch keeps 8."""
     graphs = CompileCounter()
     one_block = Architecture(
         stem_channels=8, stages=(Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1),), head_channels=8

@@ -1,4 +1,4 @@
-"""Which groups can be shared among how many processes, by arithmetic."""
+"""Sharing of ghost batches among processes, by arithmetic."""
 
 from __future__ import annotations
 
@@ -22,31 +22,29 @@ GPU = torch.device("cuda")
 @pytest.mark.parametrize(
     ("processes", "expected"),
     [
-        (1, 32),  # the largest that fits, as if there were one
-        (4, 16),  # 4 groups of 16
-        (3, 16),  # of 64 no divisor gives a multiple of 3; 4 groups are enough for 3
-        (64, 1),  # an image each
-        (100, 32),  # too many: refused later
+        (1, 32),  # the largest that fits
+        (4, 16),  # 4 ghost batches of 16
+        (3, 16),  # 4 ghost batches are enough for 3 processes; no divisor of 64 gives a multiple of 3
+        (64, 1),  # one image each
+        (100, 32),  # too many processes, rejected later
     ],
 )
-def test_the_largest_groups_of_a_batch_of_64_that_fit_up_to_32(processes, expected):
+def test_largest_ghost_batch_size_that_shares_a_batch_of_64(processes, expected):
     assert evenly_shared([1, 2, 4, 8, 16, 32], batch_size=64, processes=processes)[-1] == expected
 
 
 @pytest.mark.parametrize(
     ("device", "machines", "threads", "expected"),
     [
-        (CPU, 1, 4, 4),  # the cores are divided: four at once
+        (CPU, 1, 4, 4),  # the cores are divided: four run at once
         (CPU, 2, 4, 8),
-        (CPU, 1, 16, 1),  # each would take all: no faster than one
+        (CPU, 1, 16, 1),  # each process uses all cores: four are as fast as one
         (CPU, 1, 6, 2),
         (CPU, 1, 1, 4),
         (GPU, 2, 16, 8),
     ],
 )
-def test_how_much_of_the_work_is_done_at_once_by_four_processes_a_machine(
-    device, machines, threads, expected, monkeypatch
-):
+def test_parallel_speed_of_four_processes_per_machine(device, machines, threads, expected, monkeypatch):
     monkeypatch.setattr(ddp, "cores", lambda: 16)
     monkeypatch.setattr(ddp.torch, "get_num_threads", lambda: threads)
     world = World(size=4 * machines, local_size=4)
@@ -60,7 +58,7 @@ def refused(group, processes, *, batch=24, device=CPU, begun=False, **changes):
     return str(error.value)
 
 
-def test_fewer_groups_than_processes_are_refused_with_what_would_do():
+def test_fewer_ghost_batches_than_processes_are_rejected_with_a_fix():
     message = refused(8, 5)
     assert mentions(message, "5", "3", "group")
     assert mentions(message, "ghost_batch_size=4"), "6 groups of 4 are enough for 5 processes"
@@ -69,7 +67,7 @@ def test_fewer_groups_than_processes_are_refused_with_what_would_do():
     assert mentions(refused(8, 30), "batch_size=30")
 
 
-def test_of_a_run_that_has_begun_only_the_processes_can_change():
+def test_resumed_run_with_too_many_processes_suggests_fewer_processes():
     message = refused(8, 5, begun=True)
     assert "=" not in message
     assert message.endswith("Start at most 3.")
@@ -81,7 +79,7 @@ def test_uneven_shares_are_allowed():
     )
 
 
-def test_synchronised_batch_norm_is_for_gpus_with_even_shares():
+def test_sync_batch_norm_needs_gpus_with_even_shares():
     assert "for GPUs" in refused(6, 2, sync_batch_norm=True)
     assert mentions(refused(6, 3, device=GPU, sync_batch_norm=True), "3", "4")
     recipe = recipe_of(ProgressiveSchedule(image_size=32), batch_size=24, ghost_batch_size=6, sync_batch_norm=True)
@@ -89,7 +87,7 @@ def test_synchronised_batch_norm_is_for_gpus_with_even_shares():
     validate_sharing(recipe, CPU, World())
 
 
-def test_synchronising_keeps_weights_names_and_their_order():
+def test_sync_batch_norm_conversion_keeps_weights_and_their_order():
     network = create(SMALL, num_classes=3)
     average = EMA(network, 0.5)
     before = {name: tensor.data_ptr() for name, tensor in network.state_dict().items()}

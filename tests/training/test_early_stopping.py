@@ -1,4 +1,4 @@
-"""Which weights are kept, by hand; and that a run keeps those, whenever it is interrupted."""
+"""Selection of the saved weights, by hand and in interrupted runs."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from efficientnetv2.utils.errors import InputError
 
 
 def points(*figures: float) -> list[Validation]:
-    """Every ten steps one."""
+    """One validation every ten steps."""
     return [Validation(10 * number, figure) for number, figure in enumerate(figures, start=1)]
 
 
-def test_the_best_is_kept_and_of_equals_the_latest():
+def test_best_validation_is_the_latest_of_equal_ones():
     assert best_validation(points(0.2, 0.5, 0.4)) == Validation(20, 0.5)
     assert best_validation(points(0.2, 0.5, 0.4, 0.5, 0.3)) == Validation(40, 0.5)
 
 
-def test_waiting_counts_from_the_first_of_the_best():
-    """0.5 is reached at step 20; neither 0.4 nor 0.5 again is better."""
+def test_patience_counts_from_the_first_best_validation():
+    """0.5 is reached at step 20. Neither 0.4 nor a second 0.5 is better."""
     assert validations_without_improvement(points(), first_step=0) == 0
     assert validations_without_improvement(points(0.2), first_step=0) == 0
     assert validations_without_improvement(points(0.2, 0.5), first_step=0) == 0
@@ -47,33 +47,33 @@ def test_waiting_counts_from_the_first_of_the_best():
     assert validations_without_improvement(points(0.2, 0.5, 0.4, 0.5, 0.6), first_step=0) == 0
 
 
-def test_waiting_begins_with_the_last_stage():
-    """The last stage begins after step 30: of the validations at 30, 40 and 50 only the last two are its own."""
+def test_patience_counts_from_the_last_stage():
+    """The last stage begins after step 30, so it has two of the validations at 30, 40 and 50."""
     assert validations_without_improvement(points(0.2, 0.5, 0.4, 0.4, 0.4), first_step=30) == 2
     assert validations_without_improvement(points(0.2, 0.5, 0.4), first_step=30) == 0
 
 
 @pytest.mark.parametrize(("epochs", "patience", "ends"), [(10, 3, True), (10, 4, False), (40, 5, True)])
-def test_patience_that_cannot_end_the_run_is_said(epochs, patience, ends):
-    """Ten epochs of finetune have four validations in the last of three stages; at the fourth the run ends anyway."""
+def test_patience_that_cannot_stop_the_run_is_reported(epochs, patience, ends):
+    """In ten epochs the last of three stages has four validations. At the fourth, the run ends anyway."""
     recipe = with_overrides(get_recipe("finetune"), [f"epochs={epochs}", "minival=0.1", f"patience={patience}"])
     told = unused_patience(recipe, RunLength.of(recipe, 3000))
     assert told == [] if ends else "the last stage has 4 validations" in told[0]
     assert ends or told[0].endswith("Take more epochs, or a patience of 3 at most.")
 
 
-def test_without_patience_nothing_is_said_of_it():
+def test_run_without_patience_has_no_note_on_it():
     recipe = with_overrides(get_recipe("finetune"), ["epochs=1"])
     assert unused_patience(recipe, RunLength.of(recipe, 3000)) == []
 
 
 class StoppedError(Exception):
-    """Stands for whatever ends a process."""
+    """Simulates a killed process."""
 
 
 @pytest.fixture
 def job(class_folders, small_run):
-    """Three colors, 24 images to train on: 24 steps, a validation after every third, a stage from the 12th on."""
+    """24 steps on 24 training images of three classes. A validation every three steps; stage 2 from step 12."""
     dataset = load_dataset(class_folders)
     train, val, minival = (dataset.select(np.arange(first, 48, step)) for first, step in ((0, 2), (1, 4), (3, 8)))
 
@@ -86,7 +86,7 @@ def job(class_folders, small_run):
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Lets validations on minival come out as written; gives back the weights that each was of."""
+    """A function that sets the metrics on minival and returns the weights of each validation."""
     seen: dict[int, dict[str, torch.Tensor]] = {}
 
     def script(*figures: float) -> dict[int, dict[str, torch.Tensor]]:
@@ -113,12 +113,12 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-#: A run that begins with the linear probe of given weights, and so with a model that can classify.
+#: A run that starts with a linear probe of given weights, so its initial model can classify.
 BEGUN = ("weights=given.safetensors", "head_init=linear_probe")
 
 
-def test_a_model_worse_than_its_start_is_not_kept(job, scripted):
-    """Before training 5 of 6 are right (the last number), then 4 at most: the file has the weights of the start."""
+def test_model_worse_than_the_initial_model_is_not_saved(job, scripted):
+    """The initial model has 5 of 6 right (the last value), later models at most 4. The initial weights are saved."""
     lines = logged_lines()
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1 / 6, 4 / 6, 5 / 6)
     one = job("run", *BEGUN)
@@ -134,7 +134,7 @@ def test_a_model_worse_than_its_start_is_not_kept(job, scripted):
     assert next(row["step"] for row in result.history if row["kind"] == "minival") == 0
 
 
-def test_a_model_better_than_its_start_is_kept(job, scripted):
+def test_model_better_than_the_initial_model_is_saved(job, scripted):
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 5 / 6, 1 / 6, 4 / 6, 3 / 6)
     one = job("run", *BEGUN)
     Trainer(one).fit()
@@ -144,8 +144,8 @@ def test_a_model_better_than_its_start_is_kept(job, scripted):
 
 
 @pytest.mark.parametrize("stop", [2, 13])
-def test_the_start_is_kept_across_an_interruption(stop, job, scripted):
-    """Stopped before the first checkpoint the run begins again; after it the checkpoint has the start's weights."""
+def test_initial_model_is_kept_across_an_interruption(stop, job, scripted):
+    """Before the first checkpoint the run starts again. Later checkpoints have the initial weights."""
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1 / 6, 4 / 6, 5 / 6)
 
     class Ends(Callback):
@@ -161,8 +161,8 @@ def test_the_start_is_kept_across_an_interruption(stop, job, scripted):
     assert [row["step"] for row in result.history if row["kind"] == "minival"] == [*range(0, 25, 3)]
 
 
-def test_the_model_file_has_the_weights_that_were_best(job, scripted):
-    """The moving average's after the fifth validation; the end of the run is not as good."""
+def test_model_file_has_the_best_weights(job, scripted):
+    """The EMA weights after the fifth validation, which are better than the last."""
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
     one = job("run")
     result = Trainer(one).fit()
@@ -182,8 +182,8 @@ def test_the_model_file_has_the_weights_that_were_best(job, scripted):
     assert at_the_end == [(24, len(one.val))], "val is looked at once, at the end"
 
 
-def test_auto_minival_keeps_the_last_weights_though_some_before_were_luckier(job, scripted):
-    """Without a classifier the model before training is no candidate."""
+def test_auto_minival_saves_the_last_weights_despite_better_validations_before(job, scripted):
+    """Without a classifier the initial model is not a candidate."""
     seen = scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
     one = job("run", "minival=auto")
     Trainer(one).fit()
@@ -194,8 +194,8 @@ def test_auto_minival_keeps_the_last_weights_though_some_before_were_luckier(job
 
 
 @pytest.mark.parametrize(("start", "kept"), [(0.7, "start"), (0.5, "trained")])
-def test_auto_minival_chooses_between_start_and_end(start, kept):
-    """Steps 10 and 20 are neither: a figure of 0.9 there chooses nothing."""
+def test_auto_minival_chooses_between_initial_and_last_model(start, kept):
+    """Steps 10 and 20 are not candidates, even with a metric of 0.9."""
     recipe = with_overrides(get_recipe("finetune"), ["epochs=3", "minival=auto"])
     selection = ModelSelection(recipe, RunLength(30, 10))
     network = torch.nn.Linear(1, 1)
@@ -218,8 +218,8 @@ def test_auto_minival_chooses_between_start_and_end(start, kept):
         assert (told["kept_model"], told["start_metric"], told["trained_metric"]) == (kept, start, 0.6)
 
 
-def test_training_ends_when_waiting_was_in_vain(job, scripted):
-    """Best at step 6. In the first stage nothing is counted; 15 and 18 are the last stage's first two."""
+def test_training_stops_after_patience(job, scripted):
+    """Best at step 6. The first stage does not count. 15 and 18 are the first validations of the last stage."""
     lines = logged_lines()
     seen = scripted(1 / 6, 5 / 6, 3 / 6, 2 / 6, 4 / 6, 5 / 6, 1 / 6, 1)
     one = job("run", "patience=2")
@@ -235,8 +235,8 @@ def test_training_ends_when_waiting_was_in_vain(job, scripted):
     assert mentions(log, "18", "weight", "step")
 
 
-def test_a_run_that_has_stopped_early_stays_stopped(job, scripted):
-    """It was killed before the model file was written: resumed, it does no further step and chooses the same."""
+def test_run_that_stopped_early_does_not_continue_on_resume(job, scripted):
+    """Killed before the model file was written. Resumed, it takes no step and selects the same weights."""
     seen = scripted(1 / 6, 5 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1, 1)
     one = job("run", "patience=2")
     Trainer(one).fit()
@@ -254,8 +254,8 @@ def test_a_run_that_has_stopped_early_stays_stopped(job, scripted):
 
 
 @pytest.mark.parametrize("at", [7, 16, 22])
-def test_an_interrupted_run_chooses_the_same(at, job):
-    """With the network's own answers. At 16 the best may be behind, at 22 it may be after the last checkpoint."""
+def test_interrupted_run_selects_the_same_weights(at, job):
+    """With real predictions. At 16 the best may be earlier, at 22 it may be after the last checkpoint."""
     alone = job("alone")
     Trainer(alone).fit()
 
@@ -273,7 +273,7 @@ def test_an_interrupted_run_chooses_the_same(at, job):
     assert ours == theirs
 
 
-def test_macro_f1_may_choose(job, scripted):
+def test_macro_f1_can_be_the_monitored_metric(job, scripted):
     scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
     one = job("run", "monitor=macro_f1")
     Trainer(one).fit()
@@ -285,7 +285,7 @@ def test_macro_f1_may_choose(job, scripted):
     assert told["selected_score"] == best["macro_f1"] != best["top1"]
 
 
-def test_without_minival_the_last_weights_are_kept(job, scripted):
+def test_without_minival_the_last_weights_are_saved(job, scripted):
     scripted()
     one = replace(job("run", "minival=null"), minival=None)
     result = Trainer(one).fit()
@@ -305,12 +305,12 @@ def test_without_minival_the_last_weights_are_kept(job, scripted):
         (["minival=0.1", "monitor=top5"], ("monitor", "top5")),
     ],
 )
-def test_what_cannot_be_monitor_is_refused(settings, told):
+def test_invalid_monitor_minival_and_patience_are_rejected(settings, told):
     with pytest.raises(InputError, match=mentioning(*told)):
         with_overrides(get_recipe("quick"), settings)
 
 
 @pytest.mark.parametrize("name", ["efficientnetv2_s_paper", "efficientnetv2_m_paper", "efficientnetv2_l_paper"])
-def test_the_papers_recipes_hold_out_its_minival(name):
-    """arXiv:2104.00298, section 5.1: 25,000 images of train, also for early stopping."""
+def test_paper_recipes_hold_out_the_minival_of_the_paper(name):
+    """arXiv:2104.00298, section 5.1: 25,000 training images, also for early stopping."""
     assert get_recipe(name).minival == 25_000

@@ -1,4 +1,4 @@
-"""Sizes that images' own let be."""
+"""Limits of training sizes by the stored size of the images."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from efficientnetv2.utils.errors import InputError
 @pytest.mark.parametrize(
     ("stored_size", "sizes"),
     [
-        (20, [32, 32, 64, 64]),  # at least up to 64 px
+        (20, [32, 32, 64, 64]),  # at least 64 px
         (28, [32, 32, 64, 64]),
         (32, [32, 32, 64, 64]),
-        (36, [64, 64, 64, 96]),  # 72 px, rounded up to a size that the schedule takes
+        (36, [64, 64, 64, 96]),  # 72 px, rounded up to a size of the schedule
         (63, [64, 96, 96, 128]),
         (500, [64, 96, 96, 128]),
         (None, [64, 96, 96, 128]),
     ],
 )
-def test_pictures_are_enlarged_to_twice_their_size(stored_size, sizes):
+def test_images_are_enlarged_to_at_most_twice_their_size(stored_size, sizes):
     recipe, said = limit_upscaling(get_recipe("quick"), stored_size)
     assert [recipe.progressive.stage(index).image_size for index in range(4)] == sizes
     assert recipe.max_upscale is None
     assert [mentions(line, stored_size, "128") for line in said] == ([True] if sizes[-1] < 128 else [])
 
 
-def test_given_weights_see_them_four_times_as_large():
+def test_pretrained_weights_enlarge_images_to_four_times_their_size():
     recipe, said = limit_upscaling(get_recipe("finetune"), 32)
     assert [recipe.progressive.stage(index).image_size for index in range(3)] == [64, 96, 128]
     assert len(said) == 1
     assert limit_upscaling(get_recipe("finetune"), 56)[1] == []
 
 
-def test_regularization_and_all_else_stay():
+def test_limit_changes_only_the_image_sizes():
     quick = get_recipe("quick")
     recipe, _ = limit_upscaling(quick, 32)
     plan = recipe.progressive.to_json() | {"image_size": quick.progressive.to_json()["image_size"]}
@@ -59,15 +59,15 @@ def test_regularization_and_all_else_stay():
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("progressive.order=random", "Sizes: 32 to 64 px instead of up to 128"),  # whichever is drawn first
+        ("progressive.order=random", "Sizes: 32 to 64 px instead of up to 128"),  # whichever size is drawn first
         ("progressive.stages=1", "Sizes: 64 px instead of up to 128"),
     ],
 )
-def test_the_sizes_are_said_as_they_are(setting, said):
+def test_reported_sizes_are_those_of_the_run(setting, said):
     assert limit_upscaling(with_overrides(get_recipe("quick"), [setting]), 32)[1][0].startswith(said)
 
 
-def test_one_size_stays_one():
+def test_one_size_remains_one_size():
     fixed = with_overrides(get_recipe("quick"), ["progressive.stages=1", "progressive.image_size=224", "max_upscale=3"])
     assert limit_upscaling(fixed, 40)[0].progressive.last.image_size == 128
     ramp = get_recipe("quick").model_copy(
@@ -87,7 +87,7 @@ def test_one_size_stays_one():
         TrainOverrides(settings=("max_upscale=null",)),
     ],
 )
-def test_a_size_that_was_asked_for_is_taken(words):
+def test_requested_size_is_used(words):
     named_so = TrainOverrides(recipe="quick", weights="none", image_size=words.image_size, settings=words.settings)
     recipe, _ = requested_recipe(named_so, "cpu")
     assert recipe.max_upscale is None
@@ -100,7 +100,7 @@ QUICKLY = ("ghost_batch_size=8", "batch_size=8", "precision=fp32", "compile=fals
 
 
 def settled_run(words, folder):
-    """The file of the recipe of a run that these words have begun, on images stored at 32 px."""
+    """The recipe file of a run with these arguments, on images of 32 px."""
     cpu = torch.device("cpu")
     asked, _ = requested_recipe(words, cpu)
     recipe = resolve_recipe(asked, TrainingSet(300, ("a", "b"), stored_size=32), Hardware(cpu)).recipe
@@ -116,8 +116,8 @@ def gone_on(words, file):
 
 @pytest.mark.parametrize("further", [("max_upscale=3",), ()])
 @pytest.mark.parametrize("by_file", [True, False])
-def test_a_run_goes_on_by_the_words_that_it_was_begun_with(by_file, further, tmp_path):
-    """Its sizes were made smaller by ``max_upscale``, which a recipe has or is given."""
+def test_run_resumes_with_its_original_arguments(by_file, further, tmp_path):
+    """``max_upscale`` of the recipe or of the arguments has reduced its sizes."""
     (tmp_path / "mine.yaml").write_text(get_recipe("finetune").to_yaml())
     recipe = str(tmp_path / "mine.yaml") if by_file else "finetune"
     words = TrainOverrides(model=NETWORK, recipe=recipe, weights="none", settings=(*QUICKLY, *further))
@@ -131,8 +131,8 @@ def test_a_run_goes_on_by_the_words_that_it_was_begun_with(by_file, further, tmp
             gone_on(replace(words, settings=(*QUICKLY, *other)), file)
 
 
-def test_a_run_goes_on_by_the_words_that_leave_the_sizes_it_tries_open(tmp_path):
-    """They were settled to numbers; a launcher's restart has no other words."""
+def test_run_resumes_with_automatic_evaluation_sizes(tmp_path):
+    """The run has replaced them by numbers. A restart by a launcher has the original arguments."""
     words = TrainOverrides(
         model=NETWORK,
         recipe="finetune",
@@ -147,7 +147,7 @@ def test_a_run_goes_on_by_the_words_that_leave_the_sizes_it_tries_open(tmp_path)
         gone_on(other, file)
 
 
-def test_sizes_and_enlarge_that_were_asked_for_together_are_gone_on_with(tmp_path):
+def test_run_with_requested_size_and_max_upscale_resumes(tmp_path):
     words = TrainOverrides(
         model=NETWORK, recipe="quick", weights="none", image_size=256, settings=(*QUICKLY, "max_upscale=3")
     )
@@ -155,7 +155,7 @@ def test_sizes_and_enlarge_that_were_asked_for_together_are_gone_on_with(tmp_pat
     assert gone_on(words, file) == run
 
 
-def test_a_recipe_file_may_name_the_network_that_a_run_has_with_the_padding_of_its_weights(tmp_path):
+def test_recipe_file_may_name_the_architecture_without_the_padding_of_the_weights(tmp_path):
     mine = get_recipe("finetune").model_copy(update={"model": "efficientnetv2_s", "weights": "theirs.pth"})
     (tmp_path / "mine.yaml").write_text(mine.to_yaml())
     padded = replace(get_architecture("efficientnetv2_s"), padding="symmetric", batch_norm_epsilon=1e-5)
@@ -169,7 +169,7 @@ def test_a_recipe_file_may_name_the_network_that_a_run_has_with_the_padding_of_i
 
 
 def in_time(images: float):
-    """Epochs of 1,000 images, of which so many of 128 px fit into the time."""
+    """Epochs of 1,000 images, if a number of images of 128 px fits into the time."""
 
     def epochs_of(recipe):
         plan = recipe.progressive
@@ -189,10 +189,10 @@ def sizes_of(recipe):
         (9000, [128, 192, 224]),  # more than three epochs
         (5000, [96, 160, 192]),
         (1200, [64, 64, 96]),
-        (10, [32, 64, 64]),  # three epochs fit at no size
+        (10, [32, 64, 64]),  # three epochs do not fit at any size
     ],
 )
-def test_sizes_are_lowered_until_three_epochs_fit(images, sizes):
+def test_sizes_are_reduced_until_three_epochs_fit(images, sizes):
     finetune, epochs_of = get_recipe("finetune"), in_time(images)
     recipe, said = lower_sizes_for_budget(finetune, epochs_of)
     assert sizes_of(recipe) == sizes
@@ -205,7 +205,7 @@ def test_sizes_are_lowered_until_three_epochs_fit(images, sizes):
         assert "image_size=224" in said[0]
 
 
-def test_sizes_at_evaluation_are_lowered_with_them():
+def test_evaluation_sizes_are_reduced_with_training_sizes():
     recipe = with_overrides(
         get_recipe("finetune"), ["eval_image_size=288", "minival=0.1", "eval_image_size_candidates=[224, 256, 320]"]
     )
@@ -214,8 +214,8 @@ def test_sizes_at_evaluation_are_lowered_with_them():
     assert (lower.eval_image_size, lower.eval_image_size_candidates) == (128, (96, 128))
 
 
-def test_a_run_whose_sizes_were_lowered_is_resumed_with_the_same_words(tmp_path):
-    """Its recipe is from a file, with sizes of its own."""
+def test_run_with_reduced_sizes_resumes_with_the_same_arguments(tmp_path):
+    """Its recipe is from a file that sets sizes."""
     own = with_overrides(get_recipe("finetune"), ["max_upscale=null", "eval_image_size=224"])
     lower, _ = lower_sizes_for_budget(own, in_time(1200))
     there = lower.model_copy(update={"epochs": 3.0, "weights": "none"})
@@ -227,7 +227,7 @@ def test_a_run_whose_sizes_were_lowered_is_resumed_with_the_same_words(tmp_path)
         resumed_recipe(replace(words, minutes=None), tmp_path / "recipe.yaml")
 
 
-def test_a_run_without_time_for_its_probe_is_resumed_with_the_same_words(tmp_path):
+def test_run_without_time_for_its_probe_resumes_with_the_same_arguments(tmp_path):
     settings = ["max_upscale=null", "head_init=linear_probe", "weights=a.safetensors"]
     own = with_overrides(get_recipe("finetune"), settings)
     there = own.model_copy(update={"epochs": 3.0, "head_init": "random"})
@@ -252,5 +252,5 @@ def test_a_run_without_time_for_its_probe_is_resumed_with_the_same_words(tmp_pat
         (TrainOverrides(minutes=5, settings=("eval_image_size=224",)), True),
     ],
 )
-def test_sizes_that_words_name_are_known(words, named_there):
+def test_arguments_that_set_sizes_are_recognized(words, named_there):
     assert sets_sizes(words) is named_there

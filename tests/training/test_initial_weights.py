@@ -1,4 +1,4 @@
-"""Where a run begins: which weights, which network, which classifier."""
+"""Initial state of a run: weights, architecture and classifier."""
 
 import re
 import shutil
@@ -44,7 +44,7 @@ def begun(*settings, classes=("cat", "dog"), recipe="finetune"):
 
 @pytest.fixture
 def given(tmp_path):
-    """A model file of two classes, every number of it random, batch-norm's too."""
+    """A model file of two classes with random values, also in batch norm."""
     torch.manual_seed(1)
     network = create("efficientnetv2_b0", num_classes=2)
     for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
@@ -57,7 +57,7 @@ def given(tmp_path):
 
 
 @pytest.mark.parametrize(("classes", "head_too"), [(("cat", "dog"), True), (("dog", "elk"), False)])
-def test_the_trunk_comes_along_and_the_classifier_if_its_classes_do(classes, head_too, given):
+def test_backbone_is_loaded_and_the_classifier_if_its_classes_are_equal(classes, head_too, given):
     donor, file = given
     begin = begun(f"weights={file}", classes=classes)
     assert (begin.model, begin.weights) == ("efficientnetv2_b0", file)
@@ -70,8 +70,8 @@ def test_the_trunk_comes_along_and_the_classifier_if_its_classes_do(classes, hea
     assert mentions(statistics, "Frozen", "freeze_bn")
 
 
-def test_a_fresh_classifier_answers_every_class_alike(given):
-    """zero_residual: all weights 0, so each of three classes begins at probability 1/3."""
+def test_new_classifier_predicts_all_classes_equally(given):
+    """zero_residual: all weights are 0, so each of three classes has probability 1/3."""
     network = begun(f"weights={given[1]}", classes=("a", "b", "c")).network.eval()
     assert torch.equal(network(torch.randn(2, 3, 64, 64)).softmax(1), torch.full((2, 3), 1 / 3))
     released = begun(f"weights={given[1]}", "init=default", classes=("a", "b", "c")).network
@@ -79,8 +79,8 @@ def test_a_fresh_classifier_answers_every_class_alike(given):
 
 
 @pytest.mark.parametrize(("init", "last"), [("zero_residual", 0.0), ("default", 1.0)])
-def test_a_calm_network_begins_as_its_shortcuts_and_knows_no_class(init, last):
-    """arXiv:1706.02677, section 5.1: the last batch-norm's scale, of the blocks with a shortcut alone."""
+def test_zero_residual_blocks_begin_as_their_shortcuts(init, last):
+    """arXiv:1706.02677, section 5.1: the scale of the last batch norm, only in blocks with a shortcut."""
     network = begun("weights=none", f"init={init}", recipe="quick").network.eval()
     blocks = [module for module in network.modules() if isinstance(module, MBConv)]
     ends = [block.project if isinstance(block.project, ConvNorm) else block.spatial for block in blocks]
@@ -93,13 +93,13 @@ def test_a_calm_network_begins_as_its_shortcuts_and_knows_no_class(init, last):
     assert bool((network(pictures) == 0).all()) == (init == "zero_residual")
 
 
-def test_weights_of_another_network_are_refused(given):
+def test_weights_of_another_architecture_are_rejected(given):
     with pytest.raises(InputError, match=mentioning("efficientnetv2_b0", "efficientnetv2_b1")):
         begun(f"weights={given[1]}", "model=efficientnetv2_b1")
 
 
-def test_the_network_of_the_weights_is_had_with_the_words_that_the_refusal_gives(given):
-    """A recipe that names its network too, as the published ones do."""
+def test_architecture_error_suggests_an_option_that_works(given):
+    """The recipe names an architecture, as published recipes do."""
     with pytest.raises(InputError, match=mentioning("efficientnetv2_s", "model=auto")):
         begun(f"weights={given[1]}", recipe="transfer_paper")
     assert begun(f"weights={given[1]}", "model=auto", recipe="transfer_paper").model == "efficientnetv2_b0"
@@ -107,8 +107,8 @@ def test_the_network_of_the_weights_is_had_with_the_words_that_the_refusal_gives
 
 @pytest.mark.parametrize("form", ["paper", "released"])
 @pytest.mark.parametrize(("size", "px"), [("s", 384), ("m", 480), ("l", 480), ("xl", 512)])
-def test_each_network_goes_on_from_its_own_21k_weights_at_its_own_size(size, px, form, monkeypatch):
-    """Sizes: google/automl, efficientnetv2. Without memory for the weights: XL's would be 0.8 GB."""
+def test_21k_recipes_use_the_21k_weights_and_image_size_of_each_architecture(size, px, form, monkeypatch):
+    """Sizes: google/automl, efficientnetv2. The weights have no values, because those of XL take 0.8 GB."""
     with torch.device("meta"):
         weights = create(f"efficientnetv2_{size}", num_classes=21_843)
     asked = []
@@ -123,8 +123,8 @@ def test_each_network_goes_on_from_its_own_21k_weights_at_its_own_size(size, px,
     assert (recipe.eval_image_size, recipe.progressive.last.image_size) == (px, px)
 
 
-def test_a_foreign_file_is_recognised_and_its_padding_goes_with_its_weights(tmp_path):
-    """torchvision's B0: symmetric padding, epsilon 1e-5 (its source); the same network in all else."""
+def test_torchvision_file_is_recognized_and_its_padding_is_used(tmp_path):
+    """torchvision's B0 has symmetric padding and epsilon 1e-5, and is equal in all else."""
     torch.manual_seed(0)
     theirs = torchvision.models.efficientnet_b0(num_classes=7)
     file = tmp_path / "b0.pth"
@@ -142,7 +142,7 @@ def test_a_foreign_file_is_recognised_and_its_padding_goes_with_its_weights(tmp_
         assert torch.allclose(again.eval().embed(pictures), expected, atol=1e-5)
 
 
-def test_given_weights_of_any_architecture_can_be_trained_on(tmp_path):
+def test_weights_of_a_custom_architecture_can_be_fine_tuned(tmp_path):
     network = create(SMALL, num_classes=2)
     network.class_names = ("a", "b")
     model_file.save(tmp_path / "small.safetensors", network)
@@ -151,7 +151,7 @@ def test_given_weights_of_any_architecture_can_be_trained_on(tmp_path):
     assert "2 stages" in " ".join(begin.notes)
 
 
-def test_pooling_is_the_recipes_else_that_of_the_weights(given, tmp_path):
+def test_global_pool_is_from_the_recipe_or_else_from_the_weights(given, tmp_path):
     assert begun(f"weights={given[1]}", "global_pool=null").network.embed_dim == 1280
     wide = begun(f"weights={given[1]}", "global_pool=avg+center").network
     assert wide.classifier.in_features == 2 * 1280
@@ -162,7 +162,7 @@ def test_pooling_is_the_recipes_else_that_of_the_weights(given, tmp_path):
     assert kept.model == "efficientnetv2_b0"
 
 
-def test_frozen_parts_are_those_of_the_recipe_and_without_weights_nothing_is(given):
+def test_layers_are_frozen_by_the_recipe_but_never_without_weights(given):
     begin = begun(f"weights={given[1]}", "freeze_stages=2", "freeze_bn=true")
     frozen = begin.network.train()
     assert not any(norm.training for norm in frozen.modules() if isinstance(norm, nn.BatchNorm2d))
@@ -174,9 +174,9 @@ def test_frozen_parts_are_those_of_the_recipe_and_without_weights_nothing_is(giv
     assert mentions(" ".join(fresh.notes), "frozen")
 
 
-def test_the_classifier_alone_trains_where_the_recipe_freezes_all(given):
+def test_freeze_stages_all_trains_only_the_classifier(given):
     begin = begun(f"weights={given[1]}", "freeze_stages=all")
-    # V2-B0 with 1,000 classes has 7,139,704 (google/automl), of which the classifier 1,280 * 1,000 + 1,000.
+    # V2-B0 with 1,000 classes has 7,139,704 parameters (google/automl), the classifier 1,280 * 1,000 + 1,000.
     assert mentions(begin.notes, "2,562", "5,861,266")
     frozen = begin.network.train()
     trains = {name for name, weight in frozen.named_parameters() if weight.requires_grad}
@@ -189,7 +189,7 @@ def test_the_classifier_alone_trains_where_the_recipe_freezes_all(given):
             begun(f"weights={given[1]}", f"freeze_stages={wrong}")
 
 
-def test_any_network_begins_from_fresh_weights():
+def test_torchvision_model_starts_from_random_weights():
     begin = begun("weights=none", "model=torchvision:resnet18")
     assert begin.model == "torchvision:resnet18"
     assert begin.network.num_classes == 2
@@ -199,7 +199,7 @@ def test_any_network_begins_from_fresh_weights():
         begun("weights=none", "model=torchvision:resnet18", "global_pool=avg+center")
 
 
-def test_a_network_that_answers_by_two_classifiers_begins_calm_with_both():
+def test_both_classifiers_of_a_distilled_model_start_at_zero():
     network = begun("weights=none", "model=timm:deit_tiny_distilled_patch16_224").network.eval()
     assert network.module.head_dist.weight.abs().max() == network.module.head.weight.abs().max() == 0
     with torch.inference_mode():
@@ -207,8 +207,8 @@ def test_a_network_that_answers_by_two_classifiers_begins_calm_with_both():
 
 
 @pytest.mark.parametrize("classes", [("elk", "fox", "owl"), ("elk", "fox")])
-def test_a_file_of_a_network_with_two_classifiers_begins_a_run_for_other_classes(classes, tmp_path):
-    """As a run that trained such a network leaves it; fewer, more or as many classes."""
+def test_weights_with_two_classifiers_start_a_run_for_other_classes(classes, tmp_path):
+    """More classes or the same number."""
     torch.manual_seed(1)
     donor = create("timm:deit_tiny_distilled_patch16_224", num_classes=2)
     path = tmp_path / "distilled.safetensors"
@@ -224,7 +224,7 @@ def test_a_file_of_a_network_with_two_classifiers_begins_a_run_for_other_classes
     assert begun(f"weights={path}").network.module.head.weight.equal(theirs["head.weight"])
 
 
-def test_the_seed_alone_decides_fresh_weights():
+def test_random_weights_depend_only_on_the_seed():
     one, same, other = (
         begun("weights=none", f"seed={seed}", recipe="quick").network.state_dict() for seed in (3, 3, 4)
     )
@@ -233,7 +233,7 @@ def test_the_seed_alone_decides_fresh_weights():
 
 
 def in_cache(name, monkeypatch, tmp_path):
-    """Put a file into the hub's cache by hand, as docs/how-to/offline.md says."""
+    """Write a file into the cache of the hub, as in docs/how-to/offline.md."""
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
     entry = pretrained.get_weights(name)
     folder = tmp_path / f"models--{entry.repository.replace('/', '--')}" / "snapshots" / "main"
@@ -247,7 +247,7 @@ def in_cache(name, monkeypatch, tmp_path):
     return tensors
 
 
-def test_auto_takes_what_the_cache_has_and_says_so(monkeypatch, tmp_path):
+def test_auto_weights_are_taken_from_the_cache_and_logged(monkeypatch, tmp_path):
     tensors = in_cache("efficientnetv2_b0.in1k", monkeypatch, tmp_path)
     begin = begun("weights=auto", "model=auto")
     assert begin.weights == "efficientnetv2_b0.in1k"
@@ -256,7 +256,7 @@ def test_auto_takes_what_the_cache_has_and_says_so(monkeypatch, tmp_path):
     assert begin.network.preprocessing.mean == get_model_info("efficientnetv2_b0").preprocessing.mean
 
 
-def test_auto_takes_second_best_from_the_cache_where_the_best_cannot_be_fetched(monkeypatch, tmp_path):
+def test_auto_uses_the_best_cached_weights_if_better_ones_cannot_be_downloaded(monkeypatch, tmp_path):
     in_cache("efficientnetv2_b3.in1k", monkeypatch, tmp_path)
     found = weights_candidates("efficientnetv2_b3")[0]
     assert found.word == "efficientnetv2_b3.in1k"
@@ -264,16 +264,16 @@ def test_auto_takes_second_best_from_the_cache_where_the_best_cannot_be_fetched(
     assert f"better ones are not available: {found.lacking}" in found.note
 
 
-def test_auto_without_a_network_takes_what_comes_with_the_repository_else_nothing(tmp_path, given):
+def test_offline_auto_uses_the_weights_of_the_repository_or_else_none(tmp_path, given):
     shutil.copy(given[1], tmp_path / "efficientnetv2_b0.safetensors")
     shipped = weights_candidates("efficientnetv2_b0", shipped=tmp_path)[0]
     assert shipped.word == str(tmp_path / "efficientnetv2_b0.safetensors")
-    assert "cache" in shipped.lacking  # whichever start wins, how to have the published ones by hand
+    assert "cache" in shipped.lacking  # for any choice, the note describes how to get published weights
     nothing = weights_candidates("efficientnetv2_s", shipped=tmp_path)[0]
     assert nothing.word == "none"
     assert mentions(nothing.note, "from scratch")
     assert "cache" in nothing.note
-    assert "effnetv2 models --fetch efficientnetv2_s" in nothing.note  # prints how to fill it by hand
+    assert "effnetv2 models --fetch efficientnetv2_s" in nothing.note  # prints how to fill the cache
     assert weights_candidates("torchvision:resnet18")[0].word == "none"
     assert weights_candidates(SMALL)[0].word == "none"
 
@@ -289,12 +289,12 @@ def test_auto_without_a_network_takes_what_comes_with_the_repository_else_nothin
         ("auot", ("did you mean", "auto")),
     ],
 )
-def test_words_that_name_no_weights_are_refused(word, said):
+def test_unknown_weights_are_rejected(word, said):
     with pytest.raises(InputError, match=mentioning(*said)):
         load_weights(word)
 
 
-def test_a_run_folder_whose_training_has_not_ended_is_refused(tmp_path):
+def test_folder_of_an_unfinished_run_is_rejected(tmp_path):
     (tmp_path / "recipe.yaml").write_text("name: quick")
     with pytest.raises(InputError, match=mentioning("training")):
         load_weights(str(tmp_path))
@@ -308,7 +308,7 @@ def test_a_run_folder_whose_training_has_not_ended_is_refused(tmp_path):
         (4, [0, 1, 2], 4 / 3, "takes 4 channels.* in turn, scaled by 4/3"),
     ],
 )
-def test_weights_for_pictures_of_other_channels_are_adapted_and_it_is_said(had, turns, scale, said, tmp_path):
+def test_weights_of_other_channels_are_adapted_and_logged(had, turns, scale, said, tmp_path):
     network = create(SMALL, num_classes=2, in_channels=had)
     network.class_names = ("a", "b")
     model_file.save(tmp_path / "other.safetensors", network)
@@ -324,7 +324,7 @@ def test_weights_for_pictures_of_other_channels_are_adapted_and_it_is_said(had, 
     ("channels", "turns", "scale", "said"),
     [(5, [0, 1, 2, 0, 1], 3 / 5, ("5", "3", "3/5")), (2, [0, 1], 3 / 2, ("2", "3/2", "channel"))],
 )
-def test_weights_for_rgb_begin_a_run_on_other_bands(channels, turns, scale, said, tmp_path):
+def test_rgb_weights_are_adapted_to_other_bands(channels, turns, scale, said, tmp_path):
     network = create(SMALL, num_classes=2)
     network.class_names = ("a", "b")
     model_file.save(tmp_path / "rgb.safetensors", network)
@@ -340,7 +340,7 @@ def test_weights_for_rgb_begin_a_run_on_other_bands(channels, turns, scale, said
     )
 
 
-def test_weights_whose_first_convolution_cannot_be_adapted_are_refused_with_the_fix(monkeypatch):
+def test_weights_with_a_grouped_first_convolution_are_rejected_with_a_fix(monkeypatch):
     grouped = nn.Sequential(nn.Conv2d(4, 8, 3, groups=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     network = WrappedModel(grouped, source="timm:grouped")
     network.class_names = ("a", "b")
@@ -349,7 +349,7 @@ def test_weights_whose_first_convolution_cannot_be_adapted_are_refused_with_the_
         begun("weights=four.safetensors")
 
 
-def test_a_bare_timm_file_can_be_trained_on(tmp_path):
+def test_timm_file_without_a_classifier_can_be_fine_tuned(tmp_path):
     network = create("efficientnetv2_b0", num_classes=0)
     names = tensor_names("timm", network.architecture)
     tensors = {names[ours]: tensor for ours, tensor in network.state_dict().items()}
@@ -362,26 +362,26 @@ def test_a_bare_timm_file_can_be_trained_on(tmp_path):
     assert mentions(said, "--interpolation", "--mean", "--std"), "what training does not go by is not advised"
 
 
-def test_a_file_of_code_is_no_network_that_train_takes(tmp_path):
-    """Whose own it is has a loop, and progressive learning for it."""
+def test_python_file_as_a_model_is_rejected(tmp_path):
+    """Custom code uses the custom training loop instead."""
     (tmp_path / "mine.py").write_text("network = None")
     with pytest.raises(InputError, match=mentioning("docs/how-to/own-training-loop.md")):
         begun("weights=none", f"model={tmp_path / 'mine.py'}")
 
 
 @pytest.mark.parametrize("model", ["efficientnetv2_s.in1k", "timm:resnet50.a1_in1k"])
-def test_a_model_that_names_weights_is_refused(model):
+def test_weights_name_as_a_model_is_rejected(model):
     with pytest.raises(InputError, match=f"weights={model}"):
         begun("weights=none", f"model={model}")
 
 
-def test_a_file_as_a_model_is_refused_and_an_unknown_one_too(given):
+def test_file_or_unknown_name_as_a_model_is_rejected(given):
     with pytest.raises(InputError, match="that names weights"):
         begun("weights=none", f"model={given[1]}")
     with pytest.raises(InputError, match=mentioning("did you mean", "efficientnetv2_s")):
         begun("weights=none", "model=efficientnet_v2_s")
 
 
-def test_default_networks():
+def test_default_models():
     assert default_model(CPU) == "efficientnetv2_b0"
     assert default_model(torch.device("cuda")) == "efficientnetv2_s"

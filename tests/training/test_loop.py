@@ -1,4 +1,4 @@
-"""The running loop: what the schedule says really happens to the network and to the batch."""
+"""Training loop: effect of the schedule on the model and the batch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def recipe_of(progressive, **changes):
 
 
 def gray(request):
-    """Images of one gray each, different from each other: any change of a pixel shows."""
+    """Uniform images of different gray values, so that any change of a pixel is visible."""
     px = request.setting.image_size
     values = torch.from_numpy(40 + 5 * request.samples).to(torch.uint8)
     images = values[:, None, None, None].expand(-1, 3, px, px).contiguous(memory_format=torch.channels_last)
@@ -58,7 +58,7 @@ def gray(request):
 
 
 def running(progressive, steps, *, network=None, pictures=gray, microbatches=ONE_GROUP_PER_PASS, **changes):
-    """Run the loop; return the network, its state, and a record of every step."""
+    """Set up the loop. Return the model, the state and an iterator over the steps."""
     torch.manual_seed(0)
     network = network or create(SMALL, num_classes=3)
     recipe = recipe_of(progressive, **({"batch_size": 8, "ghost_batch_size": 8} | changes))
@@ -76,8 +76,8 @@ def running(progressive, steps, *, network=None, pictures=gray, microbatches=ONE
     return network, state, done
 
 
-def test_every_regularizer_takes_effect_at_the_first_step_of_each_stage(monkeypatch):
-    """Four stages: sizes 32, 48, 64, 80; dropout 0 to 0.6; drop-path 0 to 0.3; RandAugment; mixup 0 to 0.6."""
+def test_every_regularizer_changes_at_the_first_step_of_each_stage(monkeypatch):
+    """Four stages: sizes 32, 48, 64, 80; dropout 0 to 0.6; drop path 0 to 0.3; RandAugment; mixup 0 to 0.6."""
     plan = ProgressiveSchedule(
         stages=4,
         image_size=Ramp(32, 80),
@@ -109,7 +109,7 @@ def test_every_regularizer_takes_effect_at_the_first_step_of_each_stage(monkeypa
         pass
     blocks = sum(1 for m in network.modules() if isinstance(m, DropPath))
     fractions = sorted(m.depth_fraction for m in network.modules() if isinstance(m, DropPath))
-    assert blocks == 4  # the residual ones of six
+    assert blocks == 4  # the blocks with a shortcut, of six
     for stage in range(4):
         first = seen[2 * stage]
         assert first["images"].shape == (8, 3, 32 + 16 * stage, 32 + 16 * stage)
@@ -120,7 +120,7 @@ def test_every_regularizer_takes_effect_at_the_first_step_of_each_stage(monkeypa
         assert mixed == (stage > 0), "mixup is off in the first stage, on in the others"
 
 
-def test_randaugment_changes_pictures_and_its_absence_does_not():
+def test_images_change_only_with_randaugment():
     for magnitude, changes in ((None, False), (Ramp(9, 9), True)):
         network, inputs = create(SMALL, num_classes=3), []
         network.register_forward_pre_hook(lambda module, given, kept=inputs: kept.append(given[0]))
@@ -130,8 +130,8 @@ def test_randaugment_changes_pictures_and_its_absence_does_not():
         assert bool((flat != flat[:, :, :1]).any()) == changes
 
 
-def test_dropout_is_active_in_the_loop_and_repeatable():
-    """Two runs of the same key drop the same; another rate changes the loss, so it does take part."""
+def test_dropout_is_active_and_reproducible():
+    """Two runs with the same key have equal losses. Another rate changes the losses."""
 
     def losses(rate):
         _, _, steps = running(ProgressiveSchedule(image_size=32, dropout=rate, drop_path=rate), 3)
@@ -141,8 +141,8 @@ def test_dropout_is_active_in_the_loop_and_repeatable():
     assert losses(0.5) != losses(0.0)
 
 
-def test_without_regularization_the_loop_is_a_plain_pytorch_loop():
-    """Ten lines of PyTorch on the same images give the same weights."""
+def test_loop_without_regularization_equals_a_plain_pytorch_loop():
+    """Ten lines of PyTorch give the same weights for the same images."""
     steps = 4
     torch.manual_seed(0)
     network = create(SMALL, num_classes=3)
@@ -174,8 +174,8 @@ def test_without_regularization_the_loop_is_a_plain_pytorch_loop():
         torch.testing.assert_close(tensor, network.state_dict()[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_gradients_of_groups_are_averaged_and_each_group_has_its_own_statistics():
-    """Two groups of 4: the step is along the mean of the gradients that each group gives alone."""
+def test_gradients_are_averaged_over_ghost_batches_with_separate_statistics():
+    """Two ghost batches of 4: the step uses the mean of their separate gradients."""
     torch.manual_seed(0)
     network = create(SMALL, num_classes=3, dropout=0.0, drop_path=0.0).train()
     request = next(iter(TrainSampler(LABELS, ProgressiveSchedule(image_size=32), 1, 8, 8, None, Key.of(0))))
@@ -202,7 +202,7 @@ def test_gradients_of_groups_are_averaged_and_each_group_has_its_own_statistics(
     torch.testing.assert_close(before - ours.classifier.weight.detach(), wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_a_state_goes_on_from_its_dict_to_the_same_bits():
+def test_restored_state_continues_with_the_same_bits():
     plan = ProgressiveSchedule(stages=2, image_size=Ramp(32, 48), dropout=Ramp(0.1, 0.5), drop_path=0.2)
     changes = {"ema_decay": 0.9, "optimizer": {"name": "rmsprop", "lr": 0.01, "epsilon": 1e-3, "weight_decay": 1e-5}}
     whole, state, done = running(plan, 6, **changes)
@@ -230,8 +230,8 @@ def test_a_state_goes_on_from_its_dict_to_the_same_bits():
     assert whole is state.network
 
 
-def test_the_time_spent_waiting_for_pictures_is_counted_apart(monkeypatch):
-    """Each group takes 3 s to come: a step of two waits 6 s, whatever training and the run's own work take."""
+def test_data_wait_time_is_measured_separately(monkeypatch):
+    """Each ghost batch takes 3 s to load, so a step of two waits 6 s. Computing does not count."""
     now = [0.0]
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
@@ -251,8 +251,8 @@ def test_the_time_spent_waiting_for_pictures_is_counted_apart(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd", "rmsprop"])
-def test_layers_begin_to_learn_from_the_head_down(kind):
-    """Five groups of layers, the last to begin at half of 8 steps: head at step 0, stages at 1, 2, 3, stem at 4."""
+def test_gradual_unfreezing_starts_at_the_head(kind):
+    """Five layer groups in 8 steps: head at step 0, stages at 1, 2, 3, stem at 4."""
     network = create(SMALL, num_classes=3)
     names = ["head.conv.weight", "blocks.4.", "blocks.2.", "blocks.0.", "stem.conv.weight"]
     before = {name: weight.clone() for name, weight in network.named_parameters() if weight.ndim > 1}
@@ -277,9 +277,11 @@ def test_layers_begin_to_learn_from_the_head_down(kind):
     assert {name: begun[name] for name in names} == dict(zip(names, [0, 1, 2, 3, 4], strict=True))
 
 
-def test_layers_move_by_their_share_of_the_rate():
-    """Plain descent, so one step from the same weights: stem, three stages and head by 1/16 to 1 of what they would
-    without a decay, the classifier by 5, all by half in the warm-up's first of two steps."""
+def test_layer_decay_and_head_multiplier_scale_the_updates():
+    """One step of SGD from equal weights: 1/16 (stem) to 1 (head) of the update without decay, 5 for the classifier.
+
+    The first of two warm-up steps halves all updates.
+    """
 
     def moved(**rates):
         torch.manual_seed(0)
@@ -302,8 +304,8 @@ def test_layers_move_by_their_share_of_the_rate():
             torch.testing.assert_close(decayed[name], share * plain[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_a_step_is_as_long_as_the_norm_that_gradients_are_clipped_to():
-    """SGD at rate 1 without momentum moves all weights by the gradient itself: clipped, 0.01 in all."""
+def test_length_of_a_step_is_the_clip_norm():
+    """SGD without momentum at learning rate 1 subtracts the gradient, which is clipped to norm 0.01."""
     network = create(SMALL, num_classes=3)
     before = [weight.detach().clone() for weight in network.parameters()]
     _, _, steps = running(
@@ -318,8 +320,8 @@ def test_a_step_is_as_long_as_the_norm_that_gradients_are_clipped_to():
     assert torch.cat([one.flatten() for one in moved]).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
-def test_the_moving_average_counts_the_steps_of_the_run():
-    """Decays 1/10, 2/11, 3/12, as the cap has it, of weights as they are after each step."""
+def test_ema_uses_the_step_of_the_run():
+    """Decays 1/10, 2/11, 3/12 because of the warm-up, of the weights after each step."""
     network = create(SMALL, num_classes=3)
     average = network.classifier.weight.detach().clone()
     _, state, steps = running(ProgressiveSchedule(image_size=32), 3, network=network, ema_decay=0.5)

@@ -1,4 +1,4 @@
-"""The losses, and per-class terms of rare classes: against formulas, torch and their purpose."""
+"""Losses and per-class terms for rare classes, compared with formulas and PyTorch."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ def recipe(*settings: str):
     return with_overrides(get_recipe("finetune"), ["class_sampling=null", *settings])
 
 
-def test_without_a_word_all_classes_are_alike():
+def test_classes_are_equal_by_default():
     assert astuple(class_terms(LABELS, 3, recipe())) == astuple(NO_CLASS_TERMS) == (None,) * 4
 
 
-def test_weights_are_the_papers_ratios_and_leave_the_loss_its_size():
-    """(1 - beta) / (1 - beta^n), and over the images as they are drawn a mean of 1."""
+def test_effective_class_weights_have_the_ratios_of_the_paper_and_mean_1():
+    """(1 - beta) / (1 - beta^n), with mean 1 over the sampled images."""
     beta = 0.99
     weights = class_terms(LABELS, 3, recipe("class_weights=effective", f"effective_beta={beta}")).weights
     paper = np.array([(1 - beta) / (1 - beta**n) for n in (60, 30, 10)])
     assert (weights / weights[0]).tolist() == pytest.approx(paper / paper[0])
     assert float(weights[LABELS].mean()) == pytest.approx(1)
     even = class_terms(LABELS, 3, recipe("class_weights=equal", "class_sampling=equal")).weights
-    assert float(even.mean()) == pytest.approx(1)  # drawn alike: the mean over classes is that over images
+    assert float(even.mean()) == pytest.approx(1)  # balanced sampling: the mean over classes is the mean over images
 
 
-def test_the_weighted_loss_is_that_of_hard_labels():
+def test_weighted_loss_equals_pytorch_for_hard_labels():
     logits, labels = torch.randn(8, 3), torch.tensor([0, 1, 2, 0, 0, 1, 0, 2])
     weights = torch.tensor([0.5, 1.0, 3.0])
     expected = (torch.nn.functional.cross_entropy(logits, labels, reduction="none") * weights[labels]).mean()
     targets = ClassTerms(weights=weights).targets(multi_hot(labels, 3), 0.0)
     assert float(cross_entropy(logits, targets)) == pytest.approx(float(expected))
-    # Smoothed, an image counts as much as before: PyTorch smooths towards all classes with the label's weight too.
+    # With label smoothing, PyTorch also weights the smoothed part by the label's class.
     smoothed = torch.nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
     targets = ClassTerms(weights=weights).targets(multi_hot(labels, 3), 0.1)
     assert float(cross_entropy(logits, targets)) == pytest.approx(float((smoothed * weights[labels]).mean()))
 
 
-def test_a_mixed_picture_has_its_share_of_each_weight():
+def test_mixed_image_has_the_weights_of_both_classes():
     weights = torch.tensor([0.5, 1.0, 3.0])
     targets = ClassTerms(weights=weights).targets(torch.tensor([[0.75, 0.0, 0.25]]), 0.0)
     assert targets.tolist() == [[0.375, 0.0, 0.75]]
@@ -63,26 +63,26 @@ def test_a_mixed_picture_has_its_share_of_each_weight():
 
 @pytest.mark.parametrize("word", ["class_weights=equal", "logit_adjustment=1", "logit_adjustment=2"])
 @pytest.mark.parametrize("classes", [2, 10])
-def test_smoothing_never_makes_a_rare_class_the_answer_for_pictures_of_a_common_one(word, classes):
-    """Each class by itself, 200 to 1: what the loss is least at, with the smoothing that ``finetune`` has."""
+def test_label_smoothing_never_favors_rare_classes(word, classes):
+    """Minimum of the loss for separable classes, 200 to 1, with the label smoothing of ``finetune``."""
     labels = np.repeat(np.arange(classes), [200] + [1] * (classes - 1))
     terms = class_terms(labels, classes, recipe(word))
     targets = terms.targets(multi_hot(torch.arange(classes), classes), 0.1)
-    # A row for the images of each class: where the loss is least, the adjusted answer is the target.
+    # One row for the images of each class: at the minimum of the loss the adjusted prediction is the target.
     offsets = torch.zeros(classes) if terms.offsets is None else terms.offsets
     logits = (targets.log() - offsets).requires_grad_()
     cross_entropy(logits, targets, offsets=terms.offsets).backward()
     assert logits.grad.abs().max() < 1e-6
     assert logits.argmax(dim=1).tolist() == list(range(classes))
-    # And none is preferred: the other classes all have the same of it.
+    # The other classes have equal logits.
     others = logits.detach().masked_fill(torch.eye(classes, dtype=torch.bool), float("nan"))
     for row in others:
         rest = row[~row.isnan()]
         assert float(rest.max() - rest.min()) < 1e-4
 
 
-def test_adjusted_logits_learn_what_balanced_data_would_teach():
-    """Two overlapping clouds, 9 to 1: trained with the offsets, the boundary without them lies in the middle."""
+def test_logit_adjustment_learns_the_boundary_of_balanced_data():
+    """Two overlapping classes, 9 to 1: trained with the offsets, the boundary without offsets is in the middle."""
     drawn = np.random.default_rng(0)
     labels = np.repeat([0, 1], [1800, 200])
     x = drawn.normal(labels * 2.0 - 1.0, 1.0)  # equally likely at 0
@@ -107,17 +107,17 @@ def test_adjusted_logits_learn_what_balanced_data_would_teach():
 
     plain = LogisticRegression(C=1e6).fit(x[:, None], labels)
     assert boundary(None) == pytest.approx(-float(plain.intercept_[0] / plain.coef_[0, 0]), abs=0.02)
-    assert boundary(None) > 0.8  # ln 9 / 2 = 1.1: the rare class is rarely called
+    assert boundary(None) > 0.8  # ln 9 / 2 = 1.1: the rare class is rarely predicted
     assert abs(boundary(terms.offsets)) < 0.15
 
 
-def test_what_balancing_has_evened_out_is_not_adjusted_again():
+def test_balanced_sampling_needs_no_logit_adjustment():
     offsets = class_terms(LABELS, 3, recipe("logit_adjustment=2", "class_sampling=equal")).offsets
     assert offsets.tolist() == pytest.approx([2 * np.log(1 / 3)] * 3)
 
 
-def test_pictures_that_are_repeated_are_augmented_more_strongly():
-    """Drawn 33 times of an epoch of 100, classes of 30 and 10 repeat theirs; the one of 60 does not."""
+def test_repeated_images_get_stronger_augmentation():
+    """With 33 draws in an epoch of 100, images of classes of 30 and 10 repeat, those of a class of 60 do not."""
     words = ("class_sampling=equal", "minority_randaugment_scale=2", "progressive.randaugment=5")
     assert class_terms(LABELS, 3, recipe(*words)).stronger.tolist() == [1, 2, 2]
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
@@ -131,8 +131,8 @@ def test_pictures_that_are_repeated_are_augmented_more_strongly():
 
 @pytest.mark.parametrize("class_sampling", ["sqrt", "effective", "equal"])
 @pytest.mark.parametrize("classes", [3, 6, 7, 12, 100])
-def test_classes_that_are_equally_frequent_are_augmented_alike(classes, class_sampling):
-    """A share computed in two ways is rounded in two ways."""
+def test_equally_frequent_classes_get_equal_augmentation(classes, class_sampling):
+    """Fractions that are computed in two ways differ by rounding."""
     words = recipe(f"class_sampling={class_sampling}", "minority_randaugment_scale=2", "progressive.randaugment=5")
     for each in (1, 7, 48, 500):
         counted = class_terms(np.repeat(np.arange(classes), each), classes, words)
@@ -141,7 +141,7 @@ def test_classes_that_are_equally_frequent_are_augmented_alike(classes, class_sa
     assert class_terms(one_less, 3, words).stronger.tolist() == [1, 1, 2 if class_sampling != "effective" else 1]
 
 
-def test_nothing_to_make_stronger_is_refused():
+def test_minority_scale_without_effect_is_rejected():
     with pytest.raises(InputError, match=mentioning("minority_randaugment_scale", "2")):
         recipe("minority_randaugment_scale=2", "progressive.randaugment=5")
     with pytest.raises(InputError, match=mentioning("minority_randaugment_scale", "2", "progressive.randaugment")):
@@ -151,8 +151,7 @@ def test_nothing_to_make_stronger_is_refused():
 
 
 @pytest.mark.slow
-def test_a_run_takes_them_all(class_folders, tmp_path):
-    """And each of them changes what comes out."""
+def test_every_class_term_changes_the_predictions(class_folders, tmp_path):
     for path in sorted((class_folders / "red").glob("*"))[4:]:
         path.unlink()
     words = ("class_weights=effective", "logit_adjustment=1", "minority_randaugment_scale=2")
@@ -170,34 +169,34 @@ def test_a_run_takes_them_all(class_folders, tmp_path):
     assert len(set(answers.values())) == 4
 
 
-def test_of_multilabel_a_class_is_repeated_that_is_rare_as_the_first():
-    """C is the second of most images, but the few that are drawn by it are drawn twice as often."""
+def test_multilabel_repetition_is_by_the_rarest_label():
+    """C is the second label of most images, but the few images sampled by it are drawn twice as often."""
     targets = np.repeat([[0, 2], [2, -1], [1, -1]], [100, 20, 5], axis=0)
     words = ("class_sampling=equal", "minority_randaugment_scale=2", "progressive.randaugment=5")
     assert class_terms(targets, 3, recipe(*words)).stronger.tolist() == [1, 2, 2]
 
 
-def test_of_multilabel_each_counts_by_its_share():
-    """Dog and animal, cat and animal, animal alone: animal, never the rarest, has 1/2 + 1/2 + 1 of three images."""
+def test_multilabel_class_frequency_is_by_label_fraction():
+    """Dog and animal, cat and animal, animal: "animal" has 1/2 + 1/2 + 1 of three images."""
     targets = np.array([[0, 2], [1, 2], [2, -1]])
     terms = class_terms(targets, 3, recipe("class_weights=equal", "logit_adjustment=1"))
-    each = np.array([2, 2, 0.5])  # one over the count
+    each = np.array([2, 2, 0.5])  # one over the frequency
     assert terms.weights.tolist() == pytest.approx(each / (each * [1 / 6, 1 / 6, 2 / 3]).sum(), rel=1e-6)
     assert terms.offsets.tolist() == pytest.approx(np.log([1 / 6, 1 / 6, 2 / 3]), rel=1e-6)
-    # Drawn by the first label, as often each: dog and cat and animal a third, of which two bring half an animal along.
+    # Sampled equally by the first label: a third each, and two of the thirds have half an animal.
     balanced = class_terms(targets, 3, recipe("logit_adjustment=1", "class_sampling=equal"))
     assert balanced.offsets.tolist() == pytest.approx(np.log([1 / 6, 1 / 6, 2 / 3]), rel=1e-6)
 
 
-def test_two_pictures_by_hand():
-    """At logit 0 a class costs ln 2 whatever its target; at ln 3, probability 3/4, a yes costs ln 4/3 and a no ln 4."""
+def test_binary_cross_entropy_by_hand():
+    """At logit 0 each class costs ln 2. At ln 3 (probability 3/4) a positive costs ln 4/3, a negative ln 4."""
     logits = torch.tensor([[0.0, math.log(3)], [math.log(3), 0.0]])
     targets = torch.tensor([[1.0, 1.0], [0.0, 0.5]])
     first, second = math.log(2) + math.log(4 / 3), math.log(4) + math.log(2)
     assert float(binary_cross_entropy(logits, targets)) == pytest.approx((first + second) / 2)
 
 
-def test_it_is_torchs_own_times_the_classes():
+def test_binary_cross_entropy_is_that_of_pytorch_times_the_classes():
     generator = torch.Generator().manual_seed(0)
     logits, targets = torch.randn(7, 5, generator=generator) * 9, torch.rand(7, 5, generator=generator)
     own = functional.binary_cross_entropy_with_logits(logits, targets)
@@ -206,9 +205,9 @@ def test_it_is_torchs_own_times_the_classes():
 
 
 @pytest.mark.parametrize("classes", [2, 200])
-def test_a_class_that_is_wrong_pulls_as_hard_as_in_cross_entropy_however_many_there_are(classes):
+def test_gradient_of_a_wrong_class_equals_cross_entropy_for_any_number_of_classes(classes):
     logits = torch.full((1, classes), -20.0)
-    logits[0, 1] = 20.0  # sure of the second, but it is of the first
+    logits[0, 1] = 20.0  # confident in the second class, but the label is the first
     targets = functional.one_hot(torch.tensor([0]), classes).float()
     pulls = []
     for loss in (binary_cross_entropy, cross_entropy):

@@ -1,4 +1,4 @@
-"""What fits into memory, found by trying; the passes that are made leave no trace."""
+"""Memory search: the largest batch that fits is found by trials, and trials change nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLAN = ProgressiveSchedule(stages=2, image_size=Ramp(32, 64))
 
 
 class Memory:
-    """So many bytes, of which each thing takes so many; remembers what was tried."""
+    """A memory of ``room`` bytes with items of ``each`` bytes, which records the trials."""
 
     def __init__(self, room, each, *, refuses=False):
         self.room, self.each, self.refuses, self.tried = room, each, refuses, []
@@ -46,8 +46,8 @@ class Memory:
     batch=st.integers(1, 64),
     refuses=st.booleans(),
 )
-def test_whatever_was_counted_the_largest_that_really_fits_is_found(each, truth, room, batch, refuses):
-    """But for numbers less than 5 % larger, and where the count says that there is plenty."""
+def test_largest_number_that_fits_is_found_despite_wrong_estimates(each, truth, room, batch, refuses):
+    """Within 5 %, and without a trial if the estimate is far below the memory."""
     memory = Memory(room, max(1, round(each * truth)), refuses=refuses)
     among = [number for number in range(1, batch + 1) if batch % number == 0]
     found = largest(among, each=each, room=room, taken=memory.taken)
@@ -61,8 +61,8 @@ def test_whatever_was_counted_the_largest_that_really_fits_is_found(each, truth,
     assert len(memory.tried) == len(set(memory.tried)), "nothing is tried twice"
 
 
-def test_the_first_trial_is_safe_by_the_count():
-    """Counted 10 bytes each, 100 there are: no more than 6 are tried at first."""
+def test_first_trial_is_below_the_estimated_limit():
+    """At an estimated 10 of 100 bytes each, the first trial has at most 6."""
     memory = Memory(100, 12)
     assert largest(range(1, 33), each=10, room=100, taken=memory.taken) == 8
     assert memory.tried == [6, 8]
@@ -78,7 +78,7 @@ def preflight(net=None, *, limit_gib=None, **changes):
     return MemoryProbe(recipe, net or network(), Hardware(CPU, limit_gib))
 
 
-def test_a_trial_leaves_no_trace():
+def test_trial_changes_nothing():
     net = network()
     before = copy.deepcopy(net.state_dict())
     assert preflight(net).trial(StepSettings(image_size=64, dropout=0.2), ghost_batch_size=4, groups=2) is not None
@@ -87,10 +87,10 @@ def test_a_trial_leaves_no_trace():
     assert all(weight.grad is None for weight in net.parameters())
 
 
-def test_a_trial_takes_about_what_was_counted():
-    """V2-B0's activations of 32 images of 192 px are 1.4 GB; a pass takes no more than the count's share leaves.
+def test_trial_takes_about_the_estimated_memory():
+    """Activations of 32 images of 192 px take 1.4 GB in V2-B0.
 
-    Of a network as small as the others here most would be the images and what the allocator keeps.
+    In a smaller model, the images and the memory of the allocator would dominate.
     """
     tries = preflight(create("efficientnetv2_b0", num_classes=3))
     counted = 32 * tries.counted(192)
@@ -99,13 +99,13 @@ def test_a_trial_takes_about_what_was_counted():
     assert 0.8 < taken / counted < 1 / room._COUNTED
 
 
-def test_memory_that_runs_out_in_a_trial_is_an_answer():
+def test_out_of_memory_in_a_trial_is_a_result_and_other_errors_are_raised():
     net = network()
 
     def short(module, inputs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    handle = net.register_forward_pre_hook(short)  # copies have it too
+    handle = net.register_forward_pre_hook(short)  # copies have the hook too
     assert preflight(net).trial(StepSettings(image_size=32), ghost_batch_size=4) is None
     handle.remove()
     net.register_forward_pre_hook(lambda module, inputs: 1 / 0)
@@ -113,8 +113,8 @@ def test_memory_that_runs_out_in_a_trial_is_an_answer():
         preflight(net).trial(StepSettings(image_size=32), ghost_batch_size=4)
 
 
-def test_small_pictures_run_more_microbatches_than_large_ones(monkeypatch):
-    """Room for 10 groups of 64 px, which are 4 times as large as those of 32 px: 8 groups in 1 pass, and in 2."""
+def test_small_images_run_more_ghost_batches_per_pass(monkeypatch):
+    """8 ghost batches run in one pass at 32 px and in two at 64 px, which needs four times the memory."""
     tries = preflight()
     tries.room = int(tries.counted(64) * 4 * 6)
     each = {px: tries.counted(px) for px in (32, 64)}
@@ -127,21 +127,21 @@ def test_small_pictures_run_more_microbatches_than_large_ones(monkeypatch):
     assert tries.microbatches(settings, ghost_batch_size=4) == MicrobatchPlan({32: 8, 64: 4})
 
 
-def test_groups_of_other_networks_run_one_after_another():
+def test_ghost_batches_of_wrapped_models_run_one_by_one():
     inner = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     tries = preflight(WrappedModel(inner.append(torch.nn.Linear(8, 3))))
     assert tries.microbatches([PLAN.last], ghost_batch_size=4) == MicrobatchPlan({64: 1})
 
 
-def test_a_stated_limit_counts_what_is_taken_already():
+def test_memory_limit_includes_memory_in_use():
     taken = in_use_bytes(CPU) / GIB
     assert 0.4 < preflight(limit_gib=taken + 1).room / GIB < 0.95
     with pytest.raises(InputError, match=mentioning("memory_gib", "0.01", "GiB")):
         preflight(limit_gib=0.01)
 
 
-def test_a_limit_above_what_the_program_takes_is_not_called_too_little(monkeypatch):
-    """The machine itself has nothing left: that is another matter, which the trial of a group will tell."""
+def test_memory_limit_above_the_memory_in_use_is_accepted(monkeypatch):
+    """The machine has no free memory, but this is an error of the trial and not of the limit."""
     monkeypatch.setattr(room, "free_bytes", lambda device, limit, sharing: -GIB)
     taken = in_use_bytes(CPU) / GIB
     tries = preflight(limit_gib=taken + 1)
@@ -151,14 +151,14 @@ def test_a_limit_above_what_the_program_takes_is_not_called_too_little(monkeypat
     assert float(re.search(r"alone take ([0-9.]+) GiB", str(error.value))[1]) >= taken
 
 
-def test_whether_the_limit_or_the_machine_leaves_less_is_known():
+def test_probe_knows_whether_the_limit_is_below_the_free_memory():
     taken = in_use_bytes(CPU) / GIB
     assert preflight(limit_gib=taken + 0.1).limited
     assert not preflight(limit_gib=100_000).limited
     assert not preflight().limited
 
 
-def test_what_was_tried_is_remembered(monkeypatch):
+def test_results_of_trials_are_recorded(monkeypatch):
     monkeypatch.setattr(MemoryProbe, "trial", lambda self, setting, *, ghost_batch_size: 100 * ghost_batch_size)
     monkeypatch.setattr(MemoryProbe, "counted", lambda self, px: 50)
     tries = preflight()
@@ -170,13 +170,13 @@ def test_what_was_tried_is_remembered(monkeypatch):
     assert tries.took == {1: 100}
 
 
-def test_what_the_optimizer_and_the_average_will_take_is_left_for_them(monkeypatch):
+def test_memory_of_optimizer_and_ema_is_reserved(monkeypatch):
     monkeypatch.setattr(room, "free_bytes", lambda device, limit, sharing: GIB)
     weights = sum(weight.numel() * 4 for weight in network().parameters())
     assert preflight().room == int((GIB - 3 * weights) * 0.9)
 
 
-def test_processes_on_one_machine_share_its_memory_and_the_groups(monkeypatch):
+def test_processes_on_one_machine_share_memory_and_ghost_batches(monkeypatch):
     monkeypatch.setattr(room, "free_bytes", lambda device, limit, sharing: 12 * GIB // sharing)
     recipe = recipe_of(PLAN, batch_size=32, ghost_batch_size=4)
     world = World(rank=0, size=3, local_rank=0, local_size=3)

@@ -1,4 +1,4 @@
-"""How many groups run at a time changes nothing but the memory; where it runs out, the step goes on with fewer."""
+"""Ghost batches per pass change only the memory use. Out of memory, a step repeats with fewer per pass."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def small():
 
 
 def noisy(request):
-    """Images with some spread, unlike plain ones, whose batch-norm would magnify every rounding."""
+    """Noisy images. For uniform images batch norm would amplify rounding errors."""
     batch = gray(request)
     noise = torch.Generator().manual_seed(request.step * 100 + request.group)
     spread = torch.randint(-40, 40, batch.images.shape, generator=noise)
@@ -37,7 +37,7 @@ def noisy(request):
 
 
 def run(microbatches, *, steps=6, network=None):
-    """Losses, the network and the groups at a time after each step: four groups of two images."""
+    """Losses, state, and ghost batches per pass of each step. A step has four ghost batches of two images."""
     network, state, done = running(
         PLAN, steps, network=network or small(), pictures=noisy, microbatches=microbatches, **SGD
     )
@@ -45,12 +45,12 @@ def run(microbatches, *, steps=6, network=None):
     return [loss for loss, _ in seen], state, [each for _, each in seen]
 
 
-def test_a_size_takes_the_number_of_the_next_larger_one_that_is_known():
+def test_size_uses_the_value_of_the_next_larger_known_size():
     known = MicrobatchPlan({64: 8, 128: 2})
     assert [known.at(px) for px in (32, 64, 65, 128, 129)] == [8, 8, 2, 2, 1]
 
 
-def test_half_as_many_holds_for_larger_pictures_too_and_for_smaller_ones_not():
+def test_halving_applies_to_larger_but_not_to_smaller_images():
     known = MicrobatchPlan({64: 8, 96: 5, 128: 2})
     assert known.halved(64) == MicrobatchPlan({64: 4, 96: 4, 128: 2})
     assert known.halved(96) == MicrobatchPlan({64: 8, 96: 2, 128: 2})
@@ -65,7 +65,7 @@ def test_divisors_by_hand():
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_losses_and_weights_do_not_depend_on_how_many_groups_run_at_a_time(count):
+def test_losses_and_weights_do_not_depend_on_ghost_batches_per_pass(count):
     losses, one, _ = run(MicrobatchPlan())
     more_losses, more, _ = run(MicrobatchPlan({32: count, 48: count}))
     assert more_losses == pytest.approx(losses, abs=1e-5)
@@ -78,7 +78,7 @@ def test_losses_and_weights_do_not_depend_on_how_many_groups_run_at_a_time(count
 
 
 def refusing(most, *, when="forward", error=None):
-    """A network for whose passes there is only so much memory: of ``most`` images of 48 px."""
+    """A model that runs out of memory above ``most`` images of 48 px."""
     network = small()
     passes = []
 
@@ -91,7 +91,7 @@ def refusing(most, *, when="forward", error=None):
         if when == "forward":
             short(inputs[0])
         else:
-            # The classifier's gradients are there by then, the stem's not yet.
+            # The gradients of the classifier exist at this point, those of the stem do not.
             inputs[0].requires_grad_().register_hook(lambda grad, images=inputs[0]: short(images))
 
     network.register_forward_pre_hook(look)
@@ -99,8 +99,8 @@ def refusing(most, *, when="forward", error=None):
 
 
 @pytest.mark.parametrize("when", ["forward", "backward"])
-def test_where_memory_runs_out_the_step_is_done_again_with_half_as_many(when):
-    """From the second stage on: the same bits as a run that had half as many there from the beginning."""
+def test_out_of_memory_repeats_the_step_with_half_the_ghost_batches_per_pass(when):
+    """From the second stage. The result has the same bits as a run that begins with half."""
     network, passes = refusing(4, when=when)
     losses, state, microbatches = run(MicrobatchPlan({32: 4, 48: 4}), network=network)
     assert [each.at(48) for each in microbatches] == [4, 4, 4, 2, 2, 2]
@@ -112,21 +112,21 @@ def test_where_memory_runs_out_the_step_is_done_again_with_half_as_many(when):
         assert torch.equal(tensor, wanted.network.state_dict()[name]), name
 
 
-def test_a_single_group_that_does_not_fit_names_the_next_smaller():
+def test_single_ghost_batch_that_does_not_fit_suggests_a_smaller_one():
     network, _ = refusing(1)
     with pytest.raises(InputError, match=mentioning("2", "48", "ghost_batch_size=1")):
         run(MicrobatchPlan({32: 4, 48: 4}), network=network)
 
 
-def test_errors_of_another_kind_are_not_taken_for_short_memory():
+def test_other_errors_are_not_treated_as_out_of_memory():
     network, passes = refusing(4, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1"):
         run(MicrobatchPlan({32: 4, 48: 4}), network=network)
     assert passes[-1] == (48, 8), "it is not tried again"
 
 
-def test_what_the_first_passes_of_the_step_had_is_forgotten():
-    """Memory runs out in the second of two passes: gradients and statistics of the first are not counted twice."""
+def test_repeated_step_discards_its_first_passes():
+    """The second of two passes fails. Gradients and statistics of the first do not count twice."""
     network, passes = small(), []
 
     def look(module, inputs):
@@ -143,8 +143,8 @@ def test_what_the_first_passes_of_the_step_had_is_forgotten():
         assert torch.equal(tensor, wanted.network.state_dict()[name]), name
 
 
-def test_a_step_that_others_have_a_part_of_already_is_not_done_again(monkeypatch):
-    """They would add it up twice: the run ends, and goes on with --resume from before it."""
+def test_step_is_not_repeated_after_gradients_were_sent(monkeypatch):
+    """Other processes would add them twice. The run stops and continues with --resume."""
     network = small()
 
     def short(module, inputs):

@@ -1,4 +1,4 @@
-"""Optimizers and averages against their formulas, worked by hand."""
+"""Optimizers, schedules and averages compared with their formulas, by hand."""
 
 import math
 
@@ -14,11 +14,13 @@ from efficientnetv2.training.recipe import Optimizer, Schedule
 from efficientnetv2.training.train_state import EMA
 
 
-def test_rmsprop_is_tensorflows():
-    """Mean square starts at 1, epsilon inside the root, the rate inside the momentum buffer.
+def test_rmsprop_equals_tensorflow():
+    """Mean square starts at 1, epsilon is inside the root, the learning rate inside the momentum buffer.
 
-    Gradient 2, lr 0.1: square 0.9 + 0.1 * 4 = 1.3; buffer 0.2 / sqrt(1.301) = 0.175345; weight 1 - 0.175345.
-    Then lr 0.05: square 0.9 * 1.3 + 0.4 = 1.57; buffer 0.9 * 0.175345 + 0.1 / sqrt(1.571) = 0.237594.
+    Gradient 2, lr 0.1: square 0.9 + 0.1 * 4 = 1.3; buffer 0.2
+    sqrt(1.301) = 0.175345; weight 1 - 0.175345.
+    Then lr 0.05: square 0.9 * 1.3 + 0.4 = 1.57; buffer 0.9 * 0.175345 + 0.1
+    sqrt(1.571) = 0.237594.
     """
     weight = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
     optimizer = TensorFlowRMSprop([weight], 0.1, decay=0.9, momentum=0.9, epsilon=1e-3)
@@ -32,7 +34,7 @@ def test_rmsprop_is_tensorflows():
     assert weight.item() == pytest.approx(1 - first - second, abs=1e-12)
 
 
-def test_rmsprop_differs_from_pytorchs_on_the_same_gradients():
+def test_rmsprop_differs_from_pytorch_for_equal_gradients():
     def after(kind):
         weight = nn.Parameter(torch.tensor([1.0]))
         optimizer = kind([weight])
@@ -43,7 +45,7 @@ def test_rmsprop_differs_from_pytorchs_on_the_same_gradients():
 
     ours = after(lambda w: TensorFlowRMSprop(w, 0.1))
     theirs = after(lambda w: torch.optim.RMSprop(w, 0.1, alpha=0.9, momentum=0.9, eps=1e-3))
-    # With PyTorch's start at 0 the first step is lr / sqrt(0.1) whatever the gradient: 0.3 and more.
+    # PyTorch starts at 0, so its first step is lr / sqrt(0.1) = 0.3 for any gradient.
     assert 1 - ours < 0.02
     assert 1 - theirs > 0.5
 
@@ -72,7 +74,7 @@ def test_biases_and_norms_are_not_decayed(kind):
 
 
 class Transformer(nn.Module):
-    """Parameters as other networks have them, one of them named as timm's do."""
+    """Parameters as in other models. timm's ``no_weight_decay`` names one of them."""
 
     def __init__(self):
         super().__init__()
@@ -87,15 +89,15 @@ class Transformer(nn.Module):
         return {"pos_embed"}
 
 
-def test_what_scales_shifts_or_stands_for_one_vector_is_not_decayed_in_foreign_networks_either():
+def test_scales_tokens_and_position_embeddings_are_not_decayed():
     network = nn.Sequential(Transformer())
     groups = build_optimizer(network, Optimizer(name="adamw", lr=0.1, weight_decay=0.3)).param_groups
     decayed = {id(one) for group in groups if group["weight_decay"] for one in group["params"]}
     assert {name for name, one in network.named_parameters() if id(one) in decayed} == {"0.qkv", "0.head.weight"}
 
 
-def test_a_first_step_that_is_left_out_leaves_no_momentum_behind():
-    """As in fp16, where gradients of the first step overflow: the next one is what the first would have been."""
+def test_skipped_first_step_leaves_no_momentum():
+    """In fp16, gradients of the first step overflow. The next step equals a normal first step."""
     weights = [nn.Parameter(torch.tensor([[1.0, 2.0]])) for _ in range(2)]
     left_out, plain = (
         build_optimizer(nn.ParameterList([one]), Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0))
@@ -118,15 +120,15 @@ def test_a_first_step_that_is_left_out_leaves_no_momentum_behind():
     torch.testing.assert_close(weights[1], reference)
 
 
-def test_the_classifier_alone_gets_the_heads_rate():
+def test_only_the_classifier_gets_the_head_multiplier():
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     groups = build_optimizer(network, Optimizer(name="adamw", lr=0.1, head_lr_mult=5)).param_groups
     shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
     assert [shares[id(weight)] for weight in network.parameters()] == [1, 1, 5, 5]
 
 
-def test_every_classifier_of_a_network_gets_the_heads_rate():
-    """timm's distilled transformers answer with the mean of two."""
+def test_every_classifier_of_a_model_gets_the_head_multiplier():
+    """timm's distilled transformers average two classifiers."""
     with torch.device("meta"):
         network = create("timm:deit_tiny_distilled_patch16_224", num_classes=3)
     groups = build_optimizer(network, Optimizer(name="sgd", lr=0.1, head_lr_mult=5)).param_groups
@@ -136,17 +138,15 @@ def test_every_classifier_of_a_network_gets_the_heads_rate():
 
 
 def shares_of(network, **given):
-    """Each parameter's rate over the scheduled one, by its name."""
+    """Learning-rate factor of each parameter, by name."""
     groups = build_optimizer(network, Optimizer(name="sgd", lr=0.1, **given)).param_groups
     shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
     return {name: shares[id(weight)] for name, weight in network.named_parameters()}
 
 
-# Four groups of layers: stem 0.5**3, first stage (block 0) 0.5**2, second (blocks 1 and 2) 0.5, head and classifier 1.
+# Four layer groups: stem 0.5**3, stage 1 (block 0) 0.5**2, stage 2 (blocks 1 and 2) 0.5, head and classifier 1.
 @pytest.mark.parametrize(("head_lr_mult", "classifier"), [(1, 1), (5, 5), (0.1, 0.1)])
-def test_each_group_of_layers_learns_at_half_the_rate_of_the_next_and_the_classifier_at_the_heads(
-    head_lr_mult, classifier
-):
+def test_layer_decay_halves_the_rate_per_layer_group(head_lr_mult, classifier):
     stages = (Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1), Stage(fused_mbconv(expand=1, kernel=3), 2, 8, 2))
     network = create(Architecture(stem_channels=8, stages=stages, head_channels=8), num_classes=3)
     expected = {
@@ -158,8 +158,8 @@ def test_each_group_of_layers_learns_at_half_the_rate_of_the_next_and_the_classi
     assert sum(any(name.startswith(f"{one}.") for one in expected) for name in shares) == len(shares)
 
 
-def test_rates_fall_with_depth_in_networks_of_others_too():
-    """Torchvision's ResNet: a stem, four stages, the classifier; without a decay all but the classifier at 1."""
+def test_layer_decay_applies_to_torchvision_models():
+    """ResNet: stem, four stages, classifier. Without decay, all but the classifier have factor 1."""
     with torch.device("meta"):
         network = create("torchvision:resnet18", num_classes=3)
     names = ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"]
@@ -171,8 +171,8 @@ def test_rates_fall_with_depth_in_networks_of_others_too():
             assert reached
 
 
-def test_staircase_falls_as_released():
-    """ImageNet: 5 epochs up to the peak, then 0.97 per 2.4 epochs counted from the start."""
+def test_staircase_schedule_equals_the_released_code():
+    """ImageNet: warm-up for 5 epochs, then 0.97 per 2.4 epochs counted from the start."""
     schedule = Schedule(name="staircase", warmup_epochs=5, gamma=0.97, step_epochs=2.4)
 
     def share(epoch):
@@ -186,7 +186,7 @@ def test_staircase_falls_as_released():
     assert share(349) == pytest.approx(0.97**145)
 
 
-def test_cosine_goes_from_the_peak_through_half_to_the_end():
+def test_cosine_schedule_from_the_peak_to_the_minimum():
     schedule = Schedule(name="cosine", warmup_epochs=1, min_lr_ratio=0.1)
     shares = [lr_factor(schedule, step, steps=110, steps_per_epoch=10) for step in (0, 9, 10, 60, 109)]
     assert shares[:3] == pytest.approx([0.1, 1.0, 1.0])
@@ -194,8 +194,8 @@ def test_cosine_goes_from_the_peak_through_half_to_the_end():
     assert shares[4] == pytest.approx(0.1, abs=1e-3)
 
 
-def test_a_short_run_reaches_its_peak_too():
-    """One epoch of 100 steps with a warm-up of an epoch, but a quarter of the run at most: 25 steps up."""
+def test_short_run_reaches_its_peak_learning_rate():
+    """One epoch of 100 steps: the warm-up of one epoch is limited to a quarter, 25 steps."""
     short = Schedule(name="cosine", warmup_epochs=1, max_warmup_fraction=0.25)
     shares = [lr_factor(short, step, steps=100, steps_per_epoch=100) for step in range(100)]
     assert shares[:25] == pytest.approx([(step + 1) / 25 for step in range(25)])
@@ -205,8 +205,8 @@ def test_a_short_run_reaches_its_peak_too():
     assert long == pytest.approx([0.01, 1.0, 1.0])
 
 
-def test_ema_caps_its_decay_early_and_averages_batch_norm_statistics():
-    """Step 0: min(0.9, 1/10) = 0.1; step 1: 2/11."""
+def test_ema_warms_up_and_averages_batch_norm_statistics():
+    """Step 0: decay min(0.9, 1/10) = 0.1; step 1: 2/11."""
     network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
     network[0].weight.data.fill_(1.0)
     ema = EMA(network, 0.9)
@@ -224,7 +224,7 @@ def test_ema_caps_its_decay_early_and_averages_batch_norm_statistics():
     assert ema.network[1].running_mean.item() == pytest.approx(0.9 * before)
 
 
-def test_ema_follows_what_is_put_in_a_statistics_place_and_leaves_what_no_file_keeps():
+def test_ema_follows_replaced_buffers_and_ignores_non_persistent_ones():
     network = nn.Sequential(nn.BatchNorm1d(1))
     network.register_buffer("table", torch.ones(2), persistent=False)
     ema = EMA(network, 0.9)
@@ -237,8 +237,8 @@ def test_ema_follows_what_is_put_in_a_statistics_place_and_leaves_what_no_file_k
         ema.update(nn.Sequential(nn.BatchNorm1d(1)), 1)
 
 
-def test_statistics_of_several_groups_move_as_one():
-    """Running statistics move once, towards the mean of the groups' own."""
+def test_ghost_batches_update_running_statistics_once():
+    """They move once, towards the mean over the ghost batches."""
     torch.manual_seed(0)
     groups = [torch.randn(8, 3, 4, 4) * 2 + 1, torch.randn(8, 3, 4, 4) - 3]
     network = nn.Sequential(nn.BatchNorm2d(3)).train()
@@ -256,7 +256,7 @@ def test_statistics_of_several_groups_move_as_one():
     torch.testing.assert_close(network[0].running_var, 0.9 * 2.0 + 0.1 * variances)
 
 
-def test_one_group_is_pytorchs_own_update():
+def test_one_ghost_batch_equals_the_update_of_pytorch():
     images = torch.randn(8, 3, 4, 4)
     ours, theirs = nn.BatchNorm2d(3).train(), nn.BatchNorm2d(3, momentum=0.01).train()
     statistics = GhostBatchNormStats(ours, groups=1, momentum=0.01)
@@ -268,8 +268,8 @@ def test_one_group_is_pytorchs_own_update():
     assert torch.equal(ours.running_var, theirs.running_var)
 
 
-def test_statistics_that_overflow_in_fp16_stay_as_they_were():
-    """Of two channels one gets an infinity; the next step moves both."""
+def test_statistics_that_overflow_in_fp16_are_not_updated():
+    """One of two channels gets an infinity. The next step updates both."""
     network = nn.Sequential(nn.BatchNorm2d(2)).train()
     statistics = GhostBatchNormStats(network, groups=1, momentum=0.1, may_overflow=True)
     fine = torch.randn(4, 2, 3, 3)
@@ -290,7 +290,7 @@ def test_statistics_that_overflow_in_fp16_stay_as_they_were():
         torch.testing.assert_close(found[1], getattr(once, name)[1])
 
 
-def test_ema_moves_a_shared_weight_once():
+def test_ema_updates_a_shared_weight_once():
     layer = nn.Linear(1, 1, bias=False)
     network = nn.Sequential(layer, nn.ReLU(), layer)
     layer.weight.data.fill_(1.0)
@@ -308,7 +308,7 @@ def test_ema_moves_a_shared_weight_once():
         ("adamw", {"betas": (0.7, 0.8), "eps": 0.01}),
     ],
 )
-def test_the_recipes_numbers_are_the_optimizers(kind, passed_on):
+def test_optimizer_has_the_values_of_the_recipe(kind, passed_on):
     made = build_optimizer(nn.Linear(2, 2), Optimizer(name=kind, lr=0.1, momentum=0.7, beta2=0.8, epsilon=0.01))
     assert passed_on.items() <= made.defaults.items()
     assert made.defaults["lr"] == 0.1

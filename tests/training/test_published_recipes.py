@@ -1,4 +1,4 @@
-"""The recipes of the paper and of the authors' code, held to their tables (arXiv:2104.00298; google/automl)."""
+"""Recipes of the paper and of the released code against their tables (arXiv:2104.00298; google/automl)."""
 
 from dataclasses import replace
 from unittest.mock import MagicMock
@@ -28,7 +28,7 @@ def stage_sizes(recipe):
         ("l", [128, 212, 296, 380], (5, 25), (0, 0.4), (0.1, 0.5), 480),
     ],
 )
-def test_paper_recipes_are_table_6(size, px, randaugment, mixup, dropout, eval_image_size):
+def test_paper_recipes_equal_table_6(size, px, randaugment, mixup, dropout, eval_image_size):
     recipe = get_recipe(f"efficientnetv2_{size}_paper")
     first, last = recipe.progressive.stage(0), recipe.progressive.last
     assert stage_sizes(recipe) == px
@@ -40,7 +40,7 @@ def test_paper_recipes_are_table_6(size, px, randaugment, mixup, dropout, eval_i
     assert (recipe.eval_image_size, recipe.batch_norm_momentum) == (eval_image_size, 0.99)
 
 
-# ibase 128: 128 + (train - 128) * (stage + 1) / 4; RandAugment and mixing ramp up, dropout stands.
+# ibase 128: 128 + (train - 128) * (stage + 1) / 4. RandAugment and mixing increase, dropout is constant.
 @pytest.mark.parametrize(
     ("size", "px", "randaugment", "mix", "dropout", "eval_image_size"),
     [
@@ -53,7 +53,7 @@ def test_paper_recipes_are_table_6(size, px, randaugment, mixup, dropout, eval_i
         ("b3", [156, 184, 212, 240], None, 0.0, 0.3, 300),
     ],
 )
-def test_released_recipes_are_the_authors_configurations(size, px, randaugment, mix, dropout, eval_image_size):
+def test_released_recipes_equal_the_released_configurations(size, px, randaugment, mix, dropout, eval_image_size):
     recipe = get_recipe(f"efficientnetv2_{size}_released")
     last = recipe.progressive.last
     assert stage_sizes(recipe) == px
@@ -68,18 +68,18 @@ def test_released_recipes_are_the_authors_configurations(size, px, randaugment, 
     ("size", "px", "dropout", "eval_image_size"),
     [("b0", 192, 0.2, 224), ("b1", 192, 0.2, 240), ("b2", 208, 0.3, 260), ("b3", 240, 0.3, 300)],
 )
-def test_the_paper_trains_the_small_ones_at_one_size(size, px, dropout, eval_image_size):
-    """Where it is silent: the end of the released code's schedule."""
+def test_paper_recipes_of_small_models_have_one_size(size, px, dropout, eval_image_size):
+    """Values that the paper does not give are from the end of the released schedule."""
     recipe = get_recipe(f"efficientnetv2_{size}_paper")
     assert stage_sizes(recipe) == [px]
-    assert recipe.progressive.to_json()["image_size"] == px  # not a ramp, which a second stage would bring back
+    assert recipe.progressive.to_json()["image_size"] == px  # not a ramp, which a second stage would use
     assert recipe.augment == AugmentPlan(flip="horizontal", autoaugment=True)
     assert (recipe.progressive.last.dropout, recipe.progressive.last.randaugment) == (dropout, None)
     assert (recipe.eval_image_size, recipe.batch_norm_momentum) == (eval_image_size, 0.99)
 
 
 @pytest.mark.parametrize("name", [name for name in named_recipes() if name.startswith("efficientnetv2_")])
-def test_from_scratch_they_share_section_5_1(name):
+def test_recipes_from_scratch_have_the_values_of_section_5_1(name):
     recipe = get_recipe(name)
     optimizer, schedule = recipe.optimizer, recipe.schedule
     assert (recipe.epochs, recipe.batch_size, recipe.ema_decay) == (350, 4096, 0.9999)
@@ -98,9 +98,11 @@ def test_from_scratch_they_share_section_5_1(name):
 @pytest.mark.parametrize(
     ("size", "least"), [*((size, 0.05) for size in "sml"), *((f"b{number}", 0.1) for number in range(4))]
 )
-def test_training_crops_keep_at_least_what_those_of_the_released_code_do(size, least, form):
-    """preprocessing.py: area_range from 0.05. B0 to B3 have preprocess_legacy.py's: from 0.08, but drawn again where
-    they cover less than 0.1 of a box that is the whole image."""
+def test_training_crops_have_the_minimum_area_of_the_released_code(size, least, form):
+    """preprocessing.py: area_range from 0.05.
+
+    B0 to B3 use preprocess_legacy.py: from 0.08, but crops below 0.1 of the image are drawn again.
+    """
     assert get_recipe(f"efficientnetv2_{size}_{form}").crop_scale_min == least
 
 
@@ -116,13 +118,13 @@ def test_training_crops_keep_at_least_what_those_of_the_released_code_do(size, l
         ("imagenet_from_21k_s_released", ("noise", "uniform over all values")),
     ],
 )
-def test_a_description_says_what_the_released_code_does_and_where_ours_differs(name, facts):
-    """min(8, num_shards) cores share moments: of 4,096 images on 32 cores 1,024; datasets.py counts the images."""
+def test_description_states_the_differences_to_the_released_code(name, facts):
+    """min(8, num_shards) cores share moments: 1,024 of 4,096 images on 32 cores. datasets.py has the counts."""
     assert mentions(" ".join(named_recipes()[name].description.split()), *facts)
 
 
-def test_small_pictures_are_evaluated_by_their_center_and_large_ones_whole():
-    """Released: size/(size + 32) of the shorter side below 320 px; from there on squeezed."""
+def test_small_images_are_center_cropped_and_large_ones_squashed_in_evaluation():
+    """Released: size/(size + 32) of the shorter side below 320 px, squashed from 320 px."""
     b0, s = get_recipe("efficientnetv2_b0_released"), get_recipe("efficientnetv2_s_released")
     assert (b0.crop_mode, b0.crop_pct) == ("center", pytest.approx(224 / 256))
     assert (s.crop_mode, s.crop_pct) == ("squash", 1.0)
@@ -138,8 +140,8 @@ def test_small_pictures_are_evaluated_by_their_center_and_large_ones_whole():
         ("xl", [128, 212, 296, 380], 512),
     ],
 )
-def test_the_papers_21k_is_its_1k_but_for_60_epochs_and_the_cosine(size, px, eval_image_size):
-    """Section 5.2; 100,000 images held out. XL, for which Table 6 has no row, as L."""
+def test_21k_paper_recipes_differ_from_1k_by_epochs_and_schedule(size, px, eval_image_size):
+    """Section 5.2, with 100,000 images held out. Table 6 has no row for XL, which has the values of L."""
     recipe = get_recipe(f"imagenet21k_{size}_paper")
     like = get_recipe(f"efficientnetv2_{'l' if size == 'xl' else size}_paper")
     assert (recipe.epochs, recipe.schedule.name, recipe.val_fraction) == (60, "cosine", 100_000)
@@ -155,8 +157,8 @@ def test_the_papers_21k_is_its_1k_but_for_60_epochs_and_the_cosine(size, px, eva
         assert getattr(recipe, field) == getattr(like, field), field
 
 
-def test_the_released_21k_has_one_size_and_hardly_any_regularization():
-    """google/automl, datasets.py, ImageNet21k: lr_base 0.008 for each 256 images, one epoch of warm-up."""
+def test_released_21k_recipe_has_one_size_and_little_regularization():
+    """google/automl, datasets.py, ImageNet21k: lr_base 0.008 per 256 images, one epoch of warm-up."""
     recipe = get_recipe("imagenet21k_released")
     setting = recipe.progressive.last
     assert (recipe.progressive.stages, setting.image_size, recipe.eval_image_size) == (1, 224, 224)
@@ -172,23 +174,23 @@ def test_the_released_21k_has_one_size_and_hardly_any_regularization():
     assert (recipe.crop_mode, recipe.crop_pct) == ("center", pytest.approx(224 / 256))
 
 
-# Table 12's networks. Blocks: EfficientNet's 16, its depth grown by 1.8 and 2.2 (arXiv:1905.11946), each stage rounded
-# up: 32 and 39, of which timm gives the first, that is never left out, no module.
+# Models of Table 12. EfficientNet's 16 blocks, with depth scaled by 1.8 and 2.2 (arXiv:1905.11946) and rounded up per
+# stage: 32 and 39. timm has no module for the first block, which is never dropped.
 TABLE_12 = [
-    # name                       model                          px   blocks that stochastic depth reaches
+    # name                       model                          px   blocks with stochastic depth
     ("resnet50_224_progressive", "torchvision:resnet50", 224, 0),
     ("resnet50_380_progressive", "torchvision:resnet50", 380, 0),
     ("resnet152_380_progressive", "torchvision:resnet152", 380, 0),
     ("efficientnet_b4_progressive", "torchvision:efficientnet_b4", 380, 32),
     ("efficientnet_b5_progressive", "timm:tf_efficientnet_b5", 456, 38),
 ]
-# What torchvision and timm call the rate of a module of stochastic depth.
+# Attribute of the rate in the stochastic depth modules of torchvision and timm.
 RATE = {"StochasticDepth": "p", "DropPath": "drop_prob"}
 
 
 @pytest.mark.parametrize(("name", "model", "px", "blocks"), TABLE_12)
-def test_table_12s_networks_grow_from_128_px_to_their_own_size(name, model, px, blocks):
-    """All else, of which the paper says nothing there: section 5.1, and S's row of Table 6."""
+def test_table_12_recipes_grow_from_128_px_to_the_size_of_the_model(name, model, px, blocks):
+    """Values that the paper does not give are from section 5.1 and the row of S in Table 6."""
     recipe, like = get_recipe(name), get_recipe("efficientnetv2_s_paper")
     first, last = recipe.progressive.stage(0), recipe.progressive.last
     assert (recipe.model, recipe.progressive.stages) == (model, 4)
@@ -206,8 +208,8 @@ def test_table_12s_networks_grow_from_128_px_to_their_own_size(name, model, px, 
 
 
 @pytest.mark.parametrize(("name", "model", "px", "blocks"), TABLE_12)
-def test_the_schedule_reaches_dropout_and_stochastic_depth_of_table_12s_networks(name, model, px, blocks):
-    """In the ResNets there is no dropout to reach, and their recipe asks for no stochastic depth."""
+def test_schedule_sets_dropout_and_stochastic_depth_of_table_12_models(name, model, px, blocks):
+    """ResNets have no dropout, and their recipe sets no stochastic depth."""
     if model.startswith("timm:"):
         pytest.importorskip("timm")
     with torch.device("meta"):
@@ -217,7 +219,7 @@ def test_the_schedule_reaches_dropout_and_stochastic_depth_of_table_12s_networks
         counts = len(reached.dropout_modules), len(reached.drop_path_modules)
         assert counts == (1 if blocks else 0, blocks)
         assert any("has no effect" in note for note in reached.notes) == (not blocks)
-        assert len(reached.notes) == (not blocks) + 1  # next to what the loop has to do
+        assert len(reached.notes) == (not blocks) + 1  # in addition to the note on the loop
         rates = [getattr(m, RATE[type(m).__name__]) for m in network.modules() if type(m).__name__ in RATE]
         assert (len(rates), max(rates, default=0)) == (blocks, pytest.approx(setting.drop_path))
         if blocks:
@@ -225,8 +227,8 @@ def test_the_schedule_reaches_dropout_and_stochastic_depth_of_table_12s_networks
             assert setting.dropout == (head.drop_rate if hasattr(head, "drop_rate") else head.classifier[0].p)
 
 
-def test_the_papers_search_trains_at_one_size_with_the_regularization_of_the_first_stage():
-    """All of it: label smoothing is one."""
+def test_proxy_recipe_has_one_size_and_the_regularization_of_the_first_stage():
+    """Including label smoothing."""
     recipe = get_recipe("proxy_paper")
     assert (recipe.epochs, recipe.minival, recipe.ema_decay) == (10, 25_000, 0.999)
     assert (recipe.schedule.name, recipe.schedule.warmup_epochs) == ("cosine", 1)
@@ -238,8 +240,8 @@ def test_the_papers_search_trains_at_one_size_with_the_regularization_of_the_fir
 
 
 @pytest.mark.parametrize(("own", "crop_mode"), [("center", "center"), (None, "squash")])
-def test_training_crops_as_its_recipe_says(own, crop_mode):
-    """S squeezes whole images in evaluation, but draws crops by their aspect in pixels."""
+def test_training_crop_mode_is_from_the_recipe(own, crop_mode):
+    """S squashes images in evaluation, but crops in the aspect ratio of the image in training."""
     recipe = get_recipe("efficientnetv2_s_paper").model_copy(update={"train_crop_mode": own})
     images = training_images(MagicMock(), Preprocessing(image_size=384, crop_mode="squash"), recipe, reader=MagicMock())
     assert images.preprocessing.crop_mode == crop_mode

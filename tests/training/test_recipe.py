@@ -23,7 +23,7 @@ from efficientnetv2.utils.errors import InputError
 
 
 @pytest.mark.parametrize("name", named_recipes())
-def test_every_recipe_survives_its_yaml(name, tmp_path):
+def test_recipe_is_read_back_equal_from_yaml(name, tmp_path):
     recipe = get_recipe(name)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     assert read_recipe(tmp_path / "recipe.yaml") == recipe
@@ -31,7 +31,7 @@ def test_every_recipe_survives_its_yaml(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", named_recipes())
-def test_every_recipe_says_how_to_run_it_what_it_costs_whence_it_is_and_what_is_ours(name):
+def test_recipe_description_has_command_cost_source_and_differences(name):
     lines = [line.strip() for line in named_recipes()[name].description.splitlines()]
     said = {line.partition(":")[0]: line for line in lines if line.partition(":")[1]}
     assert {"Run", "Cost and result", "Source", "Ours"} <= set(said)
@@ -40,8 +40,8 @@ def test_every_recipe_says_how_to_run_it_what_it_costs_whence_it_is_and_what_is_
 
 
 @pytest.mark.parametrize("name", named_recipes())
-def test_every_recipe_gives_its_hours_or_says_how_they_are_foretold(name):
-    """Of a source without hours they are not invented: the command that foretells them is one, of this recipe."""
+def test_recipe_description_has_its_hours_or_a_command_that_estimates_them(name):
+    """Hours of a source are stated. Otherwise, the command estimates the time of this recipe."""
     told = " ".join(named_recipes()[name].description.split())
     cost = told.partition("Cost and result: ")[2].partition(" Source: ")[0]
     asked = re.search(r"effnetv2 train (--dry-run .*)$", cost)
@@ -52,7 +52,7 @@ def test_every_recipe_gives_its_hours_or_says_how_they_are_foretold(name):
         assert (given_["label_separator"] is not None) == (get_recipe(name).expected_dataset == "imagenet21k")
 
 
-def test_several_labels_are_answered_each_by_itself_but_in_the_papers_recipes():
+def test_only_own_recipes_use_sigmoid_for_multilabel():
     own = {name for name in named_recipes() if get_recipe(name).multilabel == "sigmoid"}
     assert own == {"quick", "finetune", "proxy_small"}
     recipe = get_recipe("finetune")
@@ -61,16 +61,16 @@ def test_several_labels_are_answered_each_by_itself_but_in_the_papers_recipes():
     )
 
 
-def test_the_papers_mean_of_five_transfers_is_a_command():
-    """Five seeds, as the paper's runs, unless others are asked for."""
+def test_five_transfer_seeds_of_the_paper_are_one_command():
+    """Five seeds by default, as in the paper."""
     doc = " ".join(named_recipes()["transfer_paper"].description.split())
     [words] = re.findall(r"python -m benchmarks.paper ([\w -]*) makes", doc)
     [request] = requests(parse_options(words.split())[1])
     assert (request.table, request.scale, SCALES[request.scale].seeds) == ("8", "paper", 5)
 
 
-def test_the_paper_and_the_released_recipe_of_s_differ_where_the_sources_do():
-    """Batch-norm momentum 0.99 in the paper, 0.9 released; sizes, RandAugment, dropout, minival; nothing else."""
+def test_paper_and_released_recipe_of_s_differ_as_their_sources():
+    """Batch norm momentum (0.99 and 0.9), sizes, RandAugment, dropout and minival, but nothing else."""
     names = {
         line.split(":")[0]
         for line in diff_recipes(get_recipe("efficientnetv2_s_paper"), get_recipe("efficientnetv2_s_released"))
@@ -88,8 +88,8 @@ def test_the_paper_and_the_released_recipe_of_s_differ_where_the_sources_do():
     }
 
 
-def test_imagenet_recipe_has_the_papers_numbers():
-    """Section 5.1: RMSprop 0.9/0.9, 0.256 at 4096, x0.97 each 2.4 epochs, decay 1e-5, 350 epochs, EMA 0.9999."""
+def test_imagenet_recipe_has_the_values_of_the_paper():
+    """Section 5.1: RMSprop 0.9/0.9, 0.256 at 4096, x0.97 per 2.4 epochs, decay 1e-5, 350 epochs, EMA 0.9999."""
     recipe = get_recipe("efficientnetv2_s_paper")
     assert (recipe.epochs, recipe.batch_size, recipe.ema_decay) == (350, 4096, 0.9999)
     assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.weight_decay) == ("rmsprop", 0.256, 1e-5)
@@ -98,8 +98,8 @@ def test_imagenet_recipe_has_the_papers_numbers():
     assert recipe.progressive.stage(0).drop_path == pytest.approx(1 - 0.8)
 
 
-def test_rates_that_a_recipe_does_not_name_are_0():
-    """In a loop of one's own they would stay as the network was built."""
+def test_rates_missing_in_a_recipe_are_0():
+    """In a custom loop they would remain as the model was built."""
     plan = ProgressiveSchedule(image_size=64, stages=2)
     assert (plan.last.dropout, plan.last.drop_path) == (None, None)
     recipe = get_recipe("quick")
@@ -110,7 +110,7 @@ def test_rates_that_a_recipe_does_not_name_are_0():
         assert (progressive.dropout, progressive.drop_path) == (0.0, 0.0)
 
 
-def test_settings_reach_nested_fields_and_ramps():
+def test_overrides_reach_nested_fields_and_ramps():
     recipe = with_overrides(
         get_recipe("quick"),
         [
@@ -168,13 +168,13 @@ def test_settings_reach_nested_fields_and_ramps():
                 ("image_size", "[64, 128]"),
                 ("image_size", "128-64"),
                 ("dropout", ".1-.3"),
-                ("randaugment", "5:15"),  # to YAML 315, minutes and seconds
+                ("randaugment", "5:15"),  # YAML reads 315, minutes and seconds
             ]
         ),
         ("progressive.image_size={64, 128}", "progressive.image_size"),
         ("progressive.image_size={start: 64 end: 128}", "is not YAML"),
         ("progressive.image_size={start: 64, end: 128", "is not YAML"),
-        *(  # one number, written in another way or not one at all
+        *(  # a number in another notation, or no number
             (f"progressive.{name}={text}", f"progressive.{name} = '{text}': must be a number from")
             for name, text in [
                 ("dropout", "0.3%"),
@@ -193,7 +193,7 @@ def test_settings_reach_nested_fields_and_ramps():
         ("progressive.extra={noise: 1}", "does not apply"),
     ],
 )
-def test_a_wrong_setting_is_refused_with_name_value_and_rule(setting, message):
+def test_invalid_override_is_rejected_with_name_value_and_rule(setting, message):
     with pytest.raises(InputError) as refused:
         with_overrides(get_recipe("quick"), [setting])
     assert message in str(refused.value)
@@ -204,7 +204,7 @@ def test_a_wrong_setting_is_refused_with_name_value_and_rule(setting, message):
     [(field, digits) for field in ("batch_size", "progressive.image_size") for digits in (400, 5_000)]
     + [("seed", 5_000)],
 )
-def test_a_number_of_many_digits_names_its_field(field, digits, tmp_path):
+def test_number_with_many_digits_names_its_field(field, digits, tmp_path):
     number = "9" * digits
     with pytest.raises(InputError, match=field) as refused:
         with_overrides(get_recipe("quick"), [f"{field}={number}"])
@@ -217,7 +217,7 @@ def test_a_number_of_many_digits_names_its_field(field, digits, tmp_path):
     assert len(str(refused.value)) < 1_000 + len(str(tmp_path))
 
 
-def test_what_is_nested_too_deeply_is_refused_at_once(tmp_path):
+def test_deeply_nested_recipe_is_rejected_immediately(tmp_path):
     deep = "[" * 10_000 + "]" * 10_000
     (tmp_path / "deep.yaml").write_text(deep)
     with pytest.raises(InputError, match=mentioning("deep.yaml")):
@@ -226,13 +226,13 @@ def test_what_is_nested_too_deeply_is_refused_at_once(tmp_path):
         with_overrides(get_recipe("quick"), [f"seed={deep}"])
 
 
-def test_an_unknown_recipe_names_the_nearest():
+def test_unknown_recipe_suggests_the_nearest():
     with pytest.raises(InputError, match=mentioning("did you mean", "quick")):
         get_recipe("quik")
 
 
 @given(st.dictionaries(st.sampled_from(["epochs", "batch_size", "seed"]), st.integers(1, 1000)))
-def test_differences_name_just_what_differs(changes):
+def test_diff_names_only_changed_fields(changes):
     base = get_recipe("quick")
     other = validate_recipe(base.to_json() | changes, where="test")
     names = {line.split(":")[0] for line in diff_recipes(base, other)}
@@ -243,8 +243,8 @@ def test_differences_name_just_what_differs(changes):
     ("field", "start", "end"),
     [("image_size", 300, 128), ("randaugment", 15, 5), ("mixup_alpha", 0.2, 0), ("dropout", 0.3, 0.1)],
 )
-def test_a_minimum_above_its_maximum_is_refused(field, start, end):
-    """Table 6 gives minima and maxima; what grows starts at the former."""
+def test_start_above_end_is_rejected(field, start, end):
+    """Table 6 gives minima and maxima. A ramp starts at the minimum."""
     plain = get_recipe("efficientnetv2_m_paper").to_json()
     plain["progressive"] |= {field: {"start": start, "end": end}}
     with pytest.raises(InputError, match=f"{field} goes from {start} down to {end}.*start: {end}, end: {start}"):
@@ -253,7 +253,7 @@ def test_a_minimum_above_its_maximum_is_refused(field, start, end):
     assert validate_recipe(plain, where="here")
 
 
-def test_a_recipe_file_that_is_no_recipe_is_refused(tmp_path):
+def test_invalid_recipe_file_is_rejected(tmp_path):
     file = tmp_path / "recipe.yaml"
     with pytest.raises(InputError, match="No such file"):
         read_recipe(file)
@@ -265,7 +265,7 @@ def test_a_recipe_file_that_is_no_recipe_is_refused(tmp_path):
         read_recipe(file)
 
 
-def test_a_recipe_is_named_or_given_as_a_file_or_as_the_folder_of_a_run(tmp_path, monkeypatch):
+def test_recipe_is_a_name_a_file_or_a_run_folder(tmp_path, monkeypatch):
     mine = get_recipe("finetune").model_copy(update={"crop_scale_min": 0.7})
     for folder in ("run", "quick"):
         (tmp_path / folder).mkdir()
@@ -279,8 +279,8 @@ def test_a_recipe_is_named_or_given_as_a_file_or_as_the_folder_of_a_run(tmp_path
         load_recipe("nothing")
 
 
-def test_words_mean_what_the_recipe_said_when_they_were_read(tmp_path):
-    """Folds are begun, and gone on with, by them, whatever becomes of the file meanwhile."""
+def test_overrides_read_the_recipe_file_once(tmp_path):
+    """Folds use it later, even if the file has changed."""
     (tmp_path / "mine.yaml").write_text(get_recipe("finetune").to_yaml())
     words = TrainOverrides(recipe=str(tmp_path / "mine.yaml"), weights="none")
     (tmp_path / "mine.yaml").unlink()
@@ -288,8 +288,8 @@ def test_words_mean_what_the_recipe_said_when_they_were_read(tmp_path):
     assert recipe == get_recipe("finetune").model_copy(update={"weights": "none"})
 
 
-def test_the_size_at_evaluation_follows_that_of_training_as_long_as_it_is_the_same(tmp_path):
-    """A run's recipe names it, for settling has; others in training would be judged, and saved, at the old one."""
+def test_evaluation_size_follows_a_new_training_size_if_they_were_equal(tmp_path):
+    """The recipe of a run always has an evaluation size. Otherwise a new size would be evaluated at the old one."""
     mine = get_recipe("finetune").model_copy(update={"eval_image_size": 224, "weights": "none"})
     (tmp_path / "recipe.yaml").write_text(mine.to_yaml())
     words, said, cpu = TrainOverrides(recipe=str(tmp_path)), logged_lines(), torch.device("cpu")
@@ -306,8 +306,8 @@ def test_the_size_at_evaluation_follows_that_of_training_as_long_as_it_is_the_sa
 
 
 @pytest.mark.parametrize(("tried", "then"), [((224, 256, 288, 320), "auto"), ((192, 256), (192, 256))])
-def test_the_sizes_that_a_run_has_tried_by_itself_follow_too(tried, then, tmp_path):
-    """Else none above the new one would be tried, where the best is; those that somebody has named stay."""
+def test_automatic_evaluation_sizes_follow_a_new_training_size(tried, then, tmp_path):
+    """Otherwise no larger size would be tried. Requested sizes remain."""
     mine = get_recipe("finetune").model_copy(update={"eval_image_size": 224, "minival": 0.1, "weights": "none"})
     (tmp_path / "recipe.yaml").write_text(mine.model_copy(update={"eval_image_size_candidates": tried}).to_yaml())
     for words, found in (({}, tried), ({"image_size": 300}, then)):

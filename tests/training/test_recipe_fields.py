@@ -1,4 +1,4 @@
-"""What is said of a recipe's fields is what its classes check, fill in and say."""
+"""Descriptions of recipe fields agree with the checks, defaults and docstrings of the classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.utils.errors import InputError
 
 FIELDS = {field.name: field for field in all_fields()}
-# What a recipe has to say, and no more.
+# The smallest valid recipe.
 LEAST = {
     "name": "least",
     "progressive": {"image_size": 64},
@@ -31,7 +31,7 @@ LEAST = {
 }
 
 
-def test_every_field_that_can_be_set_is_there_in_order():
+def test_every_field_is_listed_in_order():
     own = [name for name in field_names_at([]) if name not in recipe_parts()]
     inside = [
         f"{part}.{name}" for part in field_names_at([]) if part in recipe_parts() for name in field_names_at([part])
@@ -41,8 +41,8 @@ def test_every_field_that_can_be_set_is_there_in_order():
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_field_has_a_meaning_that_stands_alone(name):
-    """If not: the class has no text below the field."""
+def test_every_field_has_a_description(name):
+    """It fails if the class has no text below the field."""
     meaning = FIELDS[name].meaning
     assert meaning
     assert "``" not in meaning
@@ -50,7 +50,7 @@ def test_every_field_has_a_meaning_that_stands_alone(name):
     assert "\n" not in meaning
 
 
-def test_the_site_lists_every_field_with_its_description():
+def test_documentation_lists_every_field_with_its_description():
     """Descriptions are Markdown: the table escapes bars and joins lines."""
     pytest.importorskip("mkdocs")
     file = Path(__file__).parents[2] / "docs/_site/hooks.py"
@@ -82,18 +82,18 @@ def test_the_site_lists_every_field_with_its_description():
         ("progressive.extra", "{name: number or {start, end, continuous}, ...}"),
     ],
 )
-def test_values_are_said_in_words(name, values):
+def test_valid_values_are_described_in_words(name, values):
     assert FIELDS[name].values == values
 
 
-def test_meanings_state_what_null_and_each_choice_do():
+def test_descriptions_explain_null_and_each_choice():
     assert mentions(FIELDS["progressive.dropout"].meaning, "0", "classifier")
     assert mentions(FIELDS["crop_mode"].meaning, "squash", "center", "border")
     assert mentions(FIELDS["tta"].meaning, "none", "d4")
     assert mentions(FIELDS["global_pool"].meaning, "avg", "weight")
 
 
-def test_what_is_said_to_be_the_default_is_what_a_recipe_has_unsaid():
+def test_stated_defaults_are_those_of_a_minimal_recipe():
     has = field_values(validate_recipe(LEAST, where="test"))
     required = {field.name for field in FIELDS.values() if field.required}
     assert required == {"name", "progressive.image_size", "optimizer.name", "optimizer.lr", "schedule.name"}
@@ -103,7 +103,7 @@ def test_what_is_said_to_be_the_default_is_what_a_recipe_has_unsaid():
 
 
 @pytest.mark.parametrize("name", named_recipes())
-def test_values_are_shown_as_set_takes_them(name):
+def test_displayed_values_are_accepted_as_overrides(name):
     recipe = get_recipe(name)
     settings = [f"{field}={format_value(value)}" for field, value in field_values(recipe).items()]
     assert with_overrides(get_recipe("quick"), settings) == recipe
@@ -120,7 +120,7 @@ def test_values_are_shown_as_set_takes_them(name):
         ("", list(FIELDS)),
     ],
 )
-def test_a_word_finds_the_field_or_all_that_begin_so(word, names):
+def test_field_is_found_by_name_or_prefix(word, names):
     assert [field.name for field in find_fields(word)] == names
 
 
@@ -133,6 +133,6 @@ def test_a_word_finds_the_field_or_all_that_begin_so(word, names):
         ("progressive.image_size.end", "progressive.image_size"),
     ],
 )
-def test_an_unknown_field_names_the_nearest(word, near):
+def test_unknown_field_suggests_the_nearest(word, near):
     with pytest.raises(InputError, match=mentioning(word, near, "did you mean")):
         find_fields(word)

@@ -1,4 +1,4 @@
-"""Every recipe trains: its schedule, regularization, augmentation and optimizer, on images and networks for tests."""
+"""Training of every recipe on small images and models: schedule, regularization, augmentation, optimizer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils.random_key import Key
 
-# Of its four blocks the second and the fourth have a shortcut, and so stochastic depth: 1/4 and 3/4 of the rate.
+# The second and fourth of its blocks have a shortcut, so stochastic depth of 1/4 and 3/4 of the rate.
 SMALL = Architecture(
     stem_channels=8,
     stages=(
@@ -37,12 +37,12 @@ SMALL = Architecture(
 SMALLS_SHARES = [1 / 4, 3 / 4]
 PICTURES, CLASSES = 8, 4
 ONE_EACH = np.arange(PICTURES) % CLASSES
-# As in ImageDataset.targets, and what each image's classes have of its label.
+# As in ImageDataset.targets. Below: the label fractions of each image.
 SEVERAL = np.array([[0, -1, -1], [1, 0, -1], [2, 1, 0], [3, 2, -1]] * 2)
 SEVERAL_SHARES = torch.tensor([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 1 / 2, 1 / 2]])
-# Modules of stochastic depth, ours and others', and what they call their rate.
+# Stochastic depth modules of this package, timm and torchvision, and the attribute of the rate.
 RATE = {"DropPath": ("rate", "drop_prob"), "StochasticDepth": ("p",)}
-# Five seconds in all: the one of most weights with the slow tests.
+# Five seconds in total. The largest is a slow test.
 TABLE_12 = [
     "resnet50_224_progressive",
     "resnet50_380_progressive",
@@ -53,7 +53,7 @@ TABLE_12 = [
 
 
 def small(name: str, *, px: int, steps: int, stages: int | None = None) -> Recipe:
-    """The recipe so named, its images, batch and length made small; two groups of 4 a step."""
+    """A recipe with small images, a small batch and few steps of two ghost batches of 4."""
     recipe = get_recipe(name)
     plain = recipe.to_json()
     plain["progressive"] = recipe.progressive.with_image_size(px).to_json() | {"size_multiple": 1}
@@ -70,7 +70,7 @@ def small(name: str, *, px: int, steps: int, stages: int | None = None) -> Recip
 
 @dataclass
 class Pass:
-    """What the network met in one pass: side of the images, the rates that held, and the labels it was to give."""
+    """One forward pass: image size, rates of the modules, and targets."""
 
     px: int
     dropout: list[float]
@@ -81,7 +81,7 @@ class Pass:
 def trained(
     recipe: Recipe, network: nn.Module, labels: npt.NDArray[np.int64], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[loop.StepOutput], list[tuple[BatchRequest, Pass]]]:
-    """Run the whole recipe: its steps, and each group's request with what the network met."""
+    """Train with the whole recipe. Return the steps, and the requests with their forward passes."""
     passes: list[Pass] = []
     real = loop.cross_entropy
 
@@ -116,28 +116,27 @@ def trained(
 
 
 def dropouts(network: nn.Module) -> list[float]:
-    """Of each module of dropout, in order; of timm's networks the number that they drop by."""
+    """Rate of each dropout module, in order. timm's models have the rate as an attribute."""
     found = [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
     return found or [module.drop_rate for module in network.modules() if hasattr(module, "drop_rate")][:1]
 
 
 def drop_paths(network: nn.Module) -> list[float]:
-    """Of each module of stochastic depth, in order."""
+    """Rate of each stochastic depth module, in order."""
     modules = [module for module in network.modules() if type(module).__name__ in RATE]
     return [getattr(m, name) for m in modules for name in RATE[type(m).__name__] if hasattr(m, name)]
 
 
 def hot(samples: npt.NDArray[np.int64], setting: StepSettings, *, several: bool) -> Tensor:
-    """The labels of images that nothing is mixed with, by hand."""
+    """Targets of unmixed images, by hand."""
     shares = SEVERAL_SHARES if several else torch.eye(CLASSES)
     smoothing = setting.label_smoothing
     return shares[samples % CLASSES] * (1 - smoothing) + smoothing / CLASSES
 
 
 @pytest.mark.parametrize("name", named_recipes())
-def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels_of_each(name, monkeypatch):
-    """The recipe's own schedule, augmentation and optimizer, at 48 px and a batch of 8; of ImageNet-21k several labels
-    of an image."""
+def test_recipe_trains_with_the_rates_and_targets_of_each_stage(name, monkeypatch):
+    """Schedule, augmentation and optimizer of the recipe, at 48 px and batch size 8. ImageNet-21k is multi-label."""
     recipe, several = small(name, px=48, steps=8), get_recipe(name).expected_dataset == "imagenet21k"
     torch.manual_seed(0)
     network = create(SMALL, num_classes=CLASSES)
@@ -159,8 +158,8 @@ def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels
             torch.testing.assert_close(met.targets, hot(request.samples, setting, several=several))
 
 
-def test_what_is_trained_here_has_stages_stochastic_depth_dropout_and_multilabel():
-    """Else the test above would compare nothing with nothing."""
+def test_recipes_cover_stages_stochastic_depth_dropout_and_multilabel():
+    """Otherwise the test above would check nothing."""
     recipes = [get_recipe(name) for name in named_recipes()]
     assert {1, 3, 4} <= {recipe.progressive.stages for recipe in recipes}
     assert len({recipe.progressive.drop_path for recipe in recipes}) > 2
@@ -171,8 +170,8 @@ def test_what_is_trained_here_has_stages_stochastic_depth_dropout_and_multilabel
 
 
 @pytest.mark.parametrize("name", TABLE_12)
-def test_table_12s_own_networks_take_a_step_of_the_first_stage_and_one_of_the_last(name, monkeypatch):
-    """At 64 px. A ramp of two stages has the ends of one of four."""
+def test_table_12_models_train_in_the_first_and_last_stage(name, monkeypatch):
+    """At 64 px. A ramp of two stages has the ends of a ramp of four."""
     recipe, own = small(name, px=64, steps=2, stages=2), get_recipe(name).progressive
     if recipe.model.startswith("timm:"):
         pytest.importorskip("timm")

@@ -1,4 +1,4 @@
-"""Activations that are computed twice instead of kept: less memory, the same training."""
+"""Activation recomputation: less memory and the same training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def network(stages):
 
 
 @pytest.mark.parametrize("ghost_batch_size", [2, 8])
-def test_training_is_the_same_dropout_and_statistics_included(ghost_batch_size):
-    """One group of 8, and 4 groups of 2, two at a time; stochastic depth and dropout at 0.4."""
+def test_recomputing_changes_neither_dropout_nor_statistics(ghost_batch_size):
+    """One ghost batch of 8, or 4 of 2 (two per pass), with stochastic depth and dropout of 0.4."""
 
     def trained(stages):
         _, state, done = running(
@@ -46,7 +46,7 @@ def test_training_is_the_same_dropout_and_statistics_included(ghost_batch_size):
     assert again["network"]["stem.norm.num_batches_tracked"] == 4
 
 
-def test_each_block_is_computed_once_forward_and_once_more_backward():
+def test_each_block_is_computed_twice_in_a_training_step_only():
     calls = []
     small = network(1).train()
     for number, block in enumerate(small.blocks):
@@ -60,19 +60,18 @@ def test_each_block_is_computed_once_forward_and_once_more_backward():
     assert len(calls) == 12
 
 
-def test_less_is_kept():
-    """By what autograd puts aside: with every stage recomputed, less than half."""
+def test_recomputing_all_stages_halves_the_activation_memory():
     assert activation_bytes(network(3), 64) < activation_bytes(network(0), 64) / 2
 
 
-def test_the_recipe_says_how_many_stages():
+def test_number_of_recomputed_stages_is_from_the_recipe():
     recipe = get_recipe("quick").model_copy(update={"checkpoint_stages": 2})
     assert build_model(recipe, SMALL, num_classes=3).recomputed == {0, 1, 2, 3}
     with pytest.raises(InputError, match=mentioning("checkpoint_stages", "4", "3")):
         build_model(recipe.model_copy(update={"checkpoint_stages": 4}), SMALL, num_classes=3)
 
 
-def test_other_networks_have_no_stages_to_recompute():
+def test_models_of_other_libraries_cannot_recompute():
     pytest.importorskip("timm")
     recipe = get_recipe("quick").model_copy(update={"checkpoint_stages": 1})
     with pytest.raises(InputError, match="only models of this package"):

@@ -1,4 +1,4 @@
-"""Two runs never begin in one folder nor go on there at once, and what a killed one leaves bars nobody."""
+"""Run folders: two processes never start or resume a run in the same folder, and killed runs do not block it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WORDS = TrainOverrides(
 )
 
 
-def test_a_folder_that_was_named_is_begun_in_by_one_alone(tmp_path):
+def test_named_folder_is_used_by_one_run_only(tmp_path):
     out = tmp_path / "runs/mine"
     with create_run_dir(out) as path:
         assert path == out
@@ -49,8 +49,8 @@ def test_a_folder_that_was_named_is_begun_in_by_one_alone(tmp_path):
     assert [file.name for file in out.iterdir()] == ["recipe.yaml"]
 
 
-def test_how_a_run_goes_on_is_said_whatever_verb_has_met_it(tmp_path):
-    """plan and demo have no --resume of their own."""
+def test_error_for_an_existing_run_has_the_command_to_resume_it(tmp_path):
+    """The commands plan and demo have no --resume."""
     (tmp_path / "my run").mkdir()
     (tmp_path / "my run/recipe.yaml").write_text("")
     with pytest.raises(InputError) as refused:
@@ -58,8 +58,8 @@ def test_how_a_run_goes_on_is_said_whatever_verb_has_met_it(tmp_path):
     assert mentions(str(refused.value), tmp_path / "my run", "effnetv2 train DATA --output", "--resume")
 
 
-def test_of_a_name_that_nobody_chose_the_next_free_one_is_taken(tmp_path):
-    """Both have chosen it within the same second; the second finds the first beginning, or begun."""
+def test_default_folder_name_is_extended_if_it_is_taken(tmp_path):
+    """Two runs start in the same second. The first is starting or has started."""
     path = tmp_path / "runs/same"
     with create_run_dir(path, name="quick") as first:
         with create_run_dir(path, name="quick") as second:
@@ -71,7 +71,7 @@ def test_of_a_name_that_nobody_chose_the_next_free_one_is_taken(tmp_path):
         assert all(other.parent == path.parent and "_quick" in other.name for other in (second, third))
 
 
-def test_what_is_refused_while_it_begins_leaves_nothing(tmp_path):
+def test_rejected_run_leaves_no_folder(tmp_path):
     for _ in range(2):
         with pytest.raises(InputError, match="memory"), create_run_dir(tmp_path / "runs/mine"):
             raise InputError("memory is too short")
@@ -81,7 +81,7 @@ def test_what_is_refused_while_it_begins_leaves_nothing(tmp_path):
         pytest.fail("it has begun in a file")
 
 
-def test_a_killed_beginning_bars_nobody(tmp_path):
+def test_run_killed_at_its_start_does_not_block_the_folder(tmp_path):
     process = SERVER.Process(target=_killed_in, args=(str(tmp_path / "mine"),))
     process.start()
     process.join(60)
@@ -96,8 +96,8 @@ def _killed_in(out):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_a_beginning_with_another_run_to_compare_with_leaves_is_no_obstacle(tmp_path):
-    """The answers of --baseline are kept before the recipe, which makes a folder a run."""
+def test_baseline_predictions_of_a_failed_start_do_not_block_the_folder(tmp_path):
+    """The predictions of --baseline are saved before the recipe. Only the recipe makes a folder a run."""
     answers = pd.DataFrame({"path": ["a.jpg"], "label": ["x"], "true_label": ["x"]})
     save_predictions(tmp_path / "mine/against", answers)
     validate_new_run_dir(tmp_path / "mine")
@@ -106,8 +106,8 @@ def test_what_a_beginning_with_another_run_to_compare_with_leaves_is_no_obstacle
         validate_new_run_dir(tmp_path / "mine")
 
 
-def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, monkeypatch):
-    """It began in the same --output while this one looked at its images."""
+def test_run_started_meanwhile_is_not_overwritten(class_folders, tmp_path, monkeypatch):
+    """It used the same --output while this run checked its images."""
     out = tmp_path / "mine"
 
     def prepare(*given, real=run_request.prepare_data, **named):
@@ -121,7 +121,7 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
     assert checkpoint_steps(out / "checkpoints") == [1]
 
 
-def test_folds_that_began_meanwhile_are_not_overwritten(class_folders, tmp_path, monkeypatch):
+def test_folds_started_meanwhile_are_not_overwritten(class_folders, tmp_path, monkeypatch):
     out = tmp_path / "folds"
 
     def pictures(*given, real=crossval.load_images):
@@ -137,7 +137,7 @@ def test_folds_that_began_meanwhile_are_not_overwritten(class_folders, tmp_path,
     assert [file.name for file in out.iterdir()] == ["crossval.json"]
 
 
-def test_one_process_alone_is_at_work_in_a_folder(tmp_path, monkeypatch):
+def test_only_one_process_runs_in_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(run_dir, "_PATIENCE_S", 0)
     with lock_run_dir(tmp_path):
         with pytest.raises(InputError, match=mentioning("running.lock")), lock_run_dir(tmp_path):
@@ -150,7 +150,7 @@ def test_one_process_alone_is_at_work_in_a_folder(tmp_path, monkeypatch):
         pass
 
 
-def test_a_killed_run_bars_nobody(tmp_path, monkeypatch):
+def test_killed_run_does_not_block_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(run_dir, "_PATIENCE_S", 0)
     process = SERVER.Process(target=_killed_at_work, args=(str(tmp_path),))
     process.start()
@@ -161,8 +161,8 @@ def test_a_killed_run_bars_nobody(tmp_path, monkeypatch):
         pass
 
 
-def test_whether_a_process_is_at_work_is_known_and_leaves_the_folder_as_it_is(tmp_path):
-    """While it works, not before, not afterwards, nor of one that was killed; to ask hinders nobody."""
+def test_is_running_is_true_only_while_a_process_runs(tmp_path):
+    """Not before, after, or after a kill. The check changes nothing in the folder."""
     assert not is_running(tmp_path)
     assert not is_running(tmp_path / "nowhere")
     with lock_run_dir(tmp_path):
@@ -187,8 +187,8 @@ def _contents(folder):
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_nobody_goes_on_with_a_run_that_is_under_way(class_folders, tmp_path, monkeypatch):
-    """Not while it is trained for the first time, nor while it is gone on with; afterwards one may."""
+def test_running_run_cannot_be_resumed(class_folders, tmp_path, monkeypatch):
+    """During the first training and during a resumed one. Afterwards it can."""
     monkeypatch.setattr(run_dir, "_PATIENCE_S", 0)
     out, refused = tmp_path / "mine", []
 
@@ -212,7 +212,7 @@ def test_nobody_goes_on_with_a_run_that_is_under_way(class_folders, tmp_path, mo
     assert not (out / RUNNING).exists()
 
 
-def test_nobody_goes_on_with_folds_that_are_under_way(class_folders, tmp_path, monkeypatch):
+def test_running_folds_cannot_be_resumed(class_folders, tmp_path, monkeypatch):
     monkeypatch.setattr(run_dir, "_PATIENCE_S", 0)
     out, refused = tmp_path / "folds", []
 

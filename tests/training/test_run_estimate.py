@@ -1,4 +1,4 @@
-"""What a run will take, by arithmetic from what its pieces take."""
+"""Estimated time of a run, computed by hand from its parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from efficientnetv2.training.time_budget import LengthBudget
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 
-# 10 and 30 ms an image, in steps of 8.
+# 10 and 30 ms per image, in steps of 8.
 RATES = StepTimings(
     compile_s=50.0,
     steps=(
@@ -43,11 +43,11 @@ def whole(one, *, images: int = 48, val_images: int = 30, minival_images: int = 
     return estimate_run(one, RATES, ImageCounts(images, val_images, minival_images), **more)
 
 
-def test_a_run_of_two_stages():
-    """10 epochs of 48 images are 60 steps of 8: 30 at 64 px, 30 at 128 px, each stage with its first step.
+def test_estimate_of_a_run_of_two_stages():
+    """10 epochs of 48 images are 60 steps of 8: 30 at 64 px and 30 at 128 px, each with a slower first step.
 
-    Points of the curve after every epoch of 6 steps, 5 and 5 of them (30 and 60 are stages' ends); of 30 images
-    each, 0.8 s. A checkpoint at both ends, 0.7 s. All images of val at last, 2.9 s, and the model file.
+    Validations after every epoch of 6 steps, 5 in each stage (30 and 60 are the ends of the stages), with 30 images:
+    0.8 s each. A checkpoint per stage: 0.7 s. Final predictions of val: 2.9 s. The model file: 0.1 s.
     """
     run = whole(recipe(), microbatches=MicrobatchPlan({64: 4, 128: 2}))
     assert [(stage.image_size, stage.steps) for stage in run.stages] == [(64, 30), (128, 30)]
@@ -61,10 +61,10 @@ def test_a_run_of_two_stages():
     assert run.memory_bytes == 300
 
 
-def test_minival_is_looked_at_whole_and_its_best_weights_are_kept():
-    """10 points of 100 images, 1.5 s each, whatever val has; weights of 250 bytes more in both checkpoints.
+def test_minival_is_validated_in_full_and_adds_the_best_weights():
+    """10 validations of 100 images, 1.5 s each. Both checkpoints have weights of 250 bytes more.
 
-    At last a temperature is fitted, by the answers to the same 100: 8.5 s.
+    At the end a temperature is fitted on the predictions of the 100 images: 8.5 s.
     """
     run = whole(recipe("minival=100"), minival_images=100)
     assert run.others_s == pytest.approx(
@@ -73,18 +73,18 @@ def test_minival_is_looked_at_whole_and_its_best_weights_are_kept():
     assert run.disk_bytes == {"checkpoints": 2500, "model file": 250}
 
 
-def test_microbatches_are_no_more_than_a_step_has():
+def test_ghost_batches_per_pass_are_at_most_those_of_a_step():
     run = whole(recipe("ghost_batch_size=4"), microbatches=MicrobatchPlan({64: 4, 128: 1}))
     assert [stage.microbatches for stage in run.stages] == [2, 1]
 
 
-def test_shares_of_the_stages_count():
+def test_stage_fractions_are_counted():
     plan = "progressive={stages: 2, stage_fractions: [3, 1], image_size: {start: 64, end: 128}}"
     assert [stage.steps for stage in whole(recipe(plan)).stages] == [45, 15]
 
 
-def test_in_random_order_the_stages_that_are_drawn_count():
-    """1,000 draws of two sizes: each step's own draw decides, and the numbers are those of the plan itself."""
+def test_random_order_counts_the_drawn_stages():
+    """1,000 draws of two sizes, equal to those of the schedule."""
     drawn = recipe(
         "progressive={stages: 2, order: random, seed: 3, image_size: {start: 64, end: 128}}",
         "batch_size=1", "epochs=10",
@@ -96,7 +96,7 @@ def test_in_random_order_the_stages_that_are_drawn_count():
     assert 400 < small < 600
 
 
-def test_many_random_steps_are_counted_by_some_of_them():
+def test_many_random_steps_are_estimated_from_a_sample():
     plan = recipe("progressive={stages: 2, order: random, seed: 3, image_size: {start: 64, end: 128}}").progressive
     counted = steps_by_size(plan, 100_000, [64, 128])
     assert sum(steps for _, _, steps in counted) == 100_000
@@ -104,8 +104,8 @@ def test_many_random_steps_are_counted_by_some_of_them():
 
 
 @pytest.mark.parametrize("stages", [1, 2])
-def test_a_size_that_grows_with_every_step_takes_what_lies_between(stages):
-    """From 64 to 128 px the mean of the squares is 9,557, so 0.151 s between 0.08 s at 4,096 and 0.24 s at 16,384."""
+def test_continuous_ramp_is_interpolated_between_measured_sizes(stages):
+    """The mean square of 64 to 128 px is 9,557, so 0.151 s, between 0.08 s at 4,096 and 0.24 s at 16,384."""
     growing = recipe(f"progressive={{stages: {stages}, image_size: {{start: 64, end: 128, continuous: true}}}}")
     sizes = {setting.image_size for setting in settings_by_size(growing)}
     measured = replace(RATES, steps=tuple(rate for rate in RATES.steps if rate.image_size in sizes))
@@ -117,28 +117,28 @@ def test_a_size_that_grows_with_every_step_takes_what_lies_between(stages):
     assert training / steps == pytest.approx(expected, rel=0.01)
 
 
-def test_long_stages_have_checkpoints_within():
-    """Stages of 1 + 600 x 0.08 = 49 s and 2 + 600 x 0.24 = 146 s, and a checkpoint a minute: 0 + 2 next to the ends."""
+def test_long_stages_have_more_checkpoints():
+    """Stages of 1 + 600 x 0.08 = 49 s and 2 + 600 x 0.24 = 146 s, a checkpoint per minute: 0 + 2 and the two ends."""
     run = whole(recipe("epochs=200", "checkpoint_minutes=1"))
     assert run.others_s["checkpoints"] == pytest.approx(0.2 + 4 * 0.25)
     assert run.disk_bytes["checkpoints"] == 3000, "two are kept, and one is being written"
     assert whole(recipe("checkpoint_minutes=0")).others_s["checkpoints"] == pytest.approx(0.2 + 60 * 0.25)
 
 
-def test_the_curve_takes_a_part_of_many_pictures_and_the_last_answer_all():
+def test_validations_use_a_sample_and_final_predictions_all_images():
     run = whole(recipe("val_max_images=20", "val_interval_epochs=100"), val_images=500)
     assert run.others_s["validation"] == pytest.approx(2 * (0.5 + 0.2))
     assert run.others_s["final evaluation"] == pytest.approx(0.5 + 40)
 
 
-def test_compiling_is_a_line_of_its_own():
+def test_compiling_is_a_separate_item():
     assert "compiling" not in whole(recipe()).others_s
     assert whole(recipe("compile=true")).others_s["compiling"] == 50.0
 
 
 @pytest.mark.parametrize("minutes", [0.5, 2.0, 90.0])
-def test_epochs_are_what_fits_into_the_minutes(minutes):
-    """With those epochs the run takes at most the time, and nearly all of it but the 3 % that stay free."""
+def test_epochs_fit_into_the_time_limit(minutes):
+    """The run takes almost all of the time. 3 % are reserved."""
     epochs = LengthBudget(recipe(), COUNTS, minutes).epochs(RATES)
     taken = whole(recipe(f"epochs={epochs}")).seconds
     assert taken <= minutes * 60 * 0.971
@@ -146,21 +146,25 @@ def test_epochs_are_what_fits_into_the_minutes(minutes):
     assert longer > minutes * 60 * 0.97
 
 
-def test_too_few_minutes_are_refused():
-    """Two first steps 3.32 s, two validations 1.6 s, two checkpoints 0.7 s, the last answer 2.9 s, the model 0.1 s.
+def test_too_short_time_limit_is_rejected():
+    """Two first steps 3.32 s, two validations 1.6 s, two checkpoints 0.7 s, final predictions 2.9 s, model 0.1 s.
 
-    So 8.62 s; 3 % of the time stay free.
+    In total 8.62 s, and 3 % of the time are reserved.
     """
     with pytest.raises(InputError, match=mentioning("minutes", "0.1", "0.15")):
         LengthBudget(recipe(), COUNTS, 0.1).epochs(RATES)
     assert LengthBudget(recipe(), COUNTS, 0.15).epochs(RATES)
 
 
-def test_minutes_are_refused_as_they_were_given():
-    """Half a minute went into a cache; four processes share the steps and answers, but each begins by itself.
+def test_time_limit_in_the_error_includes_time_already_used():
+    """A cache has used half a minute. Four processes share steps and predictions, but not the start of each.
 
-    Two first steps 3 + 0.32 / 4 s, two validations 1 + 0.6 / 4 s, two checkpoints 0.7 s, the last answer
-    0.5 + 2.4 / 4 s, the model 0.1 s: 30 + 6.13 / 0.97 s.
+    Two first steps 3 + 0.32
+    4 s, two validations 1 + 0.6
+    4 s, two checkpoints 0.7 s, final predictions
+    0.5 + 2.4
+    4 s, the model 0.1 s: 30 + 6.13
+    0.97 s.
     """
     with pytest.raises(InputError, match=mentioning("minutes", "0.6", "0.61", "0.5")):
         LengthBudget(recipe(), COUNTS, 0.6, 30.0, 4).epochs(RATES)
@@ -170,8 +174,8 @@ def test_minutes_are_refused_as_they_were_given():
 
 
 @pytest.mark.parametrize(("processes", "share"), [(1, 1.0), (2, 0.5), (3, 0.5), (4, 0.25), (5, 0.25)], ids="{}".format)
-def test_groups_of_a_step_are_dealt_whole(processes, share):
-    """Of four groups one of three processes has two, and the others wait for it; answers are shared to the last."""
+def test_ghost_batches_of_a_step_are_not_divided_among_processes(processes, share):
+    """One of three processes has two of four ghost batches, and the others wait. Predictions are shared evenly."""
     shared = RATES.shared(processes, 4)
     assert [rate.each_s for rate in shared.steps] == pytest.approx([0.08 * share, 0.24 * share])
     assert shared.predictions.each_s == pytest.approx(0.08 / processes)
@@ -186,8 +190,8 @@ def test_groups_of_a_step_are_dealt_whole(processes, share):
     [({"compile_s": 100.0}, "compile=true"), ({"model_s": 100.1}, "compile=false")],
     ids=["compiling", "model file"],
 )
-def test_what_processes_do_not_share_leaves_them_less_time(whole_s, setting):
-    """Each of four waits the whole 100 s; so much longer, 3 % of the time being free, they do the same steps."""
+def test_work_that_is_not_shared_reduces_the_time_of_all_processes(whole_s, setting):
+    """All four wait 100 s. With so much more time (3 % are reserved) they take the same steps."""
 
     def epochs(minutes, one, rates):
         return LengthBudget(one, COUNTS, minutes, at_once=4).epochs(rates)
@@ -198,21 +202,21 @@ def test_what_processes_do_not_share_leaves_them_less_time(whole_s, setting):
     assert epochs(longer, recipe(), RATES) > shorter
 
 
-def test_a_temperature_takes_another_look_at_minival():
-    """0.5 s and an image in 0.08 s; of less than 30 none is fitted."""
+def test_temperature_predicts_minival_once_more():
+    """0.5 s and 0.08 s per image. With less than 30 images no temperature is fitted."""
     assert whole(recipe(), minival_images=100).others_s["temperature"] == pytest.approx(0.5 + 8)
     assert "temperature" not in whole(recipe(), minival_images=29).others_s
     assert "temperature" not in whole(recipe()).others_s
 
 
-def test_images_of_val_are_embedded_to_tell_unknown_ones():
+def test_embedding_validation_images_is_counted():
     assert whole(recipe(), val_images=50).others_s["unknown images"] == pytest.approx(0.5 + 0.5)
     assert whole(recipe(), val_images=5_000).others_s["unknown images"] == pytest.approx(0.5 + 10)
     assert "unknown images" not in whole(recipe(), val_images=49).others_s
 
 
-def test_final_answers_are_counted_at_the_largest_size_that_minival_may_choose():
-    """96 of 64 px: 2.25 times the time of 64, where 64 and 96 are tried."""
+def test_final_predictions_are_counted_at_the_largest_candidate_size():
+    """96 px takes 2.25 times the time of 64 px."""
     plain = whole(recipe("eval_image_size=64", "minival=0.5"), minival_images=100).others_s
     tried = whole(
         recipe("eval_image_size=64", "eval_image_size_candidates=[96]", "minival=0.5"), minival_images=100
@@ -222,7 +226,7 @@ def test_final_answers_are_counted_at_the_largest_size_that_minival_may_choose()
     assert tried["evaluation sizes"] == pytest.approx((1 + 2.25) * 8.5)
 
 
-def test_as_json_it_says_what_it_is_of():
+def test_json_has_the_parts_of_the_estimate():
     plain = whole(recipe()).to_json()
     assert plain["steps"] == 60
     assert plain["epochs"] == pytest.approx(10)
@@ -234,8 +238,8 @@ def test_as_json_it_says_what_it_is_of():
     }  # fmt: skip
 
 
-def test_a_stage_of_the_same_size_as_another_begins_once():
-    """Sizes of 64, 128, 128 px: what the first step of a size takes longer is taken once."""
+def test_first_step_of_a_size_is_counted_once():
+    """Sizes of 64, 128, 128 px: only the first step of each size is slower."""
     three = recipe("progressive={stages: 3, size_multiple: 64, image_size: {start: 64, end: 128}}")
     assert [three.progressive.stage(index).image_size for index in range(3)] == [64, 128, 128]
     first, second, third = (stage.seconds for stage in whole(three).stages)

@@ -1,4 +1,4 @@
-"""Signals end a run after its step, however often a launcher repeats them."""
+"""Signals stop a run after its step, also if a launcher repeats them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from efficientnetv2.training.signals import GracefulStop, defer_signals, signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_launcher_may_repeat_itself(number):
+def test_launcher_may_repeat_a_signal(number):
     said = logged_lines()
     with GracefulStop(launched=True) as interruption:
         assert not interruption.requested
@@ -48,15 +48,15 @@ with GracefulStop() as interruption:
 
 
 @pytest.mark.parametrize("before", [[], ["SIGINT"]], ids=["at once", "after Ctrl-C"])
-def test_a_closed_window_stops_a_run_after_its_step_though_nobody_can_be_told(before, tmp_path):
-    """To write to a terminal that is gone is an error; without it, there would be no checkpoint."""
+def test_closed_terminal_stops_the_run_after_its_step(before, tmp_path):
+    """Writing to a closed terminal is an error, which must not prevent the checkpoint."""
     ours, theirs = os.openpty()
     block = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
     program = [sys.executable, "-c", block + _CLOSED, str(tmp_path / "done"), *before]
     running = subprocess.Popen(program, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     told = b""
-    # Both lines whole, of which two threads write: who is writing one as the terminal goes fails at that.
+    # Two threads write the two lines. A thread that writes while the terminal closes fails.
     while told.count(b"\n") < 1 + len(before):
         told += os.read(ours, 100)
     os.close(ours)
@@ -65,7 +65,7 @@ def test_a_closed_window_stops_a_run_after_its_step_though_nobody_can_be_told(be
     assert (tmp_path / "done").read_text() == "True"
 
 
-def test_a_window_that_is_closed_is_nothing_to_a_run_under_nohup():
+def test_closed_terminal_does_not_stop_a_run_under_nohup():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with GracefulStop() as interruption, defer_signals(), signals_as_ctrl_c():
@@ -76,7 +76,7 @@ def test_a_window_that_is_closed_is_nothing_to_a_run_under_nohup():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_what_cleans_up_as_a_window_is_closed_is_told_of_it_once():
+def test_repeated_hangup_does_not_interrupt_the_cleanup():
     def heed(number, frame):
         raise AssertionError("it is ignored until all is done")
 
@@ -99,7 +99,7 @@ def test_what_cleans_up_as_a_window_is_closed_is_told_of_it_once():
     assert done == ["cleaned up"]
 
 
-def test_a_person_who_repeats_it_means_at_once():
+def test_second_ctrl_c_stops_immediately():
     said = logged_lines()
 
     def interrupted_twice():
@@ -113,8 +113,8 @@ def test_a_person_who_repeats_it_means_at_once():
     assert "Once more" in said[0]
 
 
-def test_a_line_that_is_being_written_is_not_written_again():
-    """The signal comes just after its bytes have gone to the terminal."""
+def test_signal_during_a_log_line_does_not_repeat_the_line():
+    """The signal arrives directly after the write."""
     moments = [signal.SIGINT]
 
     class Terminal(io.StringIO):
@@ -136,8 +136,8 @@ def test_a_line_that_is_being_written_is_not_written_again():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_process_forked_off_within_says_nothing(number):
-    """As those that read images are, which a terminal's Ctrl-C reaches too."""
+def test_forked_process_logs_nothing(number):
+    """Workers get the Ctrl-C of a terminal too."""
     said = logged_lines()
     with GracefulStop() as interruption:
         child = os.fork()
@@ -150,7 +150,7 @@ def test_a_process_forked_off_within_says_nothing(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_for_what_must_not_be_left_half_done(number):
+def test_signal_waits_for_an_atomic_operation(number):
     before = signal.signal(number, signal.default_int_handler)
     done = []
 

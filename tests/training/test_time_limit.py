@@ -1,4 +1,4 @@
-"""A run with a time limit ends in time on a machine whose pace changes, and a resumed run takes the planned steps."""
+"""Runs with a time limit end in time at any speed, and resumed runs take the planned steps."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ BEGINNING = {
 
 
 class Clock:
-    """A monotonic clock that work moves on, on a machine whose pace depends on the time.
+    """A simulated monotonic clock of a machine whose speed changes.
 
     Args:
-        slower: What the time of work is multiplied by at a time, as a share of the limit.
+        slower: Factor on the time of work, as a function of the fraction of the limit.
         limit_s: Limit of the run.
     """
 
@@ -86,7 +86,7 @@ def simulated(
     validation: float = 1.0,
     thins: bool = False,
 ) -> float:
-    """Seconds of a run over its limit, whose first step comes after a fifth of it."""
+    """End of a run as a fraction of its limit. Its first step is after a fifth of the limit."""
     limit_s = 60 * minutes
     clock = Clock(slower, limit_s)
     limit = TimeLimit(limit_s, REPORT_S, RATES, began=clock.now)
@@ -114,7 +114,7 @@ def simulated(
             clock.work(RATES.checkpoints.each_s)
     assert positions[-1] == plan.scheduled
     assert validating_s <= 0.15 * limit_s or not thins
-    # Predicted once more, and embedded.
+    # Final predictions and embeddings.
     clock.work(validation * (RATES.predictions.seconds(VAL_IMAGES) + RATES.curve.seconds(VAL_IMAGES)))
     clock.work(RATES.model_s + REPORT_S)
     return (clock.now - clock.begun) / limit_s
@@ -139,39 +139,39 @@ def own_clock(monkeypatch):
 
 @pytest.mark.parametrize("minutes", [4, 15, 60])
 @pytest.mark.parametrize("pace", PACES)
-def test_a_run_ends_in_time_whatever_the_machine_does(pace, minutes, own_clock):
-    """The recipe's steps are those of the measured pace: 80 % of the time less what comes after the steps."""
+def test_run_ends_in_time_at_any_speed(pace, minutes, own_clock):
+    """The steps of the recipe take 80 % of the time at the measured speed, without the final work."""
     step_s = sum(RATES.step_s(px) for px in (64, 96, 128)) / 3
     epochs = 0.7 * 60 * minutes / step_s / (IMAGES / 8)
     assert 0.9 <= simulated(PACES[pace], minutes, epochs=epochs) <= 1.1
 
 
 @pytest.mark.parametrize("pace", PACES)
-def test_images_that_are_read_ahead_do_not_make_a_run_late(pace, own_clock):
+def test_prefetched_images_do_not_delay_the_end(pace, own_clock):
     assert 0.9 <= simulated(PACES[pace], 15, epochs=7, ahead=8) <= 1.1
 
 
 @pytest.mark.parametrize("epochs", [1.0, 100.0])
-def test_a_first_guess_that_is_far_off_does_not_matter(epochs, own_clock):
+def test_wrong_initial_estimate_does_not_change_the_end(epochs, own_clock):
     assert 0.9 <= simulated(PACES["as measured"], 15, epochs=epochs) <= 1.1
 
 
 @pytest.mark.parametrize("thins", [False, True])
 @pytest.mark.parametrize("slower", [1.0, 2.0, 6.0])
-def test_a_run_that_validates_every_few_steps_takes_its_time_too(slower, thins, own_clock):
-    """Of 150 validations, one every other step, there is time for a part alone where all takes six times as long.
+def test_run_with_frequent_validations_ends_in_time(slower, thins, own_clock):
+    """150 validations, one every two steps. If all takes six times as long, there is time for only some of them.
 
-    Validations that choose nothing leave the steps their time.
+    Validations that do not select a model are skipped then.
     """
     assert 0.9 <= simulated(lambda share: slower, 15, epochs=150, batch=240, thins=thins) <= 1.1
 
 
-def test_validations_that_take_long_leave_the_report_no_more_time_than_it_needs(own_clock):
-    """As where each begins readers again, which a report has none of."""
+def test_slow_validations_do_not_reserve_time_for_the_report(own_clock):
+    """Each validation starts workers again, which the report does not."""
     assert 0.9 <= simulated(PACES["as measured"], 4, epochs=2.3, validation=5.0) <= 1.1
 
 
-def test_the_validation_of_the_initial_model_takes_no_time_from_the_final_predictions(own_clock):
+def test_validation_of_the_initial_model_takes_no_time_from_the_final_predictions(own_clock):
     clock, planned = Clock(PACES["as measured"], 600.0), []
     time_limit.time.monotonic = clock.monotonic
     for weights in ("none", "pretrained"):
@@ -185,7 +185,7 @@ def test_the_validation_of_the_initial_model_takes_no_time_from_the_final_predic
     assert planned[0] == planned[1]
 
 
-def test_rates_of_earlier_versions_are_read():
+def test_timings_of_earlier_versions_are_read():
     limit = TimeLimit(600.0, REPORT_S, RATES, began=0.0)
     plain = limit.to_json()
     rates = plain["rates"] | {"answers": plain["rates"]["predictions"]}
@@ -196,7 +196,7 @@ def test_rates_of_earlier_versions_are_read():
 
 @pytest.fixture
 def timed(class_folders, small_run):
-    """A run of two stages with a limit of its own, and its folder."""
+    """A function that sets up a run of two stages with a time limit."""
     dataset = load_dataset(class_folders)
     train, val = (dataset.select(np.arange(first, 48, 2)) for first in (0, 1))
 
@@ -207,7 +207,7 @@ def timed(class_folders, small_run):
 
 
 def limit_of(step_s: float, steps: int) -> TimeLimit:
-    """Time for about so many steps on a machine that takes as long as measured, and none for all else."""
+    """A limit for about so many steps. All else takes no time."""
     rates = replace(
         RATES,
         steps=(StepTiming(32, 0.0, step_s, 1), StepTiming(48, 0.0, step_s, 1)),
@@ -220,7 +220,7 @@ def limit_of(step_s: float, steps: int) -> TimeLimit:
 
 
 class Copying(Callback):
-    """Keeps a copy of the run folder as it is after a step."""
+    """Copies the run folder after a step."""
 
     def __init__(self, folder, to, after: int) -> None:
         self.folder, self.to, self.after = folder, to, after
@@ -231,7 +231,7 @@ class Copying(Callback):
 
 
 class Paces:
-    """A clock of steps: a pace that changes at random between runs, as of a shared machine."""
+    """A clock with a random time for each step, as on a shared machine."""
 
     def __init__(self, monkeypatch, seed: int) -> None:
         drawn = np.random.default_rng(seed)
@@ -251,7 +251,7 @@ def weights_of(job: RunSetup) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in stored.items()}
 
 
-def test_a_resumed_run_takes_the_steps_that_were_planned_to_the_same_bits(timed, tmp_path, monkeypatch):
+def test_resumed_run_takes_the_planned_steps_with_the_same_bits(timed, tmp_path, monkeypatch):
     first = timed("first")
     first.folder.begin(first.recipe, first.train, BEGINNING)
     Paces(monkeypatch, seed=1)
@@ -273,7 +273,7 @@ def test_a_resumed_run_takes_the_steps_that_were_planned_to_the_same_bits(timed,
     assert [[row.get(one) for one in facts] for row in second.folder.history()] == rows
 
 
-def test_the_learning_rate_and_the_stages_go_on_without_a_jump(timed, monkeypatch):
+def test_learning_rate_and_stages_change_without_jumps(timed, monkeypatch):
     one = timed("run")
     one.folder.begin(one.recipe, one.train, BEGINNING)
     Paces(monkeypatch, seed=3)
@@ -289,8 +289,8 @@ def test_the_learning_rate_and_the_stages_go_on_without_a_jump(timed, monkeypatc
     assert falling[-1] < max(falling) / 20, "the schedule has come to its end"
 
 
-def test_a_run_that_goes_on_has_the_time_that_is_left(timed, tmp_path, monkeypatch):
-    """Its checkpoint says how much was used by then, and 4 s go before it goes on."""
+def test_resumed_run_has_the_remaining_time(timed, tmp_path, monkeypatch):
+    """The checkpoint has the used time. The run resumes 4 s later."""
     first = timed("first")
     first.folder.begin(first.recipe, first.train, BEGINNING)
     clock = Paces(monkeypatch, seed=1)
@@ -307,8 +307,8 @@ def test_a_run_that_goes_on_has_the_time_that_is_left(timed, tmp_path, monkeypat
     assert clock.now - before == pytest.approx(60 - 4 - kept["used_s"], abs=6)
 
 
-def test_each_step_counts_with_its_own_time(timed, monkeypatch):
-    """Together the steps took no longer than the run; counted from the first step on, they would be late at once."""
+def test_each_step_is_measured_separately(timed, monkeypatch):
+    """The sum of the steps is at most the time of the run. Time since the first step would exceed it."""
     one, took = timed("run"), []
     one.folder.begin(one.recipe, one.train, BEGINNING)
     monkeypatch.setattr(Pacer, "stepped", lambda pacer, image_size, seconds: took.append(seconds))

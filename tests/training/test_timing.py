@@ -1,4 +1,4 @@
-"""What the pieces of a run take, measured on the run's own images by its own loop."""
+"""Time of the parts of a run, measured with its own images and loop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SLEEP_S = 0.02
 
 
 class Slow:
-    """A reader that takes its time over every image."""
+    """A reader with a pause for each image."""
 
     def __init__(self, reader):
         self.reader, self.asked = reader, 0
@@ -48,7 +48,7 @@ class Slow:
 
 @pytest.fixture
 def job(class_folders, tmp_path, monkeypatch):
-    """Groups of 4 images of 32 and 64 px, two of them at a time at 32 px."""
+    """Ghost batches of 4 images: two per pass at 32 px, one per pass at 64 px."""
     monkeypatch.setattr(rates, "_TIMED_S", 0.0)
     monkeypatch.setattr(rates, "_PREDICTIONS_S", 0.0)
     settings = [
@@ -70,8 +70,8 @@ def job(class_folders, tmp_path, monkeypatch):
     )
 
 
-def test_steps_are_those_of_the_run_and_the_network_stays(job, tmp_path, monkeypatch):
-    """Two groups of 32 px in one pass, two passes of one at 64 px; two steps to warm up and three that are timed."""
+def test_timed_steps_are_those_of_the_run_and_the_model_is_unchanged(job, tmp_path, monkeypatch):
+    """At 32 px one pass of two ghost batches, at 64 px two passes. Two warm-up steps and three timed steps."""
     passes = []
 
     def counted(network, batches, *rest, real=loop.forward_backward):
@@ -88,7 +88,7 @@ def test_steps_are_those_of_the_run_and_the_network_stays(job, tmp_path, monkeyp
     weights = sum(tensor.nbytes for tensor in before.values())
     assert weights < found.model_bytes < 1.02 * weights, "and its header"
     assert 0 < found.model_s < 60
-    # the network, two moments, the moving average; a little for what surrounds them
+    # model, two moments, EMA, and a small overhead
     assert 3.9 * weights < found.checkpoint_bytes < 4.2 * weights
     assert {path.stat().st_size for path in tmp_path.glob("*.pt")} == {found.checkpoint_bytes}
     assert found.checkpoints.each_s > 0
@@ -109,12 +109,12 @@ def test_timed_steps_have_the_class_terms_of_the_run(job, tmp_path, monkeypatch)
     assert all(each is not None for each in weights)
 
 
-def test_reading_is_a_part_of_a_step(job, tmp_path):
+def test_reading_time_is_part_of_a_step(job, tmp_path):
     slow = measure_timings(replace(job, reader=Slow(source_reader(job.train))), tmp_path)
     assert all(rate.each_s > 8 * SLEEP_S for rate in slow.steps), "8 pictures, one after the other"
 
 
-def test_a_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
+def test_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
     monkeypatch.setattr(rates, "_MOST_IMAGES", 4)
     large = job.recipe.model_copy(update={"batch_size": 40})
     reader = Slow(source_reader(job.train))
@@ -125,22 +125,22 @@ def test_a_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
     assert reader.asked == 2 * 5 * 4, "at both sizes a tenth of each of five steps"
 
 
-def test_steps_that_take_long_are_timed_once(job, tmp_path, monkeypatch):
-    """Two to warm up and one that is timed, at both sizes, of 8 images."""
+def test_slow_steps_are_timed_once(job, tmp_path, monkeypatch):
+    """Two warm-up steps and one timed step of 8 images for both sizes."""
     monkeypatch.setattr(rates, "_LONG_S", 0.0)
     reader = Slow(source_reader(job.train))
     measure_timings(replace(job, reader=reader), tmp_path)
     assert reader.asked == 2 * 3 * 8
 
 
-def test_of_a_short_run_no_more_is_timed_than_it_has(job, tmp_path):
-    """Of 4 steps at two sizes two of each, and two to warm up."""
+def test_short_run_times_no_more_steps_than_it_has(job, tmp_path):
+    """Of 4 steps, two per size, after two warm-up steps."""
     reader = Slow(source_reader(job.train))
     measure_timings(replace(job, reader=reader), tmp_path, run_steps=4)
     assert reader.asked == 2 * 4 * 8
 
 
-def test_what_is_measured_is_said_before(job, tmp_path):
+def test_each_measurement_is_logged_before_it_starts(job, tmp_path):
     said = logged_lines()
     measure_timings(replace(job, reader=Slow(source_reader(job.train))), tmp_path)
     answers, first, second, checkpoints = said
@@ -150,10 +150,10 @@ def test_what_is_measured_is_said_before(job, tmp_path):
     assert checkpoints == "Measuring checkpoints."
 
 
-def test_what_is_in_vain_is_not_measured_to_its_end(job, tmp_path):
-    """Asked after the 32 px of its two sizes: then 64 px, four times the pixels, are taken to need four times as long.
+def test_measuring_stops_if_the_run_is_impossible(job, tmp_path):
+    """The check is after 32 px. Without a measurement, 64 px is taken as four times as long.
 
-    What it is asked by holds answers, and both sizes as if the larger took no longer than the smaller.
+    The check itself gets the predictions, and both sizes with the time of the smaller.
     """
     asked, said = [], []
 
@@ -171,19 +171,19 @@ def test_what_is_in_vain_is_not_measured_to_its_end(job, tmp_path):
     assert found.steps[1].begin_s == 0
 
 
-def test_what_may_do_is_measured_whole(job, tmp_path):
+def test_all_sizes_are_measured_if_the_run_is_possible(job, tmp_path):
     asked = []
     found = measure_timings(job, tmp_path, is_impossible=lambda rates: bool(asked.append(rates)))
     assert [rates.steps for rates in asked][-1] == found.steps, "asked after each size"
     assert len(asked) == 2
 
 
-def test_what_the_first_checkpoint_takes_longer_is_told_apart(job, tmp_path, monkeypatch):
-    """400 s the first, 100 s the second."""
+def test_extra_time_of_the_first_checkpoint_is_separate(job, tmp_path, monkeypatch):
+    """400 s for the first, 100 s for the second."""
     now, taken = [0.0], iter((400, 100))
 
     def clock():
-        now[0] += 0.001  # no measurement is of nothing
+        now[0] += 0.001  # no measurement takes zero time
         return now[0]
 
     def save(folder, kept, step):
@@ -200,15 +200,15 @@ def test_what_the_first_checkpoint_takes_longer_is_told_apart(job, tmp_path, mon
     assert found.checkpoint_bytes == 17
 
 
-def test_workers_are_those_of_the_run(job, tmp_path):
-    """Two that read side by side take half as long: 8 images in 4 times their pause."""
+def test_workers_of_the_run_are_used(job, tmp_path):
+    """Two parallel workers take half the time: 8 images in 4 pauses."""
     found = measure_timings(replace(job, workers=2, reader=Slow(source_reader(job.train))), tmp_path)
     last = found.steps[-1]
     assert last.each_s > 3 * SLEEP_S
     assert last.begin_s == 0, "the workers have read ahead by then"
 
 
-def test_what_lies_between_two_sizes_is_in_proportion_to_the_pixels(job, tmp_path):
+def test_time_between_two_sizes_is_proportional_to_the_pixels(job, tmp_path):
     found = measure_timings(job, tmp_path)
     small, large = (rate.each_s for rate in found.steps)
     middle = (0.5 * (32**2 + 64**2)) ** 0.5
@@ -216,14 +216,14 @@ def test_what_lies_between_two_sizes_is_in_proportion_to_the_pixels(job, tmp_pat
     assert found.step_s(middle) == pytest.approx((small + large) / 2)
 
 
-def test_answers_take_what_they_take_to_begin_and_each():
+def test_linear_cost_is_a_start_and_a_time_per_item():
     assert LinearCost(0.5, 0.01).seconds(30) == pytest.approx(0.8)
     assert LinearCost(0.5, 0.01).seconds(0) == 0
 
 
 @pytest.mark.parametrize(("within_s", "sizes"), [(1e6, [32, 64]), (0.0, [32])])
-def test_sizes_that_no_time_is_left_for_are_taken_to_grow_as_their_pixels_do(within_s, sizes, job, tmp_path):
-    """With no time at all, one step of the smallest images is timed after one that is not."""
+def test_sizes_without_time_to_measure_scale_with_their_pixels(within_s, sizes, job, tmp_path):
+    """Without time, one step of the smallest size is timed after one warm-up step."""
     said = logged_lines()
     found = measure_timings(job, tmp_path, within_s=within_s)
     assert [line.split()[3] for line in said if "steps of" in line] == [str(px) for px in sizes]

@@ -1,4 +1,4 @@
-"""After which steps a stage ends, a row is written, and the validation curve gets a point."""
+"""Steps at which stages end, rows are written and validations run; and checkpoints of the state."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ def recipe(*settings: str, stages: int = 2):
     return with_overrides(get_recipe("quick"), [plan, *settings])
 
 
-def test_a_point_at_each_epoch_and_at_each_stages_end():
-    """Two stages of 20 steps, epochs of 8: at 16 the stage ends in 4 steps, half an epoch, and waits no longer."""
+def test_validations_are_at_each_epoch_and_at_the_end_of_each_stage():
+    """Two stages of 20 steps, epochs of 8. Step 16 is half an epoch before the end of a stage, so it has one."""
     length = RunLength(40, 8.0)
     assert stage_ends(recipe(), length) == [20, 40]
     assert validation_steps(recipe(), length) == {8, 16, 20, 24, 32, 40}
 
 
-def test_no_point_shortly_before_or_after_a_stage_ends():
-    """Epochs of 9: at 18 and 36 a stage ends within half an epoch. Of 101: at 202 one has ended 2 steps before."""
+def test_no_validation_shortly_before_or_after_the_end_of_a_stage():
+    """Epochs of 9: 18 and 36 are within half an epoch of an end. Epochs of 101: 202 is 2 steps after an end."""
     assert validation_steps(recipe(), RunLength(40, 9.0)) == {9, 20, 27, 40}
     assert validation_steps(recipe(), RunLength(400, 101.0)) == {101, 200, 303, 400}
     assert validation_steps(recipe(), RunLength(400, 120.0)) == {120, 200, 240, 400}
 
 
-def test_points_every_so_many_epochs():
+def test_validation_interval_is_in_epochs():
     assert validation_steps(recipe("val_interval_epochs=2", stages=1), RunLength(40, 8.0)) == {16, 32, 40}
 
 
-def test_epochs_of_less_than_a_step_are_looked_at_after_each():
+def test_epochs_shorter_than_a_step_have_one_validation_per_step():
     assert validation_steps(recipe(), RunLength(4, 0.1)) == {1, 2, 3, 4}
 
 
-def test_a_run_whose_size_changes_all_the_time_is_one_stage():
+def test_continuous_ramp_is_one_stage():
     always = with_overrides(
         get_recipe("quick"), ["progressive={stages: 4, image_size: {start: 64, end: 128, continuous: true}}"]
     )
@@ -54,8 +54,8 @@ def test_a_run_whose_size_changes_all_the_time_is_one_stage():
     assert validation_steps(always, RunLength(40, 8.0)) == {8, 16, 24, 32, 40}
 
 
-def test_a_row_after_every_step_of_a_short_run_and_about_200_of_a_long_one():
-    """1,001 steps: every fifth, and the last of either stage, 501 (a half of them, rounded up) and 1,001."""
+def test_short_run_has_a_row_per_step_and_a_long_run_about_200_rows():
+    """1,001 steps: every fifth, and the last of each stage, 501 (half, rounded up) and 1,001."""
     assert log_steps(recipe(), RunLength(40, 8.0)) == set(range(1, 41))
     long = RunLength(1001, 8.0)
     assert log_steps(recipe(), long) == set(range(5, 1002, 5)) | set(stage_ends(recipe(), long))
@@ -71,8 +71,8 @@ def test_a_row_after_every_step_of_a_short_run_and_about_200_of_a_long_one():
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(error, tmp_path, monkeypatch):
-    """Nothing is set aside: an hour of training is not given up for a network share that is away for a moment."""
+def test_temporarily_unreadable_checkpoint_is_not_treated_as_damaged(error, tmp_path, monkeypatch):
+    """It is not moved. A short outage of a network share must not lose training."""
     for step in (1, 2):
         save_checkpoint(tmp_path, {"step": step}, step)
     real, calls = torch.load, []
@@ -89,8 +89,8 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(err
     assert load_latest_checkpoint(tmp_path) == ({"step": 2}, [])
 
 
-def test_checkpoints_that_were_all_damaged_are_no_reason_to_begin_again_unasked(tmp_path):
-    """A launcher that starts the run again would have it lose its history."""
+def test_run_with_only_damaged_checkpoints_does_not_start_again(tmp_path):
+    """A launcher that repeats the command would lose the history of the run."""
     save_checkpoint(tmp_path, {"step": 1}, 1).write_bytes(b"no zip")
     for _ in range(2):
         with pytest.raises(InputError, match=mentioning("step_00000001", "output")):
@@ -98,7 +98,7 @@ def test_checkpoints_that_were_all_damaged_are_no_reason_to_begin_again_unasked(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_a_checkpoint_that_is_cut_short_is_set_aside_wherever_it_ends(share, tmp_path):
+def test_truncated_checkpoint_is_moved_and_the_one_before_is_used(share, tmp_path):
     for step in (1, 2):
         path = save_checkpoint(tmp_path, {"weights": torch.full((5_000,), float(step))}, step)
     content = path.read_bytes()
@@ -110,7 +110,7 @@ def test_a_checkpoint_that_is_cut_short_is_set_aside_wherever_it_ends(share, tmp
 
 
 def state(kind):
-    """Of a tiny network with batch norm, with all that a step changes."""
+    """State of a tiny model with batch norm, including all that a step changes."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     optimizer = optim.build_optimizer(network, Optimizer(name=kind, lr=0.1, momentum=0.9))
@@ -140,11 +140,11 @@ def numbers(kept):
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd", "rmsprop"])
 def test_everything_that_a_step_changes_is_restored(kind, tmp_path):
-    """Weights, statistics, moments, moving average, loss scale and step: also after further steps they are equal."""
+    """Weights, statistics, moments, EMA, loss scale and step, which are equal after further steps too."""
     undisturbed, other = state(kind), state(kind)
     steps(undisturbed, 3)
     save_checkpoint(tmp_path, undisturbed.state_dict(), undisturbed.step)
-    steps(other, 1)  # whatever it had is replaced
+    steps(other, 1)  # the restored state replaces these steps
     kept, damaged = load_latest_checkpoint(tmp_path)
     other.load_state_dict(kept)
     assert damaged == []
@@ -157,7 +157,7 @@ def test_everything_that_a_step_changes_is_restored(kind, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["network", "optimizer", "ema", "scaler", "step"])
-def test_no_part_of_a_state_may_be_left_out_of_a_checkpoint(part):
+def test_checkpoint_with_a_missing_part_is_rejected(part):
     first, second = state("adamw"), state("adamw")
     steps(first, 2)
     kept = first.state_dict()

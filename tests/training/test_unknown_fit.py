@@ -1,4 +1,4 @@
-"""The end of a training fits what flags unknown images, on images that did not train."""
+"""Fitting of the detector of unknown images at the end of training, on images not used for training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from efficientnetv2.utils.errors import InputError
 
 
 @pytest.mark.parametrize("enough", [True, False])
-def test_the_detector_is_fitted_on_the_validation_images(enough, small_run, tmp_path):
+def test_detector_is_fitted_on_the_validation_images(enough, small_run, tmp_path):
     for name, color in COLORS.items():
         for number in range(25):
             paint(tmp_path / "photos" / name / f"{number:02d}.png", color, number)
@@ -35,7 +35,7 @@ def test_the_detector_is_fitted_on_the_validation_images(enough, small_run, tmp_
     assert max(scores) <= found.threshold, "their own directions are in the bank"
 
 
-def test_a_storage_that_fails_meanwhile_costs_the_detector_alone(small_run, tmp_path, monkeypatch):
+def test_storage_error_loses_only_the_detector(small_run, tmp_path, monkeypatch):
     for name, color in COLORS.items():
         for number in range(25):
             paint(tmp_path / "photos" / name / f"{number:02d}.png", color, number)

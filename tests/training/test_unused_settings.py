@@ -1,4 +1,4 @@
-"""A run says which of its settings do nothing."""
+"""Notes on config fields without an effect."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def said(*settings, scratch=False, processes=1):
         (["compile=true", "progressive={image_size: {start: 64, end: 128, continuous: true}}"], "compile"),
     ],
 )
-def test_a_setting_without_effect_is_named(settings, name):
+def test_field_without_effect_is_named(settings, name):
     [line] = said(*settings)
     assert mentions(line, name)
 
 
-def test_from_scratch_there_is_nothing_to_keep_or_to_probe():
+def test_unfreezing_and_linear_probe_have_no_effect_from_scratch():
     settings = ("optimizer.gradual_unfreeze=0.5", "head_init=linear_probe")
     [line] = said(*settings, scratch=True)
     assert "optimizer.gradual_unfreeze" in line
@@ -48,12 +48,12 @@ def test_from_scratch_there_is_nothing_to_keep_or_to_probe():
         ["schedule={name: staircase, gamma: 0.9, step_epochs: 1}"],
     ],
 )
-def test_what_has_an_effect_is_not(settings):
+def test_field_with_an_effect_is_not_named(settings):
     assert said(*settings) == []
     assert said("sync_batch_norm=true", processes=2) == []
 
 
 @pytest.mark.parametrize("name", list(named_recipes()))
 @pytest.mark.parametrize("scratch", [False, True])
-def test_no_recipe_has_an_idle_setting_of_its_own(name, scratch):
+def test_no_recipe_sets_a_field_without_effect(name, scratch):
     assert unused_settings(get_recipe(name), scratch=scratch, processes=1) == []
