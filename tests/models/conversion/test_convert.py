@@ -1,4 +1,4 @@
-"""What comes out of others' files, and what they make of ours."""
+"""Conversion from and to the files of timm and torchvision."""
 
 import argparse
 import json
@@ -33,7 +33,7 @@ PREPROCESSING = Preprocessing(
 
 
 def timm_file(path, name=f"tf_{B0}", change=None, **arguments):
-    """A state dict as timm has it, changed if wanted."""
+    """A timm state dict, with an optional change."""
     torch.manual_seed(1)
     tensors = their_timm.create_model(name, **arguments).state_dict()
     if change:
@@ -61,7 +61,7 @@ def test_any_number_of_classes_and_channels_is_read(tmp_path, classes, channels)
         assert network(torch.randn(1, channels, 64, 64)).shape == (1, classes or 1280)
 
 
-def test_every_number_is_that_of_the_file_and_none_is_shared_with_it(tmp_path):
+def test_weights_equal_the_file_and_do_not_share_its_memory(tmp_path):
     path = timm_file(tmp_path / "b0.safetensors")
     network = convert.read(path).network
     stem = network.state_dict()["stem.conv.weight"]
@@ -70,7 +70,7 @@ def test_every_number_is_that_of_the_file_and_none_is_shared_with_it(tmp_path):
     assert stem.abs().sum() > 0
 
 
-def test_a_file_of_either_of_timms_twins_is_read_as_tf_and_says_so(tmp_path):
+def test_ambiguous_timm_file_is_read_as_the_tf_model_with_a_note(tmp_path):
     path = timm_file(tmp_path / "any.safetensors", "efficientnet_b0")
     read = convert.read(path)
     assert (read.theirs, read.network.architecture) == ("tf_efficientnet_b0", get_architecture("efficientnet_b0"))
@@ -80,7 +80,7 @@ def test_a_file_of_either_of_timms_twins_is_read_as_tf_and_says_so(tmp_path):
     assert not any("--model" in note for note in told.notes)
 
 
-def test_a_hub_folder_says_which_twin_it_is_and_how_pictures_are_prepared(tmp_path):
+def test_hub_folder_states_its_timm_model_and_preprocessing(tmp_path):
     theirs = their_timm.create_model("efficientnet_b1", num_classes=2)
     their_timm.models.save_for_hf(
         theirs, str(tmp_path), model_config={"label_names": ["no", "yes"]}, safe_serialization=True
@@ -95,7 +95,7 @@ def test_a_hub_folder_says_which_twin_it_is_and_how_pictures_are_prepared(tmp_pa
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_half_precision_is_read_exactly_and_said(tmp_path, kind):
+def test_half_precision_is_read_exactly_with_a_note(tmp_path, kind):
     def halve(tensors):
         tensors.update({k: v.to(kind) for k, v in tensors.items() if v.is_floating_point()})
 
@@ -142,8 +142,8 @@ def test_checkpoints_of_training_programs_are_unwrapped(tmp_path, wrap, said, zi
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 @pytest.mark.parametrize("prefix", ["model.", "net.backbone.", "module._orig_mod."])
-def test_a_network_within_a_module_is_read(tmp_path, prefix, suffix):
-    """As Lightning's checkpoints have it, with what lies next to the network there."""
+def test_model_inside_a_module_is_read(tmp_path, prefix, suffix):
+    """As in Lightning's checkpoints, also with other tensors next to the model."""
     tensors = their_timm.create_model(f"tf_{B0}", num_classes=3).state_dict()
     held = {prefix + name: tensor for name, tensor in tensors.items()}
     path = tmp_path / f"last{suffix}"
@@ -160,7 +160,7 @@ def test_a_network_within_a_module_is_read(tmp_path, prefix, suffix):
         assert ("'criterion.weight'" in told) == bool(beside)
 
 
-def test_one_of_two_networks_in_a_module_has_to_be_chosen(tmp_path):
+def test_checkpoint_of_two_models_is_rejected_with_their_names(tmp_path):
     tensors = their_timm.create_model(f"tf_{B0}", num_classes=3).state_dict()
     both = {f"{who}.{name}": tensor for who in ("student", "teacher") for name, tensor in tensors.items()}
     torch.save(both, tmp_path / "two.pth")
@@ -177,7 +177,7 @@ def test_one_of_two_networks_in_a_module_has_to_be_chosen(tmp_path):
     ids=["within the classifier", "of another name"],
 )
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_of_a_head_of_several_layers_the_rest_of_the_network_is_read(tmp_path, library, head):
+def test_backbone_of_a_model_with_a_custom_head_is_read(tmp_path, library, head):
     network = (
         their_torchvision.models.efficientnet_b0() if library == "torchvision" else their_timm.create_model(f"tf_{B0}")
     )
@@ -196,8 +196,8 @@ def test_of_a_head_of_several_layers_the_rest_of_the_network_is_read(tmp_path, l
         convert.read(tmp_path / "less.pth")
 
 
-def test_what_timms_own_trainer_saves_is_read(tmp_path):
-    """Its CheckpointSaver puts the options of the command line, an argparse.Namespace, next to the weights."""
+def test_checkpoint_of_the_timm_trainer_is_read(tmp_path):
+    """CheckpointSaver saves the command-line options, an argparse.Namespace, with the weights."""
     from timm.utils import CheckpointSaver, ModelEmaV2
 
     torch.manual_seed(3)
@@ -206,7 +206,7 @@ def test_what_timms_own_trainer_saves_is_read(tmp_path):
     torch.nn.init.normal_(averaged.module.classifier.weight)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     options = argparse.Namespace(model="tf_efficientnetv2_b0", lr=0.1, mean=[0.5] * 3, resume="", amp=None)
-    for args in (options, None):  # without options it knows no name, and puts its class in its place
+    for args in (options, None):  # without options, it saves the class name instead of the model name
         saver = CheckpointSaver(model, optimizer, args, averaged, checkpoint_dir=tmp_path, recovery_dir=tmp_path)
         saver.save_checkpoint(0, metric=71.5)
         imported = convert.read(tmp_path / "last.pth.tar")
@@ -216,14 +216,14 @@ def test_what_timms_own_trainer_saves_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_is_known_by_what_it_is_and_not_by_its_name(tmp_path, zipped):
+def test_pickle_is_recognized_by_content(tmp_path, zipped):
     state = their_timm.create_model("tf_efficientnetv2_b0", num_classes=2).state_dict()
     torch.save(state, tmp_path / "b0.safetensors", _use_new_zipfile_serialization=zipped)
     network = convert.read(tmp_path / "b0.safetensors").network
     assert torch.equal(network.classifier.weight, state["classifier.weight"])
 
 
-def test_counters_may_be_left_out(tmp_path):
+def test_counters_may_be_missing(tmp_path):
     def leave_out(tensors):
         for name in [name for name in tensors if name.endswith("num_batches_tracked")]:
             del tensors[name]
@@ -232,13 +232,13 @@ def test_counters_may_be_left_out(tmp_path):
     assert read.network.state_dict()["stem.norm.num_batches_tracked"] == 0
 
 
-def test_a_thousand_outputs_are_imagenets_classes(tmp_path):
+def test_1000_outputs_are_the_classes_of_imagenet(tmp_path):
     names = convert.read(timm_file(tmp_path / "b0.pth")).network.class_names
     assert (names[0], names[207], names[999]) == ("tench", "golden retriever", "toilet tissue")
     assert len(set(names)) == 1000
 
 
-def test_timm_loads_our_folder_with_our_preprocessing(tmp_path):
+def test_timm_loads_the_exported_folder_with_its_preprocessing(tmp_path):
     from timm.data import resolve_model_data_config
 
     network = our_network()
@@ -253,7 +253,7 @@ def test_timm_loads_our_folder_with_our_preprocessing(tmp_path):
     assert (tuple(config["mean"]), tuple(config["std"])) == (PREPROCESSING.mean, PREPROCESSING.std)
 
 
-def test_a_model_of_timm_goes_back_to_timm_alone(tmp_path):
+def test_timm_model_is_exported_only_to_timm(tmp_path):
     network = create("timm:test_efficientnet", num_classes=2, in_channels=4).eval()
     network.class_names, network.activation = ("a", "b"), "sigmoid"
     convert.write(tmp_path / "hub", network, "timm")
@@ -273,11 +273,11 @@ def test_a_model_of_timm_goes_back_to_timm_alone(tmp_path):
         (get_architecture(B0), 3, ("oak", "elm", "ash")),
         (get_architecture(B0), 4, ()),
         (replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5), 1, ("a", "b")),
-        # torchvision's V2-S, say: timm's plain networks have another epsilon, which the config.json carries.
+        # For example torchvision's V2-S. timm's models without tf_ have another epsilon, so config.json has it.
         (replace(get_architecture("efficientnet_b0"), padding="symmetric"), 3, ("a", "b")),
     ],
 )
-def test_a_folder_for_timm_comes_back_bit_for_bit(tmp_path, crop_mode, table, channels, classes):
+def test_timm_folder_is_read_back_with_equal_bits(tmp_path, crop_mode, table, channels, classes):
     network = our_network(table, classes, channels)
     crop = 0.8 if crop_mode == "center" else 1.0
     network.preprocessing = replace(network.preprocessing, crop_mode=crop_mode, crop_pct=crop)
@@ -295,7 +295,7 @@ def test_a_folder_for_timm_comes_back_bit_for_bit(tmp_path, crop_mode, table, ch
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_torchvision_loads_our_file_strictly(tmp_path, suffix):
+def test_torchvision_loads_the_exported_file_strictly(tmp_path, suffix):
     table = replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
     network, path = our_network(table), tmp_path / f"out{suffix}"
     convert.write(path, network, "torchvision")
@@ -322,7 +322,7 @@ def test_torchvision_loads_our_file_strictly(tmp_path, suffix):
         ("timm", "o.pth", replace(get_architecture("efficientnetv2_s"), padding="symmetric"), ("Give a folder",)),
     ],
 )
-def test_what_others_would_answer_differently_is_not_written(tmp_path, to, out, table, why):
+def test_model_with_other_outputs_in_the_target_library_is_not_written(tmp_path, to, out, table, why):
     with torch.device("meta"):
         network = our_network(table)
     with pytest.raises(InputError, match="was not written") as error:
@@ -334,7 +334,7 @@ def test_what_others_would_answer_differently_is_not_written(tmp_path, to, out, 
 @pytest.mark.parametrize(
     ("to", "out"), [("timm", "o"), ("timm", "o.pth"), ("torchvision", "o.pth"), ("keras", "o.keras")]
 )
-def test_another_pooling_is_named_as_the_cause(tmp_path, to, out):
+def test_error_names_the_unsupported_pooling(tmp_path, to, out):
     with torch.device("meta"):
         network = our_network(replace(get_architecture("efficientnet_b0"), global_pool="avg+center"))
     with pytest.raises(InputError, match=mentioning("avg+center")):
@@ -342,7 +342,7 @@ def test_another_pooling_is_named_as_the_cause(tmp_path, to, out):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_where_a_folder_for_timm_should_be(tmp_path):
+def test_file_in_place_of_a_timm_folder_is_rejected(tmp_path):
     (tmp_path / "mine").write_text("of the user")
     with pytest.raises(InputError, match=mentioning("timm")):
         convert.write(tmp_path / "mine", our_network(), "timm")
@@ -360,25 +360,25 @@ SYMMETRIC = replace(get_architecture("efficientnet_b0"), padding="symmetric", ba
         ("torchvision", "o.pth", SYMMETRIC, ["class names", "preprocessing", "test-time augmentation"]),
     ],
 )
-def test_what_others_do_not_see_in_their_file_is_told(tmp_path, to, out, table, alone):
+def test_metadata_that_the_target_library_ignores_is_reported(tmp_path, to, out, table, alone):
     network = our_network(table)
     network.preprocessing = replace(PREPROCESSING, tta="d4")
     notes = convert.write(tmp_path / out, network, to)
     assert each_mentions(notes, *((f"the {word}",) for word in alone))
 
 
-def test_what_was_never_said_is_not_lost(tmp_path):
+def test_default_metadata_is_not_reported_as_ignored(tmp_path):
     assert convert.write(tmp_path / "hub", our_network(), "timm") == ()
     [note] = convert.write(tmp_path / "o.pth", our_network(classes=("0", "1")), "timm")
     assert "preprocessing" in note
     network = our_network()
-    network.preprocessing = replace(PREPROCESSING, crop_pct=0.77)  # of 160 px: 207.8
+    network.preprocessing = replace(PREPROCESSING, crop_pct=0.77)  # 207.8 px for 160 px
     [note] = convert.write(tmp_path / "hub", network, "timm")
     assert mentions(note, f"{160 / 208:.6g}", "crop_pct", "0.77")
 
 
-def test_unstated_preprocessing_of_b0_is_the_published_one(tmp_path):
-    """And the command that would say otherwise can be typed as it stands, whatever the file is called."""
+def test_missing_preprocessing_of_b0_is_the_published_one(tmp_path):
+    """The note has a complete command to change it, also for file names with spaces."""
     path = timm_file(tmp_path / "my b0.safetensors")
     read = convert.read(path)
     assert read.network.preprocessing == get_model_info(B0).preprocessing
@@ -392,8 +392,8 @@ def test_unstated_preprocessing_of_b0_is_the_published_one(tmp_path):
         assert words in note
 
 
-def test_a_tag_brings_the_preprocessing_of_its_weights(tmp_path):
-    """Adversarial propagation was trained with mean and std 0.5, where the network's own are ImageNet's."""
+def test_tag_sets_the_preprocessing_of_its_weights(tmp_path):
+    """Weights of adversarial propagation use mean and std 0.5 instead of ImageNet's."""
     path = timm_file(tmp_path / "b0.safetensors", "tf_efficientnet_b0")
     plain, tagged, older = (
         convert.read(path, model=f"tf_efficientnet_b0{tag}").network.preprocessing for tag in ("", ".ap_in1k", "_ap")
@@ -403,7 +403,7 @@ def test_a_tag_brings_the_preprocessing_of_its_weights(tmp_path):
     assert older == tagged
 
 
-def test_the_plain_twins_tag_brings_it_too_and_may_be_told_of_a_file_that_names_the_network(tmp_path):
+def test_tag_of_a_timm_model_without_tf_sets_the_preprocessing(tmp_path):
     plain = timm_file(tmp_path / "b3.safetensors", "efficientnet_b3", num_classes=2)
     imported = convert.read(plain, model="efficientnet_b3")
     seen = imported.network.preprocessing
@@ -420,8 +420,8 @@ def test_the_plain_twins_tag_brings_it_too_and_may_be_told_of_a_file_that_names_
 
 
 @pytest.mark.parametrize("start", [b"\x80", b"PK"])
-def test_a_header_as_long_as_a_pickle_begins_is_that_of_a_safetensors_file(tmp_path, start):
-    """Headers are as long as a multiple of 8, so that one file in 32 begins as pickles do."""
+def test_safetensors_header_that_looks_like_a_pickle_is_recognized(tmp_path, start):
+    """The length of the header is a multiple of 8, so one file in 32 begins like a pickle."""
     path = tmp_path / "in.safetensors"
     tensors = their_timm.create_model(f"tf_{B0}", num_classes=2).state_dict()
     save_file(tensors, path, {"note": ""})
@@ -445,7 +445,7 @@ def test_a_header_as_long_as_a_pickle_begins_is_that_of_a_safetensors_file(tmp_p
         ("y.pth", "torch.save", OSError(28, "No space left on device")),
     ],
 )
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, monkeypatch, out, writer, error):
+def test_full_disk_is_reported_and_leaves_no_partial_file(tmp_path, monkeypatch, out, writer, error):
     def full(*_):
         raise error
 

@@ -1,4 +1,4 @@
-"""There and back: an image's file gives the same probabilities, to the bit, through every format of others."""
+"""Round trips through the formats of other libraries preserve the probabilities to the bit."""
 
 import io
 import json
@@ -33,20 +33,20 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
 
 pytestmark = [
-    # Of Keras with numpy 2 and tensors of PyTorch.
+    # Raised by Keras with numpy 2 and tensors of PyTorch.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 ]
 
 PHOTOGRAPHS = sorted((Path(__file__).parents[3] / "examples/land_cover/images").glob("*.jpg"))[::80]
 CLASSES = ("naïve", "oak, red", "elm")
 TF, V1 = get_architecture("efficientnetv2_b0"), get_architecture("efficientnet_b0")
-PLAIN = replace(V1, padding="symmetric", batch_norm_epsilon=1e-5)  # timm's without tf_, and torchvision's
-# None of it is what anyone would assume.
+PLAIN = replace(V1, padding="symmetric", batch_norm_epsilon=1e-5)  # timm's model without tf_, and torchvision's
+# No default has these values.
 UNUSUAL = {"image_size": 74, "interpolation": "bilinear", "mean": (0.3, 0.4, 0.5), "std": (0.1, 0.2, 0.4)}
 CUTS = {
     "squash": {"crop_mode": "squash"},
     "border": {"crop_mode": "border", "tta": "d4"},
-    "center": {"crop_mode": "center", "crop_pct": 0.77},  # no whole pixels of 74
+    "center": {"crop_mode": "center", "crop_pct": 0.77},  # not an integer size for 74
 }
 
 
@@ -66,7 +66,7 @@ def model(table=TF, cut="squash", **changes):
 
 
 def answers(network):
-    """Of images that are no squares, so that every crop mode gives another."""
+    """Predictions for non-square images, for which the crop modes differ."""
     return Predictor(network)([*PHOTOGRAPHS[:2], oblong(PHOTOGRAPHS[2])])
 
 
@@ -78,7 +78,7 @@ def oblong(path):
 
 
 def there_and_back(folder, network, out, to):
-    """As a user does it: from a model file, and into one."""
+    """From a model file to another, as a user converts it."""
     model_file.save(folder / "before.safetensors", network)
     before = model_file.load(folder / "before.safetensors")
     convert.write(folder / out, before, to)
@@ -99,7 +99,7 @@ def there_and_back(folder, network, out, to):
         ("timm", "folder", TF, "border"),
         ("timm", "folder", TF, "center"),
         ("timm", "o.safetensors", TF, "border"),
-        ("timm", "o.pth", PLAIN, "center"),  # the tf_ model would be assumed
+        ("timm", "o.pth", PLAIN, "center"),  # by default read as the tf_ model
         ("torchvision", "o.pth", PLAIN, "border"),
         ("torchvision", "o.safetensors", PLAIN, "center"),
         ("keras", "o.keras", TF, "center"),
@@ -107,7 +107,7 @@ def there_and_back(folder, network, out, to):
         ("keras", "o.weights.h5", V1, "center"),
     ],
 )
-def test_a_picture_s_probabilities_stay(tmp_path, to, out, table, cut):
+def test_probabilities_are_preserved(tmp_path, to, out, table, cut):
     back = there_and_back(tmp_path, model(table, cut), out, to)
     assert "preprocessing: as this package wrote it into the file" in back.notes
     assert not any("assumed" in note or "class names" in note for note in back.notes)
@@ -116,7 +116,7 @@ def test_a_picture_s_probabilities_stay(tmp_path, to, out, table, cut):
 @pytest.mark.parametrize(
     ("to", "out"), [("timm", "folder"), ("keras", "o.keras"), ("keras", "o.weights.h5"), ("torchvision", "o.pth")]
 )
-def test_that_classes_are_answered_each_by_itself_stays(tmp_path, to, out):
+def test_sigmoid_activation_is_preserved(tmp_path, to, out):
     network = model(PLAIN if to == "torchvision" else V1)
     network.activation = "sigmoid"
     there_and_back(tmp_path, network, out, to)
@@ -124,7 +124,7 @@ def test_that_classes_are_answered_each_by_itself_stays(tmp_path, to, out):
     assert any("sigmoid" in line for line in told) == (to != "keras")
 
 
-def test_keras_too_answers_each_class_by_itself(tmp_path):
+def test_keras_model_applies_the_sigmoid(tmp_path):
     network = model(V1)
     network.activation = "sigmoid"
     convert.write(tmp_path / "o.keras", network, "keras")
@@ -136,8 +136,8 @@ def test_keras_too_answers_each_class_by_itself(tmp_path):
     torch.testing.assert_close(torch.as_tensor(theirs.predict(levels.numpy(), verbose=0)), own, atol=1e-4, rtol=0)
 
 
-def test_probabilities_would_tell():
-    """With what would be assumed in its place, or one field of another value, they are others."""
+def test_probabilities_depend_on_each_field():
+    """A default or a change of one field changes them."""
     network = model()
     right = answers(network)
     for other in ({"image_size": 75}, {"crop_mode": "center", "crop_pct": 0.875}, {"interpolation": "bicubic"},
@@ -146,12 +146,12 @@ def test_probabilities_would_tell():
         assert answers(network) != right
 
 
-def test_v2_with_keras_own_scaling_keeps_size_and_framing_in_a_file_of_weights(tmp_path):
+def test_keras_weights_of_v2_preserve_size_and_crop_mode(tmp_path):
     own = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     there_and_back(tmp_path, model(TF, "border", **own), "o.weights.h5", "keras")
 
 
-def test_what_is_told_goes_before_what_is_carried(tmp_path):
+def test_user_metadata_has_priority_over_embedded_metadata(tmp_path):
     network = model()
     convert.write(tmp_path / "hub", network, "timm")
     told = UserMetadata({"crop_mode": "border"}, ("a", "b", "c"))
@@ -159,7 +159,7 @@ def test_what_is_told_goes_before_what_is_carried(tmp_path):
     assert back.network.preprocessing == replace(network.preprocessing, crop_mode="border")
     assert back.network.class_names == ("a", "b", "c")
     assert back.network.recipe == network.recipe
-    assert back.network.metrics == {}  # reached with another crop mode
+    assert back.network.metrics == {}  # measured with another crop mode
 
 
 @pytest.mark.parametrize(
@@ -172,20 +172,20 @@ def test_what_is_told_goes_before_what_is_carried(tmp_path):
     ],
 )
 def test_only_a_center_crop_keeps_a_crop_pct(before, told, crop_pct):
-    """Whoever names another crop mode does not get the cut of the former one."""
+    """Another crop mode does not use the former value."""
     base = replace(model().preprocessing, **before)
     assert UserMetadata(told).apply_to(base) == replace(base, **told, crop_pct=crop_pct)
 
 
-def test_a_long_list_of_names_fits(tmp_path):
-    """ImageNet-21k's 21,843: more than an HDF5 attribute holds."""
+def test_long_list_of_class_names_is_stored(tmp_path):
+    """The 21,843 names of ImageNet-21k exceed the size of an HDF5 attribute."""
     network = EfficientNet(V1, num_classes=21_843)
     network.class_names = tuple(f"a class with a long name {number}" for number in range(21_843))
     convert.write(tmp_path / "o.weights.h5", network, "keras")
     assert convert.read(tmp_path / "o.weights.h5").network.class_names == network.class_names
 
 
-def test_what_cannot_be_said_is_refused_once(tmp_path):
+def test_metadata_that_json_cannot_store_is_rejected_with_one_message(tmp_path):
     network = model(PLAIN)
     network.metrics = {"val_top1": float("nan")}
     for out, to in (("o.pth", "torchvision"), ("o.safetensors", "timm")):
@@ -195,8 +195,8 @@ def test_what_cannot_be_said_is_refused_once(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-class TestOthersDoNotMind:
-    """Their own loaders, at their strictest, take the files as if nothing were carried."""
+class TestLibrariesIgnoreMetadata:
+    """Strict loaders of the libraries ignore the metadata."""
 
     @pytest.mark.parametrize("name", ["o.keras", "o.h5", "o.weights.h5"])
     def test_keras(self, tmp_path, name):
@@ -209,11 +209,11 @@ class TestOthersDoNotMind:
             theirs = keras.models.load_model(tmp_path / name)
         kernel = keras.ops.convert_to_numpy(theirs.get_layer("predictions").kernel)
         assert (network.classifier.weight.detach().numpy() == kernel.T).all()
-        if name == "o.keras":  # one more member, and Keras unpacks the whole archive to the disk
+        if name == "o.keras":  # one more archive member; Keras extracts the whole archive to the disk
             with zipfile.ZipFile(tmp_path / name) as archive:
                 assert len(archive.namelist()) == 3
                 assert archive.testzip() is None
-        # What Keras saves next is its own: nothing of ours is left to be out of date.
+        # A file saved again by Keras has no metadata that could be outdated.
         theirs.save(tmp_path / "next.keras")
         assert convert.weight_reader.read(tmp_path / "next.keras").header is None
 
@@ -235,10 +235,10 @@ class TestOthersDoNotMind:
         assert convert.weight_reader.read(tmp_path / "next.pth").header is None
 
 
-class TestWhatWasChangedSince:
-    """The file's own word goes before ours, and its tensors before both."""
+class TestChangedFiles:
+    """Config and tensors of the file have priority over the metadata."""
 
-    def test_another_config(self, tmp_path):
+    def test_changed_config_has_priority(self, tmp_path):
         convert.write(tmp_path / "hub", model(), "timm")
         path = tmp_path / "hub" / "config.json"
         config = json.loads(path.read_text())
@@ -251,8 +251,8 @@ class TestWhatWasChangedSince:
         assert any("changed since" in note and "mean (0.5, 0.5, 0.5), not (0.3" in note for note in back.notes)
         assert back.network.metrics == {}
 
-    def test_one_field_of_a_config_leaves_all_others_as_they_were(self, tmp_path):
-        """What no config.json of timm says too: views, the rule for raster bands, fractions of a pixel."""
+    def test_changed_field_of_a_config_changes_no_other_field(self, tmp_path):
+        """Also fields that timm's config.json cannot have: TTA, raster bands, fractions of a pixel."""
         rule = Bands((3, 2, 1), low=(100.0,) * 3, high=(900.0,) * 3, kinds=("uint16",))
         network = model(cut="center", tta="d4", bands=rule)
         convert.write(tmp_path / "hub", network, "timm")
@@ -270,24 +270,24 @@ class TestWhatWasChangedSince:
             "96 px of 96, as those of 74 before were of 96"
         )
 
-    def test_another_classifier(self, tmp_path):
+    def test_changed_classifier_has_priority(self, tmp_path):
         convert.write(tmp_path / "o.pth", model(PLAIN), "torchvision")
         loaded = torch.load(tmp_path / "o.pth", weights_only=True)
         loaded["classifier.1.weight"], loaded["classifier.1.bias"] = torch.zeros(5, 1280), torch.zeros(5)
-        torch.save(loaded, tmp_path / "o.pth")  # with our words still in it
+        torch.save(loaded, tmp_path / "o.pth")  # the metadata is still in the file
         back = convert.read(tmp_path / "o.pth")
         assert back.network.class_names == ("0", "1", "2", "3", "4")
         assert back.network.recipe == {}
         assert any(mentions(note, "3", "class", "channel") for note in back.notes)
 
-    def test_the_twin_that_it_says_cannot_be_talked_away(self, tmp_path):
+    def test_model_stated_in_the_file_cannot_be_overridden(self, tmp_path):
         convert.write(tmp_path / "o.pth", model(PLAIN), "timm")
         with pytest.raises(InputError, match=mentioning("efficientnet_b0", "`model`", "tf_eff")):
             convert.read(tmp_path / "o.pth", model="tf_efficientnet_b0")
 
 
 def damaged(path, text):
-    """The file once more, our words in it replaced."""
+    """Replace the metadata in the file."""
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
@@ -325,14 +325,14 @@ def whole(tmp_path_factory):
         ('{"format_version": 99, "package_version": "9.9"}', r"written by efficientnetv2 9\.9; .*Upgrade"),
     ],
 )
-def test_damaged_words_are_refused(whole, tmp_path, name, text, said):
+def test_damaged_metadata_is_rejected(whole, tmp_path, name, text, said):
     shutil.copy(whole / name, tmp_path / name)
     damaged(tmp_path / name, text)
     with pytest.raises(InputError, match=rf"{name}.*{said}"):
         convert.read(tmp_path / name)
 
 
-def test_words_that_are_no_text(whole, tmp_path):
+def test_non_text_metadata_is_rejected(whole, tmp_path):
     shutil.copy(whole / "o.h5", tmp_path / "o.h5")
     with h5py.File(tmp_path / "o.h5", "r+") as file:
         del file[CARRIED]
@@ -346,7 +346,7 @@ def test_words_that_are_no_text(whole, tmp_path):
 
 
 @pytest.mark.parametrize("metadata", ["[]", "no JSON", b"\xff"])
-def test_metadata_of_keras_that_is_none(whole, tmp_path, metadata):
+def test_invalid_keras_metadata_is_rejected(whole, tmp_path, metadata):
     with zipfile.ZipFile(whole / "o.keras") as source, zipfile.ZipFile(tmp_path / "o.keras", "w") as target:
         for name in source.namelist():
             target.writestr(name, metadata if name == "metadata.json" else source.read(name))

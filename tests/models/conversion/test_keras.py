@@ -1,4 +1,4 @@
-"""Keras' own computation is the measure: from the same JPEG files, both sides give the same logits."""
+"""Equal logits to Keras for the same JPEG files."""
 
 import functools
 import json
@@ -32,16 +32,16 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
 
 pytestmark = [
-    # Of Keras with numpy 2 and tensors of PyTorch.
+    # Raised by Keras with numpy 2 and tensors of PyTorch.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 ]
 
-TOLERANCE = 1e-4  # of the logits' spread
+TOLERANCE = 1e-4  # relative to the standard deviation of the logits
 PHOTOGRAPHS = sorted((Path(__file__).parents[3] / "examples/land_cover/images").glob("*.jpg"))[::50]
 NAMES = (B0 := "efficientnetv2_b0", "efficientnet_b0")
 FORMATS = (".keras", ".weights.h5", ".h5")
 SYMMETRIC = {"mean": (128 / 255,) * 3, "std": (128 / 255,) * 3}
-EVEN_PX, ODD_PX = 64, 75  # 75 becomes 38, 19, 10, 5, 3: odd and even on the way down
+EVEN_PX, ODD_PX = 64, 75  # 75 becomes 38, 19, 10, 5, 3: odd and even
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def _silent():
 
 
 def pixels(preprocessing, photographs=PHOTOGRAPHS[:3]):
-    """The photographs as both networks get them: (N, H, W, 3) uint8."""
+    """The model input of both libraries: (N, H, W, 3) uint8."""
     return np.stack([load_eval_image(str(path), preprocessing) for path in photographs])
 
 
@@ -62,7 +62,7 @@ def input_of(network, photographs=PHOTOGRAPHS[:3]):
 
 @functools.cache
 def random_weights(name):
-    """Every number random, batch-norm's too, with activations of ordinary size on photographs."""
+    """Random values, also in batch norm, with activations of usual size on photos."""
     network = create(name, num_classes=5)
     network.preprocessing = replace(network.preprocessing, image_size=96)
     randomise(network, input_of(network, PHOTOGRAPHS))
@@ -70,7 +70,7 @@ def random_weights(name):
 
 
 def random_network(name, px=EVEN_PX, *, num_classes=5, **scaling):
-    """A new network with ``random_weights``."""
+    """A new model with ``random_weights``."""
     network = create(name, num_classes=num_classes)
     network.load_state_dict(
         {key: tensor for key, tensor in random_weights(name).items() if num_classes or "classifier" not in key}
@@ -85,7 +85,7 @@ def our_logits(network):
 
 
 def keras_logits(model, images):
-    """Of uint8 images as they are: Keras scales by itself, and its softmax is taken off."""
+    """For uint8 images, because Keras scales them itself. The softmax is removed."""
     if hasattr(model.layers[-1], "activation") and model.layers[-1].name == "predictions":
         model.layers[-1].activation = keras.activations.linear
     with torch.inference_mode():
@@ -94,12 +94,12 @@ def keras_logits(model, images):
 
 def distance(ours, theirs):
     assert np.isfinite(theirs).all()
-    assert 0.02 < theirs.std() < 50  # dead or exploding logits would prove nothing
+    assert 0.02 < theirs.std() < 50  # constant or exploding logits would make the test useless
     return float(np.abs(ours - theirs).max() / theirs.std())
 
 
 def tensors_of(raw, network):
-    """A file's tensors under our names; none missing, none left over."""
+    """The tensors of a file by the names of this package: none missing, none unused."""
     names = tensor_names("keras", network.architecture)
     if not network.num_classes:
         names = {ours: theirs for ours, theirs in names.items() if not ours.startswith("classifier.")}
@@ -108,7 +108,7 @@ def tensors_of(raw, network):
 
 
 def loaded(raw, network):
-    """Our network with the weights and the preprocessing of a file."""
+    """The model with the weights and the preprocessing of a file."""
     other = EfficientNet(network.architecture, num_classes=network.num_classes)
     left = other.load_state_dict(tensors_of(raw, network), strict=False)
     assert all(name.endswith("num_batches_tracked") for name in left.missing_keys)
@@ -122,8 +122,8 @@ def equal(raw, network):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_keras_gives_our_logits_and_we_its(name, tmp_path):
-    """Ours, written, computed by Keras from the pixels of real photographs; saved by Keras, read again."""
+def test_logits_equal_keras_in_both_directions(name, tmp_path):
+    """Written and computed by Keras on real photos, then saved by Keras and read."""
     network = random_network(name, ODD_PX)
     weight_writer.write_keras(tmp_path / "ours.keras", network)
     model = keras.models.load_model(tmp_path / "ours.keras")
@@ -137,7 +137,7 @@ def test_keras_gives_our_logits_and_we_its(name, tmp_path):
     assert distance(our_logits(again), theirs) < TOLERANCE
     assert (our_logits(again).argmax(1) == theirs.argmax(1)).all()
 
-    # The same weights under anything wrong are far off.
+    # The same weights with a wrong architecture give other logits.
     for wrong in ({"padding": "symmetric"}, {"batch_norm_epsilon": 1e-5}):
         other = EfficientNet(replace(network.architecture, **wrong), num_classes=5)
         other.load_state_dict(network.state_dict())
@@ -150,7 +150,7 @@ def test_keras_gives_our_logits_and_we_its(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "formats"), [("efficientnetv2_b0", FORMATS), ("efficientnet_b0", (".weights.h5", ".h5"))]
 )
-def test_every_format_of_keras_own_making_is_read_to_the_bit(name, formats, tmp_path):
+def test_keras_formats_are_read_to_the_bit(name, formats, tmp_path):
     network = random_network(name)
     weight_writer.write_keras(tmp_path / "ours.weights.h5", network)
     builder = {"efficientnetv2_b0": "EfficientNetV2B0", "efficientnet_b0": "EfficientNetB0"}[name]
@@ -171,21 +171,21 @@ def test_every_format_of_keras_own_making_is_read_to_the_bit(name, formats, tmp_
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_we_write_comes_back_to_the_bit(name, tmp_path):
-    """Without a classifier it is what Keras calls ``include_top=False``."""
+def test_written_file_is_read_back_to_the_bit(name, tmp_path):
+    """Without a classifier it is a model with ``include_top=False``."""
     for suffix, num_classes in ((".keras", 0), (".weights.h5", 5), (".h5", 5)):
         network = random_network(name, num_classes=num_classes)
         path = tmp_path / f"network{suffix}"
         weight_writer.write_keras(path, network)
         raw = interop.read(path)
         assert equal(raw, network)
-        # Weights alone do not say the size.
+        # Files of weights have no image size.
         px = raw.preprocessing.image_size if suffix == ".weights.h5" else EVEN_PX
         assert raw.preprocessing == replace(network.preprocessing, image_size=px)
-    assert len(list(tmp_path.iterdir())) == 3  # and nothing unfinished next to them
+    assert len(list(tmp_path.iterdir())) == 3  # no temporary file remains
 
 
-def test_keras_own_constructor_takes_our_weights(tmp_path):
+def test_keras_constructor_loads_the_weights(tmp_path):
     network = random_network("efficientnetv2_b0")
     weight_writer.write_keras(tmp_path / "ours.weights.h5", network)
     model = keras.applications.EfficientNetV2B0(
@@ -195,7 +195,7 @@ def test_keras_own_constructor_takes_our_weights(tmp_path):
     assert distance(our_logits(network), theirs) < TOLERANCE
 
 
-def test_any_mean_and_std_travel_in_the_network(tmp_path):
+def test_mean_and_std_are_stored_in_the_model(tmp_path):
     scaling = {"mean": (0.3, 0.4, 0.5), "std": (0.1, 0.2, 0.4)}
     for name, suffix in zip(NAMES, (".h5", ".keras"), strict=True):
         network = random_network(name, **scaling)
@@ -204,15 +204,15 @@ def test_any_mean_and_std_travel_in_the_network(tmp_path):
         assert interop.read(path).preprocessing == network.preprocessing
         model = keras.models.load_model(path)
         assert distance(our_logits(network), keras_logits(model, pixels(network.preprocessing))) < TOLERANCE
-    # V1 keeps them among its weights, V2 has them in the description alone.
+    # V1 has them in its weights, V2 only in the model description.
     weight_writer.write_keras(tmp_path / "v1.weights.h5", network)
     assert interop.read(tmp_path / "v1.weights.h5").preprocessing.mean == scaling["mean"]
     with pytest.raises(InputError, match=mentioning(".keras", "preprocessing")):
         weight_writer.write_keras(tmp_path / "v2.weights.h5", random_network("efficientnetv2_b0", **scaling))
 
 
-def test_built_in_preprocessing_is_seen(tmp_path):
-    """ImageNet's constants in B0, (x - 128) / 128 in S; nothing without ``include_preprocessing``."""
+def test_built_in_preprocessing_is_read(tmp_path):
+    """ImageNet's values in B0, (x - 128) / 128 in S, none without ``include_preprocessing``."""
     options = {"weights": None, "include_top": False, "input_shape": (64, 64, 3)}
     b0 = keras.applications.EfficientNetV2B0(**options)
     for suffix in (".weights.h5", ".h5"):
@@ -237,8 +237,8 @@ def test_built_in_preprocessing_is_seen(tmp_path):
         assert "does not scale images" in raw.notes[0]
 
 
-def test_the_third_layer_of_published_v1_weights(tmp_path):
-    """Keras has standard deviations where variances belong, and divides by their roots once more."""
+def test_third_scaling_layer_of_published_v1_weights_is_read(tmp_path):
+    """Keras stores standard deviations instead of variances and divides by their roots once more."""
     std = np.array([0.229, 0.224, 0.225])
     picture = keras.Input((64, 64, 3))
     x = keras.layers.Rescaling(1 / 255)(picture)
@@ -264,8 +264,8 @@ def test_the_third_layer_of_published_v1_weights(tmp_path):
         assert np.abs(got.permute(0, 2, 3, 1).numpy() - theirs).max() < 1e-5
 
 
-def test_v1_built_without_a_size_pads_odd_maps_as_even_ones(tmp_path):
-    """Equal at 64 px; at 80 px a map of 5 px is halved, and Keras' own padding is another."""
+def test_v1_without_an_input_size_pads_odd_maps_as_even_ones(tmp_path):
+    """Equal at 64 px. At 80 px a map of 5 px is halved, where Keras pads differently."""
     network = random_network("efficientnet_b0", 64, num_classes=0)
     weight_writer.write_keras(tmp_path / "sized.weights.h5", network)
     sizeless = keras.applications.EfficientNetB0(weights=None, include_top=False, pooling="avg")
@@ -273,7 +273,7 @@ def test_v1_built_without_a_size_pads_odd_maps_as_even_ones(tmp_path):
     sizeless.save(tmp_path / "sizeless.keras")
     raw = interop.read(tmp_path / "sizeless.keras")
     assert mentions(raw.notes[0], "32")
-    assert raw.stated == ("mean", "std")  # the size is the published one
+    assert raw.stated == ("mean", "std")  # the size is the published default
     assert not interop.read(tmp_path / "sized.weights.h5").notes
     again = loaded(raw, network)
     for px, same in ((64, True), (80, False)):
@@ -282,8 +282,8 @@ def test_v1_built_without_a_size_pads_odd_maps_as_even_ones(tmp_path):
         assert found < TOLERANCE if same else found > 10 * TOLERANCE
 
 
-def test_a_network_within_a_network(tmp_path):
-    """What transfer learning with Keras leaves: augmentation, trunk, a head of the user's naming."""
+def test_model_inside_a_transfer_learning_model_is_read(tmp_path):
+    """Augmentation, backbone and a head with a custom name."""
     trunk = keras.applications.EfficientNetV2B0(weights=None, include_top=False, input_shape=(64, 64, 3))
     model = keras.Sequential(
         [
@@ -317,8 +317,8 @@ def test_a_network_within_a_network(tmp_path):
 
 
 @pytest.mark.parametrize("within", ["", "efficientnetv2-b0/"])
-def test_legacy_weights_say_of_scaling_only_what_they_list(within, tmp_path):
-    """Of a network within a network they list the layers that have weights; of one alone, all."""
+def test_legacy_weights_state_scaling_only_by_their_list_of_layers(within, tmp_path):
+    """The list of a nested model has only layers with weights. Otherwise it has all."""
     network = create(B0, num_classes=2)
     state, path = network.state_dict(), tmp_path / "weights.h5"
     with h5py.File(path, "w") as file:
@@ -334,8 +334,8 @@ def test_legacy_weights_say_of_scaling_only_what_they_list(within, tmp_path):
     assert raw.stated == ()
 
 
-def test_the_size_around_a_network_that_has_none_is_stated(tmp_path):
-    """As transfer learning has it: Input((64, 64, 3)), and in it EfficientNetV2B0(include_top=False)."""
+def test_input_size_of_an_outer_model_is_read(tmp_path):
+    """As in transfer learning: Input((64, 64, 3)) with EfficientNetV2B0(include_top=False)."""
     trunk = keras.applications.EfficientNetV2B0(weights=None, include_top=False, pooling="avg")
     picture = keras.Input((64, 64, 3))
     path = tmp_path / "network.keras"
@@ -346,7 +346,7 @@ def test_the_size_around_a_network_that_has_none_is_stated(tmp_path):
 
 
 def without_names(path):
-    """As versions of Keras wrote it that only number the layers, and list none without weights."""
+    """Remove the layer names, as in versions of Keras that number layers and omit those without weights."""
     with h5py.File(path, "r+") as file:
         empty = []
 
@@ -368,7 +368,7 @@ def test_numbered_layers_are_named_by_their_order(name, tmp_path):
     without_names(path)
     raw = interop.read(path)
     assert equal(raw, network)
-    with h5py.File(path, "r+") as file:  # TensorFlow's Keras 2.13
+    with h5py.File(path, "r+") as file:  # as in TensorFlow's Keras 2.13
         file.move("layers", "_layer_checkpoint_dependencies")
     assert equal(interop.read(path), network)
     with h5py.File(path, "r+") as file:
@@ -378,7 +378,7 @@ def test_numbered_layers_are_named_by_their_order(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["efficientnetv2_b3", "efficientnetv2_s", "efficientnet_b2", "efficientnet_b4"])
-def test_names_and_shapes_are_keras(name):
+def test_names_and_shapes_equal_keras(name):
     family, _, size = name.partition("_")
     builder = {"efficientnetv2": "EfficientNetV2", "efficientnet": "EfficientNet"}[family] + size.upper()
     with keras.device("meta"):
@@ -399,7 +399,7 @@ def test_names_and_shapes_are_keras(name):
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_half_precision_is_read_as_it_is(precision, tmp_path):
+def test_half_precision_is_read_unchanged(precision, tmp_path):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
@@ -412,7 +412,7 @@ def test_half_precision_is_read_as_it_is(precision, tmp_path):
     theirs = model.get_layer("predictions").kernel.value.detach()
     assert theirs.dtype == getattr(torch, precision)
     assert torch.equal(raw.tensors["predictions.kernel"], theirs.T)
-    assert raw.preprocessing.std == (1, 1, 1)  # of a Normalization that has seen nothing
+    assert raw.preprocessing.std == (1, 1, 1)  # from a Normalization layer that was not adapted
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_half_precision_is_read_as_it_is(precision, tmp_path):
         (lambda: EfficientNet(replace(get_architecture("efficientnetv2_b0"), batch_norm_epsilon=1e-5)), "0.001"),
     ],
 )
-def test_what_keras_does_not_have_is_not_written(network, reason, tmp_path):
+def test_model_that_keras_does_not_have_is_not_written(network, reason, tmp_path):
     with torch.device("meta"):
         network = network()
     with pytest.raises(InputError, match=f"Keras has no such model.*{reason}"):
@@ -431,12 +431,12 @@ def test_what_keras_does_not_have_is_not_written(network, reason, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_name_that_keras_does_not_write(tmp_path):
+def test_suffix_that_keras_does_not_write_is_rejected(tmp_path):
     with pytest.raises(InputError, match=mentioning("weights.h5")):
         weight_writer.write_keras(tmp_path / "network.safetensors", create("efficientnetv2_b0", num_classes=2))
 
 
-def test_a_missing_folder_is_said(tmp_path):
+def test_missing_folder_is_reported(tmp_path):
     with pytest.raises(InputError, match=mentioning("No such file")):
         weight_writer.write_keras(tmp_path / "nowhere" / "network.keras", random_network("efficientnet_b0"))
 
@@ -449,9 +449,9 @@ def whole(tmp_path_factory):
 
 
 class TestBadFiles:
-    """Each is refused with its name and the reason."""
+    """The error names the file and the reason."""
 
-    def test_cut_short(self, whole, tmp_path):
+    def test_truncated_file_is_rejected(self, whole, tmp_path):
         weights = tmp_path / "cut.weights.h5"
         with zipfile.ZipFile(whole) as archive:
             weights.write_bytes(archive.read("model.weights.h5")[:100_000])
@@ -471,12 +471,12 @@ class TestBadFiles:
                 target.writestr(member, change(data) if member == "config.json" else data)
         return path
 
-    def test_description_that_is_no_json(self, whole, tmp_path):
+    def test_description_that_is_not_json_is_rejected(self, whole, tmp_path):
         path = self.changed(whole, tmp_path / "a.keras", lambda text: text[:-20])
         with pytest.raises(InputError, match=mentioning("a.keras", "JSON")):
             interop.read(path)
 
-    def test_preprocessing_that_is_no_mean_and_std(self, whole, tmp_path):
+    def test_preprocessing_layer_other_than_scaling_is_rejected(self, whole, tmp_path):
         def with_resizing(text):
             config = json.loads(text)
             layer = {"class_name": "Resizing", "config": {"name": "smaller", "height": 32, "width": 32}}
@@ -487,7 +487,7 @@ class TestBadFiles:
         with pytest.raises(InputError, match=mentioning("smaller", "channel")):
             interop.read(path)
 
-    def test_scale_of_zero(self, whole, tmp_path):
+    def test_scale_of_zero_is_rejected(self, whole, tmp_path):
         path = self.changed(
             whole, tmp_path / "a.keras", lambda text: text.replace(b'"scale": 0.00392156862745098', b'"scale": 0')
         )
@@ -505,7 +505,7 @@ class TestBadFiles:
         with pytest.raises(InputError, match="points out of the file"):
             interop.read(path)
 
-    def test_more_declared_than_stored(self, whole, tmp_path):
+    def test_tensor_larger_than_its_data_is_rejected(self, whole, tmp_path):
         path = tmp_path / "a.weights.h5"
         with zipfile.ZipFile(whole) as archive:
             path.write_bytes(archive.read("model.weights.h5"))
@@ -528,7 +528,7 @@ class TestBadFiles:
         ids=["text", "bytes", "compound", "complex", "long double", "empty"],
     )
     @pytest.mark.parametrize("place", ["data/names", "data/names/kernel", "layers/conv2d/vars/0"])
-    def test_hdf5_of_something_else(self, values, place, tmp_path):
+    def test_other_hdf5_file_is_rejected(self, values, place, tmp_path):
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file[place] = values
         with pytest.raises(InputError, match=rf"a\.h5: '/{place}' holds no numbers"):
@@ -541,7 +541,7 @@ class TestBadFiles:
         assert bias.tolist() == [1.5, -2.0]
 
     @pytest.mark.parametrize("description", [np.ones(3), 7, h5py.Empty("f4")])
-    def test_description_that_is_no_text(self, description, tmp_path):
+    def test_description_that_is_not_text_is_rejected(self, description, tmp_path):
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file["predictions/predictions/bias:0"] = np.ones(2, "f4")
             file.attrs["model_config"] = description
@@ -559,7 +559,7 @@ class TestBadFiles:
             ({"mean": [0.5], "variance": [float("inf")]}, ("0", "finite")),
         ],
     )
-    def test_constants_that_are_no_mean_and_std(self, whole, tmp_path, constants, said):
+    def test_invalid_mean_and_std_are_rejected(self, whole, tmp_path, constants, said):
         def with_constants(text):
             config = json.loads(text)
             [layer] = [one for one in config["config"]["layers"] if one["class_name"] == "Normalization"]
@@ -571,7 +571,7 @@ class TestBadFiles:
             interop.read(path)
 
     @pytest.mark.parametrize("px", [0, -5])
-    def test_a_size_that_is_none_is_as_published(self, whole, tmp_path, px):
+    def test_invalid_image_size_is_replaced_by_the_published_size(self, whole, tmp_path, px):
         path = self.changed(
             whole,
             tmp_path / "a.keras",
@@ -597,7 +597,7 @@ class TestBadFiles:
         ("a.weights.h5", ["class names", "preprocessing: mean and std are in the model"]),
     ],
 )
-def test_what_keras_does_not_see_is_told(name, alone, tmp_path):
+def test_metadata_that_keras_ignores_is_reported(name, alone, tmp_path):
     network = random_network("efficientnet_b0")
     network.class_names = ("a", "b", "c", "d", "e")
     notes = convert.write(tmp_path / name, network, "keras")
@@ -605,7 +605,7 @@ def test_what_keras_does_not_see_is_told(name, alone, tmp_path):
     assert all(word in note for word, note in zip(alone, notes, strict=True))
 
 
-def test_reading_needs_no_keras(tmp_path, monkeypatch):
+def test_reading_does_not_need_keras(tmp_path, monkeypatch):
     network = random_network("efficientnet_b0")
     weight_writer.write_keras(tmp_path / "a.keras", network)
     monkeypatch.setitem(sys.modules, "keras", None)
@@ -615,7 +615,7 @@ def test_reading_needs_no_keras(tmp_path, monkeypatch):
 
 
 def behind(*layers):
-    """A description that ends in these layers, behind a convolution."""
+    """A model description with these layers after a convolution."""
     conv = {"class_name": "Conv2D", "config": {"name": "top_conv"}}
     return {"class_name": "Functional", "config": {"layers": [conv, *layers]}}
 
@@ -637,12 +637,12 @@ def keras_layer(kind, **config):
          ("globalmaxpooling2d", "GlobalMaxPooling2D")),
     ],
 )  # fmt: skip
-def test_another_end_of_a_network_is_refused(layers, message):
+def test_unsupported_last_layers_are_rejected(layers, message):
     with pytest.raises(InputError, match=mentioning(*message)):
         refuse_other_heads(Path("some.keras"), behind(*layers))
 
 
 @pytest.mark.parametrize("activation", ["softmax", "linear", {"class_name": "Softmax", "config": {}}])
-def test_the_usual_end_of_a_network_is_taken(activation):
+def test_usual_last_layers_are_accepted(activation):
     pooled = [keras_layer("Activation", activation="swish"), keras_layer("GlobalAveragePooling2D")]
     refuse_other_heads(Path("some.keras"), behind(*pooled, keras_layer("Dense", units=5, activation=activation)))

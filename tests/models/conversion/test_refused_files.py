@@ -1,4 +1,4 @@
-"""Files that cannot be read, each refused with its name, what was expected and what was found."""
+"""Files that cannot be read: the error has the name, the expected and the found content."""
 
 import json
 import pickle
@@ -37,32 +37,32 @@ def saved(path, tensors):
     return path
 
 
-def test_no_file(tmp_path):
+def test_missing_file_is_rejected(tmp_path):
     assert "does not exist" in refusal(tmp_path / "none.pth")
 
 
-def test_a_folder_of_nothing_known(tmp_path):
+def test_folder_without_a_known_file_is_rejected(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "config.json" in refusal(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
-def test_truncated(tmp_path, suffix, share):
+def test_truncated_file_is_rejected(tmp_path, suffix, share):
     path = saved(tmp_path / f"cut{suffix}", state())
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     assert "incomplete" in refusal(path)
 
 
-def test_truncated_legacy_pickle(tmp_path):
+def test_truncated_legacy_pickle_is_rejected(tmp_path):
     path = tmp_path / "cut.pth"
     torch.save(state(), path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes()[:200_000])
     assert mentions(refusal(path), "damaged")
 
 
-def test_a_huge_declared_header(tmp_path):
+def test_huge_declared_header_is_rejected(tmp_path):
     path = tmp_path / "huge.safetensors"
     path.write_bytes((2**60).to_bytes(8, "little") + b'{"a":1}')
     assert mentions(refusal(path), "header")
@@ -77,19 +77,19 @@ def test_a_huge_declared_header(tmp_path):
         ("photo.safetensors", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01" + bytes(300)),
     ],
 )
-def test_what_is_no_file_of_weights_at_all(tmp_path, name, contents):
+def test_file_without_weights_is_rejected(tmp_path, name, contents):
     (tmp_path / name).write_bytes(contents)
     assert mentions(refusal(tmp_path / name), "PyTorch", "HDF5")
 
 
-def test_a_header_that_is_no_json(tmp_path):
+def test_header_that_is_not_json_is_rejected(tmp_path):
     path = tmp_path / "bad.safetensors"
     path.write_bytes((24).to_bytes(8, "little") + b"{no json, no json at all")
     assert "JSON" in refusal(path)
 
 
 @pytest.mark.parametrize("network", ["timm", "torchvision"])
-def test_another_network(tmp_path, network):
+def test_other_architecture_is_rejected(tmp_path, network):
     tensors = state("resnet18") if network == "timm" else their_torchvision.models.mobilenet_v2().state_dict()
     message = refusal(saved(tmp_path / "other.pth", tensors))
     assert mentions(message, "EfficientNet")
@@ -97,7 +97,7 @@ def test_another_network(tmp_path, network):
 
 
 @pytest.mark.parametrize("name", ["efficientnetv2_rw_t", "efficientnetv2_rw_s", "efficientnetv2_rw_m"])
-def test_timms_own_networks_are_refused_by_name_with_the_reason(tmp_path, name):
+def test_other_timm_architecture_is_rejected_by_name_with_the_reason(tmp_path, name):
     with torch.device("meta"):
         network = their_timm.create_model(name, num_classes=2)
     tensors = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in network.state_dict().items()}
@@ -106,55 +106,55 @@ def test_timms_own_networks_are_refused_by_name_with_the_reason(tmp_path, name):
     assert "before the official code" in message
 
 
-def test_half_the_tensors_are_listed_by_both_names(tmp_path):
+def test_missing_tensors_are_listed_by_both_names(tmp_path):
     tensors = state()
     kept = dict(list(tensors.items())[: len(tensors) // 2])
     message = refusal(saved(tmp_path / "half.safetensors", kept))
     assert mentions(message, "efficientnetv2_b0")
-    # 420 tensors, 59 batch-norm counters among them; the first half of the rest is there.
+    # 420 tensors include 59 counters of batch norm. The file has the first half.
     wanted = [name for name in tensors if not name.endswith("num_batches_tracked")]
     gone = [name for name in wanted if name not in kept and not name.startswith("classifier")]
     assert f"{len(gone)} of {len(wanted) - 2} missing: '{gone[0]} (ours: blocks." in message
 
 
-def test_what_is_left_over_is_listed(tmp_path):
+def test_unused_tensors_are_listed(tmp_path):
     message = refusal(saved(tmp_path / "more.pth", state() | {"extra.weight": torch.zeros(1)}))
     assert mentions(message, "1", "extra.weight")
 
 
-def test_a_wrong_shape_is_listed_by_both_names(tmp_path):
+def test_wrong_shape_is_listed_by_both_names(tmp_path):
     message = refusal(saved(tmp_path / "wrong.pth", state() | {"conv_head.weight": torch.zeros(1000, 192, 1, 1)}))
     assert mentions(message, "conv_head.weight", "head.conv.weight", "1000", "192", "1", "1280")
 
 
-def test_half_a_classifier(tmp_path):
+def test_classifier_without_bias_is_rejected(tmp_path):
     tensors = state()
     del tensors["classifier.bias"]
     assert "classifier.bias" in refusal(saved(tmp_path / "half.pth", tensors))
 
 
-def test_a_classifier_whose_halves_are_of_different_classes(tmp_path):
+def test_classifier_with_different_numbers_of_classes_is_rejected(tmp_path):
     tensors = state(num_classes=5) | {"classifier.bias": torch.zeros(7)}
     message = refusal(saved(tmp_path / "mixed.pth", tensors))
     assert mentions(message, "5", "classifier.weight", "7", "classifier.bias")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers(tmp_path, value):
+def test_non_finite_weights_are_rejected(tmp_path, value):
     tensors = state()
     tensors["blocks.1.0.bn1.weight"][3] = value
     message = refusal(saved(tmp_path / "nan.safetensors", tensors))
     assert mentions(message, "1", "420", "NaN", "blocks.1.0.bn1.weight")
 
 
-def test_a_variance_below_0(tmp_path):
+def test_negative_variance_is_rejected(tmp_path):
     tensors = state()
     tensors["bn1.running_var"].neg_()
     message = refusal(saved(tmp_path / "negative.safetensors", tensors))
     assert mentions(message, "1", "0", "bn1.running_var")
 
 
-def test_integers_for_weights(tmp_path):
+def test_integer_weights_are_rejected(tmp_path):
     tensors = state()
     tensors["conv_stem.weight"] = tensors["conv_stem.weight"].to(torch.int8)
     message = refusal(saved(tmp_path / "int8.safetensors", tensors))
@@ -170,7 +170,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_pickle_that_would_run_code_runs_none(tmp_path, protocol):
+def test_pickle_with_code_is_not_run(tmp_path, protocol):
     trace = tmp_path / "ran"
     torch.save({"state_dict": state(), "args": Bomb(trace)}, tmp_path / "zip.pth", pickle_protocol=protocol)
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Bomb(trace), protocol))
@@ -181,22 +181,22 @@ def test_a_pickle_that_would_run_code_runs_none(tmp_path, protocol):
     assert not trace.exists()
 
 
-def test_a_program_is_not_run(tmp_path):
+def test_torchscript_program_is_not_run(tmp_path):
     path = tmp_path / "script.pt"
     module = torch.nn.Linear(2, 2)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's: that such files are going out of use
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's deprecation of such files
         torch.jit.save(torch.jit.script(module), path)
     assert "TorchScript" in refusal(path)
 
 
-def test_no_state_dict(tmp_path):
+def test_file_without_a_state_dict_is_rejected(tmp_path):
     assert mentions(refusal(saved(tmp_path / "list.pth", [torch.zeros(1)])), "state dict")
     assert "'epoch'" in refusal(saved(tmp_path / "own.pth", {"epoch": 3, "net": state()}))
 
 
 def stating(config, **values):
-    """A config.json with other values in its pretrained_cfg."""
+    """config.json with other values in its pretrained_cfg."""
     return config | {"pretrained_cfg": config["pretrained_cfg"] | values}
 
 
@@ -233,7 +233,7 @@ def stating(config, **values):
         (lambda config: stating(config, std=[0.2]), ("mean has 3 values and std 1",)),
     ],
 )
-def test_a_hub_folder_whose_config_is_wrong(tmp_path, change, said):
+def test_invalid_config_of_a_hub_folder_is_rejected(tmp_path, change, said):
     hub = tmp_path / "hub"
     their_timm.models.save_for_hf(their_timm.create_model(B0, num_classes=2), str(hub), safe_serialization=True)
     config = change(json.loads((hub / "config.json").read_text()))
@@ -244,13 +244,13 @@ def test_a_hub_folder_whose_config_is_wrong(tmp_path, change, said):
     assert str(hub) in str(error.value)
 
 
-def test_a_hub_folder_without_weights(tmp_path):
+def test_hub_folder_without_weights_is_rejected(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": B0}))
     with pytest.raises(InputError, match=mentioning("model.safetensors")):
         convert.read(tmp_path)
 
 
-def test_a_name_that_contradicts_the_file(tmp_path):
+def test_model_name_that_contradicts_the_file_is_rejected(tmp_path):
     path = tmp_path / "arch.pth"
     torch.save({"arch": B0, "state_dict": state()}, path)
     assert mentions(refusal(path, model="tf_efficientnetv2_b1"), "tf_efficientnetv2_b0")
@@ -272,27 +272,27 @@ def keras_weights(path, name="efficientnetv2_b0"):
 
 
 @pytest.mark.parametrize("model", ["bogus", "efficientnetv2-b00", "resnet50", "tf_efficientnetv2_b0"])
-def test_a_name_that_keras_does_not_know(tmp_path, model):
+def test_unknown_keras_name_is_rejected(tmp_path, model):
     message = refusal(keras_weights(tmp_path / "b0.h5"), model=model)
     assert mentions(message, model, "is not one of the", "Keras")
     assert ("did you mean" in message) == (model not in ("bogus", "resnet50"))
 
 
 @pytest.mark.parametrize("model", ["efficientnetv2_b0", "efficientnetv2-b0", "EfficientNetV2B0"])
-def test_a_right_name_of_keras_changes_nothing_and_a_wrong_one_is_refused(tmp_path, model):
+def test_matching_keras_name_is_accepted_and_another_is_rejected(tmp_path, model):
     path = keras_weights(tmp_path / "b0.h5")
     assert convert.read(path, model=model).name == convert.read(path).name == "efficientnetv2_b0"
     other = model.replace("b0", "b1").replace("B0", "B1")
     assert mentions(refusal(path, model=other), other, "efficientnetv2_b0", "`model`")
 
 
-def test_a_name_that_the_authors_do_not_know():
+def test_unknown_name_of_the_released_code_is_rejected():
     assert detect.published_name("tensorflow", "efficientnetv2-s") == "efficientnetv2_s"
     assert detect.published_name("tensorflow", "efficientnet-b0") == "efficientnet_b0"
     with pytest.raises(InputError, match=mentioning("did you mean", "efficientnetv2-s")):
         detect.published_name("tensorflow", "efficientnetv2-ss")
 
 
-def test_torchvision_has_no_b0_of_v2(tmp_path):
+def test_v2_b0_of_torchvision_is_rejected(tmp_path):
     path = saved(tmp_path / "b0.pth", their_torchvision.models.efficientnet_b0().state_dict())
     assert mentions(refusal(path, model="efficientnet_v2_b0"), "torchvision")

@@ -1,4 +1,4 @@
-"""Checkpoints by TensorFlow's own Saver, with the authors' variable names, give the logits of the same values."""
+"""Equal logits for checkpoints of TensorFlow's Saver with the variable names of the released code."""
 
 import os
 import shutil
@@ -24,10 +24,10 @@ with loading_tensorflow():
     tensorflow = pytest.importorskip("tensorflow")
 timm = pytest.importorskip("timm")
 
-TOLERANCE = 1e-4  # of the logits' spread
+TOLERANCE = 1e-4  # relative to the standard deviation of the logits
 AVERAGE = "/ExponentialMovingAverage"
 
-# As google/automl's efficientnetv2/effnetv2_model.py names a V2-B0 when it runs: block 0 (fused, no expansion),
+# Names of a V2-B0 in google/automl's efficientnetv2/effnetv2_model.py: block 0 (fused, no expansion),
 # block 1 (fused), block 5 (MBConv with squeeze-excite).
 NAMES_OF_THE_AUTHORS = {
     "stem/conv2d/kernel": (3, 3, 3, 32),
@@ -51,12 +51,12 @@ NAMES_OF_THE_AUTHORS = {
 
 
 def random_timm(name, seed):
-    """timm's network with every number random, batch-norm's too."""
+    """timm's model with random values, also in batch norm."""
     return randomise(timm.create_model(f"tf_{name}", num_classes=7), seed=seed)
 
 
 def authors_variables(network):
-    """timm's weights under the authors' names, in TensorFlow's layout, without a look at our tables."""
+    """timm's weights by the names of the released code, in TensorFlow's layout, without the tables of this package."""
     kinds = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
     norms = {"bn1": "", "bn2": "_1", "bn3": "_2"}
     number, blocks = -1, {}
@@ -86,14 +86,14 @@ def authors_variables(network):
         elif layer == "conv_dw":
             values[f"{scope}/depthwise_conv2d/depthwise_kernel"] = array.transpose(2, 3, 0, 1)
         else:
-            # The first convolution of a block but the depthwise one is plain, the second is numbered.
+            # The first convolution of a block has no number, apart from the depthwise one. The second has one.
             second = layer == "conv_pwl"
             values[f"{scope}/conv2d{'_1' if second else ''}/kernel"] = array.transpose(2, 3, 1, 0)
     return values
 
 
 def save(folder, variables, step=1234):
-    """By TensorFlow's own Saver; the prefix."""
+    """Save by TensorFlow's Saver. Return the prefix."""
     v1 = tensorflow.compat.v1
     with tensorflow.Graph().as_default(), v1.Session() as session:
         made = [v1.get_variable(name, initializer=value, use_resource=False) for name, value in variables.items()]
@@ -103,7 +103,7 @@ def save(folder, variables, step=1234):
 
 
 def checkpoint(folder, name, raw, average=None):
-    """A run's whole state: variables, moving averages if given, the optimizer's slots, the step."""
+    """Complete state of a run: variables, optional moving averages, slots of the optimizer, step."""
     scope = name.replace("_", "-")
     variables = {f"{scope}/{key}": value for key, value in raw.items()}
     slots = {f"{key}/RMSProp": np.ones_like(value) for key, value in variables.items()}
@@ -132,7 +132,7 @@ def distance(ours, theirs, px):
 
 
 @pytest.mark.parametrize("name", ["efficientnetv2_b0", "efficientnet_b0"])
-def test_logits_are_those_of_the_same_values(name, tmp_path):
+def test_logits_equal_those_of_the_same_values(name, tmp_path):
     raw, average = random_timm(name, 0), random_timm(name, 1)
     prefix = checkpoint(tmp_path, name, authors_variables(raw), authors_variables(average))
     averaged = interop.read(prefix)
@@ -145,7 +145,7 @@ def test_logits_are_those_of_the_same_values(name, tmp_path):
     assert mentions(averaged.notes[1], slots, "optimizer")
 
 
-def test_names_are_the_authors():
+def test_names_equal_the_released_code():
     names = tensor_names("tensorflow", get_architecture("efficientnetv2_b0"))
     with torch.device("meta"):
         state = create("efficientnetv2_b0", num_classes=7).state_dict()
@@ -159,11 +159,11 @@ def test_names_are_the_authors():
 
 
 class TestSmall:
-    """What is told apart by names needs no whole network."""
+    """Cases that are distinguished by names need only a small model."""
 
     KERNEL = np.arange(2 * 2 * 3 * 4, dtype=np.float32).reshape(2, 2, 3, 4)
 
-    def test_every_way_to_say_which(self, tmp_path):
+    def test_checkpoint_is_found_by_prefix_folder_or_index(self, tmp_path):
         prefix = save(tmp_path, {"b0/stem/conv2d/kernel": self.KERNEL})
         for path in (prefix, tmp_path, prefix.with_name("model.ckpt-1234.index")):
             assert interop.opens(path)
@@ -180,8 +180,8 @@ class TestSmall:
         assert not interop.opens(prefix)
         assert not interop.opens(tmp_path / "absent")
 
-    def test_averages_where_there_are_some(self, tmp_path):
-        """Also with the head's scope that newer TensorFlow leaves out, and with no scope at all."""
+    def test_moving_averages_are_preferred(self, tmp_path):
+        """Also without the scope of the head, which newer TensorFlow omits, and without any scope."""
         variables = {"stem/conv2d/kernel": self.KERNEL, f"stem/conv2d/kernel{AVERAGE}": -self.KERNEL}
         raw = interop.read(save(tmp_path, {**variables, "dense/bias": np.ones(2, "f4")}))
         assert raw.tensors["stem/conv2d/kernel"].max() == 0
@@ -189,14 +189,14 @@ class TestSmall:
         assert each_mentions(raw.notes, ("EMA", "1"))
         assert raw.model is None
 
-    def test_number_formats(self, tmp_path):
+    def test_number_formats_are_converted(self, tmp_path):
         half = tensorflow.cast(self.KERNEL, tensorflow.bfloat16).numpy()
         raw = interop.read(save(tmp_path, {"stem/conv2d/kernel": half}))
         assert raw.tensors["stem/conv2d/kernel"].dtype == torch.bfloat16
         assert raw.tensors["stem/conv2d/kernel"][0, 0, 1, 1] == self.KERNEL[1, 1, 0, 0]
 
-    def test_saved_under_a_folder_and_no_name(self, tmp_path):
-        """As ``saver.save(session, "folder/")`` writes it; a name is all that it lacks."""
+    def test_checkpoint_without_a_name_is_read(self, tmp_path):
+        """As written by ``saver.save(session, "folder/")``."""
         save(tmp_path, {"stem/conv2d/kernel": self.KERNEL})
         for file in tmp_path.glob("model.ckpt-1234.*"):
             file.rename(tmp_path / file.name.removeprefix("model.ckpt-1234"))
@@ -206,22 +206,22 @@ class TestSmall:
             file.rename(tmp_path / f"model{file.name}")
         assert interop.read(tmp_path / "model.index").tensors
 
-    def test_another_network(self, tmp_path):
+    def test_other_architecture_is_rejected(self, tmp_path):
         prefix = save(tmp_path, {"resnet/layer1/weights": self.KERNEL})
         with pytest.raises(InputError, match=mentioning("EfficientNet")):
             interop.read(prefix)
 
-    def test_two_networks(self, tmp_path):
+    def test_two_models_are_rejected(self, tmp_path):
         prefix = save(tmp_path, {"a/stem/conv2d/kernel": self.KERNEL, "b/stem/conv2d/kernel": self.KERNEL})
         with pytest.raises(InputError, match=mentioning("a/stem/conv2d/kernel", "b/stem/conv2d/kernel")):
             interop.read(prefix)
 
-    def test_object_based(self, tmp_path):
+    def test_object_based_checkpoint_is_rejected(self, tmp_path):
         prefix = tensorflow.train.Checkpoint(kernel=tensorflow.Variable(self.KERNEL)).save(str(tmp_path / "c"))
         with pytest.raises(InputError, match=mentioning("tf.train.Checkpoint")):
             interop.read(Path(prefix))
 
-    def test_cut_short(self, tmp_path):
+    def test_truncated_checkpoint_is_rejected(self, tmp_path):
         prefix = save(tmp_path, {"stem/conv2d/kernel": self.KERNEL})
         data = next(tmp_path.glob("*.data-*"))
         data.write_bytes(data.read_bytes()[:50])
@@ -239,15 +239,15 @@ class TestSmall:
             interop.read(tmp_path)
 
 
-def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
+def test_missing_tensorflow_names_the_extra(tmp_path, monkeypatch):
     prefix = save(tmp_path, {"stem/conv2d/kernel": np.ones((3, 3, 3, 8), "f4")})
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(InputError, match=r'pip install "tensorflow'):
         interop.read(prefix)
 
 
-def test_loading_beside_pytorch_is_silent_and_does_not_abort():
-    """TensorFlow before Triton aborts the process; PyTorch asks for Triton with its first optimizer."""
+def test_loading_next_to_pytorch_is_silent_and_does_not_abort():
+    """The process aborts if TensorFlow is imported before Triton, which PyTorch imports with its first optimizer."""
     program = """
 import os, sys, torch
 from efficientnetv2.models.conversion.tensorflow_checkpoint import loading_tensorflow

@@ -1,4 +1,4 @@
-"""Names, tags, shapes and preprocessing of all published networks are those of timm and torchvision."""
+"""Names, tags, shapes and preprocessing of all published models equal timm and torchvision."""
 
 import pytest
 import torch
@@ -32,21 +32,21 @@ def ours_renamed(name, source):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_timms(name):
+def test_shapes_equal_timm(name):
     with torch.device("meta"):
         theirs = their_timm.create_model(f"tf_{name}")
     assert ours_renamed(name, "timm") == shapes(theirs)
 
 
 @pytest.mark.parametrize("name", list(torchvision_config.MODELS))
-def test_torchvisions(name):
+def test_shapes_equal_torchvision(name):
     with torch.device("meta"):
         theirs = their_torchvision.models.get_model(torchvision_config.MODELS[name], weights=None)
     assert ours_renamed(name, "torchvision") == shapes(theirs)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_padding_and_epsilon_are_timms_with_and_without_tf(name):
+def test_padding_and_epsilon_equal_timm_with_and_without_tf(name):
     for model in (f"tf_{name}", name):
         if not their_timm.is_model(model):
             with pytest.raises(InputError, match=r"not one of the timm models|timm has no model"):
@@ -62,7 +62,7 @@ def test_padding_and_epsilon_are_timms_with_and_without_tf(name):
 
 
 @pytest.mark.parametrize("name", list(torchvision_config.MODELS))
-def test_epsilon_is_torchvisions(name):
+def test_padding_and_epsilon_equal_torchvision(name):
     with torch.device("meta"):
         theirs = their_torchvision.models.get_model(torchvision_config.MODELS[name], weights=None)
     table = torchvision_config.architecture_of(name)
@@ -76,12 +76,12 @@ def test_epsilon_is_torchvisions(name):
 
 
 @pytest.mark.parametrize("tag", ["tf_efficientnetv2_s.in1k", "tf_efficientnetv2_s_in21ft1k", "tf_efficientnetv2_s"])
-def test_timms_tags_do_not_change_the_network(tag):
+def test_tags_of_timm_do_not_change_the_architecture(tag):
     assert timm_config.published_name(tag) == ("efficientnetv2_s", True)
 
 
-def test_our_own_names_lead_to_theirs():
-    """timm has no plain B0 of V2, and torchvision spells S otherwise."""
+def test_names_of_this_package_suggest_those_of_the_library():
+    """timm has no B0 of V2 without tf_, and torchvision spells S differently."""
     with pytest.raises(InputError, match=mentioning("did you mean", "tf_efficientnetv2_b0")):
         timm_config.published_name("efficientnetv2_b0")
     with pytest.raises(InputError, match=mentioning("did you mean", "efficientnet_v2_s")):
@@ -90,7 +90,7 @@ def test_our_own_names_lead_to_theirs():
 
 
 @pytest.mark.parametrize("model", ["tf_efficientnet_l2_ns", "tf_efficientnet_l2_ns_475", "tf_efficientnet_l2"])
-def test_noisy_students_l2_is_known(model):
+def test_l2_of_noisy_student_is_known(model):
     assert timm_config.published_name(model) == ("efficientnet_l2", True)
 
 
@@ -100,7 +100,7 @@ def test_noisy_students_l2_is_known(model):
      "efficientnetv2_b0", "efficientnet_x_b3", "tf_efficientnet_cc_b0_4e", "tf_efficientnet_b0_ap_ns",
      "tf_efficientnet_b0_ap.in1k"],
 )  # fmt: skip
-def test_other_networks_of_timm_are_not_taken_for_ours(model):
+def test_other_timm_models_are_rejected(model):
     with pytest.raises(InputError, match=model):
         timm_config.published_name(model)
 
@@ -108,7 +108,7 @@ def test_other_networks_of_timm_are_not_taken_for_ours(model):
 @pytest.mark.parametrize(
     "name", [name for name in NAMES if name.startswith("efficientnetv2") and not name.endswith(("0", "1", "2", "3"))]
 )
-def test_unstated_preprocessing_of_s_to_xl_is_timms_own(name):
+def test_default_preprocessing_of_s_to_xl_equals_timm(name):
     theirs = their_timm.get_pretrained_cfg(f"tf_{name}.in21k_ft_in1k").to_dict()
     stated, notes = timm_config.stated_preprocessing(theirs, "config.json")
     assert timm_config.default_preprocessing(name, tf=True) == (stated, f"tf_{name}")
@@ -117,7 +117,7 @@ def test_unstated_preprocessing_of_s_to_xl_is_timms_own(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_bare_name_is_looked_at_as_the_weights_that_timm_means_by_it(name):
+def test_name_without_a_tag_has_the_preprocessing_of_the_default_weights(name):
     theirs = their_timm.get_pretrained_cfg(f"tf_{name}")
     stated, _ = timm_config.stated_preprocessing(theirs.to_dict(), "config.json")
     assert timm_config.default_preprocessing(name, tf=True) == (stated, f"tf_{name}")
@@ -125,8 +125,8 @@ def test_a_bare_name_is_looked_at_as_the_weights_that_timm_means_by_it(name):
     assert timm_config.default_preprocessing(name, tf=True, tag=theirs.tag) == (stated, f"tf_{name}.{theirs.tag}")
 
 
-def test_the_classes_tell_weights_of_imagenet_21k():
-    """timm's B3 of 21,843 classes cuts the center square, the one fine-tuned from it keeps the image whole."""
+def test_number_of_classes_selects_the_preprocessing_of_imagenet_21k():
+    """timm's B3 with 21,843 classes uses a center crop. The fine-tuned B3 uses the full image."""
     theirs = their_timm.get_pretrained_cfg("tf_efficientnetv2_b3.in21k").to_dict()
     stated, _ = timm_config.stated_preprocessing(theirs, "config.json")
     known = timm_config.default_preprocessing("efficientnetv2_b3", tf=True, num_classes=theirs["num_classes"])[0]
@@ -141,7 +141,7 @@ OLD = {
 
 
 @pytest.mark.parametrize("old", OLD)
-def test_older_tags_are_those_of_today(old):
+def test_deprecated_tags_are_mapped_to_current_ones(old):
     name, _, tag = OLD[old].partition(".")
     assert timm_config.published_name(old) == (name.removeprefix("tf_"), True)
     assert timm_config.tag_of(old) == tag == timm_config.tag_of(OLD[old])
@@ -149,7 +149,7 @@ def test_older_tags_are_those_of_today(old):
 
 
 @pytest.mark.parametrize("name", ["efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l", "efficientnetv2_xl"])
-def test_timms_own_s_to_xl_are_bicubic_where_the_published_ones_are_bilinear(name):
+def test_timm_s_to_xl_without_tf_are_bicubic_and_published_ones_bilinear(name):
     plain, _ = timm_config.default_preprocessing(name, tf=False)
     assert plain.interpolation == their_timm.get_pretrained_cfg(name).interpolation == "bicubic"
     assert get_model_info(name).preprocessing.interpolation == "bilinear"
@@ -158,8 +158,8 @@ def test_timms_own_s_to_xl_are_bicubic_where_the_published_ones_are_bilinear(nam
 @pytest.mark.parametrize(
     "weights", [name for name in their_timm.list_pretrained("efficientnet_b*") if name.partition(".")[0] in NAMES]
 )
-def test_plain_networks_of_v1_are_looked_at_as_timm_evaluates_its_weights(weights):
-    """Without a tag: as those that timm takes the bare name for."""
+def test_v1_models_without_tf_have_the_preprocessing_of_their_weights(weights):
+    """Without a tag it is that of timm's default weights."""
     name, _, tag = weights.partition(".")
     stated, notes = timm_config.stated_preprocessing(their_timm.get_pretrained_cfg(weights).to_dict(), "config.json")
     assert timm_config.default_preprocessing(name, tf=False, tag=tag) == (stated, weights)
@@ -168,17 +168,17 @@ def test_plain_networks_of_v1_are_looked_at_as_timm_evaluates_its_weights(weight
     assert timm_config.default_preprocessing(name, tf=False)[1] == f"{name}.{own}"
 
 
-def test_a_tag_that_timm_does_not_have_is_refused():
+def test_unknown_tag_is_rejected():
     with pytest.raises(InputError, match=mentioning("efficientnet_b3.in1k", "ra2_in1k")):
         timm_config.default_preprocessing("efficientnet_b3", tf=False, tag="in1k")
     with pytest.raises(InputError, match=mentioning("tf_efficientnetv2_b0.in21k", "in1k")):
         timm_config.default_preprocessing("efficientnetv2_b0", tf=True, tag="in21k")
-    with pytest.raises(InputError, match=mentioning("tf_efficientnet_b1.tv_in1k", "weight")):  # torchvision has those
+    with pytest.raises(InputError, match=mentioning("tf_efficientnet_b1.tv_in1k", "weight")):  # of torchvision
         timm_config.default_preprocessing("efficientnet_b1", tf=True, tag="tv_in1k")
 
 
-def test_preprocessing_of_b3_squeezes_and_then_cuts():
-    """crop_pct 0.9: timm resizes both sides to 333 px and keeps the middle 300."""
+def test_preprocessing_of_b3_squashes_and_then_crops():
+    """crop_pct 0.9: timm resizes both sides to 333 px and crops the center 300."""
     theirs = their_timm.get_pretrained_cfg("tf_efficientnetv2_b3.in21k_ft_in1k").to_dict()
     stated, notes = timm_config.stated_preprocessing(theirs, "config.json")
     assert (stated.image_size, stated.crop_mode, stated.mean) == (300, "squash", (0.5, 0.5, 0.5))
@@ -186,31 +186,31 @@ def test_preprocessing_of_b3_squeezes_and_then_cuts():
     assert not notes
 
 
-def test_a_margin_of_padded_pictures_is_said_to_stay():
+def test_default_crop_pct_of_padded_images_is_reported():
     theirs = {"input_size": [3, 64, 64], "mean": [0.5], "std": [0.5], "crop_mode": "border"}
     stated, [note] = timm_config.stated_preprocessing(theirs, "config.json")
     assert (stated.crop_mode, stated.crop_pct) == ("border", 1.0)
-    assert "0.875" in note  # timm's usual one
+    assert "0.875" in note  # the default of timm
     assert timm_config.stated_preprocessing(theirs | {"crop_pct": 1.0}, "config.json")[1] == ()
     assert rounded_crop(Preprocessing(image_size=64, crop_mode="border", crop_pct=0.8)) is None
 
 
 @given(px=st.integers(1, 1100), data=st.data())
-def test_a_crop_in_whole_pixels_stays_in_timm(px, data):
+def test_crop_of_integer_size_is_exact_in_timm(px, data):
     resized_px = data.draw(st.integers(px, 2 * px))
     preprocessing = Preprocessing(image_size=px, crop_mode="center", crop_pct=px / resized_px)
     assert rounded_crop(preprocessing) is None
     assert timm_crop_pct(px, px / (resized_px + 0.5)) == px / resized_px
 
 
-def test_a_crop_between_pixels_does_not_stay_in_timm():
-    """0.9 of 224 px is an image of 248.9 px: 249 in timm."""
+def test_crop_of_fractional_size_is_rounded_in_timm():
+    """224 px with 0.9 is an image of 248.9 px, 249 in timm."""
     preprocessing = Preprocessing(image_size=224, crop_mode="center", crop_pct=0.9)
     assert rounded_crop(preprocessing) == 224 / 249
 
 
 @pytest.mark.parametrize(("name", "px"), [("efficientnet_b0", 224), ("efficientnetv2_l", 480)])
-def test_preprocessing_is_what_torchvisions_transform_does(name, px):
+def test_preprocessing_equals_the_transform_of_torchvision(name, px):
     preprocessing, weights = torchvision_config.default_preprocessing(name)
     transform = their_torchvision.models.get_weight(weights).transforms()
     assert preprocessing.image_size == px == transform.crop_size[0]

@@ -1,4 +1,4 @@
-"""Whatever is cut off a file or changed in it: it is read, or refused in words, and nothing else happens."""
+"""Truncated and changed files are read or rejected with a message. No other error occurs."""
 
 import random
 import zipfile
@@ -70,7 +70,7 @@ def whole(request, tmp_path):
 
 
 def is_refused(path):
-    """Whether it is; any other end fails the test."""
+    """True if the file is rejected. Any error other than InputError fails the test."""
     assert not is_model_file(path)
     message = None
     try:
@@ -82,7 +82,7 @@ def is_refused(path):
 
 
 @pytest.mark.parametrize("whole", FORMATS, indirect=True)
-def test_whatever_is_cut_off(whole):
+def test_every_truncated_file_is_rejected(whole):
     content = whole.read_bytes()
     for size in {*range(0, len(content), max(1, len(content) // CUTS)), len(content) - 1}:
         whole.write_bytes(content[:size])
@@ -90,24 +90,24 @@ def test_whatever_is_cut_off(whole):
 
 
 @pytest.mark.parametrize("whole", FORMATS, indirect=True)
-def test_whatever_is_changed(whole):
+def test_changed_file_is_read_or_rejected(whole):
     content, draw = whole.read_bytes(), random.Random(0)
     refused = 0
     for place in draw.choices(range(len(content)), k=CHANGES):
         for value in (content[place] ^ 1 << draw.randrange(8), 0xFF):
             whole.write_bytes(content[:place] + bytes([value]) + content[place + 1 :])
             refused += is_refused(whole)
-    assert refused > CHANGES // 20  # the damage reaches what the reader looks at
+    assert refused > CHANGES // 20  # the changes affect what is read
 
 
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        (b"PK\x05\x06", b"PK\x05\x07", "damaged archive"),  # no end of the list of members
-        (b"archive/data.pkl", b"archive/\xff\xff\xff\xff.pkl", "damaged archive"),  # a name that is no text
+        (b"PK\x05\x06", b"PK\x05\x07", "damaged archive"),  # no end of the central directory
+        (b"archive/data.pkl", b"archive/\xff\xff\xff\xff.pkl", "damaged archive"),  # a name that is not text
     ],
 )
-def test_an_archive_whose_list_is_damaged(tmp_path, place, value, said):
+def test_damaged_archive_directory_is_rejected(tmp_path, place, value, said):
     path = tmp_path / "archive.pth"
     torch.save(tensors(), path)
     content = path.read_bytes()
@@ -120,7 +120,7 @@ def test_an_archive_whose_list_is_damaged(tmp_path, place, value, said):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_dictionary_that_holds_itself(tmp_path, zipped):
+def test_recursive_dictionary_is_rejected(tmp_path, zipped):
     endless = {"epoch": 1}
     endless["model"] = endless
     path = tmp_path / "endless.pth"
@@ -130,8 +130,8 @@ def test_a_dictionary_that_holds_itself(tmp_path, zipped):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_tensor_that_is_larger_than_what_the_file_holds_of_it(tmp_path, zipped):
-    """One number under a shape of four terabytes, as strides of 0 make it."""
+def test_tensor_larger_than_its_data_is_rejected(tmp_path, zipped):
+    """One value with a shape of four terabytes, from strides of 0."""
     path = tmp_path / "small.pth"
     weights = tensors() | {"conv_head.weight": torch.zeros(1, 1, 1, 1).expand(2**20, 2**20, 1, 1)}
     torch.save(weights, path, _use_new_zipfile_serialization=zipped)
@@ -143,20 +143,20 @@ def test_a_tensor_that_is_larger_than_what_the_file_holds_of_it(tmp_path, zipped
 @pytest.mark.parametrize(
     ("held", "said"), [(lambda one: one.to("meta"), "without values"), (torch.Tensor.to_sparse, "a sparse tensor")]
 )
-def test_a_tensor_that_holds_its_values_otherwise_or_none_is_refused(held, said, tmp_path):
+def test_sparse_and_meta_tensors_are_rejected(held, said, tmp_path):
     torch.save(tensors() | {"bn1.weight": held(tensors()["bn1.weight"])}, tmp_path / "odd.pth")
     with pytest.raises(InputError, match=rf"'bn1\.weight' is .*{said}.* save the tensors alone"):
         read(tmp_path / "odd.pth")
 
 
-def test_nests_in_nests_are_opened(tmp_path):
+def test_nested_state_dicts_are_unwrapped(tmp_path):
     path = tmp_path / "nests.pth"
     torch.save({"model": {"state_dict": {"model": tensors()}}}, path)
     assert read(path).tensors.keys() == tensors().keys()
 
 
 @pytest.mark.parametrize("scalar", ["conv_stem.weight", "conv_head.weight"])
-def test_a_scalar_where_timm_has_a_convolution(tmp_path, scalar):
+def test_scalar_instead_of_a_convolution_is_rejected(tmp_path, scalar):
     others = {"conv_stem.weight": torch.zeros(24, 3, 3, 3), "conv_head.weight": torch.zeros(8, 8, 1, 1)}
     path = tmp_path / "scalar.safetensors"
     save_file(others | {scalar: torch.tensor(1.0)}, path)
