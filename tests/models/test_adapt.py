@@ -1,4 +1,4 @@
-"""Other classes, other channels, frozen parts, parts in order."""
+"""Adapting models to other classes and channels, freezing, and layer groups."""
 
 import copy
 from contextlib import nullcontext
@@ -36,14 +36,14 @@ TINY = Architecture(
 
 
 @pytest.mark.parametrize("in_channels", [1, 2, 3, 4, 13])
-def test_weights_for_other_channels_are_timm_s(in_channels):
+def test_weights_for_other_channels_equal_timm(in_channels):
     weight = torch.randn(8, 3, 3, 3)
     torch.testing.assert_close(
         adapted_weight(weight, in_channels), adapt_input_conv(in_channels, weight.clone()), rtol=1e-6, atol=1e-7
     )
 
 
-def test_what_other_classes_answer_is_not_what_the_old_ones_did():
+def test_metrics_calibration_and_activation_are_reset_for_other_classes():
     network = create(TINY, num_classes=4)
     network.activation = "sigmoid"
     network.metrics, network.calibration = {"top1": 0.5}, Calibration(2.1, 60, "minival")
@@ -55,7 +55,7 @@ def test_what_other_classes_answer_is_not_what_the_old_ones_did():
     assert (network.metrics, network.calibration) == ({}, None)
 
 
-def test_a_gray_picture_is_answered_as_three_equal_channels_were():
+def test_gray_image_has_the_logits_of_three_equal_channels():
     torch.manual_seed(0)
     network = create(TINY, num_classes=4).eval()
     gray = torch.randn(2, 1, 32, 32)
@@ -65,7 +65,7 @@ def test_a_gray_picture_is_answered_as_three_equal_channels_were():
 
 
 @pytest.mark.parametrize("in_channels", [6, 12])
-def test_repeated_channels_are_answered_as_the_three_were(in_channels):
+def test_repeated_channels_have_the_logits_of_the_original(in_channels):
     network = create(TINY, num_classes=4).eval()
     pictures = torch.randn(2, 3, 32, 32)
     before = network(pictures)
@@ -73,7 +73,7 @@ def test_repeated_channels_are_answered_as_the_three_were(in_channels):
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
-def test_means_and_deviations_follow_the_channels():
+def test_mean_and_std_are_adapted_to_the_channels():
     rgb = Preprocessing(image_size=8, mean=(0.1, 0.2, 0.6), std=(1.0, 2.0, 3.0))
     assert rgb.with_channels(4).mean == (0.1, 0.2, 0.6, 0.1)
     assert rgb.with_channels(2).std == (1.0, 2.0)
@@ -83,7 +83,7 @@ def test_means_and_deviations_follow_the_channels():
 
 
 @pytest.mark.parametrize("model", [TINY, "torchvision:resnet18", "timm:resnet10t"])
-def test_a_new_head_on_old_weights(model):
+def test_new_classifier_keeps_the_embedding(model):
     network = create(model, num_classes=4)
     network.class_names = ("a", "b", "c", "d")
     pictures = torch.randn(2, 3, 64, 64)
@@ -99,14 +99,14 @@ def test_a_new_head_on_old_weights(model):
     assert adapt(network, num_classes=3)(pictures).shape == (2, 3)
 
 
-def test_a_new_head_lies_within_the_bounds_of_a_fresh_one():
+def test_new_classifier_has_the_initial_range():
     head = adapt(create(TINY, num_classes=2), num_classes=25).classifier
     assert head.weight.abs().max() <= 1 / 5
     assert head.weight.abs().max() > 0.9 / 5
     assert not head.bias.any()
 
 
-def test_foreign_channels():
+def test_torchvision_model_is_adapted_to_other_channels():
     network = create("torchvision:resnet18", num_classes=2, in_channels=2)
     assert network(torch.zeros(2, 2, 64, 64)).shape == (2, 2)
     assert (network.in_channels, len(network.preprocessing.mean)) == (2, 2)
@@ -115,7 +115,7 @@ def test_foreign_channels():
 @pytest.mark.parametrize(
     ("wrong", "says"), [({"num_classes": -1}, ("num_classes", "-1")), ({"in_channels": 0}, ("in_channels", "0"))]
 )
-def test_numbers_that_cannot_be(wrong, says):
+def test_invalid_numbers_are_rejected(wrong, says):
     for model in (TINY, "timm:resnet10t", "torchvision:resnet18"):
         with pytest.raises(InputError, match=mentioning(*says)):
             create(model, **wrong)
@@ -124,7 +124,7 @@ def test_numbers_that_cannot_be(wrong, says):
 
 
 def trained(network):
-    """The state before and after a step of training at a high rate."""
+    """The state before and after a training step with a high learning rate."""
     before = copy.deepcopy(network.state_dict())
     network.train()
     rate = [weight for weight in network.parameters() if weight.requires_grad]
@@ -141,14 +141,14 @@ def changed(before, after):
 
 def test_frozen_stages_change_neither_weights_nor_statistics():
     network = create(TINY, num_classes=3, drop_path=0, dropout=0)
-    freeze(network, stages=2)  # stem, block 0, blocks 1 and 2; the third stage's and the head train
+    freeze(network, stages=2)  # stem, block 0, blocks 1 and 2; the third stage and the head remain trainable
     after = changed(*trained(network))
     assert not any(name.startswith(("stem.", "blocks.0.", "blocks.1.", "blocks.2.")) for name in after)
     every = {name for name in network.state_dict() if name.startswith(("blocks.3.", "blocks.4.", "head."))}
     assert every <= after
 
 
-def test_freeze_bn_leave_scale_and_shift_to_train():
+def test_freeze_bn_trains_scale_and_shift():
     network = create(TINY, num_classes=3, drop_path=0, dropout=0)
     freeze(network, statistics=True)
     after = changed(*trained(network))
@@ -156,7 +156,7 @@ def test_freeze_bn_leave_scale_and_shift_to_train():
     assert {name for name, _ in network.named_parameters()} == after
 
 
-def test_what_is_frozen_stays_so_through_train_eval_and_copies():
+def test_frozen_layers_stay_frozen_in_train_mode_and_copies():
     network = create(TINY, num_classes=3, drop_path=0.5)
     freeze(network, stages=3)
     twin = copy.deepcopy(network).eval().train()
@@ -165,14 +165,14 @@ def test_what_is_frozen_stays_so_through_train_eval_and_copies():
     assert twin.head.training
     assert twin.training
     pictures = torch.randn(2, 3, 32, 32)
-    assert torch.equal(twin.features(pictures)[-1], twin.features(pictures)[-1])  # drop_path is off
+    assert torch.equal(twin.features(pictures)[-1], twin.features(pictures)[-1])  # stochastic depth is off
     freeze(twin)
     assert all(module.training for module in twin.modules())
     assert all(weight.requires_grad for weight in twin.parameters())
 
 
 @pytest.mark.parametrize("model", ["torchvision:resnet18", "timm:resnet10t"])
-def test_a_foreign_resnet_freezes_by_its_layers(model):
+def test_resnet_of_other_libraries_is_frozen_by_layer(model):
     network = create(model, num_classes=3)
     freeze(network, stages=3)
     after = changed(*trained(network))
@@ -181,7 +181,7 @@ def test_a_foreign_resnet_freezes_by_its_layers(model):
 
 
 @pytest.mark.parametrize("model", [TINY, "efficientnetv2_b0", "torchvision:resnet18", "timm:resnet10t"])
-def test_all_frozen_but_the_classifier_is_logistic_regression_on_features_that_stay(model):
+def test_freeze_all_trains_only_the_classifier_on_constant_features(model):
     network = create(model, num_classes=3)
     freeze(network, stages="all")
     trains = [name for name, weight in network.named_parameters() if weight.requires_grad]
@@ -201,26 +201,26 @@ def test_all_frozen_but_the_classifier_is_logistic_regression_on_features_that_s
     assert moved == trains
 
 
-def test_all_stages_frozen_leave_the_head_to_train():
-    """Ours: the last convolution, its batch-norm, and the classifier."""
+def test_freezing_all_stages_trains_the_head():
+    """The last convolution, its batch norm and the classifier."""
     network = create("efficientnetv2_b0", num_classes=3)
     freeze(network, stages=6)
     parts = {name.partition(".")[0] for name, weight in network.named_parameters() if weight.requires_grad}
     assert parts == {"head", "classifier"}
 
 
-def test_without_a_classifier_not_all_can_be_frozen():
+def test_model_without_a_classifier_cannot_be_frozen_completely():
     with pytest.raises(InputError, match=mentioning("classifier")):
         freeze(create(TINY, num_classes=0), stages="all")
 
 
 @pytest.mark.parametrize("stages", ["most", 1.5, True, None])
-def test_stages_that_are_no_number(stages):
+def test_invalid_number_of_stages_is_rejected(stages):
     with pytest.raises(InputError, match=mentioning(stages, "all")):
         freeze(create("efficientnetv2_b0"), stages=stages)
 
 
-def test_stages_that_are_not_there():
+def test_missing_stages_are_rejected():
     with pytest.raises(InputError, match=mentioning("4", "0", "3")):
         freeze(create(TINY), stages=4)
     with pytest.raises(InputError, match="0 to 4"):
@@ -241,15 +241,15 @@ def sizes(network):
         ("timm:convnext_atto", 4 + 2),
         ("timm:vit_tiny_patch16_224", 12 + 2),
         ("torchvision:vit_b_16", 12 + 2),
-        ("torchvision:efficientnet_b0", 7 + 1 + 2),  # its last convolution is a part of its own
+        ("torchvision:efficientnet_b0", 7 + 1 + 2),  # its last convolution is a separate group
         ("torchvision:regnet_y_400mf", 4 + 2),
         ("timm:pit_ti_224", 3 + 2),
         ("timm:nest_tiny", 3 + 2),
         ("timm:rdnet_tiny", 7 + 2),
     ],
 )
-def test_layer_groups_hold_every_parameter_once_from_stem_to_head(model, groups):
-    # What torchvision draws for a RegNet it asks for values of while it is being built.
+def test_layer_groups_have_every_parameter_once_from_stem_to_head(model, groups):
+    # torchvision needs values for the initialization of a RegNet.
     with nullcontext() if "regnet" in str(model) else torch.device("meta"):
         network = create(model, num_classes=5)
     found = layer_groups(network)
@@ -269,7 +269,7 @@ def test_layer_groups_of_b0_by_hand():
 
 
 class Wrapped(nn.Module):
-    """Someone's network within a module that only hands on."""
+    """A module that only calls another model."""
 
     def __init__(self, network):
         super().__init__()
@@ -287,7 +287,7 @@ class Wrapped(nn.Module):
         ("torchvision:mobilenet_v3_small", 13 + 1),  # arXiv:1905.02244, Table 2
     ],
 )
-def test_a_wrapped_network_has_the_groups_of_the_one_within(model, groups, times):
+def test_wrapped_model_has_the_layer_groups_of_the_inner_model(model, groups, times):
     bare = create(model, num_classes=1000)
     module = bare.module
     for _ in range(times):
@@ -301,7 +301,7 @@ def test_a_wrapped_network_has_the_groups_of_the_one_within(model, groups, times
     assert trains == {id(weight) for weight in layer_groups(bare)[-1]}
 
 
-def test_a_sequence_within_a_module_freezes_layer_by_layer():
+def test_sequence_inside_a_module_is_frozen_layer_by_layer():
     layers = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)]
     network = create(Wrapped(nn.Sequential(*layers)))
     assert sizes(network) == [3 * 4 * 9 + 4, 4 * 4 * 9 + 4, 4 * 2 + 2]
@@ -310,7 +310,7 @@ def test_a_sequence_within_a_module_freezes_layer_by_layer():
     assert len(layer_groups(create(network, num_classes=0))) == 3
 
 
-def test_a_network_in_one_piece_has_no_stages_to_freeze():
+def test_model_without_stages_cannot_freeze_a_stage():
     class Piece(nn.Module):
         def __init__(self):
             super().__init__()
@@ -324,8 +324,8 @@ def test_a_network_in_one_piece_has_no_stages_to_freeze():
         freeze(network, stages=1)
 
 
-def test_a_network_with_two_classifiers_is_refused_rather_than_half_changed():
-    """timm's distilled transformers answer with the mean of two heads."""
+def test_adapting_a_model_with_two_classifiers_is_rejected():
+    """timm's distilled transformers average two classifiers."""
     network = create("timm:deit_tiny_distilled_patch16_224", num_classes=3)
     with pytest.raises(InputError, match="several classifiers"):
         adapt(network, num_classes=5)
@@ -333,21 +333,21 @@ def test_a_network_with_two_classifiers_is_refused_rather_than_half_changed():
         set_classifier_weights(network, torch.zeros(3, 192), torch.zeros(3))
 
 
-def test_of_two_classifiers_both_train_where_all_else_is_frozen():
+def test_freeze_all_trains_both_of_two_classifiers():
     with torch.device("meta"):
         network = create("timm:deit_tiny_distilled_patch16_224", num_classes=3)
     freeze(network, stages="all")
     trains = {name for name, weight in network.named_parameters() if weight.requires_grad}
     assert trains == {f"module.{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
     groups = layer_groups(network)
-    assert len(groups) == 12 + 2  # as of the transformer that is not distilled
+    assert len(groups) == 12 + 2  # as in the transformer without distillation
     last = {id(weight) for weight in groups[-1]}
     assert all(id(weight) in last for one in classifier_layers(network) for weight in one.parameters())
 
 
 @pytest.mark.parametrize(("name", "padded"), [("googlenet", True), ("inception_v3", False)])
-def test_networks_that_scale_three_channels_by_themselves_take_others(name, padded, tmp_path):
-    """Six channels that show an image twice are answered as it was; GoogLeNet pads what it has scaled with zeros."""
+def test_models_with_built_in_scaling_accept_other_channels(name, padded, tmp_path):
+    """Six channels, an image twice, have the logits of the image. GoogLeNet pads after scaling."""
     torch.manual_seed(0)
     network = create(f"torchvision:{name}", num_classes=3).eval()
     names = (network.stem_name, network.stem_name.replace(".conv", ".bn"))
@@ -357,7 +357,7 @@ def test_networks_that_scale_three_channels_by_themselves_take_others(name, padd
     widened = adapt(copy.deepcopy(network), in_channels=6)
     assert not widened.module.transform_input
     stems = [nn.Sequential(*(one.module.get_submodule(part) for part in names)) for one in (network, widened)]
-    inner = slice(2, -2) if padded else slice(None)  # a margin of 3 px is 2 of every second
+    inner = slice(2, -2) if padded else slice(None)  # a margin of 3 px is 2 values at stride 2
     with torch.no_grad():
         expected, found = stems[0](network.module._transform_input(pictures)), stems[1](twice)
         torch.testing.assert_close(found[..., inner, inner], expected[..., inner, inner], rtol=1e-4, atol=1e-4)

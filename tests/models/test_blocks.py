@@ -1,4 +1,4 @@
-"""The pieces: squeeze-excite by its parts, stochastic depth by counting, fresh weights."""
+"""Blocks: squeeze-excite, stochastic depth, initial weights, padding, and convolutions as matrix products."""
 
 import copy
 from collections import Counter
@@ -25,13 +25,13 @@ SMALL_MAPS = [
     (sides, *kind)
     for sides in ((1, 1), (2, 2), (3, 3), (8, 8), (2, 32), (9, 9), (5, 6), (16, 16), (17, 16))
     for kind in ((1, 1, 6), (1, 2, 6), (3, 1, 256), (3, 2, 256), (3, 1, 8))
-    # Of one position, at stride 2 and in bf16, PyTorch's own gradient is not a number now and then.
+    # In bf16 at stride 2 with one position, PyTorch's gradient is sometimes NaN.
     if (sides, kind) != ((1, 1), (3, 2, 256))
 ]
 
 
-def test_squeeze_excite_is_a_gate_from_means():
-    """Only the means matter, and the gate lies between 0 and 1: weights 0 give one half everywhere."""
+def test_squeeze_excite_is_a_gate_of_channel_means():
+    """The gate depends only on the means and is between 0 and 1. Weights of 0 give 0.5."""
     gate = SqueezeExcite(6, 2)
     x = torch.rand(2, 6, 5, 7) + 0.5
     shuffled = x.flatten(2)[:, :, torch.randperm(35)].view_as(x)
@@ -43,8 +43,8 @@ def test_squeeze_excite_is_a_gate_from_means():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (1, 1), (7, 3)])
-def test_a_gate_in_training_is_the_plain_one(dtype, height, width):
-    """Its means are sums, divided, for speed alone: to the bit, but for one rounding of 16 bits by 21."""
+def test_gate_in_training_equals_the_plain_computation(dtype, height, width):
+    """Means are sums divided by a constant, for speed. Results are equal to the bit, except for a 16-bit mean of 21."""
     torch.manual_seed(0)
     gate = SqueezeExcite(48, 4).to(memory_format=torch.channels_last)
     found = []
@@ -63,8 +63,8 @@ def test_a_gate_in_training_is_the_plain_one(dtype, height, width):
         assert (one.float() - other.float()).norm() <= rounding * other.float().norm()
 
 
-def test_the_gradient_of_a_gates_means_takes_no_memory():
-    """That of a mean would be laid out, and added value by value to one in another order."""
+def test_gradient_of_the_channel_means_is_not_materialized():
+    """The gradient of a mean would be stored and added in another memory format."""
     gate = SqueezeExcite(8, 2)
     x = torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
     with torch.autograd.profiler.profile() as profile:
@@ -74,12 +74,12 @@ def test_the_gradient_of_a_gates_means_takes_no_memory():
     assert "MeanBackward1" not in operations
 
 
-def test_the_means_of_16_bits_do_not_run_over():
+def test_means_in_16_bits_do_not_overflow():
     x = torch.full((1, 8, 128, 128), 10.0, dtype=torch.float16).requires_grad_()
     assert SqueezeExcite(8, 2).half()(x).isfinite().all()
 
 
-def test_stochastic_depth_drops_whole_pictures_and_keeps_the_mean():
+def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
     torch.manual_seed(1)
     drop = DropPath(depth_fraction=1.0)
     drop.rate = 0.3
@@ -93,7 +93,7 @@ def test_stochastic_depth_drops_whole_pictures_and_keeps_the_mean():
     assert drop.eval()(out) is out
 
 
-def test_a_dropped_block_is_its_shortcut():
+def test_dropped_block_is_its_shortcut():
     torch.manual_seed(0)
     network = create("efficientnetv2_b0").train()
     block = next(b for b in network.blocks if b.drop_path is not None)
@@ -103,11 +103,11 @@ def test_a_dropped_block_is_its_shortcut():
     assert 10 < untouched.sum() < 54
 
 
-def test_fresh_weights_are_as_released():
+def test_initial_weights_have_the_released_distribution():
     """Normal with variance 2 / fan-out (k*k for depthwise), uniform within 1/sqrt(1000), biases 0."""
     torch.manual_seed(0)
     network = create("efficientnetv2_s")
-    block = network.blocks[20]  # depthwise 3x3 on 128 * 6 channels
+    block = network.blocks[20]  # depthwise 3x3 with 128 * 6 channels
 
     def std(weight):
         return weight.detach().std().item()
@@ -125,20 +125,20 @@ def test_fresh_weights_are_as_released():
 
 
 def tensorflow_padding(px, kernel, stride):
-    """As TensorFlow documents "SAME": by the remainder of the size."""
+    """TensorFlow's "SAME" by its documentation: from the remainder of the size."""
     total = max(kernel - stride, 0) if px % stride == 0 else max(kernel - px % stride, 0)
     return total // 2, total - total // 2
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_same_padding_is_tensorflows_at_every_size(kernel, stride):
+def test_same_padding_equals_tensorflow_at_every_size(kernel, stride):
     for px in range(1, 41):
         assert same_padding(px, kernel=kernel, stride=stride) == tensorflow_padding(px, kernel, stride)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_same_convolution_pads_by_that_formula_whatever_the_sides(kernel):
+def test_same_convolution_uses_that_padding_for_any_sides(kernel):
     torch.manual_seed(0)
     convolution = SameConv2d(4, 4, kernel, stride=2, groups=4, bias=False)
     for height in range(1, 41):
@@ -154,7 +154,7 @@ def test_same_convolution_pads_by_that_formula_whatever_the_sides(kernel):
 
 
 def test_only_unequal_padding_copies_the_input(monkeypatch):
-    """An odd side needs equal padding at stride 2, which a convolution does by itself."""
+    """At stride 2, an odd side needs equal padding, which the convolution itself supports."""
     copies = []
     pad = F.pad
     monkeypatch.setattr(F, "pad", lambda *args, **more: (copies.append(args[1]), pad(*args, **more))[1])
@@ -167,8 +167,8 @@ def test_only_unequal_padding_copies_the_input(monkeypatch):
 
 @pytest.mark.parametrize("px", [1, 2, 3])
 @pytest.mark.parametrize("training", [False, True])
-def test_a_small_depthwise_input_is_padded_before_and_gives_the_same(px, training, monkeypatch):
-    """For speed alone, and only where gradients are wanted: answers and gradients are the plain convolution's."""
+def test_small_depthwise_input_is_padded_first_with_equal_results(px, training, monkeypatch):
+    """For speed, only in training. Outputs and gradients equal those of the plain convolution."""
     padded = []
     pad = convolutions.F.pad
     monkeypatch.setattr(convolutions.F, "pad", lambda x, by: padded.append(x.shape) or pad(x, by))
@@ -188,7 +188,7 @@ def test_a_small_depthwise_input_is_padded_before_and_gives_the_same(px, trainin
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("autocast", [True, False])
 @pytest.mark.parametrize(("sides", "kernel", "stride", "channels"), SMALL_MAPS)
-def test_a_convolution_of_a_small_map_is_a_product_and_gives_the_same(
+def test_convolution_of_a_small_map_is_a_matrix_product_with_equal_results(
     sides, kernel, stride, channels, autocast, training, monkeypatch
 ):
     torch.manual_seed(0)
@@ -215,7 +215,7 @@ def test_a_convolution_of_a_small_map_is_a_product_and_gives_the_same(
     torch.testing.assert_close(mine, theirs, **close)
 
 
-def test_every_pointwise_convolution_of_a_network_may_be_a_product():
+def test_every_pointwise_convolution_can_be_a_matrix_product():
     pointwise = [
         one for one in create("efficientnetv2_b0").modules() if isinstance(one, nn.Conv2d) and one.kernel_size == (1, 1)
     ]
@@ -223,8 +223,8 @@ def test_every_pointwise_convolution_of_a_network_may_be_a_product():
     assert {type(one) for one in pointwise} == {ProductConv2d}
 
 
-def test_networks_of_others_train_by_products_too_and_are_otherwise_what_they_were():
-    """In double precision without autocast only maps of one position are: ResNet-50's last ones at 32 px."""
+def test_models_of_other_libraries_use_matrix_products_with_equal_results():
+    """In double precision only maps of one position use them: the last maps of ResNet-50 at 32 px."""
     torch.manual_seed(0)
     theirs = torchvision.models.resnet50(num_classes=3).double().train()
     ours = create(copy.deepcopy(theirs)).train()
@@ -255,13 +255,13 @@ def test_networks_of_others_train_by_products_too_and_are_otherwise_what_they_we
     ],
     ids=str,
 )
-def test_what_a_product_would_not_give_stays_a_convolution(words):
+def test_unsupported_convolutions_are_not_replaced(words):
     convolution = nn.Conv2d(256, 256, **words)
     optimize_convolutions(nn.Sequential(convolution))
     assert type(convolution) is nn.Conv2d
 
 
-def test_what_somebody_has_derived_is_left_alone():
+def test_derived_convolution_classes_are_not_replaced():
     class Standardized(nn.Conv2d):
         pass
 
@@ -271,15 +271,15 @@ def test_what_somebody_has_derived_is_left_alone():
 
 
 @pytest.mark.parametrize("px", [1, 9])
-def test_a_pointwise_gradient_lies_in_memory_as_its_weight(px):
-    """Otherwise DistributedDataParallel copies it at every step, and warns."""
+def test_gradient_of_a_pointwise_convolution_has_the_layout_of_its_weight(px):
+    """Otherwise DistributedDataParallel copies it at every step, with a warning."""
     convolution = ProductConv2d(6, 8, 1).to(memory_format=torch.channels_last)
     convolution(torch.randn(2, 6, px, px).to(memory_format=torch.channels_last)).sum().backward()
     assert convolution.weight.grad.stride() == convolution.weight.stride()
 
 
 @pytest.mark.parametrize("px", [2, 4])
-def test_a_square_gradient_lies_in_memory_as_its_weight(px):
+def test_gradient_of_a_square_convolution_has_the_layout_of_its_weight(px):
     convolution = ProductConv2d(256, 8, 3, padding=1).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         convolution(torch.randn(2, 256, px, px).to(memory_format=torch.channels_last)).sum().backward()

@@ -1,4 +1,4 @@
-"""The network as a whole: shapes, memory format, compilation, depth."""
+"""The complete model: shapes, memory format, compilation, initialization."""
 
 import io
 from dataclasses import replace
@@ -27,8 +27,8 @@ TINY = Architecture(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_maps_at_strides_2_to_32_with_the_channels_of_the_table(name):
-    """A map is the last of its size: the stage before each stage with stride 2, and the last one."""
+def test_feature_maps_have_strides_2_to_32_and_the_channels_of_the_architecture(name):
+    """Each map is the last of its size: before each stage with stride 2, and the last stage."""
     table = get_architecture(name)
     ends = [table.stages[i].channels for i in range(len(table.stages)) if
             i + 1 == len(table.stages) or table.stages[i + 1].stride == 2]  # fmt: skip
@@ -39,13 +39,13 @@ def test_maps_at_strides_2_to_32_with_the_channels_of_the_table(name):
     assert [tuple(m.shape) for m in maps] == expected
 
 
-def test_a_first_stage_with_stride_2_gives_the_stem_as_first_map():
+def test_stem_is_the_first_map_if_the_first_stage_has_stride_2():
     small = Architecture(8, (Stage(mbconv(expand=2, kernel=3), 2, 16, 1),), 32)
     maps = create(small).features(torch.zeros(1, 3, 32, 32))
     assert [tuple(m.shape[1:]) for m in maps] == [(8, 16, 16), (16, 8, 8)]
 
 
-def test_logits_are_the_classifier_on_the_embedding():
+def test_logits_are_the_classifier_of_the_embedding():
     torch.manual_seed(0)
     network = create(TINY, num_classes=7, in_channels=5).eval()
     pictures = torch.randn(3, 5, 40, 33)
@@ -55,30 +55,30 @@ def test_logits_are_the_classifier_on_the_embedding():
     assert (network.num_classes, network.in_channels, network.architecture) == (7, 5, TINY)
 
 
-def test_without_classes_the_answer_is_the_embedding():
+def test_output_without_classes_is_the_embedding():
     network = create(TINY, num_classes=0).eval()
     pictures = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(network(pictures), network.embed(pictures))
     assert not any(key.startswith("classifier") for key in network.state_dict())
 
 
-def test_channels_last_stays_channels_last_through_every_map():
-    """A convolution that leaves it would copy its input at every step."""
+def test_all_maps_are_channels_last():
+    """A layer with another format would copy its input at every step."""
     network = create("efficientnetv2_b0").to(memory_format=torch.channels_last)
     pictures = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
     for m in network.features(pictures):
         assert m.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_it_compiles_as_one_graph_with_stochastic_depth_on():
+def test_model_compiles_to_one_graph_with_stochastic_depth():
     network = create(TINY, num_classes=5, drop_path=0.5, dropout=0.1).train()
-    compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)  # as training does
+    compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)  # as in training
     for px in (32, 48):
         assert compiled(torch.randn(4, 3, px, px)).shape == (4, 5)
 
 
 def _counting_backend(programs):
-    """Compiles nothing, and notes each program that PyTorch traces."""
+    """A backend that compiles nothing and records each traced program."""
 
     def backend(graph, inputs):
         programs.append(graph)
@@ -88,11 +88,11 @@ def _counting_backend(programs):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_one_traced_program_serves_all_sizes_but_the_first(training):
-    """Padding depends on the size. Its symbolic shapes stay short, and odd sizes need no program of their own."""
+def test_one_traced_program_supports_all_sizes_after_the_first(training):
+    """Padding depends on the size. Symbolic shapes remain short, and odd sizes need no other program."""
     network = create(replace(TINY, padding="same"), num_classes=5, drop_path=0, dropout=0).train(training)
     programs = []
-    torch.compiler.reset()  # forgets the sizes of other tests
+    torch.compiler.reset()  # removes the sizes of other tests
     compiled = torch.compile(network, backend=_counting_backend(programs))
     for height, width in ((64, 67), (96, 95), (128, 131), (65, 64), (99, 200)):
         images = torch.randn(2, 3, height, width)
@@ -101,7 +101,7 @@ def test_one_traced_program_serves_all_sizes_but_the_first(training):
     assert len(programs) == 2
 
 
-def test_an_exported_program_takes_other_sizes():
+def test_exported_program_supports_other_sizes():
     network = create(replace(TINY, padding="same"), num_classes=5).eval()
     sides = {0: torch.export.Dim("n", min=2), 2: torch.export.Dim("h", min=33), 3: torch.export.Dim("w", min=33)}
     exported = torch.export.export(network, (torch.randn(2, 3, 64, 64),), dynamic_shapes=(sides,)).module()
@@ -109,10 +109,10 @@ def test_an_exported_program_takes_other_sizes():
         torch.testing.assert_close(exported(images), network(images))
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated by PyTorch, and in use
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated by PyTorch, but in use
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize("global_pool", ["avg", "avg+center"])
-def test_a_scripted_network_predicts_the_same(padding, global_pool):
+def test_scripted_model_has_equal_logits(padding, global_pool):
     network = create(replace(TINY, padding=padding, global_pool=global_pool), num_classes=5).eval()
     file = io.BytesIO()
     torch.jit.save(torch.jit.script(network), file)
@@ -122,8 +122,8 @@ def test_a_scripted_network_predicts_the_same(padding, global_pool):
         torch.testing.assert_close(scripted(images), network(images))
 
 
-def test_each_weight_is_drawn_once():
-    """Large networks take as long to create as their weights take to draw."""
+def test_each_weight_is_initialized_once():
+    """The initialization of random values takes most of the time of create()."""
     drawn = []
 
     class Draws(TorchDispatchMode):
@@ -138,15 +138,15 @@ def test_each_weight_is_drawn_once():
     assert sorted(drawn) == sorted(weights)
 
 
-def test_a_network_is_created_on_the_default_device():
+def test_model_is_created_on_the_default_device():
     with torch.device("meta"):
         assert {weight.device.type for weight in create(TINY).state_dict().values()} == {"meta"}
     assert {weight.device.type for weight in create(TINY).state_dict().values()} == {"cpu"}
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_weights_beyond_the_memory_are_refused_before_any_is_made(device):
-    """A terabyte for one layer; without values it takes none."""
+def test_weights_larger_than_memory_are_rejected_before_allocation(device):
+    """One layer has a terabyte. On the meta device it takes no memory."""
     wide = replace(TINY, stages=(*TINY.stages, Stage(fused_mbconv(expand=1, kernel=3), 1, 200_000, 2)))
     with torch.device(device):
         if device == "meta":
@@ -156,7 +156,7 @@ def test_weights_beyond_the_memory_are_refused_before_any_is_made(device):
             create(wide, num_classes=2)
 
 
-def test_the_same_seed_gives_the_same_weights():
+def test_equal_seeds_give_equal_weights():
     networks = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
@@ -181,7 +181,7 @@ def test_gradients_reach_every_weight():
         ({"drop_path": -0.1}, ("drop_path", "-0.1")),
     ],
 )
-def test_values_that_cannot_be(wrong, said):
+def test_invalid_arguments_are_rejected(wrong, said):
     with pytest.raises(InputError, match=mentioning(*said)):
         EfficientNet(TINY, **wrong)
 
@@ -190,7 +190,7 @@ def test_values_that_cannot_be(wrong, said):
     ("px", "middle"),
     [(56, slice(2, 5)), (80, slice(3, 7)), (16, slice(0, 2)), (8, slice(0, 1))],  # maps of 7, 10, 2 and 1
 )
-def test_the_center_is_the_middle_third_of_the_last_maps(px, middle):
+def test_center_pooling_averages_the_middle_third_of_the_last_map(px, middle):
     torch.manual_seed(0)
     network = create(replace(TINY, global_pool="avg+center"), num_classes=3).eval()
     pictures = torch.randn(2, 3, px, px)

@@ -1,4 +1,4 @@
-"""Networks that answer together: the mean of their probabilities, from a folder as from a file."""
+"""Ensembles: the mean of the probabilities of several models, from a folder or from objects."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def members(count: int = 2):
     return made
 
 
-def test_a_folder_of_model_files_answers_with_their_mean(tmp_path):
+def test_folder_of_model_files_predicts_the_mean(tmp_path):
     made = members()
     for number, network in enumerate(made):
         model_file.save(tmp_path / f"{number}.safetensors", network)
@@ -44,12 +44,12 @@ def test_a_folder_of_model_files_answers_with_their_mean(tmp_path):
         assert together.embed(images).shape == (4, together.embed_dim)
         assert [one.shape[-1] for one in together.features(images)] == [16, 8, 4, 2, 1]
     assert (together.class_names, together.preprocessing.image_size) == (("a", "b", "c"), 32)
-    # What trained any of them has been seen: 0, 1, 10 and 1, 2, 10.
+    # Training images of any member count as seen: 0, 1, 10 and 1, 2, 10.
     assert together.trained_on is not None
     assert (together.trained_on.num_images, together.trained_on.hashes.tolist()) == (4, [0, 1, 2, 10])
 
 
-def test_of_networks_that_answer_each_class_by_itself_it_is_the_mean_of_each(tmp_path):
+def test_ensemble_of_sigmoid_models_predicts_the_mean_per_class(tmp_path):
     made = members()
     for network in made:
         network.activation = "sigmoid"
@@ -61,7 +61,7 @@ def test_of_networks_that_answer_each_class_by_itself_it_is_the_mean_of_each(tmp
         assert not torch.allclose(expected.sum(dim=1), torch.ones(4))
 
 
-def test_networks_that_cannot_be_asked_together_are_refused():
+def test_models_that_do_not_match_are_rejected():
     one, other = members()
     other.activation = "sigmoid"
     with pytest.raises(InputError, match=mentioning("1", "ensemble")):
@@ -81,20 +81,20 @@ def test_networks_that_cannot_be_asked_together_are_refused():
         Ensemble([one, other])
 
 
-def test_a_folder_of_runs_is_no_model_and_says_which_are(tmp_path):
+def test_folder_of_runs_is_rejected_with_their_names(tmp_path):
     (tmp_path / "folds/fold1").mkdir(parents=True)
     (tmp_path / "folds/fold1" / model_file.NAME).touch()
     with pytest.raises(InputError, match=mentioning("model.safetensors", "folds/fold1")):
         model_file.load(tmp_path / "folds")
 
 
-def test_what_trained_is_unknown_if_it_is_of_one_member():
+def test_training_images_are_unknown_if_those_of_a_member_are():
     one, other = members()
     other.trained_on = None
     assert Ensemble([one, other]).trained_on is None
 
 
-def test_a_damaged_list_is_named(tmp_path):
+def test_damaged_list_of_members_is_rejected(tmp_path):
     (tmp_path / "ensemble.json").write_text('{"member": []}')
     with pytest.raises(InputError, match=mentioning("ensemble.json")):
         model_file.load(tmp_path)
@@ -113,23 +113,23 @@ def test_a_damaged_list_is_named(tmp_path):
         ([3], "not a list of names"),
     ],
 )
-def test_a_list_of_anything_but_files_in_its_folder_is_refused(listed, said, tmp_path):
-    """It may come from somebody else; of itself a folder would be read without end."""
+def test_member_that_is_not_a_file_in_the_folder_is_rejected(listed, said, tmp_path):
+    """The folder may be from another person. A folder that lists itself would recurse."""
     (tmp_path / "inner").mkdir()
     (tmp_path / "ensemble.json").write_text(json.dumps({"members": listed}))
     with pytest.raises(InputError, match=rf"ensemble\.json is not a list of model files: .*{said}"):
         model_file.load(tmp_path)
 
 
-def test_a_module_is_for_one_file(tmp_path):
+def test_custom_module_is_rejected_for_an_ensemble(tmp_path):
     model_file.save(tmp_path / "0.safetensors", members(1)[0])
     write_members(tmp_path, ["0.safetensors"])
     with pytest.raises(InputError, match=mentioning("1", "module")):
         model_file.load(tmp_path, network=members(1)[0])
 
 
-def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
-    """Four of eight each, three of them different: of ten together at most seven are known."""
+def test_training_images_are_incomplete_if_members_store_a_part(tmp_path):
+    """Four of eight each, with three different ones: at most seven of ten images are known."""
     one, other = members()
     one.trained_on = TrainingFingerprint(8, np.array([0, 1, 2, 3]))
     other.trained_on = TrainingFingerprint(8, np.array([1, 4, 5, 6]))
@@ -140,7 +140,7 @@ def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
     assert not Ensemble([one]).trained_on.of_several
 
 
-def test_what_chose_a_member_chose_the_ensemble():
+def test_selection_images_of_members_are_those_of_the_ensemble():
     one, other = members()
     one.trained_on = TrainingFingerprint(2, np.array([0, 1]), selection=TrainingFingerprint(1, np.array([7])))
     other.trained_on = TrainingFingerprint(2, np.array([2, 3]), selection=TrainingFingerprint(2, np.array([7, 8])))
@@ -153,8 +153,8 @@ def test_what_chose_a_member_chose_the_ensemble():
     assert Ensemble([one, other]).trained_on.selection.hashes.tolist() == [7]
 
 
-def test_what_is_for_one_network_is_refused_to_several(tmp_path):
-    """A file of them nothing could load again, and it would lack the temperatures."""
+def test_functions_for_one_model_reject_an_ensemble(tmp_path):
+    """A saved file could not be loaded, and would lose the temperatures."""
     for number, network in enumerate(members()):
         model_file.save(tmp_path / f"{number}.safetensors", network)
     write_members(tmp_path, ["0.safetensors", "1.safetensors"])
@@ -177,7 +177,7 @@ def test_what_is_for_one_network_is_refused_to_several(tmp_path):
     model_file.save(one, together.members[0])
 
 
-def test_what_trained_the_weights_of_a_member_has_been_seen_too():
+def test_training_images_of_initial_weights_are_included():
     one, other = members()
     one.trained_on = one.trained_on.started_from(TrainingFingerprint(2, np.array([7, 8])), most=100)
     known = Ensemble([one, other]).trained_on

@@ -1,4 +1,4 @@
-"""A network from its name, with the released regularization unless told otherwise."""
+"""Models by name with the released regularization, from files, and as backbones."""
 
 import zipfile
 from collections import OrderedDict
@@ -43,15 +43,15 @@ def regularization(network):
         ("efficientnet_b7", 0.5, 55),
     ],
 )
-def test_released_dropout_and_survival(name, dropout, blocks):
-    """Block i of N survives with 1 - 0.2 * i/N, from 0: the last one of S with 1 - 0.2 * 39/40."""
+def test_default_dropout_and_drop_path_are_the_released_ones(name, dropout, blocks):
+    """Block i of N survives with 1 - 0.2 * i/N, for i from 0. The last block of S has 1 - 0.2 * 39/40."""
     with torch.device("meta"):
         network = create(name)
     assert regularization(network) == (dropout, pytest.approx(0.2 * (blocks - 1) / blocks))
 
 
-def test_the_dropout_of_every_network_is_the_authors():
-    """V2: that of the released configurations of training. V1: the released code's table of coefficients."""
+def test_dropout_of_every_architecture_equals_the_released_code():
+    """V2: the released training configurations. V1: the table of coefficients of the released code."""
     found = {name: get_model_info(name).dropout for name in NAMES}
     v2 = {name: rate for name, rate in found.items() if name.startswith("efficientnetv2_")}
     assert v2 == {name: released_schedule(name).last.dropout for name in v2}
@@ -61,7 +61,7 @@ def test_the_dropout_of_every_network_is_the_authors():
     assert list(v1.values()) == [0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5]
 
 
-def test_what_is_given_stands():
+def test_arguments_replace_the_defaults():
     with torch.device("meta"):
         network = create("efficientnetv2_b0", num_classes=10, in_channels=13, dropout=0.0, drop_path=0.0)
     assert regularization(network) == (0.0, 0.0)
@@ -69,19 +69,19 @@ def test_what_is_given_stands():
     assert network.classifier.weight.shape == (10, 1280)
 
 
-def test_an_architecture_of_ones_own():
+def test_custom_architecture_is_created():
     own = Architecture(8, (Stage(mbconv(expand=2, kernel=3), 1, 8, 4),), 16)
     network = create(own, num_classes=3)
     assert regularization(network) == (0.2, pytest.approx(0.2 * 3 / 4))
     assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
+def test_unknown_name_suggests_the_nearest():
     with pytest.raises(InputError, match=mentioning("efficientnet_v2_s", "did you mean", "efficientnetv2_s")):
         create("efficientnet_v2_s")
 
 
-def test_a_name_that_a_folder_has_is_said_to_be_one(tmp_path, monkeypatch):
+def test_name_of_a_folder_suggests_the_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t_folder").mkdir()
     network = create("efficientnetv2_b0", num_classes=2)
@@ -91,8 +91,8 @@ def test_a_name_that_a_folder_has_is_said_to_be_one(tmp_path, monkeypatch):
     assert create("./t_folder").num_classes == create(Path("t_folder")).num_classes == 2
 
 
-def test_preprocessing_is_the_published_one():
-    """arXiv:2104.00298's released code: S is evaluated at 384 px with (x - 128) / 128, B0 at 224 px."""
+def test_default_preprocessing_is_the_published_one():
+    """Released code of arXiv:2104.00298: S is evaluated at 384 px with (x - 128) / 128, B0 at 224 px."""
     with torch.device("meta"):
         s, b0, four = (
             create("efficientnetv2_s"),
@@ -112,7 +112,7 @@ OWN = Architecture(8, (Stage(mbconv(expand=2, kernel=3), 1, 8, 4),), 16)
 
 
 @pytest.mark.parametrize("how", ["path", "text", "folder"])
-def test_from_a_model_file(tmp_path, how):
+def test_model_is_created_from_a_model_file(tmp_path, how):
     given = create(OWN, num_classes=2)
     model_file.save(tmp_path / "model.safetensors", given, class_names=("cat", "dog"))
     path = {"path": tmp_path / "model.safetensors", "folder": tmp_path}.get(how, str(tmp_path / "model.safetensors"))
@@ -129,8 +129,8 @@ def test_from_a_model_file(tmp_path, how):
 
 
 @pytest.mark.parametrize("file", ["m.pth", "m.keras", "m.weights.h5", "m.safetensors", "folder", "checkpoint"])
-def test_weights_of_others_are_led_to_convert(tmp_path, monkeypatch, file):
-    """Whatever they lie in, the message has the command for just that file."""
+def test_weights_of_other_libraries_suggest_the_convert_command(tmp_path, monkeypatch, file):
+    """The command is complete, for any file."""
     monkeypatch.chdir(tmp_path)
     tensors = {"conv_stem.weight": torch.zeros(2)}
     if file == "m.pth":
@@ -156,7 +156,7 @@ def test_weights_of_others_are_led_to_convert(tmp_path, monkeypatch, file):
         with pytest.raises(InputError, match="effnetv2 convert"):
             create(file)
     if file == "folder":
-        with pytest.raises(InputError, match=mentioning("effnetv2 convert", "OUT")):  # config.json goes along
+        with pytest.raises(InputError, match=mentioning("effnetv2 convert", "OUT")):  # config.json is converted too
             create("folder/model.safetensors")
 
 
@@ -166,7 +166,7 @@ def test_weights_of_others_are_led_to_convert(tmp_path, monkeypatch, file):
     [{"num_classes": "five"}, {"num_classes": 2.0}, {"num_classes": True}, {"num_classes": -1}, {"in_channels": "3"},
      {"in_channels": 0}],
 )  # fmt: skip
-def test_numbers_that_are_none(model, wrong):
+def test_invalid_numbers_are_rejected(model, wrong):
     [(name, value)] = wrong.items()
     with pytest.raises(InputError, match=f"{name} is {value!r}"):
         create(model, **wrong)
@@ -174,11 +174,11 @@ def test_numbers_that_are_none(model, wrong):
         adapt(create(OWN, num_classes=2), **wrong)
 
 
-def test_a_number_of_numpy_is_one():
+def test_numpy_integers_are_accepted():
     assert create(OWN, num_classes=np.int64(2), in_channels=np.int32(1)).num_classes == 2
 
 
-def test_a_name_with_a_tag_is_fetched_and_fitted(monkeypatch):
+def test_name_with_a_tag_is_downloaded_and_adapted(monkeypatch):
     asked = []
 
     def read(path, name):
@@ -192,8 +192,8 @@ def test_a_name_with_a_tag_is_fetched_and_fitted(monkeypatch):
     assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
 
 
-def test_nothing_is_drawn_where_weights_have_no_values(monkeypatch):
-    """PyTorch draws normal numbers on the device meta so slowly that it would double the time of loading."""
+def test_meta_device_draws_no_random_values(monkeypatch):
+    """PyTorch's normal_ is so slow on the meta device that it would double the loading time."""
     drawn = []
     monkeypatch.setattr(nn.init, "normal_", lambda tensor, **_: drawn.append(tensor))
     with torch.device("meta"):
@@ -203,8 +203,8 @@ def test_nothing_is_drawn_where_weights_have_no_values(monkeypatch):
     assert drawn
 
 
-def test_weights_with_another_padding_take_the_released_dropout(monkeypatch):
-    """torchvision's M differs from the released table in padding and epsilon alone; its dropout too is 0.3."""
+def test_weights_with_another_padding_have_the_released_dropout(monkeypatch):
+    """torchvision's M differs from the released architecture only in padding and epsilon."""
     table = replace(get_architecture("efficientnetv2_m"), padding="symmetric", batch_norm_epsilon=1e-5)
     with torch.device("meta"):
         monkeypatch.setattr(hub, "fetch", Path)
@@ -216,7 +216,7 @@ def test_weights_with_another_padding_take_the_released_dropout(monkeypatch):
 @pytest.mark.parametrize(
     "name", ["efficientnetv2_b0", "efficientnetv2_b3", "efficientnetv2_s", "efficientnetv2_xl", "efficientnet_b4"]
 )
-def test_channels_and_strides_are_timm_s(name):
+def test_channels_and_strides_equal_timm(name):
     with torch.device("meta"):
         ours = create(name, features_only=True)
         theirs = timm.create_model(f"tf_{name}", features_only=True)
@@ -224,12 +224,12 @@ def test_channels_and_strides_are_timm_s(name):
     assert list(ours.strides) == theirs.feature_info.reduction() == [2, 4, 8, 16, 32]
 
 
-def test_maps_are_timm_s_at_an_odd_size():
+def test_feature_maps_equal_timm_at_an_odd_size():
     ours = create("efficientnetv2_b0", features_only=True).eval()
     theirs = timm.create_model("tf_efficientnetv2_b0", features_only=True).eval()
     names = tensor_names("timm", get_architecture("efficientnetv2_b0"))
     weights = {names["" + key.removeprefix("network.")]: tensor for key, tensor in ours.state_dict().items()}
-    assert set(weights) == set(theirs.state_dict())  # none of the head, none missing
+    assert set(weights) == set(theirs.state_dict())  # no weights of the head, and none missing
     theirs.load_state_dict(weights)
     pictures = torch.randn(1, 3, 75, 97)
     with torch.inference_mode():
@@ -238,7 +238,7 @@ def test_maps_are_timm_s_at_an_odd_size():
             torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_torchvision_s_pyramid_takes_the_maps():
+def test_feature_pyramid_of_torchvision_accepts_the_maps():
     backbone = create("efficientnetv2_b0", features_only=True, in_channels=4)
     backbone = Backbone(backbone.network, out_strides=(8, 16, 32))
     assert (backbone.strides, backbone.channels) == ((8, 16, 32), (48, 112, 192))
@@ -248,22 +248,22 @@ def test_torchvision_s_pyramid_takes_the_maps():
     assert [tuple(m.shape) for m in answers.values()] == [(2, 16, 8, 12), (2, 16, 4, 6), (2, 16, 2, 3)]
 
 
-def test_no_weights_of_head_and_classifier_are_kept_and_gradients_reach_all_others():
+def test_backbone_has_no_head_and_gradients_reach_all_weights():
     backbone = create("efficientnetv2_b0", features_only=True)
     assert not any("head" in name or "classifier" in name for name in backbone.state_dict())
     sum(m.square().mean() for m in backbone(torch.randn(2, 3, 64, 64))).backward()
     assert all(weight.grad is not None for weight in backbone.parameters())
 
 
-def test_a_backbone_of_timm_s():
+def test_backbone_of_a_timm_model():
     backbone = create("timm:resnet10t", features_only=True)
     theirs = timm.create_model("resnet10t", features_only=True)
     assert list(backbone.channels) == theirs.feature_info.channels()
     assert list(backbone.strides) == theirs.feature_info.reduction()
 
 
-def test_a_backbone_of_a_network_with_several_classifiers():
-    """Which can't be swapped as one, but a backbone has no use for them."""
+def test_backbone_of_a_model_with_several_classifiers():
+    """num_classes cannot replace them, but a backbone does not use them."""
     network = create("timm:levit_128s")
     backbone = create("timm:levit_128s", features_only=True)
     pictures = torch.randn(1, 3, 224, 224)
@@ -276,14 +276,14 @@ def test_a_backbone_of_a_network_with_several_classifiers():
         create("timm:levit_128s", num_classes=0)
 
 
-def test_strides_that_are_not_there():
+def test_missing_strides_are_rejected():
     with pytest.raises(InputError, match=r"\[2, 64\].*strides \[2, 4, 8, 16, 32\]"):
         Backbone(create("efficientnetv2_b0"), out_strides=(2, 64))
     with pytest.raises(InputError, match=mentioning("feature maps")):
         create("torchvision:resnet18", features_only=True)
 
 
-def test_a_frozen_network_becomes_a_backbone_that_stays_frozen():
+def test_backbone_of_a_frozen_model_stays_frozen():
     network = create("efficientnetv2_b0")
     freeze(network, stages=1, statistics=True)
     backbone = Backbone(network).train()
@@ -294,8 +294,8 @@ def test_a_frozen_network_becomes_a_backbone_that_stays_frozen():
     assert not any(norm.training for norm in norms)
 
 
-def test_a_backbone_is_in_the_mode_of_its_network(tmp_path):
-    """So that what was trained answers as it does with its classifier, and keeps its statistics."""
+def test_backbone_has_the_mode_of_its_model(tmp_path):
+    """A trained model remains in evaluation mode and keeps its statistics."""
     path = tmp_path / "m.safetensors"
     model_file.save(path, create("efficientnetv2_b0", num_classes=2), class_names=("a", "b"))
     loaded = create(path, features_only=True)
@@ -319,7 +319,7 @@ def absent(*_):
         ("efficientnetb4", "efficientnet_b4"),
     ],
 )
-def test_ours_by_the_names_of_others(word, meant):
+def test_names_of_other_libraries_suggest_those_of_this_package(word, meant):
     with pytest.raises(InputError, match=mentioning(word, "did you mean", meant)):
         create(word)
 
@@ -335,28 +335,28 @@ def test_ours_by_the_names_of_others(word, meant):
         ("efficientnetv2_rw_s", ["timm:efficientnetv2_rw_s"]),
     ],
 )
-def test_networks_that_others_have(word, there):
+def test_models_of_other_libraries_suggest_the_prefix(word, there):
     pytest.importorskip("timm")
     with pytest.raises(InputError) as error:
         create(word)
     assert mentions(str(error.value), " or ".join(map(repr, there)))
 
 
-def test_without_timm_torchvision_is_named(monkeypatch):
+def test_without_timm_torchvision_is_suggested(monkeypatch):
     monkeypatch.setattr(factory, "import_optional", absent)
     with pytest.raises(InputError, match=mentioning("torchvision:resnet18")):
         create("resnet18")
 
 
-def test_a_word_that_nobody_has():
+def test_unknown_name_without_a_match_lists_the_options():
     with pytest.raises(InputError, match=mentioning("banana", "timm:NAME")):
         create("banana")
     with pytest.raises(InputError, match=mentioning("did you mean", "efficientnetv2_xl")):
         create("efficientnetv2_x")
 
 
-def test_a_library_that_cannot_be_imported_is_passed_over(monkeypatch):
-    """It is only one of the places to look; the word is as unknown without it."""
+def test_library_that_cannot_be_imported_is_ignored(monkeypatch):
+    """The name is unknown without it too."""
     monkeypatch.setattr(factory, "import_torchvision", absent)
     assert mentions(str(factory.unknown_model_error("efficientnetv2_sx")), "did you mean", "efficientnetv2_s")
     assert "torchvision:" not in str(factory.unknown_model_error("efficientnet_v2_s"))

@@ -1,4 +1,4 @@
-"""Several groups in one pass give what each gives alone, dropout and stochastic depth included."""
+"""Several ghost batches in one pass equal separate passes, including dropout and stochastic depth."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pictures():
     return torch.randn(len(SEEDS) * IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def test_three_microbatches_are_each_group_alone():
+def test_three_ghost_batches_equal_separate_passes():
     net = network()
     with ghost_batches(net, images=IMAGES, seeds=SEEDS):
         together = net(pictures())
@@ -42,12 +42,12 @@ def test_three_microbatches_are_each_group_alone():
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
 
 
-def test_a_groups_draws_follow_its_seed_and_nothing_else():
+def test_dropout_of_a_ghost_batch_depends_only_on_its_seed():
     net = network()
     part = pictures()[:IMAGES]
 
     def answer(seed):
-        torch.rand(7)  # somebody else draws meanwhile
+        torch.rand(7)  # other random draws do not matter
         with ghost_batches(net, images=IMAGES, seeds=[seed]):
             return net(part)
 
@@ -55,8 +55,8 @@ def test_a_groups_draws_follow_its_seed_and_nothing_else():
     assert not torch.equal(answer(1), answer(2))
 
 
-def test_what_is_dropped_is_the_rates_share_and_the_rest_is_scaled_up():
-    """20,000 draws at 0.4: the share dropped is within 4 standard errors (0.014), what is kept is 1 / 0.6."""
+def test_dropped_fraction_is_the_rate_and_the_rest_is_scaled():
+    """20,000 draws at 0.4: the fraction is within 4 standard errors (0.014), the rest is scaled by 1 / 0.6."""
     net = network()
     with ghost_batches(net, images=20_000 // 512 + 1, seeds=[5]):
         kept = net.dropout.kept
@@ -71,8 +71,8 @@ def test_what_is_dropped_is_the_rates_share_and_the_rest_is_scaled_up():
         assert abs(torch.corrcoef(torch.stack(paths))[0, 1]) < 0.05, "blocks draw independently"
 
 
-def test_afterwards_the_network_is_as_it_was():
-    """It draws by itself again and takes batches of any size."""
+def test_model_is_restored_afterwards():
+    """It draws its own random values again and accepts any batch size."""
     net = network()
     with pytest.raises(ZeroDivisionError), ghost_batches(net, images=IMAGES, seeds=SEEDS):
         raise ZeroDivisionError
@@ -85,7 +85,7 @@ def test_afterwards_the_network_is_as_it_was():
         assert getattr(module, "groups", 1) == 1 or isinstance(module, nn.Conv2d)
 
 
-def test_frozen_parts_draw_nothing():
+def test_frozen_layers_draw_no_random_values():
     net = network()
     freeze(net, stages=2, statistics=True)
     net.train()
@@ -94,7 +94,7 @@ def test_frozen_parts_draw_nothing():
         assert net.dropout.kept is not None
 
 
-def test_other_networks_run_one_group_at_a_time_from_its_seed():
+def test_wrapped_models_run_one_ghost_batch_from_its_seed():
     inner = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     inner.append(nn.Dropout(0.5)).append(nn.Linear(8, 3))
     other = WrappedModel(inner).train()
@@ -109,8 +109,8 @@ def test_other_networks_run_one_group_at_a_time_from_its_seed():
     assert not torch.equal(answer(1), answer(2))
 
 
-def test_statistics_shared_in_another_way_run_one_group_at_a_time():
-    """What a synchronised batch-norm shares, one pass must not split."""
+def test_sync_batch_norm_runs_one_ghost_batch_per_pass():
+    """One pass must not split statistics that processes share."""
     assert not supports_ghost_batches(nn.SyncBatchNorm.convert_sync_batchnorm(network()))
 
 
@@ -129,14 +129,14 @@ def pair(momentum):
 
 
 def maps():
-    """Groups that differ widely, so that mixing their statistics would show."""
+    """Ghost batches with very different values, so that mixed statistics would be detected."""
     torch.manual_seed(0)
     x = torch.randn(GROUPS, MAPS, CHANNELS, 6, 6) * torch.tensor([1.0, 5.0, 0.2]).view(-1, 1, 1, 1, 1)
     return (x + torch.tensor([0.0, 10.0, -3.0]).view(-1, 1, 1, 1, 1)).flatten(0, 1)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_each_group_is_normalised_as_pytorch_would_alone(layout):
+def test_each_ghost_batch_is_normalized_as_in_pytorch(layout):
     ours, theirs = pair(momentum=1.0)
     x = maps().contiguous(memory_format=layout)
     weights = torch.randn_like(x)
@@ -153,8 +153,8 @@ def test_each_group_is_normalised_as_pytorch_would_alone(layout):
     assert ours(x).is_contiguous(memory_format=layout)
 
 
-def test_the_running_statistics_move_towards_the_mean_over_the_groups():
-    """Momentum 0.25: three quarters of what was there, a quarter of the groups' mean."""
+def test_running_statistics_move_towards_the_mean_over_ghost_batches():
+    """Momentum 0.25: 0.75 of the old value and 0.25 of the mean over ghost batches."""
     ours, _ = pair(momentum=0.25)
     x = maps()
     before_mean, before_variance = ours.running_mean.clone(), ours.running_var.clone()
@@ -166,7 +166,7 @@ def test_the_running_statistics_move_towards_the_mean_over_the_groups():
     torch.testing.assert_close(ours.running_var, 0.75 * before_variance + 0.25 * variances.mean(0))
 
 
-def test_in_evaluation_and_with_one_group_it_is_pytorchs_own():
+def test_evaluation_and_single_ghost_batch_equal_pytorch():
     ours, theirs = pair(momentum=0.1)
     x = maps()
     assert torch.equal(ours(x), theirs(x))

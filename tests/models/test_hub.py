@@ -1,4 +1,4 @@
-"""Pretrained weights by name, against a server on this machine that speaks the hub's protocol, and fails like one."""
+"""Pretrained weights by name, from a local server with the protocol and the failures of the hub."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def server():
 
 @pytest.fixture
 def hub(server, tmp_path, monkeypatch):
-    """Caches of this test alone, filled from the server."""
+    """Separate caches for each test, filled from the server."""
     monkeypatch.setattr(hub_module, "PAUSE_S", 0.0)
     return Hub(
         endpoint=server.url, folder=tmp_path / "hub", pytorch=server.url, torch_folder=tmp_path / "torch", patience_s=5
@@ -56,18 +56,18 @@ def hub(server, tmp_path, monkeypatch):
 
 
 def kept(folder: Path) -> list[str]:
-    """All files of a cache but locks and its tag."""
+    """All files of a cache except locks and its tag."""
     return [p.name for p in folder.rglob("*") if p.is_file() and p.suffix not in (".lock", ".TAG")]
 
 
-def test_the_suite_itself_reaches_no_network():
+def test_test_suite_does_not_use_the_internet():
     assert huggingface_hub.constants.ENDPOINT == "http://127.0.0.1:9"
     assert Hub().endpoint == "http://127.0.0.1:9"
     assert "effnetv2-caches-" in str(Hub().folder)
     assert "effnetv2-caches-" in str(Hub().torch_folder)
 
 
-def test_a_file_is_fetched_once_and_lies_where_others_find_it(server, hub):
+def test_file_is_downloaded_once_into_the_cache_of_huggingface_hub(server, hub):
     assert cached(NAME, hub) is None
     path = fetch(NAME, hub)
     assert path.read_bytes() == CONTENT
@@ -82,7 +82,7 @@ def test_a_file_is_fetched_once_and_lies_where_others_find_it(server, hub):
     assert server.asked == []
 
 
-def test_a_transfer_that_breaks_off_goes_on_from_there(server, hub):
+def test_interrupted_download_resumes(server, hub):
     server.breaks = [3 * 2**20, 2**20]
     assert fetch(NAME, hub).read_bytes() == CONTENT
     first, second, third = server.transfers()
@@ -91,13 +91,13 @@ def test_a_transfer_that_breaks_off_goes_on_from_there(server, hub):
     assert third == f"bytes={4 * 2**20}-"
 
 
-def test_a_server_without_ranges_is_heard_from_the_start(server, hub):
+def test_download_from_a_server_without_ranges_starts_again(server, hub):
     server.no_ranges, server.breaks = True, [2**21]
     assert fetch(NAME, hub).read_bytes() == CONTENT
     assert len(server.transfers()) == 2
 
 
-def test_what_came_before_a_failure_is_not_fetched_again_later(server, hub):
+def test_part_of_a_failed_download_is_used_later(server, hub):
     server.breaks = [3 * 2**20, 0, 0, 0]
     with pytest.raises(InputError, match="the download resumes"):
         fetch(NAME, hub)
@@ -107,7 +107,7 @@ def test_what_came_before_a_failure_is_not_fetched_again_later(server, hub):
     assert server.transfers() == [f"bytes={3 * 2**20}-"]
 
 
-def test_an_old_part_that_does_not_belong_is_thrown_away(server, hub):
+def test_partial_file_of_other_content_is_discarded(server, hub):
     blobs = hub.folder / "models--timm--tf_efficientnetv2_b0.in1k" / "blobs"
     blobs.mkdir(parents=True)
     (blobs / f"{sha256(CONTENT).hexdigest()}.incomplete").write_bytes(b"x" * 2**20)
@@ -116,7 +116,7 @@ def test_an_old_part_that_does_not_belong_is_thrown_away(server, hub):
 
 
 @pytest.mark.parametrize("name", [NAME, TORCHVISION])
-def test_another_content_than_announced_is_refused_and_not_kept(server, hub, name):
+def test_content_with_a_wrong_hash_is_rejected_and_not_saved(server, hub, name):
     server.files[f"models/{pretrained.get_weights(TORCHVISION).file}"] = CONTENT
     server.other_content = True
     with pytest.raises(InputError, match=mentioning("SHA-256")):
@@ -126,19 +126,19 @@ def test_another_content_than_announced_is_refused_and_not_kept(server, hub, nam
     assert not hub.torch_folder.exists() or not kept(hub.torch_folder)
 
 
-def test_a_file_without_a_stated_hash_is_refused(server, hub):
+def test_file_without_a_hash_is_rejected(server, hub):
     server.no_hash = True
     with pytest.raises(InputError, match=mentioning("SHA-256")):
         fetch(NAME, hub)
     assert not kept(hub.folder)
 
 
-def test_a_slow_server_is_waited_for(server, hub):
-    server.pause_s = 0.03  # 64 KiB at a time: 2.4 s in all
+def test_slow_server_does_not_time_out(server, hub):
+    server.pause_s = 0.03  # 64 KiB each, 2.4 s in total
     assert fetch(NAME, replace(hub, patience_s=2)).read_bytes() == CONTENT
 
 
-def test_a_server_that_says_nothing_is_given_up_soon(server, hub):
+def test_silent_server_times_out(server, hub):
     server.stalls = True
     started = time.perf_counter()
     with pytest.raises(InputError, match="breaks the connection"):
@@ -146,8 +146,8 @@ def test_a_server_that_says_nothing_is_given_up_soon(server, hub):
     assert time.perf_counter() - started < 20
 
 
-def test_a_server_that_sends_a_byte_at_a_time_is_given_up(server, hub, monkeypatch):
-    """Each byte comes in time, and the whole file would take days."""
+def test_server_that_sends_single_bytes_times_out(server, hub, monkeypatch):
+    """No single byte is late, but the file would take days."""
     monkeypatch.setattr(hub_module, "STALL_S", 1.0)
     server.drips = True
     started = time.perf_counter()
@@ -157,19 +157,19 @@ def test_a_server_that_sends_a_byte_at_a_time_is_given_up(server, hub, monkeypat
     assert len(server.transfers()) == 1
 
 
-def test_a_server_that_sends_more_than_it_announced_is_stopped_there(server, hub):
+def test_excess_data_of_a_server_is_not_read(server, hub):
     server.endless = True
     assert fetch(NAME, hub).read_bytes() == CONTENT
 
 
-def test_transfers_that_all_break_off_early_come_to_the_whole_file(server, hub):
-    """Each brings less than a MiB."""
+def test_many_short_transfers_complete_the_file(server, hub):
+    """Each has less than 1 MiB."""
     server.breaks = [300_000] * (len(CONTENT) // 300_000)
     assert fetch(NAME, hub).read_bytes() == CONTENT
     assert server.transfers()[:3] == [None, "bytes=300000-", "bytes=600000-"]
 
 
-def test_how_long_a_download_may_stall_is_said_before_it_begins(server, hub, monkeypatch):
+def test_download_timeout_is_logged_before_the_download(server, hub, monkeypatch):
     said: list[str] = []
     monkeypatch.setattr(logging.getLogger("efficientnetv2.models.hub"), "warning", said.append)
     fetch(NAME, hub)
@@ -177,21 +177,21 @@ def test_how_long_a_download_may_stall_is_said_before_it_begins(server, hub, mon
 
 
 @pytest.mark.parametrize("name", [NAME, TORCHVISION])
-def test_a_server_that_never_answers_is_given_up_soon(hub, name):
-    """As behind a firewall that swallows packets; the name's look-up counts too."""
+def test_server_without_a_response_times_out(hub, name):
+    """As with a firewall that drops packets. The name lookup counts too."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         nowhere = f"http://127.0.0.1:{silent.getsockname()[1]}"
         started = time.perf_counter()
         with pytest.raises(InputError, match="cannot be reached, or breaks the connection"):
             fetch(name, replace(hub, endpoint=nowhere, pytorch=nowhere, patience_s=0.3))
-    assert time.perf_counter() - started < 8  # the libraries' own patience is 10 s
+    assert time.perf_counter() - started < 8  # the libraries themselves wait for 10 s
     with pytest.raises(TimeoutError, match=mentioning("0.1")):
         call_with_timeout(0.1, lambda: time.sleep(5))
 
 
 @pytest.mark.parametrize("name", [NAME, TORCHVISION])
 @pytest.mark.parametrize("status", [401, 404, 500, 503])
-def test_a_refusal_is_told_with_its_status_and_the_way_out(server, hub, status, name):
+def test_http_error_is_reported_with_status_and_fix(server, hub, status, name):
     server.status = status
     with pytest.raises(InputError) as told:
         fetch(name, hub)
@@ -202,7 +202,7 @@ def test_a_refusal_is_told_with_its_status_and_the_way_out(server, hub, status, 
 
 
 @pytest.mark.parametrize("name", [NAME, TORCHVISION])
-def test_without_a_network_the_error_comes_at_once_and_its_advice_works(hub, name):
+def test_connection_error_is_immediate_and_its_advice_works(hub, name):
     nowhere = replace(hub, endpoint="http://127.0.0.1:9", pytorch="http://127.0.0.1:9")
     started = time.perf_counter()
     with pytest.raises(InputError, match=mentioning("127.0.0.1:9")) as told:
@@ -215,18 +215,18 @@ def test_without_a_network_the_error_comes_at_once_and_its_advice_works(hub, nam
     Path(place[1]).write_bytes(CONTENT)
     if name == NAME:
         assert fetch(name, nowhere).read_bytes() == CONTENT
-    else:  # its name holds its hash, and this content is another
+    else:  # the file name has a hash, and this content has another
         with pytest.raises(InputError, match="is damaged"):
             fetch(name, nowhere)
 
 
-def test_offline_means_that_nothing_is_asked(server, hub):
+def test_offline_mode_makes_no_request(server, hub):
     with pytest.raises(InputError, match=mentioning("HF_HUB_OFFLINE", "cache")):
         fetch(NAME, replace(hub, offline=True))
     assert server.asked == []
 
 
-def test_a_cached_file_that_has_changed_is_found_and_fetched_again(server, hub):
+def test_changed_file_in_the_cache_is_downloaded_again(server, hub):
     path = fetch(NAME, hub)
     path.resolve().write_bytes(CONTENT[:-1] + b"!")
     with pytest.raises(InputError, match="is damaged"):
@@ -234,13 +234,13 @@ def test_a_cached_file_that_has_changed_is_found_and_fetched_again(server, hub):
     assert fetch(NAME, hub).read_bytes() == CONTENT
 
 
-def test_a_cache_that_cannot_be_written_is_told(hub, tmp_path):
+def test_unwritable_cache_is_reported(hub, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=mentioning("HF_HUB_CACHE", "cache")):
         fetch(NAME, replace(hub, folder=tmp_path / "file"))
 
 
-def test_two_that_want_the_same_file_transfer_it_once(server, hub):
+def test_concurrent_downloads_transfer_the_file_once(server, hub):
     server.pause_s = 0.005
     with ThreadPoolExecutor(2) as both:
         paths = list(both.map(lambda _: fetch(NAME, hub), range(2)))
@@ -249,7 +249,7 @@ def test_two_that_want_the_same_file_transfer_it_once(server, hub):
     assert len(server.transfers()) == 1
 
 
-def test_a_mirror_is_named_by_the_environment(server, tmp_path, monkeypatch):
+def test_mirror_is_set_by_the_environment(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     script = "import logging; from efficientnetv2.models.hub import fetch; logging.basicConfig(); "
@@ -257,11 +257,11 @@ def test_a_mirror_is_named_by_the_environment(server, tmp_path, monkeypatch):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).read_bytes() == CONTENT
     assert tmp_path in Path(done.stdout.strip()).parents
-    (said,) = done.stderr.splitlines()  # no bar where nobody watches
+    (said,) = done.stderr.splitlines()  # no progress bar without a terminal
     assert server.url in said
 
 
-def test_torchvisions_files_are_checked_by_the_hash_in_their_names(server, hub, monkeypatch):
+def test_torchvision_files_are_checked_by_the_hash_in_their_names(server, hub, monkeypatch):
     file = f"efficientnet_b0-{sha256(CONTENT).hexdigest()[:8]}.pth"
     monkeypatch.setitem(pretrained._TABLE, TORCHVISION, replace(pretrained.get_weights(TORCHVISION), file=file))
     server.files[f"models/{file}"] = CONTENT
@@ -275,7 +275,7 @@ def test_torchvisions_files_are_checked_by_the_hash_in_their_names(server, hub, 
     assert server.asked == []
 
 
-def test_weights_by_name_give_timms_logits(server, hub):
+def test_weights_by_name_give_the_logits_of_timm(server, hub):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     theirs = timm.create_model("tf_efficientnetv2_b0").eval()
@@ -291,7 +291,7 @@ def test_weights_by_name_give_timms_logits(server, hub):
     assert network.preprocessing.crop_pct == 0.875
 
 
-def test_create_takes_such_a_name_and_fits_it(tmp_path, monkeypatch):
+def test_create_accepts_a_weights_name_and_adapts_the_model(tmp_path, monkeypatch):
     timm = pytest.importorskip("timm")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     weights = timm.create_model("tf_efficientnetv2_b0").state_dict()
@@ -303,8 +303,8 @@ def test_create_takes_such_a_name_and_fits_it(tmp_path, monkeypatch):
     assert network.classifier.weight.shape == (3, 1280)
 
 
-def test_each_tag_brings_its_own_preprocessing(server, hub):
-    """AdvProp's networks want [-1, 1], the others of the same table ImageNet's statistics."""
+def test_each_tag_has_its_own_preprocessing(server, hub):
+    """AdvProp models need [-1, 1], the others of this architecture ImageNet's mean and std."""
     timm = pytest.importorskip("timm")
     weights = safetensors.torch.save(timm.create_model("tf_efficientnet_b0").state_dict(), {"format": "pt"})
     for tag, mean in (("ap_in1k", (0.5, 0.5, 0.5)), ("in1k", (0.485, 0.456, 0.406))):
@@ -314,7 +314,7 @@ def test_each_tag_brings_its_own_preprocessing(server, hub):
         )
 
 
-def test_torchvisions_weights_by_name_give_its_logits(server, hub, monkeypatch, tmp_path):
+def test_torchvision_weights_by_name_give_its_logits(server, hub, monkeypatch, tmp_path):
     from torchvision.models import efficientnet_b0
 
     torch.manual_seed(0)
@@ -332,7 +332,7 @@ def test_torchvisions_weights_by_name_give_its_logits(server, hub, monkeypatch, 
     assert network.preprocessing.crop_pct == 224 / 256
 
 
-def test_a_file_of_another_head_is_refused(server, hub):
+def test_file_with_another_number_of_classes_is_rejected(server, hub):
     timm = pytest.importorskip("timm")
     weights = timm.create_model("tf_efficientnetv2_b0", num_classes=7).state_dict()
     server.files[FILE] = safetensors.torch.save(weights, {"format": "pt"})
@@ -340,11 +340,11 @@ def test_a_file_of_another_head_is_refused(server, hub):
         read_pretrained(fetch(NAME, hub), NAME)
 
 
-# What can be had
+# Lists of available weights
 
 
-def test_timms_rows_are_what_timm_publishes():
-    """Every tf_ network but the lite ones, with its size, crop mode, statistics, classes and license."""
+def test_timm_rows_equal_the_configurations_of_timm():
+    """Every tf_ model except lite, with size, crop mode, mean and std, classes and license."""
     pytest.importorskip("timm")
     from timm.models.efficientnet import default_cfgs
 
@@ -369,7 +369,7 @@ def test_timms_rows_are_what_timm_publishes():
         assert row.license.lower() == cfg.license
 
 
-def test_torchvisions_rows_are_what_torchvision_publishes():
+def test_torchvision_rows_equal_the_metadata_of_torchvision():
     from torchvision.models import get_model_weights
 
     ours = [row for name in pretrained.weight_names() if (row := pretrained.get_weights(name)).source == "torchvision"]
@@ -385,8 +385,8 @@ def test_torchvisions_rows_are_what_torchvision_publishes():
         assert (preprocessing.mean, preprocessing.std) == (tuple(transform.mean), tuple(transform.std))
 
 
-def test_top1_is_that_of_timms_results_table():
-    """huggingface/pytorch-image-models, results/results-imagenet.csv, at the size of evaluation."""
+def test_top1_equals_the_results_table_of_timm():
+    """huggingface/pytorch-image-models, results/results-imagenet.csv, at the evaluation size."""
     figures = {
         "efficientnetv2_b0.in1k": 78.386,
         "efficientnetv2_b3.in21k_ft_in1k": 82.634,
@@ -402,7 +402,7 @@ def test_top1_is_that_of_timms_results_table():
     assert {name: pretrained.get_weights(name).top1_percent for name in figures} == figures
 
 
-def test_the_best_weights_come_first():
+def test_weights_are_ranked_from_the_best():
     assert pretrained.ranked_weights("efficientnetv2_s") == (
         "efficientnetv2_s.in21k_ft_in1k",
         "efficientnetv2_s.in1k",
@@ -422,13 +422,13 @@ def test_the_best_weights_come_first():
         ("efficientnetv3_s.in1k", ("efficientnetv3_s", "did you mean", "efficientnetv2_s")),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_nearest(name, message):
+def test_unknown_weights_name_suggests_the_nearest(name, message):
     for ask in (pretrained.get_weights, fetch, cached):
         with pytest.raises(InputError, match=mentioning(*message)):
             ask(name)
 
 
-def test_the_command_lists_them_and_says_which_are_here(tmp_path, monkeypatch):
+def test_models_command_lists_weights_and_cached_files(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     place = tmp_path / "models--timm--tf_efficientnetv2_b0.in1k/snapshots/main/model.safetensors"
     place.parent.mkdir(parents=True)
@@ -441,7 +441,7 @@ def test_the_command_lists_them_and_says_which_are_here(tmp_path, monkeypatch):
         "model": "efficientnetv2_b0",
         "image_size": 224,
         "num_classes": 1000,
-        "megabytes_about": 28.6,  # 7.1 M parameters of 4 bytes
+        "megabytes_about": 28.6,  # 7.1 M parameters of 4 bytes each
         "top1_percent": 78.386,
         "license": "Apache-2.0",
         "source": "timm",
@@ -452,7 +452,7 @@ def test_the_command_lists_them_and_says_which_are_here(tmp_path, monkeypatch):
     assert re.search(r"efficientnetv2_b0\.in1k\W+224\W+78\.4\W+29\W+Apache-2\.0\W+timm\W+yes", shown)
 
 
-def test_the_command_fetches_one_and_says_where_it_is(server, tmp_path, monkeypatch):
+def test_models_command_downloads_weights_and_prints_the_path(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     done = effnetv2_fresh("models", "--fetch", NAME, "--json", cwd=tmp_path)
@@ -466,14 +466,14 @@ def test_the_command_fetches_one_and_says_where_it_is(server, tmp_path, monkeypa
     assert [path for _, path, _ in server.asked if path.startswith("/cdn/")] == [f"/cdn/{FILE}"], "once"
 
 
-def test_the_command_refuses_a_name_that_it_does_not_know(tmp_path):
+def test_models_command_rejects_an_unknown_name(tmp_path):
     done = effnetv2_fresh("models", "--fetch", "efficientnetv2_b0.in22k", cwd=tmp_path)
     assert done.returncode == 2
     assert "efficientnetv2_b0.in1k" in done.stderr
 
 
-def test_a_file_carried_under_its_name_is_read_as_the_name_is(server, hub, tmp_path):
-    """AdvProp's networks want [-1, 1], which the file itself does not say."""
+def test_file_with_the_name_of_weights_has_their_preprocessing(server, hub, tmp_path):
+    """AdvProp models need [-1, 1], which is not stored in the file."""
     timm = pytest.importorskip("timm")
     name = "efficientnet_b0.ap_in1k"
     weights = safetensors.torch.save(timm.create_model("tf_efficientnet_b0").state_dict(), {"format": "pt"})

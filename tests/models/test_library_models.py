@@ -1,4 +1,4 @@
-"""Weights of timm and torchvision by tag, against a server on this machine: checked, kept, and soon given up."""
+"""Weights of timm and torchvision by tag, from a local server: checks, cache and timeouts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REPOSITORY = "timm/resnet10t.c3_in1k"
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """The hub that the user's environment names, and caches of this test alone."""
+    """The hub of the environment, with separate caches for each test."""
     monkeypatch.setattr(hub, "PAUSE_S", 0.0)
     with serving() as server:
         monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -47,10 +47,10 @@ def same_answers(ours, theirs):
         return torch.equal(ours.eval()(pictures), theirs.eval()(pictures))
 
 
-def test_a_tag_brings_the_weights_and_is_fetched_once(server):
+def test_weights_of_a_tag_are_downloaded_once(server):
     theirs = timm.create_model("resnet10t")
     server.files[f"{REPOSITORY}/model.safetensors"] = safetensors.torch.save(theirs.state_dict())
-    server.breaks = [2**20]  # it goes on there
+    server.breaks = [2**20]  # the download resumes there
     network, _ = load_weights(WORD)
     assert same_answers(network, theirs)
     assert len(server.transfers()) == 2
@@ -59,7 +59,7 @@ def test_a_tag_brings_the_weights_and_is_fetched_once(server):
     assert server.asked == []
 
 
-def test_what_is_in_the_cache_needs_no_network(server, monkeypatch):
+def test_cached_weights_need_no_network(server, monkeypatch):
     theirs = timm.create_model("resnet10t")
     server.files[f"{REPOSITORY}/model.safetensors"] = safetensors.torch.save(theirs.state_dict())
     create(WORD)
@@ -69,7 +69,7 @@ def test_what_is_in_the_cache_needs_no_network(server, monkeypatch):
     assert time.perf_counter() - started < 20
 
 
-def test_a_repository_with_a_pickle_alone(server):
+def test_repository_with_only_a_pickle_is_read(server):
     theirs = timm.create_model("resnet10t")
     content = io.BytesIO()
     torch.save(theirs.state_dict(), content)
@@ -80,8 +80,8 @@ def test_a_repository_with_a_pickle_alone(server):
     assert server.asked == []
 
 
-def test_weights_first_published_in_another_format(server):
-    """timm's list says custom_load, of Google's .npz; its repositories hold tensors by timm's names."""
+def test_weights_first_published_in_another_format_are_read(server):
+    """timm's list has custom_load for Google's .npz, but its repositories have tensors by timm's names."""
     name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     assert timm.get_pretrained_cfg(name).custom_load
     theirs = timm.create_model("vit_tiny_patch16_224")
@@ -89,7 +89,7 @@ def test_weights_first_published_in_another_format(server):
     assert same_answers(create(f"timm:{name}"), theirs)
 
 
-def test_other_classes_and_channels_are_fitted(server):
+def test_weights_are_adapted_to_other_classes_and_channels(server):
     theirs = timm.create_model("resnet10t")
     server.files[f"{REPOSITORY}/model.safetensors"] = safetensors.torch.save(theirs.state_dict())
     network = create(WORD, num_classes=3, in_channels=1)
@@ -97,8 +97,8 @@ def test_other_classes_and_channels_are_fitted(server):
     assert torch.equal(network.module.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight)
 
 
-def test_weights_that_come_without_a_classifier_get_one_and_those_with_several_get_others(server):
-    """Published as they were trained: to embed, and distilled by two heads."""
+def test_weights_without_a_classifier_or_with_several_get_new_classifiers(server):
+    """One model was published as an embedding, one was distilled with two heads."""
     embedding = timm.create_model("convnextv2_atto", num_classes=0)
     distilled = timm.create_model("pit_ti_distilled_224")
     for word, theirs, px in (("convnextv2_atto.fcmae", embedding, 64), ("pit_ti_distilled_224.in1k", distilled, 224)):
@@ -122,7 +122,7 @@ def test_weights_that_come_without_a_classifier_get_one_and_those_with_several_g
         create("timm:convnextv2_atto.fcmae")
 
 
-def test_a_repository_that_has_neither_is_told_with_both_ways_out(server):
+def test_repository_without_weights_is_reported_with_fixes(server):
     with pytest.raises(InputError, match=r"responds with 404") as told:
         create(WORD)
     assert f"{hub.Hub().folder}" in str(told.value)
@@ -130,13 +130,13 @@ def test_a_repository_that_has_neither_is_told_with_both_ways_out(server):
     assert asked == ["model.safetensors", "pytorch_model.bin"]
 
 
-def test_a_file_with_other_tensors_is_named(server):
+def test_file_with_other_tensors_is_rejected_by_name(server):
     server.files[f"{REPOSITORY}/model.safetensors"] = safetensors.torch.save({"fc.weight": torch.zeros(2, 2)})
     with pytest.raises(InputError, match=mentioning("model.safetensors", "timm:resnet10t")):
         create(WORD)
 
 
-def test_torchvisions_come_through_its_own_cache(server, monkeypatch):
+def test_torchvision_weights_use_the_cache_of_torchvision(server, monkeypatch):
     theirs = torchvision.models.resnet18()
     content = io.BytesIO()
     torch.save(theirs.state_dict(), content)
@@ -147,36 +147,34 @@ def test_torchvisions_come_through_its_own_cache(server, monkeypatch):
     user = hub.Hub(pytorch=server.url)
     path = torchvision_file(weights.url, "resnet18.IMAGENET1K_V1", user)
     assert path == Path(os.environ["TORCH_HOME"]) / "hub/checkpoints" / f"resnet18-{digest}.pth"
-    assert same_answers(create("torchvision:resnet18.IMAGENET1K_V1"), theirs)  # this one asks nobody
+    assert same_answers(create("torchvision:resnet18.IMAGENET1K_V1"), theirs)  # from the cache, without a request
 
 
-def test_files_elsewhere_are_left_to_timm():
+def test_files_outside_the_hub_are_left_to_timm():
     assert timm_file(timm.get_pretrained_cfg("gcvit_tiny.in1k").to_dict(), "gcvit_tiny.in1k") is None
 
 
 @pytest.mark.parametrize("word", [WORD, "torchvision:resnet18.IMAGENET1K_V1"])
-def test_without_a_network_training_from_them_fails_within_seconds_and_says_why_in_one_line(
-    word, class_folders, tmp_path, monkeypatch
-):
+def test_training_from_uncached_weights_fails_quickly_without_a_network(word, class_folders, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     started = time.perf_counter()
     done = effnetv2_fresh("train", class_folders, "--weights", word, "--output", tmp_path / "run", cwd=tmp_path)
-    assert time.perf_counter() - started < 60  # most of it is for importing torch
+    assert time.perf_counter() - started < 60  # mostly the import of torch
     assert done.returncode == 2
     folder = tmp_path / "torch/hub/checkpoints" if word.startswith("torchvision") else tmp_path / "hub"
-    limit, *_ = done.stderr.splitlines()  # how long it waits at most is said before it tries
+    limit, *_ = done.stderr.splitlines()  # the timeout is stated before the download
     assert "30 s" in limit
     assert mentions(done.stderr, folder, "cache")
     assert "Downloading" not in done.stdout
     assert not (tmp_path / "run").exists()
 
 
-def test_without_a_network_auto_goes_on_from_scratch_within_seconds(class_folders, tmp_path):
+def test_auto_weights_train_from_scratch_quickly_without_a_network(class_folders, tmp_path):
     started = time.perf_counter()
-    words = (*TINY, "--model", "efficientnetv2_b1", "--weights", "auto")  # of which none come with the repository
+    words = (*TINY, "--model", "efficientnetv2_b1", "--weights", "auto")  # the repository has no weights for it
     done = effnetv2("train", class_folders, *words, "--output", tmp_path / "run", cwd=tmp_path)
-    assert time.perf_counter() - started < 90  # the training included
+    assert time.perf_counter() - started < 90  # including the training
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "efficientnetv2_b1.in1k", "cache")
     assert "Retry" not in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A model file gives back what was saved, refuses what was not, and says why."""
+"""Model files: equal after saving and loading, and invalid files are rejected with the reason."""
 
 import copy
 import hashlib
@@ -47,7 +47,7 @@ def _network():
     torch.manual_seed(3)
     network = EfficientNet(SMALL, num_classes=3, dropout=0.3, drop_path=0.2)
     with torch.no_grad():
-        for buffer in network.buffers():  # as after training: not the statistics that a fresh network has
+        for buffer in network.buffers():  # other statistics than in a new model
             if buffer.is_floating_point():
                 buffer.uniform_(0.5, 1.5)
     return network
@@ -60,7 +60,7 @@ def _save(path, network=None, **changes):
 
 
 def _rewrite(path, change_json=None, change_tensors=None):
-    """The file once more, tampered with by means of safetensors alone."""
+    """Change a file with safetensors only."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     plain, tensors = json.loads(metadata["efficientnetv2"]), load_file(path)
@@ -70,7 +70,7 @@ def _rewrite(path, change_json=None, change_tensors=None):
     save_file(tensors, path, metadata | {"efficientnetv2": json.dumps(plain)})
 
 
-def test_exchanged_arguments_are_told(tmp_path):
+def test_swapped_arguments_are_reported(tmp_path):
     with pytest.raises(InputError, match=mentioning("EfficientNet")):
         model_file.save(_network(), tmp_path / "m.safetensors")
     with pytest.raises(InputError, match=mentioning("efficientnetv2.create")):
@@ -78,7 +78,7 @@ def test_exchanged_arguments_are_told(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_comes_back_is_what_was_saved(tmp_path):
+def test_loaded_model_equals_the_saved_model(tmp_path):
     network = _network()
     loaded = model_file.load(_save(tmp_path / "m.safetensors", network))
     assert loaded.architecture == SMALL
@@ -93,26 +93,26 @@ def test_what_comes_back_is_what_was_saved(tmp_path):
     assert not any(tensor.is_meta for tensor in [*loaded.parameters(), *loaded.buffers()])
 
 
-def test_other_readers_of_safetensors_can_use_the_weights(tmp_path):
+def test_other_safetensors_readers_can_read_the_weights(tmp_path):
     network = _network().to(memory_format=torch.channels_last)
     tensors = load_file(_save(tmp_path / "m.safetensors", network))
     network.load_state_dict(tensors, strict=True)
 
 
-def test_a_run_folder_stands_for_its_model_file(tmp_path):
+def test_run_folder_loads_its_model_file(tmp_path):
     _save(tmp_path / "model.safetensors")
     assert model_file.load(tmp_path).class_names == NAMES
     with pytest.raises(InputError, match=mentioning("model.safetensors")):
         model_file.load(tmp_path.parent)
 
 
-def test_a_mistyped_run_is_suggested_with_its_folder(tmp_path):
+def test_mistyped_run_suggests_the_nearest_folder(tmp_path):
     (tmp_path / "runs/flowers").mkdir(parents=True)
     with pytest.raises(InputError, match=mentioning("did you mean", tmp_path / "runs/flowers")):
         model_file.load(tmp_path / "runs/flowerz")
 
 
-def test_a_loaded_network_lives_on_when_its_file_is_overwritten(tmp_path):
+def test_loaded_model_does_not_change_with_its_file(tmp_path):
     path = _save(tmp_path / "m.safetensors")
     loaded = model_file.load(path)
     before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
@@ -122,22 +122,22 @@ def test_a_loaded_network_lives_on_when_its_file_is_overwritten(tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in loaded.state_dict().items())
 
 
-def test_loading_leaves_torchs_random_numbers_alone(tmp_path):
+def test_loading_does_not_change_the_random_state(tmp_path):
     path = _save(tmp_path / "m.safetensors")
     state = torch.random.get_rng_state()
     model_file.load(path)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_more_channels_than_three(tmp_path):
+def test_more_than_three_channels_are_saved(tmp_path):
     network = EfficientNet(SMALL, num_classes=3, in_channels=5)
     five = Preprocessing(image_size=32, mean=(0.5,) * 5, std=(0.2,) * 5)
     path = _save(tmp_path / "m.safetensors", network, preprocessing=five)
     assert model_file.load(path)(torch.zeros(1, 5, 32, 32)).shape == (1, 3)
 
 
-def test_a_file_of_format_1_is_read():
-    """Written by the package when it knew that format alone; with the answer that its network gave then."""
+def test_file_of_format_1_is_read():
+    """Written by the package of that time, with the logits of that time."""
     loaded = model_file.load(Path(__file__).parent / "data" / "format_1.safetensors")
     assert (loaded.class_names, loaded.recipe, loaded.metrics) == (("bog", "fen"), {"name": "quick"}, {"top1": 0.75})
     assert loaded.preprocessing == Preprocessing(image_size=16, crop_mode="border")
@@ -146,20 +146,20 @@ def test_a_file_of_format_1_is_read():
 
 
 @pytest.mark.parametrize("answer", ["softmax", "sigmoid"])
-def test_what_its_answers_mean_comes_back(tmp_path, answer):
+def test_activation_is_saved(tmp_path, answer):
     network = _network()
     network.activation = answer
     path = _save(tmp_path / "m.safetensors", network)
     assert model_file.load(path).activation == model_file.describe(path).header.activation == answer
 
 
-def test_files_of_format_3_knew_softmax_alone(tmp_path):
+def test_files_of_format_3_have_softmax(tmp_path):
     path = _save(tmp_path / "m.safetensors")
     _rewrite(path, change_json=lambda plain: (plain.pop("activation"), plain.update(format_version=3)))
     assert model_file.load(path).activation == "softmax"
 
 
-def test_a_damaged_file_of_format_1_is_refused(tmp_path):
+def test_damaged_file_of_format_1_is_rejected(tmp_path):
     path = tmp_path / "m.safetensors"
     damaged = bytearray((Path(__file__).parent / "data" / "format_1.safetensors").read_bytes())
     damaged[-1] ^= 1
@@ -168,8 +168,8 @@ def test_a_damaged_file_of_format_1_is_refused(tmp_path):
         model_file.load(path)
 
 
-def test_the_sha256_is_of_the_tensors_as_they_lie_in_the_file(tmp_path):
-    """By hand: a line per tensor (name, kind, shape, place), then the bytes behind the header."""
+def test_sha256_covers_the_tensors_as_stored(tmp_path):
+    """By hand: a line per tensor (name, type, shape, offsets), then the bytes after the header."""
     path = _save(tmp_path / "m.safetensors")
     raw = path.read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
@@ -186,7 +186,7 @@ def test_the_sha256_is_of_the_tensors_as_they_lie_in_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("place", [0.4, 0.7, 0.99])
-def test_one_flipped_bit_is_noticed(tmp_path, place):
+def test_flipped_bit_is_detected(tmp_path, place):
     path = _save(tmp_path / "m.safetensors")
     raw = bytearray(path.read_bytes())
     start = 8 + int.from_bytes(raw[:8], "little")
@@ -205,8 +205,8 @@ def test_half_precision_is_read_as_float32(tmp_path, kind):
     assert torch.equal(loaded.stem.conv.weight, expected)
 
 
-def test_half_precision_halves_the_file_and_hardly_changes_the_answers(tmp_path):
-    """float16 has 11 significant bits, so a kernel is rounded by 1/2048 at most; batch-norms and biases are not."""
+def test_half_precision_halves_the_file_and_barely_changes_the_logits(tmp_path):
+    """float16 has 11 significant bits, so kernels change by at most 1/2048. Batch norms and biases do not change."""
     network = _network().eval()
     loaded = model_file.load(_save(tmp_path / "half.safetensors", network, half=True))
     stored = load_file(tmp_path / "half.safetensors")
@@ -225,7 +225,7 @@ def test_half_precision_halves_the_file_and_hardly_changes_the_answers(tmp_path)
     assert {one.dtype for one in load_file(tmp_path / "whole.safetensors").values()} == {torch.float32, torch.int64}
 
 
-def test_a_weight_too_large_for_half_precision_is_named_and_nothing_is_written(tmp_path):
+def test_weight_too_large_for_half_precision_is_rejected_without_a_file(tmp_path):
     network = _network()
     network.classifier.weight.data[0, 0] = 70_000.0
     with pytest.raises(InputError, match=mentioning("65,504", "classifier.weight")):
@@ -234,7 +234,7 @@ def test_a_weight_too_large_for_half_precision_is_named_and_nothing_is_written(t
     _save(tmp_path / "m.safetensors", network)
 
 
-def test_what_is_not_given_is_as_the_network_has_it(tmp_path):
+def test_missing_arguments_are_taken_from_the_model(tmp_path):
     loaded = model_file.load(_save(tmp_path / "a.safetensors"))
     model_file.save(tmp_path / "b.safetensors", loaded)
     again = model_file.load(tmp_path / "b.safetensors")
@@ -245,7 +245,7 @@ def test_what_is_not_given_is_as_the_network_has_it(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_without_a_classifier_there_are_no_names(tmp_path):
+def test_model_without_a_classifier_has_no_class_names(tmp_path):
     path = tmp_path / "m.safetensors"
     trunk = adapt(_network(), num_classes=0)
     model_file.save(path, trunk, preprocessing=PREPROCESSING)
@@ -256,7 +256,7 @@ def test_without_a_classifier_there_are_no_names(tmp_path):
         model_file.save(path, trunk, class_names=("a",))
 
 
-def test_weights_whose_sum_overflows_are_finite_all_the_same(tmp_path):
+def test_weights_whose_sum_overflows_are_accepted(tmp_path):
     network = _network()
     torch.nn.init.constant_(network.classifier.weight, 3e38)
     assert torch.equal(
@@ -264,7 +264,7 @@ def test_weights_whose_sum_overflows_are_finite_all_the_same(tmp_path):
     )
 
 
-def test_infinities_that_cancel_are_found(tmp_path):
+def test_infinities_that_cancel_are_rejected(tmp_path):
     network = _network()
     network.classifier.weight.data[0, :2] = torch.tensor([float("inf"), -float("inf")])
     with pytest.raises(InputError, match=r"classifier\.weight"):
@@ -281,7 +281,7 @@ def test_infinities_that_cancel_are_found(tmp_path):
         (b"<!DOCTYPE html>" + b" " * 300, "not a safetensors file"),
     ],
 )
-def test_files_that_are_something_else(tmp_path, contents, says):
+def test_other_files_are_rejected(tmp_path, contents, says):
     path = tmp_path / "m.safetensors"
     path.write_bytes(contents)
     with pytest.raises(InputError, match=says):
@@ -289,26 +289,25 @@ def test_files_that_are_something_else(tmp_path, contents, says):
 
 
 @pytest.mark.parametrize("kept", [0.001, 0.02, 0.5, 0.999])
-def test_a_truncated_file_is_called_incomplete(tmp_path, kept):
+def test_truncated_file_is_reported_as_incomplete(tmp_path, kept):
     path = _save(tmp_path / "m.safetensors")
     os.truncate(path, int(path.stat().st_size * kept))
     with pytest.raises(InputError, match=r"m\.safetensors.*incomplete"):
         model_file.load(path)
 
 
-def test_a_missing_file(tmp_path):
+def test_missing_file_is_reported(tmp_path):
     with pytest.raises(InputError, match=mentioning("nothing.safetensors")):
         model_file.load(tmp_path / "nothing.safetensors")
 
 
-def test_a_name_of_pretrained_weights_is_no_file_but_can_become_one(tmp_path, monkeypatch):
-    """Whoever evaluates published weights tries it first."""
+def test_name_of_pretrained_weights_suggests_how_to_get_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=mentioning("efficientnetv2_b0.in1k")):
         model_file.load("efficientnetv2_b0.in1k")
 
 
-def test_foreign_safetensors_are_not_taken_for_ours(tmp_path):
+def test_safetensors_of_other_programs_are_rejected(tmp_path):
     path = tmp_path / "m.safetensors"
     save_file(_network().state_dict(), path, {"format": "pt"})
     with pytest.raises(InputError, match=mentioning("efficientnetv2")):
@@ -316,7 +315,7 @@ def test_foreign_safetensors_are_not_taken_for_ours(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", '{"format_version": "x"}', "[" * 100_000])
-def test_metadata_that_is_no_header(tmp_path, text):
+def test_invalid_metadata_is_rejected(tmp_path, text):
     path = tmp_path / "m.safetensors"
     save_file(_network().state_dict(), path, {"efficientnetv2": text})
     with pytest.raises(InputError, match=mentioning("efficientnetv2", "damaged")):
@@ -360,15 +359,15 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain.update(sha256="0" * 64), "SHA-256 differs"),
     ],
 )
-def test_metadata_that_says_something_wrong(tmp_path, change, says):
+def test_wrong_values_in_metadata_are_rejected(tmp_path, change, says):
     path = _save(tmp_path / "m.safetensors")
     _rewrite(path, change_json=change)
     with pytest.raises(InputError, match=f"m.safetensors.*{says}"):
         model_file.load(path)
 
 
-def test_metadata_nested_too_deeply_is_refused(tmp_path):
-    """Deep enough for the checks, though not for the reader of JSON."""
+def test_deeply_nested_metadata_is_rejected(tmp_path):
+    """Too deep for the checks or for the JSON parser."""
     path = _save(tmp_path / "m.safetensors")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -376,13 +375,13 @@ def test_metadata_nested_too_deeply_is_refused(tmp_path):
         plain = json.loads(metadata["efficientnetv2"])
         text = json.dumps(plain | {"recipe": {"a": 7}}).replace("7", "[" * deep + "]" * deep)
         save_file(_network().state_dict(), path, metadata | {"efficientnetv2": text})
-        with pytest.raises(InputError, match=r"m\.safetensors"):  # of the nesting, or else of the SHA-256
+        with pytest.raises(InputError, match=r"m\.safetensors"):  # because of the nesting or of the SHA-256
             model_file.load(path)
 
 
 @pytest.mark.parametrize("key", [KEY, CALIBRATION_KEY])
 @pytest.mark.parametrize("value", ["1e999", "-1", "1.5", '"many"', "true", "9" * 400, "[3]"])
-def test_an_impossible_number_of_images_is_named(tmp_path, key, value):
+def test_invalid_number_of_images_is_named(tmp_path, key, value):
     path = _save(tmp_path / "m.safetensors")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -393,7 +392,7 @@ def test_an_impossible_number_of_images_is_named(tmp_path, key, value):
 
 
 @pytest.mark.parametrize("value", ["1e999", "0", "-1", "NaN", "null", "[1]"])
-def test_an_impossible_temperature_is_named(tmp_path, value):
+def test_invalid_temperature_is_named(tmp_path, value):
     path = _save(tmp_path / "m.safetensors")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -403,7 +402,7 @@ def test_an_impossible_temperature_is_named(tmp_path, value):
         model_file.load(path)
 
 
-def test_weights_that_are_not_those_of_the_architecture(tmp_path):
+def test_weights_of_another_architecture_are_rejected(tmp_path):
     def rename(tensors):
         tensors["classifier.gain"] = tensors.pop("classifier.bias")
 
@@ -413,7 +412,7 @@ def test_weights_that_are_not_those_of_the_architecture(tmp_path):
         model_file.load(path)
 
 
-def test_a_weight_of_another_kind_or_value(tmp_path):
+def test_weight_of_another_type_or_value_is_rejected(tmp_path):
     def count(tensors):
         tensors["classifier.bias"] = tensors["classifier.bias"].long()
 
@@ -430,8 +429,8 @@ def test_a_weight_of_another_kind_or_value(tmp_path):
             model_file.load(path)
 
 
-def test_a_variance_below_0_is_refused_either_way(tmp_path):
-    """A mean of squares; 0 it can be."""
+def test_negative_variance_is_rejected_when_loading_and_saving(tmp_path):
+    """A variance of 0 is valid."""
     path = _save(tmp_path / "m.safetensors")
 
     def negate(tensors):
@@ -448,7 +447,7 @@ def test_a_variance_below_0_is_refused_either_way(tmp_path):
         _save(path, network)
 
 
-def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+def test_invalid_model_is_not_saved_and_the_old_file_remains(tmp_path):
     path = _save(tmp_path / "m.safetensors")
     before = path.read_bytes()
     broken = _network()
@@ -474,8 +473,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_a_network_with_a_changed_layer_is_not_saved(tmp_path, case):
-    """load() would call its file damaged, or make another network of it without a word."""
+def test_model_with_a_changed_layer_is_not_saved(tmp_path, case):
+    """load() would reject the file or silently build another model."""
     name, layer, says = CHANGES[case]
     network = _network()
     network.set_submodule(name, layer)
@@ -484,14 +483,14 @@ def test_a_network_with_a_changed_layer_is_not_saved(tmp_path, case):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_padding_of_another_kind_is_not_saved(tmp_path):
+def test_changed_padding_is_not_saved(tmp_path):
     network = EfficientNet(replace(SMALL, padding="same"), num_classes=3)
     network.stem.conv = nn.Conv2d(3, 8, 3, 2, 0, bias=False)
     with pytest.raises(InputError, match=mentioning("stem.conv")):
         _save(tmp_path / "m.safetensors", network)
 
 
-def test_layers_of_another_network_that_were_replaced_are_not_saved(tmp_path):
+def test_torchvision_model_with_a_replaced_layer_is_not_saved(tmp_path):
     network = create("torchvision:mobilenet_v3_small", num_classes=3)
     _save(tmp_path / "m.safetensors", network)
     network.module.classifier[3] = nn.Sequential(nn.Linear(1024, 3))
@@ -499,7 +498,7 @@ def test_layers_of_another_network_that_were_replaced_are_not_saved(tmp_path):
         _save(tmp_path / "m.safetensors", network)
 
 
-def test_what_changes_nothing_in_evaluation_may_be_replaced(tmp_path):
+def test_layers_without_an_effect_in_evaluation_may_be_replaced(tmp_path):
     network = _network()
     network.dropout = nn.Identity()
     network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -509,13 +508,13 @@ def test_what_changes_nothing_in_evaluation_may_be_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", torch.device("cuda:99"), ""])
-def test_a_device_that_is_not_there_is_named(tmp_path, device):
+def test_missing_device_is_named(tmp_path, device):
     with pytest.raises(InputError, match=f"device is '{device}'"):
         model_file.load(_save(tmp_path / "m.safetensors"), device)
 
 
 @pytest.mark.parametrize("name", ["m.pth", "m", "m.safetensors.bak"])
-def test_a_model_file_ends_in_safetensors(tmp_path, name):
+def test_model_file_must_end_in_safetensors(tmp_path, name):
     with pytest.raises(InputError, match=mentioning(name)):
         _save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
@@ -531,21 +530,21 @@ def test_a_model_file_ends_in_safetensors(tmp_path, name):
         ({"recipe": {"epochs_of": {3: "warmup"}}}, r"recipe\.epochs_of has the key 3"),
     ],
 )
-def test_words_that_json_cannot_hold_are_named_and_nothing_is_written(tmp_path, words, says):
-    """RFC 8259: numbers are finite, names are text, and there are no other kinds of values."""
+def test_values_that_json_cannot_store_are_rejected_without_a_file(tmp_path, words, says):
+    """RFC 8259: finite numbers, keys as text, and only a few types."""
     with pytest.raises(InputError, match=rf"m\.safetensors was not written: .*{says}"):
         _save(tmp_path / "m.safetensors", **words)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tuple_is_written_as_json_s_list(tmp_path):
+def test_tuple_is_saved_as_a_list(tmp_path):
     path = _save(tmp_path / "m.safetensors", recipe={"sizes": (32, 48)}, metrics={"top1": np.float64(0.5)})
     loaded = model_file.load(path)
     assert (loaded.recipe, loaded.metrics) == ({"sizes": [32, 48]}, {"top1": 0.5})
 
 
 class Tied(nn.Module):
-    """Two convolutions with one weight, as of an encoder and a decoder."""
+    """Two convolutions with a shared weight, as in an autoencoder."""
 
     def __init__(self, tied=True):
         super().__init__()
@@ -558,7 +557,7 @@ class Tied(nn.Module):
         return self.classifier(self.b(self.a(x)).mean((2, 3)))
 
 
-def test_one_weight_under_two_names_is_saved_and_stays_one(tmp_path):
+def test_shared_weight_is_saved_and_remains_shared(tmp_path):
     network = WrappedModel(Tied()).eval()
     _save(tmp_path / "m.safetensors", network, class_names=("a", "b"))
     assert network.module.a.weight is network.module.b.weight
@@ -569,13 +568,13 @@ def test_one_weight_under_two_names_is_saved_and_stays_one(tmp_path):
     assert len(list(loaded.parameters())) == len(list(network.parameters())) == 5
 
 
-def test_two_weights_are_not_loaded_into_one(tmp_path):
+def test_two_weights_are_not_loaded_into_a_shared_one(tmp_path):
     _save(tmp_path / "m.safetensors", WrappedModel(Tied(tied=False)), class_names=("a", "b"))
     with pytest.raises(InputError, match=mentioning("a.weight", "b.weight")):
         model_file.load(tmp_path / "m.safetensors", network=Tied())
 
 
-def test_weights_that_share_memory_without_being_one_are_saved(tmp_path):
+def test_weights_that_share_memory_are_saved_separately(tmp_path):
     module = Tied(tied=False)
     both = torch.randn(2, *module.a.weight.shape)
     module.a.weight, module.b.weight = nn.Parameter(both[0]), nn.Parameter(both[0])
@@ -585,15 +584,15 @@ def test_weights_that_share_memory_without_being_one_are_saved(tmp_path):
     assert torch.equal(tensors["b.weight"], both[0])
 
 
-def test_a_pickle_is_refused_with_the_command_that_reads_it(tmp_path):
+def test_pickle_is_rejected_with_the_convert_command(tmp_path):
     torch.save(_network().state_dict(), tmp_path / "m.pth")
     with pytest.raises(InputError, match=mentioning("effnetv2 convert", "m.pth")):
         model_file.load(tmp_path / "m.pth")
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak, and resets it")
-def test_loading_takes_hardly_more_memory_than_the_weights(tmp_path):
-    """Loading with a second copy of the weights would take twice their bytes, and building before it three times."""
+def test_loading_takes_little_more_memory_than_the_weights(tmp_path):
+    """A second copy of the weights would take twice their size, a model built before loading three times."""
     path = tmp_path / "m.safetensors"
     model_file.save(path, EfficientNet(get_architecture("efficientnetv2_b0"), num_classes=0))
     file_bytes = path.stat().st_size
@@ -601,7 +600,7 @@ def test_loading_takes_hardly_more_memory_than_the_weights(tmp_path):
     assert added_peak_bytes("ours", path) <= 1.3 * file_bytes
 
 
-def test_the_pictures_that_trained_it_stay_known_through_saving_and_loading(tmp_path):
+def test_training_fingerprint_is_preserved(tmp_path):
     network = _network()
     assert model_file.load(_save(tmp_path / "none.safetensors", network)).trained_on is None
     remembered = TrainingFingerprint(7, np.array([3, 9], dtype=np.int64))
@@ -622,19 +621,19 @@ def test_the_pictures_that_trained_it_stay_known_through_saving_and_loading(tmp_
         model_file.load(file)
 
 
-def test_a_module_for_a_file_that_needs_none_is_refused(tmp_path):
-    """It would have stayed as it is, without a word."""
+def test_custom_module_for_a_file_without_one_is_rejected(tmp_path):
+    """Otherwise the module would silently remain unchanged."""
     network = EfficientNet(SMALL, num_classes=3)
     _save(tmp_path / "m.safetensors", network)
     with pytest.raises(InputError, match="Leave network out"):
         model_file.load(tmp_path / "m.safetensors", network=EfficientNet(SMALL, num_classes=3))
 
 
-def test_a_network_whose_classes_have_no_names_is_told_to_be_given_some(tmp_path):
+def test_missing_class_names_are_reported(tmp_path):
     with pytest.raises(InputError, match=mentioning("0", "class_names", "3")):
         model_file.save(tmp_path / "m.safetensors", EfficientNet(SMALL, num_classes=3))
 
 
-def test_the_command_for_weights_of_others_can_be_pasted():
+def test_convert_command_is_quoted():
     told = conversion_hint(Path("my weights.bin"))
     assert mentions(told, "effnetv2 convert 'my weights.bin' OUT", "--weights")

@@ -1,4 +1,4 @@
-"""Memory of training, counted without values."""
+"""Memory of activations, strides and shapes, computed without values."""
 
 import pytest
 import torch
@@ -17,21 +17,21 @@ from efficientnetv2.utils.errors import InputError
 @pytest.mark.parametrize(
     ("name", "image_size"), [("efficientnetv2_b0", 224), ("efficientnetv2_s", 97), ("efficientnet_b0", 224)]
 )
-def test_ours_keep_what_their_table_says(name, image_size):
+def test_activation_memory_equals_the_count_of_the_architecture(name, image_size):
     with torch.device("meta"):
         network = create(name)
     counted = count_flops(get_architecture(name), image_size=image_size).total.activation_bytes
     assert activation_bytes(network, image_size) == pytest.approx(counted, rel=0.02)
 
 
-def test_a_network_small_enough_to_count_by_hand():
-    """Kept per image: the image 3*8*8, ReLU's output 4*8*8, and 4 pooled numbers; 4 bytes each."""
+def test_activation_memory_of_a_small_model_by_hand():
+    """Per image: the image 3*8*8, the output of ReLU 4*8*8, and 4 pooled values, of 4 bytes each."""
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     assert activation_bytes(create(module), 8) == 4 * (3 * 64 + 4 * 64 + 4)
 
 
-def test_frozen_stages_keep_nothing():
-    """What is left is that of the blocks after the fourth stage, and of the head."""
+def test_frozen_stages_store_no_activations():
+    """The rest is from the blocks after stage 4 and the head."""
     network = create("efficientnetv2_b0")
     freeze(network, stages=4)
     table = get_architecture("efficientnetv2_b0")
@@ -41,7 +41,7 @@ def test_frozen_stages_keep_nothing():
     assert activation_bytes(network, 224) == pytest.approx(left, rel=0.02)
 
 
-def test_the_network_is_left_as_it_was():
+def test_model_is_unchanged():
     network = create("timm:resnet10t").eval()
     network.module.layer1.train()
     modes = [module.training for module in network.modules()]
@@ -51,14 +51,14 @@ def test_the_network_is_left_as_it_was():
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
-def test_a_size_that_the_network_cannot_take():
+def test_size_that_the_model_does_not_support_is_rejected():
     with pytest.raises(InputError, match=mentioning("3", "100")):
         activation_bytes(create("timm:vit_tiny_patch16_224"), 100)
 
 
 @pytest.mark.parametrize("fault", [IndexError("index 2 is out of bounds"), TypeError("no such part")])
-def test_what_a_module_lacks_of_a_picture_is_told_in_words(fault):
-    """As of one that takes its channels apart by number."""
+def test_error_of_a_module_becomes_a_message(fault):
+    """As in a module that selects its channels by number."""
 
     class Picky(nn.Conv2d):
         def forward(self, x):
@@ -78,8 +78,8 @@ def test_what_a_module_lacks_of_a_picture_is_told_in_words(fault):
         ("vit_b_32", None),
     ],
 )  # fmt: skip
-def test_a_stride_is_that_of_the_smallest_maps_that_grow_with_the_picture(name, side):
-    """As published, of torchvision's. A transformer of one size has none that could be seen."""
+def test_stride_is_that_of_the_smallest_maps_that_scale_with_the_image(name, side):
+    """Published strides of torchvision's models. A transformer of a fixed size has none."""
     models = pytest.importorskip("torchvision.models")
     quick = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
     with torch.device("meta"):
@@ -88,7 +88,7 @@ def test_a_stride_is_that_of_the_smallest_maps_that_grow_with_the_picture(name, 
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_strides_of_ours_are_seen_as_their_architecture_has_them():
+def test_stride_of_this_package_equals_the_architecture():
     with torch.device("meta"):
         network = create("efficientnetv2_b0", num_classes=2)
     assert stride(network) == network.architecture.stride == 32

@@ -1,4 +1,4 @@
-"""A temperature stands in the model file and is applied wherever probabilities are stated."""
+"""Calibration: the temperature is saved in the model file and used for all probabilities."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def answers(network, tta="none"):
     return predict(network, [images], preprocessing=Preprocessing(image_size=32, tta=tta))
 
 
-def test_it_travels_in_the_file_and_divides_the_logits(network, tmp_path):
+def test_temperature_is_saved_and_divides_the_logits(network, tmp_path):
     plain = {tta: answers(network, tta) for tta in ("none", "d4")}
     network.calibration = FOUND
     model_file.save(tmp_path / "m.safetensors", network)
@@ -48,7 +48,7 @@ def test_it_travels_in_the_file_and_divides_the_logits(network, tmp_path):
     assert model_file.load(tmp_path / "without.safetensors").calibration is None
 
 
-def test_the_predictor_states_probabilities_by_it(network, tmp_path):
+def test_predictor_uses_the_temperature(network, tmp_path):
     from PIL import Image
 
     picture = Image.new("RGB", (40, 40), (200, 30, 90))
@@ -61,7 +61,7 @@ def test_the_predictor_states_probabilities_by_it(network, tmp_path):
     assert honest.label == sure.label
 
 
-def test_members_of_an_ensemble_each_have_their_own(network):
+def test_members_of_an_ensemble_have_separate_temperatures(network):
     other = efficientnetv2.create("efficientnetv2_b0", num_classes=3).eval()
     other.class_names, other.preprocessing = network.class_names, network.preprocessing
     apart = [answers(one) for one in (network, other)]
@@ -72,7 +72,7 @@ def test_members_of_an_ensemble_each_have_their_own(network):
 
 
 @pytest.mark.parametrize("text", ["{}", '{"temperature": -1, "pictures": 3, "fitted_on": "x"}', "no JSON"])
-def test_a_damaged_one_is_refused(network, tmp_path, text):
+def test_damaged_calibration_is_rejected(network, tmp_path, text):
     model_file.save(tmp_path / "m.safetensors", network)
     with safe_open(tmp_path / "m.safetensors", "pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

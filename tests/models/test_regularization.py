@@ -1,4 +1,4 @@
-"""Dropout, stochastic depth and batch-norm momentum changed in place: ours, torchvision's, timm's."""
+"""In-place changes of dropout, stochastic depth and batch norm momentum in models of any library."""
 
 import copy
 
@@ -19,8 +19,8 @@ def torchvision_rates(network):
     return [m.p for m in network.modules() if isinstance(m, torchvision.ops.StochasticDepth)]
 
 
-def test_ours_changes_in_place_and_rises_with_depth():
-    """Block i of V2-B0's 21 is dropped with rate * i/21; the weights stay the same tensors."""
+def test_rates_change_in_place_and_increase_with_depth():
+    """Block i of the 21 blocks of V2-B0 has rate * i/21. The weights remain the same tensors."""
     network = create("efficientnetv2_b0")
     weights = [p.data_ptr() for p in network.parameters()]
     done = apply_regularization(network, dropout=0.45, drop_path=0.32)
@@ -33,7 +33,7 @@ def test_ours_changes_in_place_and_rises_with_depth():
     assert len(rates) == 21 - 6
 
 
-def test_dropout_acts_on_the_very_next_pass():
+def test_dropout_affects_the_next_pass():
     network = create("efficientnetv2_b0", num_classes=0, drop_path=0).train()
     pictures = torch.randn(4, 3, 32, 32)
     for rate in (0.0, 0.9, 0.2):
@@ -41,7 +41,7 @@ def test_dropout_acts_on_the_very_next_pass():
         assert (network(pictures) == 0).double().mean().item() == pytest.approx(rate, abs=0.03)
 
 
-def test_torchvision_keeps_its_proportions_through_zero():
+def test_torchvision_rates_keep_their_proportions_through_zero():
     network = torchvision.models.efficientnet_v2_s(weights=None, stochastic_depth_prob=0.2)
     built = torchvision_rates(network)
     apply_regularization(network, dropout=0.0, drop_path=0.0)
@@ -53,7 +53,7 @@ def test_torchvision_keeps_its_proportions_through_zero():
     assert network.classifier[0].p == 0.3
 
 
-def test_torchvision_built_without_rates_rises_evenly_and_says_so():
+def test_torchvision_model_without_rates_gets_linear_rates_with_a_note():
     network = torchvision.models.efficientnet_b0(weights=None, stochastic_depth_prob=0.0)
     for _ in range(2):
         done = apply_regularization(network, dropout=0.1, drop_path=0.16)
@@ -61,7 +61,7 @@ def test_torchvision_built_without_rates_rises_evenly_and_says_so():
     assert torchvision_rates(network) == pytest.approx([0.16 * (i + 1) / 16 for i in range(16)])
 
 
-def test_what_a_plan_does_not_name_stays_as_the_network_was_built():
+def test_rates_missing_in_a_schedule_remain_as_built():
     network = torchvision.models.efficientnet_b0(weights=None)
     built = torchvision_rates(network)
     done = apply_regularization(network, ProgressiveSchedule(image_size=32, dropout=0.4).last)
@@ -72,17 +72,17 @@ def test_what_a_plan_does_not_name_stays_as_the_network_was_built():
     assert (done.dropout_modules, len(done.drop_path_modules)) == ((), 16)
 
 
-def test_a_setting_stands_alone():
+def test_step_values_and_rates_together_are_rejected():
     with pytest.raises(InputError, match="a schedule value or rates"):
         apply_regularization(nn.Dropout(), StepSettings(image_size=32), dropout=0.1)
 
 
-def test_a_schedule_is_not_the_values_of_a_step():
+def test_schedule_instead_of_step_values_is_rejected():
     with pytest.raises(InputError, match=mentioning("ProgressiveSchedule", "StepSettings", "schedule.at(step")):
         apply_regularization(nn.Dropout(), ProgressiveSchedule(image_size=32))
 
 
-def test_timm_drop_path_and_drop_rate():
+def test_timm_drop_path_and_drop_rate_are_set():
     timm = pytest.importorskip("timm")
     from timm.layers import DropPath as TimmDropPath
 
@@ -92,12 +92,12 @@ def test_timm_drop_path_and_drop_rate():
     rates = [m.drop_prob for m in network.modules() if isinstance(m, TimmDropPath)]
     assert rates == pytest.approx([0.1 * rate / max(built) for rate in built])
     assert (done.dropout_modules, len(done.drop_path_modules), done.notes) == (("drop_rate",), len(built), ())
-    # timm has no dropout module here, but reads drop_rate in each pass.
+    # timm has no dropout module here, but uses drop_rate in each pass.
     network.train().classifier = nn.Identity()
     assert (network(torch.randn(4, 3, 32, 32)) == 0).double().mean().item() == pytest.approx(0.3, abs=0.04)
 
 
-def test_what_cannot_be_reached_is_said():
+def test_rate_without_a_module_is_reported():
     timm = pytest.importorskip("timm")
     done = apply_regularization(timm.create_model("tf_efficientnetv2_b0"), dropout=0.1, drop_path=0.2)
     assert done.drop_path_modules == ()
@@ -108,7 +108,7 @@ def test_what_cannot_be_reached_is_said():
     assert apply_regularization(nn.Linear(2, 2), dropout=0, drop_path=0).notes == ()
 
 
-def test_only_dropouts_built_to_act_are_set_else_the_last():
+def test_only_dropouts_with_a_rate_are_set_or_else_the_last():
     acting = nn.Sequential(nn.Dropout(0.0), nn.Dropout(0.5), nn.Linear(2, 2), nn.Dropout(0.0))
     for rate in (0.0, 0.3):
         assert apply_regularization(acting, dropout=rate, drop_path=0).dropout_modules == ("1",)
@@ -120,14 +120,14 @@ def test_only_dropouts_built_to_act_are_set_else_the_last():
 
 
 @pytest.mark.parametrize("kind", [nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout])
-def test_every_kind_of_dropout_is_one(kind):
+def test_every_dropout_class_is_recognized(kind):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), kind(0.5), nn.Flatten(), nn.Linear(4, 2))
     done = apply_regularization(network, dropout=0.2)
     assert (done.dropout_modules, done.notes, network[1].p) == (("1",), (), 0.2)
 
 
-def test_dropouts_keep_the_proportions_they_were_built_with():
-    """A block's 0.1 next to the classifier's 0.4: a quarter of it, through 0 and in copies."""
+def test_dropouts_keep_their_proportions():
+    """0.1 in a block and 0.4 before the classifier: a quarter, also after 0 and in copies."""
     network = nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.0), nn.Linear(2, 2), nn.Dropout(0.4), nn.Linear(2, 2))
     for rate in (0.2, 0.0, 0.8):
         network = copy.deepcopy(network)
@@ -138,8 +138,8 @@ def test_dropouts_keep_the_proportions_they_were_built_with():
     assert apply_regularization(nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.1)), dropout=0.3).notes == ()
 
 
-def test_transformers_blocks_drop_as_much_less_as_they_were_built_to():
-    """Their EfficientNet has stochastic depth as dropouts, 0 to 0.2 with depth, next to 0.5 before the classifier."""
+def test_dropouts_in_transformers_keep_their_proportions():
+    """Its EfficientNet has dropouts as stochastic depth, 0 to 0.2 with depth, and 0.5 before the classifier."""
     transformers = pytest.importorskip("transformers")
     size = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280}
     network = transformers.EfficientNetForImageClassification(transformers.EfficientNetConfig(**size))
@@ -150,7 +150,7 @@ def test_transformers_blocks_drop_as_much_less_as_they_were_built_to():
         assert network.get_submodule(name).p == pytest.approx(0.3 * rate / 0.5), name
 
 
-def test_what_was_reached_is_said_in_words():
+def test_result_is_printed_in_words():
     network = torchvision.models.efficientnet_b0(weights=None)
     done = apply_regularization(network, StepSettings(image_size=32, dropout=0.1, drop_path=0.1, randaugment=5))
     assert mentions(str(done), "classifier.0", "16", "5")
@@ -158,7 +158,7 @@ def test_what_was_reached_is_said_in_words():
 
 
 class DropPath(nn.Module):
-    """As many copies of timm's are."""
+    """As in many copies of timm's class."""
 
     def __init__(self, drop_prob):
         super().__init__()
@@ -166,19 +166,19 @@ class DropPath(nn.Module):
 
 
 class BeitDropPath(DropPath):
-    """As transformers calls them."""
+    """As named in transformers."""
 
 
 @pytest.mark.parametrize("kind", [DropPath, BeitDropPath])
-def test_copies_of_drop_path_are_set_too(kind):
+def test_copies_of_drop_path_are_set(kind):
     network = nn.Sequential(kind(0.1), nn.Linear(2, 2), kind(0.2))
     done = apply_regularization(network, drop_path=0.4)
     assert (done.drop_path_modules, done.notes) == (("0", "2"), ())
     assert [network[0].drop_prob, network[2].drop_prob] == pytest.approx([0.2, 0.4])
 
 
-def test_what_is_only_called_so_is_left_alone():
-    """Without a rate of its own there is nothing to set, and the run says what it knows: no such module."""
+def test_drop_path_without_a_rate_is_ignored():
+    """The note states that the model has no such module."""
     network = nn.Sequential(kind := DropPath(None))
     assert mentions(apply_regularization(network, drop_path=0.1).notes[0], "drop_path", "0.1", "no effect")
     assert kind.drop_prob is None
@@ -199,8 +199,8 @@ def swin():
 @pytest.mark.parametrize(
     ("build", "name"), [(vit, "encoder.layers.encoder_layer_1.mlp.4"), (swin, "features.3.0.mlp.4")]
 )
-def test_a_dropout_within_a_block_is_said_to_be_there(build, name):
-    """torchvision builds its transformers with dropouts of 0 in every block, and none before the head."""
+def test_dropout_inside_a_block_is_set_with_a_note(build, name):
+    """torchvision's transformers have dropouts of 0 in every block, and none before the classifier."""
     network = build()
     done = apply_regularization(network, dropout=0.1, drop_path=0)
     assert done.dropout_modules == (name,)
@@ -210,8 +210,8 @@ def test_a_dropout_within_a_block_is_said_to_be_there(build, name):
     assert apply_regularization(network, dropout=0, drop_path=0).notes == ()
 
 
-def test_timms_own_rate_comes_before_dropouts_within_blocks():
-    """Those of its attention; where it has a module before the classifier, that one is set."""
+def test_drop_rate_of_timm_has_priority_over_dropouts_in_blocks():
+    """These are in the attention. A module before the classifier is set instead, if there is one."""
     timm = pytest.importorskip("timm")
     network = timm.create_model("mobilenetv4_hybrid_medium", num_classes=2)
     done = apply_regularization(network, dropout=0.3, drop_path=0)
@@ -223,7 +223,7 @@ def test_timms_own_rate_comes_before_dropouts_within_blocks():
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.0, float("nan")])
-def test_a_probability_of_leaving_out_is_below_1(wrong):
+def test_rate_must_be_from_0_to_below_1(wrong):
     network = nn.Dropout()
     with pytest.raises(InputError, match="dropout is"):
         apply_regularization(network, dropout=wrong, drop_path=0)
@@ -231,8 +231,8 @@ def test_a_probability_of_leaving_out_is_below_1(wrong):
         apply_regularization(network, dropout=0, drop_path=wrong)
 
 
-def test_batch_norm_momentum_is_the_share_of_the_new_batch():
-    """Keras' 0.9, as released, is 0.1 here: a batch of mean 10 moves a running mean of 0 to 1."""
+def test_batch_norm_momentum_is_the_weight_of_the_new_batch():
+    """Keras' 0.9, as released, is 0.1 here: a batch of mean 10 changes a running mean of 0 to 1."""
     norms = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
     assert set_batch_norm(norms, momentum=0.1) == 2
     norms[0].train()(torch.full((2, 1, 2, 2), 10.0))
@@ -241,8 +241,8 @@ def test_batch_norm_momentum_is_the_share_of_the_new_batch():
         set_batch_norm(norms, momentum=0.0)
 
 
-def test_what_of_a_setting_no_network_holds_is_named():
-    """Else a loop of one's own that only calls this would train without half of the regularization."""
+def test_values_that_a_model_cannot_hold_are_reported():
+    """Otherwise a custom loop would train without half of the regularization."""
     last = paper_schedule("efficientnetv2_m").last
     done = apply_regularization(create("efficientnetv2_b0"), last)
     assert each_mentions(done.notes, ("20", "mixup_alpha", "0.2", "label_smoothing", "0.1"))

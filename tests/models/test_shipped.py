@@ -1,4 +1,4 @@
-"""The weights that come with the repository: what their card says is true, and training takes them offline."""
+"""Weights in the repository: the model card is correct, and training uses them offline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CARD = (FILE.parent / "README.md").read_text(encoding="utf-8")
 SUMMARY = json.loads((ROOT / "benchmarks/results/summary.json").read_text())
 
 
-def test_it_is_small_and_knows_what_it_is():
+def test_shipped_model_is_small_and_has_its_metadata():
     assert FILE.stat().st_size <= 12 * 2**20
     network = model_file.load(FILE)
     assert network.architecture == get_architecture("efficientnetv2_b0")
@@ -42,7 +42,7 @@ def test_it_is_small_and_knows_what_it_is():
     assert not re.search(r'"/\w+/', words), "a path of somebody's machine"
 
 
-def test_the_card_says_which_file_it_is_of_and_what_it_reached():
+def test_model_card_has_the_hash_and_the_metrics_of_the_file():
     assert hashlib.sha256(FILE.read_bytes()).hexdigest() in CARD
     report = upgrade(json.loads((ROOT / "benchmarks/results/starter/report.json").read_text()))
     claim = SUMMARY["starter_top1"]
@@ -61,8 +61,8 @@ def test_the_card_says_which_file_it_is_of_and_what_it_reached():
     assert claim["command"] in " ".join(CARD.replace("\\\n", " ").split())
 
 
-def test_without_a_network_it_is_what_auto_begins_with():
-    """Next to starting from scratch, with which ``training.initial_weights_selection`` compares it."""
+def test_auto_uses_the_shipped_weights_offline():
+    """``training.initial_weights_selection`` compares them with training from scratch."""
     first, *others = weights_candidates("efficientnetv2_b0")
     assert Path(first.word).samefile(FILE)
     assert mentions(first.note, "efficientnetv2_b0.in1k", "cache")
@@ -70,7 +70,7 @@ def test_without_a_network_it_is_what_auto_begins_with():
     assert [one.word for one in weights_candidates("efficientnetv2_b1")] == ["none"]
 
 
-def test_imagenet_weights_promise_more_than_these_and_than_none(tmp_path):
+def test_imagenet_weights_rank_above_shipped_and_random_weights(tmp_path):
     assert better_weights("efficientnetv2_b0", str(FILE)) == "efficientnetv2_b0.in1k"
     assert better_weights("efficientnetv2_b0", "none") == "efficientnetv2_b0.in1k"
     assert better_weights("efficientnetv2_b0", str(tmp_path / "efficientnetv2_b0.safetensors")) is None
@@ -78,8 +78,8 @@ def test_imagenet_weights_promise_more_than_these_and_than_none(tmp_path):
     assert better_weights("timm:resnet50", "none") is None
 
 
-def test_training_from_it_has_small_images_and_a_high_learning_rate(tmp_path):
-    """It saw few images: the recipe for pretrained weights was worse from it than training from scratch."""
+def test_training_from_shipped_weights_uses_the_quick_recipe(tmp_path):
+    """The weights are from few images: with the recipe for pretrained weights, training from scratch is better."""
     cpu = torch.device("cpu")
     other = tmp_path / FILE.name
     other.write_bytes(FILE.read_bytes())

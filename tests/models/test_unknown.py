@@ -1,4 +1,4 @@
-"""Images that resemble no held-out image are flagged; known ones as rarely as the file states."""
+"""Detection of unknown images: they are flagged, and known images at the stated rate."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from efficientnetv2.utils.errors import InputError
 
 
 def draw(count, seed, *, far=False):
-    """Points around three directions of 40 dimensions, or around their opposites."""
+    """Points around three directions of 40 dimensions, or around the opposite directions."""
     generator = torch.Generator().manual_seed(seed)
     centers = 4 * torch.eye(40)[torch.randint(0, 3, (count,), generator=generator)]
     return (-centers if far else centers) + torch.randn(count, 40, generator=generator) / 2
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2])
-def test_new_known_images_are_flagged_as_rarely_as_stated(rate):
+def test_new_known_images_are_flagged_at_the_stated_rate(rate):
     flagged = []
     for seed in range(20):
         detector = UnknownDetector.fit(draw(200, seed), "val", false_alarm_rate=rate)
@@ -41,7 +41,7 @@ def test_far_images_are_flagged():
     assert (detector.scores(draw(100, 1, far=True)) > detector.threshold).all()
 
 
-def test_the_length_of_an_embedding_does_not_count():
+def test_length_of_an_embedding_has_no_effect():
     detector, points = UnknownDetector.fit(draw(60, 0), "val"), draw(20, 1)
     torch.testing.assert_close(detector.scores(1000 * points), detector.scores(points))
     assert UnknownDetector.fit(3 * draw(60, 0), "val").threshold == pytest.approx(detector.threshold, abs=1e-5)
@@ -62,7 +62,7 @@ def images(count, seed=0):
     return (colors + torch.randint(-20, 20, (count, 16, 16, 3), generator=generator)).to(torch.uint8)
 
 
-def test_it_travels_in_the_model_file(fitted, tmp_path):
+def test_detector_is_saved_in_the_model_file(fitted, tmp_path):
     model_file.save(tmp_path / "m.safetensors", fitted)
     loaded = model_file.load(tmp_path / "m.safetensors")
     ours, theirs = fitted.unknown, loaded.unknown
@@ -71,14 +71,14 @@ def test_it_travels_in_the_model_file(fitted, tmp_path):
     assert adapt(loaded, num_classes=5).unknown is None
 
 
-def test_a_file_without_it_loads_and_predicts(tmp_path):
+def test_file_without_a_detector_loads_and_predicts(tmp_path):
     model_file.save(tmp_path / "m.safetensors", tiny_network())
     prediction = Predictor(tmp_path / "m.safetensors")(images(1).numpy())[0]
     assert prediction.unknown_score is prediction.is_unknown is None
 
 
 @pytest.mark.parametrize("change", [('"num_images": 60', '"num_images": 59'), ('"bank"', '"other"'), ("{", "[")])
-def test_a_damaged_one_is_refused(fitted, tmp_path, change):
+def test_damaged_detector_is_rejected(fitted, tmp_path, change):
     model_file.save(tmp_path / "m.safetensors", fitted)
     with safe_open(tmp_path / "m.safetensors", "pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -87,7 +87,7 @@ def test_a_damaged_one_is_refused(fitted, tmp_path, change):
         model_file.load(tmp_path / "bad.safetensors")
 
 
-def test_the_predictor_scores_what_it_embeds(fitted):
+def test_predictor_scores_equal_those_of_its_embeddings(fitted):
     given = [*images(3, seed=1).numpy(), *torch.eye(16).mul(255).byte()[..., None].expand(1, 16, 16, 3).numpy()]
     predictor = Predictor(fitted, batch_size=3)
     predictions = predictor(given)
@@ -100,7 +100,7 @@ def test_the_predictor_scores_what_it_embeds(fitted):
     assert predictions[-1].unknown_score > max(one.unknown_score for one in predictions[:-1])
 
 
-def test_the_score_does_not_depend_on_augmentation_and_changes_no_logits(fitted):
+def test_score_does_not_depend_on_augmentation_and_changes_no_logits(fitted):
     batch = images(5).permute(0, 3, 1, 2)
     plain, views = (
         predict(fitted, [batch], preprocessing=replace(PREPROCESSING, tta=tta), unknown=True) for tta in ("none", "d4")

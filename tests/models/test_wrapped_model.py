@@ -1,4 +1,4 @@
-"""timm's, torchvision's and one's own networks are networks like ours."""
+"""Models of timm and torchvision and custom modules have the interface of this package's models."""
 
 import builtins
 import copy
@@ -35,13 +35,13 @@ def small(classes=3):
 @pytest.mark.parametrize(
     ("model", "embed_dim", "image_size"),
     [
-        ("timm:resnet10t", 512, 224),  # resnet10t's published test size is 224
+        ("timm:resnet10t", 512, 224),  # published test size: 224
         ("timm:vit_tiny_patch16_224", 192, 224),
         ("torchvision:resnet18", 512, 224),
         ("torchvision:mobilenet_v3_small", 1024, 224),
     ],
 )
-def test_a_library_s_network_answers_as_one_of_ours(model, embed_dim, image_size):
+def test_library_model_has_logits_and_embedding(model, embed_dim, image_size):
     network = create(model, num_classes=5).eval()
     assert isinstance(network, Network)
     assert (network.num_classes, network.in_channels, network.embed_dim) == (5, 3, embed_dim)
@@ -56,7 +56,7 @@ def test_a_library_s_network_answers_as_one_of_ours(model, embed_dim, image_size
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnetv2_b0", "convnext_atto", "vit_tiny_patch16_224"])
-def test_the_classifier_and_the_stem_are_those_that_timm_names(name):
+def test_classifier_and_stem_equal_the_configuration_of_timm(name):
     with torch.device("meta"):
         network = create(f"timm:{name}")
     config = network.module.pretrained_cfg
@@ -70,11 +70,11 @@ def test_the_classifier_and_the_stem_are_those_that_timm_names(name):
         ("deit_tiny_distilled_patch16_224", ("head", "head_dist")),
         ("levit_128s", ("head.linear", "head_dist.linear")),
         ("crossvit_9_240", ("head.0", "head.1")),
-        ("volo_d1_224", ("aux_head", "head")),  # of which it tells one
+        ("volo_d1_224", ("aux_head", "head")),  # timm names one of them
         ("vit_tiny_patch16_224", ("head",)),
     ],
 )
-def test_all_classifiers_of_a_network_are_known(name, classifiers):
+def test_all_classifiers_of_a_model_are_found(name, classifiers):
     """By the published configurations of timm 1.0, in the order of the module."""
     with torch.device("meta"):
         network = create(f"timm:{name}", num_classes=7)
@@ -84,20 +84,20 @@ def test_all_classifiers_of_a_network_are_known(name, classifiers):
     assert {network.module.get_submodule(one).out_features for one in classifiers} == {7}
 
 
-def test_a_network_without_its_two_classifiers_is_refused_as_one_without_its_own():
+def test_model_without_its_two_classifiers_is_rejected():
     with pytest.raises(InputError, match=mentioning("num_classes=N", "classifier")):
         WrappedModel(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=0))
 
 
-def test_timm_s_own_preprocessing_is_taken_over():
-    """timm 1.0's tf_efficientnetv2_s.in1k: evaluated at 384 px, everything kept, mean and std 0.5."""
+def test_preprocessing_of_timm_is_used():
+    """timm 1.0, tf_efficientnetv2_s.in1k: 384 px, the full image, mean and std 0.5."""
     preprocessing = create("timm:tf_efficientnetv2_s").preprocessing
     assert preprocessing.image_size == 384
     assert preprocessing.crop_pct == 1
     assert preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5)
 
 
-def test_a_module_that_timm_has_made_keeps_what_timm_states_of_it():
+def test_module_built_by_timm_has_the_preprocessing_of_timm():
     with torch.device("meta"):
         module = timm.create_model("tf_efficientnetv2_s", num_classes=2, in_chans=4)
         by_name = create("timm:tf_efficientnetv2_s", num_classes=2, in_channels=4)
@@ -109,14 +109,14 @@ def test_a_module_that_timm_has_made_keeps_what_timm_states_of_it():
     assert create(small()).preprocessing.image_size == 224
 
 
-def test_torchvision_s_own_preprocessing_is_taken_over():
-    """torchvision documents for resnet50 IMAGENET1K_V2: resize to 232, crop 224, bilinear."""
+def test_preprocessing_of_torchvision_is_used():
+    """Documentation of resnet50 IMAGENET1K_V2: resize to 232, crop 224, bilinear."""
     preprocessing = create("torchvision:resnet50").preprocessing
     assert (preprocessing.image_size, preprocessing.interpolation) == (224, "bilinear")
     assert preprocessing.crop_pct == pytest.approx(224 / 232)
 
 
-def test_features_are_timm_s():
+def test_features_equal_timm():
     network = create("timm:resnet10t").eval()
     theirs = timm.create_model("resnet10t", features_only=True).eval()
     theirs.load_state_dict(network.module.state_dict(), strict=False)
@@ -127,8 +127,8 @@ def test_features_are_timm_s():
 
 
 @pytest.mark.parametrize("px", [16, 8])
-def test_of_the_smallest_pictures_there_are_as_many_maps(px):
-    """At 16 px the last two are of one pixel each."""
+def test_smallest_images_have_the_same_number_of_maps(px):
+    """At 16 px the last two maps have one pixel each."""
     torch.manual_seed(0)
     network = create("timm:resnet10t").eval()
     with torch.inference_mode():
@@ -140,12 +140,12 @@ def test_of_the_smallest_pictures_there_are_as_many_maps(px):
     assert [m.shape[1] for m in backbone(torch.randn(1, 3, px, px))] == list(backbone.channels)
 
 
-def test_a_network_without_maps_says_so():
+def test_model_without_feature_maps_is_reported():
     with pytest.raises(InputError, match=mentioning("torchvision:resnet18")):
         create("torchvision:resnet18").features(torch.zeros(1, 3, 64, 64))
 
 
-def test_a_module_of_ones_own():
+def test_custom_module_is_wrapped():
     network = create(small())
     assert (network.num_classes, network.in_channels, network.embed_dim) == (3, 3, 6)
     assert network.source is None
@@ -155,7 +155,7 @@ def test_a_module_of_ones_own():
 
 
 class Answering(nn.Module):
-    """Answers with what ``form`` makes of the logits."""
+    """Returns ``form`` of the logits."""
 
     def __init__(self, form):
         super().__init__()
@@ -165,8 +165,8 @@ class Answering(nn.Module):
         return self.form(self.inner(x))
 
 
-def test_logits_that_a_module_names_are_its_answer():
-    """As Hugging Face's classifiers answer: with an ordered dictionary, its loss before or behind them."""
+def test_logits_in_the_output_of_a_module_are_used():
+    """As in Hugging Face's classifiers: an ordered dictionary with the loss before or after them."""
     network = create(Answering(lambda logits: OrderedDict(hidden=logits[:, :1], logits=logits))).eval()
     pictures = torch.randn(2, 3, 16, 16)
     assert torch.equal(network(pictures), network.module.inner(pictures))
@@ -176,7 +176,7 @@ def test_logits_that_a_module_names_are_its_answer():
 @pytest.mark.parametrize(
     ("form", "called"), [(lambda logits: {"scores": logits}, "dict"), (lambda logits: [logits], "list")]
 )
-def test_an_answer_that_is_no_tensor_is_named(form, called):
+def test_output_that_is_not_a_tensor_is_named(form, called):
     with pytest.raises(InputError, match=f"Answering returns a {called}, but .*'logits'"):
         create(Answering(form))(torch.zeros(2, 3, 16, 16))
 
@@ -188,13 +188,13 @@ def test_an_answer_that_is_no_tensor_is_named(form, called):
         (nn.Sequential(nn.Conv2d(3, 2, 1)), ("nn.Linear",)),
     ],
 )
-def test_a_module_without_beginning_or_end(module, says):
+def test_module_without_a_convolution_or_a_classifier_is_rejected(module, says):
     with pytest.raises(InputError, match=mentioning(*says)):
         WrappedModel(module)
 
 
-def test_a_network_without_its_classifier_is_refused_and_built_with_one():
-    """By the last nn.Linear within it, such a transformer would be cut in two."""
+def test_model_built_without_a_classifier_is_rejected():
+    """The last nn.Linear is inside the transformer, which would be cut in two."""
     with pytest.raises(InputError, match=mentioning("num_classes=N", "classifier")):
         WrappedModel(timm.create_model("vit_tiny_patch16_224", num_classes=0))
     pictures = torch.randn(2, 3, 64, 64)
@@ -202,7 +202,7 @@ def test_a_network_without_its_classifier_is_refused_and_built_with_one():
     assert embedding.eval()(pictures).shape == (2, 320)
 
 
-def test_stochastic_depth_is_there_to_be_scheduled_though_timm_builds_none_at_rate_0():
+def test_stochastic_depth_can_be_scheduled_if_timm_builds_none():
     network = create("timm:convnext_atto")
     rates = lambda: [m.drop_prob for m in network.modules() if type(m).__name__ == "DropPath"]  # noqa: E731
     assert set(rates()) == {0.0}
@@ -213,9 +213,9 @@ def test_stochastic_depth_is_there_to_be_scheduled_though_timm_builds_none_at_ra
     assert min(rates()) < 0.1
 
 
-def test_dropout_and_drop_path_are_honoured():
+def test_dropout_and_drop_path_arguments_are_used():
     built = create("torchvision:efficientnet_b0")
-    assert {m.p for m in built.modules() if isinstance(m, nn.Dropout)} == {0.2}  # as torchvision has it
+    assert {m.p for m in built.modules() if isinstance(m, nn.Dropout)} == {0.2}  # torchvision's default
     network = create("torchvision:efficientnet_b0", dropout=0.4)
     assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.4}
     depth = lambda n: max(m.p for m in n.modules() if type(m).__name__ == "StochasticDepth")  # noqa: E731
@@ -239,12 +239,12 @@ def test_dropout_and_drop_path_are_honoured():
         ("torchvision:vit_b_16@224.IMAGENET1K_V1", "vit_b_16@224.* '@224' out"),
     ],
 )
-def test_unknown_names_and_tags(model, says):
+def test_unknown_names_and_tags_are_rejected(model, says):
     with pytest.raises(InputError, match=says):
         create(model)
 
 
-def test_without_timm_the_extra_is_named(monkeypatch):
+def test_missing_timm_names_the_extra(monkeypatch):
     real = builtins.__import__
 
     def missing(name, *args, **kwargs):
@@ -259,8 +259,8 @@ def test_without_timm_the_extra_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("model", ["timm:resnet10t", "torchvision:regnet_y_400mf", "timm:tiny_vit_5m_224"])
-def test_a_model_file_of_a_library_s_network_needs_nothing_else(model, tmp_path):
-    """regnet cannot be built without values, and tiny_vit has some that no file holds."""
+def test_model_file_of_a_library_model_is_self_contained(model, tmp_path):
+    """regnet cannot be built on the meta device, and tiny_vit has buffers that are not saved."""
     network = create(model, num_classes=2, in_channels=4).eval()
     path = tmp_path / "m.safetensors"
     model_file.save(path, network, class_names=("a", "b"), recipe={"name": "x"})
@@ -275,14 +275,14 @@ def test_a_model_file_of_a_library_s_network_needs_nothing_else(model, tmp_path)
         assert torch.equal(loaded(pictures), network(pictures))
 
 
-def test_a_model_file_of_timm_s_network_is_one_that_timm_reads(tmp_path):
+def test_timm_reads_the_model_file_of_its_model(tmp_path):
     network = create("timm:resnet10t", num_classes=2)
     model_file.save(tmp_path / "m.safetensors", network, class_names=("a", "b"))
     theirs = timm.create_model("resnet10t", num_classes=2, checkpoint_path=str(tmp_path / "m.safetensors"))
     assert torch.equal(theirs.fc.weight, network.module.fc.weight)
 
 
-def test_a_model_file_of_a_module_of_ones_own(tmp_path):
+def test_model_file_of_a_custom_module_needs_the_module(tmp_path):
     network = create(small()).eval()
     path = tmp_path / "m.safetensors"
     model_file.save(path, network, class_names=("a", "b", "c"))
@@ -300,21 +300,21 @@ def test_a_model_file_of_a_module_of_ones_own(tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
 
 
-def test_a_predictor_takes_any_network():
+def test_predictor_accepts_a_custom_module():
     network = create(small())
     picture = np.full((20, 30, 3), 128, np.uint8)
     (answer,) = Predictor(network)(picture)
     assert set(answer.probabilities) == {"0", "1", "2"}
 
 
-def test_embeddings_survive_copies():
+def test_copy_has_equal_embeddings():
     network = create("timm:resnet10t", num_classes=2).eval()
     twin = copy.deepcopy(network)
     pictures = torch.randn(1, 3, 64, 64)
     assert torch.equal(network.embed(pictures), twin.embed(pictures))
 
 
-def test_a_predictor_refuses_a_network_without_classes(tmp_path):
+def test_predictor_rejects_a_model_without_classes(tmp_path):
     for network in (create(small(), num_classes=0), create("timm:resnet10t", num_classes=0)):
         with pytest.raises(InputError, match=mentioning("`weights`", "classifier")):
             Predictor(network)
@@ -328,7 +328,7 @@ SEVERAL_HEADS = ["torchvision:googlenet", "torchvision:inception_v3", "timm:deit
 
 
 @pytest.mark.parametrize("model", SEVERAL_HEADS)
-def test_a_model_file_of_a_network_that_comes_with_several_heads(model, tmp_path):
+def test_model_file_of_a_model_with_several_heads_is_loaded(model, tmp_path):
     network = create(model, num_classes=3).eval()
     path = tmp_path / "m.safetensors"
     model_file.save(path, network, class_names=("a", "b", "c"))
@@ -338,8 +338,8 @@ def test_a_model_file_of_a_network_that_comes_with_several_heads(model, tmp_path
         assert torch.equal(loaded(pictures), network(pictures))
 
 
-def test_a_head_that_stayed_as_its_library_made_it(tmp_path, monkeypatch):
-    """As of a pretrained network of which only the classifier was fitted: its other heads keep their classes."""
+def test_unchanged_side_head_is_saved_with_its_classes(tmp_path, monkeypatch):
+    """As in a pretrained model with a new classifier: other heads keep their classes."""
 
     class TwoHeads(nn.Module):
         def __init__(self, num_classes):
@@ -364,11 +364,11 @@ def test_a_head_that_stayed_as_its_library_made_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_fresh_and_pretrained_are_the_same_network_of_torchvision(name, tmp_path, monkeypatch):
-    """torchvision builds the two otherwise: pretrained, they scale their input once more; a file does not say which."""
+def test_random_and_pretrained_models_of_torchvision_are_equal(name, tmp_path, monkeypatch):
+    """torchvision scales the input only for pretrained models. The file does not state which it is."""
     weights = torchvision.models.get_model_weights(name).DEFAULT
     torch.manual_seed(0)
-    # PyTorch's own first weights: with torchvision's, nothing of the image is left at the end.
+    # PyTorch's initialization. With torchvision's, the output does not depend on the image.
     published = torchvision.models.get_model(name, init_weights=False).eval()
     monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: published.state_dict())
     monkeypatch.setattr("efficientnetv2.models.hub.torchvision_file", lambda *_: tmp_path)
@@ -383,7 +383,7 @@ def test_fresh_and_pretrained_are_the_same_network_of_torchvision(name, tmp_path
         assert torch.equal(model_file.load(tmp_path / "m.safetensors")(pictures), expected)
 
 
-def test_every_weight_of_a_network_with_side_heads_learns():
+def test_every_weight_of_a_model_with_side_heads_has_a_gradient():
     network = create("torchvision:inception_v3", num_classes=2).train()
     network(torch.randn(2, 3, 96, 96)).sum().backward()
     assert all(weight.grad is not None for weight in network.parameters())
@@ -391,7 +391,7 @@ def test_every_weight_of_a_network_with_side_heads_learns():
 
 @pytest.fixture
 def small_transformers(monkeypatch):
-    """torchvision's vision transformers with one narrow layer; their sizes of images and patches stay."""
+    """torchvision's vision transformers with one narrow layer. Image and patch sizes are unchanged."""
     there = torchvision.models.vision_transformer._vision_transformer
     small = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
     monkeypatch.setattr(
@@ -399,8 +399,8 @@ def small_transformers(monkeypatch):
     )
 
 
-def test_the_size_that_weights_decided_is_kept(small_transformers, tmp_path, monkeypatch):
-    """torchvision builds a transformer for the size of its weights: SWAG's fine-tuned ones are of 384 px."""
+def test_image_size_of_the_weights_is_saved(small_transformers, tmp_path, monkeypatch):
+    """torchvision builds a transformer for the size of its weights: 384 px for fine-tuned SWAG."""
     weights = torchvision.models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1
     theirs = torchvision.models.vit_b_16(image_size=384).eval()
     monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: theirs.state_dict())
@@ -413,7 +413,7 @@ def test_the_size_that_weights_decided_is_kept(small_transformers, tmp_path, mon
     pictures = torch.randn(1, 3, 384, 384)
     with torch.inference_mode():
         assert torch.equal(loaded(pictures), network(pictures))
-        again = create(loaded.source, num_classes=2)  # as a run that is gone on with begins
+        again = create(loaded.source, num_classes=2)  # as a resumed run builds it
         assert again.module.load_state_dict(loaded.module.state_dict())
     assert again.preprocessing == network.preprocessing
     assert same_shape("torchvision:vit_b_16", network.source)
@@ -423,8 +423,10 @@ def test_the_size_that_weights_decided_is_kept(small_transformers, tmp_path, mon
     ("model", "image_size", "interpolation"),
     [("vit_b_16", 224, "bilinear"), ("vit_h_14", 224, "bicubic"), ("vit_h_14@518", 518, "bicubic")],
 )
-def test_fresh_transformers_take_the_pictures_that_they_state(small_transformers, model, image_size, interpolation):
-    """torchvision documents 518 px for vit_h_14's usual weights, but builds it at 224 px without any."""
+def test_new_transformers_accept_the_image_size_of_their_preprocessing(
+    small_transformers, model, image_size, interpolation
+):
+    """torchvision documents 518 px for the default weights of vit_h_14, but builds 224 px without weights."""
     network = create(f"torchvision:{model}", num_classes=2)
     stated = network.preprocessing
     assert (stated.image_size, stated.interpolation) == (image_size, interpolation)
