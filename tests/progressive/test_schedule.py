@@ -1,4 +1,4 @@
-"""Schedules against Algorithm 1 worked by hand (arXiv:2104.00298, Algorithm 1 and Table 6; google/automl)."""
+"""Schedules against Algorithm 1 by hand (arXiv:2104.00298, Algorithm 1 and Table 6; google/automl)."""
 
 import itertools
 from dataclasses import replace
@@ -37,7 +37,7 @@ from efficientnetv2.utils.errors import InputError
         ),
     ],
 )
-def test_paper_preset_grows_as_algorithm_1(name, sizes, magnitudes, mixups, dropouts):
+def test_paper_schedule_equals_algorithm_1(name, sizes, magnitudes, mixups, dropouts):
     stages = [paper_schedule(name).stage(i) for i in range(4)]
     assert [s.image_size for s in stages] == sizes
     assert [s.randaugment for s in stages] == pytest.approx(magnitudes, abs=1e-3)
@@ -49,7 +49,7 @@ def test_paper_preset_grows_as_algorithm_1(name, sizes, magnitudes, mixups, drop
 @pytest.mark.parametrize(
     ("name", "sizes", "magnitudes", "mixes", "dropout"),
     [
-        # 128 + (train_px - 128) (stage + 1)/4; linspace(5, final, 4); linspace(0, final, 4); fixed
+        # 128 + (train_px - 128) (stage + 1)/4; linspace(5, final, 4); linspace(0, final, 4); constant
         ("efficientnetv2_s", [171, 214, 257, 300], [5, 6.6667, 8.3333, 10], [0, 0, 0, 0], 0.2),
         ("efficientnetv2_m", [192, 256, 320, 384], [5, 8.3333, 11.6667, 15], [0, 0.06667, 0.13333, 0.2], 0.3),
         ("efficientnetv2_l", [192, 256, 320, 384], [5, 10, 15, 20], [0, 0.16667, 0.33333, 0.5], 0.4),
@@ -57,7 +57,7 @@ def test_paper_preset_grows_as_algorithm_1(name, sizes, magnitudes, mixups, drop
         ("efficientnetv2_b0", [144, 160, 176, 192], None, [0, 0, 0, 0], 0.2),
     ],
 )
-def test_released_preset_starts_a_quarter_up_and_keeps_dropout(name, sizes, magnitudes, mixes, dropout):
+def test_released_schedule_starts_at_a_quarter_with_constant_dropout(name, sizes, magnitudes, mixes, dropout):
     stages = [released_schedule(name).stage(i) for i in range(4)]
     assert [s.image_size for s in stages] == sizes
     if magnitudes is None:
@@ -69,7 +69,7 @@ def test_released_preset_starts_a_quarter_up_and_keeps_dropout(name, sizes, magn
     assert {s.dropout for s in stages} == {dropout}
 
 
-def test_each_stage_gets_a_quarter_of_the_steps():
+def test_each_stage_has_a_quarter_of_the_steps():
     """Algorithm 1: M stages of N/M steps each."""
     plan = paper_schedule("efficientnetv2_s")
     sizes = [plan.at(step, total_steps=40).image_size for step in range(40)]
@@ -77,7 +77,7 @@ def test_each_stage_gets_a_quarter_of_the_steps():
 
 
 @given(stages=st.integers(1, 7), steps=st.integers(7, 200))
-def test_stages_differ_by_at_most_one_step_and_begin_where_said(stages, steps):
+def test_stage_lengths_differ_by_at_most_one_step(stages, steps):
     plan = ProgressiveSchedule(image_size=Ramp(64, 64 + 32 * (stages - 1)), stages=stages)
     sizes = [plan.at(step, total_steps=steps).image_size for step in range(steps)]
     lengths = [sizes.count(size) for size in sorted(set(sizes))]
@@ -87,7 +87,7 @@ def test_stages_differ_by_at_most_one_step_and_begin_where_said(stages, steps):
     assert [plan.at(first, total_steps=steps) for first in firsts] == [plan.stage(stage) for stage in range(stages)]
 
 
-def test_a_continuous_ramp_moves_at_every_step_and_a_stepwise_one_does_not():
+def test_continuous_ramp_changes_at_every_step_and_a_stepwise_ramp_per_stage():
     plan = ProgressiveSchedule(image_size=Ramp(96, 128), stages=2, dropout=Ramp(0.0, 0.4, continuous=True))
     settings = [plan.at(step, total_steps=5) for step in range(5)]
     assert [s.dropout for s in settings] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
@@ -99,25 +99,25 @@ def test_sizes_are_rounded_to_the_multiple():
     assert [plan.stage(i).image_size for i in range(4)] == [64, 96, 96, 128]
 
 
-def test_one_stage_is_training_at_the_last_setting_throughout():
+def test_single_stage_has_the_last_values():
     plan = paper_schedule("efficientnetv2_m")
     fixed = replace(plan, stages=1)
     assert all(fixed.at(step, total_steps=9) == plan.stage(3) for step in range(9))
 
 
-def test_a_continuous_ramp_grows_within_a_single_stage_too():
+def test_continuous_ramp_increases_within_a_single_stage():
     plan = ProgressiveSchedule(image_size=Ramp(8, 64, continuous=True), dropout=Ramp(0.1, 0.3))
     assert plan.stage(0) == plan.at(0, total_steps=100)
     assert (plan.stage(0).image_size, plan.stage(0).dropout) == (8, 0.3)
 
 
-def test_the_last_setting_is_that_of_the_last_step():
+def test_last_values_are_those_of_the_last_step():
     plan = ProgressiveSchedule(image_size=Ramp(64, 128, continuous=True), stages=4, dropout=Ramp(0, 0.3))
     assert plan.last == plan.at(99, total_steps=100)
     assert (plan.last.image_size, plan.last.dropout) == (128, 0.3)
 
 
-def test_any_named_quantity_can_grow():
+def test_extra_values_can_be_ramps():
     plan = ProgressiveSchedule(image_size=64, stages=3, extra={"weight_decay": Ramp(0.0, 0.1), "noise": 2})
     assert [plan.stage(i).extra["weight_decay"] for i in range(3)] == pytest.approx([0, 0.05, 0.1])
     assert {plan.stage(i).extra["noise"] for i in range(3)} == {2}
@@ -135,14 +135,14 @@ def test_any_named_quantity_can_grow():
         ({"image_size": 64, "size_multiple": 0}, ("size_multiple", "1")),
     ],
 )
-def test_a_schedule_out_of_range_cannot_be_made(wrong, message):
+def test_schedule_out_of_range_is_rejected(wrong, message):
     with pytest.raises(ValidationError, match=mentioning(*message)):
         ProgressiveSchedule(**wrong)
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_no_quantity_may_fall_whoever_trains(name):
-    """Algorithm 1 begins at the least of everything."""
+def test_decreasing_ramp_is_rejected(name):
+    """Algorithm 1 begins with the minimum of each value."""
     start, end = (300, 128) if name == "image_size" else (0.5, 0.25)
     said = rf"{name} goes from {start} down to {end}: swap them \({{start: {end}, end: {start}}}\)"
     with pytest.raises(ValidationError, match=said):
@@ -151,28 +151,28 @@ def test_no_quantity_may_fall_whoever_trains(name):
     assert getattr(ProgressiveSchedule(**{"image_size": 64, name: level}), name) == level
 
 
-def test_a_quantity_of_ones_own_may_fall():
-    """What it is only its loop knows."""
+def test_extra_values_may_decrease():
+    """Only the custom loop knows their meaning."""
     plan = ProgressiveSchedule(image_size=64, stages=2, extra={"temperature": Ramp(2, 1)})
     assert [plan.stage(i).extra["temperature"] for i in range(2)] == [2, 1]
 
 
-def test_more_stages_than_steps_are_refused():
+def test_more_stages_than_steps_are_rejected():
     with pytest.raises(InputError, match=mentioning("4", "3", "stage")):
         paper_schedule("efficientnetv2_s").at(0, total_steps=3)
 
 
-def test_a_step_outside_the_run_is_refused():
+def test_step_outside_the_run_is_rejected():
     with pytest.raises(InputError, match=mentioning("40", "step")):
         paper_schedule("efficientnetv2_s").at(40, total_steps=40)
 
 
-def test_an_unknown_network_names_the_nearest():
+def test_unknown_architecture_suggests_the_nearest():
     with pytest.raises(InputError, match=mentioning("did you mean", "efficientnetv2_s")):
         paper_schedule("efficientnetv2-s")
 
 
-def test_scaling_to_another_last_size_keeps_the_proportions():
+def test_scaling_the_last_size_keeps_the_proportions():
     plan = ProgressiveSchedule(image_size=Ramp(64, 128), stages=3, size_multiple=32).with_image_size(300)
     assert [plan.stage(i).image_size for i in range(3)] == [150, 225, 300]
 
@@ -180,8 +180,8 @@ def test_scaling_to_another_last_size_keeps_the_proportions():
 RANDOM = ProgressiveSchedule(stages=4, image_size=Ramp(128, 224), dropout=Ramp(0.1, 0.4), order="random")
 
 
-def test_random_order_draws_each_stage_equally_often_with_its_regularizers():
-    """Table 13: the regularizers follow the size, whenever it is drawn."""
+def test_random_order_draws_stages_uniformly_with_their_regularization():
+    """Table 13: the regularization belongs to the size."""
     drawn = [RANDOM.at(step, total_steps=4_000) for step in range(4_000)]
     sizes = [setting.image_size for setting in drawn]
     for px, dropout in ((128, 0.1), (160, 0.2), (192, 0.3), (224, 0.4)):
@@ -189,20 +189,20 @@ def test_random_order_draws_each_stage_equally_often_with_its_regularizers():
         assert {round(setting.dropout, 6) for setting in drawn if setting.image_size == px} == {dropout}
 
 
-def test_random_order_asks_for_no_step_of_each_stage():
-    """It draws them with equal chances, so that in a short run some may not come at all."""
+def test_random_order_needs_no_step_per_stage():
+    """Stages are drawn with equal probability, so a short run may not have all."""
     assert [RANDOM.at(step, total_steps=2) for step in (0, 1)] == [RANDOM.at(step, total_steps=40) for step in (0, 1)]
     with pytest.raises(InputError, match=mentioning("2", "step")):
         RANDOM.at(2, total_steps=2)
 
 
-def test_the_last_setting_of_random_order_is_the_largest_whatever_the_last_step_draws():
+def test_last_values_of_random_order_are_those_of_the_largest_size():
     assert RANDOM.last == RANDOM.stage(3)
     assert {RANDOM.at(steps - 1, total_steps=steps).image_size for steps in range(4, 40)} > {RANDOM.last.image_size}
 
 
-def test_in_turns_a_size_holds_until_the_next_is_drawn():
-    """44 turns of a run of 350 epochs are 8 epochs each; here 5 turns of 20 steps."""
+def test_drawn_size_is_used_for_a_whole_turn():
+    """44 draws in 350 epochs are 8 epochs each. Here 5 draws of 20 steps."""
     plan = replace(RANDOM, random_draws=5)
     sizes = [plan.at(step, total_steps=100).image_size for step in range(100)]
     assert all(len(set(sizes[first : first + 20])) == 1 for first in range(0, 100, 20))
@@ -210,14 +210,14 @@ def test_in_turns_a_size_holds_until_the_next_is_drawn():
     assert len({longer.at(step, total_steps=60).image_size for step in range(60)}) == 4
 
 
-def test_another_seed_draws_another_order_and_the_same_the_same():
+def test_random_order_depends_only_on_the_seed():
     sizes = [
         [replace(RANDOM, seed=seed).at(step, total_steps=50).image_size for step in range(50)] for seed in (0, 0, 1)
     ]
     assert sizes[0] == sizes[1] != sizes[2]
 
 
-def test_shares_lengthen_stages():
+def test_stage_fractions_set_the_lengths_of_stages():
     """3 : 1 of 100 steps."""
     plan = ProgressiveSchedule(stages=2, image_size=Ramp(32, 64), stage_fractions=(3, 1))
     assert [plan.at(step, total_steps=100).image_size for step in (0, 74, 75, 99)] == [32, 32, 64, 64]
@@ -226,7 +226,7 @@ def test_shares_lengthen_stages():
 
 
 @given(stage_fractions=st.lists(st.floats(0.01, 100), min_size=1, max_size=6), more=st.integers(0, 50))
-def test_every_stage_has_a_step_whatever_its_share(stage_fractions, more):
+def test_every_stage_has_a_step_for_any_fraction(stage_fractions, more):
     stages = len(stage_fractions)
     plan = ProgressiveSchedule(
         stages=stages, image_size=Ramp(1, 1 + 7 * (stages - 1)), stage_fractions=tuple(stage_fractions)
@@ -239,12 +239,12 @@ def test_every_stage_has_a_step_whatever_its_share(stage_fractions, more):
     assert ends == {step for step in range(1, steps) if sizes[step] != sizes[step - 1]} | {steps}
 
 
-def test_stages_of_equal_shares_end_where_algorithm_1_says():
+def test_equal_stages_end_as_in_algorithm_1():
     plan = paper_schedule("efficientnetv2_s")
     assert [plan.stage_end(step, total_steps=40) for step in (0, 9, 10, 39)] == [10, 10, 20, 40]
 
 
-def test_what_changes_always_is_one_stage():
+def test_continuous_and_random_schedules_are_one_stage():
     growing = ProgressiveSchedule(stages=2, image_size=64, dropout=Ramp(0, 0.2, continuous=True))
     assert RANDOM.stage_end(3, total_steps=40) == growing.stage_end(3, total_steps=40) == 40
 
@@ -262,13 +262,13 @@ def test_what_changes_always_is_one_stage():
         ({"order": "random", "random_draws": 0}, "greater than or equal to 1"),
     ],
 )
-def test_orders_that_cannot_be_are_refused(changes, sentence):
+def test_invalid_orders_are_rejected(changes, sentence):
     with pytest.raises(ValidationError, match=sentence):
         ProgressiveSchedule(**({"stages": 4, "image_size": Ramp(128, 224)} | changes))
 
 
-def test_stages_of_the_same_time_have_steps_in_inverse_proportion_to_theirs():
-    """Steps of 1, 2 and 4 s: 4 : 2 : 1 of them, so 40, 20 and 10 of 70, 40 s each."""
+def test_stages_of_equal_time_have_steps_inverse_to_the_step_time():
+    """Steps of 1, 2 and 4 s in proportion 4 : 2 : 1, so 40, 20 and 10 of 70, 40 s each."""
     plan = ProgressiveSchedule(stages=3, image_size=Ramp(32, 64)).with_stage_times([1, 2, 4])
     sizes = [plan.at(step, total_steps=70).image_size for step in range(70)]
     assert [sizes.count(px) for px in (32, 48, 64)] == [40, 20, 10]
@@ -278,8 +278,8 @@ def test_stages_of_the_same_time_have_steps_in_inverse_proportion_to_theirs():
     stages=st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.1, 1)), min_size=1, max_size=6),
     steps=st.integers(2_000, 4_000),
 )
-def test_each_stage_takes_the_share_of_the_time_that_is_wanted(stages, steps):
-    """To the step that it cannot be divided by, and the four digits that are written down."""
+def test_each_stage_has_its_fraction_of_the_time(stages, steps):
+    """Within one step, and four saved digits."""
     step_s, wanted = zip(*stages, strict=True)
     plan = ProgressiveSchedule(stages=len(stages), image_size=Ramp(1, 1 + 7 * (len(stages) - 1))).with_stage_times(
         step_s, wanted
@@ -297,33 +297,33 @@ def test_each_stage_takes_the_share_of_the_time_that_is_wanted(stages, steps):
     [([1, 2], None, "step_s"), ([1, 2, 0], None, "step_s"), ([1, 2, 3], [1, 2], "stage_time"),
      ([1, 2, 3], [1, 2, -1], "stage_time")],
 )  # fmt: skip
-def test_times_that_are_not_the_stages_are_refused(step_s, stage_time, name):
+def test_invalid_stage_times_are_rejected(step_s, stage_time, name):
     with pytest.raises(InputError, match=mentioning(name, "0", "3")):
         ProgressiveSchedule(stages=3, image_size=Ramp(32, 64)).with_stage_times(step_s, stage_time)
 
 
-def test_a_small_last_stage_has_no_smaller_ones_than_a_pixel():
-    """128 to 224 px scaled to 1 px would begin at 0.57, and to 7 px at 4."""
+def test_scaled_sizes_are_at_least_one_pixel():
+    """128 to 224 px scaled to 1 px would begin at 0.57, and scaled to 7 px at 4."""
     plan = ProgressiveSchedule(image_size=Ramp(128, 224), stages=2)
     assert [plan.with_image_size(1).stage(index).image_size for index in (0, 1)] == [1, 1]
     assert [plan.with_image_size(7).stage(index).image_size for index in (0, 1)] == [4, 7]
 
 
-def test_a_size_that_grows_at_every_step_still_does_when_it_is_scaled():
-    """From 48 to 96 px scaled to end at 100: 50 to 100, half way 75."""
+def test_scaled_continuous_ramp_is_continuous():
+    """48 to 96 px scaled to end at 100: 50 to 100, with 75 in the middle."""
     scaled = ProgressiveSchedule(image_size=Ramp(48, 96, continuous=True)).with_image_size(100)
     assert scaled.continuous
     assert [scaled.at(step, total_steps=101).image_size for step in (0, 50, 100)] == [50, 75, 100]
 
 
 @pytest.mark.parametrize("index", [-1, 4])
-def test_a_stage_that_there_is_not_has_no_setting(index):
+def test_invalid_stage_is_rejected(index):
     with pytest.raises(InputError, match=mentioning(index, "4", "0")):
         paper_schedule("efficientnetv2_s").stage(index)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 1000, 350_000])
-def test_without_a_revision_each_step_is_its_own_position(steps):
+def test_without_a_revision_the_position_is_the_step(steps):
     plan = StepPlan(steps)
     some = range(0, steps, max(1, steps // 500))
     assert [plan.position(step) for step in some] == list(some)
@@ -333,7 +333,7 @@ def test_without_a_revision_each_step_is_its_own_position(steps):
 
 
 @pytest.mark.parametrize("steps", [41, 60, 100, 333])
-def test_positions_never_jump_whatever_is_revised(steps):
+def test_positions_do_not_jump_for_any_revision(steps):
     plan = StepPlan(100, [Revision(30, 33, 200), Revision(40, 40, steps)])
     positions = [plan.position(step) for step in range(plan.steps + 1)]
     rates = [after - before for before, after in itertools.pairwise(positions)]
@@ -345,8 +345,8 @@ def test_positions_never_jump_whatever_is_revised(steps):
 
 
 @pytest.mark.parametrize("revised", [Revision(10, 10, 15), Revision(10, 12, 500)])
-def test_every_moment_of_the_schedule_is_passed_once(revised):
-    """Of several that one step passes, once for all."""
+def test_every_position_of_the_schedule_is_passed_once(revised):
+    """A step that passes several positions counts once for all."""
     plan, moments = StepPlan(100, [revised]), [5, 11, 50, 51, 100]
     passed = [step for step in range(1, plan.steps + 1) if plan.passes(step, moments)]
     for moment in moments:
@@ -354,7 +354,7 @@ def test_every_moment_of_the_schedule_is_passed_once(revised):
     assert passed[-1] == plan.steps
 
 
-def test_a_plan_is_the_same_from_what_was_written_down():
+def test_step_plan_is_read_back_equal_from_json():
     plan = StepPlan(100, [Revision(30, 33, 200), Revision(40, 40, 60), Revision(50, 50, 50)])
     again = StepPlan.from_json(100, plan.to_json())
     assert [again.position(step) for step in range(61)] == [plan.position(step) for step in range(61)]
@@ -362,7 +362,7 @@ def test_a_plan_is_the_same_from_what_was_written_down():
 
 
 @pytest.mark.parametrize("wrong", [Revision(5, 5, 80), Revision(45, 45, 44)])
-def test_what_has_been_done_is_not_revised(wrong):
+def test_revision_of_past_steps_is_rejected(wrong):
     plan = StepPlan(100, [Revision(40, 40, 60)])
     with pytest.raises(ValueError, match="does not follow"):
         plan.revise(wrong)

@@ -1,4 +1,4 @@
-"""RandAugment: the table of levels, and what is drawn."""
+"""RandAugment and AutoAugment: strengths of the operations and random choices."""
 
 import numpy as np
 import pytest
@@ -38,20 +38,20 @@ def noise(count, px=24, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (count, 3, px, px), np.uint8))
 
 
-def test_the_operations_are_the_sixteen_of_the_released_code_in_its_order():
+def test_operations_are_the_16_of_the_released_code_in_order():
     assert [operation.name for operation in OPERATIONS] == [
         "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast",
         "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout", "SolarizeAdd",
     ]  # fmt: skip
 
 
-# Worked by hand from the released formulas: int(level / 10 * 4) bits, and so on.
+# By hand from the released formulas: int(level / 10 * 4) bits, and so on.
 @pytest.mark.parametrize(
     ("name", "at_5", "at_10", "at_15", "at_25"),
     [
         ("Rotate", 15, 30, 45, 75),
-        ("Posterize", 2, 4, 6, 8),  # 10 bits at 25: cut to 8
-        ("Solarize", 128, 256, 256, 256),  # 384 and 640: cut to 256
+        ("Posterize", 2, 4, 6, 8),  # 10 bits at 25, clipped to 8
+        ("Solarize", 128, 256, 256, 256),  # 384 and 640, clipped to 256
         ("Color", 1.0, 1.9, 2.8, 4.6),
         ("Contrast", 1.0, 1.9, 2.8, 4.6),
         ("Brightness", 1.0, 1.9, 2.8, 4.6),
@@ -61,16 +61,16 @@ def test_the_operations_are_the_sixteen_of_the_released_code_in_its_order():
         ("TranslateX", 50, 100, 150, 250),
         ("TranslateY", 50, 100, 150, 250),
         ("Cutout", 20, 40, 60, 100),
-        ("SolarizeAdd", 55, 110, 165, 255),  # 275: no value grows by more than 255
+        ("SolarizeAdd", 55, 110, 165, 255),  # 275, clipped to 255
     ],
 )
-def test_released_levels_are_the_authors_formulas(name, at_5, at_10, at_15, at_25):
+def test_released_levels_equal_the_released_formulas(name, at_5, at_10, at_15, at_25):
     figures = [strength("released", name, level, px=128) for level in (5, 10, 15, 25)]
     assert figures == pytest.approx([at_5, at_10, at_15, at_25])
 
 
-def test_where_the_released_formula_keeps_no_bit_tensorflow_keeps_one():
-    """It shifts bytes right and left by 8, and TensorFlow's kernel shifts by 7 at most."""
+def test_posterize_with_no_bits_keeps_one_bit_as_tensorflow_does():
+    """The released code shifts bytes by 8. TensorFlow's kernel shifts by at most 7."""
     with loading_tensorflow():
         tensorflow = pytest.importorskip("tensorflow")
     values, by = np.arange(256, dtype=np.uint8), np.uint8(8 - int(0.2 * 4))
@@ -84,11 +84,11 @@ def test_where_the_released_formula_keeps_no_bit_tensorflow_keeps_one():
 
 @pytest.mark.parametrize("name", ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"])
 @pytest.mark.parametrize("preset", ["released", "monotone"])
-def test_geometry_goes_both_ways_alike(preset, name):
+def test_geometric_strengths_are_symmetric(preset, name):
     assert strength(preset, name, 7, sign=-1.0) == -strength(preset, name, 7)
 
 
-def test_posterize_and_solarize_of_the_release_weaken_with_the_level_and_ours_strengthen():
+def test_posterize_and_solarize_weaken_with_the_level_only_in_released():
     for name in ("Posterize", "Solarize"):
         assert strength("released", name, 9) > strength("released", name, 3)
         assert strength("monotone", name, 9) < strength("monotone", name, 3)
@@ -96,20 +96,20 @@ def test_posterize_and_solarize_of_the_release_weaken_with_the_level_and_ours_st
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 @pytest.mark.parametrize("name", sorted(set(BY_NAME) - set(STRENGTHLESS)))
-def test_monotone_changes_nothing_at_level_0_and_never_less_at_a_higher_level(name, sign):
-    """Measured on the strength: how far it stands from that of level 0."""
+def test_monotone_strength_is_neutral_at_level_0_and_never_decreases(name, sign):
+    """Measured as the distance from the strength at level 0."""
     distances = [abs(strength("monotone", name, n, sign) - strength("monotone", name, 0, sign)) for n in range(31)]
     assert distances == sorted(distances)
     assert distances[-1] > distances[5] > 0
 
 
-def test_monotone_enhances_in_either_direction():
+def test_monotone_enhances_in_both_directions():
     for name in ("Color", "Contrast", "Brightness", "Sharpness"):
         assert [strength("monotone", name, 10, sign) for sign in (-1.0, 1.0)] == pytest.approx([0.1, 1.9])
 
 
-def test_pictures_are_moved_both_ways_equally_often():
-    """Sideways by 3 px at level 0.3: the empty columns lie right or left."""
+def test_translation_directions_are_equally_frequent():
+    """3 px to a side at level 0.3: the empty columns are on the right or on the left."""
     images = torch.full((6000, 3, 8, 8), 7, dtype=torch.uint8)
     ids = np.arange(6000)
     moved = ids[(KEY.uniform_rows(ids, 1)[:, 0] * 16).astype(int) == 12]
@@ -128,7 +128,7 @@ def test_monotone_at_level_0_is_the_identity_on_pixels():
     assert sum(strong) > 400
 
 
-def test_monotone_scales_with_the_picture_and_equals_the_release_at_300_px():
+def test_monotone_scales_with_the_image_size_and_equals_released_at_300_px():
     for name in ("TranslateX", "TranslateY", "Cutout"):
         assert strength("monotone", name, 10, px=300) == pytest.approx(strength("released", name, 10, px=300))
         assert strength("monotone", name, 10, px=150) == pytest.approx(strength("monotone", name, 10, px=300) / 2)
@@ -137,7 +137,7 @@ def test_monotone_scales_with_the_picture_and_equals_the_release_at_300_px():
 
 @pytest.mark.parametrize("preset", ["released", "monotone"])
 @pytest.mark.parametrize("magnitude", [0, 0.3, 5, 12.7, 31, 1000.0])
-def test_any_level_gives_pictures_of_the_same_kind(preset, magnitude):
+def test_shape_and_type_are_preserved_at_any_level(preset, magnitude):
     images = noise(64)
     before = images.clone()
     out = randaugment(images, magnitude=magnitude, key=KEY, ids=range(64), preset=preset)
@@ -146,7 +146,7 @@ def test_any_level_gives_pictures_of_the_same_kind(preset, magnitude):
     assert torch.equal(images, before)
 
 
-def test_a_picture_gets_the_same_operations_in_any_batch_and_memory_layout():
+def test_operations_of_an_image_do_not_depend_on_batch_and_memory_layout():
     images = noise(40)
     together = randaugment(images, magnitude=9, key=KEY, ids=range(40))
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
@@ -157,7 +157,7 @@ def test_a_picture_gets_the_same_operations_in_any_batch_and_memory_layout():
     assert not torch.equal(randaugment(images, magnitude=9, key=Key.of(1), ids=range(40)), together)
 
 
-def test_a_level_of_its_own_for_every_picture():
+def test_each_image_can_have_its_own_level():
     images = noise(40)
     levels = torch.linspace(0, 20, 40, dtype=torch.float64)
     together = randaugment(images, magnitude=levels, key=KEY, ids=range(40))
@@ -166,18 +166,18 @@ def test_a_level_of_its_own_for_every_picture():
         assert torch.equal(together[i], alone[0])
 
 
-def test_operations_are_drawn_uniformly_and_the_inversions_are_where_they_should_be():
-    """One layer: the images that come out inverted are 1 in 16, and the others do not."""
+def test_operations_are_drawn_uniformly_and_inversion_is_correct():
+    """With one layer, 1 in 16 images is inverted."""
     images = noise(3200, px=6)
     out = randaugment(images, magnitude=5, key=KEY, ids=range(3200), layers=1)
     inverted = int((out == color.invert(images)).flatten(1).all(1).sum())
     assert stats.binomtest(inverted, 3200, 1 / 16).pvalue > 1e-3
-    unchanged = int((out == images).flatten(1).all(1).sum())  # the enhancers at level 5: 4 in 16, at least
+    unchanged = int((out == images).flatten(1).all(1).sum())  # the enhancers at level 5: at least 4 in 16
     assert 4 / 16 - 0.03 < unchanged / 3200 < 6 / 16
 
 
-def test_two_layers_are_one_after_the_other():
-    """The first layer of two is the only one of one: of images inverted twice, the original is left."""
+def test_two_layers_are_applied_in_sequence():
+    """The first of two layers equals a single layer. Images inverted twice are the originals."""
     images = noise(4000, px=6)
     once = randaugment(images, magnitude=5, key=KEY, ids=range(4000), layers=1)
     twice = randaugment(images, magnitude=5, key=KEY, ids=range(4000), layers=2)
@@ -186,14 +186,14 @@ def test_two_layers_are_one_after_the_other():
     assert both.sum() > 5
     assert torch.equal(twice[both], images[both])
     assert torch.equal(once[both], 255 - images[both])
-    for first, second in ((2, 8), (8, 2)):  # inverted, and a brightness of 1.0 before or after it
+    for first, second in ((2, 8), (8, 2)):  # inverted, with a brightness of 1.0 before or after
         rows = (which == (first, second)).all(1)
         assert rows.sum() > 5
         assert torch.equal(twice[rows], 255 - images[rows])
 
 
-def test_contrast_is_pillows_in_monotone_and_the_quirk_in_released():
-    """A gray of 200 at 24 px: the quirk turns about 24 * 24 / 256 = 2, at level 8 by 1.54."""
+def test_contrast_is_that_of_pillow_in_monotone_and_of_the_release_in_released():
+    """Gray 200 at 24 px: the released center is 24 * 24 / 256 = 2, with factor 1.54 at level 8."""
     images = torch.full((400, 3, 24, 24), 200, dtype=torch.uint8)
     ids = np.arange(400)
     contrast = torch.from_numpy((KEY.uniform_rows(ids, 1)[:, 0] * 16).astype(int) == 7)
@@ -203,8 +203,8 @@ def test_contrast_is_pillows_in_monotone_and_the_quirk_in_released():
     assert set(monotone.unique().tolist()) == {200}
 
 
-def test_cutout_cuts_the_released_square():
-    """A hole of 2 * 40 px at level 10, less what lies over the edge; filled with 128."""
+def test_cutout_has_the_released_size():
+    """A hole of 2 * 40 px at level 10, clipped at the edges and filled with 128."""
     images = torch.zeros(1500, 3, 128, 128, dtype=torch.uint8)
     ids = np.arange(1500)
     cut = ids[(KEY.uniform_rows(ids, 1)[:, 0] * 16).astype(int) == 14]
@@ -220,8 +220,8 @@ def test_cutout_cuts_the_released_square():
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
-def test_other_channels_get_what_does_to_each_the_same(channels):
-    """An image of n equal channels keeps them equal, and no operation looks at red, green and blue."""
+def test_other_channel_counts_use_operations_that_treat_channels_equally(channels):
+    """An image of n equal channels keeps them equal. No operation needs red, green and blue."""
     assert operation_names(channels) == operation_names(channels, "possible")
     assert operation_names(channels) == (
         "Rotate", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout",
@@ -235,8 +235,8 @@ def test_other_channels_get_what_does_to_each_the_same(channels):
     assert (out != many).flatten(1).any(1).float().mean() > 0.9
 
 
-def test_a_jitter_of_other_channels_is_its_brightness():
-    """Bands keep their proportions, but for rounding."""
+def test_color_jitter_of_other_channel_counts_is_brightness():
+    """Bands keep their proportions, except for rounding."""
     values = torch.tensor([40, 80, 120, 20], dtype=torch.uint8).view(1, 4, 1, 1).expand(300, 4, 6, 6)
     out = color_jitter(values, KEY, range(300), strength=0.4)[:, :, 0, 0].double()
     assert ((out[:, 1] - 2 * out[:, 0]).abs() <= 2).all()
@@ -245,13 +245,13 @@ def test_a_jitter_of_other_channels_is_its_brightness():
 
 
 @pytest.mark.parametrize("magnitude", [-1, float("nan"), float("inf")])
-def test_impossible_levels_are_refused(magnitude):
+def test_invalid_levels_are_rejected(magnitude):
     with pytest.raises(InputError, match="magnitude is"):
         randaugment(noise(1), magnitude=magnitude, key=KEY, ids=[0])
 
 
-def test_possible_colors_stay_near_those_of_the_picture():
-    """Two levels of a dark forest: invert, equalize and the like would make them bright; what is left does not."""
+def test_possible_colors_are_close_to_those_of_the_image():
+    """A dark, uniform image: invert and equalize would make it bright, the remaining operations do not."""
     images = torch.randint(100, 111, (400, 3, 16, 16), dtype=torch.uint8)
     ids = np.arange(len(images))
 
@@ -259,14 +259,14 @@ def test_possible_colors_stay_near_those_of_the_picture():
         made = randaugment(images, magnitude=2, key=Key.of(3), ids=ids, preset="monotone", layers=1, **words)
         return made.amax(dim=(1, 2, 3))
 
-    assert int(brightest(colors="possible").max()) <= 132  # 110 brightened by 0.18, or 128 where nothing is
+    assert int(brightest(colors="possible").max()) <= 132  # 110 brightened by 0.18, or the fill of 128
     assert int(brightest().max()) == 255
     assert torch.equal(brightest(), brightest(colors="any"))
 
 
 # At level 8 of the released formulas: 0.1 + 1.8 * 8 / 10.
 @pytest.mark.parametrize(("name", "applied"), [(8, color.brightness), (9, color.sharpness), (6, color.saturation)])
-def test_each_enhancer_is_the_one_it_is_called(name, applied):
+def test_each_enhancer_applies_its_operation(name, applied):
     images, ids = noise(400, px=12), np.arange(400)
     drawn = torch.from_numpy((KEY.uniform_rows(ids, 1)[:, 0] * 16).astype(int) == name)
     out = randaugment(images, magnitude=8, key=KEY, ids=ids, layers=1)
@@ -278,7 +278,7 @@ def test_each_enhancer_is_the_one_it_is_called(name, applied):
     )
 
 
-def test_the_policy_is_the_one_that_timm_has_from_the_same_source():
+def test_autoaugment_policy_equals_timm():
     timm = pytest.importorskip("timm.data.auto_augment")
     theirs = [
         tuple((operation.name.replace("Rel", ""), operation.prob, operation.magnitude) for operation in pair)
@@ -287,17 +287,17 @@ def test_the_policy_is_the_one_that_timm_has_from_the_same_source():
     assert list(POLICY) == theirs
 
 
-def test_pairs_are_drawn_uniformly_and_operations_with_their_share():
+def test_pairs_are_drawn_uniformly_and_operations_by_probability():
     first, second = draw_pairs(KEY, np.arange(100_000))
     for position, (which, _) in enumerate((first, second)):
         for name in {pair[position][0] for pair in POLICY}:
             expected = sum(pair[position][1] for pair in POLICY if pair[position][0] == name) / len(POLICY)
             drawn = (which == NAMES.index(name)).mean()
-            # Five standard deviations of a share of 100,000 draws.
+            # Five standard deviations of a fraction of 100,000 draws.
             assert drawn == pytest.approx(expected, abs=5 * np.sqrt(expected / 100_000) + 1e-9), name
 
 
-def test_strengths_are_the_released_formulas_with_250_px_of_translation():
+def test_autoaugment_strengths_equal_the_released_formulas():
     first, second = draw_pairs(KEY, np.arange(20_000))
     seen = {
         name: set(np.round(strengths[which == NAMES.index(name)], 6))
@@ -307,12 +307,12 @@ def test_strengths_are_the_released_formulas_with_250_px_of_translation():
     }  # fmt: skip
     assert seen["TranslateY"] == {-225.0, 225.0}  # level 9 of 250 px
     assert seen["ShearY"] == {0.0, -0.21, 0.21}  # levels 0 and 7 of 0.3
-    assert seen["Posterize"] == {1.0, 2.0}  # int(0.8), of which a bit stays, and int(2.4) bits
+    assert seen["Posterize"] == {1.0, 2.0}  # int(0.8), raised to one bit, and int(2.4) bits
     assert seen["Solarize"] == {51.0, 102.0, 256.0}  # levels 2, 4 and 10
     assert seen["Color"] == {0.82, 1.72}  # levels 4 and 9: 0.1 + 1.8 m
 
 
-def test_the_pictures_are_what_the_choices_say_by_hand():
+def test_autoaugment_applies_the_drawn_operations():
     apply = {
         "Equalize": lambda images, _: color.equalize(images),
         "AutoContrast": lambda images, _: color.autocontrast(images),
@@ -333,18 +333,18 @@ def test_the_pictures_are_what_the_choices_say_by_hand():
         assert torch.equal(picture[0], augmented[row])
 
 
-def test_autoaugment_treats_an_image_alike_in_any_batch():
+def test_autoaugment_does_not_depend_on_the_batch():
     images, ids = noise(16), np.arange(16)
     whole = autoaugment(images, key=KEY, ids=ids)
     assert torch.equal(whole[5:9], autoaugment(images[5:9], key=KEY, ids=ids[5:9]))
 
 
-def test_other_than_three_channels_are_refused_with_the_way_to_switch_it_off():
+def test_autoaugment_of_four_channels_is_rejected_with_a_fix():
     with pytest.raises(InputError, match=mentioning("4", "augment.autoaugment=false")):
         autoaugment(torch.zeros(1, 4, 8, 8, dtype=torch.uint8), key=KEY, ids=[0])
 
 
-def test_randaugment_beside_it_is_refused():
+def test_autoaugment_and_randaugment_together_are_rejected():
     recipe = get_recipe("quick").model_copy(
         update={"augment": AugmentPlan(autoaugment=True), "progressive": ProgressiveSchedule(64, randaugment=5)}
     )

@@ -1,4 +1,4 @@
-"""Flips, symmetries and warps against Pillow and group theory; where a hole is, how large, and what fills it."""
+"""Flips, symmetries and warps against Pillow; position, size and fill of cutout."""
 
 import numpy as np
 import pytest
@@ -23,11 +23,11 @@ def as_pil(picture):
 
 
 def agreement(ours, pil):
-    """Share of pixels that are exactly Pillow's."""
+    """Fraction of pixels equal to Pillow's."""
     return float((ours.permute(1, 2, 0).numpy() == np.asarray(pil)).all(-1).mean())
 
 
-def test_a_flip_is_a_mirror_of_half_of_the_pictures():
+def test_half_of_the_images_are_mirrored():
     images = pictures(400, height=3, width=5)
     flipped = geometric.random_horizontal_flip(images, KEY, range(400))
     same = (flipped == images).flatten(1).all(1)
@@ -36,14 +36,14 @@ def test_a_flip_is_a_mirror_of_half_of_the_pictures():
     assert stats.binomtest(int(mirrored.sum()), 400).pvalue > 1e-3
 
 
-def test_a_picture_is_flipped_alike_wherever_it_stands_in_a_batch():
+def test_flip_of_an_image_does_not_depend_on_its_position_in_the_batch():
     images = pictures(8)
     together = geometric.random_horizontal_flip(images, KEY, range(8))
     backwards = geometric.random_horizontal_flip(images.flip(0), KEY, list(reversed(range(8))))
     assert torch.equal(together, backwards.flip(0))
 
 
-def test_the_eight_symmetries_are_those_of_pillow():
+def test_eight_symmetries_equal_pillow():
     image = pictures(height=6, width=6)
     ours = {geometric.symmetry(image, index)[0].numpy().tobytes() for index in range(8)}
     theirs = {np.asarray(as_pil(image[0]).transpose(turn)).transpose(2, 0, 1).tobytes() for turn in Image.Transpose}
@@ -59,14 +59,14 @@ def test_symmetries_are_drawn_uniformly():
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_symmetries_of_an_oblong_picture_are_refused():
+def test_symmetries_of_non_square_images_are_rejected():
     with pytest.raises(InputError, match="56 x 40 px"):
         geometric.random_symmetry(pictures(), KEY, [0])
 
 
 @pytest.mark.parametrize("degrees", [-30.0, -7.5, 0.0, 12.3, 45.0, 90.0])
-def test_rotation_is_pillows(degrees):
-    """Nearest neighbor; at most a few ties of rounding differ (Pillow computes in fixed point)."""
+def test_rotation_equals_pillow(degrees):
+    """Nearest neighbor: a few values differ by rounding, because Pillow computes in fixed point."""
     images = pictures(2)
     ours = geometric.rotate(images, torch.full((2,), degrees))
     pil = as_pil(images[1]).rotate(degrees, Image.Resampling.NEAREST, fillcolor=(128, 128, 128))
@@ -84,7 +84,7 @@ def test_rotation_is_pillows(degrees):
         (geometric.translate_y, 17.0, (1, 0, 0, 0, 1, 17)),
     ],
 )
-def test_shear_and_translation_are_pillows_with_the_same_matrix(operation, value, matrix):
+def test_shear_and_translation_equal_pillow(operation, value, matrix):
     images = pictures(2)
     pil = as_pil(images[1]).transform(
         (56, 40), Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=(128, 128, 128)
@@ -92,7 +92,7 @@ def test_shear_and_translation_are_pillows_with_the_same_matrix(operation, value
     assert agreement(operation(images, torch.tensor([0.0, value]))[1], pil) > 0.995
 
 
-def test_each_picture_gets_its_own_matrix():
+def test_each_image_can_have_its_own_translation():
     images = pictures(3)
     moved = geometric.translate_x(images, torch.tensor([0.0, 2.0, -56.0]))
     assert torch.equal(moved[0], images[0])
@@ -103,13 +103,13 @@ def test_each_picture_gets_its_own_matrix():
 
 @pytest.mark.parametrize("move", [geometric.translate_x, geometric.translate_y, geometric.shear_x])
 @pytest.mark.parametrize("offset", [-500.0, -130.0, 130.0, 500.0])
-def test_what_is_moved_further_than_the_picture_is_wide_leaves_nothing_of_it_nor_of_its_neighbors(move, offset):
+def test_translation_beyond_the_image_width_leaves_only_the_fill(move, offset):
     moved = move(pictures(3, height=40, width=40), torch.tensor([0.0, offset, 0.0]))
-    assert bool((moved[1, :, 1:] == 128).all())  # a shear by so much leaves at most the first row
+    assert bool((moved[1, :, 1:] == 128).all())  # a shear leaves at most the first row
 
 
 @pytest.mark.parametrize("channels", [1, 4, 13])
-def test_any_number_of_channels_is_warped_alike(channels):
+def test_any_number_of_channels_is_warped_equally(channels):
     images = pictures(channels=channels)
     turned = geometric.rotate(images, torch.tensor([20.0]))
     for channel in range(channels):
@@ -117,7 +117,7 @@ def test_any_number_of_channels_is_warped_alike(channels):
         assert torch.equal(turned[:, channel], alone[:, 0])
 
 
-def test_memory_layout_changes_nothing():
+def test_memory_layout_does_not_change_the_result():
     images = pictures(4)
     last = images.contiguous(memory_format=torch.channels_last)
     angles = torch.tensor([5.0, -3.0, 20.0, 0.0])
@@ -128,24 +128,24 @@ def test_memory_layout_changes_nothing():
 
 
 def slopes(count, px=64, dtype=torch.uint8):
-    """Images of values 0..199 whose mean is far from any of their edges' values."""
+    """Images with values 0 to 199 whose mean differs from the values at the edges."""
     values = torch.arange(count * 3 * px * px).view(count, 3, px, px) % 200
     return values.to(dtype)
 
 
-def test_the_hole_is_half_the_side_less_what_lies_over_the_edge():
+def test_hole_is_half_of_the_side_clipped_at_the_edge():
     images = torch.full((800, 1, 64, 64), 7.0)
     holes = cutout(images, fraction=0.5, key=KEY, ids=range(800), fill="noise")[:, 0] != 7.0
     heights, widths = holes.any(2).sum(1), holes.any(1).sum(1)
     assert torch.equal(holes.sum((1, 2)), heights * widths)
     assert int(heights.max()) == int(widths.max()) == 32
-    assert int(heights.min()) == 16  # the center in the first row: half of it is over the edge
-    # Of 64 center rows, 33 keep the hole whole: 16 to 48.
+    assert int(heights.min()) == 16  # center in the first row: half is outside
+    # 33 of 64 center rows, 16 to 48, have a complete hole.
     assert stats.binomtest(int((heights == 32).sum()), 800, 33 / 64).pvalue > 1e-3
 
 
-def test_centres_are_uniform_over_the_rows_and_columns():
-    """A hole of 2 px begins one before its center: where it ends tells the center."""
+def test_centers_are_uniformly_distributed():
+    """A hole of 2 px ends at its center."""
     images = torch.zeros(3200, 1, 16, 16)
     holes = cutout(images, fraction=2 / 16, key=KEY, ids=range(3200))[:, 0] != 0
     for edges in (holes.any(2), holes.any(1)):
@@ -154,7 +154,7 @@ def test_centres_are_uniform_over_the_rows_and_columns():
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_the_mean_is_the_pictures_own(dtype):
+def test_mean_fill_is_the_mean_of_the_image(dtype):
     images = slopes(4, dtype=dtype)
     out = cutout(images, fraction=0.5, key=KEY, ids=range(4), fill="mean")
     changed = out != images
@@ -164,7 +164,7 @@ def test_the_mean_is_the_pictures_own(dtype):
         assert float((new - images[i, c].double().mean()).abs().max()) <= (0.5 if dtype == torch.uint8 else 1e-4)
 
 
-def test_noise_fills_all_values_alike_in_bytes_and_normally_in_floats():
+def test_noise_fill_is_uniform_for_bytes_and_normal_for_floats():
     bytes_out = cutout(torch.zeros(8, 3, 64, 64, dtype=torch.uint8), fraction=1, key=KEY, ids=range(8))
     filled = bytes_out[:, 0][(bytes_out != 0).any(1)]
     assert filled.float().mean() == pytest.approx(127.5, abs=3)
@@ -180,7 +180,7 @@ def test_noise_fills_all_values_alike_in_bytes_and_normally_in_floats():
 
 
 @pytest.mark.parametrize("fill", ["mean", "noise"])
-def test_a_picture_gets_the_same_hole_in_any_batch(fill):
+def test_hole_of_an_image_does_not_depend_on_the_batch(fill):
     images = slopes(6)
     together = cutout(images, fraction=0.4, key=KEY, ids=range(6), fill=fill)
     for i in range(6):
@@ -188,12 +188,12 @@ def test_a_picture_gets_the_same_hole_in_any_batch(fill):
     assert not torch.equal(together, cutout(images, fraction=0.4, key=KEY, ids=range(6, 12), fill=fill))
 
 
-def test_nothing_to_cut_is_nothing_cut():
+def test_fraction_0_changes_nothing():
     images = slopes(3)
     assert torch.equal(cutout(images, fraction=0.0, key=KEY, ids=range(3)), images)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.5])
-def test_impossible_fractions_are_refused(fraction):
+def test_invalid_fractions_are_rejected(fraction):
     with pytest.raises(InputError, match="0 to 1"):
         cutout(slopes(1), fraction=fraction, key=KEY, ids=[0])

@@ -1,4 +1,4 @@
-"""The whole way of a batch on the device: order, types, reproducibility, channels."""
+"""Augmentation of a batch on the device: order, types, reproducibility, channels, mixing, normalization."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def run(images, labels, setting, ids=None, plan=AugmentPlan(), mix_key=MIX, mean
                    preprocessing=preprocessing, num_classes=5)  # fmt: skip
 
 
-def test_what_comes_out_is_what_a_network_takes():
+def test_output_has_the_shape_and_type_of_a_model_input():
     out, soft = run(*group(), STRONG)
     assert out.shape == (12, 3, 32, 32)
     assert out.dtype == soft.dtype == torch.float32
@@ -56,7 +56,7 @@ def test_what_comes_out_is_what_a_network_takes():
     assert torch.allclose(soft.sum(1), torch.ones(12))
 
 
-def test_with_everything_off_it_only_normalizes():
+def test_without_augmentation_images_are_only_normalized():
     images, labels = group()
     plan = AugmentPlan(flip="none")
     out, soft = run(images, labels, StepSettings(32), plan=plan, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.5))
@@ -65,7 +65,7 @@ def test_with_everything_off_it_only_normalizes():
     assert torch.equal(soft, torch.eye(5)[labels])
 
 
-def test_the_same_keys_and_ids_give_the_same_bits_and_the_input_is_left_alone():
+def test_equal_keys_and_ids_give_equal_bits_and_the_input_is_unchanged():
     images, labels = group()
     before = images.clone()
     first, second = run(images, labels, STRONG), run(images, labels, STRONG)
@@ -78,14 +78,14 @@ def test_the_same_keys_and_ids_give_the_same_bits_and_the_input_is_left_alone():
     assert not torch.equal(first[1], other_step[1])
 
 
-def test_without_mixing_a_picture_can_be_reproduced_alone():
+def test_without_mixing_an_image_is_reproducible_alone():
     images, labels = group()
     together = run(images, labels, ALONE)[0]
     for i in (0, 5, 11):
         assert torch.equal(together[i], run(images[i : i + 1], labels[i : i + 1], ALONE, ids=[i])[0][0])
 
 
-def test_large_batches_are_worked_on_in_portions_and_come_out_the_same(monkeypatch):
+def test_processing_in_slices_gives_the_same_result(monkeypatch):
     images, labels = group()
     together = run(images, labels, STRONG)[0]
     monkeypatch.setattr(pipeline, "_PORTION_BYTES", 5 * images[0].numel() + 1)
@@ -93,7 +93,7 @@ def test_large_batches_are_worked_on_in_portions_and_come_out_the_same(monkeypat
     assert torch.equal(run(images, labels, STRONG)[0], together)
 
 
-def test_each_switch_changes_the_pictures():
+def test_each_augmentation_changes_the_images():
     images, labels = group()
     plain = run(images, labels, StepSettings(32), plan=AugmentPlan(flip="none"))[0]
     plans = [AugmentPlan(), AugmentPlan(flip="d4"), AugmentPlan(flip="none", color=0.4)]
@@ -112,14 +112,14 @@ def test_each_switch_changes_the_pictures():
         assert not any(torch.equal(variant, other) for other in variants[:i])
 
 
-def test_label_smoothing_is_shared_by_all_classes():
-    """0.1 over 5 classes: 0.9 + 0.02 for the true one."""
+def test_label_smoothing_is_spread_over_all_classes():
+    """0.1 over 5 classes: 0.9 + 0.02 for the label."""
     soft = soft_labels(multi_hot(torch.tensor([2]), 5), 0.1)
     assert soft[0].tolist() == pytest.approx([0.02, 0.02, 0.92, 0.02, 0.02])
 
 
-def test_several_labels_share_the_target():
-    """arXiv:2104.00298, section 5.2: normalized to sum 1. Smoothed: 0.9 / 3 + 0.02 for each true one."""
+def test_multilabel_targets_sum_to_one():
+    """arXiv:2104.00298, section 5.2: normalized to sum 1. Smoothed: 0.9 / 3 + 0.02 for each label."""
     labels = torch.tensor([[0, 3, 4], [2, -1, -1], [1, 0, -1]])
     soft = soft_labels(multi_hot(labels, 5), 0.0)
     third = 1 / 3
@@ -129,8 +129,8 @@ def test_several_labels_share_the_target():
     assert torch.equal(multi_hot(labels[:, 0], 5), multi_hot(labels[:, :1], 5))
 
 
-def test_mixed_pictures_of_multilabel_count_them_before_they_are_normalized():
-    """As released: w of an image of one label and 1 - w of one of three make w / (w + 3 (1 - w)) for the one."""
+def test_multilabel_mixing_is_before_normalization():
+    """As released: weight w for an image of one label and 1 - w for one of three give w / (w + 3 (1 - w))."""
     images, _ = group(2)
     labels = torch.tensor([[0, -1, -1], [1, 2, 3]])
     _, soft = run(images, labels, StepSettings(32, mixup_alpha=1.0))
@@ -143,8 +143,8 @@ def test_mixed_pictures_of_multilabel_count_them_before_they_are_normalized():
     assert torch.allclose(soft.sum(1), torch.ones(2))
 
 
-def test_where_the_hole_is_has_nothing_to_do_with_the_flip():
-    """Images with a white left edge and holes of half the side: a 2 x 2 table, by chi-square."""
+def test_cutout_position_is_independent_of_the_flip():
+    """Images with a white left edge and holes of half the side: chi-square test of a 2 x 2 table."""
     images = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
     images[..., :1] = 255
     out = run(images, torch.zeros(400, dtype=torch.long), StepSettings(32, cutout=0.5))[0][:, 0]
@@ -156,14 +156,14 @@ def test_where_the_hole_is_has_nothing_to_do_with_the_flip():
 
 
 @pytest.mark.parametrize("channels", [1, 4, 13])
-def test_other_channels_are_flipped_erased_mixed_and_randaugmented(channels):
+def test_other_channel_counts_support_flip_cutout_mixing_and_randaugment(channels):
     images, labels = group(channels=channels)
     fitting = {"plan": AugmentPlan(flip="d4", color=0.2), "mean": (0.5,) * channels, "std": (0.25,) * channels}
     out = run(images, labels, StepSettings(32, cutout=0.5, mixup_alpha=0.2, randaugment=5), **fitting)[0]
     assert out.shape == (12, channels, 32, 32)
 
 
-def test_a_mean_for_other_channels_is_refused():
+def test_mean_with_another_number_of_channels_is_rejected():
     with pytest.raises(InputError, match="4 channels"):
         run(*group(channels=4), StepSettings(32))
 
@@ -171,25 +171,25 @@ def test_a_mean_for_other_channels_is_refused():
 @pytest.mark.parametrize(
     ("field", "value"), [("randaugment_layers", 0), ("color", 1.5), ("flip", "vertical"), ("blur", 1)]
 )
-def test_impossible_plans_are_refused(field, value):
+def test_invalid_plans_are_rejected(field, value):
     with pytest.raises(pydantic.ValidationError, match=field):
         AugmentPlan(**{field: value})
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_computes_what_the_cpu_does():
+def test_gpu_result_equals_the_cpu_result():
     images, labels = group(48, px=64)
     setting = StepSettings(64, randaugment=10, mixup_alpha=0.2, cutmix_alpha=0.2, cutout=0.5, label_smoothing=0.1)
     here, there = run(images, labels, setting), run(images.cuda(), labels.cuda(), setting)
     assert torch.allclose(here[1], there[1].cpu(), atol=1e-6)
-    # A gray level may round otherwise, and a nearest neighbor be the other one, in few places.
+    # In a few places gray levels round differently, or another nearest neighbor is used.
     different = (here[0] - there[0].cpu()).abs() > 1.5 / (255 * 0.25)
     assert float(different.float().mean()) < 0.005
 
 
-def test_yes_or_no_has_each_label_whole_and_is_smoothed_towards_a_half():
-    """0.1: 1 becomes 0.95, 0 becomes 0.05, and so many labels there are so many of the one."""
+def test_binary_targets_are_1_per_label_and_smoothed_towards_one_half():
+    """0.1: 1 becomes 0.95 and 0 becomes 0.05, for any number of labels."""
     hot = multi_hot(torch.tensor([[0, 3, 4], [2, -1, -1]]), 5)
     assert binary_targets(hot, 0.0).tolist() == [[1, 0, 0, 1, 1], [0, 0, 1, 0, 0]]
     assert binary_targets(hot, 0.1)[0].tolist() == pytest.approx([0.95, 0.05, 0.05, 0.95, 0.95])
@@ -204,8 +204,8 @@ def each_by_itself(images, labels, setting):
     )[1]  # fmt: skip
 
 
-def test_mixed_pictures_are_of_each_class_as_much_as_of_each_other():
-    """w of an image of 0 and 3, 1 - w of one of 1 and 3: all of 3, and no class beyond 0 to 1."""
+def test_mixed_binary_targets_are_at_most_1_per_class():
+    """w for labels 0 and 3, 1 - w for labels 1 and 3: class 3 has 1."""
     images, _ = group(2)
     labels = torch.tensor([[0, 3], [1, 3]])
     for setting in (StepSettings(32, mixup_alpha=1.0), StepSettings(32, cutmix_alpha=1.0)):
@@ -227,7 +227,7 @@ def _images(n: int, channels: int = 3, height: int = 5, width: int = 7) -> torch
 
 @pytest.mark.parametrize("n", [0, 1, 4])
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_the_numbers_are_torchvisions(n, channels_last):
+def test_normalize_equals_torchvision(n, channels_last):
     images = _images(n) if channels_last else _images(n).contiguous()
     ours = normalize(images, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     theirs = tv.normalize(images.double() / 255, mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD))
@@ -236,22 +236,22 @@ def test_the_numbers_are_torchvisions(n, channels_last):
     torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=1e-6)
 
 
-def test_released_s_sees_minus_one_to_127_over_128():
-    """(x - 128) / 128, as the released S, M, L, XL take it."""
+def test_released_preprocessing_of_s_is_from_minus_1_to_127_over_128():
+    """(x - 128) / 128, as in the released code for S, M, L and XL."""
     ends = torch.tensor([0, 128, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 2, 2)
     out = normalize(ends, mean=SYMMETRIC_MEAN, std=SYMMETRIC_STD)
     torch.testing.assert_close(out[:, 0, 0, 0], torch.tensor([-1.0, 0.0, 127 / 128]), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
-def test_memory_order_is_kept(channels):
+def test_memory_format_is_preserved(channels):
     images = _images(4, channels, height=6, width=6)
     floats = {"mean": [0.5] * channels, "std": [0.2] * channels}
     assert normalize(images, **floats).is_contiguous(memory_format=torch.channels_last)
     assert normalize(images.contiguous(), **floats).is_contiguous()
 
 
-def test_a_cut_out_of_a_larger_batch_is_not_mixed_up():
+def test_slice_of_a_larger_batch_is_normalized_correctly():
     large = _images(2, height=9, width=9)
     cut = large[:, :, 2:7, 1:5]
     expected = normalize(cut.contiguous(), mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -265,7 +265,7 @@ def test_each_channel_has_its_own_mean():
     torch.testing.assert_close(out[0, :, 0, 0], torch.tensor([-0.2, -0.4, -0.5]))
 
 
-def test_wrong_channels_and_floats_are_refused():
+def test_wrong_channels_and_floats_are_rejected():
     with pytest.raises(InputError, match=r"4 channels.*3 means"):
         normalize(_images(1, channels=4), mean=IMAGENET_MEAN, std=IMAGENET_STD)
     with pytest.raises(TypeError, match="float32"):
@@ -273,20 +273,20 @@ def test_wrong_channels_and_floats_are_refused():
 
 
 def constant_pictures(count, px=16, channels=3):
-    """Image i is i + 1 everywhere and of class i: what a mix contains can be read off."""
+    """Image i has the value i + 1 and class i, so a mix shows its parts."""
     images = torch.arange(1.0, count + 1)[:, None, None, None].expand(count, channels, px, px)
     return images.contiguous(memory_format=torch.channels_last), torch.eye(count)
 
 
 def own_share(images, count):
-    """How much of itself each image holds, from the pixels: its partner is the group reversed."""
+    """Weight of each image in its mix, from the pixels. Its partner is at the same place from the end."""
     own, partner = torch.arange(1.0, count + 1), torch.arange(float(count), 0, -1)
     return (images.mean((1, 2, 3)) - partner) / (own - partner)
 
 
 @pytest.mark.parametrize("operation", [mixup, cutmix])
 @pytest.mark.parametrize("alpha", [1e-4, 0.2, 1.0, 5.0])
-def test_the_label_is_the_share_of_the_picture(operation, alpha):
+def test_label_weight_equals_the_weight_of_the_image(operation, alpha):
     images, labels = constant_pictures(10)
     mixed, soft = operation(images, labels, alpha=alpha, key=MIX_KEY)
     shares = own_share(mixed, 10)
@@ -296,7 +296,7 @@ def test_the_label_is_the_share_of_the_picture(operation, alpha):
 
 
 @given(st.integers(0, 2**31), st.integers(1, 7), st.floats(0.01, 10))
-def test_rows_of_labels_sum_to_one_whatever_is_mixed(seed, count, alpha):
+def test_mixed_labels_sum_to_one(seed, count, alpha):
     images, labels = constant_pictures(count, px=6)
     setting = StepSettings(6, mixup_alpha=alpha, cutmix_alpha=alpha)
     mixed, soft = mix(images, labels, setting, Key.of(seed))
@@ -306,7 +306,7 @@ def test_rows_of_labels_sum_to_one_whatever_is_mixed(seed, count, alpha):
 
 
 def test_mixup_weights_are_folded_beta():
-    """max(w, 1 - w) of w from Beta(0.4, 0.4): by Kolmogorov-Smirnov."""
+    """max(w, 1 - w) for w from Beta(0.4, 0.4): Kolmogorov-Smirnov test."""
     images, labels = constant_pictures(2000, px=1, channels=1)
     soft = mixup(images, labels, alpha=0.4, key=MIX_KEY)[1]
     weights = soft.diag().double().numpy()
@@ -315,7 +315,7 @@ def test_mixup_weights_are_folded_beta():
     assert stats.kstest(weights, lambda w: np.clip(2 * beta.cdf(w) - 1, 0, 1)).pvalue > 1e-3
 
 
-def test_cutmix_pastes_one_box_of_the_pictures_shape():
+def test_cutmix_pastes_one_box_in_the_shape_of_the_image():
     images, labels = constant_pictures(64, px=40)
     mixed = cutmix(images, labels, alpha=1.0, key=MIX_KEY)[0]
     own = torch.arange(1.0, 65)[:, None, None]
@@ -324,14 +324,14 @@ def test_cutmix_pastes_one_box_of_the_pictures_shape():
     rows, columns = pasted.any(2), pasted.any(1)
     assert torch.equal(pasted, rows[:, :, None] & columns[:, None, :])
     for edges in (rows, columns):
-        assert bool(((edges[:, 1:] & ~edges[:, :-1]).sum(1) + edges[:, 0] <= 1).all())  # one run each
+        assert bool(((edges[:, 1:] & ~edges[:, :-1]).sum(1) + edges[:, 0] <= 1).all())  # one interval each
     inside = ~(rows[:, 0] | rows[:, -1] | columns[:, 0] | columns[:, -1]) & pasted.any((1, 2))
     assert int(inside.sum()) > 5
     assert torch.equal(rows[inside].sum(1), columns[inside].sum(1))
 
 
-def test_boxes_that_fit_have_one_minus_the_weight_of_the_area():
-    """Over wholly inner boxes of 200 px images, sides are sqrt(1 - w) within 2 pixels."""
+def test_complete_cutmix_boxes_have_area_1_minus_the_weight():
+    """Boxes inside images of 200 px have sides of sqrt(1 - w), within 2 pixels."""
     images, labels = constant_pictures(60, px=200, channels=1)
     weights = MIX_KEY.generator().beta(1.0, 1.0, 60)
     pasted = cutmix(images, labels, alpha=1.0, key=MIX_KEY)[0][:, 0] != torch.arange(1.0, 61)[:, None, None]
@@ -342,16 +342,16 @@ def test_boxes_that_fit_have_one_minus_the_weight_of_the_area():
     assert np.abs(sides - 200 * np.sqrt(1 - weights[inside.numpy()])).max() <= 2
 
 
-def test_with_both_on_the_first_half_is_blended_and_the_second_pasted():
+def test_with_mixup_and_cutmix_each_is_applied_to_half_of_the_batch():
     images, labels = constant_pictures(8)
     mixed, soft = mix(images, labels, StepSettings(16, mixup_alpha=1.0, cutmix_alpha=1.0), MIX_KEY)
-    assert all(len(picture.unique()) == 1 for picture in mixed[:4])  # a blend of constants is constant
+    assert all(len(picture.unique()) == 1 for picture in mixed[:4])  # a blend of constant images is constant
     assert any(len(picture.unique()) == 2 for picture in mixed[4:])
-    assert float(soft[:4, 4:].abs().sum() + soft[4:, :4].abs().sum()) == 0  # partners stay within the half
+    assert float(soft[:4, 4:].abs().sum() + soft[4:, :4].abs().sum()) == 0  # partners are in the same half
     assert mixed.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_off_is_untouched_and_one_alone_is_that_one():
+def test_mix_without_an_alpha_changes_nothing_and_with_one_applies_it():
     images, labels = constant_pictures(4)
     assert mix(images, labels, StepSettings(16), MIX_KEY)[0] is images
     only_mixup = mix(images, labels, StepSettings(16, mixup_alpha=0.5), MIX_KEY)
@@ -361,7 +361,7 @@ def test_off_is_untouched_and_one_alone_is_that_one():
 
 
 @pytest.mark.parametrize("operation", [mixup, cutmix])
-def test_the_same_key_gives_the_same_mix_and_another_another(operation):
+def test_mix_depends_only_on_the_key(operation):
     images, labels = constant_pictures(6)
     first, again = (operation(images, labels, alpha=1.0, key=MIX_KEY)[0] for _ in range(2))
     assert torch.equal(first, again)
@@ -369,7 +369,7 @@ def test_the_same_key_gives_the_same_mix_and_another_another(operation):
 
 
 @pytest.mark.parametrize("operation", [mixup, cutmix])
-def test_wrong_use_is_refused(operation):
+def test_invalid_mixing_arguments_are_rejected(operation):
     images, labels = constant_pictures(4)
     with pytest.raises(ValueError, match="alpha is 0"):
         operation(images, labels, alpha=0.0, key=MIX_KEY)
