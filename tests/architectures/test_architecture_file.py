@@ -1,4 +1,4 @@
-"""A network's table as a file."""
+"""Architecture files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from efficientnetv2.utils.errors import InputError
 
 
 @given(name=some.sampled_from(NAMES), comment=some.text(some.characters(codec="utf-8", exclude_categories=["C"])))
-def test_a_table_is_read_as_it_was_written(name, comment, tmp_path_factory):
+def test_architecture_is_read_back_equal(name, comment, tmp_path_factory):
     file = tmp_path_factory.mktemp("files") / "network.yaml"
     write_architecture(file, get_architecture(name), comment=comment)
     assert read_architecture(file) == get_architecture(name)
 
 
-def test_a_file_of_version_0_1_is_read(tmp_path):
+def test_file_of_version_0_1_is_read(tmp_path):
     write_architecture(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"))
     text = (tmp_path / "s.yaml").read_text()
     (tmp_path / "old.yaml").write_text(text.replace("global_pool: avg\n", "pooling: mean+centre\n"))
@@ -36,14 +36,14 @@ def test_a_file_of_version_0_1_is_read(tmp_path):
     )
 
 
-def test_a_stage_is_a_line(tmp_path):
+def test_each_stage_is_one_line(tmp_path):
     write_architecture(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"), comment="Found.")
     lines = (tmp_path / "s.yaml").read_text().splitlines()
     assert lines[0] == "# Found."
     assert len([line for line in lines if line.startswith("- {operator: ")]) == 6
 
 
-def test_only_files_are_taken_for_files():
+def test_only_yaml_names_are_architecture_files():
     assert is_architecture_file("found.yaml")
     assert not is_architecture_file("efficientnetv2_s.in1k")
     assert not is_architecture_file("timm:resnet50")
@@ -63,7 +63,7 @@ def test_only_files_are_taken_for_files():
         ),
     ],
 )
-def test_what_is_no_network_is_told_with_its_place(text, said, tmp_path):
+def test_invalid_architecture_is_rejected_with_the_position(text, said, tmp_path):
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(InputError) as error:
         read_architecture(tmp_path / "bad.yaml")
@@ -71,7 +71,7 @@ def test_what_is_no_network_is_told_with_its_place(text, said, tmp_path):
     assert "bad.yaml" in str(error.value)
 
 
-def test_a_file_nested_too_deeply_is_refused_at_once(tmp_path):
+def test_deeply_nested_file_is_rejected_immediately(tmp_path):
     (tmp_path / "deep.yaml").write_text("[" * 10_000 + "]" * 10_000)
     with pytest.raises(InputError, match=mentioning("model", "deep.yaml")):
         read_architecture(tmp_path / "deep.yaml")
@@ -79,7 +79,7 @@ def test_a_file_nested_too_deeply_is_refused_at_once(tmp_path):
 
 @pytest.mark.parametrize("number", ["9" * 5_000, "9" * 300, "-" + "9" * 5_000])
 @pytest.mark.parametrize("field", ["stem_channels", "channels", "layers", "expand", "kernel", "stride"])
-def test_a_number_of_many_digits_names_its_field(tmp_path, field, number):
+def test_number_with_many_digits_names_its_field(tmp_path, field, number):
     write_architecture(tmp_path / "long.yaml", get_architecture("efficientnetv2_b0"))
     text = (tmp_path / "long.yaml").read_text()
     (tmp_path / "long.yaml").write_text(re.sub(rf"\b{field}: \d+", f"{field}: {number}", text, count=1))
@@ -88,7 +88,7 @@ def test_a_number_of_many_digits_names_its_field(tmp_path, field, number):
     assert len(str(error.value)) < 400 + len(str(tmp_path))
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path):
+def test_missing_file_or_folder_is_reported(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         read_architecture(tmp_path / "none.yaml")
     with pytest.raises(InputError, match=mentioning("folder")):

@@ -1,4 +1,4 @@
-"""Counted costs against the published counts, and against what PyTorch really does."""
+"""Number of parameters and multiply-adds against published numbers and PyTorch."""
 
 import subprocess
 import sys
@@ -14,8 +14,8 @@ from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused
 from efficientnetv2.models.factory import create
 from efficientnetv2.utils.errors import InputError
 
-# Trainable parameters with 1,000 classes, and multiply-adds of all convolutions and linear layers at
-# the evaluation size: of the released networks.
+# Trainable parameters with 1,000 classes, and multiply-adds of all convolutions and linear layers at the
+# evaluation size, of the released models.
 GOLDEN = {
     #                     parameters, eval px, multiply-adds
     "efficientnetv2_b0": (7139704, 224, 718086176),
@@ -51,12 +51,12 @@ EVERY_KIND = Architecture(
 )
 
 
-def test_the_golden_table_has_every_network():
+def test_golden_table_has_every_architecture():
     assert tuple(GOLDEN) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_published_counts(name):
+def test_counts_equal_published_counts(name):
     parameters, eval_image_size, multiply_adds = GOLDEN[name]
     total = count_flops(get_architecture(name), image_size=eval_image_size).total
     assert get_model_info(name).eval_image_size == eval_image_size
@@ -64,8 +64,8 @@ def test_published_counts(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_module_is_what_was_counted(name):
-    """Parameters, and multiply-adds by hooks on every convolution and linear layer, block by block."""
+def test_counts_equal_those_of_the_module(name):
+    """Parameters, and multiply-adds from hooks on each convolution and linear layer, per block."""
     eval_image_size = GOLDEN[name][1]
     counted = count_flops(get_architecture(name), image_size=eval_image_size)
     with torch.device("meta"):
@@ -94,7 +94,7 @@ def watch(module, seen, part):
 
 
 @pytest.mark.parametrize(("padding", "image_size"), [("same", 33), ("symmetric", 33), ("symmetric", 40)])
-def test_activation_bytes_are_what_autograd_keeps(padding, image_size):
+def test_activation_bytes_equal_those_of_autograd(padding, image_size):
     """Every tensor that PyTorch saves for the backward pass, once, without weights and batch statistics."""
     architecture_ = Architecture(EVERY_KIND.stem_channels, EVERY_KIND.stages, EVERY_KIND.head_channels, padding=padding)
     network = create(architecture_, num_classes=5, in_channels=4, dropout=0, drop_path=0).train()
@@ -103,7 +103,7 @@ def test_activation_bytes_are_what_autograd_keeps(padding, image_size):
 
     def keep(tensor):
         if tensor.dim() > 1 and tensor.data_ptr() not in weights:
-            kept[tensor.data_ptr()] = tensor  # held, so that no other tensor takes its address
+            kept[tensor.data_ptr()] = tensor  # a reference, so that no other tensor gets its address
         return tensor
 
     batch = 3
@@ -116,12 +116,12 @@ def test_activation_bytes_are_what_autograd_keeps(padding, image_size):
 
 
 def test_one_block_by_hand():
-    """A fused block 8 to 8 at 4 px: 3*3*8*8 weights, 16 of batch-norm; 576 * 16 products; 3 maps of 128."""
+    """A fused block 8 to 8 at 4 px: 3*3*8*8 weights, 16 of batch norm; 576 * 16 multiply-adds; 3 maps of 128."""
     one = Architecture(8, (Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1),), 8)
     assert count_flops(one, image_size=8).blocks == (Cost(592, 9216, 3 * 128 * 4),)
 
 
-def test_without_classifier_and_with_other_channels():
+def test_counts_without_a_classifier_and_with_other_channels():
     s = get_architecture("efficientnetv2_s")
     full = count_flops(s, image_size=64)
     assert count_flops(s, image_size=64, num_classes=0).total.parameters == full.total.parameters - 1281 * 1000
@@ -130,12 +130,12 @@ def test_without_classifier_and_with_other_channels():
 
 
 @pytest.mark.parametrize("wrong", [{"image_size": 0}, {"in_channels": 0}, {"num_classes": -1}])
-def test_sizes_that_cannot_be(wrong):
+def test_invalid_sizes_are_rejected(wrong):
     with pytest.raises(InputError, match=f"{next(iter(wrong))} is {next(iter(wrong.values()))}"):
         count_flops(EVERY_KIND, **{"image_size": 32, **wrong})
 
 
-def test_counting_needs_no_torch():
+def test_counting_does_not_import_torch():
     program = (
         "import sys; from efficientnetv2.architectures.flops import count_flops; "
         "from efficientnetv2.architectures.registry import get_architecture; "
@@ -144,7 +144,7 @@ def test_counting_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_a_classifier_that_reads_the_center_too_is_twice_as_wide():
+def test_avg_and_center_pooling_doubles_the_classifier():
     wide = replace(EVERY_KIND, global_pool="avg+center")
     counted = count_flops(wide, image_size=64, num_classes=10).total.parameters
     assert counted == sum(weight.numel() for weight in create(wide, num_classes=10).parameters())

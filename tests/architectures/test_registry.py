@@ -1,4 +1,4 @@
-"""The published networks against the papers, torchvision's tables and timm's evaluation settings."""
+"""Published architectures against the papers, torchvision and the evaluation settings of timm."""
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ from efficientnetv2.architectures.registry import (
 from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
 from efficientnetv2.utils.errors import InputError
 
-# timm 1.0.31, default configurations of the tf_ networks: crop_pct.
+# timm 1.0.31, default configurations of the tf_ models: crop_pct.
 TIMM_CROP = {
     "efficientnetv2_b0": 0.875, "efficientnetv2_b1": 0.882, "efficientnetv2_b2": 0.89,
     "efficientnetv2_b3": 0.904, "efficientnet_b0": 0.875, "efficientnet_b1": 0.882,
@@ -34,7 +34,7 @@ def rows(name):
     ]
 
 
-def test_s_is_table_4_of_the_paper():
+def test_s_equals_table_4_of_the_paper():
     assert rows("efficientnetv2_s") == [
         ("fused", 1, 3, 1, 24, 2),
         ("fused", 4, 3, 2, 48, 4),
@@ -58,7 +58,7 @@ def test_s_is_table_4_of_the_paper():
         ("efficientnet_b7", "efficientnet_b7", 2.0, 3.1),
     ],
 )
-def test_stages_are_torchvisions(name, theirs, width, depth):
+def test_stages_equal_torchvision(name, theirs, width, depth):
     from torchvision.models.efficientnet import FusedMBConvConfig, _efficientnet_conf
 
     scaling = {} if width is None else {"width_mult": width, "depth_mult": depth}
@@ -71,23 +71,23 @@ def test_stages_are_torchvisions(name, theirs, width, depth):
     assert get_architecture(name).stem_channels == table[0].input_channels
 
 
-def test_eighteen_networks_v2_first():
+def test_there_are_18_architectures_with_v2_first():
     assert len(NAMES) == len(set(NAMES)) == 18
     assert [name.startswith("efficientnetv2_") for name in NAMES] == [True] * 8 + [False] * 10
 
 
-def test_evaluation_crops_as_timm_publishes():
+def test_evaluation_crops_equal_timm():
     for name, fraction in TIMM_CROP.items():
         facts = get_model_info(name)
         assert facts.preprocessing.crop_mode == "center"
-        # timm cuts to three digits, and L2 to two.
+        # timm truncates to three digits, for L2 to two.
         assert facts.preprocessing.crop_pct == pytest.approx(fraction, abs=0.0016)
         assert facts.preprocessing.mean == (0.485, 0.456, 0.406)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(TIMM_CROP)))
-def test_s_to_xl_see_the_whole_picture_between_minus_1_and_1(name):
-    """Released: (x - 128) / 128 on 0 to 255, so that 0 is -1 and 128 is 0."""
+def test_s_to_xl_use_the_full_image_scaled_to_minus_1_to_1(name):
+    """Released: (x - 128) / 128 for 0 to 255, so 0 becomes -1 and 128 becomes 0."""
     p = get_model_info(name).preprocessing
     assert (p.crop_mode, p.crop_pct) == ("squash", 1.0)
     assert [(x / 255 - p.mean[0]) / p.std[0] for x in (0, 128, 192)] == pytest.approx([-1, 0, 0.5], abs=1e-12)
@@ -95,31 +95,31 @@ def test_s_to_xl_see_the_whole_picture_between_minus_1_and_1(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_s_to_xl_are_resized_bilinearly_and_all_others_bicubically(name):
-    """Released: tf.image.resize, which is bilinear; of the others resize_bicubic, in preprocess_legacy.py."""
+    """Released: tf.image.resize, which is bilinear. The others use resize_bicubic of preprocess_legacy.py."""
     expected = "bicubic" if name in TIMM_CROP else "bilinear"
     assert get_model_info(name).preprocessing.interpolation == expected
 
 
-def test_every_size_is_that_of_its_preprocessing():
+def test_evaluation_size_equals_the_preprocessing_size():
     assert all(get_model_info(name).preprocessing.image_size == get_model_info(name).eval_image_size for name in NAMES)
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
+def test_unknown_name_suggests_the_nearest():
     with pytest.raises(InputError, match=mentioning("efficientnetv2s", "did you mean", "efficientnetv2_s")):
         get_architecture("efficientnetv2s")
     with pytest.raises(InputError, match=mentioning("xyz", "efficientnetv2_b0")):
         get_model_info("xyz")
 
 
-def test_the_two_roundings_differ_where_a_tenth_would_be_lost():
-    """11.9 is nearest to 8, which is less than 90 % of it: V1 takes 16. Halves go up: 12 becomes 16."""
+def test_v1_and_v2_rounding_differ_if_more_than_10_percent_is_lost():
+    """11.9 rounds to 8, less than 90 %, so V1 uses 16. Halves are rounded up: 12 becomes 16."""
     assert round_channels(11.9, rounding="v2") == 8
     assert round_channels(11.9, rounding="v1") == 16
     assert [round_channels(c, rounding="v2") for c in (1, 12, 19.9, 20)] == [8, 16, 16, 24]
 
 
 @given(st.floats(8, 1e5))
-def test_rounding_is_to_the_nearest_eight_and_v1_never_loses_a_tenth(channels):
+def test_channels_are_multiples_of_8_and_v1_loses_at_most_10_percent(channels):
     nearest = round_channels(channels, rounding="v2")
     assert nearest % 8 == 0
     assert abs(nearest - channels) <= 4
@@ -132,7 +132,7 @@ def test_scaling_by_one_changes_nothing(base, rounding):
 
 
 def test_v1_b7_by_hand():
-    """Width 2.0, depth 3.1 on Table 1 of arXiv:1905.11946: 1, 2, 3, 4 layers become 4, 7, 10, 13."""
+    """Width 2.0, depth 3.1 of Table 1 of arXiv:1905.11946: 1, 2, 3, 4 layers become 4, 7, 10, 13."""
     b7 = scale(EFFICIENTNET_B0, width=2.0, depth=3.1, rounding="v1")
     assert b7.stem_channels == 64
     assert [s.channels for s in b7.stages] == [32, 48, 80, 160, 224, 384, 640]
@@ -140,14 +140,14 @@ def test_v1_b7_by_hand():
     assert b7.head_channels == 2560
 
 
-def test_floating_point_does_not_add_a_layer():
-    """2.2 * 25 is a little above 55 in binary."""
+def test_floating_point_error_does_not_add_a_layer():
+    """2.2 * 25 is slightly above 55 in binary."""
     base = Architecture(8, (Stage(mbconv(expand=1, kernel=3), 1, 8, 25),), 8)
     assert scale(base, width=1.0, depth=2.2, rounding="v2").stages[0].layers == 55
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_coefficient_is_a_positive_number(wrong):
+def test_scaling_coefficients_must_be_positive_numbers(wrong):
     with pytest.raises(InputError, match="width"):
         scale(EFFICIENTNET_B0, width=wrong, depth=1.0, rounding="v1")
     with pytest.raises(InputError, match="depth"):

@@ -1,4 +1,4 @@
-"""Architectures as data: what is refused, what is kept, what blocks a table expands to."""
+"""Architecture specifications: validation, JSON, and the blocks of an architecture."""
 
 import json
 
@@ -39,12 +39,12 @@ architectures = st.builds(
 
 
 @given(architectures)
-def test_json_text_gives_back_an_equal_architecture(architecture):
+def test_architecture_is_read_back_equal_from_json(architecture):
     assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
 
 
 @given(architectures)
-def test_each_block_takes_what_the_one_before_gives_and_depth_rises_evenly(architecture):
+def test_channels_of_blocks_match_and_depth_fractions_are_evenly_spaced(architecture):
     rows = blocks(architecture)
     given = [architecture.stem_channels, *(row.out_channels for row in rows)]
     assert [row.in_channels for row in rows] == given[:-1]
@@ -72,12 +72,12 @@ def test_each_block_takes_what_the_one_before_gives_and_depth_rises_evenly(archi
         (lambda: Architecture(24, SMALL.stages, 1280, batch_norm_epsilon=0.0), ("batch_norm_epsilon", "0")),
     ],
 )
-def test_an_impossible_architecture_cannot_be_made(make, said):
+def test_invalid_architecture_is_rejected(make, said):
     with pytest.raises(ValidationError, match=mentioning(*said)):
         make()
 
 
-def test_wrong_json_is_refused_with_the_stage_it_stands_in():
+def test_invalid_json_is_rejected_with_the_stage():
     plain = SMALL.to_json()
     plain["stages"][2]["channels"] = -20
     with pytest.raises(ValidationError, match=r"stages\.2(.|\n)*channels is -20"):
@@ -86,7 +86,7 @@ def test_wrong_json_is_refused_with_the_stage_it_stands_in():
         Architecture.from_json({**SMALL.to_json(), "dilation": 2})
 
 
-def test_an_architecture_is_a_value():
+def test_architecture_is_hashable_and_immutable():
     assert Architecture.from_json(SMALL.to_json()) == SMALL
     assert hash(SMALL) == hash(Architecture.from_json(SMALL.to_json()))
     with pytest.raises(AttributeError, match="stem_channels"):
@@ -94,7 +94,7 @@ def test_an_architecture_is_a_value():
 
 
 def test_blocks_by_hand():
-    """Squeeze-excite is a quarter of what enters the block; a shortcut needs equal shapes."""
+    """Squeeze-excite has a quarter of the input channels of the block. A shortcut needs equal shapes."""
     shown = [
         (b.kind, b.stage, b.in_channels, b.inner_channels, b.out_channels, b.kernel, b.stride,
          b.se_channels, b.residual, b.expands, b.projects)
@@ -109,6 +109,6 @@ def test_blocks_by_hand():
     ]
 
 
-def test_one_channel_still_gets_squeeze_excite():
+def test_squeeze_excite_has_at_least_one_channel():
     one = Architecture(1, (Stage(mbconv(expand=1, kernel=3, se=0.25), 1, 1, 1),), 8)
     assert blocks(one)[0].se_channels == 1

@@ -1,4 +1,4 @@
-"""What parity on equal weights needs; the weights and the distance are those of ``make parity``."""
+"""Fixtures of tests on parity with equal weights. The weights and the distance are those of ``make parity``."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from benchmarks import random_weights
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """These networks are small enough that threads cost more than they bring; and sums stay in one order."""
+    """These models are too small to benefit from threads, and one thread has a fixed order of sums."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -16,13 +16,13 @@ def _one_thread():
 
 @pytest.fixture
 def randomise():
-    """Make every number of a network random, batch-norm's too, with activations of ordinary size."""
+    """Set random weights, also in batch norm, with activations of usual size."""
     return random_weights.randomise
 
 
 @pytest.fixture
 def distance():
-    """The largest difference of two networks' logits on random images, over the logits' spread."""
+    """Largest difference between the logits of two models on random images, relative to their standard deviation."""
 
     def measure(ours, theirs, image_size):
         torch.manual_seed(image_size)

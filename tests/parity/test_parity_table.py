@@ -1,4 +1,4 @@
-"""A small slice of ``make parity``: its rows for two networks, at small sizes; every one says what it should."""
+"""A small part of ``make parity``: the rows of two architectures at small sizes."""
 
 import json
 import os
@@ -17,7 +17,7 @@ EVEN_PX, ODD_PX = 96, 75  # 75 becomes 38, 19, 10, 5, 3
 
 
 @pytest.mark.parametrize("name", ["efficientnetv2_b0", pytest.param("efficientnetv2_s", marks=pytest.mark.slow)])
-def test_every_row_says_what_it_should(name):
+def test_every_row_passes(name):
     rows = list(logit_rows(name, (EVEN_PX, ODD_PX)))
     assert not [row for row in rows if not passes(row)]
     sides = {"timm", "keras"} | ({"torchvision"} if name == "efficientnetv2_s" else set())
@@ -27,13 +27,13 @@ def test_every_row_says_what_it_should(name):
     }  # fmt: skip
 
 
-def test_a_failing_row_is_seen():
+def test_failing_row_is_detected():
     assert not passes({"what": "read", "distance": 2e-4})
     assert not passes({"what": "wrong padding", "distance": 2e-4})
     assert not passes({"what": "round trip", "identical": False})
 
 
-def test_the_table_covers_what_is_promised():
+def test_table_has_all_promised_architectures():
     assert {f"efficientnetv2_{size}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l")} <= set(LOGITS)
     assert {"efficientnet_b0", "efficientnet_b4"} <= set(LOGITS)
     assert {"efficientnetv2_xl", *(f"efficientnet_b{number}" for number in range(8))} <= set(SHAPES)
@@ -41,7 +41,7 @@ def test_the_table_covers_what_is_promised():
 
 @pytest.fixture
 def computed(tmp_path, monkeypatch):
-    """The networks whose rows were computed, each a passing one; what is kept lies in a folder of its own."""
+    """The architectures with computed rows, which all pass. Rows are saved in a separate folder."""
     came = []
 
     def rows_of(name):
@@ -54,7 +54,7 @@ def computed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("changed", ["versions", "code", "scripts"])
-def test_rows_are_kept_for_the_code_and_the_versions_that_made_them(changed, computed):
+def test_saved_rows_are_used_only_for_the_same_code_and_versions(changed, computed):
     by = parity.made_by()
     assert list(parity.kept_rows("efficientnetv2_b0", by)) == list(parity.kept_rows("efficientnetv2_b0", by))
     assert computed == ["efficientnetv2_b0"], "the second time they are read"
@@ -65,14 +65,14 @@ def test_rows_are_kept_for_the_code_and_the_versions_that_made_them(changed, com
     assert len(computed) == 2, "what was made anew is kept"
 
 
-def test_rows_that_do_not_say_who_made_them_are_made_anew(computed, tmp_path):
+def test_rows_without_versions_are_computed_again(computed, tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/efficientnetv2_b0.json").write_text(json.dumps([{"network": "efficientnetv2_b0"}]))
     assert [row["what"] for row in parity.kept_rows("efficientnetv2_b0", parity.made_by())] == ["shapes"]
 
 
-def test_the_versions_of_the_record_are_those_of_its_rows(computed, tmp_path, monkeypatch):
-    """All of it, twice: the second time by another version, with none of the first one's rows."""
+def test_record_has_the_versions_of_its_rows(computed, tmp_path, monkeypatch):
+    """Two complete runs. The second has other versions and no rows of the first."""
     monkeypatch.setattr(parity, "RESULT", tmp_path / "parity.json")
     monkeypatch.setattr(sys, "argv", ["parity"])
     for made in ("1.0", "2.0"):

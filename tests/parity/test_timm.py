@@ -1,4 +1,4 @@
-"""Our networks give timm's logits on timm's weights, and no longer do with a wrong padding or epsilon."""
+"""Equal logits to timm with timm's weights, but not with a wrong padding or epsilon."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ NAMES = [
 
 
 def ours_with(table, theirs):
-    """Our network of a table with the weights of timm's: a pure renaming, no tensor left over."""
+    """The model of an architecture with timm's weights: only renamed, none unused."""
     with torch.device("meta"):
         network = create(table)
     names, weights = tensor_names("timm", table), theirs.state_dict()
@@ -32,7 +32,7 @@ def ours_with(table, theirs):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_are_timms(name, randomise, distance):
+def test_logits_equal_timm(name, randomise, distance):
     table = get_architecture(name)
     theirs = randomise(timm.create_model(f"tf_{name}"))
     ours = ours_with(table, theirs)
@@ -41,7 +41,7 @@ def test_logits_are_timms(name, randomise, distance):
 
 
 @pytest.mark.parametrize("name", ["efficientnetv2_b0", "efficientnetv2_s", "efficientnet_b0"])
-def test_wrong_padding_and_wrong_epsilon_do_not_pass(name, randomise, distance):
+def test_wrong_padding_and_wrong_epsilon_are_detected(name, randomise, distance):
     table = get_architecture(name)
     theirs = randomise(timm.create_model(f"tf_{name}"))
     for wrong in (replace(table, padding="symmetric"), replace(table, batch_norm_epsilon=1e-5)):
@@ -50,7 +50,7 @@ def test_wrong_padding_and_wrong_epsilon_do_not_pass(name, randomise, distance):
         assert distance(ours, theirs, ODD_PX) > 10 * TOLERANCE
 
 
-def test_features_are_timms(randomise):
+def test_features_equal_timm(randomise):
     theirs = randomise(timm.create_model("tf_efficientnetv2_b0", features_only=True))
     pictures = torch.randn(2, 3, ODD_PX, ODD_PX)
     network = create("efficientnetv2_b0").eval()

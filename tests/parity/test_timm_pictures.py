@@ -1,4 +1,4 @@
-"""From the same JPEG file, our network gets the pixels that timm's own transform makes."""
+"""Equal pixels to timm's transform for the same JPEG file."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from efficientnetv2.models.pretrained import get_weights, weight_names
 timm = pytest.importorskip("timm")
 
 PHOTOGRAPHS = sorted((Path(__file__).parents[2] / "examples/land_cover/images").glob("*.jpg"))[::60]
-LEVELS = 2  # of 255: rounding after each of timm's steps, and in the decoder
+LEVELS = 2  # of 255, because timm rounds after each step and in the decoder
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Squares of 160 px, as they are; one large enough to be decoded at half its size; and one that is wider."""
+    """Square images of 160 px, one that is decoded at half size, and one that is wider than high."""
     folder = tmp_path_factory.mktemp("photographs")
     with Image.open(PHOTOGRAPHS[3]) as image:
         image.resize((2400, 2400), Image.Resampling.BICUBIC).save(folder / "large.jpg", quality=92)
@@ -48,8 +48,8 @@ def difference(pixels, theirs):
 
 
 @pytest.mark.parametrize("name", ["efficientnetv2_b0.in1k", "efficientnetv2_b1.in1k", "efficientnetv2_m.in1k"])
-def test_pixels_are_timms(name, photographs):
-    """Cropped (224 of 256 px, 240 of 272 px) and squeezed whole (480 px)."""
+def test_pixels_equal_timm(name, photographs):
+    """Center crop (224 of 256 px, 240 of 272 px) and squash (480 px)."""
     preprocessing = get_weights(name).preprocessing
     for path in photographs:
         assert difference(load_eval_image(path, preprocessing), pixels_of_timm(config_of(name), path)).max() <= LEVELS
@@ -58,12 +58,11 @@ def test_pixels_are_timms(name, photographs):
 @pytest.mark.parametrize(
     ("name", "resized_px"), [("efficientnetv2_b3.in1k", 331), ("efficientnetv2_b3.in21k_ft_in1k", 333)]
 )
-def test_where_an_odd_margin_is_left_timm_is_half_a_pixel_off_the_center_and_all_else_is_equal(name, resized_px):
-    """300 of 331 or 333 px leave 15.5 or 16.5 px on each side; timm begins at pixel 16, we in the very center.
+def test_odd_margin_in_timm_is_half_a_pixel_off_the_center(name, resized_px):
+    """300 of 331 or 333 px leave 15.5 or 16.5 px on each side. timm starts at pixel 16.
 
-    So no bound of a few levels holds pixel for pixel: at an edge, half a pixel is half its step. What holds: with the
-    crop where timm has it both are equal within the same 2 levels, and so are ours and a crop of the exact center; and
-    on photographs the half pixel is less than 2 levels in the mean.
+    At an edge, half a pixel is half of its step, so pixels have no small bound. These differences are at most 2 levels:
+    with timm's crop, with a crop at the exact center, and the mean over a photo.
     """
     preprocessing, config = get_weights(name).preprocessing, config_of(name)
     assert preprocessing.image_size / preprocessing.crop_pct == pytest.approx(resized_px)
@@ -82,7 +81,7 @@ def test_where_an_odd_margin_is_left_timm_is_half_a_pixel_off_the_center_and_all
 
 
 @pytest.mark.parametrize("name", [name for name in weight_names() if get_weights(name).source == "timm"])
-def test_a_name_and_a_config_of_timm_give_the_same_preprocessing(name):
+def test_name_and_config_of_timm_give_the_same_preprocessing(name):
     stated, notes = stated_preprocessing(config_of(name), Path("config.json"))
     assert stated == get_weights(name).preprocessing
     assert not notes

@@ -1,4 +1,4 @@
-"""Our networks give torchvision's logits on torchvision's weights, with its padding and epsilons."""
+"""Equal logits to torchvision with torchvision's weights, only with its padding and epsilon."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ TOLERANCE = 1e-4
 
 
 def ours_with(table, theirs):
-    """Our network of a table with the weights of torchvision's: a pure renaming, no tensor left over."""
+    """The model of an architecture with torchvision's weights: only renamed, none unused."""
     with torch.device("meta"):
         network = create(table)
     names, weights = tensor_names("torchvision", table), theirs.state_dict()
@@ -29,7 +29,7 @@ def ours_with(table, theirs):
     ("name", "theirs", "epsilon", "wrong_epsilon"),
     [("efficientnetv2_s", "efficientnet_v2_s", 1e-3, 1e-5), ("efficientnet_b0", "efficientnet_b0", 1e-5, 1e-3)],
 )
-def test_logits_are_torchvisions_with_its_padding_and_epsilon_alone(
+def test_logits_equal_torchvision_only_with_its_padding_and_epsilon(
     name, theirs, epsilon, wrong_epsilon, randomise, distance
 ):
     right = replace(get_architecture(name), padding="symmetric", batch_norm_epsilon=epsilon)
