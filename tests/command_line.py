@@ -1,4 +1,4 @@
-"""The command line as a user meets it: a process of its own, with its own streams and exit code."""
+"""Run the command line as a user does: in a separate process with its own streams and exit code."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from typing import Any
 
 from tests.messages import mentions
 
-# A network of seconds, for whatever is not about a published one.
+# An architecture that trains in seconds, for tests that need no published architecture.
 NETWORK = str(Path(__file__).with_name("network.yaml"))
 
-# The smallest run that goes the whole way: at 32 and 64 px, a few steps, two stages; from scratch, for of published
-# networks the weights that come with the repository would be taken.
+# The shortest complete run: two stages at 32 and 64 px, a few steps, from scratch. By default, published architectures
+# would start from the weights in the repository.
 TINY = (
     "--model", NETWORK, "--epochs", "1", "--batch-size", "8", "--workers", "0", "--device", "cpu",
     "--set", "progressive.stages=2", "--set", "progressive.image_size={start: 32, end: 64}", "--weights", "none",
 )  # fmt: skip
 
-# Forked off a server that has imported everything already: a fresh interpreter would spend most of a test's time on
-# importing torch. (Not off the test process: once that has computed gradients, PyTorch refuses to in its children.)
+# Commands are forked from a server that has already imported everything, because a new interpreter would spend most of
+# a test's time on importing torch. (The test process cannot be forked: after it has computed gradients, PyTorch refuses
+# to compute gradients in its children.)
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
@@ -63,10 +64,10 @@ SERVER.set_forkserver_preload(
         "timm",
         "efficientnetv2.nas.samplers",
         "optuna.storages._rdb.models",
-        "alembic.command",  # which Optuna imports for the first database
-        "torch._dynamo",  # which PyTorch imports for the first optimizer
+        "alembic.command",  # imported by Optuna for the first database
+        "torch._dynamo",  # imported by PyTorch for the first optimizer
         "fsspec.core",
-        "httpcore2",  # which httpx2 imports for the first question to a server, as truststore
+        "httpcore2",  # imported by httpx2 for the first request, like truststore
         "truststore",
         "pyarrow.pandas_compat",
         "tests.hasty",
@@ -76,7 +77,7 @@ SERVER.set_forkserver_preload(
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     returncode: int
     stdout: str
@@ -84,18 +85,18 @@ class Done:
 
 
 def effnetv2(*arguments: object, cwd: Path, timeout: float = 300, environment: dict[str, str] | None = None) -> Done:
-    """Run a command; ``effnetv2_fresh`` does it in a fresh interpreter."""
+    """Run a command. ``effnetv2_fresh`` uses a new interpreter."""
     return started(*arguments, cwd=cwd, environment=environment).end(timeout)
 
 
 def killed_at(place: str, *arguments: object, cwd: Path, environment: dict[str, str] | None = None) -> None:
-    """Run a command that is killed at a certain place.
+    """Run a command that is killed at the first call of a function.
 
     Args:
-        place: a function or method, as ``module:function``; it never begins.
-        arguments: of the command.
-        cwd: where.
-        environment: further variables to set.
+        place: Function or method, as ``module:function``.
+        arguments: Arguments of the command.
+        cwd: Working directory.
+        environment: Additional environment variables.
     """
     ended = started(*arguments, cwd=cwd, environment=environment, fatal=place).end()
     assert ended.returncode == -signal.SIGKILL, f"it has never come to {place}: {ended}"
@@ -105,70 +106,69 @@ def started(*arguments: object, cwd: Path, environment: dict[str, str] | None = 
     """Start a command.
 
     Args:
-        arguments: of the command.
-        cwd: where.
-        environment: further variables to set.
-        fatal: a function to be killed at, as ``killed_at`` takes it; empty for none.
+        arguments: Arguments of the command.
+        cwd: Working directory.
+        environment: Additional environment variables.
+        fatal: Function to be killed at, as for ``killed_at``. Empty for none.
     """
     folder = Path(tempfile.mkdtemp())
-    words = [str(word) for word in arguments]
-    process = SERVER.Process(target=_command, args=(words, str(cwd), str(folder), environment or {}, fatal))
+    args = [str(arg) for arg in arguments]
+    process = SERVER.Process(target=_command, args=(args, str(cwd), str(folder), environment or {}, fatal))
     process.start()
-    return Running(process, words, folder)
+    return Running(process, args, folder)
 
 
 @dataclass(frozen=True)
 class Running:
-    """A command under way.
+    """Running command.
 
     Args:
-        process: its.
-        words: of the command line.
-        folder: where its output goes meanwhile.
+        process: Process of the command.
+        args: Arguments of the command.
+        folder: Folder of its output.
     """
 
     process: BaseProcess
-    words: list[str]
+    args: list[str]
     folder: Path
 
-    def goes_on(self) -> bool:
-        """Whether it has not ended."""
+    def is_running(self) -> bool:
         return self.process.exitcode is None
 
     def kill(self) -> None:
-        """SIGKILL; what it said goes with it."""
+        """Kill the process with SIGKILL and delete its output."""
         self.process.kill()
         self.process.join()
         shutil.rmtree(self.folder)
 
     def end(self, timeout: float = 300) -> Done:
-        """Wait for it."""
+        """Wait for the end of the command and return its result."""
         self.process.join(timeout)
         if self.process.exitcode is None:
             self.process.kill()
-            raise TimeoutError(f"effnetv2 {self.words} has not ended after {timeout} s")
+            raise TimeoutError(f"effnetv2 {self.args} has not ended after {timeout} s")
         out, err = ((self.folder / name).read_text() for name in ("out", "err"))
         shutil.rmtree(self.folder)
         return Done(self.process.exitcode, out, err)
 
 
-def _command(words: list[str], cwd: str, folder: str, environment: dict[str, str], fatal: str) -> None:
+def _command(args: list[str], cwd: str, folder: str, environment: dict[str, str], fatal: str) -> None:
     import torch
 
     from efficientnetv2.cli import main as cli
 
-    sys.stdout, sys.stderr = (open(f"{folder}/{name}", "w") for name in ("out", "err"))  # noqa: SIM115 - they stay
+    sys.stdout, sys.stderr = (open(f"{folder}/{name}", "w") for name in ("out", "err"))  # noqa: SIM115 - stay open
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stderr.fileno(), 2)
     os.chdir(cwd)
     os.environ.update({"COLUMNS": "200", "NO_COLOR": "1"} | environment)
-    # A process that a server forked starts its own by servers too; here as anywhere the platform's way is meant.
+    # A process that was forked by a server also starts its processes by servers. Reset this to the platform's default.
     multiprocessing.set_start_method(None, force=True)
     torch.set_num_threads(1)
-    if sys.version_info < (3, 14):  # where a server serves whoever knows its address
-        # What a command forks off a server of its own it gets off this one, which has imported as much already.
+    if sys.version_info < (3, 14):  # until 3.13, a server accepts each process that knows its address
+        # Let the command fork from this server, which has imported as much, instead of starting its own.
         forkserver._forkserver.ensure_running = lambda: None
-    sys.argv = ["effnetv2", *words]
+    sys.argv = ["effnetv2", *args]
     if fatal:
         module, _, name = fatal.partition(":")
         *owners, name = name.split(".")
@@ -188,7 +188,7 @@ def _command(words: list[str], cwd: str, folder: str, environment: dict[str, str
 
 
 def effnetv2_fresh(*arguments: object, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a command in a fresh interpreter."""
+    """Run a command in a new interpreter."""
     return subprocess.run(
         [sys.executable, "-m", "efficientnetv2", *map(str, arguments)],
         cwd=cwd,
@@ -208,7 +208,7 @@ def run_ok(*arguments: object, cwd: Path, timeout: float = 300, environment: dic
 
 
 def run_json(*arguments: object, cwd: Path) -> Any:
-    """Run a command with ``--json``, and parse what it prints."""
+    """Run a command with ``--json`` and parse its output."""
     return json.loads(run_ok(*arguments, "--json", cwd=cwd).stdout)
 
 

@@ -1,4 +1,4 @@
-"""What tests share: small images on disk, no network; the command line is in ``command_line``."""
+"""Fixtures for all tests: small images on disk, and no network connection. ``command_line`` runs commands."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from tests.log_lines import forget_log
 from efficientnetv2.cli.console import Screen, spelling_as
 from efficientnetv2.utils.logs import PACKAGE
 
-# No test reaches a network, nor what the user has in his caches; nor does a process that a test starts. This stands
-# before anything imports huggingface_hub, which reads it once. Nothing listens on port 9: a refusal takes no time.
+# No test and no process of a test connects to the internet or reads the caches of the user. This must precede any
+# import of huggingface_hub, which reads the variables once. Nothing listens on port 9, so connections fail at once.
 _NOWHERE = "http://127.0.0.1:9"
-if "EFFNETV2_TEST_CACHES" not in os.environ:  # else a worker of pytest-xdist, which inherits it
+if "EFFNETV2_TEST_CACHES" not in os.environ:  # not set by a parent process of pytest-xdist
     os.environ["EFFNETV2_TEST_CACHES"] = tempfile.mkdtemp(prefix="effnetv2-caches-")
     atexit.register(shutil.rmtree, os.environ["EFFNETV2_TEST_CACHES"], ignore_errors=True)
 os.environ |= {
     "HF_ENDPOINT": _NOWHERE,
     "HF_HOME": f"{os.environ['EFFNETV2_TEST_CACHES']}/huggingface",
     "HF_HUB_CACHE": f"{os.environ['EFFNETV2_TEST_CACHES']}/huggingface/hub",
-    "HF_HUB_DISABLE_XET": "1",  # uploads by the hub's other protocol, which ``hub_server`` speaks
+    "HF_HUB_DISABLE_XET": "1",  # so that uploads use LFS, which ``hub_server`` implements
     "EFFNETV2_CACHE": f"{os.environ['EFFNETV2_TEST_CACHES']}/efficientnetv2",
     "TORCH_HOME": f"{os.environ['EFFNETV2_TEST_CACHES']}/torch",
     "NO_PROXY": "127.0.0.1,localhost",
@@ -45,21 +45,21 @@ os.environ |= {
 for _variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
     os.environ.pop(_variable, None)
 
-# A shell without job control starts what runs in its background with Ctrl-C ignored, and children inherit that.
+# A shell without job control ignores Ctrl-C in background processes, and child processes inherit this.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says more about the machine than about the code.
+# The duration of an example depends on the machine more than on the code.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
-# Tests and data workers run at the same time: a thread each is fastest, and exact. So has what they start, for
-# a study of several workers is of one number of threads.
+# Tests and data workers run at the same time: one thread each is fastest, and reproducible. Child processes use one
+# thread too, because all workers of a study must have the same number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
-# The longest modules, which begin first: one that began last would leave the other cores idle.
+# The longest modules, which start first. If one of them started last, the other cores would be idle.
 LONG = (
     "cli/test_demo", "comparisons/test_land_cover", "faults/test_search_workers", "comparisons/test_paper",
     "faults/test_kill_and_resume", "cli/test_crossval", "cli/test_commands", "cli/test_search",
@@ -70,21 +70,21 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long modules first, the others as they come."""
-    place = {Path(__file__).parent / f"{name}.py": number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
+    """Run long modules first. The others keep their order."""
+    order = {Path(__file__).parent / f"{name}.py": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def pytest_collection_finish() -> None:
-    """The server that commands are forked off begins here: it finds ``tests`` from where it begins."""
+    """Start the server that forks the commands. Its working directory lets it import ``tests``."""
     if "tests.command_line" in sys.modules:
         forkserver.ensure_running()
     gc.collect()
-    gc.freeze()  # what is imported stays: the collector need not look at it again and again
+    gc.freeze()  # imported modules stay in memory, so the collector can skip them
 
 
 def paint(path: Path, color: tuple[int, int, int], number: int = 0, px: int = 48) -> Path:
-    """A noisy image of one color: easy to learn, different for every number."""
+    """Save a noisy image of one color: easy to learn, and different for each number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(abs(hash((color, number))) % 2**32).integers(-40, 40, (px, px, 3))
     Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8)).save(path, quality=90)
@@ -92,12 +92,12 @@ def paint(path: Path, color: tuple[int, int, int], number: int = 0, px: int = 48
 
 
 def png_chunk(name: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG with its length and its checksum."""
+    """Return a PNG chunk with its length and checksum."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def _log_state() -> tuple:
-    """What decides whether a line of the package reaches a handler."""
+    """Return the state that decides which lines of the package reach a handler."""
     ours = [one for name, one in logging.root.manager.loggerDict.items() if name.startswith(PACKAGE.name)]
     loggers = [logging.root, *(one for one in ours if isinstance(one, logging.Logger))]
     changed = {one.name: (one.level, one.propagate, one.filters[:]) for one in loggers if one.level or one.disabled}
@@ -107,7 +107,7 @@ def _log_state() -> tuple:
 
 @pytest.fixture(autouse=True)
 def _log_of_each_test():
-    """A test leaves the log as it was; else a later one would miss lines, far from the cause."""
+    """Check that a test restores the log. Otherwise later tests would miss lines."""
     before = _log_state()
     yield
     forget_log()
@@ -116,7 +116,7 @@ def _log_of_each_test():
 
 @pytest.fixture
 def on_screen():
-    """The log of the package on stdout, details too, as commands show it."""
+    """Print the log of the package to stdout, with details, as commands do."""
     with spelling_as({}), Screen(verbose=True) as screen:
         yield screen
 
@@ -126,7 +126,7 @@ COLORS = {"red": (200, 60, 60), "green": (60, 190, 60), "blue": (50, 70, 200)}
 
 @pytest.fixture(scope="session")
 def painted_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 16 images each, a folder per class; only to be read or copied."""
+    """Three class folders of 16 images each. Tests may only read or copy them."""
     folder = tmp_path_factory.mktemp("painted")
     for name, color in COLORS.items():
         for number in range(16):
@@ -136,5 +136,5 @@ def painted_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def class_folders(painted_folders: Path, tmp_path: Path) -> Path:
-    """A copy of ``painted_folders``: painting takes longer."""
+    """A copy of ``painted_folders``, which is faster than new images."""
     return Path(shutil.copytree(painted_folders, tmp_path / "pictures"))

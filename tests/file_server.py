@@ -1,4 +1,4 @@
-"""A web server of one folder on this machine that knows ranges of bytes, faults included."""
+"""HTTP server for one folder, with range requests and simulated faults."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 
 
 class FileServer:
-    """What it serves, how it fails, and what it was asked.
+    """Served folder, simulated faults and recorded requests.
 
     Args:
-        folder: that it serves.
-        port: that it listens on.
+        folder: Served folder.
+        port: Port of the server.
 
     Attributes:
-        no_ranges: sends the whole file whatever part is asked for, as ``python -m http.server`` does.
-        fail: status of the coming answers to requests for content, one each; none left, none fails.
-        lists: shows folders, as a page of links to what lies in them.
-        head_fails: status of every answer to requests that are not for a part.
-        asked: path, first and last byte of every request for a part.
+        no_ranges: Send the whole file for each range, as ``python -m http.server`` does.
+        fail: Status of each of the next responses with content. If empty, requests succeed.
+        lists: Show a folder as a page of links to its files.
+        head_fails: Status of each response to a request without a range.
+        asked: File name, first and last byte of each request with a range.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -40,15 +40,15 @@ class _Handler(BaseHTTPRequestHandler):
     server_of_files: FileServer
 
     def do_HEAD(self) -> None:
-        self._answer()
+        self._respond()
 
     def do_GET(self) -> None:
-        self._answer()
+        self._respond()
 
     def log_message(self, *_: Any) -> None:
         pass
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         server, file = self.server_of_files, self.server_of_files.folder / self.path.lstrip("/")
         if server.head_fails and (self.command == "HEAD" or "Range" not in self.headers):
             self._headers(server.head_fails, {"Content-Length": "0"})
@@ -87,13 +87,13 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, *_: Any) -> None:  # a client that went away is part of the tests
+    def handle_error(self, *_: Any) -> None:  # some tests close the connection early
         pass
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[FileServer]:
-    """A server that runs until the end of the block."""
+    """Run a server until the end of the block."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
         files = FileServer(folder, server.server_address[1])
         server.RequestHandlerClass = type("Handler", (_Handler,), {"server_of_files": files})  # type: ignore[assignment]

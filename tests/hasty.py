@@ -1,4 +1,4 @@
-"""What the server that commands and trials are forked off imports last: nothing waits there for longer than it must."""
+"""Last import of the server that forks commands and trials. It shortens all waiting times."""
 
 import gc
 import importlib
@@ -12,9 +12,9 @@ from efficientnetv2.evaluation import html, plot_style
 from efficientnetv2.nas import step_time
 from efficientnetv2.training import timing
 
-# What is killed in a test leaves the machine's memory of its files alone, so nothing has to reach the disk.
+# A killed process does not lose written data in the cache of the operating system, so no file must be flushed to disk.
 os.fsync = lambda _: None
-# How steady a measured pace is, no command under test is asked; modules that ask measure in their own process.
+# Commands under test need no precise timing. Modules that need precise timing measure in the test process.
 timing._TIMED_S = timing._PREDICTIONS_S = 0.3
 step_time._WARM_UP_S = step_time._SECONDS = 0.05
 step_time._WARM_UP, step_time._ROUNDS = 1, 3
@@ -22,13 +22,13 @@ step_time._WARM_UP, step_time._ROUNDS = 1, 3
 sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 importlib.import_module("torch.utils.tensorboard")
 
-# Loaded once here, not in each command: image formats, fonts and the templates of pages.
+# Loaded once here instead of in each command: image formats, fonts and page templates.
 Image.init()
 figure, axes = plot_style.single_plot(1)
 axes.set_xlabel("x")
 plot_style.svg(figure)
 for template in html._environment().list_templates():
     html._environment().get_template(template)
-# A child's collector would otherwise copy the memory that it shares with this process.
+# Otherwise the collector of a child process would copy the memory that it shares with this process.
 gc.collect()
 gc.freeze()

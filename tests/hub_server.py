@@ -1,8 +1,8 @@
-"""A server on this machine that speaks the protocol of the Hugging Face hub, faults included.
+"""Server that implements the protocol of the Hugging Face hub, with simulated faults.
 
-As the hub does: HEAD of ``/{repository}/resolve/{revision}/{file}`` states commit, size and SHA-256 and redirects to
-another host, whose answers may be asked for in ranges. Files under ``/models/`` are served as PyTorch's server does.
-A repository is listed, created and committed to by its API; files of a commit come inline, or before it as LFS objects.
+HEAD of ``/{repository}/resolve/{revision}/{file}`` returns commit, size and SHA-256, and redirects to another host that
+supports ranges. Files under ``/models/`` are served as by PyTorch's server. An API lists and creates repositories, and
+adds commits. The files of a commit are in the request, or were uploaded before as LFS objects.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubServer:
-    """What it has, how it fails, and what it was asked.
+    """Files, simulated faults and recorded requests.
 
     Args:
-        port: that it listens on.
+        port: Port of the server.
 
     Attributes:
-        files: content by path, e.g. ``timm/tf_efficientnetv2_b0.in1k/model.safetensors``, ``models/x.pth``.
-        breaks: after how many bytes each of the coming transfers breaks off; none left, none does.
-        status: of every answer, instead of the right one.
-        other_content: sends zeros in place of the content.
-        no_hash: states no SHA-256.
-        no_ranges: sends the whole content whatever range is asked for.
-        pause_s: before every 64 KiB.
-        stalls: never sends the content.
-        drips: sends a byte at a time.
-        endless: sends zeros behind the content, and does not say how much it sends.
-        asked: method, path and range of every request.
-        token: that may write; None for any.
-        owner: whose repositories it may write to.
-        repositories: what exists, by name, with what each was created with.
-        heads: the last commit of each repository that was created or committed to.
-        commits: the messages of the commits.
+        files: Content by path, e.g. ``timm/tf_efficientnetv2_b0.in1k/model.safetensors``, ``models/x.pth``.
+        breaks: Number of bytes after which each of the next transfers stops. If empty, transfers are complete.
+        status: Status of all responses. None returns the correct status.
+        other_content: Send zeros instead of the content.
+        no_hash: Omit the SHA-256.
+        no_ranges: Send the whole content for each range.
+        pause_s: Seconds to wait before each 64 KiB.
+        stalls: Never send the content.
+        drips: Send one byte at a time.
+        endless: Send zeros after the content, and omit the content length.
+        asked: Method, path and range of each request.
+        token: Token with write access. None accepts each token.
+        owner: Owner of the repositories with write access.
+        repositories: Parameters of each created repository, by name.
+        heads: Last commit of each repository that was created or changed.
+        commits: Commit messages.
     """
 
     def __init__(self, port: int) -> None:
@@ -63,7 +63,7 @@ class HubServer:
         self.closing = threading.Event()
 
     def transfers(self) -> list[str | None]:
-        """The range of every request for content."""
+        """Return the range of each request for content."""
         return [wanted for method, path, wanted in self.asked if method == "GET" and "/resolve/" not in path]
 
 
@@ -72,10 +72,10 @@ class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
 
     def do_HEAD(self) -> None:
-        self._answer()
+        self._respond()
 
     def do_GET(self) -> None:
-        self._answer()
+        self._respond()
 
     def do_PUT(self) -> None:
         oid = self.path.removeprefix("/lfs/")
@@ -175,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         hub = self.hub
         hub.asked.append((self.command, self.path, self.headers.get("Range")))
         listed = re.fullmatch(r"/api/models/([^?]+)", self.path)
@@ -241,13 +241,13 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, *_: Any) -> None:  # a client that went away is part of the tests
+    def handle_error(self, *_: Any) -> None:  # some tests close the connection early
         pass
 
 
 @contextmanager
 def serving() -> Iterator[HubServer]:
-    """A hub that runs until the end of the block."""
+    """Run a hub until the end of the block."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
         hub = HubServer(server.server_address[1])
         server.RequestHandlerClass = type("Handler", (_Handler,), {"hub": hub})  # type: ignore[assignment]

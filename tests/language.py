@@ -1,7 +1,7 @@
-"""Count what the style guide forbids in pages, help texts and messages: ``python -m tests.language``, in ``make lint``.
+"""Count terms that the style guide forbids in pages, help texts and messages. ``make lint`` runs this check.
 
-A rule has a ceiling for each of the three, which may only fall: the check fails above a ceiling, and below it until the
-table has the lower count. ``python -m tests.language --lower`` writes it. The rules: docs/contributing/style.md.
+Each rule has one ceiling for each of these bodies. The check fails above a ceiling, and below a ceiling until the table
+has the lower count. ``python -m tests.language --lower`` writes lower counts. The rules: docs/contributing/style.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.pages import PAGES, ROOT, prose
 
-# A rule, its pattern, and the ceilings for pages, help texts and messages.
+# Name of a rule, its pattern, and its ceilings for pages, help texts and messages.
 RULES: tuple[tuple[str, str, tuple[int, int, int]], ...] = (
     ("write image, not picture", r"pictures?", (0, 0, 0)),
     ("write prediction, not answer", r"answer(s|ed|ing)?", (0, 0, 0)),
@@ -40,13 +40,13 @@ RULES: tuple[tuple[str, str, tuple[int, int, int]], ...] = (
     ("write American spelling", r"(colour|centre|labell|licence|normalis|initialis|optimise)\w*", (0, 0, 0)),
 )
 BODIES = ("pages", "help", "messages")
-# Of a body: the most sentences of more words than a reader follows, and the most pro-forms in 100 words.
+# Limits for a body: words in a sentence, percent of longer sentences, and pro-forms in 100 words.
 LONG_WORDS, LONG_PERCENT, PRO_FORMS_PERCENT = 25, 10.0, 3.5
 PRO_FORMS = r"it|ones?|that of|those|such|the same|the others?|both|so"
 
 
 def main(options: list[str]) -> int:
-    """Print each rule that does not hold; 1 if there are any, for the shell."""
+    """Print each violated rule. Return the exit code."""
     bodies = (pages(), "\n\n".join(help_texts()), "\n\n".join(map(plain, messages())))
     if options == ["--lower"]:
         lower_ceilings(bodies)
@@ -59,13 +59,13 @@ def main(options: list[str]) -> int:
 
 
 def find(pattern: str, text: str) -> list[re.Match[str]]:
-    """Where a rule is broken, but for paths, names of files, and compounds."""
+    """Find violations of a rule, except in paths, file names and compounds."""
     flags = 0 if "[A-Z]" in pattern else re.IGNORECASE
     return list(re.finditer(rf"(?<![\w./-])(?:{pattern})(?![\w-]|/|\.\w)", text, flags))
 
 
 def check_rule(name: str, pattern: str, ceilings: tuple[int, ...], bodies: tuple[str, ...]) -> Iterator[str]:
-    """A line for each body with more than its ceiling, and what was found; or a line if a ceiling is too high."""
+    """Report each body above its ceiling with the violations, and each ceiling that is too high."""
     for body, text, ceiling in zip(BODIES, bodies, ceilings, strict=True):
         found = find(pattern, text)
         if len(found) > ceiling:
@@ -76,7 +76,7 @@ def check_rule(name: str, pattern: str, ceilings: tuple[int, ...], bodies: tuple
 
 
 def lower_ceilings(bodies: tuple[str, ...]) -> None:
-    """Write lower counts into the table of this file."""
+    """Write lower counts to the table in this file."""
     file = Path(__file__)
     source = file.read_text(encoding="utf-8")
     for name, pattern, ceilings in RULES:
@@ -87,7 +87,7 @@ def lower_ceilings(bodies: tuple[str, ...]) -> None:
 
 
 def check_length(body: str, text: str) -> Iterator[str]:
-    """A line if too many sentences are long, or pro-forms frequent."""
+    """Report too many long sentences or pro-forms."""
     lengths = {sentence: len(sentence.split()) for sentence in sentences(text)}
     long = [sentence for sentence, words in lengths.items() if words > LONG_WORDS]
     if 100 * len(long) > LONG_PERCENT * len(lengths):
@@ -99,7 +99,7 @@ def check_length(body: str, text: str) -> Iterator[str]:
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Sentences, and items of lists, of at least three words."""
+    """Split a text into sentences and list items of at least three words."""
     for part in re.split(r"\n\s*\n|\n *(?:[-*]|\d+\.) ", text):
         for sentence in re.split(r"(?<=[.!?:])\s+(?=[A-Z\"(\[])", " ".join(part.split())):
             if len(sentence.split()) >= 3:
@@ -107,12 +107,12 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def pages() -> str:
-    """The text of all pages but the style guide, which quotes what it forbids."""
+    """Return the text of all pages except the style guide, which quotes forbidden terms."""
     return "\n\n".join(plain(prose(page)) for page in PAGES if page.name != "style.md")
 
 
 def plain(text: str) -> str:
-    """Markdown without code, targets of links and marks; a cell of a table is a paragraph."""
+    """Remove code, link targets and markup from Markdown. Each table cell becomes a paragraph."""
     text = re.sub(r"<!--.*?-->|`[^`\n]+`", "X", text, flags=re.DOTALL)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     lines = [line.strip("|").replace("|", "\n\n") if line.startswith("|") else line for line in text.splitlines()]
@@ -120,7 +120,7 @@ def plain(text: str) -> str:
 
 
 def help_texts() -> list[str]:
-    """The texts of every command, option and field of a recipe, each once: options are shared."""
+    """Return the help of each command, option and recipe field once, because commands share options."""
     from typer.main import get_command
 
     from efficientnetv2.cli.main import app
@@ -138,7 +138,7 @@ def _helps(command: Any) -> Iterator[str]:
 
 
 def messages(folder: Path = ROOT / "src") -> Iterator[str]:
-    """The texts of errors and log lines: arguments of errors, and of methods of a logger."""
+    """Return the texts of errors and log lines: the arguments of errors and of logger methods."""
     for file in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and _is_message(node.func):
@@ -152,7 +152,7 @@ def _is_message(function: ast.expr) -> bool:
 
 
 def _text(node: ast.expr) -> str:
-    """The constant parts of a text; X for the others."""
+    """Return the constant parts of a text, with X for other parts."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else "X"
     if isinstance(node, ast.JoinedStr):

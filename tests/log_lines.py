@@ -1,4 +1,4 @@
-"""The lines that the package logs, for tests."""
+"""Log lines of the package, for tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Lines(logging.Handler):
 
 
 def logged_lines() -> list[str]:
-    """A list that gets every line of level INFO from now on; the fixture of ``conftest`` ends that with the test."""
+    """Return a list that receives each line of level INFO. A fixture in ``conftest`` ends this after the test."""
     handler = _Lines()
     PACKAGE.addHandler(handler)
     PACKAGE.setLevel(logging.INFO)
@@ -25,7 +25,7 @@ def logged_lines() -> list[str]:
 
 
 def forget_log() -> None:
-    """End what ``logged_lines`` began."""
+    """Remove the handlers of ``logged_lines``."""
     for handler in [one for one in PACKAGE.handlers if isinstance(one, _Lines)]:
         PACKAGE.removeHandler(handler)
     PACKAGE.setLevel(logging.NOTSET)

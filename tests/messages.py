@@ -1,18 +1,18 @@
-"""What a message must name, whatever its wording: a file, an option, a value, a number."""
+"""Check which facts a message names, in any wording: a file, an option, a value, a number."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 
-# How far apart in a line the facts of one message may stand; a page of HTML can be a single line.
+# Maximum number of characters between facts of one message. A whole HTML page can be a single line.
 NEAR = 200
 
 
 def mentions(text: str | Iterable[str], *facts: object) -> bool:
-    """Whether one line of the text, or one of several texts, names all facts near each other, in any order.
+    """Return whether one line, or one of several texts, names all facts near each other in any order.
 
-    An error and its hint are one line.
+    An error and its hint count as one line.
     """
     first, *others = map(_pattern, facts)
     for line in text.replace("\nhint: ", " ").splitlines() if isinstance(text, str) else text:
@@ -24,17 +24,17 @@ def mentions(text: str | Iterable[str], *facts: object) -> bool:
 
 
 def mentioning(*facts: object) -> str:
-    """For ``pytest.raises(match=...)``: an expression that fits any text that names all facts, in any order."""
+    """Return a pattern for ``pytest.raises(match=...)``. It matches texts with all facts, in any order."""
     return "(?s)" + "".join(f"(?=.*{_pattern(fact)})" for fact in facts)
 
 
 def each_mentions(texts: Sequence[str], *facts: tuple[object, ...]) -> bool:
-    """Whether there are as many texts as tuples of facts, and each names its own."""
+    """Return whether each text names the facts of its own tuple."""
     return len(texts) == len(facts) and all(mentions(text, *own) for text, own in zip(texts, facts, strict=True))
 
 
 def _pattern(fact: object) -> str:
-    """A number stands alone, so that 1 is not found in 12; a word may begin a sentence."""
+    """Return a pattern. Numbers match as a whole, so that 1 is not found in 12. Words may be capitalized."""
     text = re.escape(str(fact))
     if re.fullmatch(r"[-+]?\d+(?:[.,:]\d+)*", str(fact)):
         return rf"(?<!\d)(?<!\d[.,]){text}(?!\d)(?![.,]\d)"

@@ -1,4 +1,4 @@
-"""The pages of the documentation, and the fenced blocks in them."""
+"""Pages of the documentation and their fenced blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-# All that a reader meets: the site, and what the repository shows.
+# All pages for readers: the site, and the Markdown files of the repository.
 PAGES = (
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -26,7 +26,7 @@ _COMMAND = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where its text begins, and what the fence calls its language."""
+    """Fenced block with its first line and its language."""
 
     page: Path
     line: int
@@ -38,28 +38,28 @@ class Block:
 
 
 def name(page: Path) -> str:
-    """A page's path in the repository."""
+    """Return the path of a page in the repository."""
     return page.relative_to(ROOT).as_posix()
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, without the indentation of lists and tabs."""
+    """Return the fenced blocks of a page without the indentation of lists and tabs."""
     found: list[Block] = []
-    fence, begun = None, 0
+    fence, begin = None, 0
     lines = page.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines):
         if fence is None:
-            fence, begun = _FENCE.match(line), number + 1
+            fence, begin = _FENCE.match(line), number + 1
         elif set(line.strip()) == {fence[2][0]} and len(line.strip()) >= len(fence[2]):
-            text = "".join(f"{one.removeprefix(fence[1])}\n" for one in lines[begun:number])
-            found.append(Block(page, begun + 1, fence[3], text))
+            text = "".join(f"{one.removeprefix(fence[1])}\n" for one in lines[begin:number])
+            found.append(Block(page, begin + 1, fence[3], text))
             fence = None
-    assert fence is None, f"{name(page)}:{begun}: a block without an end"
+    assert fence is None, f"{name(page)}:{begin}: a block without an end"
     return found
 
 
 def prose(page: Path) -> str:
-    """A page's text outside its blocks."""
+    """Return the text of a page outside its blocks."""
     lines = page.read_text(encoding="utf-8").splitlines()
     for block in reversed(blocks(page)):
         lines[block.line - 2 : block.line + block.text.count("\n")] = [""]
@@ -67,24 +67,24 @@ def prose(page: Path) -> str:
 
 
 def shell_lines(page: Path) -> list[str]:
-    """Every line in a page's shell blocks; lines that end in a backslash are joined with the next."""
+    """Return the lines of all shell blocks of a page. Continued lines are joined."""
     text = "".join(block.text for block in blocks(page) if block.language in _SHELL)
     return re.sub(r"\\\n *", "", text).splitlines()
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words after ``effnetv2`` of every command in a page's shell blocks, under a launcher too."""
+    """Return the arguments of each ``effnetv2`` command in the shell blocks of a page, also after a launcher."""
     found = [_COMMAND.match(line) for line in shell_lines(page)]
     return [shlex.split(one[1], comments=True) for one in found if one is not None]
 
 
 def code_spans(page: Path) -> list[str]:
-    """Every piece of code within a page's sentences."""
+    """Return the code spans in the sentences of a page."""
     return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", prose(page))
 
 
 def run_python(text: str, where: str, names: dict[str, Any]) -> None:
-    """Run a block with these names; a value whose comment is a value, as ``x + 1  # 3``, has to be that."""
+    """Run a block with these names. A value with a literal as its comment, as in ``x + 1  # 3``, must equal it."""
     lines = text.splitlines()
     for statement in ast.parse(text).body:
         if not isinstance(statement, ast.Expr):

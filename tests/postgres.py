@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own, which may be killed and started again."""
+"""PostgreSQL server of a test, which can be killed and restarted."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from pathlib import Path
 import pytest
 from tests.processes import free_port
 
-# Debian's package puts them where no shell looks.
+# Debian installs the programs outside of PATH.
 _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin")
 
 
 def program(name: str) -> str | None:
-    """A program of PostgreSQL's, if it is installed."""
+    """Return the path of a PostgreSQL program. None if it is not installed."""
     found = shutil.which(name)
-    others = [str(path) for place in _PLACES for path in Path("/").glob(f"{place[1:]}/{name}")]
-    return found or (sorted(others)[-1] if others else None)
+    installed = [str(path) for pattern in _PLACES for path in Path("/").glob(f"{pattern[1:]}/{name}")]
+    return found or (sorted(installed)[-1] if installed else None)
 
 
 class Server:
-    """A server that listens on this machine alone and trusts everybody.
+    """Server that listens on this machine only and requires no password.
 
     Args:
-        folder: of its data, empty.
-        user: it runs as; None as whoever runs the test. It refuses to run as root.
+        folder: Empty folder for its data.
+        user: User of the server, which refuses to run as root. None runs it as the current user.
     """
 
     def __init__(self, folder: Path, user: str | None) -> None:
@@ -44,45 +44,44 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Let it serve; again and again while parts of one that was killed are still there."""
-        words = [
+        """Start the server. Retry while parts of a killed server are still running."""
+        command = [
             program("postgres"), "-D", self.folder / "data", "-p", str(self.port), "-k", self.folder,
             "-c", "listen_addresses=127.0.0.1",
         ]  # fmt: skip
         until = time.monotonic() + 60
         while time.monotonic() < until:
             with (self.folder / "log.txt").open("ab") as log:
-                self._process = subprocess.Popen(words, user=self.user, cwd=self.folder, stdout=log, stderr=log)
+                self._process = subprocess.Popen(command, user=self.user, cwd=self.folder, stdout=log, stderr=log)
             while self._process.poll() is None:
-                if self._answers():
+                if self._is_ready():
                     return
                 time.sleep(0.05)
         raise TimeoutError((self.folder / "log.txt").read_text())
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Kill the server, as a power failure would."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
     def stop(self) -> None:
-        """Let it end."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait()
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         ready = program("pg_isready")
         if ready is None:
             with socket.socket() as one:
                 return one.connect_ex(("127.0.0.1", self.port)) == 0
-        words = [ready, "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(words, check=False).returncode == 0
+        command = [ready, "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(command, check=False).returncode == 0
 
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """A server that runs; the test is skipped where PostgreSQL is not installed."""
+    """Run a server. Skip the test if PostgreSQL is not installed."""
     if program("initdb") is None or program("postgres") is None:
         pytest.skip("needs PostgreSQL (Debian: apt install postgresql)")
     user = None
@@ -91,7 +90,7 @@ def server() -> Iterator[Server]:
         user = next((name for name in ("postgres", "nobody") if name in names), None)
         if user is None:
             pytest.skip("PostgreSQL does not run as root, and there is no other user")
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # a socket's path has to be short
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # the path of a socket must be short
     if user is not None:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
     one = Server(folder, user)

@@ -1,4 +1,4 @@
-"""Several processes that train together, as a launcher would start them, but forked off a warm server."""
+"""Several processes that train together, as under a launcher, but forked from a server with all imports."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tests.command_line import SERVER, Done, Running, started
 def in_processes(
     work: Callable[..., Any], size: int, *args: Any, timeout: float = 120, agent_port: int | None = None
 ) -> list[Any]:
-    """What ``work(*args)`` gives or raises in each of ``size`` processes, in the order of their ranks; None if killed.
+    """Run ``work(*args)`` in several processes. Return the result or error of each rank, None if killed.
 
     Args:
-        work: a function of a module; it finds its rank in the environment, as under torchrun.
-        size: how many.
-        args: pickled along.
-        timeout: seconds for all.
-        agent_port: of a store that the launcher keeps; None lets the first process keep one.
+        work: Function of a module. It reads its rank from the environment, as under torchrun.
+        size: Number of processes.
+        args: Arguments of the function, which are pickled.
+        timeout: Seconds until all processes must have ended.
+        agent_port: Port of the launcher's store. None starts the store in the first process.
     """
     with tempfile.TemporaryDirectory() as folder:
         port = agent_port or free_port()
         agent = {"TORCHELASTIC_USE_AGENT_STORE": str(agent_port is not None)}
         files = [Path(folder) / f"{rank}.pickle" for rank in range(size)]
         processes = [
-            SERVER.Process(target=_one, args=(work, args, environment(rank, size, port) | agent, file))
+            SERVER.Process(target=_run_rank, args=(work, args, environment(rank, size, port) | agent, file))
             for rank, file in enumerate(files)
         ]
         for process in processes:
@@ -50,14 +50,14 @@ def in_processes(
 def started_together(
     size: int, *arguments: object, cwd: Path, launch: str = "a launch", restarts: int = 0
 ) -> list[Running]:
-    """Start a command as torchrun would, in several processes.
+    """Start a command in several processes, as torchrun does.
 
     Args:
-        size: how many.
-        arguments: of the command.
-        cwd: where.
-        launch: what torchrun calls its run.
-        restarts: how often it has started them again.
+        size: Number of processes.
+        arguments: Arguments of the command.
+        cwd: Working directory.
+        launch: Run ID of torchrun.
+        restarts: Number of earlier restarts.
     """
     port = free_port()
     torchrun = {"TORCHELASTIC_RUN_ID": launch, "TORCHELASTIC_RESTART_COUNT": str(restarts)}
@@ -67,13 +67,13 @@ def started_together(
 def effnetv2_together(
     size: int, *arguments: object, cwd: Path, launch: str = "a launch", restarts: int = 0
 ) -> list[Done]:
-    """Run a command in several processes; how each ended, in the order of their ranks."""
+    """Run a command in several processes. Return their results in the order of ranks."""
     running = started_together(size, *arguments, cwd=cwd, launch=launch, restarts=restarts)
     return [one.end() for one in running]
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:
-    """What a launcher tells its processes, all on one machine."""
+    """Return the variables that a launcher sets for a process, all on one machine."""
     return {
         "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
@@ -81,16 +81,16 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a port that is currently unused."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
 
 
-def _one(work: Callable[..., Any], args: tuple[Any, ...], place: dict[str, str], file: Path) -> None:
+def _run_rank(work: Callable[..., Any], args: tuple[Any, ...], variables: dict[str, str], file: Path) -> None:
     import torch
 
-    os.environ.update(place)
+    os.environ.update(variables)
     torch.set_num_threads(1)
     try:
         given = work(*args)

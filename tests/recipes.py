@@ -1,4 +1,4 @@
-"""Recipes with fields changed by the texts of ``--set``."""
+"""Recipes with fields changed as by ``--set``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from efficientnetv2.utils.errors import truncate
 
 
 def with_overrides(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """The recipe with fields changed by ``a.b=c``. Raises InputError for an unknown field or an invalid value."""
+    """Change fields by ``a.b=c``. Raise InputError for an unknown field or an invalid value."""
     where = " ".join(truncate(setting, 200) for setting in settings)
     return validate_recipe(apply_overrides(recipe.to_json(), settings), where=where)

@@ -1,4 +1,4 @@
-"""Small standard sets in the layouts of the real ones."""
+"""Small versions of standard datasets in their original layouts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from efficientnetv2.data import builtin_datasets
 
 
 def write_cifar(folder: Path, layout: builtin_datasets.Layout, *, train: int, test: int) -> None:
-    """CIFAR's binary version, of three classes in turn.
+    """Write CIFAR in its binary format, with three alternating classes.
 
     Args:
-        folder: to make.
-        layout: CIFAR-10's or CIFAR-100's.
-        train, test: images of each split, of noise.
+        folder: Folder to create.
+        layout: Layout of CIFAR-10 or CIFAR-100.
+        train: Number of training images, which are noise.
+        test: Number of test images.
     """
     draws = np.random.default_rng(0)
 
@@ -32,13 +33,13 @@ def write_cifar(folder: Path, layout: builtin_datasets.Layout, *, train: int, te
 
 
 def write_flowers(place: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int], **splits: list[int]) -> None:
-    """Flowers-102, its sums of the small files put in place of the real ones.
+    """Write Flowers-102 and replace the checksums of its small files.
 
     Args:
-        place: in which its folder is to lie.
-        monkeypatch: of the sums.
-        labels: of each image, from 1.
-        splits: numbers of images, from 1, in ``trnid``, ``valid`` and ``tstid``.
+        place: Parent of its folder.
+        monkeypatch: Fixture that replaces the checksums.
+        labels: Label of each image, from 1.
+        splits: Numbers of images, from 1, in ``trnid``, ``valid`` and ``tstid``.
     """
     folder = place / "flowers-102"
     for number in range(1, len(labels) + 1):

@@ -1,4 +1,4 @@
-"""Every figure quoted in README and docs is the one in benchmarks/results/summary.json."""
+"""Each claim in README and docs has its value in benchmarks/results/summary.json."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ PAGES = [
     ROOT / "README.md",
     *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "reference"),
 ]
-# Also of what travels with the repository; its figures have a test of their own, tests/models/test_shipped.py.
+# Pages of the data and weights in the repository. tests/models/test_shipped.py checks their values.
 CARDS = sorted((ROOT / "examples").rglob("*.md"))
-# Claims that no page quotes, and why.
+# Claims that no page quotes, with the reason.
 UNQUOTED = {
-    "cache_detail_100_difference": "of all pixels kept; the page quotes the default, half of them",
-    "memory_limited_groups_at_300px": "that the limit was felt; the page quotes what it did to the losses",
-    "memory_limited_peak_over_limit_ratio": "that the limit was kept; the page quotes what it did to the losses",
+    "cache_detail_100_difference": "with all pixels cached; the page quotes the default, half of the pixels",
+    "memory_limited_groups_at_300px": "whether the limit had an effect; the page quotes the effect on the losses",
+    "memory_limited_peak_over_limit_ratio": "whether the limit was exceeded; the page quotes the effect on the losses",
     **dict.fromkeys(
         (
             "processes_two_groups_differing",
             "processes_resumed_groups_differing",
             "processes_rank_killed_groups_differing",
         ),
-        "has to be 0; docs/benchmarks/speed.md states it in words",
+        "must be 0; docs/benchmarks/speed.md states this",
     ),
-    "scaled_decode_train_gain": "its interval holds 0, as that of scaled_decode_eval_gain, which is quoted",
+    "scaled_decode_train_gain": "its interval includes 0, like scaled_decode_eval_gain, which is quoted",
 }
 DEFAULT_RUNS = sorted((ROOT / "benchmarks/results").glob("default_train_*"))
 SHOWN = {
@@ -55,7 +55,7 @@ SHOWN = {
 
 
 def quotes():
-    """Table rows that name a claim in backticks."""
+    """Yield each table row that names a claim in backticks."""
     for page in PAGES:
         for line in page.read_text(encoding="utf-8").splitlines():
             for name in re.findall(r"`([a-z0-9_]+)`", line):
@@ -66,8 +66,8 @@ def quotes():
 
 
 @pytest.mark.parametrize(("page", "name", "line"), list(quotes()))
-def test_a_quoted_figure_is_the_measured_one(page, name, line):
-    assert name in SUMMARY, f"{page} quotes {name}, which nobody has measured"
+def test_quoted_value_is_the_measured_value(page, name, line):
+    assert name in SUMMARY, f"{page} quotes {name}, which was not measured"
     claim = SUMMARY[name]
     assert SHOWN[claim["unit"]](claim["value"]) in line
 
@@ -75,23 +75,23 @@ def test_a_quoted_figure_is_the_measured_one(page, name, line):
 @pytest.mark.parametrize(
     "line", sorted({line for _, name, line in quotes() if name in SUMMARY}), ids=lambda line: line[2:60]
 )
-def test_a_rows_figure_is_that_of_the_claim_it_names_first_and_its_intervals_are_of_those_it_names(line):
-    """A figure that is only somewhere in the row may be another's, and an interval may tell another story."""
+def test_row_has_the_value_of_its_first_claim_and_intervals_of_its_claims(line):
+    """The value must be in a cell of its own, because it may occur elsewhere in the row by chance."""
     claims = [SUMMARY[name] for name in re.findall(r"`([a-z0-9_]+)`", line) if name in SUMMARY]
     value = SHOWN[claims[0]["unit"]](claims[0]["value"])
     assert [cell for cell in line.split("|") if re.match(re.escape(value) + r"(?![\d.])", cell.strip())]
-    told = re.findall(r"([+-]?\d+\.\d+)(?: %)? to ([+-]?\d+\.\d+)(?: %)?\)?(, includes 0)?", line)
-    said = [(low, high) for low, high, _ in told]
+    intervals = re.findall(r"([+-]?\d+\.\d+)(?: %)? to ([+-]?\d+\.\d+)(?: %)?\)?(, includes 0)?", line)
+    ranges = [(low, high) for low, high, _ in intervals]
     measured = {
         tuple(SHOWN[one["unit"]](one[end]).removesuffix(" %") for end in ("low", "high"))
         for one in claims
         if "low" in one
     }
-    assert set(said) <= measured
-    assert [bool(mark) for *_, mark in told] == [float(low) <= 0 <= float(high) for low, high in said]
+    assert set(ranges) <= measured
+    assert [bool(mark) for *_, mark in intervals] == [float(low) <= 0 <= float(high) for low, high in ranges]
 
 
-def test_the_table_of_exported_files_is_the_record():
+def test_table_of_exported_files_equals_the_record():
     page = (ROOT / "docs/benchmarks/speed.md").read_text(encoding="utf-8")
     rows = [row for row in read(RESULTS / "formats.json")["rows"] if row["model"] == "B0"]
     for row in rows:
@@ -103,11 +103,11 @@ def test_the_table_of_exported_files_is_the_record():
     assert len(rows) >= 10
 
 
-def test_something_is_quoted():
+def test_pages_quote_claims():
     assert len(list(quotes())) >= 3
 
 
-def test_every_claim_is_quoted_or_it_is_said_why_not():
+def test_each_claim_is_quoted_or_has_a_reason():
     rows = [
         line
         for page in (*PAGES, *CARDS)
@@ -116,11 +116,11 @@ def test_every_claim_is_quoted_or_it_is_said_why_not():
     ]
     quoted = {name for name in SUMMARY if any(f"`{name}`" in row for row in rows)}
     assert SUMMARY.keys() - quoted - UNQUOTED.keys() == set()
-    assert UNQUOTED.keys() - SUMMARY.keys() == set(), "claims that there are no more"
+    assert UNQUOTED.keys() - SUMMARY.keys() == set(), "claims that do not exist"
 
 
 @pytest.mark.parametrize("name", SUMMARY)
-def test_a_claim_says_how_it_was_measured(name):
+def test_claim_has_the_conditions_of_its_measurement(name):
     claim = SUMMARY[name]
     assert set(claim) == {
         "value", "unit", "low", "high", "n", "command", "hardware", "versions", "date",
@@ -130,7 +130,7 @@ def test_a_claim_says_how_it_was_measured(name):
 
 
 def hardware_of_rows(record):
-    """That of every row of a raw record which says it; of the record as a whole only where no row does."""
+    """Return the hardware of all rows of a raw record. Without rows, return the hardware of the record."""
     if isinstance(record, list):
         return {one for row in record for one in hardware_of_rows(row)}
     if not isinstance(record, dict):
@@ -140,15 +140,15 @@ def hardware_of_rows(record):
 
 
 def raw_of(name, command):
-    """The raw record behind a claim, by the script that makes both; None where there is none of that name."""
+    """Return the raw record of a claim by the script that writes both. None if there is no such record."""
     script = re.search(r"benchmarks\.(\w+)", command)
     end = re.search(r"--regime (\w+)|default_train (\w+)=", command)
-    called = "_".join([script[1], *(one for one in end.groups() if one)] if end else [script[1]]) if script else ""
-    found = [RESULTS / f"{called}.json", RESULTS / called / "measured.json"]
+    record_name = "_".join([script[1], *(one for one in end.groups() if one)] if end else [script[1]]) if script else ""
+    found = [RESULTS / f"{record_name}.json", RESULTS / record_name / "measured.json"]
     raw = [read(file) for file in found if file.is_file()]
-    if called == "train_step":
+    if record_name == "train_step":
         return next(row for case, row in raw[0].items() if f"_{case}_vs_" in name)
-    if called == "time_to_accuracy":  # its one claim; the other runs used other machines
+    if record_name == "time_to_accuracy":  # its only claim; the other runs used other machines
         return [*raw[0]["torchvision"], *raw[0]["ours"]["2"]]
     return raw[0] if raw else None
 
@@ -157,24 +157,24 @@ MEASURED_ON = {
     name: on
     for name, claim in SUMMARY.items()
     if (on := hardware_of_rows(raw_of(name, claim["command"])))
-    # Its record names the device and its threads too.
+    # The record of this script also names the device and its threads.
     and not claim["command"].startswith("python -m benchmarks.search_record")
 }
 
 
-def test_raw_records_say_on_what_they_were_measured():
+def test_raw_records_name_their_hardware():
     scripts = {SUMMARY[name]["command"].split()[2].removeprefix("benchmarks.") for name in MEASURED_ON}
     assert {"adaptive", "progressive", "default_train", "time_to_accuracy", "train_step"} <= scripts
 
 
 @pytest.mark.parametrize("name", MEASURED_ON)
-def test_a_claim_is_of_the_machines_that_its_runs_were_made_on(name):
-    """Not of the one on which it was recorded: runs are kept, and may come from several sittings."""
+def test_claim_names_the_hardware_of_its_runs(name):
+    """A claim may be recorded on another machine than its runs, which may come from several machines."""
     assert SUMMARY[name]["hardware"] == " and ".join(sorted(MEASURED_ON[name]))
 
 
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)
-def test_a_raw_record_is_of_the_machines_that_its_rows_were_measured_on(file):
+def test_raw_record_names_the_hardware_of_its_rows(file):
     record = read(file)
     if file.name != "summary.json" and "hardware" in record:
         rows = hardware_of_rows({name: value for name, value in record.items() if name != "hardware"})
@@ -182,12 +182,12 @@ def test_a_raw_record_is_of_the_machines_that_its_rows_were_measured_on(file):
 
 
 @pytest.mark.parametrize(("table", "raw"), [("12", "progressive_resnet50"), ("13", "adaptive")])
-def test_a_table_made_of_tuned_sides_is_of_the_machines_that_its_runs_were_made_on(table, raw):
-    record, made = RESULTS / f"{raw}.json", RESULTS / f"reproduce/{table}_small.json"
-    assert record.exists() == made.exists()
-    if made.exists():
+def test_table_of_tuned_models_names_the_hardware_of_its_runs(table, raw):
+    record, table_file = RESULTS / f"{raw}.json", RESULTS / f"reproduce/{table}_small.json"
+    assert record.exists() == table_file.exists()
+    if table_file.exists():
         on = " and ".join(sorted(hardware_of_rows(read(record))))
-        assert read(made)["hardware"] == on
+        assert read(table_file)["hardware"] == on
 
 
 @pytest.mark.parametrize(
@@ -199,47 +199,47 @@ def test_a_table_made_of_tuned_sides_is_of_the_machines_that_its_runs_were_made_
         ("finetune", "scratch_land_cover_macro_f1"),
     ],
 )
-def test_the_label_of_a_recipe_gives_what_was_measured_and_on_what(recipe, claim):
-    """As ``effnetv2 recipes NAME`` shows it: times in minutes."""
+def test_recipe_label_has_the_measured_value_and_its_processor(recipe, claim):
+    """As printed by ``effnetv2 recipes NAME``, with times in minutes."""
     value, unit = SUMMARY[claim]["value"], SUMMARY[claim]["unit"]
     processor = SUMMARY[claim]["hardware"].partition(", ")[2]
-    for said in (f"{value / 60:.0f} minutes" if unit == "s" else SHOWN[unit](value), processor):
-        assert said in _label(recipe)
+    for text in (f"{value / 60:.0f} minutes" if unit == "s" else SHOWN[unit](value), processor):
+        assert text in _label(recipe)
 
 
 @pytest.mark.parametrize("recipe", ["finetune", "transfer_paper"])
-def test_the_labels_of_transfer_give_what_was_measured_in_small(recipe):
-    """With accuracies alone: their seeds are of several machines."""
+def test_transfer_labels_have_the_small_scale_results(recipe):
+    """Only top-1, because the seeds ran on several machines."""
     raw = read(RESULTS / "transfer.json")
-    said = [SHOWN["fraction"](SUMMARY[f"{arm}_cifar10_top1"]["value"]) for arm in raw["arms"]]
-    told = {
+    shown = [SHOWN["fraction"](SUMMARY[f"{arm}_cifar10_top1"]["value"]) for arm in raw["arms"]]
+    expected = {
         "finetune": f"{raw['num_train_images']:,} of CIFAR-10 at up to {raw['image_size']} px, "
-        f"{raw['epochs']:g} epochs: {said[1]}, "
-        f"recipe transfer_paper {said[0]}, means of {len(raw['arms']['finetune'])} seeds",
-        "transfer_paper": f"CIFAR-10 at {raw['image_size']} px, {raw['epochs']:g} epochs in batches of 64: {said[0]}, "
+        f"{raw['epochs']:g} epochs: {shown[1]}, "
+        f"recipe transfer_paper {shown[0]}, means of {len(raw['arms']['finetune'])} seeds",
+        "transfer_paper": f"CIFAR-10 at {raw['image_size']} px, {raw['epochs']:g} epochs in batches of 64: {shown[0]}, "
         f"mean of {len(raw['arms']['transfer_paper'])} seeds",
     }
-    assert told[recipe] in _label(recipe)
+    assert expected[recipe] in _label(recipe)
 
 
-def test_the_labels_give_the_minutes_of_cifar_10():
-    """Of the runs on the machine that is named."""
+def test_transfer_labels_have_the_minutes_on_cifar_10():
+    """Only runs on the named machine count."""
     arms = read(RESULTS / "transfer.json")["arms"]
     machine = "AMD EPYC (family 25, model 17) with AVX-512"
-    for arm, said in (("finetune", "{:.0f} to {:.0f} minutes"), ("transfer_paper", "took {:.0f} minutes")):
+    for arm, text in (("finetune", "{:.0f} to {:.0f} minutes"), ("transfer_paper", "took {:.0f} minutes")):
         minutes = sorted(row["train_s"] / 60 for row in arms[arm] if row["hardware"] == f"2 cores, {machine}")
-        assert f"{said.format(minutes[0], minutes[-1])} on 2 cores, {machine}" in _label(arm)
+        assert f"{text.format(minutes[0], minutes[-1])} on 2 cores, {machine}" in _label(arm)
         assert len(minutes) == (3 if arm == "finetune" else 1)
 
 
-def test_the_label_of_finetune_gives_the_minutes_of_a_fold():
+def test_finetune_label_has_the_minutes_of_a_fold():
     raw = read(ROOT / "benchmarks/results/finetune_land_cover.json")
     minutes = [seconds / 60 for seconds in raw["finetune"]["seconds_by_fold"]]
     assert f"{min(minutes):.0f} to {max(minutes):.0f} minutes a fold" in _label("finetune")
 
 
-def test_the_label_of_quick_gives_what_it_comes_to_since_precision_is_measured():
-    """The least and the most of the seeds, and on which machine; as the page of results has them, but as ranges."""
+def test_quick_label_has_the_results_with_measured_precision():
+    """Minimum and maximum of the seeds, and their machine."""
     raw = read(RESULTS / "time_to_accuracy.json")
     most, label = raw["ours_same_minutes"], _label("quick")
     for runs, digits, unit in ((raw["ours"]["3"], 1, " minutes of training steps"), (most, 0, "")):
@@ -259,13 +259,13 @@ def test_the_label_of_quick_gives_what_it_comes_to_since_precision_is_measured()
 
 
 @pytest.mark.parametrize("recipe", ["resnet50_224_progressive", "resnet50_380_progressive"])
-def test_the_labels_of_resnet_50_give_what_was_measured_in_small(recipe):
-    """By another recipe on another set, which is said."""
+def test_resnet_50_labels_have_the_small_scale_results(recipe):
+    """The label names the other recipe and dataset of these results."""
     speedup, gain = (SUMMARY[f"progressive_{what}_resnet50_imagenette"] for what in ("speedup", "top1_gain"))
     raw = read(RESULTS / "progressive_resnet50.json")
-    px, asked = raw["regime"]["image_size"], raw["arms"]["progressive"][0]["asked"]
-    assert (asked["recipe"], asked["model"]) == ("quick", get_recipe(recipe).model)
-    assert f"progressive.image_size={{start: {px // 2}, end: {px}}}" in asked["settings"]
+    px, requested = raw["regime"]["image_size"], raw["arms"]["progressive"][0]["asked"]
+    assert (requested["recipe"], requested["model"]) == ("quick", get_recipe(recipe).model)
+    assert f"progressive.image_size={{start: {px // 2}, end: {px}}}" in requested["settings"]
     ratio, points = SHOWN["ratio"], SHOWN["points"]
     assert (
         f"not measured on ImageNet. In small, with recipe quick on Imagenette from {px // 2} to {px} px: "
@@ -275,8 +275,8 @@ def test_the_labels_of_resnet_50_give_what_was_measured_in_small(recipe):
     ) in _label(recipe)
 
 
-def test_the_minutes_to_timms_top1_are_those_of_the_runs():
-    """As ranges, and their ratio for the fastest run of timm's: the paces of the machine differ too much for others."""
+def test_minutes_to_the_top1_of_timm_are_those_of_the_runs():
+    """Times are ranges. Ratios use the fastest run of timm, because the speed of the machine varies too much."""
     raw = read(RESULTS / "time_to_accuracy.json")
     page = (ROOT / "docs/benchmarks/results.md").read_text(encoding="utf-8")
     sides = [
@@ -297,33 +297,33 @@ def test_the_minutes_to_timms_top1_are_those_of_the_runs():
 
 
 @pytest.mark.parametrize("where", ["label", "page"])
-def test_what_stands_beside_finetune_is_said_to_be_quick_as_it_comes(where):
-    """Another recipe, not the same from scratch: the benchmark changes nothing of it but its length."""
+def test_baseline_of_finetune_is_described_as_unchanged_quick(where):
+    """The baseline is not finetune from scratch. The benchmark changes only the length of quick."""
     quick = get_recipe("quick")
     px, tta = quick.progressive.image_size, {"none": "one view"}[quick.tta]
-    told = f"{px.start:g} to {px.end:g} px, {quick.augment.flip} flips, {quick.global_pool or 'mean'} pooling, {tta}"
+    stated = f"{px.start:g} to {px.end:g} px, {quick.augment.flip} flips, {quick.global_pool or 'mean'} pooling, {tta}"
     text = _label("finetune") if where == "label" else _land_cover_page()
     assert "same from scratch" not in text
-    assert told in text
+    assert stated in text
 
 
-def test_there_are_default_runs():
+def test_default_runs_exist():
     assert len(DEFAULT_RUNS) >= 3
 
 
 @pytest.mark.parametrize("name", [run.name.removeprefix("default_train_") for run in DEFAULT_RUNS])
-@pytest.mark.parametrize("figure", ["top1", "macro_f1"])
-def test_the_default_run_stands_with_its_intervals_and_with_what_it_and_its_probe_reached(name, figure):
+@pytest.mark.parametrize("metric", ["top1", "macro_f1"])
+def test_default_run_has_its_interval_and_the_results_of_run_and_probe(name, metric):
     raw = read(ROOT / f"benchmarks/results/default_train_{name}/measured.json")
-    claim = SUMMARY[f"default_train_minus_probe_{name}_{figure}"]
+    claim = SUMMARY[f"default_train_minus_probe_{name}_{metric}"]
     page = (ROOT / "docs/benchmarks/results.md").read_text(encoding="utf-8")
-    (row,) = [line for line in page.splitlines() if f"`default_train_minus_probe_{name}_{figure}`" in line]
+    (row,) = [line for line in page.splitlines() if f"`default_train_minus_probe_{name}_{metric}`" in line]
     chance = ", includes 0" if claim["low"] <= 0 <= claim["high"] else ""
-    said = [f"{claim['low']:+.1f} to {claim['high']:+.1f}{chance}"]
-    if figure == "top1":
-        said += [f"{100 * raw[side]:.1f} %" for side in ("top1", "probe_top1")] + [f"{raw['num_train_images']:,}"]
-    assert not [one for one in said if f" {one} |" not in row]
-    assert figure == "top1" or f", {raw[figure]:.3f} of the run" in row
+    expected = [f"{claim['low']:+.1f} to {claim['high']:+.1f}{chance}"]
+    if metric == "top1":
+        expected += [f"{100 * raw[side]:.1f} %" for side in ("top1", "probe_top1")] + [f"{raw['num_train_images']:,}"]
+    assert not [one for one in expected if f" {one} |" not in row]
+    assert metric == "top1" or f", {raw[metric]:.3f} of the run" in row
 
 
 def _label(recipe):
@@ -338,44 +338,44 @@ def _land_cover_page() -> str:
     return _page("benchmarks/land-cover.md")
 
 
-def test_the_page_of_land_cover_gives_the_folds_with_their_intervals_and_what_stands_beside_them():
+def test_land_cover_page_has_the_folds_with_intervals_and_baselines():
     best, page = (read(ROOT / "benchmarks/results/land_cover.json")["best"], _land_cover_page())
-    # Of what the first fold began with, which is ImageNet's weights only where folds are dealt at random.
+    # The probe uses the initial weights of the first fold. Only for random folds these are the ImageNet weights.
     (probe,) = best["stratified"]["split_comparison"]
-    for split, told in best.items():
-        (low, high), (least, most) = told["intervals"]["macro_f1"], told["intervals"]["top1"]
-        over = told["fold_mean"]["macro_f1"]
-        beside = probe["by_place" if split == "spatial" else "at_random"]["macro_f1"]
+    for split, result in best.items():
+        (low, high), (least, most) = result["intervals"]["macro_f1"], result["intervals"]["top1"]
+        fold_mean = result["fold_mean"]["macro_f1"]
+        baseline = probe["by_place" if split == "spatial" else "at_random"]["macro_f1"]
         assert (
-            f"`land_cover_top1_{split}`) | {told['macro_f1']:.3f} ({low:.3f} to {high:.3f}) | "
-            f"{over['mean']:.3f} ± {over['deviation']:.3f} | {told['top1']:.1%} "
-            f"({100 * least:.1f} to {100 * most:.1f}) | {beside:.3f} | {told['majority']['macro_f1']:.3f} |"
+            f"`land_cover_top1_{split}`) | {result['macro_f1']:.3f} ({low:.3f} to {high:.3f}) | "
+            f"{fold_mean['mean']:.3f} ± {fold_mean['deviation']:.3f} | {result['top1']:.1%} "
+            f"({100 * least:.1f} to {100 * most:.1f}) | {baseline:.3f} | {result['majority']['macro_f1']:.3f} |"
         ).replace("%", " %") in page
-    first = [choice[0].partition(" ")[2] for told in best.values() for choice in told["chosen"]]
+    first = [choice[0].partition(" ")[2] for result in best.values() for choice in result["chosen"]]
     assert first.count("class_sampling=equal") == 9
     assert "`class_sampling=equal` was the best in nine of the ten folds" in page
-    assert not any(tried.startswith("aerial") for told in best.values() for row in told["chosen"] for tried in row)
+    assert not any(tried.startswith("aerial") for result in best.values() for row in result["chosen"] for tried in row)
 
 
-def test_the_page_of_land_cover_gives_what_limits_it_as_it_was_counted():
+def test_land_cover_page_has_the_measured_limits():
     found = read(ROOT / "benchmarks/results/land_cover_limits.json")
-    place, chance, both, page = found["spatial"], found["stratified"], found["both"], _land_cover_page()
+    spatial, at_random, both, page = found["spatial"], found["stratified"], found["both"], _land_cover_page()
 
     def percent(*which: dict) -> list[int]:
         return [round(100 * one["value"]) for one in which]
 
-    near = [each["neighbours"] for each in (place, chance)]
-    doubted = [each["labels"] for each in (place, chance)]
-    recalls = [each["classes"][name]["recall"] for each in (place, chance) for name in place["classes"]]
-    rare = [each["classes"]["grassland"] for each in (place, chance)]
+    near = [each["neighbours"] for each in (spatial, at_random)]
+    label_checks = [each["labels"] for each in (spatial, at_random)]
+    recalls = [each["classes"][name]["recall"] for each in (spatial, at_random) for name in spatial["classes"]]
+    rare = [each["classes"]["grassland"] for each in (spatial, at_random)]
     apart = percent(*(one["top1_where_it_has_not"] for one in near))
     alike = percent(*(one["top1_where_it_has"] for one in near))
-    labels = [sorted(percent(*(one[of] for one in doubted))) for of in ("of_all", "of_the_mistakes")]
-    grass = sorted(percent(*(one["by_class"]["grassland"] for one in doubted)))
+    labels = [sorted(percent(*(one[of] for one in label_checks))) for of in ("of_all", "of_the_mistakes")]
+    grass = sorted(percent(*(one["by_class"]["grassland"] for one in label_checks)))
     others = sorted(percent(*(recall for recall in recalls if recall not in [one["recall"] for one in rare])))
-    called = [one["called"]["smallholder_agriculture"] for one in rare]
-    learnt = percent(near[1]["top1_learnt_near"], near[1]["top1_not_learnt_near"])
-    for said in (
+    predicted = [one["called"]["smallholder_agriculture"] for one in rare]
+    near_top1 = percent(near[1]["top1_learnt_near"], near[1]["top1_not_learnt_near"])
+    for text in (
         f"{both['wrong'][0]} images are wrong by location and {both['wrong'][1]} at random",
         f"{both['wrong_in_both']} are wrong in both",
         f"independent errors would share {both['if_independent']:.0f}.",
@@ -387,50 +387,50 @@ def test_the_page_of_land_cover_gives_what_limits_it_as_it_was_counted():
         f"These are {labels[1][0]} % to {labels[1][1]} % of the errors",
         f"of grassland it doubts {grass[0]} % to {grass[1]} %",
         "recall is {} % by location and {} % at random".format(*percent(*(one["recall"] for one in rare))),
-        f"{called[0]} and {called[1]} of its images",
+        f"{predicted[0]} and {predicted[1]} of its images",
         f"Recall of the other classes is {others[0]} % to {others[-1]} %",
-        f"have a top-1 of {learnt[0]} %, and the others {learnt[1]} %",
-        f"estimates +{place['labelled']['gain']:.2f} of macro-F1",
+        f"have a top-1 of {near_top1[0]} %, and the others {near_top1[1]} %",
+        f"estimates +{spatial['labelled']['gain']:.2f} of macro-F1",
     ):
-        assert said in page, said
+        assert text in page, text
 
 
 @pytest.mark.parametrize("split", ["spatial", "stratified"])
-def test_the_page_of_land_cover_gives_every_start_as_it_was_measured(split):
+def test_land_cover_page_has_all_initial_weights(split):
     wide, page = (read(ROOT / "benchmarks/results/land_cover.json")["wide"], _land_cover_page())
     starts = {"imagenet": "ImageNet", "both": "ImageNet, then AID", "aerial": "AID", "scratch": "none"}
-    drawn = ("null", "equal")
+    samplings = ("null", "equal")
     assert set(wide[split]) == {
-        f"{start} class_sampling={class_sampling}" for start in starts for class_sampling in drawn
+        f"{start} class_sampling={class_sampling}" for start in starts for class_sampling in samplings
     }
     rows = []
-    for start, class_sampling in product(starts, drawn):
-        told = wide[split][f"{start} class_sampling={class_sampling}"]
-        (low, high), (least, most) = told["intervals"]["macro_f1"], told["intervals"]["top1"]
-        over, probe = told["fold_mean"]["macro_f1"], told["linear_probe_macro_f1"]
+    for start, class_sampling in product(starts, samplings):
+        result = wide[split][f"{start} class_sampling={class_sampling}"]
+        (low, high), (least, most) = result["intervals"]["macro_f1"], result["intervals"]["top1"]
+        fold_mean, probe = result["fold_mean"]["macro_f1"], result["linear_probe_macro_f1"]
         rows.append(
-            f"| {starts[start]} | `{class_sampling}` | {told['macro_f1']:.3f} ({low:.3f} to {high:.3f}) | "
-            f"{over['mean']:.3f} ± {over['deviation']:.3f} | {100 * told['top1']:.1f} % "
+            f"| {starts[start]} | `{class_sampling}` | {result['macro_f1']:.3f} ({low:.3f} to {high:.3f}) | "
+            f"{fold_mean['mean']:.3f} ± {fold_mean['deviation']:.3f} | {100 * result['top1']:.1f} % "
             f"({100 * least:.1f} to {100 * most:.1f}) | {'' if probe is None else f'{probe:.3f} '}|"
         )
     assert " ".join(rows) in page
 
 
-def test_the_page_of_rare_classes_gives_every_way_of_balancing_as_it_was_measured():
+def test_land_cover_page_has_all_ways_of_class_balancing():
     found = read(ROOT / "benchmarks/results/land_cover.json")["balancing"]
     page = (ROOT / "docs/benchmarks/land-cover.md").read_text(encoding="utf-8")
     rows = []
-    for way, told in found.items():
-        low, high = told["gain_interval"]
-        seeds = ", ".join(f"{score:.3f}" for score in told["macro_f1"])
-        assert len(told["macro_f1"]) == 3
+    for way, result in found.items():
+        low, high = result["gain_interval"]
+        seeds = ", ".join(f"{score:.3f}" for score in result["macro_f1"])
+        assert len(result["macro_f1"]) == 3
         chance = ", includes 0" if low <= 0 <= high else ""
-        over = "" if way == "class_sampling=null" else f"{told['gain']:+.3f} ({low:+.3f} to {high:+.3f}){chance} "
-        rows.append(f"| `{way}` | {seeds} | {sum(told['macro_f1']) / 3:.3f} | {over}|")
+        gain = "" if way == "class_sampling=null" else f"{result['gain']:+.3f} ({low:+.3f} to {high:+.3f}){chance} "
+        rows.append(f"| `{way}` | {seeds} | {sum(result['macro_f1']) / 3:.3f} | {gain}|")
     assert "\n".join(rows) in page
 
 
-def test_the_guide_on_calibration_gives_what_was_measured():
+def test_calibration_guide_has_the_measured_values():
     page = _page("how-to/evaluate-and-compare.md")
     for halves in read(RESULTS / "calibration.json").values():
         top1 = sum(one["top1"] for one in halves) / 2
@@ -438,7 +438,7 @@ def test_the_guide_on_calibration_gives_what_was_measured():
         assert f"| {100 * top1:.1f} % | {before} | {after} |" in page
 
 
-def test_the_guide_on_unknown_images_gives_what_was_measured():
+def test_unknown_images_guide_has_the_measured_values():
     found, page = read(RESULTS / "unknown_images.json"), _page("how-to/flag-unknown-images.md")
     for other in found["others"].values():
         scores = [
@@ -451,7 +451,7 @@ def test_the_guide_on_unknown_images_gives_what_was_measured():
     assert f"fitted on {found['num_fitted_images']} validation images. The top-1 of the run was" in page
 
 
-def test_the_guide_on_weights_gives_what_wrong_preprocessing_costs():
+def test_weights_guide_has_the_cost_of_wrong_preprocessing():
     found, page = read(RESULTS / "linear_probe_imagenette.json"), _page("how-to/convert-weights.md")
     shown = [sides for name, sides in found.items() if name.endswith(", 224 px") and "crop" not in name]
     assert len(shown) == 6
@@ -460,7 +460,7 @@ def test_the_guide_on_weights_gives_what_wrong_preprocessing_costs():
         assert f"| {own:.1f} % | {given:.1f} % |" in page
 
 
-def test_the_page_of_search_gives_what_its_architecture_came_to():
+def test_search_page_has_the_results_of_its_architecture():
     found, page = read(RESULTS / "search_found.json")["networks"], _page("explanation/architecture-search.md")
     for one in found.values():
         size = f"{one['parameters'] / 1e6:.3f} M"

@@ -1,4 +1,4 @@
-"""The commands, links and pages of the documentation are those of the program and the repository."""
+"""Commands, links and pages of the documentation match the program and the repository."""
 
 from __future__ import annotations
 
@@ -34,40 +34,38 @@ FINE_TUNE = ROOT / "docs/how-to/fine-tune.md"
 
 @cache
 def program():
-    """Made of all options, which takes a moment."""
+    """Return the command-line program, which takes a moment to build."""
     return typer.main.get_command(app)
 
 
-def command_of(words):
-    """The command that words name, and the words after its name."""
-    command, rest = program(), list(words)
+def command_of(args):
+    """Return the command that the arguments name, and the remaining arguments."""
+    command, rest = program(), list(args)
     while hasattr(command, "commands"):
-        assert set(rest[:1]) & set(command.commands), f"no such command: {' '.join(words)}"
+        assert set(rest[:1]) & set(command.commands), f"no such command: {' '.join(args)}"
         command = command.commands[rest.pop(0)]
     return command, rest
 
 
 def examples(source: Path) -> list[list[str]]:
-    """The words of every example in the help of a command."""
+    """Return the arguments of each example in the help of a command."""
     lines = re.findall(r"^ *- `effnetv2 (.*)`$", source.read_text(encoding="utf-8"), re.MULTILINE)
     return [shlex.split(line) for line in lines]
 
 
-COMMANDS = [(name(page), words) for page in PAGES for words in commands(page)] + [
-    (name(source), words)
+COMMANDS = [(name(page), args) for page in PAGES for args in commands(page)] + [
+    (name(source), args)
     for source in sorted((ROOT / "src/efficientnetv2/cli").glob("*.py"))
-    for words in examples(source)
+    for args in examples(source)
 ]
 
 
-@pytest.mark.parametrize(
-    ("page", "words"), COMMANDS, ids=[f"{page}: {' '.join(words)}"[:80] for page, words in COMMANDS]
-)
-def test_a_command_is_understood(page, words):
-    """Parsed, not run: unknown options, values of a wrong type and missing arguments are rejected here."""
-    if words in (["--version"], ["--help"]):
+@pytest.mark.parametrize(("page", "args"), COMMANDS, ids=[f"{page}: {' '.join(args)}"[:80] for page, args in COMMANDS])
+def test_command_is_parsed(page, args):
+    """Commands are not run. Unknown options, invalid values and missing arguments are refused."""
+    if args in (["--version"], ["--help"]):
         return
-    command, rest = command_of(words)
+    command, rest = command_of(args)
     given = command.make_context(command.name, rest).params
     recipe = given.get("recipe")
     if recipe is None or "/" in recipe or recipe.endswith(".yaml"):
@@ -76,8 +74,8 @@ def test_a_command_is_understood(page, words):
 
 
 def test_enough_commands_are_found():
-    """Else a parser that finds none would pass: nearly all commands of the program are on a page."""
-    shown = {" ".join(words[:2]) if words[0] in ("data", "geo", "search") else words[0] for _, words in COMMANDS}
+    """Otherwise a parser that finds none would pass. Nearly all commands of the program are on a page."""
+    shown = {" ".join(args[:2]) if args[0] in ("data", "geo", "search") else args[0] for _, args in COMMANDS}
     assert len(shown) >= 15
     assert len(COMMANDS) >= 150
 
@@ -86,20 +84,20 @@ SPANS = [(name(page), span) for page in PAGES for span in code_spans(page) if sp
 
 
 @pytest.mark.parametrize(("page", "span"), SPANS, ids=[f"{page}: {span}"[:80] for page, span in SPANS])
-def test_a_command_in_a_sentence_has_its_options(page, span):
-    """A sentence may leave out arguments, and write a name in capitals for any command."""
-    words = [word for word in span.split()[1:] if word not in ("--help", "--help-all", "--version", "…", "...")]
-    if not words or words[0].isupper() or words in (["data"], ["geo"], ["search"]):
+def test_command_in_a_sentence_has_existing_options(page, span):
+    """A sentence may omit arguments, and write a name in capitals for any command."""
+    args = [arg for arg in span.split()[1:] if arg not in ("--help", "--help-all", "--version", "…", "...")]
+    if not args or args[0].isupper() or args in (["data"], ["geo"], ["search"]):
         return
-    command, rest = (program(), words) if words[0].startswith("--") else command_of(words)
+    command, rest = (program(), args) if args[0].startswith("--") else command_of(args)
     options = {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
-    assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options
+    assert {arg.partition("=")[0] for arg in rest if arg.startswith("--")} <= options
 
 
 OTHERS = [(name(page), line) for page in PAGES for line in (*shell_lines(page), *code_spans(page))]
 
 
-def test_modules_scripts_and_extras_that_lines_name_exist():
+def test_named_modules_scripts_and_extras_exist():
     lines = [line for _, line in OTHERS]
     modules = {found for line in lines for found in re.findall(r"^python -m ([\w.]+)", line)}
     assert len(modules) >= 2
@@ -116,14 +114,14 @@ def test_modules_scripts_and_extras_that_lines_name_exist():
     assert extras <= set(PROJECT["optional-dependencies"])
 
 
-def test_files_that_sentences_name_exist():
+def test_files_named_in_sentences_exist():
     spans = {(name(page), span) for page in PAGES for span in code_spans(page)}
     files = {(page, span) for page, span in spans if re.fullmatch(r"(src|tests|examples|benchmarks)/[\w./-]+", span)}
     assert len(files) >= 15
     assert sorted((page, file) for page, file in files if not (ROOT / file).exists()) == []
 
 
-def test_hooks_before_a_commit_are_parts_of_make_lint():
+def test_pre_commit_hooks_are_part_of_make_lint():
     lint = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(BIN)", ".venv/bin")
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
     commands_run = [hook["entry"].removesuffix(" --fix") for hook in hooks]
@@ -131,8 +129,8 @@ def test_hooks_before_a_commit_are_parts_of_make_lint():
     assert [command for command in commands_run if f"\t{command}" not in lint] == []
 
 
-def test_installing_a_clone_keeps_the_link_to_it():
-    """A copy among other packages would find no bundled weights, and pulling would not change it."""
+def test_clone_is_installed_as_editable():
+    """A copy among other packages would lack the bundled weights, and a pull would not change it."""
     files = [*PAGES, *sorted((ROOT / "src").rglob("*.py"))]
     lines = [line for file in files for line in file.read_text("utf-8").splitlines()]
     of_a_clone = re.compile(r"""pip install((?: -\S+)*) ["']?\.(?![\w/])""")
@@ -141,7 +139,7 @@ def test_installing_a_clone_keeps_the_link_to_it():
     assert [line for line, given in options.items() if "-e" not in given] == []
 
 
-def test_pages_name_targets_of_make_and_all_of_them():
+def test_pages_name_all_make_targets():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
     named = {found for _, line in OTHERS for found in re.findall(r"^make ([\w-]+)", line)}
@@ -149,13 +147,13 @@ def test_pages_name_targets_of_make_and_all_of_them():
     assert targets - named <= {"clean"}
 
 
-PATIENT = [(page, words) for page, words in COMMANDS if any("patience=" in word for word in words)]
+PATIENT = [(page, args) for page, args in COMMANDS if any("patience=" in arg for arg in args)]
 
 
-@pytest.mark.parametrize(("page", "words"), PATIENT, ids=[page for page, _ in PATIENT])
-def test_patience_that_is_shown_can_end_the_run(page, words):
-    """With the default recipes, on 3,000 training images."""
-    command, rest = command_of(words)
+@pytest.mark.parametrize(("page", "args"), PATIENT, ids=[page for page, _ in PATIENT])
+def test_shown_patience_can_end_the_run(page, args):
+    """With the default recipes, and 3,000 training images."""
+    command, rest = command_of(args)
     given = command.make_context("train", rest).params
     for default in ("finetune", "quick"):
         recipe = with_overrides(get_recipe(default), [*given["settings"], f"epochs={given['epochs'] or 10}"])
@@ -169,35 +167,35 @@ def test_patience_is_shown():
 
 
 @pytest.mark.parametrize("command", ["crossval", "check"])
-def test_help_names_the_columns_that_are_taken_for_the_time(command):
+def test_help_names_the_default_time_columns(command):
     (option,) = [one for one in program().commands[command].params if one.name == "time_column"]
     assert [column for column in TIMES if column not in option.help] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_recipes_for_imagenet_are_not_shown_with_photos(page):
-    """They reject other images, however many processes a launcher starts."""
+def test_imagenet_recipes_are_not_shown_with_photos(page):
+    """These recipes refuse other images with any number of processes."""
     shown = [re.search(r"\btrain (\S*photos\S*) .*--recipe (\w+)", line) for line in shell_lines(page)]
     assert not [found[0] for found in shown if found is not None and get_recipe(found[2]).expected_dataset is not None]
 
 
-def test_the_page_gives_the_hyperparameters_of_the_result():
-    """Those that the benchmark fixed, except for how often it validated."""
-    (words,) = [words for words in commands(FINE_TUNE) if "global_pool=avg+center" in words]
-    command, rest = command_of(words)
+def test_page_has_the_hyperparameters_of_the_result():
+    """All hyperparameters of the benchmark except the validation interval."""
+    (args,) = [args for args in commands(FINE_TUNE) if "global_pool=avg+center" in args]
+    command, rest = command_of(args)
     given = command.make_context("train", rest).params
     settings = [*given["settings"], f"epochs={given['epochs']:g}", "val_interval_epochs=8"]
     assert with_overrides(get_recipe("finetune"), settings) == with_overrides(get_recipe("finetune"), KNOWN)
     assert sorted(settings) == sorted(KNOWN)
 
 
-def test_the_page_explains_each_hyperparameter_of_the_result():
+def test_page_explains_each_hyperparameter_of_the_result():
     rows = [line for line in FINE_TUNE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     for setting in KNOWN:
         assert setting.startswith(("epochs", "val_interval_epochs")) or any(f"`{setting}`" in row for row in rows)
 
 
-def test_the_page_on_the_paper_names_the_recipes_of_table_12_and_the_extra_that_they_need():
+def test_paper_page_names_the_recipes_of_table_12_and_their_extra():
     page = (ROOT / "docs/how-to/reproduce-the-paper.md").read_text(encoding="utf-8")
     recipes = [recipe for recipe in named_recipes() if recipe.endswith("_progressive")]
     assert len(recipes) >= 5
@@ -206,14 +204,14 @@ def test_the_page_on_the_paper_names_the_recipes_of_table_12_and_the_extra_that_
     assert "extra `timm`" in page
 
 
-def test_the_page_of_the_architecture_names_every_package():
+def test_architecture_page_names_each_package():
     page = (ROOT / "docs/contributing/architecture.md").read_text(encoding="utf-8")
     source = ROOT / "src/efficientnetv2"
     packages = [file.parent.relative_to(source).as_posix() for file in source.rglob("*/__init__.py")]
     assert [package for package in packages if f"`{package}`" not in page] == []
 
 
-def test_the_page_of_dependencies_names_every_package():
+def test_dependencies_page_names_each_package():
     page = (ROOT / "docs/contributing/dependencies.md").read_text(encoding="utf-8")
     given = [*PROJECT["dependencies"], *(one for extra in PROJECT["optional-dependencies"].values() for one in extra)]
     names = {Requirement(one).name for one in given} - {"efficientnetv2"}
@@ -222,12 +220,12 @@ def test_the_page_of_dependencies_names_every_package():
 
 @cache
 def anchors(page: Path) -> set[str]:
-    """What GitHub calls the headings of a page in links."""
+    """Return the anchors that GitHub creates for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-# Links between pages of the site are checked as the site is built.
+# Links between pages of the site are checked by the build of the site.
 LINKS = [
     (page, link)
     for page in (*(page for page in PAGES if ROOT / "docs" not in page.parents), ROOT / "CHANGELOG.md")
@@ -237,21 +235,21 @@ LINKS = [
 
 
 @pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{name(page)}: {link}"[:80] for page, link in LINKS])
-def test_a_link_leads_somewhere(page, link):
+def test_link_target_exists(page, link):
     file, _, anchor = link.partition("#")
     there = (page.parent / file).resolve() if file else page
     assert there.exists(), there
     assert not anchor or anchor in anchors(there)
 
 
-def test_pages_that_the_code_names_exist():
+def test_pages_named_in_code_exist():
     files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
     named = {
         (file, found)
         for file in (*files, ROOT / "Makefile", ROOT / "pyproject.toml", *(ROOT / ".github").rglob("*.yml"))
         for line in file.read_text(encoding="utf-8").splitlines()
         for found in re.findall(r"(?<![\w/])docs/[\w/-]+\.md", line)
-        if "Source:" not in line  # of another project
+        if "Source:" not in line  # a page of another project
     }
     generated = {"docs/reference/cli.md", "docs/reference/python.md"}
     missing = {(file, page) for file, page in named if page not in generated and not (ROOT / page).exists()}
@@ -260,7 +258,7 @@ def test_pages_that_the_code_names_exist():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The site, built strictly: a broken link or anchor, or a page that the menu lacks, is an error."""
+    """The site. A broken link or anchor, or a page that the menu lacks, is an error."""
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
@@ -271,25 +269,25 @@ def site(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_generated_pages_have_every_command_and_public_name(site):
+def test_generated_pages_have_each_command_and_public_name(site):
     api = (site / "reference/python/index.html").read_text(encoding="utf-8")
     homes = {public: f"efficientnetv2.{module}.{public}" for public, module in efficientnetv2._MODULES.items()}
     assert homes.keys() == set(efficientnetv2.__all__)
     assert [home for home in homes.values() if f'id="{home}"' not in api] == []
     assert [name for name in serving.__all__ if not re.search(rf'id="efficientnetv2\.serving\.\w+\.{name}"', api)] == []
-    assert "Example::" not in api  # the mark for a literal block in a docstring
+    assert "Example::" not in api  # marks a literal block in a docstring
     cli = (site / "reference/cli/index.html").read_text(encoding="utf-8")
     options = {option for command in leaves(program()) for param in command.params for option in param.opts}
     assert [option for option in options if option.startswith("--") and option not in cli] == []
 
 
 def leaves(command):
-    """The commands that can be run."""
+    """Return all commands that can be run."""
     inner = getattr(command, "commands", None)
     return [command] if inner is None else [leaf for one in inner.values() for leaf in leaves(one)]
 
 
-# What a reader who knows other libraries types into the search of the site.
+# Search terms of readers who know other libraries.
 TERMS = """
     active learning, API, baseline, batch size, bootstrap, calibration, checkpoint, class imbalance, confidence
     interval, confusion matrix, cross-validation, CutMix, data augmentation, data leakage, deploy, distributed
@@ -305,8 +303,8 @@ TERMS = """
 
 
 @pytest.mark.slow
-def test_the_search_finds_the_terms_of_the_field(site):
-    """On pages for users: the style guide of contributors lists many terms."""
+def test_search_finds_the_terms_of_the_field(site):
+    """Only on pages for users, because the style guide lists many terms."""
     index = json.loads((site / "search/search_index.json").read_text(encoding="utf-8"))["docs"]
     texts = [f"{one['title']} {one['text']}" for one in index if not one["location"].startswith("contributing/")]
     terms = [" ".join(term.split()) for term in TERMS.split(",")]

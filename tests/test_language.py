@@ -1,4 +1,4 @@
-"""The check of language finds what it counts, and fails on either side of a ceiling."""
+"""The language check finds violations, and fails above and below a ceiling."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from tests.language import check_length, check_rule, messages, plain, sentences
 
 
 @pytest.mark.parametrize(("ceiling", "problems"), [(2, 0), (1, 1), (3, 1)])
-def test_a_count_is_exactly_its_ceiling(ceiling, problems):
+def test_count_must_equal_its_ceiling(ceiling, problems):
     bodies = ("A picture, and pictures in pictures.csv or pictures/.", "", "")
     found = [line for line in check_rule("rule", "pictures?", (ceiling, 0, 0), bodies) if not line.startswith(" ")]
     assert len(found) == problems
     assert all(line.startswith("pages: rule: 2 times") for line in found)
 
 
-def test_texts_of_errors_and_log_lines_are_found(tmp_path):
+def test_error_and_log_texts_are_found(tmp_path):
     (tmp_path / "module.py").write_text(
         "def work(x):\n"
         '    """A docstring."""\n'
@@ -25,7 +25,7 @@ def test_texts_of_errors_and_log_lines_are_found(tmp_path):
     assert sorted(messages(tmp_path)) == ["all fail X", "is wrong is right: X", "reads X files"]
 
 
-def test_sentences_are_those_that_a_reader_sees():
+def test_sentences_have_only_visible_text():
     text = plain(
         "# A short title\n\nOne two `x y z`. Three [four five](six.md) seven:\n- eight nine ten\n\n| a b c | d |\n"
     )

@@ -1,4 +1,4 @@
-"""The checks that others rest on: they hold for any wording, and fail where a fact is missing."""
+"""The checks of messages accept any wording, and fail if a fact is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_facts_are_found_in_any_wording_and_order():
     assert mentions(["nothing", "--lr 0.5: too high"], "0.5", "--lr")
 
 
-def test_a_missing_fact_is_missed():
+def test_missing_fact_is_detected():
     assert not mentions("Skipped 2 of 39 files.", "2", "38")
     assert not mentions("12 of 1,239 files, 2.5 s, 1.39", "2")
     assert not mentions("12 of 1,239 files, 2.5 s, 1.39", "39")
@@ -22,7 +22,7 @@ def test_a_missing_fact_is_missed():
     assert not re.search(mentioning("all.csv", "7"), "row 17 of all.csv")
 
 
-def test_each_text_names_its_own_facts():
+def test_each_text_must_name_its_own_facts():
     assert each_mentions(["Skipped a.jpg.", "Read 2 files."], ("a.jpg",), ("2",))
     assert not each_mentions(["Read 2 files.", "Skipped a.jpg."], ("a.jpg",), ("2",))
     assert not each_mentions(["Skipped a.jpg.", "Read 2 files."], ("a.jpg",))

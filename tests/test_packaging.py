@@ -1,4 +1,4 @@
-"""What is installed from a wheel and in the Docker image, not from a clone."""
+"""The content of the wheel and of the Docker image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print(json.dumps([str(bundled_images()), [found.word for found in weights_candid
 
 
 @pytest.mark.slow
-def test_the_wheel_has_the_images_and_weights_of_the_demo(tmp_path):
+def test_wheel_has_the_images_and_weights_of_the_demo(tmp_path):
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", tmp_path]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -45,31 +45,31 @@ def test_the_wheel_has_the_images_and_weights_of_the_demo(tmp_path):
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Of the Dockerfile: each keyword and its text on one line."""
+    """Return the keyword and the joined lines of each instruction in the Dockerfile."""
     lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
-    whole = "\n".join(lines).replace("\\\n", " ")
-    return [(line.split()[0], " ".join(line.split()[1:])) for line in whole.splitlines() if line]
+    text = "\n".join(lines).replace("\\\n", " ")
+    return [(line.split()[0], " ".join(line.split()[1:])) for line in text.splitlines() if line]
 
 
-def test_the_image_runs_without_root_and_shows_its_health():
-    last = max(number for number, (word, _) in enumerate(instructions()) if word == "FROM")
+def test_docker_image_runs_without_root_and_has_a_health_check():
+    last = max(number for number, (name, _) in enumerate(instructions()) if name == "FROM")
     final = instructions()[last:]
     assert dict(final)["USER"] not in ("root", "0")
     health = json.loads(dict(final)["HEALTHCHECK"].partition("CMD ")[2])
     compile(health[-1], "HEALTHCHECK", "exec")
-    assert [word for word, _ in final].index("USER") > max(n for n, (word, _) in enumerate(final) if word == "RUN")
+    assert [name for name, _ in final].index("USER") > max(n for n, (name, _) in enumerate(final) if name == "RUN")
 
 
-def test_the_image_sees_what_the_wheel_is_built_from():
-    kept = {
+def test_docker_build_context_has_the_files_of_the_wheel():
+    included = {
         line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
     }
-    assert kept == {"LICENSE", "README.md", "pyproject.toml", "examples", "src"}
-    assert all((ROOT / name).exists() for name in kept)
+    assert included == {"LICENSE", "README.md", "pyproject.toml", "examples", "src"}
+    assert all((ROOT / name).exists() for name in included)
 
 
 @pytest.mark.slow
-def test_the_image_is_built_where_docker_runs():
+def test_docker_image_is_built_and_runs():
     if (
         shutil.which("docker") is None
         or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
@@ -77,5 +77,5 @@ def test_the_image_is_built_where_docker_runs():
         pytest.skip("docker does not run here: the image is not built")
     built = ["docker", "build", "--quiet", "."]
     image = subprocess.run(built, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
-    said = subprocess.run(["docker", "run", "--rm", image, "--version"], check=True, capture_output=True, text=True)
-    assert said.stdout.startswith("effnetv2 ")
+    output = subprocess.run(["docker", "run", "--rm", image, "--version"], check=True, capture_output=True, text=True)
+    assert output.stdout.startswith("effnetv2 ")

@@ -1,4 +1,4 @@
-"""What is no preprocessing cannot be made, by hand or from a file."""
+"""Invalid preprocessing is refused, in Python and from a file."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ NAN, INFINITE = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "facts"),
     [
         ("image_size", 0, ("at least 1 pixel",)),
         ("crop_pct", 0.0, ("0", "1")),
@@ -29,17 +29,17 @@ NAN, INFINITE = float("nan"), float("inf")
         ("std", (0.2, INFINITE, 0.2), ("above 0",)),
     ],
 )
-def test_what_is_no_preprocessing(field, value, said):
-    with pytest.raises(ValidationError, match=mentioning(*said)):
+def test_invalid_preprocessing_is_refused(field, value, facts):
+    with pytest.raises(ValidationError, match=mentioning(*facts)):
         Preprocessing(**{"image_size": 224, field: value})
-    with pytest.raises(ValidationError, match=mentioning(*said)):
+    with pytest.raises(ValidationError, match=mentioning(*facts)):
         replace(Preprocessing(image_size=224), **{field: value})
-    with pytest.raises(ValidationError, match=mentioning(*said)):
+    with pytest.raises(ValidationError, match=mentioning(*facts)):
         Preprocessing.from_json(Preprocessing(image_size=224).to_json() | {field: value})
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
-def test_other_channels(channels):
+def test_number_of_channels_can_be_changed(channels):
     preprocessing = Preprocessing(image_size=224, crop_mode="border").with_channels(channels)
     assert preprocessing.channels == channels == len(preprocessing.std)
     if channels == 1:

@@ -8,11 +8,11 @@ import efficientnetv2
 
 
 @pytest.mark.parametrize("name", efficientnetv2.__all__)
-def test_every_public_name_is_there_and_documented(name):
+def test_public_name_exists_and_is_documented(name):
     assert getattr(efficientnetv2, name).__doc__
 
 
-def test_an_unknown_name_is_an_attribute_error():
+def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match=mentioning("no attribute", "nothing")):
         _ = efficientnetv2.nothing
 
@@ -29,12 +29,12 @@ def test_an_unknown_name_is_an_attribute_error():
         ("efficientnetv2.workflows.predict_map", "sklearn"),
     ],
 )
-def test_what_takes_seconds_to_load_is_not_loaded_in_vain(module, heavy):
+def test_import_does_not_load_slow_packages(module, heavy):
     script = f"import {module}, sys; print({heavy!r} in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "False"
 
 
-def test_every_module_says_what_it_is_for():
+def test_each_module_has_a_docstring():
     script = (
         "import pkgutil, importlib, efficientnetv2\n"
         "for m in pkgutil.walk_packages(efficientnetv2.__path__, 'efficientnetv2.'):\n"

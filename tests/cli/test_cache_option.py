@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tests.cli.test_train_together import ARGS as TOGETHER
 from tests.cli.test_train_together import STEADY, losses
-from tests.cli.test_train_together import WORDS as TOGETHER
 from tests.command_line import TINY, effnetv2, killed_at, run_ok, run_refused
 from tests.conftest import COLORS, paint
-from tests.faults.test_kill_and_resume import WORDS, bits, kill_in_the_middle, rows, start
+from tests.faults.test_kill_and_resume import ARGS, bits, kill_in_the_middle, rows, start
 from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together
 from tests.recipes import with_overrides
@@ -137,19 +137,19 @@ def test_resume_keeps_the_cache_option(large, caches, tmp_path):
 @pytest.mark.slow
 def test_resume_from_another_cache_gives_the_same_bits(large, caches, tmp_path):
     """Started in memory and resumed from disk with two workers: the same pixels as in memory without workers."""
-    run_ok("train", large, *WORDS, "--workers", "0", "--cache", "ram", "--output", tmp_path / "alone", cwd=tmp_path)
+    run_ok("train", large, *ARGS, "--workers", "0", "--cache", "ram", "--output", tmp_path / "alone", cwd=tmp_path)
     process = start(large, tmp_path / "killed", 2, "--cache", "ram")
-    while not (tmp_path / "killed/recipe.yaml").exists() and process.goes_on():
+    while not (tmp_path / "killed/recipe.yaml").exists() and process.is_running():
         pass
     process.kill()
     kill_in_the_middle(large, tmp_path / "killed", 2, random.Random(3))
     assert not (tmp_path / "killed/model.safetensors").exists(), "the run was killed too late for this test"
     run_ok(
-        "train", large, *WORDS, "--workers", 2, "--cache", "disk", "--output", tmp_path / "killed", "--resume",
+        "train", large, *ARGS, "--workers", 2, "--cache", "disk", "--output", tmp_path / "killed", "--resume",
         cwd=tmp_path,
     )  # fmt: skip
     assert bits(tmp_path / "killed") == bits(tmp_path / "alone")
-    run_ok("train", large, *WORDS, "--workers", "0", "--output", tmp_path / "without", cwd=tmp_path)
+    run_ok("train", large, *ARGS, "--workers", "0", "--output", tmp_path / "without", cwd=tmp_path)
     assert bits(tmp_path / "without") != bits(tmp_path / "alone"), "the cache was used"
     losses = [[row["loss"] for row in rows(tmp_path / name) if row["kind"] == "train"] for name in ("alone", "without")]
     assert losses[0] == pytest.approx(losses[1], abs=0.5)

@@ -400,7 +400,7 @@ def test_unclosed_candidate_is_refused(candidate, fact):
          ("progressive.stage_fractions=[1, 2]", "class_sampling=sqrt")),
     ],
 )  # fmt: skip
-def test_candidate_is_split_into_its_settings(text, settings):
+def test_candidate_is_split_into_its_fields(text, settings):
     assert CrossValConfig(tries=("seed=1", text)).candidate_settings(1) == settings
 
 
@@ -419,7 +419,7 @@ def test_error_names_the_invalid_candidate():
     ],
 )
 def test_untrainable_candidate_is_refused_before_training(tried, try_settings, separator, facts):
-    """Otherwise it would fail hours later: with multi-label, or without the settings of the selection."""
+    """Otherwise it would fail hours later: with multi-label, or without the fields of the selection."""
     overrides, options = TrainOverrides(weights="none"), RunOptions(device="cpu")
     valid, invalid = (
         CrossValConfig(tries=("", one), try_settings=try_settings) for one in ("class_sampling=null", tried)
@@ -778,7 +778,7 @@ SHORT = TrainOverrides(model="efficientnetv2_b0", weights="none", epochs=1, sett
 
 @pytest.mark.parametrize("existed", [False, True])
 def test_error_before_the_first_run_leaves_nothing(existed, tmp_path):
-    """The folder can be used again with settings that avoid the error."""
+    """The folder can be used again with options that avoid the error."""
     file, out = six_images(tmp_path), tmp_path / "runs/folds"
     if existed:
         out.mkdir(parents=True)

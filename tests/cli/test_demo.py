@@ -1,4 +1,4 @@
-"""``effnetv2 demo``: check, train, report, as a newcomer meets them."""
+"""``effnetv2 demo``: check, train and report, as a new user runs it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHORT = "from efficientnetv2.cli import demo, main; demo.MINUTES = 1.0; main.mai
 
 @pytest.fixture
 def clone(tmp_path):
-    """As the repository is, with 100 of the images."""
+    """A copy of the examples in the repository with 100 of the images."""
     for folder in (ROOT / "examples/satellite").glob("*/"):
         (tmp_path / "examples/satellite" / folder.name).mkdir(parents=True)
         for file in sorted(folder.glob("*.jpg"))[:20]:
@@ -42,7 +42,7 @@ def clone(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_checks_trains_and_reports(clone):
+def test_demo_checks_trains_and_reports(clone):
     done = subprocess.run(
         [sys.executable, "-c", SHORT, "demo", "--workers", "0", "--json"],
         cwd=clone, capture_output=True, text=True, timeout=900, check=False,
@@ -55,9 +55,9 @@ def test_it_checks_trains_and_reports(clone):
     assert json.loads((out / "run.json").read_text())["command"].startswith("effnetv2 demo ")
     assert {path.name for path in out.iterdir()} <= {*RUN_FILES, "inspection"}, "what the next demo replaces"
     assert json.loads((out / "inspection/inspection.json").read_text())
-    for number, verb in enumerate(("check", "train"), start=1):
+    for number, command in enumerate(("check", "train"), start=1):
         assert mentions(done.stderr, f"{number} of 2")
-        assert f"effnetv2 {verb} " in done.stderr
+        assert f"effnetv2 {command} " in done.stderr
     pages = re.findall(r"^  (runs/demo/\S+\.html) ", done.stderr, re.MULTILINE)
     assert len(pages) == 2
     assert all((clone / page).is_file() for page in pages)
@@ -66,24 +66,24 @@ def test_it_checks_trains_and_reports(clone):
     assert len(pd.read_csv(clone / "predictions.csv")) == 100
 
 
-def test_each_step_is_a_command_that_one_can_type():
-    """Parsed as the program parses them, after a shell's splitting."""
-    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+def test_each_step_is_a_valid_command():
+    """Parsed by the program, after splitting by a shell."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     steps = story(bundled_images(), Path("runs/demo"), seed=3, workers=2)
-    assert [verb for _, verb, _ in steps] == ["check", "train"]
-    for _, verb, words in steps:
-        context = verbs[verb].make_context(verb, shlex.split(shlex.join(words)))
+    assert [command for _, command, _ in steps] == ["check", "train"]
+    for _, command, args in steps:
+        context = commands[command].make_context(command, shlex.split(shlex.join(args)))
     assert context.params["seed"] == 3
 
 
-def test_the_bundled_images_and_weights_are_small():
-    """So that a clone stays small: 5 MB of images, 12 MB (MiB) of weights."""
+def test_bundled_images_and_weights_are_small():
+    """A clone stays small: 5 MB of images, 12 MiB of weights."""
     images = [file for folder in ("satellite", "land_cover") for file in (ROOT / "examples" / folder).rglob("*.jpg")]
     assert sum(file.stat().st_size for file in images) < 5_000_000
     assert sum(file.stat().st_size for file in (ROOT / "examples/weights").glob("*.safetensors")) < 12 * 2**20
 
 
-def test_installing_shows_its_progress():
+def test_installation_shows_its_progress():
     installs = [
         line for line in (ROOT / "Makefile").read_text().splitlines() if "install" in line and "--editable" in line
     ]
@@ -91,8 +91,8 @@ def test_installing_shows_its_progress():
     assert not [line for line in installs if "--quiet" in line or " -q" in line]
 
 
-def test_images_without_weights_are_not_those_of_the_demo(clone, monkeypatch):
-    """A folder examples/satellite may be the user's own; where nothing is complete, the message has the way back."""
+def test_images_without_weights_are_not_the_bundled_images(clone, monkeypatch):
+    """A folder examples/satellite may belong to the user. If no folder is complete, the message names the fix."""
     (clone / "examples" / WEIGHTS).unlink()
     monkeypatch.chdir(clone)
     assert bundled_images() == ROOT / "examples/satellite"
@@ -101,8 +101,8 @@ def test_images_without_weights_are_not_those_of_the_demo(clone, monkeypatch):
         bundled_images()
 
 
-def lies(folder, command, *further):
-    """As a run that this command has begun, and what else there is."""
+def write_run(folder, command, *further):
+    """Write the files of a run that was started with this command, and further files."""
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"command": command}))
     for name in ("recipe.yaml", "model.safetensors", *further):
@@ -110,11 +110,11 @@ def lies(folder, command, *further):
     return folder
 
 
-def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
-    """One that was stopped as well; nothing is there the first time."""
+def test_earlier_demo_is_replaced(tmp_path, monkeypatch):
+    """Also a demo that was stopped. The first time there is nothing to replace."""
     monkeypatch.chdir(tmp_path)
     demo.make_room(demo.OUT)
-    lies(demo.OUT, "effnetv2 demo --seed 3", ".model.1234.partial")
+    write_run(demo.OUT, "effnetv2 demo --seed 3", ".model.1234.partial")
     for folder in ("inspection", "folds"):
         (demo.OUT / folder).mkdir()
     demo.make_room(demo.OUT)
@@ -125,32 +125,32 @@ def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("command", "further", "out", "said"),
+    ("command", "further", "out", "message"),
     [
         ("effnetv2 train pictures.csv --output runs/demo", (), "runs/demo", "has a run that the demo did not make"),
         ("effnetv2 demo", ("notes.txt",), "runs/demo", "has other files next to an earlier demo .'notes.txt'."),
         ("effnetv2 demo", (), "runs/other", "holds a run already"),
     ],
 )
-def test_what_no_demo_has_made_is_left_alone(command, further, out, said, tmp_path, monkeypatch):
+def test_folder_that_is_not_a_demo_is_refused(command, further, out, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = lies(Path(out), command, *further)
+    folder = write_run(Path(out), command, *further)
     before = sorted(folder.iterdir())
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         demo.make_room(Path(out))
     assert sorted(folder.iterdir()) == before
 
 
-def test_an_earlier_demo_stays_where_another_could_not_be_made(clone, monkeypatch):
+def test_earlier_demo_is_kept_if_the_next_cannot_start(clone, monkeypatch):
     (clone / "examples" / WEIGHTS).unlink()
-    lies(clone / "runs/demo", "effnetv2 demo")
+    write_run(clone / "runs/demo", "effnetv2 demo")
     monkeypatch.chdir(clone)
     monkeypatch.setattr(initial_weights, "EXAMPLES", clone / "examples")
     assert CliRunner().invoke(app, ["demo"]).exit_code == 2
     assert (clone / "runs/demo/model.safetensors").read_text() == "kept"
 
 
-def test_only_its_own_folder_is_cleared(clone):
+def test_output_folder_with_other_files_is_refused(clone):
     (clone / "mine").mkdir()
     (clone / "mine/notes.txt").write_text("kept")
     done = effnetv2("demo", "--output", "mine", cwd=clone)
@@ -159,8 +159,8 @@ def test_only_its_own_folder_is_cleared(clone):
     assert [path.name for path in (clone / "mine").iterdir()] == ["notes.txt"]
 
 
-def test_a_step_that_is_stopped_ends_the_story(capsys):
-    """Ctrl-C and SIGTERM, with the words that say how to go on."""
+def test_interrupted_step_ends_the_demo(capsys):
+    """By Ctrl-C or SIGTERM, with a message that names the command to resume."""
 
     def stopped(number: int) -> None:
         raise KeyboardInterrupt(f"go on with {number}")
@@ -175,20 +175,20 @@ def test_a_step_that_is_stopped_ends_the_story(capsys):
     assert mentions(capsys.readouterr().err, "go on with 3")
 
 
-def test_the_story_begins_wherever_one_stands_in_the_clone(monkeypatch):
-    for place, pictures in (
+def test_demo_starts_in_any_folder_of_the_clone(monkeypatch):
+    for folder, images in (
         (ROOT, "examples/satellite"),
         (ROOT / "examples", "satellite"),
         (ROOT / "examples/weights", ROOT / "examples/satellite"),
     ):
-        monkeypatch.chdir(place)
-        assert bundled_images() == Path(pictures)
-        (words,) = [words for _, verb, words in story(bundled_images(), Path("out"), seed=0, workers=None)
-                    if verb == "train"]  # fmt: skip
-        assert Path(words[words.index("--weights") + 1]).is_file()
+        monkeypatch.chdir(folder)
+        assert bundled_images() == Path(images)
+        (args,) = [args for _, command, args in story(bundled_images(), Path("out"), seed=0, workers=None)
+                    if command == "train"]  # fmt: skip
+        assert Path(args[args.index("--weights") + 1]).is_file()
 
 
-def test_what_comes_next_can_be_pasted():
+def test_next_commands_can_be_pasted():
     lines = list(demo.next_lines(Path("my runs/demo")))
     assert mentions(lines, "effnetv2 predict 'my runs/demo' NEW_IMAGES")
     assert mentions(lines, "effnetv2 train YOUR_IMAGES")

@@ -343,7 +343,7 @@ def test_signal_leaves_no_partial_map(model_path, tmp_path):
     running = started("geo", "map", model_path, raster, "--stride-px", "2", cwd=tmp_path)
     while not list(tmp_path.glob(".*.partial")):
         time.sleep(0.02)
-        assert running.goes_on(), running.end()
+        assert running.is_running(), running.end()
     running.process.terminate()
     assert running.end().returncode == 130
     assert not list(tmp_path.glob(".*"))

@@ -1,4 +1,4 @@
-"""Schedules other than growing stages: each step has the settings of the schedule."""
+"""Schedules other than growing stages: each step has the values of the schedule."""
 
 from __future__ import annotations
 

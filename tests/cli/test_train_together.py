@@ -23,7 +23,7 @@ from efficientnetv2.utils.errors import InputError
 
 # 39 training images, 5 steps; two groups per step, which one process computes in one pass: equal except for rounding,
 # which would be visible in 16 bits.
-WORDS = (
+ARGS = (
     "--model", NETWORK, "--weights", "none", "--workers", "0", "--device", "cpu", "--epochs", "1",
     "--set", "batch_size=8", "--set", "ghost_batch_size=4", "--set", "checkpoint_minutes=0",
     "--set", "precision=fp32", "--set", "progressive={stages: 2, image_size: {start: 32, end: 48}, dropout: 0.2}",
@@ -55,11 +55,11 @@ def steps_done(run):
 def wait_until(condition, *processes):
     while not condition():
         time.sleep(0.01)
-        assert all(one.goes_on() for one in processes), "a process ended too early"
+        assert all(one.is_running() for one in processes), "a process ended too early"
 
 
 def test_two_processes_equal_one_process(class_folders, tmp_path):
-    args = ("train", class_folders, *WORDS, *STEADY)
+    args = ("train", class_folders, *ARGS, *STEADY)
     run_ok(*args, "--output", tmp_path / "alone", cwd=tmp_path)
     first, second = effnetv2_together(2, *args, "--output", tmp_path / "both", cwd=tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
@@ -81,7 +81,7 @@ def test_two_processes_equal_one_process(class_folders, tmp_path):
 
 
 def test_common_error_is_printed_once(class_folders, tmp_path):
-    ended = effnetv2_together(3, "train", class_folders, *WORDS, "--output", tmp_path / "run", cwd=tmp_path)
+    ended = effnetv2_together(3, "train", class_folders, *ARGS, "--output", tmp_path / "run", cwd=tmp_path)
     (message,) = (one.stderr for one in ended if "error:" in one.stderr)
     assert not any("Traceback" in one.stderr for one in ended)
     assert mentions(message, "3", "2", "group")
@@ -92,7 +92,7 @@ def test_common_error_is_printed_once(class_folders, tmp_path):
 
 def test_default_ghost_batch_size_suits_the_number_of_processes(class_folders, tmp_path):
     """A batch of 8 in 3 processes: no number of groups divides evenly, so the fewest that suffice."""
-    args = [arg for arg in WORDS if arg != "ghost_batch_size=4"]
+    args = [arg for arg in ARGS if arg != "ghost_batch_size=4"]
     del args[args.index("--set", args.index("batch_size=8"))]
     ended = effnetv2_together(
         3, "train", class_folders, *args, "--epochs", "0.4", "--output", tmp_path / "run", cwd=tmp_path
@@ -103,7 +103,7 @@ def test_default_ghost_batch_size_suits_the_number_of_processes(class_folders, t
 
 def test_signal_stops_all_processes_after_the_same_step(class_folders, tmp_path):
     """Only one process, any of them, receives it."""
-    args = ("train", class_folders, *WORDS, "--epochs", "40", "--output", tmp_path / "run", "--workers", "1")
+    args = ("train", class_folders, *ARGS, "--epochs", "40", "--output", tmp_path / "run", "--workers", "1")
     rarely = ("--set", "checkpoint_minutes=60")
     running = started_together(2, *args, *rarely, cwd=tmp_path)
     wait_until(lambda: steps_done(tmp_path / "run") >= 3, *running)
@@ -122,7 +122,7 @@ def test_signal_stops_all_processes_after_the_same_step(class_folders, tmp_path)
 
 def test_restarted_launch_resumes_its_run(class_folders, tmp_path):
     """As with torchrun: it resumes its own run, not another in the same folder."""
-    args = ("train", class_folders, *WORDS, "--epochs", "16")
+    args = ("train", class_folders, *ARGS, "--epochs", "16")
     other = effnetv2_together(2, *args, "--epochs", "0.4", cwd=tmp_path, launch="another")
     assert other[0].returncode == 0, other[0].stderr
     (older,) = (tmp_path / "runs").iterdir()
@@ -145,7 +145,7 @@ def test_restarted_launch_resumes_its_run(class_folders, tmp_path):
 
 
 def test_folder_of_another_run_is_refused_at_each_restart(class_folders, tmp_path):
-    args = ("train", class_folders, *WORDS, "--epochs", "0.4", "--output", tmp_path / "run")
+    args = ("train", class_folders, *ARGS, "--epochs", "0.4", "--output", tmp_path / "run")
     assert effnetv2(*args, cwd=tmp_path).returncode == 0
     for restarts in (0, 1):
         first, _ = effnetv2_together(2, *args, cwd=tmp_path, restarts=restarts)
@@ -168,7 +168,7 @@ def test_images_missing_on_another_machine_are_refused(tmp_path):
 
 def test_unreadable_images_of_all_processes_are_counted(class_folders, tmp_path):
     """5 % of 39 training images are less than two."""
-    args = ("train", class_folders, *WORDS, "--epochs", "100", "--output", tmp_path / "run")
+    args = ("train", class_folders, *ARGS, "--epochs", "100", "--output", tmp_path / "run")
     running = started_together(2, *args, cwd=tmp_path)
     wait_until(lambda: steps_done(tmp_path / "run") >= 1, *running)
     images = pd.read_csv(tmp_path / "run/dataset.csv").query("split == 'train'").groupby("label").head(1)
@@ -187,7 +187,7 @@ def test_unreadable_images_of_all_processes_are_counted(class_folders, tmp_path)
 
 def test_outage_in_validation_is_reported_once_and_keeps_the_step(class_folders, tmp_path):
     """The images of val are removed after the first rows; the first process has all predictions and reports it."""
-    args = ("train", class_folders, *WORDS, "--epochs", "100", "--output", tmp_path / "run")
+    args = ("train", class_folders, *ARGS, "--epochs", "100", "--output", tmp_path / "run")
     running = started_together(2, *args, "--set", "checkpoint_minutes=60", cwd=tmp_path)
     wait_until(lambda: steps_done(tmp_path / "run") >= 1, *running)
     held_out = {Path(path).name for path in pd.read_csv(tmp_path / "run/dataset.csv").query("split == 'val'")["path"]}

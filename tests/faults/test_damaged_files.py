@@ -1,4 +1,4 @@
-"""A run's own files, damaged between two starts of it."""
+"""Files of a run that are damaged between two starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.command_line import effnetv2, killed_at
 from tests.conftest import COLORS, paint
-from tests.faults.test_finished import SAVING, WORDS
+from tests.faults.test_finished import ARGS, SAVING
 from tests.faults.test_kill_and_resume import bits
 from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
@@ -26,21 +26,20 @@ from efficientnetv2.workflows.run_report import _report_context
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A folder with images, a run that was killed after its last step, and what it comes to when it goes on."""
+    """A folder with images, a run that was killed after its last step, and a resumed copy of the run."""
     here = tmp_path_factory.mktemp("stopped")
     for name, color in COLORS.items():
         for number in range(8):
             paint(here / "pictures" / name / f"{number}.jpg", color, number)
-    words = ("train", "pictures", *WORDS, "--output", "run")
-    killed_at(SAVING, *words, cwd=here)
+    args = ("train", "pictures", *ARGS, "--output", "run")
+    killed_at(SAVING, *args, cwd=here)
     shutil.copytree(here / "run", here / "whole")
     done = effnetv2("train", "pictures", "--output", "whole", "--resume", "--device", "cpu", cwd=here)
     assert done.returncode == 0, done.stderr
     return here
 
 
-def gone_on_with(stopped, name):
-    """Resume a copy of the run."""
+def resume(stopped, name):
     return effnetv2("train", "pictures", "--output", name, "--resume", "--device", "cpu", cwd=stopped)
 
 
@@ -50,10 +49,10 @@ def copy(stopped, name):
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[1]", '{"command": 1, "chosen": [], "preprocessing": 3}'])
-def test_a_damaged_beginning_is_named_and_how_to_start_again(content, stopped, tmp_path):
+def test_damaged_run_file_is_reported_with_a_command_to_start_again(content, stopped, tmp_path):
     run = copy(stopped, tmp_path.name)
     (run / "run.json").write_text(content)
-    done = gone_on_with(stopped, run.name)
+    done = resume(stopped, run.name)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert mentions(done.stderr, run.name, "run.json")
@@ -63,9 +62,9 @@ def test_a_damaged_beginning_is_named_and_how_to_start_again(content, stopped, t
     )
 
 
-def test_the_command_that_is_named_trains_on_the_same_split(stopped):
-    words = ("train", "run/dataset.csv", "--recipe", "run/recipe.yaml", "--output", "again", "--device", "cpu")
-    done = effnetv2(*words, cwd=stopped)
+def test_suggested_command_trains_on_the_same_split(stopped):
+    args = ("train", "run/dataset.csv", "--recipe", "run/recipe.yaml", "--output", "again", "--device", "cpu")
+    done = effnetv2(*args, cwd=stopped)
     assert done.returncode == 0, done.stderr
     lists = [
         ImageDataset.from_csv(stopped / run / "dataset.csv", root=stopped / "pictures", source="")
@@ -79,27 +78,27 @@ def test_the_command_that_is_named_trains_on_the_same_split(stopped):
 
 
 @pytest.mark.parametrize("log", [random.Random(0).randbytes(1_000), b"[1]\n3\nnull\n{}\n"])
-def test_a_damaged_log_and_list_are_set_aside_and_the_run_goes_on(log, stopped, tmp_path):
+def test_damaged_log_and_list_are_set_aside_on_resume(log, stopped, tmp_path):
     run = copy(stopped, tmp_path.name)
-    whole = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    (run / "metrics.jsonl").write_bytes(whole[0] + log + b"\n")
+    rows = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(rows[0] + log + b"\n")
     (run / "skipped.csv").write_bytes(b"\xff\xfe\0\0")
-    done = gone_on_with(stopped, run.name)
+    done = resume(stopped, run.name)
     assert done.returncode == 0, done.stderr
     for name in ("metrics.jsonl", "skipped.csv"):
         assert f"{run.name}/{name} is damaged" in done.stdout
         assert mentions(done.stdout, name, "damaged")
         assert (run / f"{name}.damaged").exists()
-    assert (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)[0] == whole[0], "what is whole is kept"
+    assert (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)[0] == rows[0], "what is whole is kept"
     assert all("step" in json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     assert bits(run) == bits(stopped / "whole")
 
 
-def test_a_checkpoint_of_something_else_is_passed_over_for_the_one_before_it(stopped, tmp_path):
+def test_checkpoint_of_other_content_is_replaced_by_the_previous_one(stopped, tmp_path):
     run = copy(stopped, tmp_path.name)
     before, newest = sorted((run / "checkpoints").iterdir())
     torch.save({"a": 1}, newest)
-    done = gone_on_with(stopped, run.name)
+    done = resume(stopped, run.name)
     assert done.returncode == 0, done.stderr
     assert f"{newest.name} is damaged" in done.stdout
     assert mentions(done.stdout, int(before.stem.removeprefix("step_")), "from step")
@@ -107,16 +106,16 @@ def test_a_checkpoint_of_something_else_is_passed_over_for_the_one_before_it(sto
 
 
 @pytest.mark.parametrize("content", [{"a": 1}, [1], 3, {"network": 1}])
-def test_whatever_a_checkpoint_holds_that_does_not_fit_is_set_aside(content, tmp_path):
+def test_checkpoint_with_invalid_content_is_set_aside(content, tmp_path):
     save_checkpoint(tmp_path, {"step": 1}, 1)
     torch.save(content, tmp_path / "step_00000002.pt")
-    kept, damaged = load_latest_checkpoint(tmp_path, lambda kept: isinstance(kept, dict) and "step" in kept)
-    assert kept == {"step": 1}
+    state, damaged = load_latest_checkpoint(tmp_path, lambda state: isinstance(state, dict) and "step" in state)
+    assert state == {"step": 1}
     assert len(damaged) == 1
     assert checkpoint_steps(tmp_path) == [1]
 
 
-def test_a_row_that_a_kill_cut_off_is_no_damage(tmp_path):
+def test_row_truncated_by_a_kill_is_not_damage(tmp_path):
     row = {"kind": "train", "step": 1, "epoch": 0.5}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + '\n{"kind": "tr')
     folder = RunDir(tmp_path)
@@ -125,17 +124,17 @@ def test_a_row_that_a_kill_cut_off_is_no_damage(tmp_path):
     assert not (tmp_path / "metrics.jsonl.damaged").exists()
 
 
-def test_a_damaged_report_of_a_finished_run_is_named(stopped, tmp_path):
+def test_damaged_report_of_a_finished_run_is_reported(stopped, tmp_path):
     shutil.copytree(stopped / "whole", stopped / tmp_path.name)
     (stopped / tmp_path.name / "report.json").write_text("{")
-    done = gone_on_with(stopped, tmp_path.name)
+    done = resume(stopped, tmp_path.name)
     assert done.returncode == 2, done.stderr
     assert mentions(done.stderr, tmp_path.name, "report.json")
     assert mentions(done.stderr, tmp_path.name, "effnetv2 evaluate", "DATA")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
-def test_damaged_files_of_a_cross_validation_are_named_with_what_trains_them_again(content, tmp_path):
+def test_damaged_files_of_a_cross_validation_are_reported_with_a_fix(content, tmp_path):
     for name, read in (
         ("selection/fold1.json", lambda: selection_results(tmp_path, 0)),
         ("fold1/run.json", lambda: first_preprocessing(tmp_path)),
@@ -146,9 +145,9 @@ def test_damaged_files_of_a_cross_validation_are_named_with_what_trains_them_aga
             read()
 
 
-def test_damaged_predictions_of_the_probe_do_not_keep_a_run_from_its_report(tmp_path):
+def test_damaged_predictions_of_the_probe_do_not_prevent_the_report(tmp_path):
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe/predictions.csv").write_bytes(b"\xff\xfe\0\0")
-    said = logged_lines()
+    messages = logged_lines()
     assert _report_context(tmp_path, {"linear_probe": {}}, None).probe is None
-    assert mentions(said[0], "probe/predictions.csv", "damaged")
+    assert mentions(messages[0], "probe/predictions.csv", "damaged")

@@ -1,4 +1,4 @@
-"""Processes that read images: what becomes of them when a run is killed, and of a run when one of them is."""
+"""Processes that read images, when the run or such a process is killed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG = ("--set", "checkpoint_minutes=60", "--set", "progressive.stages=1", "--ep
 
 
 def readers_of(process):
-    """The processes that read for a run which is training."""
+    """Return the processes that read images for a running training."""
     return psutil.Process(process.process.pid).children(recursive=True)
 
 
@@ -31,14 +31,14 @@ def training(class_folders, run, workers):
     process = start(class_folders, run, workers, *LONG)
     until = time.monotonic() + 240
     while not (steps_done(run) >= 3 and readers_of(process)):
-        assert process.goes_on(), process.end()
+        assert process.is_running(), process.end()
         assert time.monotonic() < until
         time.sleep(0.02)
     return process
 
 
 @linux
-def test_readers_end_with_the_run_that_is_killed(class_folders, tmp_path):
+def test_readers_end_with_a_killed_run(class_folders, tmp_path):
     process = training(class_folders, tmp_path / "run", 2)
     readers = readers_of(process)
     process.kill()
@@ -47,7 +47,7 @@ def test_readers_end_with_the_run_that_is_killed(class_folders, tmp_path):
 
 
 @linux
-def test_a_reader_that_is_killed_costs_no_step_and_the_way_on_is_named(class_folders, tmp_path):
+def test_killed_reader_loses_no_step_and_the_error_has_the_command_to_resume(class_folders, tmp_path):
     process = training(class_folders, tmp_path / "run", 1)
     readers_of(process)[0].kill()
     done = process.end()
@@ -58,23 +58,23 @@ def test_a_reader_that_is_killed_costs_no_step_and_the_way_on_is_named(class_fol
     (checkpoint,) = (tmp_path / "run/checkpoints").glob("step_*.pt")
     step = int(checkpoint.stem.removeprefix("step_"))
     assert step >= 3
-    words = ("train", class_folders, *QUICK, *LONG[:-1], "60", "--output", tmp_path / "run", "--resume")
-    running = start_again(words, tmp_path)
+    args = ("train", class_folders, *QUICK, *LONG[:-1], "60", "--output", tmp_path / "run", "--resume")
+    running = start_again(args, tmp_path)
     assert mentions(running, step, "from step")
 
 
-def start_again(words, tmp_path):
-    """What a run that goes on says before its first step."""
-    process = started(*words, cwd=tmp_path)
+def start_again(args, tmp_path):
+    """Return the output of a resumed run before its first step."""
+    process = started(*args, cwd=tmp_path)
     until = time.monotonic() + 240
-    said, output = "", process.folder / "out"
-    while "from step" not in said:
-        assert process.goes_on(), process.end()
+    text, output = "", process.folder / "out"
+    while "from step" not in text:
+        assert process.is_running(), process.end()
         assert time.monotonic() < until
         time.sleep(0.05)
-        said = output.read_text() if output.exists() else ""
+        text = output.read_text() if output.exists() else ""
     process.kill()
-    return said
+    return text
 
 
 IN_A_FOLDER = """
@@ -91,13 +91,13 @@ if sys.argv[1] == "alive":
 
 @pytest.fixture
 def short():
-    """A folder whose path leaves room for that of a socket."""
+    """A folder with a path that is short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="t") as folder:
         yield Path(folder)
 
 
 @pytest.mark.parametrize("end", ["alive", "killed", "ended"])
-def test_the_temporary_folder_of_a_process_that_is_gone_is_removed_by_the_next(end, short, monkeypatch):
+def test_temporary_folder_of_an_ended_process_is_removed_by_the_next_process(end, short, monkeypatch):
     with subprocess.Popen(
         [sys.executable, "-c", IN_A_FOLDER, end], env={**os.environ, "TMPDIR": str(short)},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -122,7 +122,7 @@ def test_the_temporary_folder_of_a_process_that_is_gone_is_removed_by_the_next(e
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows has a temporary folder for each user")
-def test_a_temporary_folder_of_another_user_is_not_touched(short, monkeypatch):
+def test_temporary_folder_of_another_user_is_not_changed(short, monkeypatch):
     """Its lock may be a link to a file of this user, which locking would empty."""
     monkeypatch.setattr(processes, "_MIN_AGE_S", -1.0)
     mine, theirs = short / "mine.txt", short / "effnetv2-theirs"

@@ -1,4 +1,4 @@
-"""Memory that runs out where nothing can be done again with less: one line, and what to reduce."""
+"""Out-of-memory errors that no retry can avoid: one line, and a hint what to reduce."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from efficientnetv2.cli.console import ends
         OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
-def test_it_is_told_in_a_line_with_what_to_reduce(error, capsys):
+def test_out_of_memory_is_a_one_line_error_with_a_hint(error, capsys):
     with pytest.raises(typer.Exit) as ended, ends():
         raise error
     assert ended.value.exit_code == 1
@@ -36,7 +36,7 @@ def test_it_is_told_in_a_line_with_what_to_reduce(error, capsys):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a mistake of ours"), ImportError("no such module"), typer.Exit(3)])
-def test_other_errors_are_not_taken_for_it(error):
+def test_other_errors_are_raised_unchanged(error):
     with pytest.raises(type(error)) as ended, ends():
         raise error
     assert ended.value is error

@@ -1,4 +1,4 @@
-"""A process of several is killed under torchrun: the run finishes, and nobody can tell."""
+"""One of several processes is killed under torchrun: the run finishes with the same result."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 from benchmarks.logged_train import samples_by_group
-from tests.cli.test_train_together import WORDS, losses
+from tests.cli.test_train_together import ARGS, losses
 
 ROOT = Path(__file__).parents[2]
 
 
 def torchrun(processes: int, run: Path, data: Path, *more: str) -> subprocess.Popen[bytes]:
-    words = ["train", str(data), *WORDS, "--epochs", "6", "--output", str(run)]
+    args = ["train", str(data), *ARGS, "--epochs", "6", "--output", str(run)]
     return subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *more,
-            "-m", "benchmarks.logged_train", f"{run}_log", *words,
+            "-m", "benchmarks.logged_train", f"{run}_log", *args,
         ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -32,10 +32,10 @@ def torchrun(processes: int, run: Path, data: Path, *more: str) -> subprocess.Po
 
 
 @pytest.mark.slow
-def test_one_rank_killed_under_torchrun_and_the_run_finishes(class_folders, tmp_path):
-    whole = torchrun(2, tmp_path / "whole", class_folders)
-    _, error = whole.communicate(timeout=300)
-    assert whole.returncode == 0, error
+def test_run_under_torchrun_finishes_after_a_rank_is_killed(class_folders, tmp_path):
+    uninterrupted = torchrun(2, tmp_path / "whole", class_folders)
+    _, error = uninterrupted.communicate(timeout=300)
+    assert uninterrupted.returncode == 0, error
     process = torchrun(2, tmp_path / "killed", class_folders, "--max-restarts", "1")
     metrics = tmp_path / "killed/metrics.jsonl"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 8:
@@ -43,9 +43,9 @@ def test_one_rank_killed_under_torchrun_and_the_run_finishes(class_folders, tmp_
         assert process.poll() is None, process.stderr.read()
     (second,) = (one for one in psutil.Process(process.pid).children() if one.environ().get("RANK") == "1")
     second.kill()
-    said, error = process.communicate(timeout=300)
+    output, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    assert b"Started again by the same launch (restart 1)" in said
+    assert b"Started again by the same launch (restart 1)" in output
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     expected = samples_by_group(tmp_path / "whole_log")
     assert all(len(times) == 1 for times in expected.values())

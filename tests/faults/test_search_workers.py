@@ -1,4 +1,4 @@
-"""Workers that are killed, that share a study, whose database goes away: every trial counts once, none is lost."""
+"""Workers that are killed, share a study or lose their database: each trial counts once, and none is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.nas.tiny import words
 from tests.postgres import server
 
 TRIALS = 3
-# Some seconds a trial: it is met in the middle, and none ends between a look at it and what follows.
+# A trial takes some seconds, so that a test can interrupt it, and none ends between a check and the next action.
 LONG = ("--trials", TRIALS, "--epochs", 60, "--no-prune", "--sampler", "random")
 
 
@@ -36,25 +36,25 @@ def sqlite(folder: Path) -> str:
     return f"sqlite:///{folder}/study/study.db"
 
 
-def wait(for_what: Callable[[], object], workers: list[Running]) -> None:
+def wait(condition: Callable[[], object], workers: list[Running]) -> None:
     until = time.monotonic() + 300
     while time.monotonic() < until:
-        if for_what():
+        if condition():
             return
         for one in workers:
-            if not one.goes_on():
+            if not one.is_running():
                 raise AssertionError(f"ended too early: {one.end()}")
         time.sleep(0.05)
     raise TimeoutError
 
 
 def ended_trials(log: Path) -> int:
-    """How many have been told."""
+    """Return the number of ended trials in the log."""
     return log.read_text().count("reward") if log.exists() else 0
 
 
 def in_the_middle(folder: Path, *, done: int) -> Callable[[], bool]:
-    """So many trials have ended, and another one has begun and is written down."""
+    """Return a check: this many trials have ended, and another trial has started and is saved."""
 
     def look() -> bool:
         if ended_trials(folder / "study/log.txt") < done:
@@ -65,8 +65,8 @@ def in_the_middle(folder: Path, *, done: int) -> Callable[[], bool]:
     return look
 
 
-def whole(trials: list[optuna.trial.FrozenTrial]) -> None:
-    """As many trials as were asked for, each finished once, no network twice."""
+def check_trials(trials: list[optuna.trial.FrozenTrial]) -> None:
+    """Check that each requested trial has finished once, and no architecture occurs twice."""
     assert [one.number for one in trials] == list(range(TRIALS))
     assert {one.state for one in trials} == {optuna.trial.TrialState.COMPLETE}
     assert all(one.user_attrs["measurement"]["failure"] is None for one in trials)
@@ -74,19 +74,19 @@ def whole(trials: list[optuna.trial.FrozenTrial]) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_workers_trial_is_taken_up_again(class_folders, tmp_path):
+def test_trial_of_a_killed_worker_is_repeated(class_folders, tmp_path):
     worker = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
     wait(in_the_middle(tmp_path, done=2), [worker])
     worker.kill()
     before = rows(sqlite(tmp_path))
-    begun = [one for one in before if one.state == optuna.trial.TrialState.RUNNING]
-    assert len(begun) == 1
+    running = [one for one in before if one.state == optuna.trial.TrialState.RUNNING]
+    assert len(running) == 1
     done = effnetv2("search", "resume", tmp_path / "study", "--workers", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     after = rows(sqlite(tmp_path))
-    whole(after)
-    again = after[begun[0].number]
-    assert again.params == begun[0].params, "the network that had been chosen is the one that is tried"
+    check_trials(after)
+    again = after[running[0].number]
+    assert again.params == running[0].params, "the network that had been chosen is the one that is tried"
     assert again.user_attrs["begun"] == 2
     for one in before:
         if one.state.is_finished():
@@ -94,7 +94,7 @@ def test_a_killed_workers_trial_is_taken_up_again(class_folders, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stopped_worker_gives_its_trial_back(class_folders, tmp_path):
+def test_stopped_worker_returns_its_trial(class_folders, tmp_path):
     worker = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
     wait(in_the_middle(tmp_path, done=1), [worker])
     os.kill(worker.process.pid, signal.SIGTERM)
@@ -105,12 +105,12 @@ def test_a_stopped_worker_gives_its_trial_back(class_folders, tmp_path):
     assert not [one for one in rows(sqlite(tmp_path)) if one.state == optuna.trial.TrialState.RUNNING]
     done = effnetv2("search", "resume", tmp_path / "study", "--workers", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    whole(rows(sqlite(tmp_path)))
+    check_trials(rows(sqlite(tmp_path)))
     assert {one.user_attrs["begun"] for one in rows(sqlite(tmp_path))} == {1}, "to stop is not to fail"
 
 
 @pytest.mark.slow
-def test_two_workers_share_a_study_of_sqlite_and_one_of_them_is_killed(class_folders, tmp_path):
+def test_killed_worker_does_not_affect_the_other_worker_of_a_sqlite_study(class_folders, tmp_path):
     first = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
     wait((tmp_path / "study/study.yaml").exists, [first])
     second = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
@@ -118,17 +118,17 @@ def test_two_workers_share_a_study_of_sqlite_and_one_of_them_is_killed(class_fol
     first.kill()
     ended = second.end()
     assert ended.returncode == 0, ended.stderr
-    whole(rows(sqlite(tmp_path)))
+    check_trials(rows(sqlite(tmp_path)))
 
 
 def _pids(trials: list[optuna.trial.FrozenTrial]) -> set[int]:
-    """Whose trials have begun."""
+    """Return the process IDs of the workers with trials."""
     return {one.user_attrs["worker"]["pid"] for one in trials if "worker" in one.user_attrs}
 
 
 @pytest.mark.slow
-def test_two_workers_share_a_study_of_postgresql_whose_server_is_killed(class_folders, tmp_path):
-    """Each worker has a folder of its own, as on two machines; their trials meet on the server."""
+def test_two_workers_of_a_postgresql_study_survive_a_killed_server(class_folders, tmp_path):
+    """Each worker has its own folder, as on two machines. The server has the trials of both."""
     with server() as database:
         storage = ("--storage", database.url)
         driver = database.url.replace("postgresql", "postgresql+pg8000")
@@ -145,14 +145,14 @@ def test_two_workers_share_a_study_of_postgresql_whose_server_is_killed(class_fo
         ended = [worker.end() for worker in workers]
         assert [one.returncode for one in ended] == [0, 0], ended
         found = rows(driver)
-        whole(found)
+        check_trials(found)
         assert len(_pids(found)) == 2, "both have worked"
         assert any("responds again" in one.stdout for one in ended), ended
         done = effnetv2("search", "show", folders[1] / "study", "--json", cwd=tmp_path)
         assert len(json.loads(done.stdout)["rows"]) == TRIALS, done.stderr
 
 
-def test_a_server_that_is_not_there_is_told(class_folders, tmp_path):
+def test_unreachable_server_is_refused_without_showing_its_password(class_folders, tmp_path):
     nowhere = ("--storage", "postgresql://tester:secret@127.0.0.1:9/postgres", "--wait", "0.01")
     done = effnetv2(*words(tmp_path, class_folders, *nowhere), cwd=tmp_path)
     assert done.returncode == 2
@@ -161,8 +161,8 @@ def test_a_server_that_is_not_there_is_told(class_folders, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_search_and_loses_nothing(class_folders, tmp_path):
-    """A limit on the size of files stands for the disk: no file may become larger than the database is by now."""
+def test_full_disk_stops_the_search_without_losing_trials(class_folders, tmp_path):
+    """A full disk is simulated by a limit on the file size, which is the current size of the database."""
     done = effnetv2(*words(tmp_path, class_folders, "--trials", 1, "--sampler", "random"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     size = (tmp_path / "study/study.db").stat().st_size
@@ -182,7 +182,7 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(class_folders, tmp_path)
     assert before
     done = effnetv2("search", "resume", tmp_path / "study", "--trials", TRIALS, "--workers", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    whole(rows(sqlite(tmp_path)))
+    check_trials(rows(sqlite(tmp_path)))
 
 
 def _script(text: str, folder: Path) -> subprocess.CompletedProcess[str]:

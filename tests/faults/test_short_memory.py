@@ -1,4 +1,4 @@
-"""Memory that really runs out in the middle of a run: the system refuses, and the run goes on with less."""
+"""A run that exceeds a memory limit of the system continues with less memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tests.messages import mentions
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data")
 
-# 8 groups of 2 images of 128 px a step; together their activations are about 300 MB.
-WORDS = (
+# 8 groups of 2 images of 128 px per step, whose activations need about 300 MB.
+ARGS = (
     "--model", "efficientnetv2_b0", "--device", "cpu", "--workers", "0", "--epochs", "1", "--batch-size", "16",
     "--set", "ghost_batch_size=2", "--set", "progressive={stages: 1, image_size: 128, dropout: 0.2, drop_path: 0.2}",
     "--set", "precision=fp32",
 )  # fmt: skip
 
-# For its first pass the process may have 150 MB more than before it; then as much as it likes: what the allocator has
-# kept to itself counts for this limit, so a second pass would not even find room for a convolution's code.
+# The first pass may use 150 MB more than before. Later passes have no limit: memory that the allocator keeps also
+# counts, so a second pass would not even have memory for the code of a convolution.
 SHORT = """
 import resource, sys
 import torch
@@ -40,14 +40,14 @@ def counted(*given, real=loop.forward_backward):
 loop.forward_backward = counted
 """
 
-# Glibc's own value: with one set by the user the program keeps no memory, else the look at what a pass takes would
-# have kept all that the run needs.
+# The default of glibc. If the user sets a value, the program does not keep freed memory. Otherwise the pass that
+# measures memory would already keep all memory that the run needs.
 GIVING_BACK = {"MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 def train(data, run, before, *more):
-    words = ["effnetv2", "train", str(data), *WORDS, "--output", str(run), *more]
-    script = f"{before}\nimport sys\nfrom efficientnetv2.cli import main as cli\nsys.argv = {words!r}\ncli.main()\n"
+    args = ["effnetv2", "train", str(data), *ARGS, "--output", str(run), *more]
+    script = f"{before}\nimport sys\nfrom efficientnetv2.cli import main as cli\nsys.argv = {args!r}\ncli.main()\n"
     return subprocess.run(
         [sys.executable, "-c", script], cwd=run.parent, capture_output=True, text=True, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **GIVING_BACK},
@@ -59,9 +59,9 @@ def losses(run):
     return [row["loss"] for row in rows if row["kind"] == "train"]
 
 
-def test_a_run_whose_memory_is_cut_goes_on_with_fewer_groups_and_the_same_losses(class_folders, tmp_path):
-    whole = train(class_folders, tmp_path / "whole", "")
-    assert whole.returncode == 0, whole.stderr
+def test_run_with_limited_memory_continues_with_the_same_losses(class_folders, tmp_path):
+    unlimited = train(class_folders, tmp_path / "whole", "")
+    assert unlimited.returncode == 0, unlimited.stderr
     assert "8 of 128 px" in (tmp_path / "whole/log.txt").read_text()
     cut = train(class_folders, tmp_path / "cut", SHORT)
     assert cut.returncode == 0, cut.stderr

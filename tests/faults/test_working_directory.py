@@ -1,4 +1,4 @@
-"""The working directory holds the user's files; none of them is run as a module."""
+"""Files of the user in the working directory are never run as modules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 from tests.command_line import effnetv2_fresh
 
-# What Python imports when it starts a process, or the program when it runs.
+# Modules that Python imports when it starts a process, or that the program imports.
 MODULES = ("socket", "selectors", "tempfile", "numpy", "PIL", "torch", "optuna")
 
 STARTS_A_PROCESS = """
@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def trapped(tmp_path):
-    """A folder of modules that leave a file where they are run."""
+    """A folder of modules that write to a file when they are run."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for name in MODULES:
@@ -41,7 +41,7 @@ def trapped(tmp_path):
 
 
 @pytest.mark.parametrize("way", ["forkserver", "spawn"])
-def test_a_process_that_the_program_starts_runs_no_module_of_the_working_directory(way, trapped, tmp_path):
+def test_child_process_runs_no_module_of_the_working_directory(way, trapped, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/program.py").write_text(STARTS_A_PROCESS)
     done = subprocess.run(
@@ -52,7 +52,7 @@ def test_a_process_that_the_program_starts_runs_no_module_of_the_working_directo
     assert "started" in done.stdout, done.stderr
 
 
-def test_the_program_as_a_module_runs_no_module_of_the_working_directory(trapped, tmp_path, monkeypatch):
+def test_program_as_a_module_runs_no_module_of_the_working_directory(trapped, tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     done = effnetv2_fresh("models", cwd=trapped)
     assert not (tmp_path / "run").exists(), (tmp_path / "run").read_text()

@@ -1,4 +1,4 @@
-"""The command, as a process: it prints its address, ends without a lost request, and withstands bad clients."""
+"""The command as a process: it prints its address, loses no request at its end, and withstands bad clients."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples/serving"
 
 
 class Served:
-    """A server under way."""
+    """A running server."""
 
     def __init__(self, model, folder, *options):
         self.port = free_port()
-        words = ("serve", model, "--port", self.port, "--device", "cpu", "--engine", "torch", *options)
-        self.process = started(*words, cwd=folder)
+        args = ("serve", model, "--port", self.port, "--device", "cpu", "--engine", "torch", *options)
+        self.process = started(*args, cwd=folder)
         self.url = f"http://127.0.0.1:{self.port}"
         self.wait_for(lambda: self.get("/v2/health/ready").status_code == 200)
 
@@ -42,7 +42,7 @@ class Served:
         until = time.monotonic() + seconds
         while True:
             assert time.monotonic() < until, "it has not come to pass"
-            assert self.process.goes_on()
+            assert self.process.is_running()
             with suppress(httpx2.TransportError):
                 if condition():
                     return
@@ -72,7 +72,7 @@ def served(tmp_path_factory):
 
 
 def mutated(content, random):
-    """A file with some bytes changed, cut out, repeated or cut off."""
+    """Return a file with some bytes changed, removed, repeated or truncated."""
     content = bytearray(content)
     for _ in range(int(random.integers(1, 6))):
         at = int(random.integers(len(content)))
@@ -92,7 +92,7 @@ def mutated(content, random):
 
 
 def test_mutated_images_never_end_the_process(served):
-    """2,000 of six formats: each is predicted or refused, and the server answers as before."""
+    """2,000 files of six formats are predicted or refused, and the server still responds."""
     files = [encoded(0, format) for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")]
     random = np.random.default_rng(0)
     contents = [mutated(files[number % len(files)], random) for number in range(2000)]
@@ -107,10 +107,10 @@ def test_mutated_images_never_end_the_process(served):
     assert served.predict().json() == before
     assert set(statuses) <= {200, 413, 415, 422}
     assert min(statuses[200], statuses[415], statuses[422]) > 50, "the mutations are too weak or too strong"
-    assert served.process.goes_on()
+    assert served.process.is_running()
 
 
-def test_a_stop_waits_for_the_requests_that_were_accepted(model, tmp_path):
+def test_stop_waits_for_accepted_requests(model, tmp_path):
     server = Served(model, tmp_path, "--max-wait-ms", "1500", "--batch-size", "64")
     with ThreadPoolExecutor(12) as clients:
         responses = [clients.submit(server.predict) for _ in range(12)]
@@ -125,10 +125,10 @@ def test_a_stop_waits_for_the_requests_that_were_accepted(model, tmp_path):
         server.predict()
 
 
-def test_a_stop_loses_no_request_of_clients_that_keep_sending(model, tmp_path):
+def test_stop_loses_no_request_of_clients_that_keep_sending(model, tmp_path):
     server = Served(model, tmp_path, "--max-wait-ms", "5")
 
-    def send_until_it_is_gone(_):
+    def send_until_it_ends(_):
         statuses = []
         with httpx2.Client(timeout=60, trust_env=False) as client:
             while True:
@@ -138,7 +138,7 @@ def test_a_stop_loses_no_request_of_clients_that_keep_sending(model, tmp_path):
                     return statuses
 
     with ThreadPoolExecutor(4) as clients:
-        sent = clients.map(send_until_it_is_gone, range(4))
+        sent = clients.map(send_until_it_ends, range(4))
         server.wait_for(lambda: 'route="/predict",status="200"' in server.get("/metrics").text)
         server.signal(signal.SIGTERM)
         statuses = [status for one in sent for status in one]
@@ -146,7 +146,7 @@ def test_a_stop_loses_no_request_of_clients_that_keep_sending(model, tmp_path):
     assert server.process.end(timeout=30).returncode == 0
 
 
-def test_ctrl_c_ends_it_and_an_open_server_without_a_key_warns(model, tmp_path):
+def test_ctrl_c_ends_the_server_and_an_open_server_without_a_key_warns(model, tmp_path):
     server = Served(model, tmp_path, "--host", "0.0.0.0")
     server.signal(signal.SIGINT)
     done = server.process.end(timeout=30)
@@ -154,13 +154,13 @@ def test_ctrl_c_ends_it_and_an_open_server_without_a_key_warns(model, tmp_path):
     assert mentions(done.stderr, "0.0.0.0", "--api-key-file")
 
 
-def test_a_body_without_end_is_refused_and_the_next_request_is_served(served):
+def test_endless_body_is_refused_and_the_next_request_is_served(served):
     head = b"POST /predict HTTP/1.1\r\nHost: server\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
     with served.connect() as client:
         client.sendall(head)
         response = b""
         client.settimeout(0.001)
-        with suppress(ConnectionError):  # the server closes it
+        with suppress(ConnectionError):  # the server closes the connection
             while b"\r\n\r\n" not in response:
                 client.sendall(b"2710\r\n" + bytes(10_000) + b"\r\n")
                 with suppress(TimeoutError):
@@ -169,7 +169,7 @@ def test_a_body_without_end_is_refused_and_the_next_request_is_served(served):
     assert b"413" in response.partition(b"\r\n")[0]
 
 
-def test_clients_that_hang_up_do_no_harm(served):
+def test_clients_that_disconnect_do_no_harm(served):
     head = b"POST /predict HTTP/1.1\r\nHost: server\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(
         JPEG
     )
@@ -181,7 +181,7 @@ def test_clients_that_hang_up_do_no_harm(served):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
-def test_a_signal_loads_the_model_again(served):
+def test_signal_reloads_the_model(served):
     assert served.get("/v2/models/tiny").json()["parameters"]["classes"] == list(NAMES)
     write_model(served.file, names=("a", "b"))
     served.signal(signal.SIGHUP)
@@ -193,7 +193,7 @@ def test_a_signal_loads_the_model_again(served):
     served.wait_for(is_new)
 
 
-def test_an_address_in_use_is_refused(model, tmp_path):
+def test_address_in_use_is_refused(model, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         done = started("serve", model, "--port", port, cwd=tmp_path).end()
@@ -201,13 +201,13 @@ def test_an_address_in_use_is_refused(model, tmp_path):
     assert mentions(done.stderr, f"--port {port}") or mentions(done.stderr, "--port", port)
 
 
-def test_a_model_that_is_not_there_is_refused(tmp_path):
+def test_missing_model_is_refused(tmp_path):
     done = started("serve", "none.safetensors", "--port", 0, cwd=tmp_path).end()
     assert done.returncode == 2
     assert mentions(done.stderr, "none.safetensors")
 
 
-def test_tritons_client_library_classifies_files(served, tmp_path):
+def test_triton_client_library_classifies_files(served, tmp_path):
     pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
     files = []
     for number in range(3):
@@ -222,7 +222,7 @@ def test_tritons_client_library_classifies_files(served, tmp_path):
     ]
 
 
-def test_kserves_manifest_starts_a_server_whose_probes_reply(model, tmp_path):
+def test_kserve_manifest_starts_a_server_with_working_probes(model, tmp_path):
     manifest = yaml.safe_load((EXAMPLES / "kserve.yaml").read_text())
     (container,) = manifest["spec"]["predictor"]["containers"]
     port = str(free_port())
@@ -234,7 +234,7 @@ def test_kserves_manifest_starts_a_server_whose_probes_reply(model, tmp_path):
     until, waiting = time.monotonic() + 60, {probe["path"] for probe in probes}
     while waiting:
         assert time.monotonic() < until
-        assert process.goes_on()
+        assert process.is_running()
         with suppress(httpx2.TransportError):
             waiting = {
                 path for path in waiting
