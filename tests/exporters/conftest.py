@@ -1,4 +1,4 @@
-"""Small models and photos to export; a graph is traced once, as that takes longest."""
+"""Small models and photos to export. Each graph is traced once, because tracing takes longest."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ SMALL = Architecture(
 )
 
 
-def small_network(seed=0, *, activation="softmax", preprocessing=None, temperature=None):
-    """A network whose predictions differ from image to image; its batch norms have their own statistics."""
+def small_model(seed=0, *, activation="softmax", preprocessing=None, temperature=None):
+    """Return a model whose predictions differ between images, with its own statistics of batch norm."""
     own = preprocessing or Preprocessing(image_size=32)
     torch.manual_seed(seed)
-    network = EfficientNet(SMALL, num_classes=3, in_channels=own.channels)
-    network.train()
+    model = EfficientNet(SMALL, num_classes=3, in_channels=own.channels)
+    model.train()
     for _ in range(3):
-        network(torch.randn(8, own.channels, 32, 32))
-    network.eval()
-    torch.nn.init.normal_(next(m for m in network.modules() if isinstance(m, torch.nn.Linear)).weight, std=3.0)
-    network.preprocessing, network.class_names, network.activation = own, NAMES, activation
+        model(torch.randn(8, own.channels, 32, 32))
+    model.eval()
+    torch.nn.init.normal_(next(m for m in model.modules() if isinstance(m, torch.nn.Linear)).weight, std=3.0)
+    model.preprocessing, model.class_names, model.activation = own, NAMES, activation
     if temperature is not None:
-        network.calibration = Calibration(temperature, 100, "minival")
-    return network
+        model.calibration = Calibration(temperature, 100, "minival")
+    return model
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """Colored gradients with noise in the formats and orientations of cameras."""
+    """Colored gradients with noise, in the formats and orientations of cameras."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for number in range(12):
@@ -60,11 +60,11 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="session")
 def _traced_once():
-    """Equal graphs are traced once: the same trace is behind formats, precisions and preprocessing."""
+    """Trace equal graphs once: formats, precisions and preprocessing share the trace."""
     onnx = pytest.importorskip("onnx")
     from efficientnetv2.exporters import onnx as module
 
-    trace, kept = module._traced, {}
+    trace, traces = module._traced, {}
 
     def traced(graph):
         own = graph.preprocessing
@@ -74,9 +74,9 @@ def _traced_once():
         own_parts = own.image_size, own.tta, graph.for_engine and (own.mean, own.std)
         parts = weights, repr(graph), *own_parts, graph.network.activation, repr(calibrations), detector
         key = hashlib.blake2b(pickle.dumps(parts)).digest()
-        if key not in kept:
-            kept[key] = trace(graph).SerializeToString()
-        return onnx.ModelProto.FromString(kept[key])
+        if key not in traces:
+            traces[key] = trace(graph).SerializeToString()
+        return onnx.ModelProto.FromString(traces[key])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_traced", traced)

@@ -1,4 +1,4 @@
-"""Engines predict what PyTorch predicts, and say which of them computes."""
+"""Engines predict like PyTorch, and the log names the engine."""
 
 import logging
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.exporters.conftest import small_network
+from tests.exporters.conftest import small_model
 from tests.messages import mentioning, mentions
 
 import efficientnetv2 as ev2
@@ -21,13 +21,13 @@ CPU = {"device": "cpu", "workers": 0}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A calibrated model, and an ensemble of multi-label models with test-time augmentation."""
+    """A calibrated model, and an ensemble of multi-label models with TTA."""
     folder = tmp_path_factory.mktemp("models")
-    ev2.save(folder / "one.safetensors", small_network(temperature=1.7))
+    ev2.save(folder / "one.safetensors", small_model(temperature=1.7))
     own = Preprocessing(image_size=32, tta="d4")
     (folder / "ensemble").mkdir()
     for seed in (1, 2):
-        member = small_network(seed, activation="sigmoid", preprocessing=own, temperature=1.5)
+        member = small_model(seed, activation="sigmoid", preprocessing=own, temperature=1.5)
         ev2.save(folder / "ensemble" / f"{seed}.safetensors", member)
     write_members(folder / "ensemble", ["1.safetensors", "2.safetensors"])
     return {"one": folder / "one.safetensors", "ensemble": folder / "ensemble"}
@@ -41,7 +41,7 @@ def log(caplog):
 
 @pytest.fixture
 def timings(monkeypatch):
-    """Seconds that `auto` measures: of the engines in their order, then of PyTorch."""
+    """Set the seconds that `auto` measures: for the engines in their order, then for PyTorch."""
 
     def set_timings(*seconds):
         remaining = iter(seconds)
@@ -51,14 +51,14 @@ def timings(monkeypatch):
     return set_timings
 
 
-def _predicted(*arguments, **words):
-    table = ev2.predict(*arguments, **CPU, **words)
+def _predicted(*arguments, **options):
+    table = ev2.predict(*arguments, **CPU, **options)
     return table["predicted_label"], table.select_dtypes("number").to_numpy()
 
 
 @pytest.mark.parametrize("name", ["one", "ensemble"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_predict_gives_the_same_with_each_engine(engine, name, models, photos, log):
+def test_predict_gives_equal_results_with_each_engine(engine, name, models, photos, log):
     pytest.importorskip(engine)
     labels, expected = _predicted(models[name], photos, engine="torch")
     assert not log.messages or not mentions(log.messages, "Engine")
@@ -69,7 +69,7 @@ def test_predict_gives_the_same_with_each_engine(engine, name, models, photos, l
     assert mentions(log.messages, "Engine", engine)
 
 
-def test_evaluate_gives_the_same_metrics(models, photos, tmp_path):
+def test_evaluate_gives_equal_metrics_with_each_engine(models, photos, tmp_path):
     files = sorted(photos.iterdir())
     rows = [{"path": file, "label": ("forest", "maize")[number % 2]} for number, file in enumerate(files)]
     table = tmp_path / "table.csv"
@@ -78,10 +78,10 @@ def test_evaluate_gives_the_same_metrics(models, photos, tmp_path):
     assert results[0].metrics == pytest.approx(results[1].metrics, abs=1e-4)
 
 
-def test_a_predictor_exports_once(models, photos, monkeypatch):
+def test_predictor_exports_once(models, photos, monkeypatch):
     files, written = sorted(photos.iterdir()), []
     write = engines.write_onnx
-    monkeypatch.setattr(engines, "write_onnx", lambda *words: written.append(1) or write(*words))
+    monkeypatch.setattr(engines, "write_onnx", lambda *args: written.append(1) or write(*args))
     predict, plain = (ev2.Predictor(models["one"], device="cpu", engine=engine) for engine in ("onnxruntime", "torch"))
     for part in (files[:5], files[5:]):
         for found, expected in zip(predict(part), plain(part), strict=True):
@@ -91,7 +91,7 @@ def test_a_predictor_exports_once(models, photos, monkeypatch):
 
 
 def test_decoded_images_are_predicted_by_the_engine_of_the_predictor(models, photos, monkeypatch):
-    batches, compute = [], torch.zeros(1, small_network().num_classes)
+    batches, compute = [], torch.zeros(1, small_model().num_classes)
     predict = ev2.Predictor(models["one"], device="cpu", engine="onnxruntime")
     monkeypatch.setattr(engines._Picker, "__call__", lambda *_: lambda images: batches.append(images) or compute)
     predict.predict_decoded([predict.decode(next(photos.iterdir()))])
@@ -101,7 +101,7 @@ def test_decoded_images_are_predicted_by_the_engine_of_the_predictor(models, pho
 @pytest.mark.parametrize(
     ("seconds", "chosen"), [((1, 2, 5), "openvino"), ((3, 1, 5), "onnxruntime"), ((3, 3, 3), "torch")]
 )
-def test_auto_takes_the_fastest(seconds, chosen, models, photos, timings, log):
+def test_auto_selects_the_fastest_engine(seconds, chosen, models, photos, timings, log):
     pytest.importorskip("openvino")
     timings(*seconds)
     labels, expected = _predicted(models["one"], photos, engine="torch")
@@ -125,7 +125,7 @@ def _wrong(change):
 
 
 @pytest.mark.parametrize("change", [1e-2, float("nan")])
-def test_an_engine_that_disagrees_computes_nothing(change, models, photos, monkeypatch, timings, log):
+def test_engine_that_disagrees_with_pytorch_is_not_used(change, models, photos, monkeypatch, timings, log):
     for name in ENGINES:
         monkeypatch.setitem(engines._OPEN, name, _wrong(change))
     with pytest.raises(ev2.InputError, match=mentioning("onnxruntime", "differs", "engine=torch")):
@@ -138,53 +138,53 @@ def test_an_engine_that_disagrees_computes_nothing(change, models, photos, monke
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
-def test_an_engine_leaves_the_network_in_its_training_mode(engine, photos):
-    network = small_network().train()
-    network.blocks[0].eval()
-    predict = ev2.Predictor(network, engine=engine, device="cpu")
-    before = [module.training for module in network.modules()]
+def test_engine_keeps_the_training_mode_of_the_model(engine, photos):
+    model = small_model().train()
+    model.blocks[0].eval()
+    predict = ev2.Predictor(model, engine=engine, device="cpu")
+    before = [module.training for module in model.modules()]
     predict(sorted(photos.rglob("*.jpg"))[:2])
-    assert [module.training for module in network.modules()] == before
-    assert network.training
+    assert [module.training for module in model.modules()] == before
+    assert model.training
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5])
 def test_batches_of_any_size_are_equal_with_each_engine(count, photos):
-    """Those of the first size have a graph of their own."""
-    network = small_network()
+    """Batches of the first size have their own graph."""
+    model = small_model()
     files = sorted(photos.rglob("*.jpg"))
-    expected = ev2.Predictor(network, device="cpu")
-    predict = ev2.Predictor(network, device="cpu", batch_size=3, engine="openvino")
+    expected = ev2.Predictor(model, device="cpu")
+    predict = ev2.Predictor(model, device="cpu", batch_size=3, engine="openvino")
     predict(files[:3])
     for own, its in zip(expected(files[:count]), predict(files[:count]), strict=True):
         assert own.label == its.label
         assert own.probabilities == pytest.approx(its.probabilities, abs=1e-5)
 
 
-def test_bfloat16_differs_from_pytorch_in_the_last_digits_only(photos, monkeypatch):
-    """OpenVINO computes in float32 where the processor lacks bfloat16."""
+def test_bfloat16_differs_from_pytorch_only_in_the_last_digits(photos, monkeypatch):
+    """OpenVINO computes in float32 if the processor lacks bfloat16."""
     monkeypatch.setattr(engines, "lower_precision", lambda _: "bf16")
-    network = small_network()
+    model = small_model()
     files = sorted(photos.rglob("*.jpg"))
-    expected = ev2.Predictor(network, device="cpu")(files)
-    for own, its in zip(expected, ev2.Predictor(network, device="cpu", engine="openvino-bf16")(files), strict=True):
+    expected = ev2.Predictor(model, device="cpu")(files)
+    for own, its in zip(expected, ev2.Predictor(model, device="cpu", engine="openvino-bf16")(files), strict=True):
         assert own.probabilities == pytest.approx(its.probabilities, abs=0.05)
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino-bf16"])
-def test_bfloat16_needs_a_processor_that_has_it(engine, monkeypatch):
+def test_bfloat16_requires_a_processor_that_supports_it(engine, monkeypatch):
     monkeypatch.setattr(engines, "lower_precision", lambda _: None)
     if engine == "torch":
-        ev2.Predictor(small_network(), device="cpu", engine=engine)
+        ev2.Predictor(small_model(), device="cpu", engine=engine)
     else:
         with pytest.raises(ev2.InputError, match=mentioning("openvino-bf16", "AVX512_BF16", "engine=openvino")):
-            ev2.Predictor(small_network(), device="cpu", engine=engine)
+            ev2.Predictor(small_model(), device="cpu", engine=engine)
 
 
-def test_an_engine_with_other_scores_of_unknown_images_is_refused(photos, tmp_path, monkeypatch):
-    network = small_network()
-    network.unknown = UnknownDetector.fit(torch.randn(60, network.embed_dim), "val")
-    ev2.save(tmp_path / "model.safetensors", network)
+def test_engine_with_other_scores_of_unknown_images_is_refused(photos, tmp_path, monkeypatch):
+    model = small_model()
+    model.unknown = UnknownDetector.fit(torch.randn(60, model.embed_dim), "val")
+    ev2.save(tmp_path / "model.safetensors", model)
 
     def wrong(path, _):
         outputs = torch.tensor([[0.0, 0.0, 0.0, 0.01]]).numpy()
@@ -197,7 +197,7 @@ def test_an_engine_with_other_scores_of_unknown_images_is_refused(photos, tmp_pa
         ev2.predict(tmp_path / "model.safetensors", photos, engine="onnxruntime", **CPU)
 
 
-def test_auto_survives_a_model_that_cannot_be_exported(models, photos, monkeypatch, timings, log):
+def test_auto_uses_pytorch_if_a_model_cannot_be_exported(models, photos, monkeypatch, timings, log):
     def failing(*_):
         raise RuntimeError("no such operator")
 
@@ -209,7 +209,7 @@ def test_auto_survives_a_model_that_cannot_be_exported(models, photos, monkeypat
         _predicted(models["one"], photos, engine="onnxruntime")
 
 
-def test_wrong_engines_are_refused(models, photos):
+def test_unknown_engines_are_refused(models, photos):
     with pytest.raises(ev2.InputError, match=mentioning("engine", "tensorrt", "onnxruntime")):
         ev2.predict(models["one"], photos, engine="tensorrt")
     with pytest.raises(ev2.InputError, match=mentioning("engine", "tensorrt", "onnxruntime")):

@@ -1,4 +1,4 @@
-"""An exported model predicts as its original, from image file to label, in its own runtime."""
+"""An exported model predicts like its original, from image file to label, in its own runtime."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps, PngImagePlugin
-from tests.exporters.conftest import NAMES, small_network
+from tests.exporters.conftest import NAMES, small_model
 from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from typer.testing import CliRunner
@@ -37,13 +37,13 @@ pytest.importorskip("onnxruntime")
 @pytest.fixture
 def model(tmp_path):
     path = tmp_path / "model.safetensors"
-    ev2.save(path, small_network())
+    ev2.save(path, small_model())
     return path
 
 
-def _saved(folder, **words):
+def _saved(folder, **options):
     path = folder / "model.safetensors"
-    ev2.save(path, small_network(**words))
+    ev2.save(path, small_model(**options))
     return path
 
 
@@ -52,14 +52,14 @@ def _expected(model, photos):
     return files, np.array([list(found.probabilities.values()) for found in ev2.Predictor(model)(files)])
 
 
-def _whole(file):
+def _read_pixels(file):
     with Image.open(file) as stored:
         return np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
 
 
 @pytest.mark.parametrize("crop", ["squash", "center", "border"])
 @pytest.mark.parametrize("kind", ["float", "uint8"])
-def test_onnx_predicts_what_the_predictor_predicts(kind, crop, tmp_path, photos):
+def test_onnx_predicts_like_the_predictor(kind, crop, tmp_path, photos):
     own = Preprocessing(
         image_size=25, crop_mode=crop, crop_pct=0.8 if crop == "center" else 1.0,
         interpolation="bilinear" if crop == "center" else "bicubic",
@@ -70,7 +70,7 @@ def test_onnx_predicts_what_the_predictor_predicts(kind, crop, tmp_path, photos)
     assert made.agreement.label_agreement == 1
     session = formats.open_onnx(made.path)
     files, expected = _expected(path, photos)
-    images = [own(file).numpy() if kind == "float" else _whole(file) for file in files]
+    images = [own(file).numpy() if kind == "float" else _read_pixels(file) for file in files]
     found = np.concatenate([session.run(image[None])[1] for image in images])
     assert np.abs(found - expected).max() < (1e-5 if kind == "float" else 0.02)
     found = [probabilities for _, probabilities in classify.Classifier(made.path)(files)]
@@ -78,7 +78,7 @@ def test_onnx_predicts_what_the_predictor_predicts(kind, crop, tmp_path, photos)
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torch", "triton"])
-def test_every_format_takes_any_number_of_images_and_knows_its_classes(format, model, photos):
+def test_each_format_accepts_any_number_of_images_and_has_its_classes(format, model, photos):
     if format == "openvino":
         pytest.importorskip("openvino")
     made = ev2.export(model, format, data=photos)
@@ -96,22 +96,22 @@ def test_every_format_takes_any_number_of_images_and_knows_its_classes(format, m
     assert not list(model.parent.glob(".*"))
 
 
-def test_openvino_resizes_raw_images_as_pillow_does(model, photos):
+def test_openvino_resizes_raw_images_like_pillow(model, photos):
     pytest.importorskip("openvino")
     made = ev2.export(model, "openvino", data=photos, input="uint8")
     session = formats.open_openvino(made.path / "model.xml")
     files, expected = _expected(model, photos)
-    found = np.concatenate([session.run(_whole(file)[None])[1] for file in files])
+    found = np.concatenate([session.run(_read_pixels(file)[None])[1] for file in files])
     assert np.abs(found - expected).max() < 0.02
 
 
 @pytest.mark.parametrize("tta", ["none", "d4"])
-def test_the_ensemble_of_a_folder_becomes_one_file(tta, tmp_path, photos):
+def test_ensemble_of_a_folder_becomes_one_file(tta, tmp_path, photos):
     own = Preprocessing(image_size=32, tta=tta)
     for seed in (1, 2):
         ev2.save(
             tmp_path / f"{seed}.safetensors",
-            small_network(seed, activation="sigmoid", preprocessing=own, temperature=1.5),
+            small_model(seed, activation="sigmoid", preprocessing=own, temperature=1.5),
         )
     write_members(tmp_path, ["1.safetensors", "2.safetensors"])
     made = ev2.export(tmp_path, data=photos)
@@ -128,14 +128,14 @@ def test_the_ensemble_of_a_folder_becomes_one_file(tta, tmp_path, photos):
 def test_models_of_other_libraries_are_exported(name, tmp_path, photos):
     pytest.importorskip(name.partition(":")[0])
     torch.manual_seed(0)
-    network = ev2.create(name, num_classes=3)
-    network.class_names = NAMES
+    model = ev2.create(name, num_classes=3)
+    model.class_names = NAMES
     path = tmp_path / "model.safetensors"
-    ev2.save(path, network, preprocessing=Preprocessing(image_size=64))
+    ev2.save(path, model, preprocessing=Preprocessing(image_size=64))
     assert ev2.export(path, data=photos).agreement.max_difference < 1e-4
 
 
-def test_models_of_raster_bands_are_exported_without_a_program(tmp_path):
+def test_models_of_raster_bands_are_exported_without_classify_py(tmp_path):
     rasters = pytest.importorskip("tests.rasters")
     rng = np.random.default_rng(0)
     for number in range(4):
@@ -144,7 +144,7 @@ def test_models_of_raster_bands_are_exported_without_a_program(tmp_path):
     own = Preprocessing(image_size=32, mean=(0.5,) * 4, std=(0.3,) * 4, bands=bands)
     path = tmp_path / "model" / "model.safetensors"
     path.parent.mkdir()
-    ev2.save(path, small_network(preprocessing=own))
+    ev2.save(path, small_model(preprocessing=own))
     lines = logged_lines()
     made = ev2.export(path, data=tmp_path)
     assert made.agreement.num_images == 4
@@ -161,8 +161,8 @@ def test_classify_needs_neither_torch_nor_this_package(kind, tmp_path, photos):
     script = made.path.with_name("classify.py")
     assert len(script.read_text().splitlines()) < 140
     blocked = "import sys; sys.modules.update(torch=None, efficientnetv2=None); import runpy; "
-    words = [str(script), str(made.path), str(photos)]
-    run = f"{blocked}sys.argv = {words!r}; runpy.run_path({words[0]!r}, run_name='__main__')"
+    args = [str(script), str(made.path), str(photos)]
+    run = f"{blocked}sys.argv = {args!r}; runpy.run_path({args[0]!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [line.split(",") for line in done.stdout.splitlines()[1:]]
@@ -171,12 +171,12 @@ def test_classify_needs_neither_torch_nor_this_package(kind, tmp_path, photos):
     assert [row[1] for row in rows] == [NAMES[place] for place in expected.argmax(axis=1)]
 
 
-def test_classify_skips_an_image_that_cannot_be_read(model, photos, tmp_path):
+def test_classify_skips_unreadable_images(model, photos, tmp_path):
     made = ev2.export(model, data=photos)
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     paths = [tmp_path / "broken.jpg", tmp_path / "missing.jpg", photos]
-    words = [sys.executable, made.path.with_name("classify.py"), made.path, *paths]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    args = [sys.executable, made.path.with_name("classify.py"), made.path, *paths]
+    done = subprocess.run(args, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 1 + 12
     skipped = done.stderr.splitlines()
@@ -186,7 +186,7 @@ def test_classify_skips_an_image_that_cannot_be_read(model, photos, tmp_path):
 
 
 def _odd_files(folder):
-    """Files that decoders easily read otherwise: depth, transparency, palettes, orientation, large JPEG files."""
+    """Write files that decoders may read differently: depth, alpha, palettes, orientation, large JPEG files."""
     rng = np.random.default_rng(0)
     smooth = np.kron(rng.integers(0, 256, (6, 9, 4)), np.ones((20, 20, 1)))
     color, gray = smooth.astype(np.uint8), smooth[..., 0]
@@ -203,9 +203,9 @@ def _odd_files(folder):
 
 
 @pytest.mark.parametrize("crop", ["squash", "center", "border"])
-def test_classify_reads_unusual_files_as_the_package_does(crop, tmp_path):
+def test_classify_reads_unusual_files_like_the_package(crop, tmp_path):
     own = Preprocessing(image_size=24, crop_mode=crop, crop_pct=1.0 if crop == "border" else 0.9)
-    info = metadata(small_network(preprocessing=own), "float")
+    info = metadata(small_model(preprocessing=own), "float")
     for file in _odd_files(tmp_path):
         found = classify.load_input(file, info)[0].transpose(1, 2, 0)
         levels = 255 * (found * own.std + np.array(own.mean))
@@ -222,8 +222,8 @@ def test_half_precision_shrinks_the_file(model, photos, tmp_path):
     assert half.size_bytes < whole.size_bytes
 
 
-def test_writing_a_program_keeps_the_memory_format_of_the_model(tmp_path):
-    network = place(small_network(), torch.device("cpu"))
+def test_writing_classify_py_keeps_the_memory_format_of_the_model(tmp_path):
+    network = place(small_model(), torch.device("cpu"))
     formats.write(network, tmp_path / "model.pt2", "torch", Encoding())
     weights = [weight for weight in network.parameters() if weight.ndim == 4 and min(weight.shape[1:]) > 1]
     assert weights
@@ -231,7 +231,7 @@ def test_writing_a_program_keeps_the_memory_format_of_the_model(tmp_path):
 
 
 @pytest.mark.parametrize("crop", ["squash", "center", "border"])
-def test_raw_images_for_equal_pixels_are_what_the_graph_crops(crop):
+def test_raw_images_for_equal_pixels_match_the_crop_of_the_graph(crop):
     own = Preprocessing(image_size=25, crop_mode=crop, crop_pct=0.8)
     padded = verify._uncropped(np.ones((1, 25, 25, 3), np.uint8), own)
     spare = 0 if crop == "border" else 6
@@ -240,7 +240,7 @@ def test_raw_images_for_equal_pixels_are_what_the_graph_crops(crop):
 
 
 def _flipped(open_file):
-    """A runtime that gives the classes in reverse."""
+    """Return a runtime with the classes in reverse order."""
 
     def flipped(path):
         session = open_file(path)
@@ -270,7 +270,7 @@ def _stopped(*_):
     ],
     ids=["wrong pixels", "wrong label", "stopped", "failed", "not opened", "not run", "not written"],
 )
-def test_what_disagrees_or_is_stopped_leaves_nothing(place, name, wrong, error, model, photos, monkeypatch):
+def test_failed_or_interrupted_export_leaves_no_files(place, name, wrong, error, model, photos, monkeypatch):
     (monkeypatch.setitem if isinstance(place, dict) else monkeypatch.setattr)(place, name, wrong)
     output = model.parent / "new" / "model.onnx"
     with pytest.raises((ev2.InputError, KeyboardInterrupt, ZeroDivisionError), match=error or None):
@@ -289,7 +289,7 @@ def test_files_that_pillow_alone_cannot_read_are_compared_by_their_pixels(model,
     assert mentions(lines, "1 image", "long_text.png")
 
 
-def test_an_earlier_export_stays_until_the_new_one_is_proved(model, photos, monkeypatch):
+def test_earlier_export_is_kept_until_the_new_export_is_verified(model, photos, monkeypatch):
     before = ev2.export(model, data=photos).path.read_bytes()
     monkeypatch.setitem(formats.OPEN, "onnx", _flipped(formats.open_onnx))
     with pytest.raises(ev2.InputError, match="differs"):
@@ -297,7 +297,7 @@ def test_an_earlier_export_stays_until_the_new_one_is_proved(model, photos, monk
     assert (model.parent / "model.onnx").read_bytes() == before
 
 
-def test_an_earlier_export_stays_if_the_new_one_cannot_be_moved(tmp_path):
+def test_earlier_export_is_kept_if_the_new_export_cannot_be_moved(tmp_path):
     target, before = tmp_path / "model_openvino", tmp_path / "before"
     target.mkdir()
     (target / "model.xml").write_text("earlier")
@@ -306,7 +306,7 @@ def test_an_earlier_export_stays_if_the_new_one_cannot_be_moved(tmp_path):
     assert (target / "model.xml").read_text() == "earlier"
 
 
-def test_the_program_is_written_after_the_model(model, photos, monkeypatch):
+def test_classify_py_is_written_after_the_model(model, photos, monkeypatch):
     monkeypatch.setattr(workflow, "_replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ev2.export(model, data=photos)
@@ -314,7 +314,7 @@ def test_the_program_is_written_after_the_model(model, photos, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["run", "crossval"])
-def test_labels_of_a_multi_label_run_or_cross_validation_are_split(kind, tmp_path):
+def test_labels_of_multi_label_runs_and_cross_validations_are_split(kind, tmp_path):
     (tmp_path / "dataset.csv").write_text("path,label,split\n1.jpg,a;b,val\n2.jpg,b,val\n")
     if kind == "run":
         (tmp_path / "run.json").write_text('{"schema_version": 2, "label_separator": ";"}')
@@ -324,8 +324,8 @@ def test_labels_of_a_multi_label_run_or_cross_validation_are_split(kind, tmp_pat
     assert workflow._run_dataset(tmp_path, "to compare on", "data").class_names == ("a", "b")
 
 
-def test_what_cannot_be_exported_is_refused_by_name(model, photos, tmp_path):
-    for wrong, said in (
+def test_unsupported_exports_are_refused_by_name(model, photos, tmp_path):
+    for wrong, facts in (
         ({"format": "tensorrt"}, ["format", "tensorrt", "onnx"]),
         ({"format": "torch", "half": True, "data": photos}, ["torch", "half"]),
         ({"half": True, "int8": True}, ["half", "int8"]),
@@ -335,7 +335,7 @@ def test_what_cannot_be_exported_is_refused_by_name(model, photos, tmp_path):
         ({}, ["data"]),
         ({"data": tmp_path / "nowhere"}, ["nowhere"]),
     ):
-        with pytest.raises(ev2.InputError, match=mentioning(*said)):
+        with pytest.raises(ev2.InputError, match=mentioning(*facts)):
             ev2.export(model, **wrong)
     gray = _saved(tmp_path, preprocessing=Preprocessing(image_size=32, mean=(0.5,), std=(0.5,)))
     with pytest.raises(ev2.InputError, match=mentioning("1 channel", "RGB")):
@@ -362,20 +362,20 @@ def test_only_an_earlier_export_is_replaced(model, photos, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["classify.py", "thesis.txt"]
 
 
-def test_the_command_prints_size_time_and_agreement(model, photos, tmp_path):
-    words = ["export", str(model), "--data", str(photos), "--output", str(tmp_path / "a" / "model.onnx")]
-    done = CliRunner().invoke(app, words)
+def test_command_prints_size_time_and_agreement(model, photos, tmp_path):
+    args = ["export", str(model), "--data", str(photos), "--output", str(tmp_path / "a" / "model.onnx")]
+    done = CliRunner().invoke(app, args)
     assert done.exit_code == 0, done.output
     assert mentions(done.output, "model.onnx", "MB", "ms", "onnxruntime")
     assert mentions(done.output, "12 images", "100.0%", "probability")
-    again = CliRunner().invoke(app, words)
+    again = CliRunner().invoke(app, args)
     assert again.exit_code == 2
     assert mentions(again.stderr, "--output", "exists", "--overwrite")
-    done = CliRunner().invoke(app, [*words, "--overwrite", "--json"])
+    done = CliRunner().invoke(app, [*args, "--overwrite", "--json"])
     assert json.loads(done.stdout)["label_agreement"] == 1
 
 
-def test_the_table_of_formats_has_those_that_fail(model, photos, monkeypatch):
+def test_table_of_formats_includes_formats_that_fail(model, photos, monkeypatch):
     names, runs = ["onnx", "openvino", "torch"], []
     monkeypatch.setattr(benchmark, "installed", lambda: [(name, "float32") for name in names])
     monkeypatch.setitem(formats._WRITERS, "openvino", formats.write_onnx)
@@ -385,8 +385,8 @@ def test_the_table_of_formats_has_those_that_fail(model, photos, monkeypatch):
     )
     start = benchmark._in_pytorch
 
-    def counted(network):
-        session = start(network)
+    def counted(pytorch_model):
+        session = start(pytorch_model)
         return formats.Session("", lambda images: runs.append(1) or session.run(images), session.metadata)
 
     monkeypatch.setattr(benchmark, "_in_pytorch", counted)
@@ -398,13 +398,13 @@ def test_the_table_of_formats_has_those_that_fail(model, photos, monkeypatch):
     assert len(runs) == 2 * (benchmark._ROUNDS + 1), "the session in PyTorch only takes part in the timings"
 
 
-def test_the_table_of_formats_replaces_nothing(model):
+def test_table_of_formats_replaces_no_files(model):
     done = CliRunner().invoke(app, ["export", str(model), "--benchmark", "--overwrite"])
     assert done.exit_code == 2
     assert mentions(done.stderr, "--benchmark", "--overwrite")
 
 
-def test_a_missing_extra_is_named(model, photos, monkeypatch):
+def test_missing_extra_is_named(model, photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ev2.InputError, match=mentioning("onnxscript", "extra", "onnx")):
         ev2.export(model, data=photos)

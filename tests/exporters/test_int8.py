@@ -1,4 +1,4 @@
-"""int8 on a tiny trained model: its loss is measured, the layers in float are named; and the table of formats."""
+"""int8 on a tiny trained model: the measured loss, the layers in float, and the table of formats."""
 
 import ctypes
 import gc
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.command_line import NETWORK
 from tests.conftest import COLORS, paint
-from tests.exporters.conftest import NAMES, small_network
+from tests.exporters.conftest import NAMES, small_model
 from tests.messages import mentioning, mentions
 
 import efficientnetv2 as ev2
@@ -27,7 +27,7 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on three colors, with more than a hundred training images."""
+    """A run on three colors with more than a hundred training images."""
     folder = tmp_path_factory.mktemp("int8")
     for name, color in COLORS.items():
         for number in range(50):
@@ -39,7 +39,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_int8_loses_little_and_says_how_much(format, run, tmp_path, capsys):
+def test_int8_loses_little_accuracy_and_reports_the_loss(format, run, tmp_path, capsys):
     if format == "openvino":
         pytest.importorskip("nncf")
     made = ev2.export(run, format, tmp_path / "model.onnx", int8=True)
@@ -55,9 +55,9 @@ def test_int8_loses_little_and_says_how_much(format, run, tmp_path, capsys):
         assert all(".se." in layer for layer in made.float_layers)
     else:
         kinds = [node.get_type_name() for node in openvino_core().read_model(made.path / "model.xml").get_ops()]
-        assert made.float_layers == ()  # depthwise ones are int8 too
+        assert made.float_layers == ()  # depthwise layers are int8 too
         assert "Swish" in kinds
-        assert kinds.count("Sigmoid") == kinds.count("ReduceSum")  # those of squeeze and excitation
+        assert kinds.count("Sigmoid") == kinds.count("ReduceSum")  # one pair for each squeeze-and-excitation
     assert made.to_json()["accuracy"]["difference"]["value"] == found.difference.value
     with Screen() as screen:
         cli._print_export(made, screen)
@@ -69,21 +69,21 @@ def test_int8_loses_little_and_says_how_much(format, run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("crop", ["squash", "center", "border"])
-def test_int8_takes_raw_images(crop, tmp_path):
-    network = small_network(preprocessing=Preprocessing(image_size=32, crop_mode=crop))
+def test_int8_accepts_raw_images(crop, tmp_path):
+    model = small_model(preprocessing=Preprocessing(image_size=32, crop_mode=crop))
     images = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3)).astype(np.uint8)
     found = []
-    for input, raw in (("float", model_input(to_batch(images), network.preprocessing)), ("uint8", images)):
-        write_onnx(ExportGraph(network), tmp_path / "model.onnx", Encoding(input, "int8", images), {})
+    for input, raw in (("float", model_input(to_batch(images), model.preprocessing)), ("uint8", images)):
+        write_onnx(ExportGraph(model), tmp_path / "model.onnx", Encoding(input, "int8", images), {})
         found.append(formats.open_onnx(tmp_path / "model.onnx").run(raw)[1])
     np.testing.assert_allclose(*found, atol=1e-3)
 
 
-def test_int8_calibrates_on_training_images_alone(run, tmp_path, monkeypatch):
+def test_int8_is_calibrated_on_training_images_only(run, tmp_path, monkeypatch):
     from efficientnetv2.workflows import export as workflow
 
     seen, read = [], workflow.read_pixels
-    monkeypatch.setattr(workflow, "read_pixels", lambda network, data: seen.append(data) or read(network, data))
+    monkeypatch.setattr(workflow, "read_pixels", lambda model, data: seen.append(data) or read(model, data))
     ev2.export(run, output=tmp_path / "model.onnx", int8=True)
     assert set(seen[0].split) == {"train"}
 
@@ -104,14 +104,14 @@ def test_int8_that_changes_labels_is_refused(run, tmp_path, monkeypatch):
 
 
 def signal_stack_is_mapped():
-    """Whether signals of this thread have a stack in memory: otherwise the next one ends the process."""
+    """Return whether signals have a stack in this thread. Otherwise the next signal ends the process."""
     stack = _SignalStack()
     ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
     ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
     return stack.start is None or any(int(low, 16) <= stack.start < int(high, 16) for low, high in ranges)
 
 
-def test_the_table_has_each_installed_format(run, capsys):
+def test_table_has_each_installed_format(run, capsys):
     table = ev2.benchmark(run, num_images=30)
     assert list(table.loc[0, ["format", "precision"]]) == ["PyTorch", "float32"]
     assert {("torch", "float32"), ("onnx", "float32"), ("onnx", "int8")} <= set(
@@ -133,13 +133,13 @@ def test_the_table_has_each_installed_format(run, capsys):
     assert mentions(shown, "torch", "float32", "the operator is unknown")
 
 
-def test_the_difference_of_multi_label_images_counts_whole_images_and_classes():
-    network = small_network(activation="sigmoid")
+def test_difference_of_multi_label_images_counts_images_and_classes():
+    model = small_model(activation="sigmoid")
     expected = np.array([[0.9, 0.9, 0.1], [0.1, 0.9, 0.1], [0.9, 0.1, 0.1], [0.1, 0.1, 0.9]], np.float32)
     found = expected.copy()
     found[0, 1] = 0.2
     targets = np.array([[0, 1], [1, -1], [0, -1], [-1, -1]])
-    result = accuracy_difference(Compared(np.arange(4), expected, found, found, 1.0), network, targets)
+    result = accuracy_difference(Compared(np.arange(4), expected, found, found, 1.0), model, targets)
     assert result.num_images == 3
     assert result.accuracy == pytest.approx(2 / 3)
     assert result.difference.value == pytest.approx(-1 / 3)

@@ -1,4 +1,4 @@
-"""Files for phones: LiteRT and ExecuTorch predict as the model; a Core ML package declares its inputs and classes."""
+"""Files for phones: LiteRT and ExecuTorch predict like the model. A Core ML package declares inputs and classes."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.exporters.conftest import NAMES, small_network
+from tests.exporters.conftest import NAMES, small_model
 from tests.messages import mentioning, mentions
 from typer.testing import CliRunner
 
@@ -27,7 +27,7 @@ def _needs(package):
 RUN_HERE = [
     pytest.param("litert", marks=_needs("litert_torch")), pytest.param("executorch", marks=_needs("executorch"))
 ]  # fmt: skip
-# Programs that need neither this package nor, for LiteRT, torch. They print the label of a normalized image.
+# Programs without this package and, for LiteRT, without torch. They print the label of a normalized image.
 ALONE = {
     "litert": """
 import json, sys, zipfile
@@ -54,7 +54,7 @@ print(json.loads(json.loads(text)["names"])[int(probabilities.argmax())])
 
 
 class _Without:
-    """An importer that lacks a package."""
+    """An importer that hides a package."""
 
     def __init__(self, package):
         self.package = package
@@ -66,12 +66,12 @@ class _Without:
 
 def _saved(folder, **options):
     path = folder / "model.safetensors"
-    ev2.save(path, small_network(**options))
+    ev2.save(path, small_model(**options))
     return path
 
 
 @pytest.mark.parametrize("format", RUN_HERE)
-def test_the_file_predicts_as_the_model_with_its_runtime_alone(format, tmp_path, photos):
+def test_file_predicts_like_the_model_with_its_runtime_alone(format, tmp_path, photos):
     own = Preprocessing(image_size=32, crop_mode="center", crop_pct=0.9, tta="d4")
     model = _saved(tmp_path, preprocessing=own, temperature=1.7)
     made = ev2.export(model, format, data=photos)
@@ -84,13 +84,13 @@ def test_the_file_predicts_as_the_model_with_its_runtime_alone(format, tmp_path,
     expected = ev2.Predictor(model)(files)
     np.testing.assert_allclose(found, [list(one.probabilities.values()) for one in expected], atol=1e-4)
     np.save(tmp_path / "image.npy", own(files[0]).numpy()[None])
-    words = [sys.executable, "-c", ALONE[format], str(made.path), str(tmp_path / "image.npy")]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    args = [sys.executable, "-c", ALONE[format], str(made.path), str(tmp_path / "image.npy")]
+    done = subprocess.run(args, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == expected[0].label
 
 
-def test_no_image_gives_no_prediction_in_a_file_of_one_image():
+def test_runtime_for_single_images_predicts_batches_and_empty_batches():
     def run(image):
         (row,) = image.reshape(1, -1)
         return row[None, :3], row[None, 3:6]
@@ -103,7 +103,7 @@ def test_no_image_gives_no_prediction_in_a_file_of_one_image():
 
 
 @_needs("executorch")
-def test_a_runtime_without_the_private_function_for_threads_predicts(tmp_path, photos, monkeypatch):
+def test_runtime_without_the_private_function_for_threads_predicts(tmp_path, photos, monkeypatch):
     from executorch.extension.pybindings import portable_lib
 
     monkeypatch.delattr(portable_lib, "_unsafe_reset_threadpool")
@@ -111,8 +111,8 @@ def test_a_runtime_without_the_private_function_for_threads_predicts(tmp_path, p
 
 
 @pytest.mark.parametrize("format", RUN_HERE)
-def test_a_file_that_predicts_otherwise_is_not_kept(format, tmp_path, photos, monkeypatch):
-    model, other = _saved(tmp_path), ExportGraph(small_network(1))
+def test_file_with_other_predictions_is_removed(format, tmp_path, photos, monkeypatch):
+    model, other = _saved(tmp_path), ExportGraph(small_model(1))
     monkeypatch.setattr(ExportGraph, "contiguous", lambda _: other)
     with pytest.raises(ev2.InputError, match="differs from the original"):
         ev2.export(model, format, data=photos)
@@ -121,10 +121,10 @@ def test_a_file_that_predicts_otherwise_is_not_kept(format, tmp_path, photos, mo
 
 @_needs("coremltools")
 @pytest.mark.parametrize(("kind", "half", "activation"), [("float", False, "sigmoid"), ("uint8", True, "softmax")])
-def test_a_core_ml_package_declares_image_classes_and_that_it_is_not_verified(kind, half, activation, tmp_path):
+def test_core_ml_package_declares_image_classes_and_is_not_verified(kind, half, activation, tmp_path):
     model = _saved(tmp_path, activation=activation)
-    words = ["export", str(model), "--format", "coreml", "--input", kind, *(["--half"] if half else [])]
-    done = CliRunner().invoke(app, words)
+    args = ["export", str(model), "--format", "coreml", "--input", kind, *(["--half"] if half else [])]
+    done = CliRunner().invoke(app, args)
     assert done.exit_code == 0, done.output
     assert mentions(done.output, "model.mlpackage", "verified: false")
     assert mentions(done.stderr, "Core ML", "not compared")
@@ -146,7 +146,7 @@ def test_a_core_ml_package_declares_image_classes_and_that_it_is_not_verified(ki
 
 
 @_needs("coremltools")
-def test_core_ml_in_json_is_not_verified_and_replaced_only_when_asked(tmp_path):
+def test_core_ml_export_is_not_verified_and_replaced_only_on_request(tmp_path):
     model = _saved(tmp_path)
     made = ev2.export(model, "coreml")
     assert not made.verified
@@ -156,16 +156,16 @@ def test_core_ml_in_json_is_not_verified_and_replaced_only_when_asked(tmp_path):
     assert ev2.export(model, "coreml", overwrite=True).size_bytes > 1000
 
 
-def test_a_folder_of_another_program_is_not_an_export_to_core_ml(tmp_path):
+def test_folder_of_another_program_is_not_a_core_ml_export(tmp_path):
     for name, expected in (("model.mlpackage", True), ("extension", False)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "Manifest.json").write_text("{}")
         assert formats.is_export(tmp_path / name, "coreml") == expected
 
 
-def test_levels_of_an_image_are_normalized_as_by_the_preprocessing():
+def test_levels_of_an_image_are_normalized_by_the_preprocessing():
     own = Preprocessing(image_size=32, mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
-    graph = ExportGraph(small_network(preprocessing=own))
+    graph = ExportGraph(small_model(preprocessing=own))
     levels = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
     with torch.inference_mode():
         front = mobile._Probabilities(graph, levels=True)
@@ -184,7 +184,7 @@ def test_levels_of_an_image_are_normalized_as_by_the_preprocessing():
         ({"format": "coreml", "num_images": 5}, ["coreml", "num_images"]),
     ],
 )
-def test_what_a_format_does_not_take_is_refused_by_name(wrong, named, tmp_path):
+def test_unsupported_inputs_of_a_format_are_refused_by_name(wrong, named, tmp_path):
     model = _saved(tmp_path)
     with pytest.raises(ev2.InputError, match=mentioning(*named)):
         ev2.export(model, **wrong)
@@ -194,10 +194,10 @@ def test_what_a_format_does_not_take_is_refused_by_name(wrong, named, tmp_path):
 @pytest.mark.parametrize(
     ("format", "package"), [("litert", "litert_torch"), ("executorch", "executorch"), ("coreml", "coremltools")]
 )
-def test_a_missing_extra_is_named_and_leaves_nothing(format, package, tmp_path, photos, monkeypatch):
+def test_missing_extra_is_named_and_leaves_no_files(format, package, tmp_path, photos, monkeypatch):
     model = _saved(tmp_path)
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, name)  # of an earlier test
+        monkeypatch.delitem(sys.modules, name)  # imported by an earlier test
     monkeypatch.setattr(sys, "meta_path", [_Without(package), *sys.meta_path])
     with pytest.raises(ev2.InputError, match=mentioning(package, "extra", "mobile")):
         ev2.export(model, format, data=None if format == "coreml" else photos)
@@ -205,7 +205,7 @@ def test_a_missing_extra_is_named_and_leaves_nothing(format, package, tmp_path, 
 
 
 @_needs("coremltools")
-def test_an_image_for_core_ml_is_rgb(tmp_path):
+def test_core_ml_refuses_models_without_rgb_channels(tmp_path):
     own = Preprocessing(image_size=32, mean=(0.5,) * 4, std=(0.5,) * 4)
     with pytest.raises(ev2.InputError, match=mentioning("coreml", "RGB", "input")):
-        formats.write(small_network(preprocessing=own), tmp_path / "model.mlpackage", "coreml", Encoding("uint8"))
+        formats.write(small_model(preprocessing=own), tmp_path / "model.mlpackage", "coreml", Encoding("uint8"))

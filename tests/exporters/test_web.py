@@ -1,4 +1,4 @@
-"""The web page with the model in it: what is written, and that it predicts as the model in a real browser."""
+"""The web page with a model: its files, and its predictions in a real browser."""
 
 import json
 import tarfile
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.evaluation.test_report_in_browser import CHROMIUM
-from tests.exporters.conftest import NAMES, small_network
+from tests.exporters.conftest import NAMES, small_model
 from tests.messages import mentioning, mentions
 from tests.pages import ROOT
 from tests.serving.browser import Browser
@@ -23,7 +23,7 @@ from efficientnetv2.preprocessing import Bands, Preprocessing
 
 pytest.importorskip("onnxruntime")
 
-# The file of `npm pack onnxruntime-web`: .ci/run puts it there.
+# The file of `npm pack onnxruntime-web`, created by .ci/run.
 RUNTIME = max((ROOT / "build").glob("onnxruntime-web-*.tgz"), default=None)
 in_browser = [
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is not opened in a browser"),
@@ -35,7 +35,7 @@ STATUS = "document.getElementById('status')?.textContent ?? ''"
 
 @pytest.fixture
 def package(tmp_path):
-    """A package with the two files of the runtime, and what they contain."""
+    """A package with the two files of the runtime, and their content."""
     folder = tmp_path / "package"
     (folder / "dist").mkdir(parents=True)
     for name in FILES:
@@ -46,11 +46,11 @@ def package(tmp_path):
 def _saved(folder, **options):
     path = folder / "model" / "model.safetensors"
     path.parent.mkdir()
-    ev2.save(path, small_network(**options))
+    ev2.save(path, small_model(**options))
     return path
 
 
-def test_the_folder_has_all_that_the_page_needs(package, photos, tmp_path):
+def test_folder_has_all_files_of_the_page(package, photos, tmp_path):
     packed = tmp_path / "onnxruntime-web-1.0.0.tgz"
     with tarfile.open(packed, "w:gz") as archive:
         archive.add(package, "package")
@@ -70,7 +70,7 @@ def test_the_folder_has_all_that_the_page_needs(package, photos, tmp_path):
     assert not (made.path.parent / "classify.py").exists()
 
 
-def test_what_is_not_the_runtime_is_refused_with_the_command_that_gets_it(package, photos, tmp_path):
+def test_invalid_runtime_is_refused_with_the_command_to_download_it(package, photos, tmp_path):
     model = _saved(tmp_path)
     (text := tmp_path / "text.tgz").write_text("text")
     with tarfile.open(empty := tmp_path / "empty.tgz", "w:gz"):
@@ -90,7 +90,7 @@ def test_what_is_not_the_runtime_is_refused_with_the_command_that_gets_it(packag
     assert [file.name for file in model.parent.iterdir()] == [model.name]
 
 
-def test_a_model_of_raster_bands_is_refused(package, photos, tmp_path):
+def test_model_of_raster_bands_is_refused(package, photos, tmp_path):
     own = Preprocessing(image_size=32, bands=Bands((1, 2, 3)))
     with pytest.raises(ev2.InputError, match=mentioning("bands", "web")):
         ev2.export(_saved(tmp_path, preprocessing=own), "web", data=photos, runtime=package)
@@ -98,7 +98,7 @@ def test_a_model_of_raster_bands_is_refused(package, photos, tmp_path):
 
 @contextmanager
 def _served(folder):
-    """The address of a folder, as `python -m http.server` serves it."""
+    """Serve a folder as `python -m http.server` does, and yield its address."""
 
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -115,9 +115,9 @@ def _served(folder):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is not opened in a browser")
-def test_the_page_keeps_no_listener_of_a_prediction(photos, tmp_path):
+def test_page_removes_its_listeners_after_a_prediction(photos, tmp_path):
     (folder := tmp_path / "page").mkdir()
-    write_page(folder, small_network(), {})
+    write_page(folder, small_model(), {})
     (folder / "worker.js").write_text("""self.onmessage = ({ data, ports }) => ports[0].postMessage(
       data ? { label: "maize", probability: 1, top: [] } : { name: "model", num_classes: 3 });""")
     files = sorted(photos.iterdir())
@@ -133,7 +133,7 @@ def test_the_page_keeps_no_listener_of_a_prediction(photos, tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is not opened in a browser")
-def test_the_page_shows_all_labels_and_marks_unknown_images(tmp_path):
+def test_page_shows_all_labels_and_marks_unknown_images(tmp_path):
     found = {
         "none.png": {"labels": []},
         "two.png": {"labels": ["maize", "forest"]},
@@ -141,7 +141,7 @@ def test_the_page_shows_all_labels_and_marks_unknown_images(tmp_path):
         "unknown.png": {"labels": ["maize"], "is_unknown": True},
     }
     (folder := tmp_path / "page").mkdir()
-    write_page(folder, small_network(), {})
+    write_page(folder, small_model(), {})
     (folder / "worker.js").write_text(f"""const found = {json.dumps(found)};
       const base = {{ label: "maize", probability: 0.9, top: [] }}, model = {{ name: "model", num_classes: 3 }};
       self.onmessage = ({{ data, ports }}) =>
@@ -151,10 +151,10 @@ def test_the_page_shows_all_labels_and_marks_unknown_images(tmp_path):
     with _served(folder) as address, Browser(tmp_path / "profile", 390) as browser:
         browser.call("Page.navigate", url=address)
         browser.until(f"({STATUS}).startsWith('Ready')")
-        shown, said = {}, {}
+        shown, statuses = {}, {}
         for name in found:
             browser.choose("#files", tmp_path / name)
-            said[name] = browser.until(f"({STATUS}).startsWith('{name}') && ({STATUS})")
+            statuses[name] = browser.until(f"({STATUS}).startsWith('{name}') && ({STATUS})")
             notes = "document.querySelectorAll('.card:first-child .note')"
             shown[name] = browser.run(f"[...{notes}].map(note => note.textContent)")
         assert browser.complaints() == []
@@ -163,7 +163,7 @@ def test_the_page_shows_all_labels_and_marks_unknown_images(tmp_path):
     assert shown["one.png"] == []
     assert mentions(shown["unknown.png"], "Unknown")
     for name, notes in shown.items():
-        assert mentions(said[name], name, *notes, "maize", "90.0")
+        assert mentions(statuses[name], name, *notes, "maize", "90.0")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is not opened in a browser")
@@ -175,7 +175,7 @@ def test_the_page_shows_all_labels_and_marks_unknown_images(tmp_path):
         ("softmax", [0.3, 0.4, 0.3], [NAMES[1]]),
     ],
 )
-def test_the_worker_gives_the_labels_of_a_prediction(tmp_path, activation, probabilities, labels):
+def test_worker_returns_the_labels_of_a_prediction(tmp_path, activation, probabilities, labels):
     runtime = f"""export const env = {{ wasm: {{}} }};
       export class Tensor {{}}
       const data = new Float32Array({probabilities});
@@ -184,7 +184,7 @@ def test_the_worker_gives_the_labels_of_a_prediction(tmp_path, activation, proba
     (folder := tmp_path / "page").mkdir()
     (folder / "model.onnx").touch()
     files = {"ort.wasm.bundle.min.js": runtime.encode(), "ort-wasm-simd-threaded.wasm": b""}
-    write_page(folder, small_network(activation=activation), files)
+    write_page(folder, small_model(activation=activation), files)
     with _served(folder) as address, Browser(tmp_path / "profile", 390) as browser:
         browser.call("Page.navigate", url=address)
         browser.until(f"({STATUS}).startsWith('Ready')")
@@ -198,7 +198,7 @@ class TestInBrowser:
     pytestmark = in_browser
 
     @pytest.mark.parametrize(("crop", "width"), [("squash", 390), ("center", 1280), ("border", 1280)])
-    def test_the_page_predicts_as_the_model(self, crop, width, photos, tmp_path):
+    def test_page_predicts_like_the_model(self, crop, width, photos, tmp_path):
         # Large photos are averaged over blocks of pixels; transparent pixels become white.
         rng = np.random.default_rng(0)
         large, clear = tmp_path / "large.jpg", tmp_path / "clear.png"
@@ -228,7 +228,7 @@ class TestInBrowser:
             assert found[file.name][0][0] == expected.label, file
             assert dict(found[file.name]) == pytest.approx(expected.probabilities, abs=0.05), file
 
-    def test_the_page_states_why_it_does_not_work(self, photos, tmp_path):
+    def test_page_states_why_it_does_not_work(self, photos, tmp_path):
         made = ev2.export(_saved(tmp_path), "web", data=photos, runtime=RUNTIME)
         with _served(made.path) as address, Browser(tmp_path / "profile", 1280) as browser:
             browser.call("Page.navigate", url=f"{made.path.as_uri()}/index.html")

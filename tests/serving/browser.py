@@ -14,11 +14,11 @@ from tests.evaluation.test_report_in_browser import CHROMIUM, QUIET
 
 
 class Browser:
-    """A page in a browser. Events that it has sent are in ``events``.
+    """Page in a browser. ``events`` has the received events.
 
     Args:
-        profile: folder of its profile.
-        width: of its window, in CSS pixels.
+        profile: Folder of the browser profile.
+        width: Width of the window in CSS pixels.
     """
 
     def __init__(self, profile: Path, width: int) -> None:
@@ -26,7 +26,7 @@ class Browser:
         self._in, write = os.pipe()
         command = [str(CHROMIUM), *QUIET, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
 
-        def as_3_and_4() -> None:  # where Chromium expects them
+        def as_3_and_4() -> None:  # the file descriptors that Chromium expects
             copies = os.dup(read), os.dup(write)
             os.dup2(copies[0], 3)
             os.dup2(copies[1], 4)
@@ -56,7 +56,7 @@ class Browser:
         os.close(self._out)
 
     def call(self, method: str, **params: Any) -> Any:
-        """The result of a method of the protocol."""
+        """Call a method of the protocol and return its result."""
         number = next(self._numbers)
         session = {"sessionId": self._session} if self._session else {}
         os.write(self._out, json.dumps({"id": number, "method": method, "params": params, **session}).encode() + b"\0")
@@ -74,13 +74,13 @@ class Browser:
         return json.loads(text)
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
+        """Return the value of an expression in the page."""
         result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
     def until(self, script: str, seconds: float = 120) -> Any:
-        """The value of an expression as soon as it is true."""
+        """Return the value of an expression as soon as it is true."""
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
             assert time.monotonic() < end, f"it has never been true: {script}"
@@ -88,24 +88,23 @@ class Browser:
         return value
 
     def choose(self, selector: str, *files: Path) -> None:
-        """Choose files in a field, as a person does."""
+        """Choose files in a file field, as a user does."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
 
     def press(self, key: str) -> None:
-        """Press a key."""
         for kind in ("keyDown", "keyUp"):
             code = {"Tab": 9, "Enter": 13}[key]
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     def complaints(self) -> list[str]:
-        """Errors of scripts, and what the content security policy has blocked."""
+        """Return errors of scripts, and what the content security policy has blocked."""
         kinds = ("Runtime.exceptionThrown", "Log.entryAdded")
         found = [event["params"] for event in self.events if event.get("method") in kinds]
         return [json.dumps(one)[:300] for one in found if one.get("entry", {}).get("level") != "verbose"]
 
     def requested(self) -> set[str]:
-        """Addresses that the page has asked for."""
+        """Return the addresses that the page has requested."""
         sent = [event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent"]
         return {one["request"]["url"] for one in sent}

@@ -1,4 +1,4 @@
-"""The routes of the server: predictions as `predict` gives them, the protocol, access, the page, the counters."""
+"""The routes of the server: predictions, the inference protocol, access, the page, and metrics."""
 
 import base64
 import hashlib
@@ -28,7 +28,7 @@ def infer_body(*images, **more):
     return {"inputs": [{"name": "images", "shape": [len(data)], "datatype": "BYTES", "data": data}], **more}
 
 
-def test_predictions_are_those_of_predict(client, model, tmp_path):
+def test_predictions_equal_those_of_predict(client, model, tmp_path):
     color = Image.fromarray(pixels(1))
     deep = Image.fromarray(pixels(2)[..., 0].astype(np.uint16) * 256)
     files = {
@@ -50,7 +50,7 @@ def test_predictions_are_those_of_predict(client, model, tmp_path):
         assert one["probability"] == pytest.approx(row["probability"], abs=1e-6)
 
 
-def test_every_way_to_send_an_image_gives_one_prediction(client):
+def test_all_ways_to_send_an_image_give_the_same_prediction(client):
     content = encoded(5, "PNG")
     text = base64.b64encode(content).decode()
     responses = [
@@ -68,13 +68,13 @@ def test_every_way_to_send_an_image_gives_one_prediction(client):
     )
 
 
-def test_unknown_images_are_scored_where_the_model_can(client, model, tmp_path):
+def test_unknown_images_are_scored_if_the_model_supports_it(client, model, tmp_path):
     (plain,) = client.post("/predict", content=encoded(5), headers={"Content-Type": "image/jpeg"}).json()["predictions"]
     assert plain["unknown_score"] is plain["is_unknown"] is None
-    network = ev2.load(model)
-    known = ev2.Predictor(network).embed([pixels(seed) for seed in range(60)])
-    network.unknown = UnknownDetector.fit(known, "val")
-    ev2.save(tmp_path / "m.safetensors", network)
+    loaded = ev2.load(model)
+    known = ev2.Predictor(loaded).embed([pixels(seed) for seed in range(60)])
+    loaded.unknown = UnknownDetector.fit(known, "val")
+    ev2.save(tmp_path / "m.safetensors", loaded)
     with TestClient(app_of(tmp_path / "m.safetensors")) as scoring:
         response = scoring.post("/predict", content=encoded(5, "PNG"), headers={"Content-Type": "image/png"})
         (one,) = response.json()["predictions"]
@@ -95,7 +95,7 @@ def test_top_limits_the_classes_of_a_response(client):
     assert mentions(refused.json()["error"], "top")
 
 
-def test_the_protocol_describes_the_server_and_its_models(client):
+def test_protocol_describes_the_server_and_its_models(client):
     assert client.get("/v2").json()["name"] == "efficientnetv2"
     assert client.get("/v2/health/live").json()["live"] is True
     assert client.get("/v2/health/ready").json()["ready"] is True
@@ -106,7 +106,7 @@ def test_the_protocol_describes_the_server_and_its_models(client):
     assert about["parameters"]["classes"] == list(NAMES)
 
 
-def test_the_protocol_predicts_files_and_pixels(client, model):
+def test_protocol_predicts_files_and_pixels(client, model):
     images = [pixels(7), pixels(8)]
     files = infer_body(*(encoded(Image.fromarray(one), "PNG") for one in images), id="42")
     tensor = {"name": "images", "shape": [2, 40, 60, 3], "datatype": "UINT8", "data": np.stack(images).ravel().tolist()}
@@ -170,7 +170,7 @@ def test_outputs_may_follow_the_json_in_binary(client, one_by_one):
     assert rest == b""
 
 
-def test_the_protocol_returns_the_outputs_that_are_asked_for(client):
+def test_protocol_returns_the_requested_outputs(client):
     found = client.post("/v2/models/tiny/infer", json=infer_body(encoded(0), outputs=[{"name": "label"}])).json()
     assert [one["name"] for one in found["outputs"]] == ["label"]
 
@@ -196,13 +196,13 @@ def test_the_protocol_returns_the_outputs_that_are_asked_for(client):
         ({"inputs": [{"name": "images", "shape": [1], "datatype": "UINT8", "data": [0]}]}, ("(N, H, W, channels)",)),
     ],
 )
-def test_the_protocol_refuses_what_it_does_not_know(client, change, facts):
+def test_invalid_requests_of_the_protocol_are_refused(client, change, facts):
     response = client.post("/v2/models/tiny/infer", json=infer_body(encoded(0)) | change)
     assert response.status_code == 400
     assert mentions(response.json()["error"], *facts)
 
 
-def test_an_unknown_model_is_not_found(client):
+def test_unknown_model_is_not_found(client):
     for response in (
         client.get("/v2/models/other"),
         client.post("/v2/models/other/infer", json=infer_body(encoded(0))),
@@ -212,7 +212,7 @@ def test_an_unknown_model_is_not_found(client):
         assert mentions(response.json()["error"], "other", "tiny")
 
 
-def test_several_models_have_names(model, tmp_path):
+def test_several_models_are_served_by_name(model, tmp_path):
     other = write_model(tmp_path / "other.safetensors", names=("a", "b"), seed=1)
     with TestClient(app_of({"first": model, "second": other})) as client:
         assert [one["name"] for one in client.get("/v2/models").json()["models"]] == ["first", "second"]
@@ -222,13 +222,13 @@ def test_several_models_have_names(model, tmp_path):
     assert {one["label"] for one in found["predictions"][0]["top"]} == {"a", "b"}
 
 
-def test_a_missing_package_names_the_extra(monkeypatch):
+def test_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     with pytest.raises(ev2.InputError, match=mentioning("fastapi", "'serve'")):
         _ = serving.serve
 
 
-def test_names_of_models_come_from_runs_files_or_the_user():
+def test_model_names_come_from_runs_files_or_the_user():
     assert name_models(["runs/mine", "runs/next/model.safetensors", "photos.safetensors", "cats=runs/x"]) == {
         "mine": "runs/mine",
         "next": "runs/next/model.safetensors",
@@ -241,14 +241,14 @@ def test_names_of_models_come_from_runs_files_or_the_user():
         name_models({"a/b": "runs/x"})
 
 
-def test_a_heat_map_is_an_image_of_the_model_size(client):
+def test_heat_map_has_the_image_size_of_the_model(client):
     response = client.post("/predict?explain=true", files={"image": encoded(0)})
     kind, _, text = response.json()["predictions"][0]["overlay"].partition(",")
     assert kind == "data:image/jpeg;base64"
     assert Image.open(io.BytesIO(base64.b64decode(text))).size == (16, 16)
 
 
-def test_a_key_is_required_where_the_server_has_one(model):
+def test_key_is_required_if_the_server_has_one(model):
     with TestClient(app_of(model, api_keys=("another-key-of-some-length", KEY))) as client:
 
         def status(**headers):
@@ -263,7 +263,7 @@ def test_a_key_is_required_where_the_server_has_one(model):
         assert client.get("/v2/health/ready").status_code == client.get("/").status_code == 200
 
 
-def test_keys_are_lines_of_a_file(tmp_path):
+def test_key_file_has_one_key_per_line(tmp_path):
     file = tmp_path / "keys"
     file.write_text(f"# of the camera\n{KEY}\n\n")
     assert read_api_keys(file) == (KEY,)
@@ -275,17 +275,17 @@ def test_keys_are_lines_of_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"timeout": float("inf")}, {"queue": 1.5}, {"max_wait_ms": -1}])
-def test_options_that_cannot_be_are_refused(wrong):
+def test_invalid_options_are_refused(wrong):
     with pytest.raises(ev2.InputError, match=mentioning(*wrong)):
         ServerOptions(**wrong)
 
 
-def test_an_unknown_engine_is_refused(model):
+def test_unknown_engine_is_refused(model):
     with pytest.raises(ev2.InputError, match=mentioning("engine", "'onnx'", "onnxruntime", "openvino")):
         app_of(model, engine="onnx")
 
 
-def test_the_page_runs_its_own_script_and_loads_nothing_else(client):
+def test_page_runs_its_own_script_and_loads_nothing_else(client):
     response = client.get("/")
     html, policy = response.text, response.headers["Content-Security-Policy"]
     for tag in ("script", "style"):
@@ -294,11 +294,11 @@ def test_the_page_runs_its_own_script_and_loads_nothing_else(client):
         assert f"{tag}-src 'sha256-{digest}'" in policy
     assert "default-src 'none'" in policy
     assert re.findall(r"https?://|//[a-z]+\.", html) == []
-    # What the policy forbids anyway.
+    # The policy blocks these anyway.
     assert re.findall(r"\son[a-z]+=|\sstyle=", html) == []
 
 
-def test_the_script_of_the_page_finds_its_elements_and_each_field_has_a_label(client):
+def test_script_of_the_page_finds_its_elements_and_each_field_has_a_label(client):
     html = client.get("/").text
     ids = set(re.findall(r'\sid="(\w+)"', html))
     assert set(re.findall(r'\$\("(\w+)"\)', html)) <= ids

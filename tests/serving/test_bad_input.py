@@ -1,4 +1,4 @@
-"""Bad requests get a status and a reason, take little memory, and do not harm the next request."""
+"""Invalid requests get a status and a reason, need little memory, and do not affect the next request."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ from efficientnetv2.serving.schemas import PredictRequest
 
 
 def _png_header(width, height):
-    """The beginning of a PNG that unpacks to this size, though it is small."""
+    """Return the header of a small PNG that would be decoded to this size."""
     rows = zlib.compress(bytes(2**20), 9) * 4
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
@@ -32,7 +32,7 @@ def _image(width, height, format="PNG"):
 
 
 def _tiff_header(side, bands, bits):
-    """A square raster of bands that only GDAL reads, without its pixels."""
+    """Return the header of a square raster that only GDAL reads, without its pixels."""
     entries = [(256, 4, 1, side), (257, 4, 1, side), (277, 3, 1, bands << 16), (258, 3, 1, bits << 16)]
     return (
         b"MM\0*"
@@ -43,7 +43,7 @@ def _tiff_header(side, bands, bits):
 
 
 def _icon(content):
-    """An icon that has a PNG in it."""
+    """Return an icon file that contains a PNG."""
     return struct.pack("<HHH4BHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(content), 22) + content
 
 
@@ -80,7 +80,7 @@ def _is_served(client):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_an_image_that_cannot_be_read_is_refused_with_its_name_and_the_reason(client, name):
+def test_unreadable_image_is_refused_with_its_name_and_the_reason(client, name):
     content, status, facts = BAD[name]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     response = client.post("/predict", files={"image": ("photo.jpg", content, "image/jpeg")})
@@ -91,11 +91,11 @@ def test_an_image_that_cannot_be_read_is_refused_with_its_name_and_the_reason(cl
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_an_unusual_image_is_predicted(client, name):
+def test_unusual_image_is_predicted(client, name):
     assert client.post("/predict", files={"image": ("photo", GOOD[name])}).status_code == 200
 
 
-def test_the_bad_one_of_several_images_is_named(client):
+def test_unreadable_image_of_several_is_named(client):
     files = [("image", ("good.jpg", JPEG)), ("image", ("bad.jpg", b"text")), ("image", ("empty.jpg", b""))]
     response = client.post("/predict", files=files)
     assert response.status_code == 415
@@ -103,7 +103,7 @@ def test_the_bad_one_of_several_images_is_named(client):
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "status", "facts"),
+    ("content", "content_type", "status", "facts"),
     [
         (JPEG, "text/plain", 415, ("multipart/form-data", "curl -F")),
         (JPEG, "application/x-www-form-urlencoded", 415, ("curl -F",)),
@@ -123,8 +123,8 @@ def test_the_bad_one_of_several_images_is_named(client):
         (json.dumps({str(number): 1 for number in range(2_000)}).encode(), "application/json", 400, ("JSON", "2,000")),
     ],
 )  # fmt: skip
-def test_a_request_of_a_wrong_form_is_refused(client, content, kind, status, facts):
-    response = client.post("/predict", content=content, headers={"Content-Type": kind})
+def test_malformed_request_is_refused(client, content, content_type, status, facts):
+    response = client.post("/predict", content=content, headers={"Content-Type": content_type})
     assert response.status_code == status
     assert mentions(response.json()["error"], *facts) if facts else response.json()["error"]
     assert _is_served(client)
@@ -157,7 +157,7 @@ def test_a_tensor_of_too_many_images_is_refused_before_its_images_are_built(
     assert len(built) <= 2
 
 
-def test_too_many_bytes_are_refused_declared_or_not(model):
+def test_too_many_bytes_are_refused_with_or_without_a_declared_length(model):
     with TestClient(app_of(model, max_bytes=10_000)) as client:
         for content in (bytes(20_000), (bytes(1_000) for _ in range(20))):
             response = client.post("/predict", content=content, headers={"Content-Type": "image/jpeg"})
@@ -167,7 +167,7 @@ def test_too_many_bytes_are_refused_declared_or_not(model):
         assert _is_served(client)
 
 
-def test_requests_together_take_a_bounded_number_of_bytes(model):
+def test_bytes_of_all_requests_together_are_limited(model):
     with TestClient(app_of(model, max_bytes=10_000)) as client:
         client.app.state.service.intake.buffered = 16 * 10_000 - 10
         response = client.post("/predict", content=JPEG, headers={"Content-Type": "image/jpeg"})
@@ -176,19 +176,19 @@ def test_requests_together_take_a_bounded_number_of_bytes(model):
 
 
 @pytest.mark.parametrize("path", ["/../../etc/passwd", "/..%2f..%2fetc%2fpasswd", "/v2/models/..%2f..%2fetc%2fpasswd"])
-def test_a_path_outside_of_the_routes_is_not_found(client, path):
+def test_path_outside_the_routes_is_not_found(client, path):
     response = client.get(path)
     assert response.status_code == 404
     assert "root:" not in response.text
 
 
-def test_a_wrong_method_is_refused(client):
+def test_wrong_method_is_refused(client):
     response = client.get("/predict")
     assert response.status_code == 405
     assert response.json()["error"]
 
 
-def test_names_of_files_stay_short_and_without_control_characters(client):
+def test_file_names_are_short_and_without_control_characters(client):
     name = "\x1b[31m" + "x" * 500
     buffer = io.BytesIO(b"text")
     error = client.post("/predict", files={"image": (name, buffer)}).json()["error"]
@@ -196,14 +196,14 @@ def test_names_of_files_stay_short_and_without_control_characters(client):
     assert len(error) < 300
 
 
-def test_a_list_of_wrong_items_has_one_error():
-    """Each error takes hundreds of bytes, and an item of a list may have two."""
+def test_list_of_invalid_items_has_one_error():
+    """Each error needs hundreds of bytes, and an item of a list may have two errors."""
     with pytest.raises(RequestError) as refused:
         request_images.parse(PredictRequest, json.dumps({"images": [[]] * 1_000}).encode())
     assert refused.value.__cause__.error_count() == 1
 
 
-def test_the_numbers_of_a_json_tensor_are_dropped_when_they_are_pixels(client):
+def test_numbers_of_a_json_tensor_are_freed_after_conversion_to_pixels(client):
     shape = (1, 4, 5, 3)
     tensor = {"name": "images", "shape": shape, "datatype": "UINT8", "data": np.zeros(shape, int).tolist()}
     body, (image,) = client.app.state.service._parse_infer(json.dumps({"inputs": [tensor]}).encode(), b"")

@@ -1,4 +1,4 @@
-"""Dynamic batching: what is computed together, in which order, and what is left out."""
+"""Dynamic batching: which inputs are computed together, in which order, and which are not computed."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ from efficientnetv2.serving.batcher import Batcher, QueueFullError
 
 
 class Engine:
-    """Doubles numbers, and remembers its batches; it can be held."""
+    """Doubles numbers and records its batches. It can be paused."""
 
     def __init__(self, *, is_held=False):
         self.batches, self.free = [], threading.Event()
@@ -31,7 +31,7 @@ def batcher_of(engine, *, batch_size=4, max_wait_s=0.02, queue=100):
 
 
 async def computing():
-    """An engine that computes its first input, its batcher, and that input's result."""
+    """Return an engine that computes its first input, its batcher, and the result of that input."""
     engine = Engine(is_held=True)
     batcher = batcher_of(engine, max_wait_s=0)
     first = asyncio.create_task(batcher.submit(1))
@@ -39,7 +39,7 @@ async def computing():
     return engine, batcher, first
 
 
-def test_inputs_that_come_together_are_computed_together():
+def test_simultaneous_inputs_are_computed_together():
     async def scenario():
         engine = Engine()
         batcher = batcher_of(engine, batch_size=4)
@@ -52,7 +52,7 @@ def test_inputs_that_come_together_are_computed_together():
     asyncio.run(scenario())
 
 
-def test_a_single_input_waits_no_longer_than_allowed_and_a_full_batch_not_at_all():
+def test_single_input_waits_for_a_limited_time_and_a_full_batch_does_not_wait():
     async def scenario():
         loop, engine = asyncio.get_running_loop(), Engine()
         batcher = batcher_of(engine, batch_size=2, max_wait_s=0.05)
@@ -66,7 +66,7 @@ def test_a_single_input_waits_no_longer_than_allowed_and_a_full_batch_not_at_all
     asyncio.run(scenario())
 
 
-def test_inputs_gather_while_a_batch_is_computed():
+def test_inputs_are_collected_while_a_batch_is_computed():
     async def scenario():
         engine, batcher, first = await computing()
         others = [asyncio.create_task(batcher.submit(number)) for number in (2, 3)]
@@ -79,22 +79,22 @@ def test_inputs_gather_while_a_batch_is_computed():
     asyncio.run(scenario())
 
 
-def test_a_canceled_input_is_not_computed():
+def test_canceled_input_is_not_computed():
     async def scenario():
         engine, batcher, first = await computing()
-        gone, kept = (asyncio.create_task(batcher.submit(number)) for number in (2, 3))
+        canceled, other = (asyncio.create_task(batcher.submit(number)) for number in (2, 3))
         await asyncio.sleep(0.01)
-        gone.cancel()
+        canceled.cancel()
         await asyncio.sleep(0.01)
         engine.free.set()
-        assert (await first, await kept) == (2, 6)
+        assert (await first, await other) == (2, 6)
         assert engine.batches == [[1], [3]]
         batcher.close()
 
     asyncio.run(scenario())
 
 
-def test_an_error_reaches_every_input_of_its_batch_and_no_other():
+def test_error_affects_each_input_of_its_batch_and_no_other():
     def compute(items):
         if 1 in items:
             raise ValueError("no")
@@ -110,7 +110,7 @@ def test_an_error_reaches_every_input_of_its_batch_and_no_other():
     asyncio.run(scenario())
 
 
-def test_reserved_places_are_bounded_and_come_back():
+def test_reserved_places_are_limited_and_returned():
     batcher = batcher_of(Engine(), queue=3)
     with batcher.reserve(2):
         with pytest.raises(QueueFullError) as full, batcher.reserve(2):
@@ -122,7 +122,7 @@ def test_reserved_places_are_bounded_and_come_back():
     batcher.close()
 
 
-def test_the_time_to_wait_follows_the_speed():
+def test_waiting_time_follows_the_speed():
     async def scenario():
         batcher = batcher_of(Engine(), queue=100)
         await batcher.submit(1)

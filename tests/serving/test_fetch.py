@@ -1,4 +1,4 @@
-"""URLs: fetched only where that is allowed, and never from an address that is not public."""
+"""URLs are fetched only if this is allowed, and never from an address that is not public."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,19 +31,19 @@ def test_other_addresses_are_public(address):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    goes_on = threading.Event()
+    resumed = threading.Event()
 
     def do_GET(self):
-        place = {
+        targets = {
             "/to": "/photo.jpg", "/loop": "/loop", "/out": "file:///etc/passwd", "/in": "http://10.0.0.1/",
             "/bad": "http://x:y/", "/port": "http://127.0.0.1:99999/",
         }  # fmt: skip
         if self.path == "/never":
-            self.goes_on.wait(30)
+            self.resumed.wait(30)
             return
-        if self.path in place:
+        if self.path in targets:
             self.send_response(302)
-            self.send_header("Location", place[self.path])
+            self.send_header("Location", targets[self.path])
             self.end_headers()
             return
         content = {"/photo.jpg": JPEG, "/large": bytes(200_000), "/half": bytes(60_000)}.get(self.path)
@@ -60,7 +60,7 @@ def url():
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
-    _Handler.goes_on.set()
+    _Handler.resumed.set()
     server.shutdown()
     server.server_close()
 
@@ -71,7 +71,7 @@ def fetching(model):
         yield client
 
 
-def test_a_private_address_is_refused(fetching, url):
+def test_private_address_is_refused(fetching, url):
     for private in (url, "http://localhost/a.jpg", "http://[::1]/a.jpg", "http://2130706433/a.jpg"):
         response = fetching.post("/predict", json={"url": private})
         assert response.status_code == 403, private
@@ -85,11 +85,11 @@ def test_a_private_address_is_refused(fetching, url):
         "http://8.8.8.8:99999/a.jpg", "http://8.8.8.8:0/a.jpg", "http://8.8.8.8:-1/a.jpg",
     ],
 )  # fmt: skip
-def test_a_url_of_another_kind_is_refused(fetching, wrong):
+def test_url_of_another_scheme_is_refused(fetching, wrong):
     assert fetching.post("/predict", json={"url": wrong}).status_code == 400
 
 
-def test_an_image_is_fetched_from_a_public_address(fetching, url, monkeypatch):
+def test_image_is_fetched_from_a_public_address(fetching, url, monkeypatch):
     monkeypatch.setattr(request_images, "is_public", lambda address: not address.startswith("10."))
     sent = fetching.post("/predict", files={"image": JPEG}).json()["predictions"]
     assert fetching.post("/predict", json={"url": f"{url}/photo.jpg"}).json()["predictions"] == sent
@@ -99,7 +99,7 @@ def test_an_image_is_fetched_from_a_public_address(fetching, url, monkeypatch):
     assert {path: fetching.post("/predict", json={"url": url + path}).status_code for path in expected} == expected
 
 
-def test_the_images_of_urls_count_toward_the_bytes_of_a_request(fetching, url, monkeypatch):
+def test_images_of_urls_count_toward_the_bytes_of_a_request(fetching, url, monkeypatch):
     monkeypatch.setattr(request_images, "is_public", lambda address: True)
     one, two = (fetching.post("/predict", json={"urls": [f"{url}/half"] * count}) for count in (1, 2))
     assert (one.status_code, two.status_code) == (415, 413)
@@ -110,7 +110,7 @@ def test_the_images_of_urls_count_toward_the_bytes_of_a_request(fetching, url, m
     assert fetching.post("/predict", json={"url": f"{url}/half"}).status_code == 429
 
 
-def test_a_host_that_does_not_respond_is_named(model, url, monkeypatch):
+def test_host_that_does_not_respond_is_named(model, url, monkeypatch):
     monkeypatch.setattr(request_images, "is_public", lambda address: True)
     with TestClient(app_of(model, allow_urls=True, timeout=1)) as client:
         response = client.post("/predict", json={"url": f"{url}/never"})

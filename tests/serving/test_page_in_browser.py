@@ -1,4 +1,4 @@
-"""The page in a real browser: it predicts what it is given, in several ways, on a desk and on a phone."""
+"""The page in a real browser predicts images in several ways, on a desktop and on a phone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture
 def address(model, tmp_path):
-    """Where a server of two models runs that has a key."""
+    """The address of a server with two models and a key."""
     other = write_model(tmp_path / "other.safetensors", names=("a", "b"))
     listener = socket.create_server(("127.0.0.1", 0))
     app = app_of({"tiny": model, "other": other}, api_keys=(KEY,), timeout=120)
@@ -54,14 +54,14 @@ OVER_THE_EDGE = """[...document.querySelectorAll('body *')]
 
 
 @pytest.mark.parametrize("width", [390, 1200])
-def test_the_page_predicts_images(address, model, tmp_path, width):
+def test_page_predicts_images(address, model, tmp_path, width):
     content = encoded(1)
     (photo := tmp_path / "photo.jpg").write_bytes(content)
     (broken := tmp_path / "broken_with_a_rather_long_name_of_a_file_from_a_camera.jpg").write_bytes(b"text")
     (expected,) = Predictor(model, device="cpu")(content)
     with Browser(tmp_path / "profile", width) as browser:
         browser.call("Page.navigate", url=address)
-        # Without a key it asks for one, and the keyboard is there already.
+        # Without a key, the page requests one, and the key field has the focus.
         browser.until("document.activeElement?.id === 'key'")
         browser.call("Input.insertText", text=KEY)
         browser.press("Tab")
@@ -84,13 +84,13 @@ def test_the_page_predicts_images(address, model, tmp_path, width):
         assert browser.run(OVER_THE_EDGE) == []
         assert {url.partition(":")[0] for url in browser.requested()} <= {"http", "data", "blob"}
         assert all(url.startswith((address, "data:", "blob:")) for url in browser.requested())
-        # Of the key that was missing, and of the image that is none, the browser itself complains.
+        # The browser itself reports the missing key, and the file that is not an image.
         assert [one for one in browser.complaints() if "401" not in one and "415" not in one] == []
         browser.run("document.getElementById('clear').click()")
         assert browser.run("document.querySelectorAll('.card').length") == 0
 
 
-def test_the_page_can_be_used_with_the_keyboard(address, tmp_path):
+def test_page_can_be_used_with_the_keyboard(address, tmp_path):
     with Browser(tmp_path / "profile", 1200) as browser:
         browser.call("Page.navigate", url=address)
         browser.until("document.activeElement?.id === 'key'")
@@ -102,5 +102,5 @@ def test_the_page_can_be_used_with_the_keyboard(address, tmp_path):
             reached.append(browser.run("document.activeElement?.id"))
             outlines.append(browser.run("getComputedStyle(document.querySelector('#files + label')).outlineStyle"))
         assert {"files", "photo", "key"} <= set(reached)
-        # The field of files is hidden: its label shows where the keyboard is.
+        # The file field is hidden, so its label shows the focus.
         assert [outline != "none" for outline in outlines] == [one == "files" for one in reached]

@@ -1,4 +1,4 @@
-"""Requests at the same time: they share batches, a full queue refuses, a reload loses none, time has a limit."""
+"""Simultaneous requests: shared batches, a full queue, a reload without lost requests, and time limits."""
 
 import asyncio
 import threading
@@ -36,7 +36,7 @@ def run(app, scenario):
 
 
 def send(client, count=1, **options):
-    """A request of some images, under way."""
+    """Start a request with some images."""
     files = [("image", ("a.jpg", JPEG))] * count
     return asyncio.create_task(client.post("/predict", files=files, **options))
 
@@ -48,7 +48,7 @@ async def until(condition):
 
 @contextmanager
 def held(model):
-    """The engine of a model waits; gives the sizes of its batches."""
+    """Pause the engine of a model, and yield the sizes of its batches."""
     sizes, free, predict = [], threading.Event(), model.predictor.predict_decoded
 
     def wait(images, *rest):
@@ -63,7 +63,7 @@ def held(model):
         free.set()
 
 
-def test_requests_at_the_same_time_share_batches(model):
+def test_simultaneous_requests_share_batches(model):
     app = app_of(model, batch_size=8, max_wait_ms=200)
     served = app.state.service.models.get("tiny")
 
@@ -75,7 +75,7 @@ def test_requests_at_the_same_time_share_batches(model):
     run(app, scenario)
 
 
-def test_a_full_queue_refuses_and_serves_again_when_it_is_free(model):
+def test_full_queue_refuses_requests_until_it_has_space(model):
     app = app_of(model, queue=3, max_images=3)
     served = app.state.service.models.get("tiny")
 
@@ -94,7 +94,7 @@ def test_a_full_queue_refuses_and_serves_again_when_it_is_free(model):
     run(app, scenario)
 
 
-def test_a_request_that_does_not_fit_into_the_rest_of_the_queue_is_refused_whole(model):
+def test_request_that_exceeds_the_rest_of_the_queue_is_refused_completely(model):
     app = app_of(model, queue=3, max_images=3)
     served = app.state.service.models.get("tiny")
 
@@ -109,7 +109,7 @@ def test_a_request_that_does_not_fit_into_the_rest_of_the_queue_is_refused_whole
     run(app, scenario)
 
 
-def test_predictions_that_take_too_long_are_given_up(model):
+def test_predictions_that_take_too_long_are_aborted(model):
     app = app_of(model, timeout=1)
     served = app.state.service.models.get("tiny")
 
@@ -125,7 +125,7 @@ def test_predictions_that_take_too_long_are_given_up(model):
 
 
 def _post(receive, sent, query=b""):
-    """The arguments of an ASGI application for a raw request."""
+    """Return the arguments of an ASGI application for a raw request."""
     scope = {
         "type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "query_string": query,
         "headers": [(b"content-type", b"image/jpeg"), (b"transfer-encoding", b"chunked")], "http_version": "1.1",
@@ -139,7 +139,7 @@ def _post(receive, sent, query=b""):
     return scope, receive, send_message
 
 
-def test_a_body_that_never_ends_is_given_up(model):
+def test_endless_body_is_aborted(model):
     app = app_of(model, timeout=1)
 
     async def scenario(client):
@@ -156,7 +156,7 @@ def test_a_body_that_never_ends_is_given_up(model):
     run(app, scenario)
 
 
-def test_the_images_of_a_client_that_hangs_up_are_not_computed(model):
+def test_images_of_a_disconnected_client_are_not_computed(model):
     app = app_of(model)
     served = app.state.service.models.get("tiny")
 
@@ -184,7 +184,7 @@ def test_the_images_of_a_client_that_hangs_up_are_not_computed(model):
     run(app, scenario)
 
 
-def test_a_client_that_hangs_up_within_its_body_is_forgotten(model):
+def test_client_that_disconnects_during_its_body_is_removed(model):
     app = app_of(model)
 
     async def scenario(client):
@@ -204,7 +204,7 @@ def labels(response):
     return {one["label"] for one in response.json()["predictions"][0]["top"]}
 
 
-def test_a_model_is_loaded_again_without_a_lost_request(tmp_path):
+def test_model_is_reloaded_without_losing_a_request(tmp_path):
     file = write_model(tmp_path / "tiny.safetensors")
     app = app_of(file)
     models = app.state.service.models
@@ -226,7 +226,7 @@ def test_a_model_is_loaded_again_without_a_lost_request(tmp_path):
     run(app, scenario)
 
 
-def test_a_model_that_cannot_be_loaded_leaves_the_earlier_one(tmp_path):
+def test_invalid_model_keeps_the_earlier_model(tmp_path):
     file = write_model(tmp_path / "tiny.safetensors")
     app = app_of(file, api_keys=(KEY,))
     load, key = "/v2/repository/models/tiny/load", {"Authorization": f"Bearer {KEY}"}
@@ -248,7 +248,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_earlier_one(tmp_path):
     run(app, scenario)
 
 
-def test_without_keys_nobody_loads_models_by_http(model):
+def test_models_cannot_be_loaded_by_http_without_keys(model):
     app = app_of(model)
 
     async def scenario(client):
@@ -257,7 +257,7 @@ def test_without_keys_nobody_loads_models_by_http(model):
     run(app, scenario)
 
 
-def test_a_model_that_is_loaded_without_heat_maps_while_a_request_arrives_refuses_them(model, monkeypatch):
+def test_reload_without_heat_maps_during_a_request_refuses_heat_maps(model, monkeypatch):
     app = app_of(model)
 
     async def scenario(client):
@@ -273,7 +273,7 @@ def test_a_model_that_is_loaded_without_heat_maps_while_a_request_arrives_refuse
     run(app, scenario)
 
 
-def test_an_image_without_finite_outputs_fails_alone(model):
+def test_image_without_finite_outputs_fails_alone(model):
     app = app_of(model, batch_size=8, max_wait_ms=200)
     served = app.state.service.models.get("tiny")
     predict, sizes = served.predictor.predict_decoded, []
@@ -298,7 +298,7 @@ def test_an_image_without_finite_outputs_fails_alone(model):
     run(app, scenario)
 
 
-def test_a_model_without_finite_outputs_is_not_served(model, monkeypatch):
+def test_model_without_finite_outputs_is_not_served(model, monkeypatch):
     def broken(self, images, *rest):
         raise non_finite_error(len(images), len(images), 0)
 
@@ -333,7 +333,7 @@ def test_json_is_parsed_one_body_at_a_time(model, monkeypatch):
     run(app, scenario)
 
 
-def test_a_body_that_is_not_parsed_in_time_may_be_sent_again(model, monkeypatch):
+def test_body_that_is_not_parsed_in_time_can_be_sent_again(model, monkeypatch):
     app, free = app_of(model, timeout=1), threading.Event()
     monkeypatch.setattr(request_images, "parse", lambda *_: free.wait(20))
 
