@@ -1,4 +1,4 @@
-"""A set of images with nothing wrong with it, into which flaws are planted."""
+"""A clean dataset, to which tests add problems."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from PIL import Image
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 
-EACH = 52  # images of either class
+EACH = 52  # images per class
 
 
 def scene(number: int, px: int = 64) -> Image.Image:
-    """Patches of all colors, others for every number, with detail at every scale: they count as no enlarged images."""
+    """Return an image of random color patches with detail at each scale, so that it is not detected as enlarged."""
     rng = np.random.default_rng(number)
     patches = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     values = np.asarray(patches.resize((px, px), Image.Resampling.BICUBIC), dtype=np.float64)
@@ -26,8 +26,8 @@ def scene(number: int, px: int = 64) -> Image.Image:
     return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
-def sound(folder: Path) -> pd.DataFrame:
-    """Images of two classes, each at its own place, on its own day; groups of one of each; the last days are val."""
+def clean_dataset(folder: Path) -> pd.DataFrame:
+    """Write images of two classes, each with its own location and day. Pairs share a group; the last days are val."""
     rows = []
     for number in range(2 * EACH):
         name = f"{number:03d}.jpg"
@@ -49,23 +49,23 @@ def sound(folder: Path) -> pd.DataFrame:
 
 @dataclass
 class Planted:
-    """A copy of the sound set that a test may spoil.
+    """Copy of the clean dataset that a test may change.
 
     Args:
-        folder: of images.
-        table: of them; ``load_dataset`` writes it.
+        folder: Folder of the images.
+        table: Table of the images. ``read`` writes it to the folder.
     """
 
     folder: Path
     table: pd.DataFrame
 
     @classmethod
-    def of(cls, sound_folder: Path, table: pd.DataFrame, folder: Path) -> Planted:
-        shutil.copytree(sound_folder, folder, dirs_exist_ok=True)
+    def of(cls, clean_folder: Path, table: pd.DataFrame, folder: Path) -> Planted:
+        shutil.copytree(clean_folder, folder, dirs_exist_ok=True)
         return cls(folder, table.copy())
 
     def add(self, name: str, like: int, **changes: object) -> None:
-        """A row more, like another but at its own place and day and without a group of others."""
+        """Add a row like another row, but with its own location, day and group."""
         further = len(self.table)
         row = self.table.iloc[like].to_dict() | {
             "path": name,

@@ -1,4 +1,4 @@
-"""Near duplicates: what must be found is, by brute force and in a published set; the work does not grow with n²."""
+"""Near-duplicates: all are found, compared with brute force and published datasets, in less than quadratic time."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def flipped(one, bits, rng):
 
 @pytest.mark.parametrize("bits", [0, 2, 4, 6, 8])
 def test_pairs_at_every_distance_are_found(bits):
-    """300 planted among 3,000: at the largest distance 1 % may be missed, so 297 in the mean; closer ones never."""
+    """300 of 3,000 have a near-duplicate. At the largest distance 1 % may be missed, at smaller distances none."""
     rng = np.random.default_rng(bits)
     some = hashes(3000, seed=1)
     planted = rng.choice(3000, 300, replace=False)
     alike = np.stack([flipped(some[row], bits, rng) for row in planted])
     found = {tuple(pair) for pair in candidate_pairs(np.concatenate([some, alike]), key=Key.of(0)).tolist()}
-    hit = sum((int(row), 3000 + place) in found for place, row in enumerate(planted))
+    hit = sum((int(row), 3000 + index) in found for index, row in enumerate(planted))
     assert hit >= (290 if bits == 8 else 299)
 
 
-def test_no_pair_is_named_that_differs_in_more_bits_and_none_twice():
+def test_pairs_are_near_and_unique():
     some = hashes(2000)
     some[:, :20] = False  # so that many are near
     pairs = candidate_pairs(some, key=Key.of(0))
@@ -64,19 +64,19 @@ def test_no_pair_is_named_that_differs_in_more_bits_and_none_twice():
     assert len(np.unique(pairs, axis=0)) == len(pairs)
 
 
-def test_ten_times_as_many_take_much_less_than_a_hundred_times_as_long():
+def test_time_grows_less_than_quadratically():
     def seconds(count):
         some = hashes(count)
-        begun = time.process_time()  # what runs next to this test does not count
+        start = time.process_time()  # excludes other processes
         candidate_pairs(some, key=Key.of(0))
-        return time.process_time() - begun
+        return time.process_time() - start
 
     seconds(1000)
     assert seconds(40_000) < 40 * min(seconds(4_000) for _ in range(3))
 
 
-def test_a_thousand_equal_hashes_are_held_together_without_comparing_all_with_all():
-    """A series of a camera: each is near some that follow it, and by them to all."""
+def test_thousand_equal_hashes_are_one_group_without_comparing_all_pairs():
+    """A series of a camera: each image is near some later images, which connect all images."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -87,8 +87,8 @@ def test_a_thousand_equal_hashes_are_held_together_without_comparing_all_with_al
     assert connected_components(graph, directed=False)[0] == 1
 
 
-def test_a_thousand_nearly_equal_pictures_are_held_together_in_little_memory():
-    """Half a million pairs are near each other, of 12 kB each while they are compared."""
+def test_thousand_nearly_equal_images_are_one_group_in_little_memory():
+    """Half a million pairs are near, and a compared pair needs 12 kB."""
     rng = np.random.default_rng(0)
     series = np.stack([flipped(one, rng.integers(0, 4), rng) for one in np.repeat(hashes(1), 1000, axis=0)])
     small = rng.integers(0, 200, (16, 16, 3)) + rng.integers(0, 50, (1000, 16, 16, 3))
@@ -105,7 +105,7 @@ def test_a_thousand_nearly_equal_pictures_are_held_together_in_little_memory():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not AID.is_dir(), reason=f"there is no {AID}: near duplicates of AID are not looked for")
-def test_the_known_near_duplicates_of_aid_are_found():
+def test_known_near_duplicates_of_aid_are_found():
     dataset = load_dataset(AID)
     dataset = dataset.select(np.flatnonzero(np.isin(dataset.table["label"], ["Port", "Stadium", "Desert"])))
     section, _ = duplicate_section(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0))
@@ -117,7 +117,7 @@ def test_the_known_near_duplicates_of_aid_are_found():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not UCMERCED.is_dir(), reason=f"there is no {UCMERCED}: its copies are not looked for")
-def test_the_known_copy_of_uc_merced_is_found():
+def test_known_copy_of_uc_merced_is_found():
     dataset = load_dataset(UCMERCED)
     dataset = dataset.select(np.flatnonzero(dataset.table["label"] == "airplane"))
     section, _ = duplicate_section(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0))
@@ -125,7 +125,7 @@ def test_the_known_copy_of_uc_merced_is_found():
 
 
 def scenes(*sizes, spread=0.1):
-    """Vectors of things, each shown so many times with a little between; and the places of each that is shown again."""
+    """Return embeddings of scenes that are repeated ``sizes`` times with noise, and the rows of each scene."""
     rng = np.random.default_rng(0)
     things = rng.normal(size=(len(sizes), 64))
     vectors = np.repeat(things, sizes, axis=0) + spread * rng.normal(size=(sum(sizes), 64))
@@ -134,7 +134,7 @@ def scenes(*sizes, spread=0.1):
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.01, 0.2])
-def test_a_scene_stands_out_however_often_it_is_shown(spread):
+def test_scene_is_found_for_any_number_of_repetitions(spread):
     sizes = [*range(2, LARGEST_SCENE + 1), *[1] * 200]
     vectors, groups = scenes(*sizes, spread=spread)
     found = find_lookalikes(vectors)
@@ -145,33 +145,33 @@ def test_a_scene_stands_out_however_often_it_is_shown(spread):
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.01, 0.2])
-def test_what_is_alike_in_larger_numbers_is_no_scene(spread):
-    """Such as a class whose images look alike: nothing in it stands out from the rest of it."""
+def test_larger_groups_of_similar_images_are_not_scenes(spread):
+    """For example a class of similar images: each image is similar to the whole class."""
     vectors, _ = scenes(LARGEST_SCENE + 1, 20, 40, *[1] * 100, spread=spread)
     assert find_lookalikes(vectors) == []
 
 
-def test_no_scene_without_a_gap_on_all_sides():
-    """Each like the next: three of an end have a gap behind them as the first sees it, but not as the third does."""
+def test_scene_needs_a_gap_on_all_sides():
+    """A chain of similar images: the first of three sees a gap behind them, the third sees its next neighbor."""
     angles = np.radians([0, 10, 20, 32, 44, 56, 68, 180, 270])
     assert find_lookalikes(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)) == []
 
 
 @pytest.mark.parametrize("count", range(4))
-def test_equal_pictures_are_no_scene_without_another_beside_them(count):
+def test_equal_images_are_not_a_scene_without_other_images(count):
     assert find_lookalikes(np.ones((count, 4), dtype=np.float32)) == []
 
 
-def test_as_many_distances_are_held_as_fit_however_many_pictures_there_are(monkeypatch):
+def test_memory_for_distances_does_not_depend_on_the_number_of_images(monkeypatch):
     vectors, groups = scenes(2, 3, 4, *[1] * 50)
-    whole = find_lookalikes(vectors)
+    expected = find_lookalikes(vectors)
     monkeypatch.setattr(duplicates, "_DISTANCES_AT_ONCE", 150)  # two rows of 59
-    assert find_lookalikes(vectors) == whole
-    assert sorted(group for group, _ in whole) == groups[:3]
+    assert find_lookalikes(vectors) == expected
+    assert sorted(group for group, _ in expected) == groups[:3]
 
 
-def test_many_scenes_on_both_sides_of_a_split_are_quickly_told(monkeypatch):
-    """Each sought among all others, they would be 2 * 10^8 comparisons."""
+def test_many_scenes_on_both_sides_of_a_split_are_found_quickly(monkeypatch):
+    """A search of each scene among all others would need 2 * 10^8 comparisons."""
 
     class Manifest(SimpleNamespace):
         def __len__(self) -> int:
@@ -179,13 +179,13 @@ def test_many_scenes_on_both_sides_of_a_split_are_quickly_told(monkeypatch):
 
     rows = np.arange(40_000)
     found = [((first, first + 1), 0.5) for first in range(0, 40_000, 2)]
-    monkeypatch.setattr(duplicates, "find_lookalikes", lambda vectors, **words: found)
+    monkeypatch.setattr(duplicates, "find_lookalikes", lambda vectors, **options: found)
     dataset = Manifest(
         paths=[f"{row}.jpg" for row in rows], split=np.array(["train", "val"] * 20_000), targets=0 * rows
     )
     embeddings = Embeddings(rows, 0 * rows, np.zeros((40_000, 1), dtype=np.float32))
-    begun = time.process_time()
+    start = time.process_time()
     section, groups = lookalike_section(dataset, embeddings, [])
-    assert time.process_time() - begun < 3
+    assert time.process_time() - start < 3
     assert [one.kind for one in section.issues] == ["lookalike_across_splits"]
     assert groups == [group for group, _ in found]

@@ -1,4 +1,4 @@
-"""What an image looks like, from one pass: its kind and its colors, whatever it is stored as."""
+"""Statistics of an image from one pass: its format and colors, in any file format."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_image
 
 
-def test_format_size_channels_and_colors_are_those_of_the_file(tmp_path):
-    for name, picture in {
+def test_format_size_channels_and_colors_are_correct(tmp_path):
+    for name, image in {
         "red.png": Image.new("RGB", (40, 30), (255, 0, 0)),
         "gray.jpg": Image.new("L", (64, 64), 100),
-        "clear.png": Image.new("RGBA", (20, 20), (0, 0, 0, 0)),  # is laid over white
+        "clear.png": Image.new("RGBA", (20, 20), (0, 0, 0, 0)),  # shown on white
     }.items():
-        picture.save(tmp_path / name)
+        image.save(tmp_path / name)
     looked = collect_image_stats(load_dataset(tmp_path, require_labels=False), workers=2).table
     assert looked["format"].tolist() == ["PNG", "JPEG", "PNG"]
     assert looked["mode"].tolist() == ["RGBA", "L", "RGB"]
@@ -31,7 +31,7 @@ def test_format_size_channels_and_colors_are_those_of_the_file(tmp_path):
     assert looked["contrast"].tolist() == pytest.approx([0, 0, 0], abs=0.5)
 
 
-def test_contents_are_equal_for_equal_files_alone(class_folders):
+def test_contents_are_equal_only_for_equal_files(class_folders):
     files = sorted((class_folders / "red").iterdir())
     files[1].write_bytes(files[0].read_bytes())
     files[2].write_bytes(b"")
@@ -40,38 +40,38 @@ def test_contents_are_equal_for_equal_files_alone(class_folders):
     content = dict(zip(load_dataset(class_folders).paths, looked.table["content"], strict=True))
     first, second, third, fourth = (content[f"red/{file.name}"] for file in files[:4])
     assert first == second
-    assert third != fourth  # two files that can't be used are not the same image
+    assert third != fourth  # two unreadable files are not the same image
     assert len(set(content.values())) == len(content) - 1
     assert len(looked.readable) == len(content) - 2
 
 
-def test_small_squares_and_hashes_are_near_those_of_the_whole_picture(class_folders):
-    """Decoding at a smaller scale changes little: two levels in the mean, and few bits of imagehash's own hash."""
+def test_small_images_and_hashes_are_close_to_those_of_the_full_image(class_folders):
+    """Decoding at a smaller scale changes little: two levels on average, and few bits of the hash of imagehash."""
     for number in range(4):
         patches = np.random.default_rng(number).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-        picture = Image.fromarray(patches).resize((500, 380), Image.Resampling.BICUBIC)
-        picture.save(class_folders / "red" / f"large_{number}.jpg", quality=95)
+        image = Image.fromarray(patches).resize((500, 380), Image.Resampling.BICUBIC)
+        image.save(class_folders / "red" / f"large_{number}.jpg", quality=95)
     dataset = load_dataset(class_folders)
     looked = collect_image_stats(dataset, workers=2)
     for row in [row for row, path in enumerate(dataset.paths) if "large" in path]:
-        whole = load_image(dataset.file(row))
-        small = np.asarray(whole.resize((SMALL_PX, SMALL_PX), Image.Resampling.BOX), dtype=float)
+        full = load_image(dataset.file(row))
+        small = np.asarray(full.resize((SMALL_PX, SMALL_PX), Image.Resampling.BOX), dtype=float)
         assert np.abs(small - looked.small[row]).mean() < 4
-        assert (imagehash.phash(whole).hash.ravel() != looked.hashes[row]).sum() <= 4
+        assert (imagehash.phash(full).hash.ravel() != looked.hashes[row]).sum() <= 4
 
 
-def test_it_tells_how_far_it_is_and_does_not_depend_on_threads(class_folders):
+def test_progress_is_reported_and_threads_do_not_change_the_result(class_folders):
     dataset = load_dataset(class_folders)
-    said = []
-    one = collect_image_stats(dataset, workers=1, progress=said.append)
+    progress = []
+    one = collect_image_stats(dataset, workers=1, progress=progress.append)
     several = collect_image_stats(dataset, workers=4)
-    assert said[-1] == len(dataset)
+    assert progress[-1] == len(dataset)
     assert one.table.equals(several.table)
     assert (one.hashes == several.hashes).all()
 
 
 def natural(number, px=128):
-    """Detail at every scale, as images of the world have it: an amplitude of one over the frequency."""
+    """Return an image with detail at each scale, as in natural images: the amplitude is 1 / frequency."""
     rng = np.random.default_rng(number)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(px), np.fft.fftfreq(px)))
     spectrum = np.fft.fft2(rng.normal(size=(px, px))) / np.maximum(frequency, 1 / px)
@@ -81,11 +81,11 @@ def natural(number, px=128):
 
 @pytest.mark.parametrize("times", [1, 2, 4])
 @pytest.mark.parametrize("way", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
-def test_images_that_were_enlarged_are_known(tmp_path, times, way):
+def test_enlarged_images_are_detected(tmp_path, times, way):
     for number in range(12):
         image = natural(number)
         image.reduce(times).resize(image.size, way).save(tmp_path / f"{number:02}.jpg", quality=90)
-    Image.new("RGB", (128, 128)).save(tmp_path / "99.jpg")  # shows too little to say
+    Image.new("RGB", (128, 128)).save(tmp_path / "99.jpg")  # too uniform to decide
     found = collect_image_stats(load_dataset(tmp_path, require_labels=False), workers=1).table["enlarged"]
     assert found.median() == times
     assert np.isnan(found.iloc[-1])

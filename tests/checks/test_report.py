@@ -1,4 +1,4 @@
-"""Each flaw that is planted is found, with its images, and nothing else is accused."""
+"""Each added problem is found with its images, and nothing else is reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.stats.contingency import association
 from sklearn.metrics.pairwise import haversine_distances
-from tests.checks.planted import EACH, Planted, scene, sound
+from tests.checks.planted import EACH, Planted, clean_dataset, scene
 from tests.evaluation.test_report_in_browser import AWKWARD, CHROMIUM, layout_faults, measure
 from tests.messages import mentioning, mentions
 
@@ -37,30 +37,30 @@ DEFORESTATION = Path(__file__).parents[3].parent / "shared" / "data" / "deforest
 
 
 @pytest.fixture(scope="module")
-def without_flaw(tmp_path_factory):
+def clean(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sound")
-    return folder, sound(folder)
+    return folder, clean_dataset(folder)
 
 
 @pytest.fixture
-def planted(without_flaw, tmp_path):
-    return Planted.of(*without_flaw, tmp_path / "planted")
+def planted(clean, tmp_path):
+    return Planted.of(*clean, tmp_path / "planted")
 
 
 def found_in(dataset, **options):
-    """Kind of finding -> the groups of paths that it names."""
+    """Return the groups of paths for each type of finding."""
     inspection = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0), **options)
     json.dumps(inspection.to_json(), allow_nan=False)
     return {one["kind"]: one["images"] for one in inspection.to_json()["findings"]}
 
 
 def recompressed(folder, source, name):
-    """The same image, smaller, brighter, saved badly."""
+    """Save an image again: smaller, brighter, and with low quality."""
     small = Image.open(folder / source).resize((50, 50))
     ImageEnhance.Brightness(small).enhance(1.15).save(folder / name, quality=40)
 
 
-def test_a_sound_set_is_not_accused_of_anything(planted):
+def test_clean_dataset_has_no_findings(planted):
     assert found_in(planted.read()) == {}
 
 
@@ -68,7 +68,7 @@ def test_a_sound_set_is_not_accused_of_anything(planted):
     ("changes", "kind"),
     [({}, "same_image"), ({"split": "val"}, "same_across_splits"), ({"label": "b"}, "same_other_label")],
 )
-def test_the_same_file_twice(planted, changes, kind):
+def test_identical_files_are_found(planted, changes, kind):
     shutil.copy(planted.folder / "010.jpg", planted.folder / "copy.jpg")
     planted.add("copy.jpg", like=10, **changes)
     assert found_in(planted.read()) == {kind: [["010.jpg", "copy.jpg"]]}
@@ -78,7 +78,7 @@ def test_the_same_file_twice(planted, changes, kind):
     ("changes", "kind"),
     [({}, "near_image"), ({"split": "val"}, "near_across_splits"), ({"label": "b"}, "near_other_label")],
 )
-def test_the_same_image_in_another_file(planted, changes, kind):
+def test_recompressed_image_is_found(planted, changes, kind):
     recompressed(planted.folder, "020.jpg", "other.jpg")
     planted.add("other.jpg", like=20, **changes)
     assert found_in(planted.read()) == {kind: [["020.jpg", "other.jpg"]]}
@@ -92,8 +92,8 @@ def test_the_same_image_in_another_file(planted, changes, kind):
         ({"label": None}, {"label": "b"}, {"label": "b"}, {"same_image", "near_image", "unlabeled"}),
     ],
 )
-def test_a_picture_that_is_there_as_two_files_is_asked_of_both(planted, first, again, saved_again, kinds):
-    """In val, and the same file in train; or without a label, and the same file with one."""
+def test_near_duplicate_of_two_identical_files_is_compared_with_both(planted, first, again, saved_again, kinds):
+    """In val, with the same file in train; or without a label, with the same file labeled."""
     for name, value in first.items():
         planted.table.loc[80, name] = value
     shutil.copy(planted.folder / "080.jpg", planted.folder / "again.jpg")
@@ -112,8 +112,8 @@ def test_a_picture_that_is_there_as_two_files_is_asked_of_both(planted, first, a
     assert harms == (near == "near_across_splits", near == "near_other_label")
 
 
-def test_of_pictures_saved_again_and_again_all_but_one_add_nothing(planted):
-    """Ten pairs, where each is like each."""
+def test_all_but_one_of_repeatedly_saved_images_are_redundant(planted):
+    """Five images are ten pairs."""
     for quality in (50, 60, 70, 80):
         name = f"other{quality}.jpg"
         Image.open(planted.folder / "020.jpg").save(planted.folder / name, quality=quality)
@@ -125,44 +125,44 @@ def test_of_pictures_saved_again_and_again_all_but_one_add_nothing(planted):
     assert mentions(found.sentence, "4", "108")
 
 
-def test_a_copy_that_crosses_splits_with_another_label_is_wrong_in_both_ways(planted):
+def test_copy_across_splits_with_another_label_is_two_findings(planted):
     shutil.copy(planted.folder / "010.jpg", planted.folder / "copy.jpg")
     planted.add("copy.jpg", like=10, split="val", label="b")
     pair = [["010.jpg", "copy.jpg"]]
     assert found_in(planted.read()) == {"same_across_splits": pair, "same_other_label": pair}
 
 
-def test_files_that_cannot_be_read(planted):
-    whole = (planted.folder / "030.jpg").read_bytes()
-    (planted.folder / "030.jpg").write_bytes(whole[: len(whole) // 2])
+def test_unreadable_files_are_found(planted):
+    content = (planted.folder / "030.jpg").read_bytes()
+    (planted.folder / "030.jpg").write_bytes(content[: len(content) // 2])
     (planted.folder / "031.jpg").write_text("path,label")
     assert found_in(planted.read()) == {"unreadable": [["030.jpg"], ["031.jpg"]]}
     dataset = planted.read()
-    (told,) = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).issues
-    assert mentions(told.sentence, "030.jpg")
+    (issue,) = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).issues
+    assert mentions(issue.sentence, "030.jpg")
 
 
-def test_pictures_of_one_color_are_flat_and_not_duplicates(planted):
+def test_images_of_one_color_are_flat_and_not_duplicates(planted):
     for name, gray in (("040.jpg", 90), ("041.jpg", 91), ("044.jpg", 200)):
         Image.new("RGB", (64, 64), (gray, gray, gray)).save(planted.folder / name)
     assert found_in(planted.read()) == {"flat": [["040.jpg"], ["041.jpg"], ["044.jpg"]]}
 
 
 @pytest.mark.parametrize(("size", "kind"), [((64, 20), "long"), ((20, 20), "tiny")])
-def test_shapes_that_a_square_network_sees_badly(planted, size, kind):
+def test_long_and_tiny_images_are_found(planted, size, kind):
     scene(50).resize(size).save(planted.folder / "050.jpg")
     expected = {"tiny": [["050.jpg"]]} | ({"long": [["050.jpg"]]} if kind == "long" else {})
     assert found_in(planted.read()) == expected
 
 
 @pytest.mark.parametrize("cell", ["", "  "])
-def test_rows_without_a_label(planted, cell):
+def test_rows_without_a_label_are_found(planted, cell):
     planted.table.loc[60, "label"] = cell
     assert found_in(planted.read()) == {"unlabeled": [["060.jpg"]]}
 
 
-def test_pictures_of_one_place(planted):
-    """0.03 degrees of latitude are 3.3 km; the two have different labels."""
+def test_images_of_one_location_are_found(planted):
+    """0.03 degrees of latitude are 3.3 km. The two images have different labels."""
     planted.table.loc[11, ["latitude", "longitude"]] = planted.table.loc[10, ["latitude", "longitude"]] + 0.03
     dataset = planted.read()
     assert found_in(dataset) == {"place": []}
@@ -172,12 +172,12 @@ def test_pictures_of_one_place(planted):
     assert section.facts["nearest_of_its_label"] == 0
 
 
-def test_pictures_of_one_place_on_both_sides(planted):
+def test_images_of_one_location_in_both_splits_are_found(planted):
     planted.table.loc[90, ["latitude", "longitude"]] = planted.table.loc[10, ["latitude", "longitude"]]
     assert set(found_in(planted.read())) == {"place", "place_across_splits"}
 
 
-def test_places_across_the_date_line_are_near():
+def test_locations_across_the_date_line_are_near():
     """179.99° east and 179.99° west are 2.2 km apart at the equator."""
     places = Places(np.radians([[0, 179.99], [0, -179.99], [50, 0]]), np.arange(3))
     everyone = np.ones(3, dtype=bool)
@@ -185,19 +185,19 @@ def test_places_across_the_date_line_are_near():
 
 
 @pytest.mark.skipif(not DEFORESTATION.is_file(), reason=f"there is no {DEFORESTATION}: its neighbors are not counted")
-def test_neighbors_of_the_deforestation_pictures_are_counted():
-    """Near is within 5 km; of so many of these the nearest has the same label."""
+def test_neighbors_of_the_deforestation_images_are_counted():
+    """446 images have a neighbor within 5 km. For 330 of them the nearest neighbor has the same label."""
     facts = location_section(load_dataset(DEFORESTATION)).facts
     assert (facts["near_another"], facts["nearest_of_its_label"]) == (446, 330)
 
 
 @pytest.mark.parametrize("columns", [["latitude"], ["latitude", "longitude"]])
-def test_missing_coordinates_are_named(planted, columns):
+def test_missing_coordinates_are_found(planted, columns):
     planted.table.loc[70, columns] = np.nan
     assert found_in(planted.read()) == {"no_place": [["070.jpg"]]}
 
 
-def test_a_latitude_without_a_longitude(planted):
+def test_latitude_without_a_longitude_is_found(planted):
     planted.table = planted.table.drop(columns="longitude")
     assert set(found_in(planted.read())) == {"half_a_place"}
 
@@ -210,7 +210,7 @@ def test_a_latitude_without_a_longitude(planted):
         (["latitude", "longitude"], [], set()),
     ],
 )
-def test_columns_that_are_empty_throughout_are_taken_as_training_takes_them(planted, empty, without, found):
+def test_empty_columns_are_treated_as_in_training(planted, empty, without, found):
     planted.table = planted.table.assign(**dict.fromkeys(empty, np.nan)).drop(columns=without)
     assert set(found_in(planted.read())) == found
     if found:
@@ -220,26 +220,26 @@ def test_columns_that_are_empty_throughout_are_taken_as_training_takes_them(plan
         load_dataset(planted.folder / "pictures.csv")
 
 
-def test_where_no_picture_has_both_coordinates_all_lack_a_place(planted):
+def test_location_is_missing_for_all_images_if_no_image_has_both_coordinates(planted):
     odd = planted.table.index % 2 == 1
     planted.table.loc[odd, "latitude"] = planted.table.loc[~odd, "longitude"] = np.nan
     assert found_in(planted.read()) == {"no_place": []}
 
 
-def test_a_group_on_both_sides(planted):
+def test_group_in_both_splits_is_found(planted):
     planted.table.loc[90, "group"] = planted.table.loc[10, "group"]
     assert found_in(planted.read()) == {"group_across_splits": [["010.jpg", "011.jpg", "090.jpg"]]}
 
 
-def test_groups_of_one_label_and_rows_without_a_group(planted):
+def test_groups_of_one_label_and_rows_without_a_group_are_found(planted):
     planted.table["group"] = planted.table["label"] + (planted.table.index // 20).astype(str)
     planted.table.loc[5, "group"] = None
     assert found_in(planted.read()) == {"group_tells_label": [], "no_group": [["005.jpg"]]}
 
 
 @pytest.mark.parametrize(("row", "kinds"), [(11, ["time"]), (90, ["time", "time_across_splits"])])
-def test_pictures_of_one_hour(planted, row, kinds):
-    """Such as the frames of a camera: no two of one time, row 90 in val."""
+def test_images_of_one_hour_are_found(planted, row, kinds):
+    """For example frames of a camera: no two have the same time, and row 90 is in val."""
     times = pd.to_datetime(planted.table["date"]) + pd.Timedelta(hours=9)
     times[row] = times[10] + pd.Timedelta(minutes=20)
     planted.table["date"] = times.dt.strftime("%Y-%m-%dT%H:%M:%S")
@@ -249,20 +249,20 @@ def test_pictures_of_one_hour(planted, row, kinds):
     assert facts["shared_with_training"] == {"val": int(row == 90)}
 
 
-def test_dates_without_a_time_of_day_are_not_midnights(planted):
-    """Where some cells have a time of day: two of one date, in both splits, may be hours apart."""
+def test_dates_without_a_time_of_day_are_not_midnight(planted):
+    """If some cells have a time of day, two images of one date in both splits may be hours apart."""
     planted.table.loc[[11, 90], "date"] = planted.table.loc[10, "date"]
     planted.table.loc[20, "date"] += "T10:00:00"
     assert found_in(planted.read()) == {}
 
 
-def test_times_that_splits_share_and_times_that_are_missing(planted):
+def test_times_in_both_splits_and_missing_times_are_found(planted):
     planted.table.loc[90, "date"] = planted.table.loc[10, "date"]
     planted.table.loc[3, "date"] = ""
     assert found_in(planted.read()) == {"time_across_splits": [], "no_time": [["003.jpg"]]}
 
 
-def test_a_time_column_that_is_not_there_or_holds_no_time(planted):
+def test_missing_or_invalid_time_column_is_refused(planted):
     dataset = planted.read()
     with pytest.raises(InputError, match=mentioning("dates", "did you mean")):
         found_in(dataset, time_column="dates")
@@ -270,17 +270,17 @@ def test_a_time_column_that_is_not_there_or_holds_no_time(planted):
         found_in(dataset, time_column="group")
 
 
-def test_all_of_one_class_is_wrong(planted):
+def test_single_class_is_found(planted):
     planted.table["label"] = "a"
     assert set(found_in(planted.read())) == {"one_class"}
 
 
-def test_imbalance_and_small_classes(planted):
+def test_imbalance_and_small_classes_are_found(planted):
     planted.table = planted.table[(planted.table["label"] == "a") | (planted.table.index % 10 == 1)]
     assert set(found_in(planted.read())) == {"imbalance", "small_class"}
 
 
-def test_always_answering_the_commonest_of_multilabel_is_right_for_pictures(planted):
+def test_majority_share_of_multilabel_counts_images(planted):
     planted.table["label"] = np.where(planted.table.index % 4, "animal;cat", "animal;dog")
     counted = class_count_section(planted.read(label_separator=";"))
     assert counted.facts["majority_share"] == 1
@@ -289,21 +289,21 @@ def test_always_answering_the_commonest_of_multilabel_is_right_for_pictures(plan
     assert mentions(imbalance.advice, "animal", "100")
 
 
-def test_a_dark_set(planted):
+def test_dark_dataset_is_found(planted):
     for path in planted.folder.glob("*.jpg"):
-        picture = Image.open(path).point(lambda value: value // 5)
-        picture.save(path, quality=92)
+        image = Image.open(path).point(lambda value: value // 5)
+        image.save(path, quality=92)
     assert set(found_in(planted.read())) == {"dark"}
 
 
-def test_a_class_in_another_format(planted):
+def test_class_in_another_format_is_found(planted):
     for number in range(1, 2 * EACH, 2):
         scene(number).save(planted.folder / f"{number:03d}.jpg", "PNG")
     assert set(found_in(planted.read())) == {"giveaway"}
 
 
 def embedded(dataset, seed=0):
-    """Vectors that tell the classes apart, as a good network would."""
+    """Return embeddings that separate the classes, as those of a good model would."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(len(dataset), 24)).astype(np.float32)
     true = np.array([int(path[:3]) % 2 if path[:3].isdigit() else 0 for path in dataset.paths])
@@ -312,7 +312,7 @@ def embedded(dataset, seed=0):
 
 
 def test_wrong_labels_are_suspected_and_no_others(planted):
-    planted.table = planted.table.drop(columns="group")  # which has a say in the folds
+    planted.table = planted.table.drop(columns="group")  # groups would affect the folds
     swapped = [12, 33, 58, 71]
     for row in swapped:
         planted.table.loc[row, "label"] = "ab"[1 - row % 2]
@@ -322,8 +322,8 @@ def test_wrong_labels_are_suspected_and_no_others(planted):
     assert found == {}
 
 
-def test_a_group_whose_labels_are_all_wrong_is_suspected(planted):
-    """Of one site, with a look of its own: who learns from some of its images repeats the mistake on the others."""
+def test_group_with_only_wrong_labels_is_suspected(planted):
+    """Images of one site look alike. A model that learns from some of them repeats the error on the others."""
     site = list(range(0, 20, 2))
     planted.table.loc[site, "group"] = "site"
     planted.table.loc[site, "label"] = "b"
@@ -336,8 +336,8 @@ def test_a_group_whose_labels_are_all_wrong_is_suspected(planted):
 
 
 @pytest.mark.parametrize("change", [0.1, 0.9])
-def test_copies_with_the_same_wrong_label_do_not_bear_it_out(planted, change):
-    """Two made from each, as a balanced set has them: each is nearer to its origin than to anything else."""
+def test_copies_with_the_same_wrong_label_do_not_confirm_it(planted, change):
+    """Two copies of each image, as in a balanced dataset. Each copy is nearest to its original."""
     planted.table = planted.table.assign(augmented_from="")
     swapped = list(range(3, 2 * EACH, 9))
     planted.table["label"] = ["ab"[(row % 2) ^ (row in swapped)] for row in planted.table.index]
@@ -358,8 +358,8 @@ def test_copies_with_the_same_wrong_label_do_not_bear_it_out(planted, change):
     assert not {"lookalike", "lookalike_across_splits"} & set(found), "a copy is no scene taken again"
 
 
-def test_of_multilabel_each_is_right(planted):
-    """To the network even ones are cats: 13 looks like any animal, which it is; 12 is a cat, which is not said."""
+def test_multilabel_error_is_a_missing_label(planted):
+    """The model predicts animal for row 13, which has this label, and cat for row 12, which has not."""
     planted.table["label"] = np.where(planted.table.index % 2, "animal", "cat;animal")
     planted.table.loc[[12, 13], "label"] = ["animal", "cat;animal"]
     dataset = planted.read(label_separator=";")
@@ -367,8 +367,8 @@ def test_of_multilabel_each_is_right(planted):
     assert found["label"] == [["012.jpg"]]
 
 
-def test_copies_of_multilabel_agree_if_all_do(planted):
-    """The rarest label of both, by which an image is counted, is the same."""
+def test_multilabel_copies_agree_only_if_all_labels_agree(planted):
+    """The rarest label, by which an image is counted, is equal for both."""
     planted.table["label"] = np.where(planted.table.index % 2, "plant", "animal")
     for row, name, label in ((10, "other.jpg", "cat;plant"), (12, "same.jpg", "animal;cat")):
         planted.table.loc[row, "label"] = "cat;animal"
@@ -379,7 +379,7 @@ def test_copies_of_multilabel_agree_if_all_do(planted):
     assert found["same_image"] == [["012.jpg", "same.jpg"]]
 
 
-def test_right_labels_are_not_suspected(planted):
+def test_correct_labels_are_not_suspected(planted):
     dataset = planted.read()
     assert found_in(dataset, embeddings=embedded(dataset), weights="made up") == {}
 
@@ -388,8 +388,8 @@ def test_right_labels_are_not_suspected(planted):
     ("row", "kind"), [(32, "lookalike"), (85, "lookalike_across_splits"), (31, "lookalike_other_label")]
 )
 @pytest.mark.parametrize("further", [{}, {"104.jpg": 0.1, "106.jpg": 0.12}])
-def test_scenes_that_only_a_network_recognizes(planted, row, kind, further):
-    """Twice, or four times: then the second nearest is as near as the nearest."""
+def test_scenes_that_only_a_model_recognizes_are_found(planted, row, kind, further):
+    """A scene of two images, or of four: then the second nearest image is as near as the nearest."""
     for name in further:
         scene(int(name[:3])).save(planted.folder / name)
         planted.add(name, like=10)
@@ -399,17 +399,17 @@ def test_scenes_that_only_a_network_recognizes(planted, row, kind, further):
     vectors[row] = vectors[10] + 0.1
     for name, shift in further.items():
         vectors[dataset.paths.index(name)] = vectors[10] + shift
-    if kind == "lookalike_across_splits":  # of one label, so that this is its only flaw
+    if kind == "lookalike_across_splits":  # with one label, so that this is its only problem
         labels = planted.table["label"].to_numpy()
         planted.table.loc[row, "label"] = labels[10]
         dataset = planted.read()
         given = replace(given, labels=dataset.labels)
     found = found_in(dataset, embeddings=replace(given, vectors=vectors), weights="made up")
-    found.pop("label", None)  # a vector moved among those of the other class may be doubted as well
+    found.pop("label", None)  # an embedding among those of the other class may be suspected too
     assert found == {kind: [["010.jpg", f"{row:03d}.jpg", *further]]}
 
 
-def test_a_copy_saved_again_does_not_hide_a_scene_taken_again(planted):
+def test_recompressed_image_does_not_hide_a_repeated_scene(planted):
     recompressed(planted.folder, "020.jpg", "other.jpg")
     planted.add("other.jpg", like=20)
     dataset = planted.read()
@@ -422,13 +422,13 @@ def test_a_copy_saved_again_does_not_hide_a_scene_taken_again(planted):
     }
 
 
-def test_where_every_picture_is_a_class_of_its_own_nothing_gives_it_away():
-    """Warnings are errors here: 0 over 0 would be one."""
+def test_format_reveals_nothing_if_each_image_has_its_own_class():
+    """Warnings are errors here, for example for 0 / 0."""
     assert cramers_v(pd.Series(["JPEG", "PNG"] * 15), np.arange(30)) == 0
     assert cramers_v(pd.Series(["JPEG", "PNG"] * 15), np.arange(30) % 2) > 0.9
 
 
-def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
+def test_page_of_a_single_image_uses_the_singular(tmp_path):
     scene(0).save(tmp_path / "a.png")
     table = pd.DataFrame({"path": ["a.png"], "label": ["oak"], "latitude": [1.0], "longitude": [2.0], "year": [2014]})
     table.to_csv(tmp_path / "one.csv", index=False)
@@ -436,11 +436,11 @@ def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
     found = check_dataset(dataset, collect_image_stats(dataset, workers=1), key=Key.of(0))
     report.write_check_report(tmp_path, found, image=lambda row: None, command="effnetv2 check one.csv", versions={})
     text = (tmp_path / report.PAGE_NAME).read_text()
-    for words in ("No problem in 1 image.", ": 1 class.", "1 image has a location", "known for 1 image."):
-        assert words in text
+    for phrase in ("No problem in 1 image.", ": 1 class.", "1 image has a location", "known for 1 image."):
+        assert phrase in text
 
 
-def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_path, monkeypatch):
+def test_page_has_a_row_only_for_each_of_the_largest_classes(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "_ROWS", 3)
     labels = [*"aaabbccddde"]
     for number in range(len(labels)):
@@ -455,18 +455,18 @@ def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_p
     assert [name for name, of in rows if of != "mean color"] == ["a", "b", "d"]
     assert [name for name, of in rows] == ["a", "b", "d"] * 2, "of their colors too"
     assert mentions(text, "3", "5", "inspection.json")
-    told = json.loads((tmp_path / report.JSON_NAME).read_text())
-    assert list(told["counts"]["by_class"]) == [*"abcde"]
+    result = json.loads((tmp_path / report.JSON_NAME).read_text())
+    assert list(result["counts"]["by_class"]) == [*"abcde"]
 
 
-def test_the_classes_without_a_color_of_their_own_are_counted():
-    for classes, said in ((4, []), (5, ["1 other class"]), (6, ["2 other classes"])):
+def test_classes_without_their_own_color_are_counted():
+    for classes, expected in ((4, []), (5, ["1 other class"]), (6, ["2 other classes"])):
         dataset = SimpleNamespace(labels=np.arange(classes), class_names=tuple("abcdef"))
-        assert [name for name, _ in legend(dataset)][4:] == said
+        assert [name for name, _ in legend(dataset)][4:] == expected
 
 
-def test_cramers_v_is_scipys_but_for_chance_and_needs_no_whole_table():
-    """Of 4,000 sizes and 5,000 classes that would be 160 MB."""
+def test_cramers_v_equals_scipy_without_chance_and_needs_no_full_table():
+    """The table of 4,000 sizes and 5,000 classes would need 160 MB."""
     rng = np.random.default_rng(0)
     sizes, labels = rng.integers(0, 4, 100_000), rng.integers(0, 5, 100_000)
     labels = np.where(rng.random(100_000) < 0.5, sizes, labels)
@@ -480,8 +480,8 @@ def test_cramers_v_is_scipys_but_for_chance_and_needs_no_whole_table():
     assert peak < 20e6
 
 
-def test_nearest_places_are_those_of_all_with_all():
-    """Some images share a place, so that another is at distance 0."""
+def test_nearest_locations_equal_those_of_brute_force():
+    """Some images share a location, so that their distance is 0."""
     rng = np.random.default_rng(0)
     degrees = rng.integers(0, 6, (60, 2)).astype(float)
     asking, among = rng.random(60) < 0.5, rng.random(60) < 0.3
@@ -493,20 +493,20 @@ def test_nearest_places_are_those_of_all_with_all():
     assert (found == 0).any()
 
 
-def test_many_pictures_of_two_places_are_quickly_compared():
-    """Image by image this would be 8 * 10^8 distances."""
+def test_many_images_of_two_locations_are_compared_quickly():
+    """A comparison of all images would need 8 * 10^8 distances."""
     degrees = np.repeat([[0.0, 0.0], [0.0, 1.0]], 20_000, axis=0)
     everyone = np.ones(40_000, dtype=bool)
-    begun = time.process_time()
+    start = time.process_time()
     assert (Places(np.radians(degrees), np.arange(40_000)).nearest_km(everyone, everyone) == 0).all()
-    assert time.process_time() - begun < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A page with pairs, groups of more, long names and many classes."""
+    """A page with pairs, larger groups, long names and many classes."""
     folder = tmp_path_factory.mktemp("page")
-    planted = Planted(folder, sound(folder))
+    planted = Planted(folder, clean_dataset(folder))
     for number in range(6):
         name = f"a_copy_with_a_rather_long_name_{number}.jpg"
         shutil.copy(folder / "010.jpg", folder / name)
@@ -524,6 +524,6 @@ def written(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is not opened in a browser")
 @pytest.mark.parametrize("width", [390, 1200])
-def test_nothing_runs_over_the_edge(width, written, tmp_path):
+def test_nothing_exceeds_the_width_of_the_page(width, written, tmp_path):
     found = measure(written / report.PAGE_NAME, width, tmp_path / "profile")
     assert layout_faults(found, width) == {}

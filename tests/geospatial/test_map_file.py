@@ -1,4 +1,4 @@
-"""The map as a file: what GDAL itself reads of it."""
+"""The map as a file, as GDAL reads it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = ("Forêt & <bush>", "water", "bare\x07")
 
 @pytest.fixture
 def written(tmp_path):
-    """1,300 x 700 px in stripes of the three classes, 90 % sure, the last row without data."""
+    """A map of 1,300 x 700 px: stripes of three classes with a probability of 90 %, and a last row without data."""
     raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 700, 1300), np.uint8))
     values = np.repeat(np.arange(1300)[None] // 500 + 1, 700, axis=0)
     values[-1] = 0
@@ -42,13 +42,13 @@ def written(tmp_path):
 
 
 def gdal():
-    """GDAL's own library, as rasterio's wheels bring it along."""
+    """Load the GDAL library of rasterio's wheel."""
     for file in sorted((Path(rasterio.__file__).parent.parent / "rasterio.libs").glob("libgdal-*")):
         return ctypes.CDLL(str(file))
     return pytest.skip("rasterio was not installed as a wheel that brings GDAL along")
 
 
-def test_gdal_knows_the_classes_by_name(written):
+def test_gdal_reads_the_class_names(written):
     library = gdal()
     library.GDALAllRegister()
     library.GDALOpen.restype = library.GDALGetRasterBand.restype = ctypes.c_void_p
@@ -60,15 +60,15 @@ def test_gdal_knows_the_classes_by_name(written):
     library.GDALOpen.argtypes = [ctypes.c_char_p, ctypes.c_int]
     dataset = library.GDALOpen(str(written[0]).encode(), 0)
     band = library.GDALGetRasterBand(dataset, 1)
-    library.GDALGetMetadata(band, b"")  # GDAL opens what lies next to a GeoTIFF when metadata are asked for
+    library.GDALGetMetadata(band, b"")  # GDAL reads files next to a GeoTIFF when metadata are requested
     listed = library.GDALGetRasterCategoryNames(band)
-    names = [listed[place].decode() for place in range(4)]
+    names = [listed[value].decode() for value in range(4)]
     assert listed[4] is None
     library.GDALClose(dataset)
     assert names == ["no data", "Forêt & <bush>", "water", "bare"]
 
 
-def test_smaller_copies_hold_the_same_classes(written):
+def test_overviews_have_the_same_classes(written):
     path, values = written
     with rasterio.open(path) as target:
         assert target.overviews(1) == target.overviews(2) == [2, 4, 8]
@@ -81,12 +81,12 @@ def test_smaller_copies_hold_the_same_classes(written):
         assert small.shape == (-(-700 // factor), -(-1300 // factor))
         assert set(np.unique(small[:-1])) == {1, 2, 3}
         assert set(np.unique(sure[:-1])) == {90}
-        # Stripes of 500 px, but for the pixel on a border.
+        # Stripes of 500 px, except for the pixel at a border.
         wanted = (np.arange(small.shape[1]) * factor + factor // 2) // 500 + 1
         assert (small[5] != wanted.clip(max=3)).sum() <= 2
 
 
-def test_a_small_map_needs_no_copies(tmp_path):
+def test_small_map_has_no_overviews(tmp_path):
     raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 90, 90), np.uint8))
     ones = np.ones((90, 90), np.int64)
     with open_raster(raster) as source:
@@ -97,7 +97,7 @@ def test_a_small_map_needs_no_copies(tmp_path):
         assert target.overviews(1) == []
 
 
-def test_more_classes_than_a_pixel_tells_apart_are_refused_before_the_work(tmp_path):
+def test_more_classes_than_pixel_values_are_refused_before_any_work(tmp_path):
     raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 4, 4), np.uint8))
     names = [str(number) for number in range(65_536)]
     with open_raster(raster) as source, pytest.raises(InputError, match=mentioning("map.tif", "65,536", "65,535")):
@@ -105,7 +105,7 @@ def test_more_classes_than_a_pixel_tells_apart_are_refused_before_the_work(tmp_p
     assert not (tmp_path / "map.tif").exists()
 
 
-def test_areas_are_counted_in_memory_that_does_not_grow_with_the_width(tmp_path):
+def test_memory_for_counting_areas_does_not_grow_with_the_width(tmp_path):
     """100,000 px wide, forest in the first block of the second row of blocks, and no data elsewhere."""
     with rasterio.open(
         tmp_path / "map.tif", "w", driver="GTiff", width=100_000, height=300, count=2, dtype="uint8", nodata=0,
@@ -126,8 +126,8 @@ def test_areas_are_counted_in_memory_that_does_not_grow_with_the_width(tmp_path)
 
 
 @pytest.mark.parametrize("of_gdal", [False, True])
-def test_a_disk_that_fills_under_the_smaller_copies_leaves_the_old_map(written, monkeypatch, of_gdal):
-    """Of GDAL's own errors rasterio lets some out as they are, and none of them is an OSError."""
+def test_full_disk_while_writing_overviews_keeps_the_earlier_map(written, monkeypatch, of_gdal):
+    """rasterio raises some errors of GDAL unchanged, and none of them is an OSError."""
     path, _ = written
     before = path.read_bytes()
     error = (
@@ -150,14 +150,14 @@ def test_a_disk_that_fills_under_the_smaller_copies_leaves_the_old_map(written, 
     assert not list(path.parent.glob(".*"))
 
 
-def measured(tmp_path, height=180, width=360, **words):
-    path = write_raster(tmp_path / "raster.tif", np.zeros((1, height, width), np.uint8), **words)
+def measured(tmp_path, height=180, width=360, **options):
+    path = write_raster(tmp_path / "raster.tif", np.zeros((1, height, width), np.uint8), **options)
     with open_raster(path) as dataset:
         return pixel_side_m(dataset), row_hectares(dataset)
 
 
-def test_pixels_of_a_degree_add_up_to_the_earth(tmp_path):
-    """510,065,622 km² by the ellipsoid's closed formula (WGS 84); at the equator a degree is 12,309 km²."""
+def test_pixels_of_one_degree_add_up_to_the_earth(tmp_path):
+    """510,065,622 km² by the formula of the ellipsoid (WGS 84). A square degree at the equator is 12,309 km²."""
     side, hectares = measured(tmp_path, crs="EPSG:4326", transform=rasterio.Affine(1, 0, -180, 0, -1, 90))
     assert side is None
     assert 360 * hectares.sum() / 100 == pytest.approx(510_065_622, rel=1e-8)
@@ -165,7 +165,7 @@ def test_pixels_of_a_degree_add_up_to_the_earth(tmp_path):
     np.testing.assert_allclose(hectares, hectares[::-1])
 
 
-def test_metres_and_feet(tmp_path):
+def test_pixel_sizes_in_meters_and_feet(tmp_path):
     side, hectares = measured(tmp_path, 4, 4)
     assert side == 10
     assert hectares.tolist() == [0.01] * 4
@@ -175,28 +175,28 @@ def test_metres_and_feet(tmp_path):
 
 
 @pytest.mark.parametrize("crs", ["EPSG:3857", None])
-def test_where_areas_are_not_known_none_are_told(tmp_path, crs):
+def test_unknown_areas_are_none(tmp_path, crs):
     assert measured(tmp_path, 4, 4, crs=crs)[1] is None
 
 
-def test_degrees_turned_have_no_simple_area(tmp_path):
+def test_rotated_degrees_have_no_area(tmp_path):
     turned = rasterio.Affine(0.1, 0.1, 10, 0.1, -0.1, 50)
     assert measured(tmp_path, 4, 4, crs="EPSG:4326", transform=turned)[1] is None
 
 
-def test_mercators_metres_are_shorter_on_the_ground(tmp_path):
-    """At 60 degrees north, y = 8,399,738 m of EPSG:3857, by half."""
-    place = rasterio.Affine(100, 0, 0, 0, -100, 8_399_738 + 200)
-    assert measured(tmp_path, 4, 4, crs="EPSG:3857", transform=place)[0] == pytest.approx(50, abs=0.01)
+def test_meters_of_web_mercator_are_shorter_on_the_ground(tmp_path):
+    """Half as long at 60 degrees north, where y is 8,399,738 m in EPSG:3857."""
+    transform = rasterio.Affine(100, 0, 0, 0, -100, 8_399_738 + 200)
+    assert measured(tmp_path, 4, 4, crs="EPSG:3857", transform=transform)[0] == pytest.approx(50, abs=0.01)
 
 
-# Polar stereographic, true to scale at 70 and 71 degrees north, and a Lambert conformal one between 49 and 77; UTM.
+# Polar stereographic, true to scale at 70 and 71 degrees north; Lambert conformal, true between 49 and 77; UTM.
 @pytest.mark.parametrize(
     ("crs", "longitude", "latitude"),
     [("EPSG:3413", 0, 55), ("EPSG:3413", 0, 88), ("EPSG:3995", 40, 60), ("EPSG:3347", -90, 40), ("EPSG:32631", 3, 60)],
 )
-def test_pixels_in_other_projections_are_as_long_as_they_are_on_the_ground(tmp_path, crs, longitude, latitude):
-    """Against a degree of the meridian on the ellipsoid; a conformal scale is the same in all directions."""
+def test_pixels_in_other_projections_have_their_length_on_the_ground(tmp_path, crs, longitude, latitude):
+    """Compared with a degree of the meridian on the ellipsoid. A conformal scale is equal in all directions."""
     (east, beyond), (north, up) = warp.transform("EPSG:4326", crs, [longitude] * 2, [latitude, latitude + 0.01])
     curved = 6_378_137 * (1 - 0.00669438) / (1 - 0.00669438 * np.sin(np.radians(latitude)) ** 2) ** 1.5
     expected = 10 * np.radians(0.01) * curved / np.hypot(beyond - east, up - north)
@@ -204,7 +204,8 @@ def test_pixels_in_other_projections_are_as_long_as_they_are_on_the_ground(tmp_p
     assert side == pytest.approx(expected, rel=0.002 if abs(expected - 10) > 0.1 else 0.005)
 
 
-# World Mercator, PDC Mercator, that of Brazil, which is true to scale at 2 degrees south, and one at 41 degrees south.
+# World Mercator, PDC Mercator, the Mercator of Brazil (true to scale at 2 degrees south), and a Mercator for 41 degrees
+# south.
 MERCATORS = [
     ("EPSG:3395", 1.0),
     ("EPSG:3832", 1.0),
@@ -214,64 +215,64 @@ MERCATORS = [
 
 
 @pytest.mark.parametrize(("crs", "scale"), MERCATORS)
-def test_every_mercator_is_known_whatever_its_code(tmp_path, crs, scale):
-    """By half at 60 degrees, of what it is where the projection is true to scale; and its areas are not known."""
+def test_mercator_is_recognized_with_any_code(tmp_path, crs, scale):
+    """Half as long at 60 degrees as at the latitude that is true to scale. Areas are unknown."""
     ((east,), (north,)) = warp.transform("EPSG:4326", crs, [{"EPSG:5641": -43, "EPSG:3994": 100}.get(crs, 150)], [60])
-    place = rasterio.Affine(100, 0, east, 0, -100, north + 250)
-    side, hectares = measured(tmp_path, 4, 4, crs=crs, transform=place)
+    transform = rasterio.Affine(100, 0, east, 0, -100, north + 250)
+    side, hectares = measured(tmp_path, 4, 4, crs=crs, transform=transform)
     assert side == pytest.approx(50 / scale, rel=0.004)
     assert hectares is None
 
 
 def placed(crs, longitude, latitude, px=10):
-    """So that a raster of four by four pixels lies around a place."""
+    """Return the options for a raster of four by four pixels around a location."""
     (east,), (north,) = warp.transform("EPSG:4326", crs, [longitude], [latitude])
     return {"crs": crs, "transform": rasterio.Affine(px, 0, east - 2 * px, 0, -px, north + 2 * px)}
 
 
 @pytest.mark.parametrize(
-    ("crs", "place"),
+    ("crs", "location"),
     [("EPSG:32633", (18, 72)), ("EPSG:3078", (-85, 45)), ("EPSG:2056", (8, 47)), ("EPSG:3035", (10, 52))],
 )
-def test_transverse_and_oblique_projections_are_no_mercators(tmp_path, crs, place):
-    """UTM, Hotine's of Michigan, the Swiss one, Lambert's: true to scale, so that a pixel is what it says."""
-    side, hectares = measured(tmp_path, 4, 4, **placed(crs, *place))
+def test_transverse_and_oblique_projections_are_not_mercator(tmp_path, crs, location):
+    """UTM, Hotine of Michigan, Swiss, Lambert: true to scale, so that a pixel has its nominal size."""
+    side, hectares = measured(tmp_path, 4, 4, **placed(crs, *location))
     assert side == 10
     assert hectares.tolist() == [0.01] * 4
 
 
 @pytest.mark.parametrize(
-    ("crs", "place", "covered"),
+    ("crs", "location", "covered"),
     [
         ("EPSG:4087", (10, 60), "50%"), ("EPSG:32662", (10, 60), "50%"),  # plate carrée: by half at 60 degrees
         ("EPSG:3413", (-45, 60), "93%"), ("EPSG:3413", (-45, 90), "106%"),  # polar stereographic, true at 70 degrees
         ("EPSG:3034", (10, 60), "104%"),  # Lambert's conformal conic of Europe
     ],
 )  # fmt: skip
-def test_areas_of_a_projection_that_are_far_off_are_not_told(tmp_path, crs, place, covered):
-    path = write_raster(tmp_path / "raster.tif", np.zeros((1, 4, 4), np.uint8), **placed(crs, *place))
+def test_inaccurate_areas_of_a_projection_are_not_reported(tmp_path, crs, location, covered):
+    path = write_raster(tmp_path / "raster.tif", np.zeros((1, 4, 4), np.uint8), **placed(crs, *location))
     with open_raster(path) as dataset:
         assert row_hectares(dataset) is None
         assert mentions(distortion_warning(dataset), covered, "pixel")
 
 
 @pytest.mark.parametrize(
-    ("crs", "place"),
+    ("crs", "location"),
     [
         ("EPSG:32632", (9, 50)), ("EPSG:32632", (6.1, 1)), ("EPSG:32601", (180, 60)), ("EPSG:3035", (10, 52)),
         ("EPSG:3413", (-45, 70)), ("EPSG:6933", (10, 60)), ("EPSG:3575", (10, 90)), ("EPSG:2263", (-74, 40.7)),
     ],
 )  # fmt: skip
-def test_areas_of_a_projection_that_are_true_are_told(tmp_path, crs, place):
-    """Of UTM at the middle and the edge of a zone and at the date line, of equal-area ones, over a pole too."""
-    path = write_raster(tmp_path / "raster.tif", np.zeros((1, 4, 4), np.uint8), **placed(crs, *place))
+def test_accurate_areas_of_a_projection_are_reported(tmp_path, crs, location):
+    """UTM in the middle and at the edge of a zone and at the date line; equal-area projections, also at a pole."""
+    path = write_raster(tmp_path / "raster.tif", np.zeros((1, 4, 4), np.uint8), **placed(crs, *location))
     with open_raster(path) as dataset:
         assert row_hectares(dataset) is not None
         assert distortion_warning(dataset) == ""
 
 
-def test_how_far_areas_are_off_is_told_from_least_to_most(tmp_path):
-    """From 60 degrees to 70, the true latitude of a polar stereographic projection; and in Mercator's."""
+def test_distortion_is_reported_from_minimum_to_maximum(tmp_path):
+    """Polar stereographic from 60 degrees to 70, where it is true to scale; and Mercator."""
     _, (low, high) = warp.transform("EPSG:4326", "EPSG:3413", [-45, -45], [60, 70])
     between = rasterio.Affine(1_000, 0, -500, 0, (low - high) / 4, high - (low - high) / 8)
     pixels = np.zeros((1, 5, 2), np.uint8)
@@ -283,24 +284,24 @@ def test_how_far_areas_are_off_is_told_from_least_to_most(tmp_path):
         assert mentions(distortion_warning(dataset), "25")
 
 
-def test_corners_beyond_the_earth_say_nothing_of_it(tmp_path):
-    """A whole world in Mollweide's projection, which is true to area, is an ellipse in its raster."""
-    place = rasterio.Affine(2e6, 0, -18e6, 0, -2e6, 9e6)
-    assert measured(tmp_path, 9, 18, crs="ESRI:54009", transform=place)[1].tolist() == pytest.approx([4e8] * 9)
+def test_corners_outside_the_earth_do_not_affect_areas(tmp_path):
+    """The world in the equal-area projection of Mollweide is an ellipse within its raster."""
+    transform = rasterio.Affine(2e6, 0, -18e6, 0, -2e6, 9e6)
+    assert measured(tmp_path, 9, 18, crs="ESRI:54009", transform=transform)[1].tolist() == pytest.approx([4e8] * 9)
 
 
-def test_a_code_alone_is_no_other_projection():
-    """What rasterio gives as PROJ's words is a code where there is one, as its documentation has it."""
+def test_code_without_parameters_does_not_change_the_projection():
+    """If there is a code, rasterio may return only the code as parameters of PROJ, as documented."""
     for code, mercator in ((3395, True), (3857, True), (32633, False)):
         crs = rasterio.CRS.from_epsg(code)
-        told = {"to_wkt": crs.to_wkt, "to_epsg": lambda: None, "to_dict": lambda: {"init": "epsg"}}
-        assert is_mercator(SimpleNamespace(**told)) == mercator
+        methods = {"to_wkt": crs.to_wkt, "to_epsg": lambda: None, "to_dict": lambda: {"init": "epsg"}}
+        assert is_mercator(SimpleNamespace(**methods)) == mercator
 
 
-def test_a_mercator_in_words_of_its_own_and_beyond_the_date_line(tmp_path):
-    """Without a code, around 180 degrees, in feet."""
+def test_mercator_without_a_code_is_recognized_at_the_date_line(tmp_path):
+    """Defined by parameters, around 180 degrees, in feet."""
     crs = "+proj=merc +lon_0=0 +k=1 +x_0=0 +y_0=0 +datum=WGS84 +to_meter=0.3048 +no_defs"
     ((_,), (north,)) = warp.transform("EPSG:4326", crs, [0], [60])
     east = np.pi * 6_378_137 / 0.3048 - 200
-    place = rasterio.Affine(100, 0, east, 0, -100, north + 250)
-    assert measured(tmp_path, 4, 4, crs=crs, transform=place)[0] == pytest.approx(0.3048 * 50, rel=0.004)
+    transform = rasterio.Affine(100, 0, east, 0, -100, north + 250)
+    assert measured(tmp_path, 4, 4, crs=crs, transform=transform)[0] == pytest.approx(0.3048 * 50, rel=0.004)
