@@ -301,6 +301,12 @@ def test_evaluate_refuses_unknown_labels(trained, tmp_path):
     assert "'red'" in done.stderr
 
 
+def test_evaluate_names_the_folder_of_the_classes(trained, tmp_path):
+    shutil.copytree(trained / "pictures", tmp_path / "outer/inner/pictures")
+    done = run_refused("evaluate", trained / "run", "outer", cwd=tmp_path)
+    assert "give outer/inner/pictures" in done.stderr
+
+
 def test_predict_writes_path_label_and_probabilities(trained, tmp_path):
     paint(tmp_path / "new/deep/one.png", COLORS["blue"], 77)
     paint(tmp_path / "new/two.jpg", COLORS["green"], 78)
@@ -542,7 +548,7 @@ def test_each_long_phase_is_logged_before_it_starts(class_folders, tmp_path, mon
     done = CliRunner().invoke(app, [str(arg) for arg in args])
     assert done.exit_code == 2, done.output
     lines = done.stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["Data", "Split", "Weights", "Model"]
+    assert [line.partition(":")[0] for line in lines] == ["Data", "Split", "Weights"]
     done = CliRunner().invoke(app, [str(arg) for arg in (*args, "--verbose")])
     lines = done.stdout.splitlines()
     phases = ["Checking 48 images", "Split: ", "Measuring: some steps of 2 image sizes, "]

@@ -26,7 +26,7 @@ from efficientnetv2.utils.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "weights/efficientnetv2_b0.safetensors"
-SHORT = "from efficientnetv2.cli import demo, main; demo.MINUTES = 1.0; main.main()"
+SHORT = "from efficientnetv2.cli import demo, main; demo.EPOCHS = 3; main.main()"
 
 
 @pytest.fixture

@@ -77,7 +77,8 @@ def test_dry_run_prints_the_notes_of_the_run(earlier_run, class_folders, tmp_pat
     run_ok("train", class_folders, *args, "--output", "second", cwd=tmp_path)
     chosen = json.loads((tmp_path / "second/run.json").read_text())["auto_choices"]
     assert any(note.startswith("Cache: ") for note in chosen)
-    split_note, *notes = json.loads(plan.stdout)["auto_choices"]
+    data_note, split_note, *notes = json.loads(plan.stdout)["auto_choices"]
+    assert data_note.removesuffix(".") in (tmp_path / "second/log.txt").read_text()
     assert notes == [note for note in chosen if not note.startswith("Cache: ")]
     spelled = split_note[1:].replace("`minival=0.1`", "--set minival=0.1")  # as printed
     assert spelled in (tmp_path / "second/log.txt").read_text(), "in lower case after 'Split:'"

@@ -245,6 +245,15 @@ def test_small_classes_are_skipped_on_request_and_named(tmp_path):
         load_dataset(tmp_path, min_images_per_class=3)
 
 
+def test_folder_one_level_too_high_is_noted(tmp_path):
+    """All images of both class folders are in sub-folders. An image directly in a class folder shows that it is one."""
+    write_images(*(tmp_path / f"{name}/{number}.jpg" for name in ("flowers/oak", "birds/owl") for number in range(2)))
+    notes = load_dataset(tmp_path).notes
+    assert mentions(notes[-1], "birds/owl", f"give {tmp_path / 'birds'}")
+    write_images(tmp_path / "birds/1.jpg")
+    assert load_dataset(tmp_path).notes == ()
+
+
 def test_layout_is_for_folders_only(tmp_path):
     write_images(tmp_path / "a/1.jpg")
     (tmp_path / "t.csv").write_text("path,label\na/1.jpg,a\n")

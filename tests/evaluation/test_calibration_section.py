@@ -105,7 +105,7 @@ def test_temperature_is_proposed_only_for_a_significant_error():
     )
     assert "minival" not in calibrated_section.calibrated
     assert calibrated_section.verdict == "Yes."
-    assert "minival=0.1" in overconfident_section.calibrated
+    assert "--calibrate" in overconfident_section.calibrated
     assert overconfident_section.verdict == "No, overconfident."
 
 

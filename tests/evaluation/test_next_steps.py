@@ -127,6 +127,40 @@ def test_late_gain_is_of_the_selection_images():
     assert late_gain([row | {"num_images": 500} for row in few]) == pytest.approx(0.02)
 
 
+def test_late_gain_is_interpolated_between_validations():
+    """At epochs 2 and 4 of 4, epoch 3 is half of the way."""
+    rows = [{"kind": "val", "epoch": epoch, "top1": top1} for epoch, top1 in ((2.0, 0.5), (4.0, 0.7))]
+    assert late_gain(rows) == pytest.approx(0.1)
+
+
+def test_step_repeats_the_options_of_a_python_call():
+    call = (
+        "efficientnetv2.train('my flowers', output='runs/a', image_size=64, epochs=2.0, bands=(4, 3, 2), strict=True, "
+        "settings={'patience': None, 'progressive.stages': 1})"
+    )
+    (step,) = next_steps(RIGHT, metadata(epochs=2.0, command=call))
+    assert step.command == (
+        "effnetv2 train 'my flowers' --image-size 64 --bands 4,3,2 --strict --set patience=null "
+        "--set progressive.stages=1 --epochs 10"
+    )
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["efficientnetv2.train('x', callbacks=[<Own object>])", "efficientnetv2.train('x', recipe=Recipe(name='a'))"],
+)
+def test_step_after_a_call_with_objects_is_a_plain_command(call):
+    (step,) = next_steps(RIGHT, metadata(epochs=2.0, command=call))
+    assert step.command == "effnetv2 train flowers --epochs 10"
+
+
+def test_larger_images_get_more_minutes():
+    """Twice the size has four times the pixels."""
+    facts = metadata(px=128, stored_size=300.0, command="effnetv2 train flowers --minutes 5 --output runs/a")
+    (step,) = next_steps(RIGHT, facts)
+    assert step.command == "effnetv2 train flowers --image-size 256 --minutes 20"
+
+
 def test_rare_classes_with_low_recall_suggest_class_balance():
     """All images of the rare class are predicted as the frequent class."""
     low_recall = classification_metrics(TRUE, np.eye(3)[np.where(TRUE == 2, 0, TRUE)], NAMES)

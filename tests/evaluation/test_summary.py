@@ -234,6 +234,10 @@ def test_missing_probe_is_explained_by_the_initial_weights():
     assert mentions(
         verdicts(num_train_images=5, recipe={"weights": "none"})[question].text, "without pretrained weights"
     )
+    note = "No linear probe of the initial weights (`minutes=1` leaves no time for it)."
+    found = verdicts(num_train_images=5, recipe={"weights": "some.in1k"}, auto_choices=[note])
+    assert mentions(found[question].text, "leaves no time")
+    assert mentions(found["Would more labels help?"].text, "leaves no time")
 
 
 def test_new_locations_by_cross_validation():

@@ -144,6 +144,7 @@ def test_mistyped_run_is_not_resumed_as_a_new_run(class_folders, tmp_path):
         assert done.returncode == 2, done.stdout
         assert mentions(done.stderr, typo, "no run")
         assert mentions(done.stderr, "--output", "--resume")
+        assert "runs/newer" in done.stderr
     assert not (tmp_path / "elsewhere").exists()
     (tmp_path / "made").mkdir()  # as by a job script or an interrupted start
     assert effnetv2(*args, "--output", "made", cwd=tmp_path).returncode == 0

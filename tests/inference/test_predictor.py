@@ -93,7 +93,7 @@ def test_upload_and_file_have_equal_predictions(model, tmp_path, kind):
 
 
 def test_invalid_upload_is_named(model):
-    with pytest.raises(InputError, match="number 1"):
+    with pytest.raises(InputError, match=r"images\[1\]"):
         Predictor(model)([_pixels(), b"no image"])
     with pytest.raises(InputError, match='"rb"'):
         Predictor(model)(io.StringIO("text"))
@@ -210,7 +210,7 @@ def test_non_image_object_is_named(model, picture, says):
 
 def test_broken_file_is_named_with_its_number(model, tmp_path):
     (tmp_path / "b.jpg").write_text("no picture")
-    with pytest.raises(InputError, match=r"b\.jpg.*number 1"):
+    with pytest.raises(InputError, match=r"b\.jpg.*images\[1\]"):
         Predictor(model, batch_size=1)([_pixels(), tmp_path / "b.jpg"])
 
 

@@ -265,14 +265,18 @@ def test_study_with_another_direction_is_rejected(name):
 
 
 def test_nsga2_accepts_two_objectives():
-    """Fewer parameters and a higher reward."""
+    """Fewer parameters and a higher reward: no other trial is at least as good in both."""
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=create_sampler("nsga2", SPACE, seed=0))
     for _ in range(8):
         trial = study.ask()
         point = suggest(trial, SPACE)
         parameters = count_flops(SPACE.decode(point), image_size=64, num_classes=10).total.parameters
         study.tell(trial, (synthetic_reward(point), parameters))
-    assert study.best_trials
+    values = np.array([trial.values for trial in study.trials]) * [-1, 1]
+    best = np.array([trial.values for trial in study.best_trials]) * [-1, 1]
+    assert len(np.unique(values, axis=0)) > 1
+    for one in best:
+        assert not ((values <= one).all(axis=1) & (values < one).any(axis=1)).any()
 
 
 def test_unknown_parameter_or_sampler_is_rejected():

@@ -78,14 +78,11 @@ def test_every_auto_field_is_resolved_and_logged():
             ("model=torchvision:efficientnet_b0", "progressive.drop_path=0.2"),
             "Regularization: dropout in 'classifier.0'; stochastic depth in 16 blocks.",
         ),
-        (
-            ("model=efficientnetv2_b0", "progressive.drop_path=0.2"),
-            "Regularization: dropout in 'dropout'; stochastic depth in 15 blocks.",
-        ),
-        (("model=efficientnetv2_b0", "progressive.dropout=0"), None),
+        (("model=torchvision:efficientnet_b0", "progressive.dropout=0"), None),
+        (("model=efficientnetv2_b0", "progressive.drop_path=0.2"), None),
     ],
 )
-def test_regularized_modules_are_logged(settings, told):
+def test_regularized_modules_of_other_libraries_are_logged(settings, told):
     """torchvision builds ResNet-18 without dropout and stochastic depth."""
     plain = ("progressive.stages=1", "progressive.image_size=32", "batch_size=4", *settings)
     notes = [note for note in settled(*plain).notes if note.startswith("Regularization")]

@@ -177,7 +177,8 @@ class Command(_WithoutTypes, TyperCommand):
     def _hint(self, ctx: Any, error: Any, words: Sequence[str]) -> str | None:
         """What to do about wrong usage, in a sentence; None if unknown."""
         if hasattr(error, "possibilities"):  # there is no such option
-            near = _nearest(error.option_name.lstrip("-"), [name.lstrip("-") for name in self._options()])
+            known = [name for name in (*self._options(), *ALIASES) if ALIASES.get(name, name) in self._options()]
+            near = _nearest(error.option_name.lstrip("-"), [name.lstrip("-") for name in known])
             return (
                 self._advice(ctx, error.option_name, words)
                 or (near and near.replace("'", "'--", 1))

@@ -76,6 +76,7 @@ def read_folder(folder: Path, source: str, options: ReadOptions) -> ImageRecords
         listing.notes.append(f"Skipped next to the class folders of {source}: {shorten(loose)}.")
     if is_auto and (labeled or strict):
         listing.split_within_classes()
+        listing.note_nesting()
     if empty and (strict or options.allow_empty_classes):
         listing.notes.append(f"Skipped the class folders {shorten(empty)}, which hold no image.")
     return listing.records()
@@ -189,6 +190,22 @@ class _Listing:
         if all(splits.values()) and len(set(splits.values())) > 1:
             self.rows = [(row[0], row[1], splits[name]) for row, name in zip(self.rows, inner, strict=True)]
             self.notes.append(f"Read the folders {shorten(sorted(splits))} within each class folder as splits.")
+
+    def note_nesting(self) -> None:
+        """A note if the folders may be one level too high: within each class folder all images are in sub-folders."""
+        inner = sorted(
+            {tuple(path.split("/")[:2]) for path, _, split in self.rows if path.count("/") > 1 and not split}
+        )
+        if (
+            len(self.rows) > 1
+            and len(inner) > 1
+            and all(path.count("/") > 1 and not split for path, _, split in self.rows)
+        ):
+            first = inner[0][0]
+            self.notes.append(
+                f"The images of each class folder of {self.source} are in sub-folders, such as {'/'.join(inner[0])}. "
+                f"If these are the classes, give {os.path.join(self.source, first)}."
+            )
 
     def records(self) -> ImageRecords:
         """The records. Raises InputError if there are none."""

@@ -269,8 +269,10 @@ def with_auto_minival(dataset: ImageDataset, *, contents: Ints | None = None) ->
         if few:
             note += f" Classes with fewer than {_RARE_CLASS} training images give none of them: {shorten(few)}."
         return result, note, True
-    images = pluralize(len(rows), "training image")
-    why = f"the {images} are too few, or their groups too large"
+    least = round(_MIN_MINIVAL / _MAX_MINIVAL_FRACTION)
+    why = f"there are {pluralize(len(rows), 'training image')}, fewer than {least}"
+    if len(rows) >= least:
+        why = f"classes have fewer than {_RARE_CLASS} training images, or groups are too large"
     return dataset, f"{none}: {why}. Set some aside with `minival=0.1`.", False
 
 

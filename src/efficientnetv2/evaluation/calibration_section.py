@@ -183,9 +183,12 @@ def _temperature(values: Mapping[str, Any], members: Sequence[Calibration | None
         return "No temperature was fitted."
     if values["ece_within_chance"]:
         return f"The calibration error, {ece}, is within chance (up to {by_chance})."
+    how = "`effnetv2 evaluate MODEL DATA --calibrate NEW.safetensors`"
+    if members:
+        how = "train its models with `minival=0.1`"
     return (
-        f"The calibration error, {ece}, is more than chance explains (up to {by_chance}). A temperature fitted on a "
-        "selection set lowers it: use `minival=0.1`."
+        f"The calibration error, {ece}, is more than chance explains (up to {by_chance}). A temperature that is fitted "
+        f"on other images lowers it: {how}."
     )
 
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.plot_style import svg
 from efficientnetv2.utils.errors import format_duration, pluralize, shorten
+from efficientnetv2.utils.logs import spelling
 
 # In the head of every page, to recognize it.
 _GENERATOR = "effnetv2"
@@ -108,8 +109,12 @@ def breakable(name: str) -> Markup:
 
 
 def sentence(text: str) -> Markup:
-    """An escaped sentence with code in backticks; options (``--weights``) and percentages do not break, names may."""
-    parts = [command(part) for part in _PERCENTAGE.sub("\N{NO-BREAK SPACE}%", text).split("`")]
+    """An escaped sentence with code in backticks; options (``--weights``) and percentages do not break, names may.
+
+    In a command, parameters in backticks become its options.
+    """
+    shown = re.sub("`[^`\n]+`", lambda quoted: f"`{spelling.get()(quoted[0]).strip('`')}`", text)
+    parts = [command(part) for part in _PERCENTAGE.sub("\N{NO-BREAK SPACE}%", shown).split("`")]
     if len(parts) % 2 == 0:  # a backtick of a name
         return Markup("`").join(parts)
     return Markup().join(

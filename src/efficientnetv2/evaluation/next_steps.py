@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +20,7 @@ from efficientnetv2.metrics.calibration import CoverageCurve
 from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
 from efficientnetv2.models import pretrained
 from efficientnetv2.utils.errors import pluralize
-from efficientnetv2.utils.shell import shell_join
+from efficientnetv2.utils.shell import option_args, shell_join
 
 Topic = Literal[
     "weights", "epochs", "learning_rate", "image_size", "label_errors", "class_imbalance", "more_labels", "use"
@@ -124,7 +126,8 @@ def suspect_labels(curve: CoverageCurve) -> int:
 def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
     """Gain of validation top-1 in the last quarter of the training, as a fraction. None if not measured.
 
-    Rows are those of ``metrics.jsonl``; the selection set counts if there is one. Fewer than 3 images count as 0.
+    Between two validations, top-1 is interpolated. Rows are those of ``metrics.jsonl``; the selection set counts if
+    there is one. Fewer than 3 images count as 0.
     """
     for kind in ("minival", "val"):
         points = [
@@ -134,8 +137,7 @@ def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
         ]
         if len(points) > 1:
             epochs, scores, images = np.array(points, dtype=np.float64).T
-            before = np.flatnonzero(epochs <= (1 - _LAST_PART) * epochs[-1])
-            gain = float(scores[-1] - scores[before[-1] if len(before) else 0])
+            gain = float(scores[-1] - np.interp((1 - _LAST_PART) * epochs[-1], epochs, scores))
             return gain if abs(gain) * images.min() > _MIN_GAINED - 0.5 else 0.0
     return None
 
@@ -214,10 +216,13 @@ def _image_size(metadata: ReportMetadata) -> NextStep | None:
         f"Images are stored at {stored:,.0f} px (median shorter side). The model sees {px:,.0f} px. "
         f"Training at {larger} px takes about {number(float(f'{(larger / px) ** 2:.2g}'))} times as long."
     )
+    options = ["--image-size", str(larger)]
+    if (minutes := _option_value(metadata.command, "--minutes")) is not None:
+        options += ["--minutes", number(float(f"{float(minutes) * (larger / px) ** 2:.2g}"))]
     command = _repeat(
         metadata,
-        ["--image-size", str(larger)],
-        without=("--image-size", "--img-size", "--imgsz"),
+        options,
+        without=("--image-size", "--img-size", "--imgsz", "--minutes"),
         without_fields=("progressive.image_size", "eval_image_size"),
     )
     return NextStep(0, "image_size", "Use larger images", reason, command)
@@ -317,7 +322,26 @@ def _option_value(command: str | None, option: str) -> str | None:
 
 
 def _split(command: str | None) -> list[str]:
-    """The words of a command that ``utils.shell.shell_join`` wrote."""
+    """The words of a command that ``utils.shell.command_line`` returned, or of the command for a call."""
+    if words := _call_words(command or ""):
+        return words
     if os.name != "nt":
         return shlex.split(command or "")
     return [word.strip('"') for word in shlex.split(command or "", posix=False)]
+
+
+def _call_words(call: str) -> list[str]:
+    """The words of the command for a recorded call of ``train`` or ``cross_validate``; none for anything else."""
+    try:
+        tree = ast.parse(call, mode="eval").body
+        if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Attribute):
+            return []
+        values = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in tree.keywords}
+        values |= dict(zip(("data",), map(ast.literal_eval, tree.args), strict=True))
+        command = {"train": "train", "cross_validate": "crossval"}[tree.func.attr]
+        settings = [f"{name}={json.dumps(value)}" for name, value in values.pop("settings", {}).items()]
+    except (SyntaxError, ValueError, KeyError, TypeError, AttributeError):  # a command, or objects without a text
+        return []
+    joined = {name: ",".join(map(str, value)) for name, value in values.items() if isinstance(value, list | tuple)}
+    data, options = str(values.pop("data", "")), values | joined
+    return ["effnetv2", command, data, *option_args(**options), *(part for one in settings for part in ("--set", one))]

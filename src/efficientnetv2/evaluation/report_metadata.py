@@ -55,7 +55,7 @@ class ReportMetadata:
     stored_size: float | None = None  # median shorter side of the training images as stored, in pixels
     check_notes: Sequence[str] = ()  # on duplicates, conflicting labels, colors
     label_conflicts: int = 0  # pairs of identical images with different labels
-    late_gain: float | None = None  # of validation top-1 in the last quarter of the training
+    late_gain: float | None = None  # of validation top-1 in the last quarter of the training, interpolated
     extra: Mapping[str, Any] = field(default_factory=dict)  # further keys of report.json
 
     @property
@@ -117,6 +117,11 @@ class ReportMetadata:
             return None
         mean = " (means over the folds)" if self.evaluated_on == "out-of-fold" else ""
         return f"{used:,} of {pluralize(available, 'training image')}{mean}"
+
+    @property
+    def probe_note(self) -> str | None:
+        """The automatic choice to leave the linear probe out, if it was left out."""
+        return next((choice for choice in self.auto_choices if choice.startswith("No linear probe")), None)
 
 
 @dataclass(frozen=True)

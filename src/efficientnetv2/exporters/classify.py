@@ -113,7 +113,7 @@ class Classifier:
 def main() -> None:
     """Classify the files and folders of the command line."""
     if len(sys.argv) < 3:
-        sys.exit(__doc__)
+        sys.exit(f"{__doc__}\nerror: give a model and at least one image or folder")
     model, *paths = sys.argv[1:]
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files: list[Path] = []

@@ -235,7 +235,7 @@ class Predictor:
                 try:
                     pixels[index] = _load(chunk[index], own)
                 except UnreadableImageError as error:
-                    raise InputError(f"{error} (number {start + index}, from 0). Leave it out.") from error
+                    raise InputError(f"{error} (images[{start + index}]). Leave it out.") from error
 
             # Threads must not share an image: Pillow reads its file when the image is first used.
             opened = [id(image) for image in chunk if isinstance(image, Image.Image)]

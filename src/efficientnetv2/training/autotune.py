@@ -35,8 +35,8 @@ _TIMED_STEPS = 3
 _CPU_IMAGES = 8
 # Images of a rough measurement on a GPU, and the fewest where memory runs out: batch-norm may not take one. Ours.
 _GPU_IMAGES, _LEAST_IMAGES = 32, 2
-# On a CPU a run of fewer images takes 16 bits unmeasured: 20 times those of measuring two precisions. Processors that
-# have bf16 may be slower in it than in fp32 (benchmarks/results/step_tried.md), so knowing is worth a twentieth. Ours.
+# On a CPU a run of fewer images takes fp32 unmeasured: 20 times those of measuring two precisions. Processors that have
+# bf16 may be slower in it than in fp32 (benchmarks/results/step_tried.md), so knowing is worth a twentieth. Ours.
 _FEWEST_IMAGES = 20 * 2 * (1 + _TIMED_STEPS) * _CPU_IMAGES
 # Compiling is measured in runs that will take at least so long: it takes one to two minutes itself. Ours.
 _COMPILE_FROM_S = 3600.0
@@ -114,6 +114,8 @@ def _precision(bench: _Bench) -> tuple[Precision, str]:
     lower = lower_precision(bench.device)
     if lower is None:
         return "fp32", f"Precision: fp32 (no other is known to be faster on this {bench.device.type})."
+    if bench.too_short_to_measure and bench.device.type == "cpu":
+        return "fp32", f"Precision: fp32 (the run is too short to measure whether {lower} is faster)."
     if bench.too_short_to_measure:
         return lower, f"Precision: {lower} (the hardware supports it; the run is too short to measure its speed)."
     fp32_s, lower_s = bench.step_seconds([bench.side("fp32"), bench.side(lower)])

@@ -36,7 +36,7 @@ def resolve_head_init(recipe: Recipe, data: PreparedData) -> Recipe:
 
 
 def wants_probe(recipe: Recipe, probe: bool, data: PreparedData, images: int | None = None) -> bool:
-    """Whether to fit a linear probe of the given weights. ``images`` is the number that there is time for, None all."""
+    """Whether to fit a linear probe of the initial weights; there is time for ``images``, None all."""
     wanted = recipe.weights != "none" and (probe or recipe.head_init == "linear_probe")
     return images != 0 and wanted and data.dataset.separator is None
 

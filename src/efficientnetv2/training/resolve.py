@@ -108,11 +108,11 @@ def resolve(
     cache = build_cache(request.overrides.cache, run.recipe, run.data, hardware)
     if cache is not None:
         run = replace(run, cache=cache, notes=(*run.notes, cache.note))
-    weights, model = model_lines(run.recipe, run.notes, hardware.device)
+    weights, _ = model_lines(run.recipe, run.notes, hardware.device)
     _logger.info(weights)
-    _logger.info(model)
     if minutes is not None or run.recipe.measures_stages:
         run = resolve_length(run, hardware, None if minutes is None else budget)
+    _logger.info(model_lines(run.recipe, run.notes, hardware.device)[1])  # with the sizes that fit into the time
     run = add_final_notes(run)
     log_notes(run.notes, run.warnings, shown=weights)
     return run

@@ -176,7 +176,7 @@ class RunOptions:
     workers: int | None = None  # Processes that read images. None chooses by the machine.
     memory_gib: float | None = None  # Memory limit of each process
     strict: bool = False  # Whether an unreadable image is an error
-    probe: bool = True  # Whether to compare with a linear probe of the given weights
+    probe: bool = True  # Whether to compare with a linear probe of the initial weights
     # Run to compare with. None takes the one of the resumed run, or else the last one next to it.
     against: Path | None = None
     # Recipe files of earlier runs of the same kind. The first with the same weights is repeated.

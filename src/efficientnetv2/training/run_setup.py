@@ -102,7 +102,7 @@ class RunSetup:
             return ""
         if self.network.class_names:
             return "the given model"
-        return "the linear probe of the given weights" if self.recipe.head_init == "linear_probe" else ""
+        return "the linear probe of the initial weights" if self.recipe.head_init == "linear_probe" else ""
 
     @property
     def key(self) -> Key:

@@ -93,12 +93,11 @@ def channel_notes(recipe: Recipe, in_channels: int) -> list[str]:
 
 
 def regularization_notes(recipe: Recipe, network: Network) -> list[str]:
-    """A note on the modules whose dropout and stochastic depth the run sets."""
+    """A note on the modules of another library's model whose dropout and stochastic depth the run sets."""
     last = recipe.progressive.last
-    if not (last.dropout or last.drop_path):
+    if not (last.dropout or last.drop_path) or not isinstance(network, WrappedModel):
         return []
-    module = network.module if isinstance(network, WrappedModel) else network  # names as its library has them
-    report = apply_regularization(module, dropout=last.dropout or None, drop_path=last.drop_path or None)
+    report = apply_regularization(network.module, dropout=last.dropout or None, drop_path=last.drop_path or None)
     return [f"Regularization: {report}."]
 
 

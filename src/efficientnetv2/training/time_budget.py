@@ -267,6 +267,8 @@ def _probe_in_time(
     images = images_within(left_s, data, run.network, timings.curve.each_s, most)
     if images is None or images >= min_probe_images(data):
         return replace(run, probe_images=images), left_s
-    note = f"No linear probe of the given weights (`minutes={run.request.overrides.minutes:g}` leaves no time for it)."
+    note = (
+        f"No linear probe of the initial weights (`minutes={run.request.overrides.minutes:g}` leaves no time for it)."
+    )
     recipe = recipe.model_copy(update={"head_init": "random"})
     return replace(run, recipe=recipe, probe_images=0, notes=(*run.notes, note)), 0.0

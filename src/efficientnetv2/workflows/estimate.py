@@ -57,7 +57,7 @@ from efficientnetv2.workflows.arguments import (
     validate_run_paths,
 )
 from efficientnetv2.workflows.results import html_table
-from efficientnetv2.workflows.train import pick_hardware, valid_request
+from efficientnetv2.workflows.train import data_line, pick_hardware, valid_request
 
 _logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def plan_run(
         if is_timed:
             before_s["measuring"] = time.perf_counter() - began_s
         run, timings = _with_length(run, timings, hardware, budget)
-        notes = [data.split_note, *run.notes]
+        notes = [f"{data_line(data.dataset)}.", data.split_note, *run.notes]
         setup = run.setup(hardware)
         others_s, report_bytes, note = _other_costs(setup, run.data, timings, folder, budget)
         notes += [note] if note else []

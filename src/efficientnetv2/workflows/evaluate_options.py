@@ -167,20 +167,26 @@ def align_labels(dataset: ImageDataset, class_names: tuple[str, ...], model: str
 def _unknown_labels_error(
     dataset: ImageDataset, class_names: tuple[str, ...], model: str, unknown: list[str], *, num_present: int
 ) -> InputError:
+    unknown_text = f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)} is not"
+    if len(unknown) == num_present > 1:
+        unknown_text = f"{_first_with(dataset, unknown[0])}: none of the {num_present} labels ({shorten(unknown)}) is"
+    inner = next((path.split("/")[:-1] for path in dataset.paths if set(path.split("/")[1:-1]) & set(class_names)), [])
     if {normalize_label(name) for name in unknown} <= {normalize_label(name) for name in class_names}:
         fix = "They differ only by case, space or how their letters are encoded. Merge them: `labels=casefold`."
     elif len(unknown) < num_present:
         ids = [dataset.class_names.index(name) for name in unknown]
         count = int(np.isin(dataset.targets, ids).reshape(len(dataset), -1).any(axis=1).sum())
         fix = f"Correct the labels of these {pluralize(count, 'image')}, or remove their rows or folders."
+    elif inner:
+        fix = f"The classes are folders within '{inner[0]}': give {dataset.source.rstrip('/')}/{'/'.join(inner[:-1])}."
     elif ensemble_members(Path(model)):  # convert takes single networks
-        fix = "No label is. Rename the labels of the table."
+        fix = "Rename the labels of the table."
     else:
         rename = shell_join(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
-        fix = f"No label is. If its classes have other names, one on each line of a file: {rename}"
+        fix = f"If its classes have other names, one on each line of a file: {rename}"
     return InputError(
-        f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)} is not a class of {model}, which has "
-        f"{shorten(class_names, 10)}{did_you_mean(unknown[0], class_names)} {fix}"
+        f"{unknown_text} a class of {model}, which has {shorten(class_names, 10)}"
+        f"{did_you_mean(unknown[0], class_names)} {fix}"
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Unpack
 import torch
 
 from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.prepared_data import require_images_here
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.predictions import load_predictions
@@ -44,7 +45,7 @@ from efficientnetv2.utils.distributed import (
     with_tensor_group,
     world_from_env,
 )
-from efficientnetv2.utils.errors import ReaderKilledError, pluralize
+from efficientnetv2.utils.errors import ReaderKilledError, pluralize, shorten
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.utils.logs import RunLog, attached, silenced
 from efficientnetv2.utils.memory import limit_memory
@@ -247,8 +248,7 @@ def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | AlreadyF
     data = load_run_data(request.recipe, job.source, strict=options.strict)
     if request.resumed:
         data = restore_dataset(request.path, data)
-    images = pluralize(len(data.dataset), "image")
-    _logger.info(f"Data: {job.source.data}, {images} of {pluralize(len(data.dataset.class_names), 'class')}")
+    _logger.info(data_line(data.dataset))
     _logger.info(f"Split: {data.split_note[:1].lower()}{data.split_note[1:]}")
     data, baseline = replace(data, common=options.common), None
     if options.against is not None and predictions is not None:
@@ -270,6 +270,13 @@ def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | AlreadyF
     images, machine = pluralize(len(run.data.train), "image"), f"{hardware.world.size} × {hardware.device.type}"
     _logger.debug(f"Training {model_title(run.recipe.model)} on {images} on {machine}.")
     return run
+
+
+def data_line(dataset: ImageDataset) -> str:
+    """The images of a run: where they are, how many, and their classes."""
+    names = dataset.class_names
+    images, classes = pluralize(len(dataset), "image"), pluralize(len(names), "class")
+    return f"Data: {dataset.source}, {images} of {classes} ({shorten(names)})"
 
 
 def valid_request(overrides: TrainOverrides, source: DataConfig, options: RunOptions, hardware: Hardware) -> RunRequest:
