@@ -97,7 +97,7 @@ class Validator:
         means = [f"{label} {metrics[name]:.3f}" for name, label in MACRO_METRICS.items() if name in metrics]
         _logger.info(
             f"{f'epoch {epoch:.1f}' if step else 'before training'}: top-1 {metrics['top1']:.1%}, {''.join(means)} "
-            f"on {pluralize(int(metrics['num_images']), f'{split} image')}{', the best so far' * best}"
+            f"on {pluralize(int(metrics['num_images']), f'{split} image')}{', kept' * best}"
         )
         for callback in self._context.callbacks:
             callback.on_validation_end(step, epoch, metrics)
