@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from efficientnetv2.cli.console import spelling_as
 from efficientnetv2.evaluation.html import breakable, command, sentence
 from efficientnetv2.evaluation.plot_style import text_width, wrap_name
 
@@ -65,3 +67,12 @@ def test_percent_sign_has_a_no_break_space_in_sentences_only():
     assert sentence("58.4% of 95 % intervals") == "58.4\N{NO-BREAK SPACE}% of 95\N{NO-BREAK SPACE}% intervals"
     assert sentence("a%20b") == "a%20b"
     assert command("effnetv2 predict run 50%") == "effnetv2 predict run 50%"
+
+
+def test_parameter_is_shown_as_the_option_of_a_running_command():
+    assert "<code>image_<wbr>size=128</code>" in sentence("Use `image_size=128`.")
+    with spelling_as({"image_size": "--image-size", "set": "--set"}):
+        shown = sentence("Use `image_size=128` and `patience=5`.")
+    text = re.sub("<[^>]+>", "", shown)
+    assert text == "Use --image-size 128 and --set patience=5."
+    assert shown.count("<code>") == 2
