@@ -7,6 +7,8 @@ import logging
 import pytest
 
 import efficientnetv2 as ev2
+from efficientnetv2.training import callbacks
+from efficientnetv2.training.callbacks import ProgressLog
 
 TINY = {
     "model": "efficientnetv2_b0", "weights": "none", "epochs": 2, "batch_size": 16, "device": "cpu", "workers": 0,
@@ -80,3 +82,16 @@ def test_callback_that_raises_stops_the_run(class_folders, tmp_path):
     assert not (tmp_path / "run/model.safetensors").exists()
     run = ev2.train(class_folders, output=tmp_path / "run", resume=True, device="cpu", workers=0)
     assert run.metrics["top1"] > 0
+
+
+def test_progress_is_logged_twice_a_minute(monkeypatch, caplog):
+    """100 steps of 10 s: lines after 30, 60, ... seconds, none after the last step."""
+    now = [0.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    log = ProgressLog()
+    with caplog.at_level(logging.INFO, logger="efficientnetv2"):
+        for step in range(1, 101):
+            now[0] = 10.0 * step
+            log.on_log(step, 100, ev2.StepSettings(64, dropout=0.1), 1.5, 77.0, 1000.0 - now[0])
+    assert caplog.messages[0] == "3%: 64 px, dropout 0.1, loss 1.500, 77 images/s, 16 min 10 s left"
+    assert len(caplog.messages) == 33

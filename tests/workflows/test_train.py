@@ -38,9 +38,11 @@ def test_report_has_the_python_call(run, photos):
     assert "crop_mode='center'" in command
 
 
-def test_script_prints_only_its_own_output(photos, tmp_path):
+@pytest.mark.parametrize("setup", ["", "import logging; logging.basicConfig(level='ERROR')\n"])
+def test_script_prints_its_own_output_and_progress_to_stderr(setup, photos, tmp_path):
+    """No progress if the script sets up logging itself."""
     (tmp_path / "script.py").write_text(
-        "import efficientnetv2 as ev2\n"
+        f"{setup}import efficientnetv2 as ev2\n"
         f"run = ev2.train({str(photos)!r}, output='run', **{dict(TINY)!r})\n"
         "print(run.metrics['top1'])\n"
         "print(len(ev2.predict(run, 'run/dataset.csv', workers=0, device='cpu')))\n"
@@ -52,7 +54,9 @@ def test_script_prints_only_its_own_output(photos, tmp_path):
     assert 0 <= float(top1) <= 1
     assert count == "48"
     assert 0 <= float(again) <= 1
-    assert "Report:" not in done.stderr
+    printed = [line.partition(":")[0] for line in done.stderr.splitlines()]
+    assert {"Data", "Weights", "epoch 3.0", "Report"} <= set(printed) if not setup else printed == []
+    assert printed.count("Data") == (0 if setup else 1), "only train() shows its progress"
 
 
 def test_finished_run_can_be_opened_and_resumed(run, photos):
@@ -65,7 +69,8 @@ def test_finished_run_can_be_opened_and_resumed(run, photos):
     assert (run.path / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_nothing_is_printed(photos, tmp_path, capsys):
+def test_nothing_is_printed_where_logging_is_set_up(photos, tmp_path, capsys):
+    """As it is here, by pytest."""
     ev2.train(photos, output=tmp_path / "run", **TINY | {"epochs": 1})
     assert capsys.readouterr() == ("", "")
     assert "Report: " in (tmp_path / "run/log.txt").read_text()

@@ -8,7 +8,7 @@ from rich.progress import ProgressColumn, TaskProgressColumn
 
 from efficientnetv2.cli.console import Bar, Screen
 from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.training.callbacks import Callback
+from efficientnetv2.training.callbacks import Callback, describe_step
 from efficientnetv2.utils.errors import format_duration
 
 
@@ -49,10 +49,7 @@ class TrainingBar(LazyBar, Callback):
         self, step: int, num_steps: int, settings: StepSettings, loss: float, images_per_s: float, seconds_left: float
     ) -> None:
         """Show how far the run has come."""
-        dropout = "" if settings.dropout is None else f", dropout {settings.dropout:.2g}"
-        augment = "" if settings.randaugment is None else f", RandAugment {settings.randaugment:.3g}"
-        mixup = f", mixup {settings.mixup_alpha:.2g}" if settings.mixup_alpha else ""
-        what = f"{settings.image_size} px{dropout}{augment}{mixup}, loss {loss:.3f}"
+        what = describe_step(settings, loss)
         speed, left = f"{images_per_s:.0f} images/s", f"{format_duration(seconds_left)} left"
         bar = self._shown(completed=step, total=num_steps, what=what, speed=speed, left=left)
         if step < num_steps and bar.line_is_due():

@@ -9,6 +9,8 @@ checkpoint, so a resumed run selects the same.
 
 from __future__ import annotations
 
+import logging
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,12 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_setup import RunLength, RunSetup, stage_ends, validation_steps
 from efficientnetv2.training.time_limit import Pacer
 from efficientnetv2.training.train_state import TrainState
-from efficientnetv2.utils.errors import pluralize
+from efficientnetv2.utils.errors import format_duration, pluralize
+
+_logger = logging.getLogger(__name__)
+
+# Seconds between two lines of progress. Ours.
+_PROGRESS_S = 30.0
 
 
 class Callback:
@@ -60,6 +67,33 @@ class Callback:
 
     def on_train_end(self, step: int) -> None:
         """After the last step, before the final evaluation."""
+
+
+def describe_step(settings: StepSettings, loss: float) -> str:
+    """Image size, regularization and loss of a step, for a line of progress."""
+    dropout = "" if settings.dropout is None else f", dropout {settings.dropout:.2g}"
+    augment = "" if settings.randaugment is None else f", RandAugment {settings.randaugment:.3g}"
+    mixup = f", mixup {settings.mixup_alpha:.2g}" if settings.mixup_alpha else ""
+    return f"{settings.image_size} px{dropout}{augment}{mixup}, loss {loss:.3f}"
+
+
+class ProgressLog(Callback):
+    """Logs how far a run has come, with its speed and the time left."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _PROGRESS_S
+
+    def on_log(
+        self, step: int, num_steps: int, settings: StepSettings, loss: float, images_per_s: float, seconds_left: float
+    ) -> None:
+        """Log a line if the last one is long ago."""
+        if time.monotonic() < self._next or step >= num_steps:
+            return
+        self._next = time.monotonic() + _PROGRESS_S
+        _logger.info(
+            f"{step / num_steps:.0%}: {describe_step(settings, loss)}, {images_per_s:.0f} images/s, "
+            f"{format_duration(seconds_left)} left"
+        )
 
 
 @dataclass(frozen=True)

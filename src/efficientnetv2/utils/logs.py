@@ -78,6 +78,19 @@ def attached(handler: logging.Handler) -> Iterator[None]:
 
 
 @contextmanager
+def shown() -> Iterator[None]:
+    """Print the block's lines of level INFO to stderr, if the program has not set up logging for the package."""
+    handlers = (*PACKAGE.handlers, *logging.root.handlers)
+    if PACKAGE.level != logging.NOTSET or any(not isinstance(one, logging.NullHandler) for one in handlers):
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO)
+    with attached(handler):
+        yield
+
+
+@contextmanager
 def hushed() -> Iterator[None]:
     """Keep all lines of the block from the handlers that were there before, but for recorders."""
     with _filtered(lambda handler, record: False):

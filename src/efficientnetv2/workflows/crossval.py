@@ -22,7 +22,7 @@ from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import split_groups_warning
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.predictions import MOST_CLASSES, SKIPPED, write_skipped
-from efficientnetv2.training.callbacks import Callback
+from efficientnetv2.training.callbacks import Callback, ProgressLog
 from efficientnetv2.training.initial_weights import absolute_weights_path, validate_weights_name
 from efficientnetv2.training.overrides import (
     TrainOverrides,
@@ -146,7 +146,7 @@ def cross_validate(
     )
     if not resume:
         validate_run_paths(source.data, options.out, "crossval")
-    return CrossValidation(run_crossval(train_overrides, source, options, config))
+    return CrossValidation(run_crossval(train_overrides, source, options, config, callbacks=[ProgressLog()]))
 
 
 def run_crossval(

@@ -22,7 +22,7 @@ from efficientnetv2.data.prepared_data import require_images_here
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.predictions import load_predictions
 from efficientnetv2.evaluation.run_comparison import PreviousRun
-from efficientnetv2.training.callbacks import Callback
+from efficientnetv2.training.callbacks import Callback, ProgressLog
 from efficientnetv2.training.head_init import fit_head, wants_probe
 from efficientnetv2.training.image_cache import ImageCache, local_reader
 from efficientnetv2.training.initial_weights import model_title
@@ -81,9 +81,9 @@ def train(
 ) -> Run:
     """Train a classifier and write its report.
 
-    The run is the one of ``effnetv2 train`` with the same options and seed, to the bit. Nothing is printed: the package
-    logs to ``logging.getLogger("efficientnetv2")``. With ``workers`` above 0 on macOS or Windows, call it under
-    ``if __name__ == "__main__":``.
+    The run is the one of ``effnetv2 train`` with the same options and seed, to the bit. It logs its progress to
+    ``logging.getLogger("efficientnetv2")``. If the program has not set up logging, the progress is printed to stderr.
+    With ``workers`` above 0 on macOS or Windows, call it under ``if __name__ == "__main__":``.
 
     Example::
 
@@ -120,7 +120,7 @@ def train(
     )  # fmt: skip
     if not resume:
         validate_run_paths(source.data, options.out, "train")
-    return Run(train_and_report(changes, source, options, began=began, callbacks=callbacks))
+    return Run(train_and_report(changes, source, options, began=began, callbacks=[*callbacks, ProgressLog()]))
 
 
 def train_and_report(
