@@ -1,23 +1,25 @@
-"""What adaptive regularization is worth: the paper's Table 13 in small, V2-B0 from scratch on Imagenette.
+"""Measure the gain of adaptive regularization: Table 13 of the paper at small scale, V2-B0 from scratch on Imagenette.
 
 Run: python -m benchmarks.adaptive IMAGENETTE --tune [--only growing|random]
      python -m benchmarks.adaptive IMAGENETTE [--only growing|random] [--seeds 5] [--record]
 
-1,000 training images, each seed its own, for 60 epochs, so that training without regularization overfits, in sizes
-from 48 to 96 px; all of val is answered at 96 px, once, at the end. Four arms, the same images and seeds in each:
+Each seed trains on its own 1,000 training images for 60 epochs, so training without regularization overfits. Image
+sizes are 48 to 96 px. All of val is evaluated once, at the end, at 96 px. The four arms share images and seeds:
 
-- growing: four stages, smallest images first. random: one of the four sizes is drawn 44 times over the run (Table 13:
-  every 8 of 350 epochs).
-- vanilla: the same RandAugment and dropout throughout, or none of them. adaptive: both follow the size, from a third of
-  their end with the smallest images to all of it with the largest.
+- growing: four stages, smallest images first. random: one of the four sizes is drawn 44 times (Table 13: every 8 of 350
+  epochs).
+- vanilla: constant RandAugment and dropout, or none. adaptive: both follow the image size, from a third of their
+  maximum at the smallest size to all of it at the largest size.
 
-``--tune`` comes first: in each arm, up to five strengths of regularization, weakest first, until one is more than three
-points below the best (``benchmarks.regimes``; vanilla's slight one is adaptive's light one on average), on training
-images alone: 1,000 to fit, 2,000 others to choose by, one run each. Vanilla may come to have none. What it chose is
-kept in OUT/tuned.json. Two processes, one for each word of ``--only``, can share the cores; without it, what both found
-is read.
+Claims: ``adaptive_top1_gain_b0_imagenette`` (growing) and ``..._random_resize``: adaptive − vanilla, points of top-1.
 
-Every run is kept in OUT and not done again. ``--record`` also writes Table 13 at scale small with these figures.
+Run ``--tune`` first. It tries up to five strengths in each arm (``benchmarks.regimes``), weakest first, until one is
+more than three points below the best. The slight strength of vanilla is the mean of the light strength of adaptive.
+Tuning uses training images alone: 1,000 to train, 2,000 others to choose by, one run each. Vanilla may choose none. The
+choices are in OUT/tuned.json. Two processes can share the cores, one for each value of ``--only``. A call without
+``--only`` reads the runs of both.
+
+All runs are saved in OUT and are not repeated. ``--record`` also writes Table 13 at scale small.
 """
 
 from __future__ import annotations
@@ -63,27 +65,27 @@ REGIME = Regime(
     batch_size=64,
 )
 GROWING, RANDOM = "growing", "random"
-_TURNS = 44  # a size for each 8 of the paper's 350 epochs
+_TURNS = 44  # the paper: a new size every 8 of 350 epochs
 ORDERS: Mapping[str, tuple[str, ...]] = {GROWING: (), RANDOM: (f"progressive.random_draws={_TURNS}",)}
 VANILLA, ADAPTIVE = "vanilla", "adaptive"
 KINDS = (VANILLA, ADAPTIVE)
-_ENDS = {GROWING: "", RANDOM: "_random_resize"}  # of the claims' names
+_ENDS = {GROWING: "", RANDOM: "_random_resize"}  # suffixes of claim names
 
 
 def cell(order: str, kind: str, column: str, strength: str, regime: Regime, epochs: float, device: str) -> Cell:
-    """One arm: recipe ``quick``, its schedule replaced."""
-    settings = (
+    """One arm: recipe ``quick`` with another schedule."""
+    overrides = (
         *same_numbers(device), *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"batch_size={regime.batch_size}",
         "progressive.stages=4",
         f"progressive.image_size={{start: {regime.image_size / 2:g}, end: {regime.image_size}}}",
         f"progressive.size_multiple={regime.size_multiple}", f"progressive.order={order}", *ORDERS[order],
         *regularized(strength, growing=kind == ADAPTIVE),
     )  # fmt: skip
-    return Cell(f"{order} {kind}", column, "quick", regime.model, settings)
+    return Cell(f"{order} {kind}", column, "quick", regime.model, overrides)
 
 
 def tuned(dataset: ImageDataset, regime: Regime, runs: Runs, orders: Sequence[str]) -> dict[str, Any]:
-    """Try the strengths of each arm: what was found, and the choices.
+    """Try the strengths of each arm.
 
     Returns:
         ``regime``; ``arms``: order -> kind -> ``chosen`` and ``tried``, strength -> top-1.
@@ -97,34 +99,34 @@ def tuned(dataset: ImageDataset, regime: Regime, runs: Runs, orders: Sequence[st
 
 def _tuned_arm(order: str, kind: str, regime: Regime, runs: Runs) -> dict[str, Any]:
     def top1(strength: str) -> float:
-        asked = cell(order, kind, strength, strength, regime, regime.tune_epochs, runs.device)
-        reached: float = measured(runs, asked, 0)["top1"]
-        print(f"tuning {order}, {kind}: {strength}: {reached:.1%}", flush=True)
-        return reached
+        arm = cell(order, kind, strength, strength, regime, regime.tune_epochs, runs.device)
+        result: float = measured(runs, arm, 0)["top1"]
+        print(f"tuning {order}, {kind}: {strength}: {result:.1%}", flush=True)
+        return result
 
-    # Adaptive regularization is some: with none the two kinds are one.
-    some = [name for name in strengths(growing=kind == ADAPTIVE) if kind == VANILLA or name != "none"]
-    tried = try_strengths(some, top1)
+    # Without regularization, adaptive equals vanilla.
+    candidates = [name for name in strengths(growing=kind == ADAPTIVE) if kind == VANILLA or name != "none"]
+    tried = try_strengths(candidates, top1)
     return {"chosen": max(tried, key=lambda name: tried[name]), "tried": tried}
 
 
 def compared(
     dataset: ImageDataset, regime: Regime, choices: Mapping[str, Mapping[str, str]], runs: Runs, orders: Sequence[str]
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """All arms with all seeds; order -> kind -> what ``measured`` says, one per seed."""
+    """All arms with all seeds: order -> kind -> rows of ``measured``, one per seed."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {order: {kind: [] for kind in KINDS} for order in orders}
     for seed, here in each_seed(dataset, regime, runs):
         for order in orders:
             for kind in KINDS:
                 arm = cell(order, kind, "run", choices[order][kind], regime, regime.epochs, runs.device)
                 found[order][kind].append(measured(here, arm, seed))
-            told = ", ".join(f"{kind} {found[order][kind][-1]['top1']:.1%}" for kind in KINDS)
-            print(f"seed {seed}, {order}: {told}", flush=True)
+            results = ", ".join(f"{kind} {found[order][kind][-1]['top1']:.1%}" for kind in KINDS)
+            print(f"seed {seed}, {order}: {results}", flush=True)
     return found
 
 
 def claims(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> dict[str, Paired]:
-    """Name -> points of top-1 that adaptive has over vanilla."""
+    """Name -> top-1 of adaptive − vanilla (points)."""
     return {
         f"adaptive_top1_gain_b0_imagenette{_ENDS[order]}": gain(
             *([100 * row["top1"] for row in kinds[kind]] for kind in (ADAPTIVE, VANILLA))
@@ -140,38 +142,38 @@ def main() -> None:
     dataset = load_dataset(options.pictures)
     options.output.mkdir(parents=True, exist_ok=True)
     runs = Runs(DataConfig(options.pictures), options.seeds, "none", options.device, options.output, print)
-    kept = options.output / "tuned.json"
+    file = options.output / "tuned.json"
     if options.tune:
-        made = tuned(dataset, regime, runs, orders)
+        result = tuned(dataset, regime, runs, orders)
         if options.only is None:
-            write_text_atomically(kept, json.dumps(made, indent=1) + "\n")
+            write_text_atomically(file, json.dumps(result, indent=1) + "\n")
         return
-    if not kept.exists():
-        raise SystemExit(f"{kept} does not exist: run the same with --tune first, and without --only.")
-    told = json.loads(kept.read_text(encoding="utf-8"))
-    refuse_other_regime(kept, told, asdict(regime))
-    choices = {order: {kind: one["chosen"] for kind, one in kinds.items()} for order, kinds in told["arms"].items()}
+    if not file.exists():
+        raise SystemExit(f"{file} does not exist: run the same with --tune first, and without --only.")
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    refuse_other_regime(file, saved, asdict(regime))
+    choices = {order: {kind: one["chosen"] for kind, one in kinds.items()} for order, kinds in saved["arms"].items()}
     found = compared(dataset, regime, choices, runs, orders)
-    for name, figure in claims(found).items():
-        print(f"{name}: {figure} points")
+    for name, paired in claims(found).items():
+        print(f"{name}: {paired} points")
     if options.record:
-        _record(found, told, choices, options.seeds)
+        _record(found, saved, choices, options.seeds)
 
 
 def _record(
     found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
-    told: Mapping[str, Any],
+    tuning: Mapping[str, Any],
     choices: Mapping[str, Mapping[str, str]],
     seeds: int,
 ) -> None:
     runs = [row for arms in found.values() for rows in arms.values() for row in rows]
     on, versions = machines(runs), versions_of(runs)
-    raw = {"when": time.strftime("%Y-%m-%d"), "hardware": on, "tuned": told, "arms": found}
+    raw = {"when": time.strftime("%Y-%m-%d"), "hardware": on, "tuned": tuning, "arms": found}
     (RESULTS / "adaptive.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-    more = "" if seeds == REGIME.seeds else f" --seeds {seeds}"
-    command = f"python -m benchmarks.adaptive IMAGENETTE{more}"
-    for name, figure in claims(found).items():
-        record(name, unit="points", command=f"{command} --record", on=on, versions=versions, **asdict(figure))
+    seeds_option = "" if seeds == REGIME.seeds else f" --seeds {seeds}"
+    command = f"python -m benchmarks.adaptive IMAGENETTE{seeds_option}"
+    for name, paired in claims(found).items():
+        record(name, unit="points", command=f"{command} --record", on=on, versions=versions, **asdict(paired))
     write_record("13", small_tables.table_13(found, choices, REGIME, turns=_TURNS), "small", command, on)
     paper_page.write()
 
@@ -179,8 +181,8 @@ def _record(
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", help="Imagenette: train/ and val/ with a folder per class")
-    parser.add_argument("--tune", action="store_true", help="choose the strengths, and stop")
-    parser.add_argument("--only", choices=ORDERS, help="this order of sizes alone")
+    parser.add_argument("--tune", action="store_true", help="choose the strengths and stop")
+    parser.add_argument("--only", choices=ORDERS, help="only this order of sizes")
     parser.add_argument("--seeds", type=int, default=REGIME.seeds)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=RESULTS / "adaptive")

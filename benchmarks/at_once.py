@@ -1,4 +1,4 @@
-"""Several pieces of work at once, for measurements in which nothing is a time or the work itself asks for quiet."""
+"""Run several tasks at once: for benchmarks that measure no time, or whose tasks wait for a quiet machine."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
-Asked, Answer = TypeVar("Asked"), TypeVar("Answer")
+Task, Result = TypeVar("Task"), TypeVar("Result")
 
 
 def at_once(
-    asked: Sequence[Asked],
-    work: Callable[[Asked], Answer],
+    tasks: Sequence[Task],
+    work: Callable[[Task], Result],
     workers: int,
     pool: Callable[[int], Executor] = ThreadPoolExecutor,
-) -> Iterator[tuple[Asked, Answer]]:
-    """What comes of each, as it ends; closed, or ended by an error, it begins no more of them.
+) -> Iterator[tuple[Task, Result]]:
+    """Yield each task with its result as it ends. After an error, or if closed, no further task starts.
 
     Args:
-        asked: what each piece is about.
-        work: done for each.
-        workers: so many at a time; one does them in this thread, in order.
-        pool: made of ``workers``; threads will do where the work is done in processes of its own.
+        tasks: Arguments of ``work``.
+        work: Function of a task.
+        workers: Number of tasks at a time. 1 runs them in this thread, in order.
+        pool: Makes an executor of ``workers``. Threads suffice if ``work`` starts its own processes.
     """
     if workers == 1:
-        for one in asked:
-            yield one, work(one)
+        for task in tasks:
+            yield task, work(task)
         return
     with pool(workers) as executor:
-        begun = {executor.submit(work, one): one for one in asked}
+        futures = {executor.submit(work, task): task for task in tasks}
         try:
-            for ended in as_completed(begun):
-                yield begun[ended], ended.result()
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         finally:
             executor.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Runs of two programs that take turns, seed by seed, with the pace of the machine before and after each run."""
+"""Run two programs in turn, seed by seed, and measure the pace of the machine before and after each run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Found = TypeVar("Found")
 
 
 def mean_top1(rows: Iterable[Mapping[str, Any]]) -> float:
-    """Mean over the seeds."""
+    """Mean top-1 over the seeds."""
     return statistics.fmean(row["top1"] for row in rows)
 
 
@@ -62,31 +62,33 @@ class Side:
 
 
 def peer_side(name: str, peer: Timm | Reference, lengths: Sequence[float], pictures: Path, out: Path) -> Side:
-    """Another program on these images, with its runs in ``out``/sides."""
+    """Another program on these images. Its runs are in ``out``/sides."""
 
     def run(epochs: float, seed: int) -> dict[str, Any]:
-        of = {"epochs": int(epochs), "seed": seed}
+        arguments = {"epochs": int(epochs), "seed": seed}
         file = out / "sides" / f"{name}_{epochs:g}_{seed}.json"
-        return paced(file, partial(peer.trained, pictures, **of), {**peer.asked(pictures, **of), "seed": seed})
+        return paced(
+            file, partial(peer.trained, pictures, **arguments), {**peer.asked(pictures, **arguments), "seed": seed}
+        )
 
     return Side(name, run, lengths)
 
 
 def our_side(runs: Runs, image_size: int, lengths: Sequence[float], model: str = "efficientnetv2_b0") -> Side:
-    """``effnetv2 train --recipe quick`` from half of the image size on, validated at the end; ``runs.out`` is OUT."""
+    """Recipe ``quick`` with sizes from half of ``image_size`` on, validated at the end. ``runs.out`` is OUT."""
     within = replace(runs, out=runs.out / model)
 
     def whole(cell: Cell, seed: int) -> dict[str, Any]:
-        # The pace before and after would say nothing of a run that was stopped and resumed.
+        # The pace before and after is meaningless for a resumed run.
         shutil.rmtree(within.folder(cell, seed), ignore_errors=True)
         return measured(within, cell, seed)
 
     def run(epochs: float, seed: int) -> dict[str, Any]:
-        settings = (
+        overrides = (
             f"epochs={epochs:g}", *HARDLY_VALIDATED,
             f"progressive.image_size={{start: {image_size / 2:g}, end: {image_size}}}",
         )  # fmt: skip
-        cell = Cell(f"ours {epochs:g} epochs", "run", "quick", model, settings)
+        cell = Cell(f"ours {epochs:g} epochs", "run", "quick", model, overrides)
         file = runs.out / "sides" / f"{model}_{epochs:g}_{seed}.json"
         return paced(file, partial(whole, cell, seed), {CONFIG: within.config(cell), "seed": seed})
 
@@ -109,7 +111,7 @@ def pace(seconds: float = 3.0) -> float:
 
 
 def at_steady_pace(measure: Callable[[], Found]) -> tuple[Found, bool]:
-    """What a measurement returns, and whether the pace before and after it is the same; otherwise prints it."""
+    """The result of a measurement, and whether the pace before and after it is the same. Prints a change of pace."""
     before = pace()
     found = measure()
     after = pace()
@@ -122,7 +124,7 @@ def at_steady_pace(measure: Callable[[], Found]) -> tuple[Found, bool]:
 
 
 def paced(file: Path, make: Callable[[], dict[str, Any]], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A run as ``once`` keeps it, with the ``pace`` before and after it and the ``file`` that keeps it."""
+    """A run saved by ``once``, with the ``pace`` before and after it and its ``file``."""
 
     def run() -> dict[str, Any]:
         before = pace()
@@ -153,7 +155,7 @@ def refuse_drift(rows: Sequence[Mapping[str, Any]], limit: float) -> None:
 
 
 def take_turns(sides: Sequence[tuple[Side, float]], seeds: int, limit: float = SAME_PACE) -> list[Rows]:
-    """One run of each side and its epochs per seed, in the reverse order with every second seed.
+    """Run each side once per seed, in reverse order for every second seed.
 
     Args:
         sides: Each with its epochs.
@@ -191,11 +193,11 @@ class Claim:
 
 
 def record_claims(found: Mapping[str, Claim], names: Iterable[str], command: str) -> None:
-    """Write the claims of these names, and forget the names without a claim."""
+    """Record the claims with these names. Delete names without a claim."""
     for name in names:
         if name in found:
-            of = found[name]
-            on, versions = machines(of.rows), versions_of(of.rows)
-            record(name, unit=of.unit, command=command, on=on, versions=versions, **asdict(of.figure))
+            claim = found[name]
+            on, versions = machines(claim.rows), versions_of(claim.rows)
+            record(name, unit=claim.unit, command=command, on=on, versions=versions, **asdict(claim.figure))
         else:
             forget(name)

@@ -1,32 +1,32 @@
-"""The entries of Imagenette's leaderboard against recipe ``quick`` on one machine: minutes to the entry's top-1.
+"""The entries of Imagenette's leaderboard and recipe ``quick`` on one machine: minutes to the entry's top-1.
 
 Run: python -m benchmarks.leaderboard IMAGENETTE FASTAI_PYTHON --tune
      python -m benchmarks.leaderboard IMAGENETTE FASTAI_PYTHON [--models efficientnetv2_b0 ...]
          [--entry-lengths 5 20] [--seeds 3] [--record]
      python -m benchmarks.leaderboard IMAGENETTE FASTAI_PYTHON --smoke
 
-From scratch, up to 128 px, on the same images and cores. FASTAI_PYTHON is a Python with fastai and the same torch as
-here (``benchmarks/leaderboard_recipe.py``).
+Both sides train from scratch, up to 128 px, on the same images and cores. FASTAI_PYTHON is a Python with fastai and the
+same torch version as here (``benchmarks/leaderboard_recipe.py``).
 
-- the entry: ``xse_resnext50`` as the leaderboard of fastai/imagenette trains it for 5 or 20 epochs, by its own package
-  (``benchmarks/leaderboard_recipe.py``). ``--tune`` chooses on images of train alone: the fastest of fp32,
-  channels-last and bf16 with 0 to 2 workers, and the learning rate (the published rate, half, twice, and further while
-  the best is at an end; half of the images for 5 epochs; 2,000 other images choose). The rate serves both entries, as
-  the published rate does.
+- the entry: ``xse_resnext50``, trained for 5 or 20 epochs as on the leaderboard of fastai/imagenette, with its own
+  package. ``--tune`` uses images of train alone. It chooses the fastest of fp32, channels-last and bf16 with 0 to 2
+  workers. Then it chooses the learning rate: the published rate, half, twice, and further while the best is at an end,
+  on half of the images for 5 epochs; 2,000 other images choose. Both entries use this rate, as they use the published
+  rate.
 - quick: ``effnetv2 train --recipe quick --weights none`` with each of ``--models``, without tuning.
 
 The target is the entry's own mean top-1 on val, measured here, after 5 and after 20 epochs. The first seed chooses the
 shortest of ``--lengths`` with which ``quick`` reaches the entry's top-1. If the mean over all seeds is below the
 entry's mean, the next length follows. So the length of ``quick`` is chosen on the evaluated seeds and images, and the
-length of the entry is published. A model whose longest length does not reach the target gets no claim. Model and
-augmentation differ, so this compares two ways to an accuracy, not two trainers.
+length of the entry is published. A model whose longest length does not reach the target gets no claim. Architecture and
+augmentation differ, so this compares two ways to an accuracy, not two trainers. Claims:
 
 - ``imagenette_E_epochs_top1_SIDE``: mean top-1; of the entry after E epochs, which is the target, and of each model
 - ``imagenette_E_epochs_s_SIDE``: seconds of training to this top-1
 - ``imagenette_E_epochs_speedup_MODEL``: seconds of the entry / seconds of the model
 
 The runs of a seed take turns. They count if the pace of the machine is within a tenth before and after all of them.
-Seconds are of training steps and waiting for images. All runs are kept in OUT and are not repeated.
+Seconds are of training steps and waiting for images. All runs are saved in OUT and are not repeated.
 
 ``--smoke`` tests the program in a temporary folder: few images of IMAGENETTE, two seeds, no tuning.
 """
@@ -74,27 +74,31 @@ _FORMATS: Mapping[str, tuple[str, ...]] = {
     "fp32": (), "channels-last": ("--channels-last",), "channels-last bf16": ("--channels-last", "--bf16"),
 }  # fmt: skip
 _TIMED_IMAGES = 640
-# The epochs of the entry, and a side.
+# Names of claims, from the epochs of the entry and a side.
 _TOP1, _SECONDS, _SPEEDUP = (f"imagenette_{{}}_epochs_{what}_{{}}" for what in ("top1", "s", "speedup"))
 
 
 def entry_of(options: argparse.Namespace, lr: float, quick: tuple[str, ...]) -> Reference:
-    """The published program with this learning rate, format and number of workers."""
+    """The published program with this learning rate, number format and number of workers."""
     recipe = Path(__file__).with_name("leaderboard_recipe.py")
     return Reference(options.image_size, lr, quick, (str(options.python), str(recipe)))
 
 
 def tune(options: argparse.Namespace) -> dict[str, Any]:
-    """The fastest format and number of workers, and the learning rate of the best top-1."""
+    """The fastest number format and number of workers, and the learning rate with the best top-1."""
     dataset = load_dataset(str(options.pictures))
     rows = rows_of(dataset, "train", _TIMED_IMAGES, 0)
-    few = link_folders(dataset, rows, rows[:32], options.output / "timed")
+    timing_images = link_folders(dataset, rows, rows[:32], options.output / "timed")
     speeds: dict[tuple[str, ...], float] = {}
     for (name, words), workers in itertools.product(_FORMATS.items(), "012"):
         side = entry_of(options, _RATES[0], (*words, "--workers", workers))
         file = options.output / "tried" / f"{name.replace(' ', '_')}_{workers}.json"
         of = {"epochs": 1, "seed": 0}
-        row = once(file, lambda side=side, of=of: side.trained(few, **of), {**side.asked(few, **of), "on": here()})
+        row = once(
+            file,
+            lambda side=side, of=of: side.trained(timing_images, **of),
+            {**side.asked(timing_images, **of), "on": here()},
+        )
         speeds[side.quick] = _TIMED_IMAGES / row["train_s"]
         print(f"tuning {name}, {workers} workers: {speeds[side.quick]:.1f} images/s", flush=True)
     quick = max(speeds, key=lambda words: speeds[words])
@@ -111,20 +115,20 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def reach(entry: Side, models: Sequence[Side], epochs: int, options: argparse.Namespace) -> dict[str, Rows]:
-    """Rows of the entry after these epochs, and of each model that reaches the mean top-1 of the entry, by name.
+    """Rows of the entry after ``epochs``, and of each model that reaches the mean top-1 of the entry, by name.
 
     Raises:
         SystemExit: The machine, its pace or the version of torch changed within a seed.
     """
     first = entry.run(epochs, 0)["top1"]
     turns = [(entry, float(epochs)), *((side, side.first_length(first)) for side in models)]
-    theirs, *_ = take_turns(turns, options.seeds, options.pace_limit)
-    target = mean_top1(theirs)
+    entry_rows, *_ = take_turns(turns, options.seeds, options.pace_limit)
+    target = mean_top1(entry_rows)
     print(f"Target: {target:.1%}, the mean top-1 of {entry.name} after {epochs} epochs")
-    found = {entry.name: theirs}
+    found = {entry.name: entry_rows}
     for side, start in turns[1:]:
         if reached := side.reaching(target, start, options.seeds):
-            for pair in zip(theirs, reached[1], strict=True):
+            for pair in zip(entry_rows, reached[1], strict=True):
                 refuse_drift(pair, options.pace_limit)
             print(f"{side.name}: {mean_top1(reached[1]):.1%} after {reached[0]:g} epochs")
             found[side.name] = reached[1]
@@ -132,7 +136,7 @@ def reach(entry: Side, models: Sequence[Side], epochs: int, options: argparse.Na
 
 
 def claims(reached: Mapping[str, Rows], epochs: int) -> dict[str, Claim]:
-    """Top-1 and seconds of each side, and how many times the entry's seconds are those of a model."""
+    """Top-1 and seconds of each side, and seconds of the entry / seconds of each model."""
     found = {}
     for name, rows in reached.items():
         found[_TOP1.format(epochs, name)] = Claim(over_seeds([row["top1"] for row in rows]), "fraction", rows)
@@ -144,7 +148,7 @@ def claims(reached: Mapping[str, Rows], epochs: int) -> dict[str, Claim]:
 
 
 def measure(options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
-    """Run what is not done, print the claims, and record them if asked."""
+    """Run what is not finished, print the claims, and record them with ``--record``."""
     runs = Runs(DataConfig(str(options.pictures)), options.seeds, "none", "cpu", options.output, print)
     program = entry_of(options, chosen["lr"], tuple(chosen["quick"]))
     entry = peer_side(ENTRY, program, options.entry_lengths, options.pictures, options.output)
@@ -158,17 +162,19 @@ def measure(options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
         write_text_atomically(RESULTS / "leaderboard.json", json.dumps(raw, indent=1) + "\n")
         given = [(" --models ", options.models, _MODELS), (" --entry-lengths ", options.entry_lengths, _ENTRY_LENGTHS)]
         given += [(" --lengths ", options.lengths, _LENGTHS)]
-        more = f" --seeds {options.seeds}"
-        more += "".join(f"{name}{' '.join(map(str, value))}" for name, value, usual in given if [*value] != [*usual])
+        more_options = f" --seeds {options.seeds}"
+        more_options += "".join(
+            f"{name}{' '.join(map(str, value))}" for name, value, default in given if [*value] != [*default]
+        )
         names = [
             form.format(epochs, side.name)
             for form in (_TOP1, _SECONDS, _SPEEDUP) for epochs in options.entry_lengths for side in (entry, *models)
         ]  # fmt: skip
-        record_claims(found, names, f"python -m benchmarks.leaderboard IMAGENETTE FASTAI_PYTHON{more} --record")
+        record_claims(found, names, f"python -m benchmarks.leaderboard IMAGENETTE FASTAI_PYTHON{more_options} --record")
 
 
 def smoke(options: argparse.Namespace) -> None:
-    """The comparison of two seeds on 128 and 32 images of 64 px, with the published rate."""
+    """Compare two seeds on 128 training and 32 validation images of 64 px, with the published rate."""
     options.image_size, options.seeds, options.pace_limit = 64, 2, math.inf
     options.entry_lengths, options.lengths = (1,), (1,)
     dataset = load_dataset(str(options.pictures))
@@ -183,7 +189,7 @@ def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path, metavar="IMAGENETTE", help="train/ and val/ with a folder per class")
     parser.add_argument("python", type=Path, metavar="FASTAI_PYTHON", help="Python of an environment with fastai")
-    parser.add_argument("--tune", action="store_true", help="choose the entry's format and rate, and stop")
+    parser.add_argument("--tune", action="store_true", help="choose the entry's number format and rate, then stop")
     parser.add_argument("--models", nargs="+", default=_MODELS)
     parser.add_argument("--entry-lengths", type=int, nargs="+", default=_ENTRY_LENGTHS, help="epochs of the entry")
     parser.add_argument("--lengths", type=float, nargs="+", default=_LENGTHS, help="epochs of quick to try")

@@ -13,10 +13,10 @@ learning rate of 0.008 and a cosine in the last quarter, weight decay 0.01, labe
 - more epochs: batches of 64, random crops of at least 0.35 of the area, flips. 91.57 % there after 20 epochs
   (ducha-aiki/imagewoofv2-fastv2-maxpoolblur; values: fastai/imagenette, 2020-01-train.md).
 
-The entries use Imagenette at 320 px and a GPU; the second one in half precision. ``--bf16`` is the equivalent on a CPU.
+The published entries use Imagenette at 320 px and a GPU, the second entry in half precision. ``--bf16`` is the
+equivalent on a CPU.
 
-Writes top-1 on PICTURES/val after the last epoch, and the seconds of the training batches of all epochs, waiting for
-images included.
+Writes top-1 on PICTURES/val after the last epoch, and the seconds of all training batches, with waiting for images.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from torch.nn import functional
 
 
 class MaxBlurPool(nn.Module):
-    """The maximum of 2 x 2 pixels at each place, then a binomial filter of 3 x 3 at each second place."""
+    """Maximum of 2 x 2 pixels with stride 1, then a binomial 3 x 3 filter with stride 2."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Half of the height and width, (N, C, H, W)."""
+        """(N, C, H, W) -> half of the height and width."""
         images = functional.max_pool2d(images, 2, stride=1, ceil_mode=True)
         row = torch.tensor([1.0, 2.0, 1.0], dtype=images.dtype, device=images.device) / 4
         channels = images.shape[1]
@@ -59,7 +59,7 @@ class MaxBlurPool(nn.Module):
 
 
 class TrainingTime(Callback):
-    """Sums the seconds of training, and skips the validation within ``fit``."""
+    """Sum the seconds of training, and skip the validation within ``fit``."""
 
     seconds = 0.0
 
@@ -72,12 +72,12 @@ class TrainingTime(Callback):
         self.seconds += time.perf_counter() - self.began
 
     def before_validate(self) -> None:
-        """Skip it."""
+        """Skip the validation."""
         raise CancelValidException
 
 
 class CpuBf16(Callback):
-    """Mixed precision on a CPU; the callback of fastai is for CUDA alone."""
+    """Mixed precision on a CPU. fastai's callback supports only CUDA."""
 
     def before_batch(self) -> None:
         """Enter autocast."""
@@ -94,14 +94,14 @@ class CpuBf16(Callback):
 
 
 def with_blur(model: nn.Module) -> nn.Module:
-    """The same model with ``MaxBlurPool`` in place of each max pooling."""
+    """Replace each max pooling of a model with ``MaxBlurPool``."""
     for name, part in model.named_children():
         setattr(model, name, MaxBlurPool() if isinstance(part, nn.MaxPool2d) else with_blur(part))
     return model
 
 
 def learner(options: argparse.Namespace) -> Learner:
-    """The entry's model, data and optimizer."""
+    """Model, data and optimizer of the entry."""
     short, px = options.epochs <= 5, options.image_size
     crop = Resize(px) if short else RandomResizedCrop(px, min_scale=0.35)
     block = DataBlock(
@@ -113,9 +113,9 @@ def learner(options: argparse.Namespace) -> Learner:
     if options.channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = partial(ranger, mom=0.95, sqr_mom=0.99, eps=1e-6, beta=0)
-    more = [CpuBf16()] if options.bf16 else []
+    callbacks = [CpuBf16()] if options.bf16 else []
     return Learner(
-        loaders, model, loss_func=LabelSmoothingCrossEntropy(), opt_func=optimizer, metrics=accuracy, cbs=more
+        loaders, model, loss_func=LabelSmoothingCrossEntropy(), opt_func=optimizer, metrics=accuracy, cbs=callbacks
     )
 
 
