@@ -1,14 +1,14 @@
-"""What a temperature does to how sure a network says it is: fitted on half of its val images, judged on the others.
+"""Effect of a temperature on calibration: fitted on half of the val images of a run, evaluated on the other half.
 
 Run: python -m benchmarks.calibration scratch=RUN finetuned=RUN
 
-Those in results/ are what ``benchmarks.land_cover --only pretrain wide`` leaves in OUT/pretrained, aerial and both:
-V2-B0 on the aerial images of AID, for 20 epochs from scratch and for 5 from ImageNet's weights.
+RUN is the folder of a finished run. Its predictions.csv has the predictions on val. The images are split into random
+halves. Each half is evaluated with the temperature of the other half. For each NAME and half,
+results/calibration.json has the temperature, the expected calibration error (15 bins) without and with it, the error
+that is expected by chance, and the log-loss.
 
-RUN is the folder of a run that is done; its predictions.csv gives the answers to val. The images are cut in two at
-random, and each half is judged with the temperature of the other. What it finds goes into results/calibration.json,
-by NAME: of each half the temperature, the expected calibration error (15 bins) without and with it, what chance alone
-would give, and the log-loss.
+The recorded runs are OUT/pretrained/aerial and OUT/pretrained/both of ``benchmarks.land_cover --only pretrain wide``:
+V2-B0 on the aerial images of AID, 20 epochs from scratch and 5 epochs from ImageNet weights.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ from efficientnetv2.metrics.calibration import (
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.random_key import Key
 
-# predictions.csv rounds probabilities; what is below its last digit is taken to be this.
+# Replaces smaller probabilities, because predictions.csv rounds.
 _LEAST = 1e-7
 
 
 def halves(labels: np.ndarray, probabilities: np.ndarray, key: Key) -> list[dict[str, Any]]:
-    """Each half of the answers, judged with the temperature of the other.
+    """Evaluate each half of the predictions with the temperature of the other half.
 
     Args:
         labels: (N,) true class ids.
         probabilities: (N, K).
-        key: of the cut.
+        key: Key of the random split.
     """
     logits, order = np.log(np.maximum(probabilities, _LEAST)), key.generator().permutation(len(labels))
     cut = len(labels) // 2
-    told = []
-    for fitted, judged in ((order[:cut], order[cut:]), (order[cut:], order[:cut])):
-        temperature = fit_temperature(labels[fitted], logits[fitted])
-        true, given = labels[judged], logits[judged]
-        told.append(
+    results = []
+    for fit_rows, eval_rows in ((order[:cut], order[cut:]), (order[cut:], order[:cut])):
+        temperature = fit_temperature(labels[fit_rows], logits[fit_rows])
+        eval_labels, eval_logits = labels[eval_rows], logits[eval_rows]
+        results.append(
             {
-                "pictures": len(judged),
+                "pictures": len(eval_rows),
                 "temperature": temperature,
-                "top1": float((given.argmax(axis=1) == true).mean()),
-                "without": _judged(true, given, key),
-                "with": _judged(true, given / temperature, key),
+                "top1": float((eval_logits.argmax(axis=1) == eval_labels).mean()),
+                "without": _evaluated(eval_labels, eval_logits, key),
+                "with": _evaluated(eval_labels, eval_logits / temperature, key),
             }
         )
-    return told
+    return results
 
 
-def _judged(labels: np.ndarray, logits: np.ndarray, key: Key) -> dict[str, float]:
-    shares = softmax(logits, axis=1)
+def _evaluated(labels: np.ndarray, logits: np.ndarray, key: Key) -> dict[str, float]:
+    probabilities = softmax(logits, axis=1)
     return {
-        "ece": expected_calibration_error(labels, shares),
-        "ece_by_chance": calibration_error_by_chance(reliability_bins(labels, shares), key=key.fold("chance")),
-        "stated": float(shares.max(axis=1).mean()),
+        "ece": expected_calibration_error(labels, probabilities),
+        "ece_by_chance": calibration_error_by_chance(reliability_bins(labels, probabilities), key=key.fold("chance")),
+        "stated": float(probabilities.max(axis=1).mean()),
         "log_loss": log_loss(labels, logits),
     }
 
@@ -79,10 +79,10 @@ def main() -> None:
     found = {}
     for word in parser.parse_args().runs:
         name, _, folder = word.partition("=")
-        answers = pd.read_csv(Path(folder) / "predictions.csv")
-        names = sorted(answers["true_label"].unique())
-        labels = np.searchsorted(names, answers["true_label"])
-        found[name] = halves(labels, answers[names].to_numpy(dtype=np.float64), Key.of(0).fold("halves"))
+        predictions = pd.read_csv(Path(folder) / "predictions.csv")
+        names = sorted(predictions["true_label"].unique())
+        labels = np.searchsorted(names, predictions["true_label"])
+        found[name] = halves(labels, predictions[names].to_numpy(dtype=np.float64), Key.of(0).fold("halves"))
     text = json.dumps(found, indent=1)
     write_text_atomically(RESULTS / "calibration.json", text + "\n")
     print(text)

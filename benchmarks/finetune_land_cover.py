@@ -1,21 +1,22 @@
-"""Fine-tuning on satellite images, cross-validated: given weights, and from scratch in as many planned minutes.
+"""Cross-validated fine-tuning on satellite images, compared with training from scratch in the same planned time.
 
 Run: python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS [--output OUT] [--only FOLD ...] [--record]
 
-5 stratified folds. In each fold every candidate setting is trained, for half the epochs, on three quarters of the
-other folds' images and scored on the last quarter; the better one is trained again on all of the other folds and
-answers the fold. The answers of the five folds together give the figure. From scratch: recipe quick, in what was
-planned as the same minutes as this took in that fold; the plan goes by rates measured beforehand, so that it may have
-taken more or fewer.
+5 stratified folds. In each fold, every candidate is trained for half the epochs on three quarters of the other folds'
+images, and evaluated on the last quarter. The better candidate is trained again on all other folds and predicts the
+fold. The metrics are those of the predictions of all folds together. Training from scratch uses recipe quick in the
+planned minutes that fine-tuning took in that fold. The plan uses speeds measured before, so the real time can differ.
 
-The difference is not that of the weights alone: quick comes as it is, without what KNOWN gives the other side
-(symmetries of the square, eight views to answer by, the centre pooled next to the whole, larger images). And that
-statistics had better adapt (`adapted`) was found on folds of these same images (docs/benchmarks/land-cover.md).
+Claims: ``finetune_land_cover_macro_f1`` and ``scratch_land_cover_macro_f1``.
 
-What is done is kept in OUT (results/finetune_land_cover) and not done again; the answers in it travel with the
-repository. Each says which images, weights and recipe it is of, and is refused for others; those that were kept
-before they said so are not checked, so that they are shown and not recorded. --only does some of the folds and leaves
-the figures to a later call, so that one process a core can share the work.
+The weights are not the only difference. quick runs with its defaults. KNOWN gives fine-tuning more: symmetries of the
+square, TTA with eight transforms, pooling of the center, larger images. ``adapted`` was found to be better on folds of
+these same images (docs/benchmarks/land-cover.md).
+
+Finished work is saved in OUT (results/finetune_land_cover) and is not repeated. The repository contains the
+predictions. Each file names its images, weights and recipe, and is refused for others. Older files lack these: they are
+not checked, and their metrics are printed but not recorded. --only runs some folds and computes no metrics, so several
+processes can share the work.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from efficientnetv2.utils.random_key import Key
 
 DEVICE = torch.device("cpu")
 FOLDS = 5
-# What is known of such images beforehand: they have no upright, the subject lies at the centre, much else around it.
+# Known about these images: no upright, the subject at the center, much else around it.
 KNOWN = [
     "augment.flip=d4",
     "tta=d4",
@@ -74,92 +75,92 @@ CANDIDATES = {"frozen": ["freeze_bn=true"], "adapted": ["freeze_bn=false"]}
 
 
 class _Quiet:
-    """Watches nothing."""
+    """A callback that ignores all events."""
 
     def on_log(self, step, num_steps, settings, loss, images_per_s, seconds_left) -> None:
-        """Said nowhere."""
+        """Ignore the event."""
 
 
-def parts(dataset: ImageDataset, learning: np.ndarray, answering: np.ndarray) -> tuple[ImageDataset, ImageDataset]:
-    """Two parts of a dataset, marked as train and val."""
+def parts(dataset: ImageDataset, train_rows: np.ndarray, val_rows: np.ndarray) -> tuple[ImageDataset, ImageDataset]:
+    """The parts train and val of a dataset, from their rows."""
     split = np.full(len(dataset), "", dtype=object)
-    split[learning], split[answering] = "train", "val"
+    split[train_rows], split[val_rows] = "train", "val"
     marked = dataset.with_split(split)
     return marked.subset("train"), marked.subset("val")
 
 
 def asked_of(train: ImageDataset, val: ImageDataset, weights: str | None) -> dict[str, Any]:
-    """What decides an answer next to the recipe, the same wherever the files lie: digests of images and weights."""
-    there = weights is not None and Path(weights).is_file()
-    digest = hashlib.blake2b(Path(weights).read_bytes(), digest_size=16).hexdigest() if there else weights
+    """What predictions depend on besides the recipe: digests of images and weights, the same at any path."""
+    is_file = weights is not None and Path(weights).is_file()
+    digest = hashlib.blake2b(Path(weights).read_bytes(), digest_size=16).hexdigest() if is_file else weights
     return {"pictures": [train.digest(), val.digest()], "weights": digest}
 
 
 def kept_or(file: Path, asked: dict[str, Any], make: Callable[[], dict]) -> dict:
-    """What a file keeps, or what is made and kept there, with what was asked for.
+    """The content of a file. If it does not exist, make the content and save it with ``asked``.
 
     Raises:
-        SystemExit: it keeps what was asked for otherwise.
+        SystemExit: The file was made for another request.
     """
     if file.exists():
-        found = json.loads(file.read_text())
-        now = json.loads(json.dumps(asked))  # as it was kept
-        refuse_foreign_file(file, found.get("asked", {}), now, "move it away, or give another --output")
-        return found
-    found = {**make(), "hardware": hardware(DEVICE), "asked": asked}
+        saved = json.loads(file.read_text())
+        requested = json.loads(json.dumps(asked))  # as it was saved
+        refuse_foreign_file(file, saved.get("asked", {}), requested, "move it away, or give another --output")
+        return saved
+    saved = {**make(), "hardware": hardware(DEVICE), "asked": asked}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found))
-    return found
+    file.write_text(json.dumps(saved))
+    return saved
 
 
 def refuse_unchecked(out: Path) -> None:
-    """What does not say of which images, weights and recipe it is can't be claimed of those that are given.
+    """Refuse to record files that do not name their images, weights and recipe.
 
     Args:
-        out: folder of all that was kept.
+        out: Folder of all saved files.
 
     Raises:
-        SystemExit: names the files to delete.
+        SystemExit: Names the files to delete.
     """
     files = sorted([*out.glob("fold*/*/answers.json"), *out.glob("fold*/probe.json")])
     if unchecked := [file for file in files if "asked" not in json.loads(file.read_text())]:
-        named = "\n".join(map(str, unchecked))
+        names = "\n".join(map(str, unchecked))
         raise SystemExit(
             "Nothing is recorded of files that do not say which pictures, weights and recipe they are of. Delete them, "
-            f"to have them made again, or leave --record out, to see what they come to:\n{named}"
+            f"to have them made again, or leave --record out, to see what they come to:\n{names}"
         )
 
 
 def trained(recipe, train: ImageDataset, val: ImageDataset, folder: Path, *, minutes: float | None = None) -> dict:
-    """Train, answer, keep; or what was kept of that."""
-    decided = {name: value for name, value in recipe.to_json().items() if name != "weights"}
-    asked = asked_of(train, val, recipe.weights) | {"recipe": decided, "minutes": minutes}
+    """Train, predict and save, or read the saved predictions."""
+    fields = {name: value for name, value in recipe.to_json().items() if name != "weights"}
+    asked = asked_of(train, val, recipe.weights) | {"recipe": fields, "minutes": minutes}
     return kept_or(folder / "answers.json", asked, lambda: answered(recipe, train, val, folder, minutes))
 
 
 def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minutes: float | None) -> dict:
-    """Train and answer."""
+    """Train and predict."""
     began = time.perf_counter()
-    settled = resolve_recipe(recipe, TrainingSet(len(train), train.class_names), Hardware(DEVICE))
-    recipe = settled.recipe
+    resolved = resolve_recipe(recipe, TrainingSet(len(train), train.class_names), Hardware(DEVICE))
+    recipe = resolved.recipe
     preprocessing = replace(
-        settled.network.preprocessing,
+        resolved.network.preprocessing,
         image_size=recipe.eval_image_size,
         crop_mode=recipe.crop_mode,
         crop_pct=1.0,
         tta=recipe.tta,
     )
-    runs = RunDir(folder)
-    job = RunSetup(recipe, settled.network, train, val, preprocessing, runs, DEVICE, workers=0)
+    run_dir = RunDir(folder)
+    setup = RunSetup(recipe, resolved.network, train, val, preprocessing, run_dir, DEVICE, workers=0)
     if minutes is not None:
         with tempfile.TemporaryDirectory() as scratch:
-            rates = measure_timings(job, Path(scratch))
+            rates = measure_timings(setup, Path(scratch))
         epochs = LengthBudget(recipe, ImageCounts(len(train), len(val)), minutes).epochs(rates)
         recipe = recipe.model_copy(update={"epochs": epochs})
-        job = replace(job, recipe=recipe)
-    runs.begin(recipe, train, {})
-    result = Trainer(job).fit()
-    for file in runs.checkpoints.iterdir():
+        setup = replace(setup, recipe=recipe)
+    run_dir.begin(recipe, train, {})
+    result = Trainer(setup).fit()
+    for file in run_dir.checkpoints.iterdir():
         file.unlink()
     return {
         "labels": result.predictions.labels.tolist(),
@@ -169,30 +170,30 @@ def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minut
     }
 
 
-def score(answers: dict, class_names: tuple[str, ...]):
-    """Figures of kept answers."""
-    return classification_metrics(np.array(answers["labels"]), np.array(answers["probabilities"]), class_names)
+def score(predictions: dict, class_names: tuple[str, ...]):
+    """Metrics of saved predictions."""
+    return classification_metrics(np.array(predictions["labels"]), np.array(predictions["probabilities"]), class_names)
 
 
-def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """The recipe with fields changed by ``a.b=c``."""
-    return validate_recipe(apply_overrides(recipe.to_json(), settings), where=recipe.name)
+def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with overrides ``a.b=c``."""
+    return validate_recipe(apply_overrides(recipe.to_json(), overrides), where=recipe.name)
 
 
-def fold(dataset: ImageDataset, number: int, learning: np.ndarray, answering: np.ndarray, options) -> dict:
-    """One fold: choose, train, answer; from scratch in what is planned as the same minutes; the linear probe."""
+def fold(dataset: ImageDataset, number: int, train_rows: np.ndarray, test_rows: np.ndarray, options) -> dict:
+    """One fold: choose, train and predict; train from scratch in the same planned minutes; fit the linear probe."""
     out = options.output / f"fold{number}"
     finetune = changed(get_recipe("finetune"), [*KNOWN, f"weights={options.weights}"])
-    draw = StratifiedShuffleSplit(1, test_size=0.25, random_state=number)
-    inner, choosing = next(draw.split(learning, dataset.labels[learning]))
-    inner_parts = parts(dataset, learning[inner], learning[choosing])
+    splitter = StratifiedShuffleSplit(1, test_size=0.25, random_state=number)
+    fit_rows, choice_rows = next(splitter.split(train_rows, dataset.labels[train_rows]))
+    inner_parts = parts(dataset, train_rows[fit_rows], train_rows[choice_rows])
     inner_f1 = {}
-    for name, settings in CANDIDATES.items():
-        answers = trained(changed(finetune, [*settings, *CHOOSING]), *inner_parts, out / f"inner_{name}")
-        inner_f1[name] = score(answers, dataset.class_names).macro_f1
-        print(f"fold {number}, choosing: {name} {inner_f1[name]:.3f} ({answers['seconds']:.0f} s)", flush=True)
+    for name, overrides in CANDIDATES.items():
+        predictions = trained(changed(finetune, [*overrides, *CHOOSING]), *inner_parts, out / f"inner_{name}")
+        inner_f1[name] = score(predictions, dataset.class_names).macro_f1
+        print(f"fold {number}, choosing: {name} {inner_f1[name]:.3f} ({predictions['seconds']:.0f} s)", flush=True)
     best = max(inner_f1, key=lambda name: inner_f1[name])
-    outer = parts(dataset, learning, answering)
+    outer = parts(dataset, train_rows, test_rows)
     tuned = trained(changed(finetune, CANDIDATES[best]), *outer, out / f"finetune_{best}")
     print(f"fold {number}: {best} {score(tuned, dataset.class_names).macro_f1:.3f}", flush=True)
     scratch = trained(get_recipe("quick"), *outer, out / "scratch", minutes=tuned["seconds"] / 60)
@@ -212,22 +213,22 @@ def probed(weights: str, train: ImageDataset, val: ImageDataset) -> dict:
     """The linear probe of the weights on a fold."""
     network, _ = load_weights(weights)
     preprocessing = replace(network.preprocessing, image_size=256, crop_mode="squash", crop_pct=1.0)
-    fitted = linear_probe(network, train, val, preprocessing, ProbeOptions(Key.of(0), balanced=True))
-    return vars(fitted.metrics)
+    fit = linear_probe(network, train, val, preprocessing, ProbeOptions(Key.of(0), balanced=True))
+    return vars(fit.metrics)
 
 
 def pooled(folds: list[dict], arm: str, class_names: tuple[str, ...]) -> dict:
-    """Figures of all folds' answers together, and of each."""
-    together = {key: [one for each in folds for one in each[arm][key]] for key in ("labels", "probabilities")}
-    whole = score(together, class_names)
-    intervals = bootstrap_intervals(whole, key=Key.of(0).fold("intervals"))
+    """Metrics of the predictions of all folds together, and of each fold."""
+    predictions = {key: [one for each in folds for one in each[arm][key]] for key in ("labels", "probabilities")}
+    metrics = score(predictions, class_names)
+    intervals = bootstrap_intervals(metrics, key=Key.of(0).fold("intervals"))
     each = [score(one[arm], class_names).macro_f1 for one in folds]
     return {
-        "macro_f1": whole.macro_f1,
+        "macro_f1": metrics.macro_f1,
         "macro_f1_interval": intervals["macro_f1"],
-        "top1": whole.top1,
+        "top1": metrics.top1,
         "top1_interval": intervals["top1"],
-        "per_class_f1": {name: one.f1 for name, one in whole.per_class.items()},
+        "per_class_f1": {name: one.f1 for name, one in metrics.per_class.items()},
         "macro_f1_by_fold": each,
         "seconds_by_fold": [one[arm]["seconds"] for one in folds],
         "epochs_by_fold": [one[arm]["epochs"] for one in folds],
@@ -236,7 +237,6 @@ def pooled(folds: list[dict], arm: str, class_names: tuple[str, ...]) -> dict:
 
 
 def main() -> None:
-    """All folds, then the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures")
     parser.add_argument("weights")
@@ -249,20 +249,20 @@ def main() -> None:
     if options.record:
         refuse_unchecked(options.output)
     dataset = load_dataset(options.pictures)
-    dealt = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(dataset.labels, dataset.labels))
+    splits = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(dataset.labels, dataset.labels))
     if options.only is not None:
         for number in options.only:
-            fold(dataset, number, *dealt[number], options)
+            fold(dataset, number, *splits[number], options)
         return
-    folds = [fold(dataset, number, *two, options) for number, two in enumerate(dealt)]
+    folds = [fold(dataset, number, *rows, options) for number, rows in enumerate(splits)]
     result = {arm: pooled(folds, arm, dataset.class_names) for arm in ("finetune", "scratch")}
-    inner = {name: [one["inner_macro_f1"][name] for one in folds] for name in CANDIDATES}
+    inner_f1 = {name: [fold_result["inner_macro_f1"][name] for fold_result in folds] for name in CANDIDATES}
     result |= {
         "settings": KNOWN,
         "settings_while_choosing": CHOOSING,
-        "inner_macro_f1": inner,
-        "chosen": [one["chosen"] for one in folds],
-        "linear_probe": [one["probe"] for one in folds],
+        "inner_macro_f1": inner_f1,
+        "chosen": [fold_result["chosen"] for fold_result in folds],
+        "linear_probe": [fold_result["probe"] for fold_result in folds],
     }
     print(json.dumps(result, indent=1))
     if options.record:
@@ -270,7 +270,7 @@ def main() -> None:
 
 
 def keep(result: dict[str, Any]) -> None:
-    """The claims, and the raw figures next to them."""
+    """Record the claims and write the raw results."""
     (RESULTS / "finetune_land_cover.json").write_text(json.dumps(result, indent=1) + "\n")
     command = "python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS"
     for arm in ("finetune", "scratch"):

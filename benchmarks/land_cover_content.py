@@ -1,17 +1,17 @@
-"""What of a land-cover image makes it hard: how it looks, and how alike neighbours of different labels look.
+"""Appearance of difficult land-cover images, and similarity of neighbors with different labels.
 
 Run: python -m benchmarks.land_cover_content PICTURES.csv WEIGHTS
 
-The answers are those that ``benchmarks.finetune_land_cover`` has kept in results/, each by a network that had not seen
-the image. WEIGHTS were trained on ImageNet; their embeddings say how alike two images look.
+The predictions are those of ``benchmarks.finetune_land_cover`` in results/, each from a model that was not trained on
+the image. WEIGHTS were trained on ImageNet. The distance of their embeddings measures how similar two images look.
 
-looks        of each measure of the image, top-1 in the quarter of the images that has least of it, and so on
-neighbours   of images with another within 5 km, by whether the nearest has the same label: the share of all other
-             images that look less like the image than this neighbour does (of an image drawn at random, half),
-             and the mean Euclidean distance of the pair next to that of all pairs
+looks        For each measure of an image, top-1 in each quarter of the images, lowest values first
+neighbours   For images with another within 5 km, split by whether the nearest has the same label: the fraction of all
+             other images that look less similar than the nearest (0.5 for a random image), and the mean Euclidean
+             distance of the pair, with that of all pairs
 
-What it finds goes into results/land_cover_content.json; docs/images/land_cover_neighbors.jpg shows neighbors of
-different labels that look most alike.
+The results are in results/land_cover_content.json. docs/images/land_cover_neighbors.jpg shows the most similar
+neighbors with different labels.
 """
 
 from __future__ import annotations
@@ -41,53 +41,53 @@ from efficientnetv2.utils.io import write_text_atomically
 FILE = IMAGES / "land_cover_neighbors.jpg"
 SHOWN = 5
 QUARTERS = 4
-# A pixel whose darkest channel is above this is white: cloud, haze or bare ground.
+# A pixel is white (cloud, haze or bare ground) if its darkest channel is above this value.
 WHITE = 0.7
 
 
 def answered(dataset: ImageDataset, folder: Path = RESULTS / "finetune_land_cover") -> np.ndarray:
-    """(n,) whether each image was answered rightly, by the network of the fold that had not seen it.
+    """(n,) whether each image was predicted correctly by the model of its fold.
 
     Raises:
-        AssertionError: the answers are of other images.
+        AssertionError: The predictions are of other images.
     """
-    right = np.zeros(len(dataset), dtype=bool)
-    dealt = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(dataset.labels, dataset.labels)
-    for number, (_, answering) in enumerate(dealt):
+    correct = np.zeros(len(dataset), dtype=bool)
+    splits = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(dataset.labels, dataset.labels)
+    for number, (_, test_rows) in enumerate(splits):
         (file,) = (folder / f"fold{number}").glob("finetune_*/answers.json")
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        assert kept["labels"] == dataset.labels[answering].tolist(), "the answers are of other pictures"
-        right[answering] = np.array(kept["probabilities"]).argmax(axis=1) == dataset.labels[answering]
-    return right
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        assert saved["labels"] == dataset.labels[test_rows].tolist(), "the answers are of other pictures"
+        correct[test_rows] = np.array(saved["probabilities"]).argmax(axis=1) == dataset.labels[test_rows]
+    return correct
 
 
 def looks(path: Path) -> dict[str, float]:
-    """Measures of an image; its values lie between 0 and 1, its centre is the middle quarter of each side."""
+    """Measures of an image. Pixel values are 0 to 1. The center is the middle quarter of each side."""
     with Image.open(path) as opened:
         pixels = np.asarray(opened.convert("RGB"), dtype=np.float64) / 255
     height, width = pixels.shape[:2]
-    middle = np.zeros((height, width), dtype=bool)
-    middle[height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8] = True
-    gray, most, least = pixels.mean(axis=2), pixels.max(axis=2), pixels.min(axis=2)
+    center = np.zeros((height, width), dtype=bool)
+    center[height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8] = True
+    gray, brightest, darkest = pixels.mean(axis=2), pixels.max(axis=2), pixels.min(axis=2)
     slopes = np.hypot(*np.gradient(gray))
     return {
         "brightness": float(gray.mean()),
         "contrast": float(gray.std()),
-        "saturation": float(((most - least) / (most + 1e-6)).mean()),
-        "white": float((least > WHITE).mean()),
-        "edges at the centre": float(slopes[middle].mean()),
-        "centre apart from the rest": float(np.abs(pixels[middle].mean(0) - pixels[~middle].mean(0)).mean()),
+        "saturation": float(((brightest - darkest) / (brightest + 1e-6)).mean()),
+        "white": float((darkest > WHITE).mean()),
+        "edges at the centre": float(slopes[center].mean()),
+        "centre apart from the rest": float(np.abs(pixels[center].mean(0) - pixels[~center].mean(0)).mean()),
     }
 
 
-def by_quarter(values: np.ndarray, right: np.ndarray) -> list[Share]:
-    """Top-1 of each quarter of the images, the least of a measure first."""
+def by_quarter(values: np.ndarray, correct: np.ndarray) -> list[Share]:
+    """Top-1 in each quarter of the images, lowest values first."""
     quarter = np.argsort(np.argsort(values, kind="stable")) * QUARTERS // len(values)
-    return [Share.counted(right[quarter == number]) for number in range(QUARTERS)]
+    return [Share.counted(correct[quarter == number]) for number in range(QUARTERS)]
 
 
 def nearest(dataset: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) each image's nearest neighbour, and (n,) the kilometres to it."""
+    """(n,) nearest neighbor of each image, and (n,) its distance in km."""
     degrees = dataset.table[["latitude", "longitude"]].to_numpy(dtype=np.float64)
     km = haversine_distances(np.radians(degrees)) * EARTH_KM
     np.fill_diagonal(km, np.inf)
@@ -95,41 +95,41 @@ def nearest(dataset: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def apart(vectors: np.ndarray) -> np.ndarray:
-    """(n, n) Euclidean distances of embeddings, each brought to length 1."""
+    """(n, n) Euclidean distances of embeddings, normalized to length 1."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.sqrt(np.maximum(0, 2 - 2 * unit @ unit.T))
 
 
-def likeness(distances: np.ndarray, asking: np.ndarray, neighbor: np.ndarray) -> dict[str, Any]:
-    """How alike images and these neighbours of theirs look, next to all others.
+def likeness(distances: np.ndarray, rows: np.ndarray, neighbor: np.ndarray) -> dict[str, Any]:
+    """Similarity of images and their neighbors, compared with all other images.
 
     Args:
-        distances: (n, n).
-        asking: (m,) images.
-        neighbour: (n,) of each image.
+        distances: (n, n) distances of embeddings.
+        asking: (m,) rows of images.
+        neighbor: (n,) neighbor of each image.
     """
-    others = distances[asking].copy()
-    others[np.arange(len(asking)), asking] = np.nan
-    pair = distances[asking, neighbor[asking]]
-    less = (others > pair[:, None]).sum(axis=1) / (others.shape[1] - 1)
+    others = distances[rows].copy()
+    others[np.arange(len(rows)), rows] = np.nan
+    pair = distances[rows, neighbor[rows]]
+    less_alike = (others > pair[:, None]).sum(axis=1) / (others.shape[1] - 1)
     return {
-        "pictures": len(asking),
-        "look_less_alike": {"mean": float(less.mean()), "median": float(np.median(less))},
+        "pictures": len(rows),
+        "look_less_alike": {"mean": float(less_alike.mean()), "median": float(np.median(less_alike))},
         "distance": float(pair.mean()),
     }
 
 
 def draw(dataset: ImageDataset, paths: list[Path], pairs: list[tuple[int, int, float]]) -> Figure:
-    """Pairs of neighbours, one above the other, each with its label."""
+    """Plot the two images of each pair, one above the other, each with its label."""
     figure = Figure(figsize=(2.1 * len(pairs), 4.9), layout="constrained")
     axes = figure.subplots(2, len(pairs), squeeze=False)
     for column, (one, other, km) in enumerate(pairs):
-        for row, picture in enumerate((one, other)):
+        for row, image in enumerate((one, other)):
             axis = axes[row, column]
-            with Image.open(paths[picture]) as opened:
+            with Image.open(paths[image]) as opened:
                 pixels = np.asarray(opened.convert("RGB"), dtype=np.float64) / 255
             axis.imshow(np.clip(pixels / np.quantile(pixels, 0.99), 0, 1))
-            axis.set_title(str(dataset.class_names[dataset.labels[picture]]).replace("_", " "), fontsize=9)
+            axis.set_title(str(dataset.class_names[dataset.labels[image]]).replace("_", " "), fontsize=9)
             axis.set_xticks([])
             axis.set_yticks([])
         axes[1, column].set_xlabel(f"{km:.1f} km apart", fontsize=9)
@@ -137,14 +137,14 @@ def draw(dataset: ImageDataset, paths: list[Path], pairs: list[tuple[int, int, f
 
 
 def most_alike(
-    dataset: ImageDataset, distances: np.ndarray, asking: np.ndarray, neighbor: np.ndarray, km: np.ndarray
+    dataset: ImageDataset, distances: np.ndarray, rows: np.ndarray, neighbor: np.ndarray, km: np.ndarray
 ) -> list[tuple[int, int, float]]:
-    """Pairs of neighbours of different labels, those that look most alike first, no image twice."""
+    """Pairs of neighbors with different labels, most similar first. No image is in two pairs."""
     pairs: list[tuple[int, int, float]] = []
-    for picture in asking[np.argsort(distances[asking, neighbor[asking]])]:
-        two = (int(picture), int(neighbor[picture]))
-        if not {*two} & {one for pair in pairs for one in pair[:2]}:
-            pairs.append((*two, float(km[picture])))
+    for image in rows[np.argsort(distances[rows, neighbor[rows]])]:
+        new = (int(image), int(neighbor[image]))
+        if not {*new} & {one for pair in pairs for one in pair[:2]}:
+            pairs.append((*new, float(km[image])))
     return pairs[:SHOWN]
 
 
@@ -152,12 +152,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures")
     parser.add_argument("weights")
-    given = parser.parse_args()
-    dataset = load_dataset(given.pictures)
+    options = parser.parse_args()
+    dataset = load_dataset(options.pictures)
     paths = [Path(dataset.root) / one for one in dataset.paths]
-    right = answered(dataset)
+    correct = answered(dataset)
     measures = [looks(path) for path in paths]
-    network, _ = load_weights(given.weights)
+    network, _ = load_weights(options.weights)
     distances = apart(embed_dataset(network, dataset, preprocessing=network.preprocessing).vectors)
     neighbor, km = nearest(dataset)
     alike = dataset.labels[neighbor] == dataset.labels
@@ -165,10 +165,10 @@ def main() -> None:
     groups = {"same label": np.flatnonzero(near & alike), "another label": np.flatnonzero(near & ~alike)}
     found = {
         "looks": {
-            name: [asdict(one) for one in by_quarter(np.array([each[name] for each in measures]), right)]
+            name: [asdict(one) for one in by_quarter(np.array([each[name] for each in measures]), correct)]
             for name in measures[0]
         },
-        "neighbours": {name: likeness(distances, which, neighbor) for name, which in groups.items()}
+        "neighbours": {name: likeness(distances, rows, neighbor) for name, rows in groups.items()}
         | {"all_pairs_distance": float(distances[np.triu_indices(len(distances), 1)].mean())},
     }
     text = json.dumps(found, indent=1)

@@ -1,4 +1,4 @@
-"""The trainings of ``benchmarks.land_cover``: with what they begin, on which folds, and what is kept of them."""
+"""Trainings of ``benchmarks.land_cover``: initial weights, folds, and saved results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from efficientnetv2.workflows.train import train_and_report
 
 SPLITS = {"spatial": "place", "stratified": "class"}
 FOLDS = 5
-# Images without an upright whose subject lies at the centre; how large and how long comes with the step.
+# Images have no upright and the subject at the center. Each step adds image sizes and epochs.
 ALWAYS = (
     *(
         setting
@@ -44,7 +44,7 @@ ALWAYS = (
 )
 SMALL = ("progressive.image_size={start: 96, end: 128}", "epochs=4", "val_interval_epochs=4")
 FULL = ("progressive.image_size={start: 160, end: 288}", "epochs=10", "val_interval_epochs=10")
-# Of a report, what is kept as it stands.
+# Fields that are copied from a report.
 TOLD = (
     "top1", "macro_f1", "fold_mean", "linear_probe_top1", "linear_probe_macro_f1", "split_comparison", "wall_s",
 )  # fmt: skip
@@ -53,17 +53,17 @@ PRETRAINING = {"aerial": ("epochs=20",), "both": ("epochs=5",)}
 
 @dataclass(frozen=True)
 class Work:
-    """What is compared, and where it is kept.
+    """Inputs and folders of the comparison.
 
     Args:
-        images: the table.
-        weights: of ImageNet.
-        aerial: folder of aerial images.
-        out: for all runs.
-        kept: folder of what cross-validations came to.
-        always, small, full: settings.
-        members: of ``best``: the tries whose networks answer each fold together.
-        workers: cross-validations at once.
+        pictures: The table of images.
+        weights: Weights of ImageNet.
+        aerial: Folder of aerial images.
+        out: Folder of all runs.
+        kept: Folder of the results of cross-validations.
+        always, small, full: Recipe overrides.
+        members: Number of models in ``best`` whose predictions are averaged in each fold.
+        workers: Cross-validations at a time.
     """
 
     pictures: str
@@ -78,31 +78,31 @@ class Work:
     workers: int = 1
 
     def model_of(self, name: str) -> Path:
-        """The weights that one of the pretrainings ends with."""
+        """The final weights of a pretraining."""
         return self.out / "pretrained" / name / "model.safetensors"
 
-    def kept_of(self, asked: Validation) -> Path:
-        """The file of what a cross-validation came to."""
-        return self.kept / f"{asked.name}.json"
+    def kept_of(self, requested: Validation) -> Path:
+        """The file with the results of a cross-validation."""
+        return self.kept / f"{requested.name}.json"
 
-    def is_kept(self, asked: Validation) -> bool:
-        """Whether it has been done."""
-        return self.kept_of(asked).exists()
+    def is_kept(self, requested: Validation) -> bool:
+        """Whether the cross-validation is finished."""
+        return self.kept_of(requested).exists()
 
-    def pretrained_of(self, asked: Validation) -> list[str]:
-        """The pretrainings that a cross-validation begins with, or may choose."""
-        words = [f"weights={asked.words.weights}", *asked.more.get("tries", ())]
-        begun = {word.split()[0].removeprefix("weights=") for word in words}
-        return [name for name in PRETRAINING if self.starts[name] in begun]
+    def pretrained_of(self, requested: Validation) -> list[str]:
+        """The pretrainings that a cross-validation starts from, or can choose."""
+        candidates = [f"weights={requested.words.weights}", *requested.more.get("tries", ())]
+        starts = {candidate.split()[0].removeprefix("weights=") for candidate in candidates}
+        return [name for name in PRETRAINING if self.starts[name] in starts]
 
     @property
     def starts(self) -> dict[str, str]:
-        """Weights to begin with, by name."""
+        """Name -> initial weights."""
         folders = {name: str(self.out / "pretrained" / name) for name in PRETRAINING}
         return {"imagenet": self.weights, **folders}
 
     def words(self, start: str, settings: Sequence[str], seed: int = 0) -> TrainOverrides:
-        """A recipe from a start; ``none`` for none."""
+        """Overrides for a training from these weights. ``none`` trains from scratch."""
         recipe = "quick" if start == "none" else "finetune"
         return TrainOverrides(
             model="efficientnetv2_b0", recipe=recipe, weights=start, seed=seed, settings=(*self.always, *settings)
@@ -114,11 +114,11 @@ class Validation:
     """A cross-validation.
 
     Args:
-        name: of its folder, and of the file of what it came to.
-        words: the recipe.
-        split: kind of folds.
-        more: of its plan.
-        probe: fit linear probes on its folds too.
+        name: Name of its folder and of its result file.
+        words: Training overrides.
+        split: Type of folds.
+        more: Further fields of its config.
+        probe: Also fit linear probes on its folds.
     """
 
     name: str
@@ -129,107 +129,108 @@ class Validation:
 
     @property
     def step(self) -> str:
-        """The step that it is kept under; its figures are compared with each other."""
+        """The step that it belongs to. Results of a step are compared with each other."""
         return self.name.partition("/")[0]
 
 
-def piece(work: Work, asked: str | Validation) -> dict[str, Any]:
-    """A pretraining, by its name, or a cross-validation."""
-    if isinstance(asked, str):
-        pretrained(work, asked)
+def piece(work: Work, requested: str | Validation) -> dict[str, Any]:
+    """Run a pretraining, given by name, or a cross-validation."""
+    if isinstance(requested, str):
+        pretrained(work, requested)
         return {}
-    return validated(work, asked)
+    return validated(work, requested)
 
 
 def pretrained(work: Work, name: str) -> None:
-    """One of them."""
+    """Run a pretraining."""
     start = "none" if name == "aerial" else work.weights
     out = work.out / "pretrained" / name
-    small = [one for one in work.small if not one.startswith(("epochs", "val_interval_epochs"))]
-    # Pooling is that of the images to come, whose subject lies at the centre; of these it does not.
-    words = work.words(start, [*small, *PRETRAINING[name], "global_pool=avg"])
+    small = [setting for setting in work.small if not setting.startswith(("epochs", "val_interval_epochs"))]
+    # Average pooling, because the subject of these images is not at the center.
+    overrides = work.words(start, [*small, *PRETRAINING[name], "global_pool=avg"])
     with Screen(verbose=True) as screen, TrainingBar(screen) as bar:
-        place = _place(out, (out / "recipe.yaml").exists(), probe=False)
-        train_and_report(words, DataConfig(work.aerial), place, callbacks=[bar])
+        run_options = _run_options(out, (out / "recipe.yaml").exists(), probe=False)
+        train_and_report(overrides, DataConfig(work.aerial), run_options, callbacks=[bar])
 
 
-def validated(work: Work, asked: Validation) -> dict[str, Any]:
-    """What a cross-validation came to: done, gone on with, or read."""
-    kept, out = work.kept_of(asked), work.out / asked.name
-    if not kept.exists():
+def validated(work: Work, requested: Validation) -> dict[str, Any]:
+    """The result of a cross-validation: run, resume or read it."""
+    file, out = work.kept_of(requested), work.out / requested.name
+    if not file.exists():
         if not (out / "report.json").exists():
             print(f"\n{out}", flush=True)
-            plan = CrossValConfig(folds=FOLDS, by=SPLITS[asked.split], **asked.more)
-            place = _place(out, (out / CROSSVAL_JSON).exists(), probe=asked.probe)
+            plan = CrossValConfig(folds=FOLDS, by=SPLITS[requested.split], **requested.more)
+            run_options = _run_options(out, (out / CROSSVAL_JSON).exists(), probe=requested.probe)
             with Screen(verbose=True) as screen, TrainingBar(screen) as bar:
-                run_crossval(asked.words, DataConfig(work.pictures), place, plan, callbacks=[bar])
+                run_crossval(requested.words, DataConfig(work.pictures), run_options, plan, callbacks=[bar])
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
         names = {start: name for name, start in work.starts.items()}
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        began = {name: _digest(work.model_of(name)) for name in work.pretrained_of(asked)}
-        whole = told(report) | chosen(report, names) | ({"pretrained": began} if began else {})
-        whole["hardware"] = hardware()
-        write_text_atomically(kept, json.dumps(whole, indent=1) + "\n")
-    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        digests = {name: _digest(work.model_of(name)) for name in work.pretrained_of(requested)}
+        result = told(report) | chosen(report, names) | ({"pretrained": digests} if digests else {})
+        result["hardware"] = hardware()
+        write_text_atomically(file, json.dumps(result, indent=1) + "\n")
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 
 def told(report: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a report."""
-    support = {name: one["support"] for name, one in report["per_class"].items()}
+    """The saved part of a report."""
+    support = {name: metrics["support"] for name, metrics in report["per_class"].items()}
     share = max(support.values()) / sum(support.values())
     return {name: report[name] for name in TOLD} | {
         "intervals": {name: report["intervals"][name] for name in ("top1", "macro_f1")},
-        "per_class_f1": {name: one["f1"] for name, one in report["per_class"].items()},
-        # Always the most frequent class: F1 of it alone, 0 of all others.
+        "per_class_f1": {name: metrics["f1"] for name, metrics in report["per_class"].items()},
+        # Always predict the most frequent class. The F1 of all other classes is 0.
         "majority": {"top1": share, "macro_f1": 2 * share / (1 + share) / len(support)},
     }
 
 
 def chosen(report: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """What each fold has chosen, by names that are the same on every machine; nothing where nothing was to choose."""
+    """The choice of each fold, with names that are equal on all machines. Empty without candidates."""
     if not report["candidates"]:
         return {}
     return {
-        "chosen": [[_named(one, names) for one in fold["chosen"]] for fold in report["folds"]],
+        "chosen": [[_named(candidate, names) for candidate in fold["chosen"]] for fold in report["folds"]],
         "tries": [
-            {"settings": _named(one["settings"], names), "scores": one["scores"]} for one in report["candidates"]
+            {"settings": _named(candidate["settings"], names), "scores": candidate["scores"]}
+            for candidate in report["candidates"]
         ],
     }
 
 
-# Name of a pretraining -> step -> digest of its weights -> where these are: a file that was kept, or the weights.
-Begun = dict[str, dict[str, dict[str, Path]]]
+# Name of a pretraining -> step -> digest of its weights -> file with this digest: a result, or the weights.
+Starts = dict[str, dict[str, dict[str, Path]]]
 
 
-def begun_with(work: Work, asked: Sequence[Validation]) -> Begun:
-    """With which weights cross-validations began: all that are kept, and those that are asked for and not yet done."""
-    found: Begun = {}
+def begun_with(work: Work, requested: Sequence[Validation]) -> Starts:
+    """Initial weights of all saved cross-validations, and of the requested ones that are not finished."""
+    found: Starts = {}
     for file in sorted(work.kept.glob("*/**/*.json")):
         for name, digest in json.loads(file.read_text(encoding="utf-8")).get("pretrained", {}).items():
             step = file.relative_to(work.kept).parts[0]
             found.setdefault(name, {}).setdefault(step, {}).setdefault(digest, file)
-    for one in asked:
-        for name in () if work.is_kept(one) else work.pretrained_of(one):
+    for validation in requested:
+        for name in () if work.is_kept(validation) else work.pretrained_of(validation):
             model = work.model_of(name)
             if model.exists():
-                found.setdefault(name, {}).setdefault(one.step, {}).setdefault(_digest(model), model)
+                found.setdefault(name, {}).setdefault(validation.step, {}).setdefault(_digest(model), model)
     return found
 
 
-def refuse_other_starts(work: Work, asked: Sequence[Validation]) -> None:
-    """Of one step, what begins with a pretraining of the same name begins with the same weights; of two it is said.
+def refuse_other_starts(work: Work, requested: Sequence[Validation]) -> None:
+    """Refuse different weights of one pretraining within a step. Between steps, print a note.
 
     Args:
-        work: with what is kept.
-        asked: cross-validations.
+        work: Folders of saved results.
+        requested: Requested cross-validations.
 
     Raises:
-        SystemExit: they do not; names two of them, and the way out.
+        SystemExit: Weights differ within a step. The message names two files and the fix.
     """
-    steps = {one.step for one in asked}
-    names = {name for one in asked for name in work.pretrained_of(one)}
-    for name, by_step in begun_with(work, asked).items():
+    steps = {one.step for one in requested}
+    names = {name for one in requested for name in work.pretrained_of(one)}
+    for name, by_step in begun_with(work, requested).items():
         for step in sorted(steps & by_step.keys()):
             if len(by_step[step]) > 1:
                 (one, first), (other, second), *_ = by_step[step].items()
@@ -239,26 +240,26 @@ def refuse_other_starts(work: Work, asked: Sequence[Validation]) -> None:
                     f"{work.out / step} away; to keep what is of the first, put its weights back as "
                     f"{work.model_of(name)} and move away what is of others."
                 )
-        which = {step: " and ".join(digests) for step, digests in by_step.items()}
-        if name in names and len(set(which.values())) > 1:
-            said = ", ".join(f"{step} {digests}" for step, digests in which.items())
-            print(f"Note: '{name}' are different weights in different steps: {said}.", flush=True)
+        by_digest = {step: " and ".join(digests) for step, digests in by_step.items()}
+        if name in names and len(set(by_digest.values())) > 1:
+            text = ", ".join(f"{step} {digests}" for step, digests in by_digest.items())
+            print(f"Note: '{name}' are different weights in different steps: {text}.", flush=True)
 
 
-def each(does: Callable[[Work, Any], Any], work: Work, asked: Sequence[Any]) -> list[Any]:
-    """What comes of each, in order; so many at a time, each in a process with its share of the processor.
+def each(function: Callable[[Work, Any], Any], work: Work, requested: Sequence[Any]) -> list[Any]:
+    """Results of a function for each request, in order. Each process gets its part of the processor.
 
     Raises:
-        SystemExit: what ``refuse_other_starts`` refuses, before any of them begins.
+        SystemExit: ``refuse_other_starts`` refuses. Nothing has started.
     """
-    refuse_other_starts(work, [one for one in asked if isinstance(one, Validation)])
+    refuse_other_starts(work, [request for request in requested if isinstance(request, Validation)])
     share = max(1, torch.get_num_threads() // work.workers)
 
     def processes(workers: int) -> Executor:
         return ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (share,))
 
-    with closing(at_once(asked, partial(does, work), work.workers, processes)) as found:
-        return [answer for _, answer in sorted(found, key=lambda pair: asked.index(pair[0]))]
+    with closing(at_once(requested, partial(function, work), work.workers, processes)) as found:
+        return [result for _, result in sorted(found, key=lambda pair: requested.index(pair[0]))]
 
 
 def _begin_worker(threads: int) -> None:
@@ -267,7 +268,7 @@ def _begin_worker(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _place(out: Path, begun: bool, *, probe: bool) -> RunOptions:
+def _run_options(out: Path, begun: bool, *, probe: bool) -> RunOptions:
     return RunOptions(out=out, resume=begun, device="cpu", workers=0, probe=probe)
 
 
@@ -275,7 +276,7 @@ def _digest(file: Path) -> str:
     return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
-def _named(settings: str, names: dict[str, str]) -> str:
-    """Settings with a start's name in place of its path on this machine."""
-    weights, _, rest = settings.partition(" ")
+def _named(overrides: str, names: dict[str, str]) -> str:
+    """Overrides with the name of the weights instead of their path on this machine."""
+    weights, _, rest = overrides.partition(" ")
     return f"{names[weights.removeprefix('weights=')]} {rest}"
