@@ -1,4 +1,4 @@
-"""Bare OpenVINO, as a side of speed benchmarks: a graph of fixed shape and ready tensors."""
+"""Bare OpenVINO as a side of speed benchmarks: a graph with a fixed shape, and ready tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from efficientnetv2.models.efficientnet import Network
 
 
 def bare_sides(network: Network, batch: int, batches: int, precision: str = "f32") -> dict[str, Callable[[], object]]:
-    """Bare OpenVINO on ready tensors, by performance hint."""
+    """Performance hint -> a run of bare OpenVINO on ready tensors."""
     import openvino
 
     size = network.preprocessing.image_size

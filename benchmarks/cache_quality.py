@@ -1,11 +1,12 @@
-"""What shrinking costs: random crops of images as ``--cache`` keeps them, next to the same crops of the originals.
+"""Error of random crops from images that ``--cache`` has shrunk, compared with crops of the originals.
 
 Run: python -m benchmarks.cache_quality DATA [--record]
 
-DATA is anything that ``effnetv2 train`` takes. Of each of 500 images one random crop (35 % of the area or more) is
-made 128 px large from both, by Pillow, at exactly the same place; the figure is the mean absolute difference in grey
-levels, of 255. Kept with the detail for all crops, and for half of them (the default). For scale: what a crop that
-is shifted by half a pixel differs by, since ours are cut at whole pixels.
+DATA is any dataset that ``effnetv2 train`` reads. Pillow cuts one random crop (at least 35 % of the area) of each of
+500 images from the cached and the original image, at the same place, and resizes it to 128 px. The claims
+``cache_detail_100_difference`` and ``cache_detail_50_difference`` are the mean absolute difference in gray levels (0 to
+255), for a cache with full detail and with half (the default). For comparison, the benchmark prints the difference of a
+crop that is shifted by half a pixel, because our crops start at whole pixels.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, Box, draw_crop, lo
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.utils.random_key import Key
 
-PICTURES, IMAGE_SIZE, AREA_MIN = 500, 128, 0.35
+NUM_IMAGES, IMAGE_SIZE, AREA_MIN = 500, 128, 0.35
 
 
-def crop(picture: Image.Image, part: Box, beside: float = 0.0) -> np.ndarray:
-    """A part given in shares of the sides, ``beside`` pixels from its place where there is room."""
-    across, down = picture.size
-    box = Box(part.left * across, part.top * down, part.right * across, part.bottom * down)
-    shift = beside if box.right + beside <= across else -beside if box.left >= beside else 0.0
-    moved = box._replace(left=box.left + shift, right=min(across, box.right + shift))
-    return np.asarray(picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, box=moved), dtype=float)
+def crop(image: Image.Image, fractions: Box, beside: float = 0.0) -> np.ndarray:
+    """A crop, given as fractions of the sides, shifted by ``beside`` pixels to the right, or left if only that fits."""
+    width, height = image.size
+    box = Box(fractions.left * width, fractions.top * height, fractions.right * width, fractions.bottom * height)
+    shift = beside if box.right + beside <= width else -beside if box.left >= beside else 0.0
+    moved = box._replace(left=box.left + shift, right=min(width, box.right + shift))
+    return np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, box=moved), dtype=float)
 
 
 def main() -> None:
@@ -41,24 +42,24 @@ def main() -> None:
     options = parser.parse_args()
     dataset = load_dataset(options.data)
     reader = source_reader(dataset)
-    chosen = Key.of(0).generator().permutation(len(dataset))[:PICTURES].tolist()
-    kept = {
+    chosen = Key.of(0).generator().permutation(len(dataset))[:NUM_IMAGES].tolist()
+    specs = {
         detail: CacheSpec.enough(image_size=IMAGE_SIZE, crop_mode="squash", area_min=AREA_MIN, detail=detail)
         for detail in (1.0, 0.5)
     }
     found: dict[object, list[float]] = {1.0: [], 0.5: [], "beside": []}
     for sample, uniforms in zip(chosen, Key.of(1).uniform_rows(chosen, CROP_UNIFORMS), strict=True):
-        part = draw_crop(1, 1, AREA_MIN, ASPECT, uniforms)
-        whole = load_image(reader.source(sample))
-        original = crop(whole, part)
-        for detail, size in kept.items():
-            small = Image.fromarray(load_resized_image(reader.source(sample), size.size))
-            found[detail].append(float(np.abs(crop(small, part) - original).mean()))
-        found["beside"].append(float(np.abs(crop(whole, part, beside=0.5) - original).mean()))
-    for detail, size in kept.items():
+        fractions = draw_crop(1, 1, AREA_MIN, ASPECT, uniforms)
+        full = load_image(reader.source(sample))
+        original = crop(full, fractions)
+        for detail, spec in specs.items():
+            cached = Image.fromarray(load_resized_image(reader.source(sample), spec.size))
+            found[detail].append(float(np.abs(crop(cached, fractions) - original).mean()))
+        found["beside"].append(float(np.abs(crop(full, fractions, beside=0.5) - original).mean()))
+    for detail, spec in specs.items():
         low, high = interval(found[detail])
         value = float(np.mean(found[detail]))
-        print(f"detail {detail:g}, {size}: {value:.3f} grey levels ({low:.3f} to {high:.3f})")
+        print(f"detail {detail:g}, {spec}: {value:.3f} grey levels ({low:.3f} to {high:.3f})")
         if options.record:
             record(
                 f"cache_detail_{100 * detail:.0f}_difference", value, unit="grey levels", low=low, high=high,

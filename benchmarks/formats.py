@@ -1,10 +1,10 @@
-"""Each export format of several models: agreement with PyTorch, size and speed in one table.
+"""Compare the export formats of several models: agreement with PyTorch, size and speed.
 
 Run: python -m benchmarks.formats NAME=MODEL [NAME=MODEL ...] [--data IMAGES] [--calibration IMAGES] [--record]
 
-MODEL is a run or a model file, IMAGES a folder or table of images; a run has its own validation images. The rows are
-those of ``effnetv2 export MODEL --benchmark``; the formats are timed in turn. ``--record`` writes results/formats.json.
-A format that is not installed has no row; one that cannot be exported has its error.
+MODEL is a run or a model file. IMAGES is a folder or table of images. A run has its own validation images. The rows are
+those of ``effnetv2 export MODEL --benchmark``. The formats are timed in turn. A format that is not installed has no
+row. A format that cannot be exported has its error. ``--record`` writes results/formats.json.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write results/formats.json")
     options = parser.parse_args()
     tables = []
-    for name, _, model in (word.partition("=") for word in options.models):
+    for name, _, model in (argument.partition("=") for argument in options.models):
         if not model:
             parser.error(f"'{name}' is not NAME=MODEL.")
         table = ev2.benchmark(model, options.data, calibration=options.calibration, num_images=options.num_images)

@@ -1,15 +1,17 @@
-"""A GPU's training step against timm's, and whether reading and augmentation keep up with it.
+"""Training step on a GPU compared with timm, and the effect of RandAugment and of reading files on its speed.
 
 Run: python -m benchmarks.gpu [--record]    (make bench-gpu)
 
-Needs one CUDA device and nothing else: it makes its own images. Per network, as ``benchmarks.train_step`` does it:
-timm as people run it, with channels-last memory, with AMP, both compiled too, and ours as "auto" chooses;
-``gpu_step_*_vs_timm_best`` is ours over the fastest of timm's. Then, ours alone, in turn: one batch from memory, the
-same with RandAugment, and images from JPEG files read by a worker per core, in its own turn alone and without what
-was read ahead before the steps that count. ``gpu_randaugment_share`` is what RandAugment adds to a step,
-``gpu_busy_share`` the speed from files over that from memory, RandAugment in both.
+Needs one CUDA device. The benchmark makes its own images. The sides are those of ``benchmarks.train_step``: timm in its
+usual form, with channels-last memory, with AMP, both also compiled, and ours with "auto". Then ours is timed alone, in
+turn: a batch from memory, the same with RandAugment, and JPEG files read by one worker per core, with RandAugment.
+Files are read only in their own turn, and batches that were read before the timed steps are discarded. Claims:
 
-``--try-out`` runs all of it on a CPU with tiny images, to see that it works; its figures mean nothing.
+- ``gpu_step_*_vs_timm_best``: speed of ours / speed of the fastest timm side
+- ``gpu_randaugment_share``: fraction of a step that RandAugment adds
+- ``gpu_busy_share``: speed from files / speed from memory, both with RandAugment
+
+``--try-out`` tests the program on a CPU with tiny images. Its results mean nothing.
 """
 
 from __future__ import annotations
@@ -41,34 +43,35 @@ from efficientnetv2.utils.device import synchronizer
 from efficientnetv2.utils.random_key import Key
 
 CASES = {"s_300": ("efficientnetv2_s", 300, 128), "b0_192": ("efficientnetv2_b0", 192, 512)}
-MAGNITUDE = 15.0  # RandAugment's at the end of the paper's schedule for S
+MAGNITUDE = 15.0  # RandAugment at the end of the paper's schedule for S
 STEPS_A_ROUND = 10
 _ROUNDS = 9
 
 
-def paint(folder: Path, number: int) -> None:
-    """JPEG files of 500 x 375 pixels, of smooth noise: about as large as photographs."""
-    draws = np.random.default_rng(0)
-    for index in range(number):
-        place = folder / f"class_{index % 8}"
-        place.mkdir(exist_ok=True)
-        coarse = draws.integers(0, 256, (47, 63, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((500, 375)).save(place / f"{index}.jpg", quality=90)
+def paint(folder: Path, count: int) -> None:
+    """Write JPEG files of 500 x 375 px with smooth noise, about as large as photos."""
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        class_folder = folder / f"class_{index % 8}"
+        class_folder.mkdir(exist_ok=True)
+        coarse = generator.integers(0, 256, (47, 63, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((500, 375)).save(class_folder / f"{index}.jpg", quality=90)
 
 
 def in_turns(read: Reader, *, ahead: int, steps: int) -> Reader:
-    """Batches for turns of so many steps; between turns nothing is read.
+    """Batches for turns of ``steps`` batches. Nothing is read between turns.
 
     Args:
-        read: from requests to batches, which worker processes read ahead.
-        ahead: how many; as many are left out before each turn, so that what it trains on is read meanwhile.
-        steps: of a turn.
+        read: Makes batches of requests. Worker processes read ahead.
+        ahead: Number of batches that are read ahead. Each turn discards as many first, so its own batches are read
+            during the turn.
+        steps: Batches of a turn.
     """
 
     def read_in_turns(requests: Iterable[BatchRequest]) -> Iterator[Batch]:
-        coming = iter(requests)
+        remaining = iter(requests)
         while True:
-            yield from islice(read(islice(coming, ahead + steps)), ahead, None)
+            yield from islice(read(islice(remaining, ahead + steps)), ahead, None)
 
     return read_in_turns
 
@@ -76,13 +79,13 @@ def in_turns(read: Reader, *, ahead: int, steps: int) -> Reader:
 def timed(
     loops: Mapping[str, Iterator[Tensor]], *, steps: int, rounds: int, wait: Callable[[], object]
 ) -> dict[str, list[float]]:
-    """Seconds of so many steps of each loop, in turn; the first step of a turn does not count, nor does a first round.
+    """Seconds of ``steps`` steps of each loop, in turn. The first step of a turn and the first round are not timed.
 
     Args:
-        loops: by name, a step for each loss.
-        steps: of a turn that count.
-        rounds: that count.
-        wait: waits for the device.
+        loops: Name -> iterator that makes a step for each loss.
+        steps: Timed steps of a turn.
+        rounds: Timed rounds.
+        wait: Waits for the device.
     """
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for number in range(1 + rounds):
@@ -99,31 +102,35 @@ def timed(
 
 
 def shares(work: Workload, folder: Path, *, rounds: int) -> dict[str, TimingStats]:
-    """What RandAugment adds to a step, and how busy files keep the device."""
+    """Fraction of a step that RandAugment adds, and speed from files / speed from memory."""
     recipe, _ = our_recipe(work)
     strong = recipe.model_copy(update={"progressive": replace(recipe.progressive, randaugment=MAGNITUDE)})
     dataset = load_dataset(str(folder))
-    pictures = TrainingImages(
+    images = TrainingImages(
         dataset, Preprocessing(image_size=work.image_size), recipe.crop_scale_min, Key.of(0), threads=1
     )
     workers = len(os.sched_getaffinity(0))
     ahead = PREFETCH * workers
-    steps = max(STEPS_A_ROUND, ahead)  # workers end their batches together: of few, chance would decide
+    steps = max(STEPS_A_ROUND, ahead)  # workers finish together, so few batches give random times
 
     def files(requests: Iterable[BatchRequest]) -> Iterable[Batch]:
-        return training_batches(pictures, requests, workers=workers, pin_memory=work.device.type == "cuda")
+        return training_batches(images, requests, workers=workers, pin_memory=work.device.type == "cuda")
 
     reading = in_turns(files, ahead=ahead, steps=1 + steps)
     loops = {
         "memory": our_losses(work, recipe),
         "memory, RandAugment": our_losses(work, strong),
-        "files, RandAugment": (done.loss for done in our_steps(work, strong, reading, dataset.labels)),
+        "files, RandAugment": (step.loss for step in our_steps(work, strong, reading, dataset.labels)),
     }
     seconds = timed(loops, steps=steps, rounds=rounds, wait=synchronizer(work.device))
-    plain, augmented, read = seconds.values()
+    from_memory, with_randaugment, from_files = seconds.values()
     return {
-        "gpu_randaugment_share": TimingStats.of([1 - a / b for a, b in zip(plain, augmented, strict=True)]),
-        "gpu_busy_share": TimingStats.of([min(1.0, a / b) for a, b in zip(augmented, read, strict=True)]),
+        "gpu_randaugment_share": TimingStats.of(
+            [1 - fast / slow for fast, slow in zip(from_memory, with_randaugment, strict=True)]
+        ),
+        "gpu_busy_share": TimingStats.of(
+            [min(1.0, fast / slow) for fast, slow in zip(with_randaugment, from_files, strict=True)]
+        ),
     }
 
 
@@ -131,7 +138,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--record", action="store_true", help="write results/summary.json and gpu.json")
-    parser.add_argument("--try-out", action="store_true", help="tiny, on a CPU")
+    parser.add_argument("--try-out", action="store_true", help="test the program on a CPU with tiny images")
     options = parser.parse_args()
     if not options.try_out and not torch.cuda.is_available():
         print("There is no CUDA device here: nothing was measured. See whether it works with --try-out.")
@@ -160,7 +167,7 @@ def main() -> int:
 
 
 def keep(found: dict[str, TimingStats], raw: dict, rounds: int) -> None:
-    """Into the summary, and the raw seconds next to it."""
+    """Record the claims and write the raw seconds."""
     on = hardware(torch.device("cuda"))
     more = "" if rounds == _ROUNDS else f" --rounds {rounds}"
     for name, spread in found.items():

@@ -1,17 +1,17 @@
-"""Speed of predictions on the CPU, as ratios to what bounds them: bare OpenVINO, timm, and the reading of files.
+"""Speed of predictions on the CPU, as ratios to their limits: bare OpenVINO, timm, and the reading of files.
 
 Run: python -m benchmarks.inference_speed [--only PART] [--rounds 15] [--images 20000] [--photos FOLDER] [--record]
 
-Models have random weights. The sides of a ratio take turns, warmed up; intervals are quartiles over the rounds.
+Models have random weights. The sides of a ratio take turns after a warm-up. Intervals are quartiles over the rounds.
 
 - s: ``Predictor`` with OpenVINO on single decoded images of 384 px, V2-S. Bare OpenVINO gets a graph of fixed shape and
-  normalized float32 tensors. Where the processor has bf16, the same again with the engine ``openvino-bf16``.
-- b0: The same with V2-B0 and batches of 32 images of 256 px, center crop 224 px. Bare OpenVINO has the faster of the
+  normalized float32 tensors. If the processor has bf16, also with the engine ``openvino-bf16``.
+- b0: Like s, with V2-B0 and batches of 32 images of 256 px, center crop 224 px. Bare OpenVINO uses the faster of the
   hints for latency and throughput.
 - int8: An int8 export of V2-S in OpenVINO and timm's model in fp32, single tensors of 384 px.
 - files: ``effnetv2 predict`` as a process, from JPEG files of 500x375 px to a CSV file, with V2-B0 and 10 classes. One
-  limit is bare OpenVINO as above, one is the reading of files without a model. Each alone has all cores. The shared
-  limit is that of both in turn. Memory is the peak of the process on all images over that on a quarter of them.
+  limit is bare OpenVINO as above, the other is the reading of files without a model. Each alone has all cores. The
+  shared limit runs both, one after the other. Memory is the peak on all images / the peak on a quarter of them.
 
 A measurement is not recorded if the pace of the machine before and after differs by more than a tenth.
 """
@@ -42,18 +42,21 @@ from efficientnetv2.utils.device import lower_precision
 
 Ratios = dict[str, TimingStats]
 ROUNDS, FILE_ROUNDS, IMAGES = 15, 3, 20_000
-BATCHES, BATCH = 4, 32  # of a turn
+BATCHES, BATCH = 4, 32  # per turn
 CALIBRATION, DISTINCT = 100, 500  # images
 
 
 def vs_openvino(network: Network, batch: int, rounds: int, precision: str = "f32") -> TimingStats:
     """Speed of ``Predictor`` / speed of the faster side of bare OpenVINO."""
-    own = network.preprocessing
-    side = round(own.image_size / own.crop_pct)  # nothing to resize
+    preprocessing = network.preprocessing
+    side = round(preprocessing.image_size / preprocessing.crop_pct)  # needs no resize
     images = np.random.default_rng(0).integers(0, 256, (BATCHES, batch, side, side, 3), np.uint8)
     engine: Engine = "openvino" if precision == "f32" else "openvino-bf16"
     predictor = ev2.Predictor(network, device="cpu", batch_size=batch, engine=engine)
-    sides = {"ours": lambda: [predictor(part) for part in images], **bare_sides(network, batch, BATCHES, precision)}
+    sides = {
+        "ours": lambda: [predictor(batch_images) for batch_images in images],
+        **bare_sides(network, batch, BATCHES, precision),
+    }
     seconds = interleave(sides, rounds=rounds, warmup=2)
     for name, values in seconds.items():
         print(f"{name}: {1000 * np.median(values) / BATCHES:.1f} ms per batch of {batch}")
@@ -78,12 +81,12 @@ def int8_vs_timm(network: Network, peer: torch.nn.Module, rounds: int) -> Timing
     """Speed of an int8 export / speed of another model in PyTorch, batch 1."""
     size = network.preprocessing.image_size
     with TemporaryDirectory() as folder:
-        place = Path(folder)
-        model_file.save(place / "model.safetensors", network, class_names=[str(k) for k in range(network.num_classes)])
-        write_images(place / "images", CALIBRATION, drawn(CALIBRATION))
-        images = place / "images"
+        path = Path(folder)
+        model_file.save(path / "model.safetensors", network, class_names=[str(k) for k in range(network.num_classes)])
+        write_images(path / "images", CALIBRATION, drawn(CALIBRATION))
+        images = path / "images"
         exported = ev2.export(
-            place / "model.safetensors", "openvino", int8=True, data=images, calibration=images, num_images=8
+            path / "model.safetensors", "openvino", int8=True, data=images, calibration=images, num_images=8
         )
         session = open_openvino(exported.path / "model.xml")
     tensor = torch.randn(1, 3, size, size)
@@ -113,18 +116,18 @@ PARTS = {"s": predictor_s, "b0": predictor_b0, "int8": int8, "files": files}
 
 def command_of(part: str, options: argparse.Namespace) -> str:
     """The command that repeats a part."""
-    words = ["python -m benchmarks.inference_speed --only", part]
-    words += [f"--rounds {options.rounds}"] * (options.rounds != ROUNDS)
+    parts = ["python -m benchmarks.inference_speed --only", part]
+    parts += [f"--rounds {options.rounds}"] * (options.rounds != ROUNDS)
     if part == "files":
-        words += [f"--images {options.images}"] * (options.images != IMAGES)
-        words += ["--photos FOLDER"] * (options.photos is not None)
-    return " ".join([*words, "--record"])
+        parts += [f"--images {options.images}"] * (options.images != IMAGES)
+        parts += ["--photos FOLDER"] * (options.photos is not None)
+    return " ".join([*parts, "--record"])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=tuple(PARTS), help="one part; default: all")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of files at most {FILE_ROUNDS}")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"number of rounds, at most {FILE_ROUNDS} for files")
     parser.add_argument("--images", type=int, default=IMAGES, help="number of files")
     parser.add_argument("--photos", type=Path, help="photos to write as files; default: drawn images")
     parser.add_argument("--record", action="store_true", help="write results/summary.json")

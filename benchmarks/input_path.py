@@ -1,18 +1,21 @@
-"""From image files to augmented float batches on one core: ours against timm's and torchvision's training transforms.
+"""Speed from image files to augmented float batches on one core: ours, timm and torchvision with training transforms.
 
 Run: python -m benchmarks.input_path DATA [--runs 3] [--record]
      python -m benchmarks.input_path [DATA] --as-is [--image-size 224] [--json]
 
-Every side opens, decodes, draws a crop of 8 to 100 % of the area, resizes bilinearly with antialiasing, flips, applies
-RandAugment with two operations of magnitude 9, normalizes and stacks, from a warm page cache. timm applies each drawn
-operation with probability 1/2 (``rand-m9-mstd0.5``, as its documentation trains); torchvision and ours always do.
-Cached: from images kept decoded in memory, as ``--cache ram`` keeps them for this size; filling is not counted.
+Each side opens, decodes, crops 8 to 100 % of the area, resizes (bilinear, antialiased), flips, applies RandAugment
+with two operations of magnitude 9, normalizes and stacks. Files are in the page cache. timm applies each drawn
+operation with probability 1/2 (``rand-m9-mstd0.5``, from its documentation). torchvision and ours always apply it. The
+cached side reads decoded images from memory, as with ``--cache ram`` at this size. Filling the cache is not timed.
 
-DATA is a folder of images; of some of them JPEG files of 500 x 375 px are made, at a quality that gives about the bytes
-per pixel of Imagenette's files. Rounds alternate; the ratio is of images per second, of each run the median of its
-rounds and their quartiles. Runs, some minutes each, differ more than rounds: the claim is the median of the runs, from
-the lowest quartile to the highest. Parts of ours are timed apart. With ``--as-is`` any DATA that ``effnetv2 train``
-takes is read as it is, in one run; without DATA it is the images of the repository.
+DATA is a folder of images. The benchmark makes JPEG files of 500 x 375 px from some of them, with about as many bytes
+per pixel as Imagenette. Rounds alternate. A run gives the median and quartiles of its rounds, in images per second of
+ours / images per second of timm. Runs take some minutes and differ more than rounds. Claims
+(``input_{128,300}px_vs_timm``, ``input_128px_cached_vs_timm``): the median of the runs, from the lowest to the highest
+quartile. The steps of ours are also timed separately.
+
+With ``--as-is``, one run reads any DATA that ``effnetv2 train`` accepts, without resized copies. The default DATA is
+the images of the repository.
 """
 
 from __future__ import annotations
@@ -65,9 +68,9 @@ IMAGES, SIZE, QUALITY = 256, (500, 375), 95
 ROUNDS = 15
 _RUNS = 3
 CACHED = f"{OURS} cached"
-# Inception's crops; RandAugment as timm's documentation trains with it, and the same for the others.
+# Crops of Inception; RandAugment of timm's documentation, for all sides.
 AREA_MIN, MAGNITUDE, LAYERS, TIMM_RANDAUGMENT = 0.08, 9, 2, "rand-m9-mstd0.5"
-# What ``--cache ram`` keeps of an image by default; the fraction of free memory that it may take here. Ours.
+# Default detail of ``--cache ram``; fraction of free memory that the cache may use. Ours.
 _CACHE_RESOLUTION, _MEMORY_FRACTION = 0.5, 0.5
 KEY = Key.of(0)
 
@@ -76,22 +79,22 @@ Round = Callable[[], None]
 
 @dataclass(frozen=True)
 class Reading:
-    """What every side reads in a round: each image of the dataset once, as squares of ``image_size``."""
+    """The images of a round: each image of the dataset once, as squares of ``image_size``."""
 
     dataset: ImageDataset
     image_size: int
     batch_size: int = 64
 
     def batches(self) -> Iterator[range]:
-        """The images of each batch; the last one may be smaller."""
+        """Row numbers of each batch. The last batch may be smaller."""
         for first in range(0, len(self.dataset), self.batch_size):
             yield range(first, min(first + self.batch_size, len(self.dataset)))
 
     def sides(self, *, cached: bool = True) -> dict[str, Round]:
-        """Side -> a round of it, for the libraries that are installed; decodes the images of the cached one.
+        """Side -> a function for a round, for each installed library. The cached side decodes its images first.
 
         Raises:
-            InputError: there is no memory for the cache.
+            InputError: The cache does not fit into memory.
         """
         sides = {"timm": timm_round(self)} if importlib.util.find_spec("timm") else {}
         if hasattr(import_torchvision("io"), "decode_image"):  # its decoders are deprecated
@@ -103,7 +106,7 @@ class Reading:
 
 
 def timm_round(reading: Reading) -> Round:
-    """Training transform of timm's ``create_transform``, on Pillow images, one by one."""
+    """Training transform of timm's ``create_transform``, on single Pillow images."""
     from timm.data.transforms_factory import create_transform
 
     transform = create_transform(
@@ -119,7 +122,7 @@ def timm_round(reading: Reading) -> Round:
 
 
 def torchvision_round(reading: Reading) -> Round:
-    """Transforms v2 of torchvision, one by one, on tensors that it has decoded: faster than on Pillow images."""
+    """Transforms v2 of torchvision, on single tensors from its decoder, which is faster than Pillow images."""
     tv_io, v2 = import_torchvision("io"), import_torchvision("transforms.v2")
     means = Preprocessing(image_size=reading.image_size)
     transform = v2.Compose(
@@ -164,7 +167,7 @@ def _stacked(reading: Reading, load: Callable[[bytes | Path], Tensor]) -> Round:
 
 @dataclass
 class Ours:
-    """Our pipeline, as ``train`` reads and augments; every round has other random draws."""
+    """Our pipeline, as ``train`` reads and augments. Each round has other random draws."""
 
     pictures: TrainingImages
     reading: Reading
@@ -172,19 +175,19 @@ class Ours:
 
     @classmethod
     def of(cls, reading: Reading, reader: Reader | None = None) -> Ours:
-        """Read from the files, or by another reader."""
+        """Read the files, or use another reader."""
         preprocessing = Preprocessing(reading.image_size, crop_mode="center", interpolation="bilinear")
         return cls(TrainingImages(reading.dataset, preprocessing, AREA_MIN, KEY, reader=reader), reading)
 
     def requests(self) -> list[BatchRequest]:
-        """A request per batch of the next round."""
+        """One request per batch of the next round."""
         number = next(self.rounds)
         setting = StepSettings(image_size=self.reading.image_size, randaugment=MAGNITUDE)
         batches = [np.array(samples, np.int64) for samples in self.reading.batches()]
         return [BatchRequest(0, 0, setting, samples, np.full_like(samples, number)) for samples in batches]
 
     def augmented(self, request: BatchRequest, images: Tensor, labels: Tensor) -> Tensor:
-        """Flip, RandAugment, normalize: a float batch."""
+        """Flip, RandAugment and normalize: a float batch."""
         batch, _ = augment(
             images,
             labels,
@@ -206,13 +209,13 @@ class Ours:
 
 
 def kept_in_memory(reading: Reading) -> Reader:
-    """The images, decoded once and shrunk to what crops of this size need.
+    """Reader of images that are decoded once and resized to the size that crops need.
 
     Raises:
-        InputError: there is no memory for them.
+        InputError: The images do not fit into memory.
     """
     dataset = reading.dataset
-    order = CacheJob(
+    job = CacheJob(
         reader=source_reader(dataset),
         count=len(dataset),
         spec=CacheSpec.enough(
@@ -220,12 +223,12 @@ def kept_in_memory(reading: Reading) -> Reader:
         ),
         threads=1,
     )
-    filled = cache_in_memory(order, room_bytes=int(_MEMORY_FRACTION * free_bytes(torch.device("cpu"))))
-    return filled.reader(np.arange(len(dataset)), source_reader(dataset))
+    cache = cache_in_memory(job, room_bytes=int(_MEMORY_FRACTION * free_bytes(torch.device("cpu"))))
+    return cache.reader(np.arange(len(dataset)), source_reader(dataset))
 
 
 def able(sides: dict[str, Round], say: Callable[[str], object]) -> dict[str, Round]:
-    """The sides that can read all the images: other libraries know fewer formats. Each runs a round."""
+    """The sides that can read all images, tested with a round. Other libraries support fewer formats."""
     found = {}
     for side, round_ in sides.items():
         try:
@@ -241,7 +244,7 @@ def able(sides: dict[str, Round], say: Callable[[str], object]) -> dict[str, Rou
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Compute on one core alone, where the system allows it."""
+    """Limit the process to one core, if the system allows it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
@@ -256,7 +259,7 @@ def one_core() -> Iterator[None]:
 
 
 def sample(data: str | None, most: int) -> ImageDataset:
-    """Readable training images, spread evenly over DATA; None takes those of the repository.
+    """Readable training images, evenly spaced in DATA. None takes the images of the repository.
 
     Raises:
         InputError: DATA can't be read, or has no encoded images.
@@ -277,54 +280,54 @@ def sample(data: str | None, most: int) -> ImageDataset:
 
 
 def make(data: Path, folder: Path) -> list[Path]:
-    """Images of one size; every class gives some."""
+    """Write images of one size, from all classes."""
     originals = sorted(data.rglob("*.[jJ][pP]*[gG]"))
     if len(originals) < IMAGES:
         raise SystemExit(f"{data} has {len(originals)} JPEG files; {IMAGES} are needed.")
     chosen = originals[:: len(originals) // IMAGES][:IMAGES]
     (folder / "one").mkdir()
     (folder / "two").mkdir()
-    made = []
+    files = []
     for number, path in enumerate(chosen):
-        made.append(folder / ("one", "two")[number % 2] / f"{number:03d}.jpg")
+        files.append(folder / ("one", "two")[number % 2] / f"{number:03d}.jpg")
         with Image.open(path) as image:
             resized = image.convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
-        resized.save(made[-1], quality=QUALITY)
-    size = sum(path.stat().st_size for path in made) / len(made)
-    print(f"{len(made)} files of {SIZE[0]} x {SIZE[1]} px, {size / SIZE[0] / SIZE[1]:.2f} bytes per pixel")
-    return made
+        resized.save(files[-1], quality=QUALITY)
+    size = sum(path.stat().st_size for path in files) / len(files)
+    print(f"{len(files)} files of {SIZE[0]} x {SIZE[1]} px, {size / SIZE[0] / SIZE[1]:.2f} bytes per pixel")
+    return files
 
 
 def parts_of(ours: Ours) -> dict[str, float]:
-    """Milliseconds an image of decoding, of the rest of reading, and of augmenting."""
+    """Milliseconds per image of decoding, the rest of reading, and augmentation."""
     seconds = dict.fromkeys(("decode", "read", "augment"), 0.0)
     for request in ours.requests():
         started = time.perf_counter()
         decode(ours, request)
         decoded = time.perf_counter()
         batch = ours.pictures.batch(request)
-        was_read = time.perf_counter()
+        loaded = time.perf_counter()
         ours.augmented(request, batch.images, batch.labels)
-        seconds["augment"] += time.perf_counter() - was_read
+        seconds["augment"] += time.perf_counter() - loaded
         seconds["decode"] += decoded - started
-        seconds["read"] += was_read - decoded
+        seconds["read"] += loaded - decoded
     seconds["crop, resize"] = seconds.pop("read") - seconds["decode"]
     return {name: value / len(ours.pictures.labels) * 1e3 for name, value in seconds.items()}
 
 
 def decode(ours: Ours, request: BatchRequest) -> None:
-    """The same decoding without resizing: each image at the scale that its crop needs."""
+    """Decode without resizing, at the scale that each crop needs."""
     uniforms = KEY.fold("crop").uniform_rows(request.ids, CROP_UNIFORMS)
     for number, row in zip(request.samples, uniforms, strict=True):
-        with open_stored(ours.pictures.reader.source(int(number))) as picture:
-            box = draw_crop(picture.width, picture.height, AREA_MIN, ASPECT, row)
-            spare = min(box.width, box.height) / request.setting.image_size
-            scale = max(one for one in picture.scales if one <= max(1, spare))
-            picture.pixels(scale, False, math.ceil(box.bottom) + scale)
+        with open_stored(ours.pictures.reader.source(int(number))) as stored:
+            box = draw_crop(stored.width, stored.height, AREA_MIN, ASPECT, row)
+            reduction = min(box.width, box.height) / request.setting.image_size
+            scale = max(candidate for candidate in stored.scales if candidate <= max(1, reduction))
+            stored.pixels(scale, False, math.ceil(box.bottom) + scale)
 
 
 def measured(folder: Path) -> dict[str, TimingStats]:
-    """A run: claim -> ratio at both sizes, printed with the parts of ours."""
+    """A run at both sizes: claim -> ratio. Prints the speeds and the steps of ours."""
     found: dict[str, TimingStats] = {}
     dataset = load_dataset(folder)
     for px in (128, 300):
@@ -334,19 +337,19 @@ def measured(folder: Path) -> dict[str, TimingStats]:
         print(f"{px} px:", *speeds.lines(), sep="\n")
         claims = {f"input_{px}px_vs_timm": OURS, f"input_{px}px_cached_vs_timm": CACHED}
         ratios = {name: speeds.ahead_of("timm", ours=side) for name, side in claims.items() if side in sides}
-        for name, one in ratios.items():
-            print(f"{name}: {one.median:.2f} ({one.low:.2f} to {one.high:.2f})", flush=True)
+        for name, stats in ratios.items():
+            print(f"{name}: {stats.median:.2f} ({stats.low:.2f} to {stats.high:.2f})", flush=True)
         found |= ratios
         ours = Ours.of(reading)
         parts = [parts_of(ours) for _ in range(5)]
         medians = {name: statistics.median(part[name] for part in parts) for name in parts[0]}
-        told = ", ".join(f"{name} {value:.3f}" for name, value in medians.items())
-        print(f"  parts of ours, ms an image: {told}")
+        text = ", ".join(f"{name} {value:.3f}" for name, value in medians.items())
+        print(f"  parts of ours, ms an image: {text}")
     return found
 
 
 def as_is(options: argparse.Namespace) -> None:
-    """Measure DATA as it is; JSON or lines on stdout."""
+    """Measure DATA without resized copies. Prints JSON or lines."""
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -357,10 +360,10 @@ def as_is(options: argparse.Namespace) -> None:
     for px in options.image_size or (128, 300):
         sides = able(Reading(dataset, px).sides(), say)
         speeds = Speeds(interleave(sides, rounds=options.rounds), len(dataset))
-        plain = speeds.to_json()
-        for side, values in plain["sides"].items():
+        result = speeds.to_json()
+        for side, values in result["sides"].items():
             values["cached_ahead"] = asdict(speeds.ahead_of(side, ours=CACHED))
-        sizes.append({"image_size": px, **plain})
+        sizes.append({"image_size": px, **result})
         if not options.json:
             print(f"{px} px:", *speeds.lines(), sep="\n", flush=True)
     facts = {"data": dataset.source, "images": len(dataset), "rounds": options.rounds}
@@ -369,21 +372,21 @@ def as_is(options: argparse.Namespace) -> None:
 
 
 def keep(runs: Sequence[Mapping[str, TimingStats]]) -> None:
-    """Into the summary, and the ratios of each run into input_path.json."""
+    """Record the claims, and write the ratios of each run to input_path.json."""
     more = "" if len(runs) == _RUNS else f" --runs {len(runs)}"
     for name in runs[0]:
-        each = [run[name] for run in runs]
+        run_stats = [run[name] for run in runs]
         record(
             name,
-            statistics.median(one.median for one in each),
+            statistics.median(stats.median for stats in run_stats),
             unit="ratio",
-            low=min(one.low for one in each),
-            high=max(one.high for one in each),
-            n=sum(one.rounds for one in each),
+            low=min(stats.low for stats in run_stats),
+            high=max(stats.high for stats in run_stats),
+            n=sum(stats.rounds for stats in run_stats),
             command=f"python -m benchmarks.input_path DATA{more} --record",
         )
-    told = [{name: asdict(one) for name, one in run.items()} for run in runs]
-    raw = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "runs": told}
+    rows = [{name: asdict(stats) for name, stats in run.items()} for run in runs]
+    raw = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "runs": rows}
     (RESULTS / "input_path.json").write_text(json.dumps(raw, indent=1) + "\n")
 
 
@@ -393,10 +396,10 @@ def main() -> None:
     add("data", nargs="?", help="folder of JPEG files, or with --as-is any DATA")
     add("--runs", type=int, default=_RUNS)
     add("--record", action="store_true", help="write results/summary.json and input_path.json")
-    other = parser.add_argument_group("files as they are, which is not recorded")
-    other.add_argument("--as-is", action="store_true", help="read the files of DATA, not resized copies")
+    other = parser.add_argument_group("original files, not recorded")
+    other.add_argument("--as-is", action="store_true", help="read the original files of DATA, not resized copies")
     other.add_argument("--image-size", type=int, action="append", help="may be repeated (default: 128 and 300)")
-    other.add_argument("--images", type=int, default=IMAGES, help="of a round, spread over DATA")
+    other.add_argument("--images", type=int, default=IMAGES, help="images per round, evenly spaced in DATA")
     other.add_argument("--rounds", type=int, default=7)
     other.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()

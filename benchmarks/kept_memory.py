@@ -1,11 +1,12 @@
-"""What it gains on a CPU that a process keeps the memory it frees: V2-B0's training steps with and without.
+"""Speed of V2-B0 training steps on a CPU if the process keeps freed memory / if it returns the memory to the system.
 
 Run: python -m benchmarks.kept_memory [--image-size 128] [--rounds 5] [--record]
 
-``utils.processes.keep_freed_memory``, which the program calls as it starts, holds for a whole process, so each side is
-a process of its own: the toolkit's loop on images of noise in memory, batch 32, two steps to warm up, then six. Sides
-alternate; median of the rounds' ratios and their quartiles, above 1 keeping is faster. Next to it each side's page
-faults a step and the most memory that was resident.
+``utils.processes.keep_freed_memory``, which the program calls at its start, applies to a whole process. Each side is
+therefore its own process: the toolkit's training loop on noise images in memory, batch size 32, two warm-up steps and
+six timed steps. The sides alternate. Claim ``kept_memory_b0_SIZE``: time without / time with kept memory, median and
+quartiles of the rounds; above 1, keeping memory is faster. The benchmark also prints page faults per step and the peak
+of the resident memory.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ _ROUNDS = 5
 
 
 def work(image_size: int) -> Workload:
-    """What both sides train."""
+    """The workload of both sides."""
     return Workload("efficientnetv2_b0", image_size, BATCH, 0.1, torch.device("cpu"))
 
 
 def child(side: str, image_size: int, precision: str) -> dict[str, float]:
-    """One side, in a process of its own."""
+    """One side, in its own process."""
     if side == "kept" and not keep_freed_memory():
         raise SystemExit("Nothing to measure: this system's allocator has nothing to set, or it is set already.")
     recipe, _ = our_recipe(work(image_size), precision=precision, compile=False)
@@ -67,24 +68,24 @@ def main() -> None:
     if options.child:
         print(json.dumps(child(options.child, options.image_size, options.precision)))
         return
-    # Chosen once, for where pages are cleared again fp32 suffers more than 16 bits, and each side might take its own.
+    # Chosen once, because each side could choose another precision: clearing pages slows fp32 more than 16 bits.
     precision = our_recipe(work(options.image_size), compile=False)[0].precision
     print(f"Precision of both: {precision}")
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for _ in range(options.rounds):
         for side in SIDES:
-            words = ["-m", "benchmarks.kept_memory", "--child", side, "--image-size", str(options.image_size)]
-            words += ["--precision", precision]
-            done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=True)
+            arguments = ["-m", "benchmarks.kept_memory", "--child", side, "--image-size", str(options.image_size)]
+            arguments += ["--precision", precision]
+            done = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=True)
             found[side].append(json.loads(done.stdout.splitlines()[-1]))
     for side, rounds in found.items():
-        middle = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+        medians = {name: statistics.median(row[name] for row in rounds) for name in rounds[0]}
         print(
-            f"{side}: {BATCH / middle['step_s']:.1f} images/s, {middle['faults']:,.0f} page faults a step, "
-            f"{middle['resident_mib']:,.0f} MiB at most"
+            f"{side}: {BATCH / medians['step_s']:.1f} images/s, {medians['faults']:,.0f} page faults a step, "
+            f"{medians['resident_mib']:,.0f} MiB at most"
         )
     pairs = zip(found["given back"], found["kept"], strict=True)
-    low, ratio, high = np.quantile([other["step_s"] / one["step_s"] for other, one in pairs], [0.25, 0.5, 0.75])
+    low, ratio, high = np.quantile([other["step_s"] / row["step_s"] for other, row in pairs], [0.25, 0.5, 0.75])
     name = f"kept_memory_b0_{options.image_size}"
     print(f"{name}: {ratio:.3f} ({low:.3f} to {high:.3f})")
     if options.record:

@@ -1,11 +1,11 @@
-"""What loading weights rightly is worth: a linear probe on their features, right, and wrong on purpose.
+"""Check how weights are loaded: a linear probe on their features, loaded correctly and with deliberate errors.
 
 Run: python -m benchmarks.linear_probe IMAGENETTE WEIGHTS
 
-Per draw, 100 images a class of train to learn from and 50 a class of val to answer, at 224 px (and 160). Each wrong
-way is measured twice: with a probe of its own, which makes up for much, and with the one that was fitted on the right
-features, which is what somebody with a trained classifier meets. Networks trained on ImageNet have seen these images:
-the figure checks the loading and claims no accuracy.
+Each draw has 100 images per class of train to fit the probe and 50 per class of val to evaluate it, at 224 px (and
+160). Each error is evaluated with two probes: a probe on the wrong features, which compensates for much of the error,
+and the probe on the correct features, as in a finished classifier. Models trained on ImageNet have seen these images.
+The claim ``linear_probe_imagenette_top1`` therefore checks the loading and does not measure accuracy.
 """
 
 from __future__ import annotations
@@ -26,65 +26,65 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.utils.random_key import Key
 
-LEARN, ANSWER, DRAWS = 100, 50, 3
+NUM_TRAIN, NUM_TEST, DRAWS = 100, 50, 3
 
 
-def drawn(dataset: ImageDataset, each: int, key: Key) -> ImageDataset:
-    """So many images of every class."""
+def drawn(dataset: ImageDataset, count: int, key: Key) -> ImageDataset:
+    """Draw ``count`` images per class."""
     order = key.generator().permutation(len(dataset))
-    chosen = [order[dataset.labels[order] == label][:each] for label in range(len(dataset.class_names))]
+    chosen = [order[dataset.labels[order] == label][:count] for label in range(len(dataset.class_names))]
     return dataset.select(np.sort(np.concatenate(chosen)))
 
 
-def variants(network: EfficientNet) -> dict[str, tuple[EfficientNet, dict]]:
-    """Name -> network and what is changed of its preprocessing."""
+def variants(model: EfficientNet) -> dict[str, tuple[EfficientNet, dict]]:
+    """Name -> model and changes of its preprocessing."""
 
-    def other(**changes) -> EfficientNet:
+    def changed(**changes) -> EfficientNet:
         with torch.device("meta"):
-            built = EfficientNet(replace(network.architecture, **changes), num_classes=network.num_classes)
-        built.load_state_dict(network.state_dict(), assign=True)
-        return built.eval()
+            copy = EfficientNet(replace(model.architecture, **changes), num_classes=model.num_classes)
+        copy.load_state_dict(model.state_dict(), assign=True)
+        return copy.eval()
 
     half, zero, one, wide = (0.5,) * 3, (0.0,) * 3, (1.0,) * 3, (1 / 255,) * 3
     return {
-        "right": (network, {}),
-        "padding of the other kind": (other(padding="symmetric"), {}),
-        "batch-norm epsilon 1e-5": (other(batch_norm_epsilon=1e-5), {}),
-        "mean and std 0.5": (network, {"mean": half, "std": half}),
-        "scaled to [0, 1], not normalised": (network, {"mean": zero, "std": one}),
-        "values of 0 to 255, not scaled": (network, {"mean": zero, "std": wide}),
-        "a narrower crop (0.7)": (network, {"crop_pct": 0.7}),
+        "right": (model, {}),
+        "padding of the other kind": (changed(padding="symmetric"), {}),
+        "batch-norm epsilon 1e-5": (changed(batch_norm_epsilon=1e-5), {}),
+        "mean and std 0.5": (model, {"mean": half, "std": half}),
+        "scaled to [0, 1], not normalised": (model, {"mean": zero, "std": one}),
+        "values of 0 to 255, not scaled": (model, {"mean": zero, "std": wide}),
+        "a narrower crop (0.7)": (model, {"crop_pct": 0.7}),
     }
 
 
 def main() -> None:
-    """Measure, print a table, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", help="a folder with train/ and val/")
     parser.add_argument("weights")
     options = parser.parse_args()
     dataset = load_dataset(options.pictures)
-    network, notes = load_weights(options.weights)
-    assert isinstance(network, EfficientNet), "padding is ours to change"
+    model, notes = load_weights(options.weights)
+    assert isinstance(model, EfficientNet), "padding is ours to change"
     print(*notes, sep="\n")
     rows: dict[str, dict[str, list[float]]] = {}
     for draw in range(DRAWS):
         key = Key.of(draw)
-        learn, answer = (
-            drawn(dataset.subset(split), each, key.fold(split)) for split, each in (("train", LEARN), ("val", ANSWER))
+        train, test = (
+            drawn(dataset.subset(split), each, key.fold(split))
+            for split, each in (("train", NUM_TRAIN), ("val", NUM_TEST))
         )
-        measure(network, learn, answer, 224, key, rows)
-    measure(network, learn, answer, 160, key, rows, only_right=True)
+        measure(model, train, test, 224, key, rows)
+    measure(model, train, test, 160, key, rows, only_right=True)
     print("| weights read | probe of its own | probe of the right features |\n|---|---|---|")
     for name, row in rows.items():
-        own, given = (statistics.mean(row[kind]) for kind in ("own", "given"))
-        print(f"| {name} | {own:.1%} | {given:.1%} |")
+        own, correct_probe = (statistics.mean(row[kind]) for kind in ("own", "given"))
+        print(f"| {name} | {own:.1%} | {correct_probe:.1%} |")
     (RESULTS / "linear_probe_imagenette.json").write_text(json.dumps(rows, indent=1) + "\n")
-    right = rows["right, 224 px"]["own"]
-    low, high = interval(right)
+    values = rows["right, 224 px"]["own"]
+    low, high = interval(values)
     record(
         "linear_probe_imagenette_top1",
-        statistics.mean(right),
+        statistics.mean(values),
         unit="fraction",
         low=low,
         high=min(1.0, high),
@@ -93,24 +93,24 @@ def main() -> None:
     )
 
 
-def measure(network, learn, answer, px, key, rows, *, only_right=False) -> None:
-    """Add one draw's figures to the rows."""
-    right = None
-    for name, (one, changes) in variants(network).items():
-        preprocessing = replace(network.preprocessing, **{"image_size": px} | changes)
-        features = [embed_dataset(one, part, preprocessing=preprocessing) for part in (learn, answer)]
+def measure(model, train, test, px, key, rows, *, only_right=False) -> None:
+    """Add the results of a draw to the rows."""
+    correct_probe = None
+    for name, (variant, changes) in variants(model).items():
+        preprocessing = replace(model.preprocessing, **{"image_size": px} | changes)
+        features = [embed_dataset(variant, part, preprocessing=preprocessing) for part in (train, test)]
         probe, _ = fit_probe(features[0], key=key, balanced=False)
-        right = right or probe
+        correct_probe = correct_probe or probe
         row = rows.setdefault(f"{name}, {px} px", {"own": [], "given": []})
-        for kind, fitted in (("own", probe), ("given", right)):
-            row[kind].append(float((fitted.predict(features[1].vectors) == features[1].labels).mean()))
+        for kind, classifier in (("own", probe), ("given", correct_probe)):
+            row[kind].append(float((classifier.predict(features[1].vectors) == features[1].labels).mean()))
         print(draw_line(name, px, row), flush=True)
         if only_right:
             return
 
 
 def draw_line(name: str, px: int, row: dict[str, list[float]]) -> str:
-    """One measurement, as it comes."""
+    """The latest results of a row, as text."""
     return f"{name}, {px} px: {row['own'][-1]:.1%}, {row['given'][-1]:.1%}"
 
 

@@ -1,4 +1,4 @@
-"""Servers as processes, and loads of requests that the tool hey sends to them."""
+"""Servers as processes, and loads of requests from the tool hey."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Load:
         return self.num_sent - int(np.isin(self.statuses, (200, 429)).sum())
 
     def latency_ms(self, percent: float) -> float:
-        """A percentile of the latency of those with status 200."""
+        """A percentile of the latency of responses with status 200."""
         return 1000 * float(np.percentile(self.latencies[self.statuses == 200], percent))
 
 
 def parsed(table: str, num_sent: int | None = None) -> Load:
-    """The table that hey prints with ``-o csv``. Without a number, all requests got a response."""
+    """Parse the table of ``hey -o csv``. ``num_sent`` None: all requests got a response."""
     rows = list(csv.DictReader(table.splitlines()))
     latencies = np.array([float(row["response-time"]) for row in rows])
     starts = np.array([float(row["offset"]) for row in rows])
@@ -57,22 +57,22 @@ def parsed(table: str, num_sent: int | None = None) -> Load:
 
 
 def load(port: int, image: Path, clients: int, *bounds: object, number: int | None = None) -> Load:
-    """Send a load; ``bounds`` are further options of hey. After ten minutes it is an error."""
+    """Send a load. ``bounds`` are further options of hey. Fails after ten minutes."""
     count = () if number is None else ("-n", number)
     command = ("hey", "-o", "csv", "-m", "POST", "-T", "image/jpeg", "-D", image, "-c", clients, "-t", 60, *count)
-    words = [*map(str, (*command, *bounds)), f"http://127.0.0.1:{port}/predict"]
-    return parsed(subprocess.run(words, capture_output=True, text=True, check=True, timeout=600).stdout, number)
+    arguments = [*map(str, (*command, *bounds)), f"http://127.0.0.1:{port}/predict"]
+    return parsed(subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=600).stdout, number)
 
 
 @contextmanager
 def server(*command: object) -> Iterator[tuple[int, int]]:
-    """Start a server whose command ends with its port; gives process id and port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    """Start a server whose command ends with its port. Yields process id and port."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
     process = subprocess.Popen([sys.executable, "-m", *map(str, command), str(port)], stdout=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 120
-        while time.monotonic() < until and process.poll() is None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/openapi.json", timeout=5):
                 yield process.pid, port
                 return
@@ -84,11 +84,11 @@ def server(*command: object) -> Iterator[tuple[int, int]]:
 
 
 def memory_mib(pid: int, key: str) -> float:
-    """``VmRSS``, the resident memory of a process, or ``VmHWM``, its peak."""
+    """Memory of a process in MiB: ``VmRSS`` (resident) or ``VmHWM`` (peak)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
 def forget_peak(pid: int) -> None:
-    """Start the peak of the resident memory again. Source: proc(5), clear_refs."""
+    """Reset the peak of the resident memory. Source: proc(5), clear_refs."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")

@@ -1,8 +1,8 @@
-"""``effnetv2 train`` that also writes down which samples each process trains on, at which step.
+"""``effnetv2 train`` that also logs which samples each process trains on, at which step.
 
 Run: python -m benchmarks.logged_train LOG_FOLDER train DATA ..., alone or under torchrun
 
-A line for every group that goes into a step, in a file for each process of each start.
+Each process of each start writes a file with one line per group of samples.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from efficientnetv2.training import trainer
 
 
 def main() -> None:
-    """Take the folder off the command line, then be ``effnetv2``."""
+    """Remove the folder from the arguments, then run ``effnetv2``."""
     folder = Path(sys.argv.pop(1))
     folder.mkdir(parents=True, exist_ok=True)
     real = trainer.training_batches
@@ -31,8 +31,8 @@ def main() -> None:
         start = os.environ.get("TORCHELASTIC_RUN_ID", "alone") + os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
         with (folder / f"{began}_{os.getpid()}.jsonl").open("w", buffering=1) as file:
             for batch in real(*args, **options):
-                asked = batch.request
-                line = {"start": start, "step": asked.step, "group": asked.group, "ids": asked.ids.tolist()}
+                request = batch.request
+                line = {"start": start, "step": request.step, "group": request.group, "ids": request.ids.tolist()}
                 file.write(json.dumps(line) + "\n")
                 yield batch
 
@@ -41,9 +41,9 @@ def main() -> None:
 
 
 def samples_by_group(folder: Path) -> dict[tuple[int, int], list[list[int]]]:
-    """What every group of every step was made of, as often as it counts: once, if all is well.
+    """(step, group) -> the sample ids of each time that the group counts, which should be once.
 
-    What a start did after the step that a later one went on from is lost with it, and does not count.
+    Steps after the step that a later start resumed from are lost, and do not count.
     """
     starts: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(folder.glob("*.jsonl")):
@@ -54,12 +54,12 @@ def samples_by_group(folder: Path) -> dict[tuple[int, int], list[list[int]]]:
                 continue
             starts.setdefault(row["start"], []).append(row)
     found: dict[tuple[int, int], list[list[int]]] = {}
-    ends = float("inf")
+    first_lost_step = float("inf")
     for rows in reversed(starts.values()):
         for row in rows:
-            if row["step"] < ends:
+            if row["step"] < first_lost_step:
                 found.setdefault((row["step"], row["group"]), []).append(row["ids"])
-        ends = min(ends, *(row["step"] for row in rows))
+        first_lost_step = min(first_lost_step, *(row["step"] for row in rows))
     return found
 
 
