@@ -1,13 +1,19 @@
-"""Whether runs fit themselves into the memory there is, and whether memory grows over stages and epochs.
+"""Training in limited memory, and growth of memory over stages and epochs.
 
 Run: python -m benchmarks.memory [--only limit|flat] [--limit-gib 2.5] [--record]
 
-limit: V2-S trains through four stages (128, 185, 243, 300 px) by the command line, 16 images a step in 8 groups, once
-with what memory there is and once under a stated limit. Compared are the losses of every step (fp32), how many groups
-ran at a time, and the most memory that the limited process was seen to take.
+limit: V2-S trains on the command line through four stages (128, 185, 243, 300 px), 16 images per step in 8 groups,
+without a limit and under a limit. Compared are the losses of each step (fp32), the number of groups at a time, and the
+peak memory of the limited process.
 
-flat: V2-B0 trains through four stages (64, 96, 112, 128 px), and through all four again, ten times, in one process.
-What one pass needs is taken in the first; a leak would show as growth from the second pass to the last.
+- ``memory_limited_loss_difference``: largest difference of the losses.
+- ``memory_limited_groups_at_300px``: groups at a time under the limit.
+- ``memory_limited_peak_over_limit_ratio``: peak memory / limit.
+
+flat: V2-B0 trains in one process through four stages (64, 96, 112, 128 px), ten times. The first pass allocates what a
+pass needs. A leak is growth from the second pass to the last.
+
+- ``memory_last_pass_over_second_ratio``: memory in the last pass / memory in the second pass.
 """
 
 from __future__ import annotations
@@ -42,8 +48,8 @@ from efficientnetv2.utils.random_key import Key
 
 COMMAND = "python -m benchmarks.memory"
 CPU = torch.device("cpu")
-# Of the limited run: 32 training images, 2 steps an epoch, 4 epochs: 2 steps a stage.
-WORDS = (
+# Arguments of both runs of "limit": 32 training images, 2 steps an epoch, 4 epochs: 2 steps a stage.
+ARGUMENTS = (
     "--recipe", "quick", "--model", "efficientnetv2_s", "--device", "cpu", "--workers", "0", "--epochs", "4",
     "--batch-size", "16", "--set", "ghost_batch_size=2", "--set", "precision=fp32", "--set", "compile=false",
     "--set", "progressive={stages: 4, image_size: {start: 128, end: 300}, dropout: {start: 0.1, end: 0.3}}",
@@ -52,7 +58,7 @@ BATCH, PASSES, STEPS = 32, 10, 4
 
 
 def limited(limit_gib: float, *, write: bool) -> None:
-    """Both runs, one after the other."""
+    """Run without and with the limit, one after the other."""
     with tempfile.TemporaryDirectory() as folder:
         data = pictures_in(Path(folder) / "pictures")
         free_losses, free_groups, free_peak = run(data, Path(folder) / "free")
@@ -62,14 +68,14 @@ def limited(limit_gib: float, *, write: bool) -> None:
     assert len(losses) == len(free_losses) == 8, "a row for every step"
     differences = [abs(one - other) for one, other in zip(losses, free_losses, strict=True)]
     print(f"memory_limited_loss_difference: {max(differences):.1e}")
-    fewest, most = min(groups.values()), max(groups.values())
-    print(f"memory_limited_groups_at_300px: {fewest} (at 128 px {most})")
+    lowest, highest = min(groups.values()), max(groups.values())
+    print(f"memory_limited_groups_at_300px: {lowest} (at 128 px {highest})")
     print(f"memory_limited_peak_over_limit_ratio: {peak / limit_gib:.2f}")
     if write:
         command = f"{COMMAND} --only limit --limit-gib {limit_gib:g}"
         for name, value, unit, spread in (
             ("memory_limited_loss_difference", max(differences), "loss", differences),
-            ("memory_limited_groups_at_300px", fewest, "groups", [fewest]),
+            ("memory_limited_groups_at_300px", lowest, "groups", [lowest]),
             ("memory_limited_peak_over_limit_ratio", peak / limit_gib, "ratio", [peak / limit_gib]),
         ):
             low, high = min(spread), max(spread)
@@ -77,7 +83,7 @@ def limited(limit_gib: float, *, write: bool) -> None:
 
 
 def pictures_in(folder: Path) -> Path:
-    """40 noisy images of two colours, 8 of which become val."""
+    """Write 40 noisy images of two colors. Validation takes 8 of them."""
     for number in range(40):
         name, color = (("red", (190, 60, 60)), ("blue", (60, 60, 190)))[number % 2]
         noise = np.random.default_rng(number).integers(-40, 40, (320, 320, 3))
@@ -88,9 +94,9 @@ def pictures_in(folder: Path) -> Path:
 
 
 def run(data: Path, out: Path, *more: str) -> tuple[list[float], dict[str, int], float]:
-    """A run of the command line: its losses, its groups at a time, and the most GiB it was seen to take."""
-    words = ["train", str(data), *WORDS, "--output", str(out), *more]
-    process = subprocess.Popen([sys.executable, "-m", "efficientnetv2", *words], stdout=subprocess.DEVNULL)
+    """Run the command line; return the losses, the groups at a time, and the peak memory in GiB."""
+    arguments = ["train", str(data), *ARGUMENTS, "--output", str(out), *more]
+    process = subprocess.Popen([sys.executable, "-m", "efficientnetv2", *arguments], stdout=subprocess.DEVNULL)
     peak = 0
     watched = psutil.Process(process.pid)
     while process.poll() is None:
@@ -100,14 +106,14 @@ def run(data: Path, out: Path, *more: str) -> tuple[list[float], dict[str, int],
             break
         time.sleep(0.005)
     if process.wait() != 0:
-        raise SystemExit(f"effnetv2 {' '.join(words)} ended with {process.returncode}")
+        raise SystemExit(f"effnetv2 {' '.join(arguments)} ended with {process.returncode}")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     groups = json.loads((out / "run.json").read_text())["microbatches"]
     return [row["loss"] for row in rows if row["kind"] == "train"], groups, peak / GIB
 
 
 def requests(plan: ProgressiveSchedule):
-    """Every stage of every pass, a few steps each."""
+    """Yield a few steps for each stage of each pass."""
     samples = np.arange(BATCH, dtype=np.int64)
     for step in range(PASSES * plan.stages * STEPS):
         setting = plan.stage(step // STEPS % plan.stages)
@@ -115,14 +121,14 @@ def requests(plan: ProgressiveSchedule):
 
 
 def noise(request: BatchRequest) -> Batch:
-    """Noise of the size asked for."""
+    """Make a batch of noise at the requested size."""
     px = request.setting.image_size
     array = np.random.default_rng(request.step).integers(0, 256, (BATCH, px, px, 3), dtype=np.uint8)
     return Batch(request, torch.from_numpy(array).permute(0, 3, 1, 2), torch.arange(BATCH) % 10, ())
 
 
 def flat(*, write: bool) -> None:
-    """Train, and look at the memory after every pass."""
+    """Train, and read the memory after each pass."""
     plan = ProgressiveSchedule(
         stages=4, image_size=Ramp(64, 128), size_multiple=16, dropout=Ramp(0, 0.3), drop_path=0, randaugment=Ramp(5, 15)
     )
@@ -141,8 +147,8 @@ def flat(*, write: bool) -> None:
     passes = [memory[first : first + plan.stages] for first in range(0, len(memory), plan.stages)]
     sizes = [plan.stage(stage).image_size for stage in range(plan.stages)]
     for number, one in enumerate(passes):
-        told = (f"{mb:.0f} MB at {px} px" for mb, px in zip(one, sizes, strict=True))
-        print(f"pass {number}: {', '.join(told)}")
+        sizes_and_mb = (f"{mb:.0f} MB at {px} px" for mb, px in zip(one, sizes, strict=True))
+        print(f"pass {number}: {', '.join(sizes_and_mb)}")
     ratios = [max(one) / max(passes[1]) for one in passes[1:]]
     print(f"memory_last_pass_over_second_ratio: {ratios[-1]:.3f}")
     if write:
@@ -158,7 +164,6 @@ def flat(*, write: bool) -> None:
 
 
 def main() -> None:
-    """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("limit", "flat"))
     parser.add_argument("--limit-gib", type=float, default=2.5)

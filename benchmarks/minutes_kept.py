@@ -1,23 +1,24 @@
-"""Does ``effnetv2 train DATA --minutes N`` take N minutes, and is its model better than its start and 0.1's?
+"""Does ``effnetv2 train DATA --minutes N`` take N minutes? Is its model better than its start and than version 0.1?
 
 Run: python -m benchmarks.minutes_kept NAME=TRAIN,TEST --minutes 6 20 --start offline --before CHECKOUT [--record]
 
-TRAIN and TEST are folders of class folders (or tables); nothing is tuned on them. CHECKOUT is a clone at an earlier
-version, such as 0.1. For each number of minutes both versions train with the same command line at the same time, each
-on its own half of the processors, so that both meet the same pace of the machine. START is ``offline`` (what ``train``
-finds without a network) or a file of weights. The earlier version takes longer than it is given. By how much is
-measured with the smallest number of minutes; then it is given so many minutes less, so that both take the same time.
-Each model predicts TEST once.
+TRAIN and TEST are folders of class folders (or tables); nothing is tuned on them. CHECKOUT is a clone of an earlier
+version, such as 0.1. START is ``offline`` (the weights that ``train`` finds without an internet connection) or a file
+of weights.
+
+For each N, both versions train with the same command at the same time, each on half of the processors, at the same pace
+of the machine. The earlier version takes longer than N. The smallest N measures this excess. Then the earlier version
+gets a shorter ``--minutes``, so that both versions take the same time. Each model predicts TEST once.
 
 - ``minutes_kept_NAME_START_Nmin_ratio``: wall time from the command to the report / N minutes; 1 is exact.
 - ``minutes_kept_NAME_START_Nmin_minus_probe_top1``: trained model − linear probe of its start, in points, on the
-  validation images, with the interval of a paired bootstrap. These images choose nothing.
-- ``minutes_kept_NAME_START_Nmin_minus_before_top1``: this version − the earlier one in the same time, in points, on
-  TEST, in the same way.
-- ``minutes_kept_NAME_START_Nmin_minus_before_longer_top1``: this version − the earlier one with the same ``--minutes``,
-  of which it takes more (smallest number of minutes only).
+  validation images, with the interval of a paired bootstrap. Nothing is chosen on these images.
+- ``minutes_kept_NAME_START_Nmin_minus_before_top1``: this version − earlier version in the same time, in points, on
+  TEST, with the interval of a paired bootstrap.
+- ``minutes_kept_NAME_START_Nmin_minus_before_longer_top1``: this version − earlier version with the same
+  ``--minutes``, where the earlier version takes longer (smallest N only).
 
-A run that is done is only read. Everything is in OUT (results/minutes_kept), of which the ``*.json`` travel.
+Finished runs are read again. OUT (results/minutes_kept) has all files; only its ``*.json`` files are committed.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from efficientnetv2.workflows.run_report import PROBE_DIR
 
 @dataclass(frozen=True)
 class Task:
-    """What a run is given.
+    """Inputs of a run.
 
     Args:
         data: Images to train on.
@@ -61,24 +62,24 @@ class Task:
 
 
 def train(task: Task, folder: Path, checkout: Path | None, cores: set[int]) -> dict[str, Any]:
-    """One run, timed from the command to the report, and its predictions of the test images.
+    """Run ``train``, timed from the command to the report, and predict the test images.
 
     Args:
-        task: what it is given.
-        folder: for everything that the run leaves.
-        checkout: of another version; None runs this one.
-        cores: the processors to run on.
+        task: Inputs of the run.
+        folder: Folder for all files of the run.
+        checkout: Clone of another version. None runs this version.
+        cores: Processors to run on.
     """
-    kept = folder.with_name(f"{folder.name}.json")  # the name may have a decimal point
-    if kept.exists():
-        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    file = folder.with_name(f"{folder.name}.json")  # the name may have a decimal point
+    if file.exists():
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return found
     options = [] if task.start == "offline" else ["--weights", task.start]
     options += ["--seed", str(task.seed)] if task.seed else []
-    output = "--output" if checkout is None else "--out"  # CHECKOUT has the words of 0.1, here and below
+    output = "--output" if checkout is None else "--out"  # CHECKOUT has the names of 0.1, here and below
     began = time.monotonic()
-    words = ["train", task.data, "--minutes", f"{task.minutes:g}", *options]
-    _run([*words, output, str(folder / "run")], checkout, cores)
+    arguments = ["train", task.data, "--minutes", f"{task.minutes:g}", *options]
+    _run([*arguments, output, str(folder / "run")], checkout, cores)
     wall_s = time.monotonic() - began
     _run(["evaluate", str(folder / "run"), task.test, output, str(folder / "test")], checkout, cores)
     report = json.loads((folder / "run/report.json").read_text(encoding="utf-8"))
@@ -103,15 +104,15 @@ def train(task: Task, folder: Path, checkout: Path | None, cores: set[int]) -> d
         both = compare_predictions(load_predictions(folder / "run"), load_predictions(folder / "run" / PROBE_DIR))
         assert both is not None, "both predict the validation images"
         row["minus_probe"] = {**asdict(both.top1), "images": both.num_images}
-    write_text_atomically(kept, json.dumps(row, indent=1) + "\n")
+    write_text_atomically(file, json.dumps(row, indent=1) + "\n")
     return row
 
 
 def compared(task: Task, prefix: Path, checkout: Path, excess_s: float | None) -> dict[str, dict[str, Any]]:
-    """This version, an earlier one in the same time (``before``), and with the same option (``before_longer``).
+    """Run this version, the earlier version in the same time (``before``) and with the same option (``before_longer``).
 
-    Both versions train at the same time, each on its own half of the processors. ``excess_s``: seconds that the earlier
-    version takes too long; None measures them by ``before_longer``.
+    Both versions train at the same time, each on half of the processors. ``excess_s``: Seconds that the earlier version
+    takes too long. None measures them by ``before_longer``.
     """
     cores = sorted(os.sched_getaffinity(0))
     half = len(cores) // 2
@@ -121,8 +122,8 @@ def compared(task: Task, prefix: Path, checkout: Path, excess_s: float | None) -
 
     minutes = task.minutes
 
-    def of(side: str, given: float, version: Path | None, on: set[int]) -> dict[str, Any]:
-        return train(replace(task, minutes=given), prefix.with_name(f"{prefix.name}_{side}"), version, on)
+    def of(side: str, given_minutes: float, version: Path | None, on: set[int]) -> dict[str, Any]:
+        return train(replace(task, minutes=given_minutes), prefix.with_name(f"{prefix.name}_{side}"), version, on)
 
     def earlier() -> dict[str, dict[str, Any]]:
         longer = {} if excess_s is not None else {"before_longer": of("before_longer", minutes, checkout, theirs)}
@@ -134,17 +135,17 @@ def compared(task: Task, prefix: Path, checkout: Path, excess_s: float | None) -
     return {"now": now.result()} | before.result()
 
 
-def _run(words: list[str], checkout: Path | None, cores: set[int]) -> None:
-    """The command line of this version, or of a checkout's, without a network, on these processors."""
+def _run(arguments: list[str], checkout: Path | None, cores: set[int]) -> None:
+    """Run the command line of this version, or of a checkout, without a network connection, on these processors."""
     env = os.environ | {"HF_HUB_OFFLINE": "1"}
     if checkout is not None:
         env["PYTHONPATH"] = str(checkout.resolve() / "src")
     pinned = ["taskset", "--cpu-list", ",".join(map(str, sorted(cores)))]
-    subprocess.run([*pinned, sys.executable, "-m", "efficientnetv2", *words], check=True, env=env)
+    subprocess.run([*pinned, sys.executable, "-m", "efficientnetv2", *arguments], check=True, env=env)
 
 
 def named_set(text: str) -> tuple[str, str, str]:
-    """The name, the training images and the test images of the argument NAME=TRAIN,TEST."""
+    """Parse the argument NAME=TRAIN,TEST."""
     name, _, folders = text.partition("=")
     data, _, test = folders.partition(",")
     if not (name.isidentifier() and data and test):
@@ -167,13 +168,13 @@ def main() -> None:
     typed = f"python -m benchmarks.minutes_kept {name}=TRAIN,TEST --start {start.replace('weights', 'WEIGHTS')}"
     excess_s = None
     for minutes in sorted(options.minutes):
-        called = f"{name}_{start}_{minutes:g}min"
+        run_name = f"{name}_{start}_{minutes:g}min"
         task = Task(data, test, minutes, options.start)
-        rows = compared(task, options.output / called, options.before, excess_s)
+        rows = compared(task, options.output / run_name, options.before, excess_s)
         now = rows["now"]
         if "before_longer" in rows:
             excess_s = rows["before_longer"]["wall_s"] - 60 * minutes
-        predicted = {side: load_predictions(options.output / f"{called}_{side}/test") for side in rows}
+        predicted = {side: load_predictions(options.output / f"{run_name}_{side}/test") for side in rows}
         differences = {}
         for side in [side for side in rows if side != "now"]:
             between = compare_predictions(predicted["now"], predicted[side])
@@ -182,10 +183,10 @@ def main() -> None:
         if "minus_probe" in now:
             differences["minus_probe"] = now["minus_probe"]
         for side, row in rows.items():
-            print(f"{called} {side}: {json.dumps({**row, 'hardware': None, 'versions': None})}", flush=True)
+            print(f"{run_name} {side}: {json.dumps({**row, 'hardware': None, 'versions': None})}", flush=True)
         for what, one in differences.items():
             print(
-                f"{called} {what}: top-1 {100 * one['value']:+.1f} points (95 % CI {100 * one['low']:+.1f} to "
+                f"{run_name} {what}: top-1 {100 * one['value']:+.1f} points (95 % CI {100 * one['low']:+.1f} to "
                 f"{100 * one['high']:+.1f}, {one['images']} images)"
             )
         if options.record:
@@ -195,10 +196,10 @@ def main() -> None:
                 "versions": versions_of(list(rows.values())),
             }
             ratio = now["wall_s"] / (60 * minutes)
-            record(f"minutes_kept_{called}_ratio", ratio, unit="ratio", low=ratio, high=ratio, n=1, **of)
+            record(f"minutes_kept_{run_name}_ratio", ratio, unit="ratio", low=ratio, high=ratio, n=1, **of)
             for what, one in differences.items():
                 points = {end: 100 * one[end] for end in ("value", "low", "high")}
-                record(f"minutes_kept_{called}_{what}_top1", **points, unit="points", n=one["images"], **of)
+                record(f"minutes_kept_{run_name}_{what}_top1", **points, unit="points", n=one["images"], **of)
 
 
 if __name__ == "__main__":

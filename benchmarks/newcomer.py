@@ -1,32 +1,32 @@
-"""What a newcomer gets: ``effnetv2 train DATA --minutes M`` against other tools in the same minutes.
+"""``effnetv2 train DATA --minutes M`` with its defaults, against other tools in the same minutes.
 
 Run: python -m benchmarks.newcomer NAME=TRAIN,TEST --minutes 6 --start offline --timm-train TIMM_TRAIN_PY
 --peers-python PYTHON [PYTHON ...] [--record]
 
-TRAIN and TEST are folders of class folders. TEST may be a table with groups, which the intervals then respect. START is
-``offline`` (``train`` chooses between the bundled weights and none) or a file of weights of EfficientNetV2-B0. Peers
-start from the same weights, offline from the bundled weights:
+TRAIN and TEST are folders of class folders. TEST may be a table with groups. Then the intervals are over groups. START
+is ``offline`` (``train`` chooses between the bundled weights and random weights) or a file of weights of
+EfficientNetV2-B0. The peers start from this file, or with ``offline`` from the bundled weights:
 
 - ``probe``: logistic regression of scikit-learn on the features, all training images, penalty by cross-validation.
 - ``fastai``: ``vision_learner(...).fine_tune(epochs)``, defaults.
 - ``autogluon``: AutoGluon MultiModal, preset medium_quality. Version 1.6.3 needs torch < 2.14, torchvision < 0.29 and
   timm < 1.0.7, and the other sides run with later versions. So AutoGluon needs a separate environment.
-- ``timm``: train.py of timm with settings for fine-tuning.
+- ``timm``: train.py of timm with options for fine-tuning.
 
 Each peer runs in the first PYTHON that has its library; this interpreter is tried last. A peer without its library is
 "not measured". ``newcomer_sides`` has the details. Nothing is tuned on these images. fastai and timm validate on the
-same fifth of the training images; ``train`` and AutoGluon hold out their own. All sides run one after another on all
-processors, in another order for each seed. They count if the pace of the machine is within a tenth before and after all
-runs of a seed. A finished run is only read, and only for the same data and weights.
+same fifth of the training images; ``train`` and AutoGluon choose their validation images. All sides run one after
+another on all processors, in another order for each seed. Runs of a seed count if the pace of the machine is within a
+tenth before and after all of them. Finished runs are read again if data and weights are unchanged.
 
-PREFIX is ``newcomer_NAME_START_Mmin``, and its START is ``offline`` or ``weights``:
+PREFIX is ``newcomer_NAME_START_Mmin``, where START is ``offline`` or ``weights``:
 
 - ``PREFIX_minus_PEER_top1``, ``PREFIX_minus_PEER_macro_f1``: ours − peer in points, on TEST, over all seeds, with the
   interval of a paired bootstrap. The bootstrap draws an image with the predictions of all seeds.
-- ``PREFIX_minus_PEER_top1_by_seed``: the same difference of top-1, with the lowest and the highest seed as ends.
+- ``PREFIX_minus_PEER_top1_by_seed``: mean difference of top-1, with the lowest and the highest seed as ends.
 - ``PREFIX_SIDE_wall_s``: mean wall time of training, with the lowest and the highest seed as ends.
 
-Everything is in OUT (results/newcomer), of which OUT/sides travels.
+OUT (results/newcomer) has all files; only OUT/sides is committed.
 """
 
 from __future__ import annotations
@@ -68,19 +68,19 @@ _LIBRARIES = {"fastai": "fastai", "autogluon": "autogluon.multimodal"}  # the ot
 
 
 def weights_of(start: str) -> str:
-    """The file of weights that the peers start from."""
+    """Return the file of weights that the peers start from."""
     return str(BUNDLED / f"{MODEL.removeprefix('tf_')}.safetensors") if start == "offline" else start
 
 
 def asked(task: Task) -> dict[str, Any]:
-    """What decides the runs of all seeds: minutes, digests of both sets, SHA-256 of the weights."""
+    """Return the conditions of the runs of all seeds: minutes, digests of both datasets, SHA-256 of the weights."""
     digests = {name: load_dataset(of).digest() for name, of in (("train", task.data), ("test", task.test))}
     weights = hashlib.sha256(Path(weights_of(task.start)).read_bytes()).hexdigest()
     return {"minutes": task.minutes, **digests, "weights_sha256": weights}
 
 
 def prepare(task: Task, folder: Path) -> dict[str, str]:
-    """What the peers read: links to the training images, a table of the test images, the weights for timm."""
+    """Write the inputs of the peers: links to the training images, a table of the test images, weights for timm."""
     shutil.rmtree(folder, ignore_errors=True)  # links to other images
     folder.mkdir(parents=True)
     data, test = load_dataset(task.data), load_dataset(task.test)
@@ -89,32 +89,32 @@ def prepare(task: Task, folder: Path) -> dict[str, str]:
     table = pd.DataFrame({"path": test.paths, "true_label": [test.class_names[label] for label in test.labels]})
     table["file"] = [str((Path(test.root) / path).absolute()) for path in test.paths]
     table.to_csv(folder / "test.csv", index=False)
-    network, _ = load_weights(weights_of(task.start))
-    convert.write(folder / "weights", adapt(network, num_classes=0), "timm")
+    model, _ = load_weights(weights_of(task.start))
+    convert.write(folder / "weights", adapt(model, num_classes=0), "timm")
     if (found := json.loads((folder / "weights/config.json").read_text(encoding="utf-8"))["architecture"]) != MODEL:
         raise SystemExit(f"{task.start} has the weights of {found}; the peers are set up for {MODEL}.")
     return {"images": str(images), "test": str(folder / "test.csv"), "weights": str(folder / "weights")}
 
 
 def run_peer(side: str, python: str, job: Job) -> dict[str, Any]:
-    """Train and predict in a separate process, without a network."""
+    """Train and predict in a separate process, without an internet connection."""
     env = os.environ | {"HF_HUB_OFFLINE": "1"}
-    words = [python, "-m", "benchmarks.newcomer_sides", side, json.dumps(asdict(job))]
-    subprocess.run(words, check=True, env=env, cwd=_ROOT)
+    command = [python, "-m", "benchmarks.newcomer_sides", side, json.dumps(asdict(job))]
+    subprocess.run(command, check=True, env=env, cwd=_ROOT)
     facts = json.loads(Path(job.out, "side.json").read_text(encoding="utf-8"))
     versions = library_versions() | {"torch": facts["torch"]}  # of the interpreter of the side
     return {**facts, "hardware": hardware(), "versions": versions, "when": time.strftime("%Y-%m-%d")}
 
 
 def run_ours(task: Task, folder: Path) -> dict[str, Any]:
-    """``train`` from its start: the pace before and after says nothing about a run that was stopped and resumed."""
+    """Run ``train`` from its start: the measured pace does not cover a run that was stopped and resumed."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.with_name(f"{folder.name}.json").unlink(missing_ok=True)
     return train(task, folder, None, os.sched_getaffinity(0))
 
 
 def interpreter(side: str, pythons: list[str]) -> str | None:
-    """The first interpreter with the library of a side."""
+    """Return the first interpreter with the library of a side."""
     test = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
     library = _LIBRARIES.get(side)
     for python in [*pythons, sys.executable] if library else [sys.executable]:
@@ -124,13 +124,13 @@ def interpreter(side: str, pythons: list[str]) -> str | None:
 
 
 def pooled(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Predictions of several seeds as one table, where the predictions of an image are one cluster."""
+    """Join the predictions of several seeds in one table, where the predictions of an image are one cluster."""
     own = [table.assign(**{CLUSTER_COLUMN: table.get(CLUSTER_COLUMN, table.index.to_series())}) for table in tables]
     return pd.concat([table.set_axis(f"{seed}/" + table.index) for seed, table in enumerate(own)])
 
 
 def differences(ours: list[pd.DataFrame], theirs: list[pd.DataFrame]) -> dict[str, dict[str, float]]:
-    """Ours − theirs in points, by metric; ``top1_by_seed`` has the spread over the seeds."""
+    """Compute ours − theirs in points, by metric. ``top1_by_seed`` has the spread over the seeds."""
     both = compare_predictions(pooled(ours), pooled(theirs))
     assert both is not None, "both predict the test images"
     found = {name: asdict(one) for name, one in (("top1", both.top1), ("macro_f1", both.macro_f1))}
@@ -168,13 +168,13 @@ def main() -> None:
     for side in missing:
         print(f"{side}: not measured ({'no --timm-train' if side == 'timm' else 'not installed'})", flush=True)
     sides = ["ours", *(side for side in options.sides if side not in missing)]
-    called = f"{name}_{start}_{options.minutes:g}min"
+    run_name = f"{name}_{start}_{options.minutes:g}min"
     rows: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     tables: dict[str, list[pd.DataFrame]] = {side: [] for side in sides}
     for seed in range(options.seeds):
         first = seed % len(sides)
         for side in sides[first:] + sides[:first]:
-            folder = out / f"{called}_{side}_{seed}"
+            folder = out / f"{run_name}_{side}_{seed}"
             run = partial(run_ours, replace(whole, seed=seed), folder)
             if side != "ours":
                 job = Job(**inputs, out=str(folder / "test"), minutes=options.minutes, seed=seed, timm_train=timm_train)
@@ -182,8 +182,8 @@ def main() -> None:
             rows[side].append(paced(out / "sides" / f"{folder.name}.json", run, {**decides, "seed": seed}))
             tables[side].append(load_predictions(folder / "test"))
         # Not the versions: the peers have their own torch.
-        kept = ("seed", "hardware", "pace", "file")
-        refuse_drift([{key: rows[side][seed][key] for key in kept} for side in sides], SAME_PACE)
+        compared = ("seed", "hardware", "pace", "file")
+        refuse_drift([{key: rows[side][seed][key] for key in compared} for side in sides], SAME_PACE)
     every = [row for side in sides for row in rows[side]]
     chosen = f"--sides {' '.join(options.sides)} " if options.sides != list(SIDES) else ""
     typed = (
@@ -195,13 +195,13 @@ def main() -> None:
     for side in sides:
         seconds = [row["wall_s"] for row in rows[side]]
         ends = {"value": statistics.fmean(seconds), "low": min(seconds), "high": max(seconds)}
-        claims[f"newcomer_{called}_{side}_wall_s"] = {**ends, "unit": "s", "n": len(seconds)}
+        claims[f"newcomer_{run_name}_{side}_wall_s"] = {**ends, "unit": "s", "n": len(seconds)}
         if side != "ours":
             for metric, one in differences(tables["ours"], tables[side]).items():
-                claims[f"newcomer_{called}_minus_{side}_{metric}"] = {**one, "unit": "points"}
+                claims[f"newcomer_{run_name}_minus_{side}_{metric}"] = {**one, "unit": "points"}
     for claim, one in claims.items():
         print(f"{claim}: {one['value']:.1f} {one['unit']} ({one['low']:.1f} to {one['high']:.1f}), n = {one['n']}")
-    for claim in (f"newcomer_{called}_{form.format(side)}" for form in _CLAIMS for side in ("ours", *SIDES)):
+    for claim in (f"newcomer_{run_name}_{form.format(side)}" for form in _CLAIMS for side in ("ours", *SIDES)):
         if options.record and claim in claims:
             record(claim, **claims[claim], command=typed, on=machines(every), versions=versions_of(every))
         elif options.record:

@@ -1,10 +1,10 @@
-"""The peers of ``newcomer``: each trains on folders of images from the same weights, then predicts the test images.
+"""Peers of ``newcomer``: each trains on folders of images from the same weights, then predicts the test images.
 
 Run: python -m benchmarks.newcomer_sides SIDE JOB
 
-JOB is a JSON text with the fields of ``Job``. The interpreter needs the library of that side and torch. fastai and
-timm's script train for a number of epochs. A pilot of some steps measures how many fit into the minutes. The pilot and
-the prediction do not count as time of the side.
+JOB is a JSON text with the fields of ``Job``. The interpreter needs torch and the library of the side. fastai and
+timm's script train for a number of epochs. A pilot of some steps measures how many epochs fit into the minutes. The
+pilot and the prediction do not count as time of the side.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Predict = Callable[[list[str]], list[str]]
 
 @dataclass(frozen=True)
 class Job:
-    """What a side is given: the same images, weights and minutes.
+    """Inputs of a side: each side has the same images, weights and minutes.
 
     Args:
         images: Folder with train/ and val/, each with a folder per class.
@@ -103,7 +103,7 @@ def train_fastai(job: Job) -> tuple[Predict, dict[str, Any]]:
     from fastai.vision import all as vision
 
     class Pilot(vision.Callback):
-        """The times after the first training steps."""
+        """Record the times after the first training steps, then stop."""
 
         def before_fit(self) -> None:
             self.times: list[float] = []
@@ -120,8 +120,8 @@ def train_fastai(job: Job) -> tuple[Predict, dict[str, Any]]:
             job.images, valid="val", item_tfms=vision.Resize(job.image_size), batch_tfms=vision.aug_transforms(),
             bs=BATCH_SIZE, num_workers=WORKERS,
         )  # fmt: skip
-        given = {"file": job.file, "num_classes": -1}
-        return vision.vision_learner(data, MODEL, metrics=vision.accuracy, pretrained_cfg_overlay=given)
+        overlay = {"file": job.file, "num_classes": -1}
+        return vision.vision_learner(data, MODEL, metrics=vision.accuracy, pretrained_cfg_overlay=overlay)
 
     started, pilot, learn = time.monotonic(), Pilot(), learner()
     learn.unfreeze()
@@ -162,7 +162,7 @@ def train_autogluon(job: Job) -> tuple[Predict, dict[str, Any]]:
 
 
 def train_timm(job: Job) -> tuple[Predict, dict[str, Any]]:
-    """Train.py of timm. Optimizer, schedule and crops are usual for fine-tuning, and were not tuned here."""
+    """Run train.py of timm. Optimizer, schedule and crops are usual for fine-tuning, and were not tuned here."""
     import timm
     from benchmarks.peers_training import Timm
     from timm.data import create_dataset
@@ -211,7 +211,7 @@ def _outputs(model: Any, files: list[str], **args: Any) -> Any:
 
 
 def _epoch_s(command: Sequence[str]) -> float:
-    """Seconds of an epoch of timm's script, which is stopped after some steps. RuntimeError if it ends before."""
+    """Return the seconds of an epoch of timm's script, stopped after some steps. RuntimeError if it ends before."""
     steps, seconds, last = 0, [], deque(maxlen=20)
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, start_new_session=True, **piped) as run:

@@ -1,13 +1,13 @@
-"""Equal answers on equal weights: ours against timm, torchvision and Keras, through files in both directions.
+"""Equal logits with equal weights: ours against timm, torchvision and Keras, through files in both directions.
 
-Run: make parity            (all of it: tens of minutes and some gigabytes of memory on two cores; what is done is
-                            kept in runs/parity, and not done again by the same code and versions)
+Run: make parity            (tens of minutes and some gigabytes of memory on two cores; runs/parity stores finished
+                            rows, and the same code and versions read them again)
      python -m benchmarks.parity --only efficientnetv2_b0
 
-A row compares the logits of two real photographs, at the size the network is evaluated at and at an odd one, from the
-pixels on: each side normalises by what it was told. Read: their file, our network. Written: our file, their network.
-The figure is the greatest difference over the spread (standard deviation) of the logits. Rows marked wrong were broken
-on purpose, and must be far off. Writes results/parity.json, unless told --only.
+A row compares the logits of two photographs, at the evaluation size of the architecture and at an odd size. Each side
+gets the same pixels and normalizes them with its own values. Read: their file in our model. Written: our file in their
+model. The distance is the largest difference / the standard deviation of the logits. Rows named "wrong" have a
+deliberate error and must have a large distance. Writes results/parity.json, except with --only.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.io import write_text_atomically
 
 TOLERANCE = 1e-4
-WRONG = 10 * TOLERANCE  # what is broken on purpose is at least this far off
-# Becomes 86, 43, 22, 11, 6. Both paddings are the same where an odd side is halved, so even ones must be among them.
+WRONG = 10 * TOLERANCE  # minimum distance of rows with a deliberate error
+# Becomes 86, 43, 22, 11, 6. Both paddings are equal where an odd side is halved. So some sides must be even.
 ODD_PX = 171
 PICTURES = sorted((Path(__file__).parent.parent / "examples" / "land_cover" / "images").glob("*.jpg"))
 RESULT = Path(__file__).parent / "results" / "parity.json"
@@ -64,31 +64,31 @@ Row = dict[str, Any]
 
 
 def photographs(preprocessing: Preprocessing, px: int, number: int = 2) -> Tensor:
-    """(number, 3, px, px) uint8, from JPEG files, as the network's own preprocessing frames them."""
-    framed = [load_eval_image(path, replace(preprocessing, image_size=px)) for path in PICTURES[:number]]
-    return torch.from_numpy(np.stack(framed)).permute(0, 3, 1, 2)
+    """Return (number, 3, px, px) uint8, from JPEG files, cropped as in the preprocessing."""
+    images = [load_eval_image(path, replace(preprocessing, image_size=px)) for path in PICTURES[:number]]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
-def our_logits(network: EfficientNet, pixels: Tensor) -> Tensor:
-    """As ``effnetv2 predict`` has them."""
-    return predict(network, [pixels], preprocessing=network.preprocessing)
+def our_logits(model: EfficientNet, pixels: Tensor) -> Tensor:
+    """Return the logits of ``effnetv2 predict``."""
+    return predict(model, [pixels], preprocessing=model.preprocessing)
 
 
-def random_weights(network: nn.Module, name: str) -> nn.Module:
-    """Weights with which photographs give logits of ordinary size.
+def random_weights(model: nn.Module, name: str) -> nn.Module:
+    """Set random weights with which photographs have logits of ordinary size.
 
-    Noise is among the images that the statistics are taken from, for photographs of land are alike: a deep network
-    that only knew a few of them would explode on the next.
+    The batch-norm statistics come from photographs and noise. Photographs of land are alike: with these alone, the
+    activations of a deep model would explode on the next image.
     """
     preprocessing = get_model_info(name).preprocessing
     pixels = photographs(preprocessing, 128, number=16)
     real = normalize(pixels, mean=preprocessing.mean, std=preprocessing.std)
     noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
-    return randomise(network, torch.cat([real, noise]))
+    return randomise(model, torch.cat([real, noise]))
 
 
 def torch_rows(side: Timm | Torchvision, place: Path, sizes: Sequence[int] | None) -> Iterator[Row]:
-    """Of a PyTorch library: read, written, bit for bit, and broken."""
+    """Rows of a PyTorch library: read, written, round trip bit for bit, and wrong."""
     theirs = random_weights(side.create(), side.name)
     imported = convert.read(side.save(theirs, place))
     ours = imported.network
@@ -110,7 +110,7 @@ def torch_rows(side: Timm | Torchvision, place: Path, sizes: Sequence[int] | Non
 
 
 def keras_rows(side: Keras, place: Path, sizes: Sequence[int] | None) -> Iterator[Row]:
-    """Of Keras: our random weights written for it, and its file of them read."""
+    """Rows of Keras: our random weights written for Keras, and the file of Keras read."""
     ours = random_weights(EfficientNet(get_architecture(side.name)), side.name)
     assert isinstance(ours, EfficientNet)
     ours.preprocessing = get_model_info(side.name).preprocessing
@@ -121,7 +121,7 @@ def keras_rows(side: Keras, place: Path, sizes: Sequence[int] | None) -> Iterato
         expected = side.logits(theirs, pixels)
         yield {"what": "read", "px": px, "distance": distance(our_logits(read, pixels), expected)}
         yield {"what": "written", "px": px, "distance": distance(expected, our_logits(ours, pixels))}
-    # How many batches were counted is nothing that Keras knows.
+    # Keras does not count batches.
     before, after = (
         {name: tensor for name, tensor in one.state_dict().items() if not name.endswith("num_batches_tracked")}
         for one in (ours, read)
@@ -131,55 +131,55 @@ def keras_rows(side: Keras, place: Path, sizes: Sequence[int] | None) -> Iterato
 
 
 def wrong_rows(ours: EfficientNet, expected: Tensor, pixels: Tensor) -> Iterator[Row]:
-    """The same weights with padding, epsilon and preprocessing of the other kind."""
-    table, crop_mode = ours.architecture, ours.preprocessing
+    """Rows with the same weights, but with changed padding, epsilon or preprocessing."""
+    architecture, crop_mode = ours.architecture, ours.preprocessing
     imagenet = crop_mode.mean == IMAGENET_MEAN
     mean, std = (SYMMETRIC_MEAN, SYMMETRIC_STD) if imagenet else (IMAGENET_MEAN, IMAGENET_STD)
-    padding = replace(table, padding="symmetric" if table.padding == "same" else "same")
-    epsilon = replace(table, batch_norm_epsilon=1e-5 if table.batch_norm_epsilon > 1e-4 else 1e-3)
-    for what, wrong, preprocessing in (
+    padding = replace(architecture, padding="symmetric" if architecture.padding == "same" else "same")
+    epsilon = replace(architecture, batch_norm_epsilon=1e-5 if architecture.batch_norm_epsilon > 1e-4 else 1e-3)
+    for what, changed, preprocessing in (
         ("padding", padding, crop_mode),
         ("epsilon", epsilon, crop_mode),
-        ("preprocessing", table, replace(crop_mode, mean=mean, std=std)),
+        ("preprocessing", architecture, replace(crop_mode, mean=mean, std=std)),
     ):
         with torch.device("meta"):
-            network = EfficientNet(wrong)
-        network.load_state_dict(ours.state_dict(), assign=True)
-        network.preprocessing = preprocessing
-        got = our_logits(network.eval(), pixels)
+            model = EfficientNet(changed)
+        model.load_state_dict(ours.state_dict(), assign=True)
+        model.preprocessing = preprocessing
+        got = our_logits(model.eval(), pixels)
         yield {"what": f"wrong {what}", "px": pixels.shape[-1], "distance": distance(got, expected)}
 
 
 def shape_rows(name: str) -> Iterator[Row]:
-    """Whether every tensor of theirs is one of ours, in name and shape."""
-    for kind in (Timm, Torchvision):
-        if kind.has(name):
-            yield {"against": kind.title, "what": "shapes", "identical": same_shapes(kind(name))}
+    """Check that each of their tensors is one of ours, in name and shape."""
+    for library in (Timm, Torchvision):
+        if library.has(name):
+            yield {"against": library.title, "what": "shapes", "identical": same_shapes(library(name))}
     if Keras.has(name):
-        # Keras has no weightless networks: its file is read whole, which accounts for every tensor.
+        # Keras cannot build a model without weights. Reading its whole file checks every tensor.
         with tempfile.TemporaryDirectory() as folder:
             found = convert.read(Keras(name).save(Keras(name).create(ODD_PX), Path(folder))).name
         yield {"against": "keras", "what": "shapes", "identical": found == name}
 
 
 def logit_rows(name: str, sizes: Sequence[int] | None) -> Iterator[Row]:
-    """Everything that is computed with a network."""
-    for kind in (Timm, Torchvision, Keras):
-        if not kind.has(name):
+    """Rows that compute logits."""
+    for library in (Timm, Torchvision, Keras):
+        if not library.has(name):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            side, place = kind(name), Path(folder)
+            side, place = library(name), Path(folder)
             many = keras_rows if isinstance(side, Keras) else torch_rows
-            yield from ({"against": kind.title} | row for row in many(side, place, sizes))
+            yield from ({"against": library.title} | row for row in many(side, place, sizes))
         gc.collect()
 
 
 def rows_of(name: str, sizes: Sequence[int] | None = None) -> Iterator[Row]:
-    """Everything there is to say about one network.
+    """All rows of one architecture.
 
     Args:
-        name: ours.
-        sizes: of the images, in pixels; None is the size it is evaluated at and an odd one.
+        name: Our name of the architecture.
+        sizes: Image sizes in pixels. None takes the evaluation size and an odd size.
     """
     if name in SHAPES:
         yield from ({"network": name} | row for row in shape_rows(name))
@@ -188,7 +188,7 @@ def rows_of(name: str, sizes: Sequence[int] | None = None) -> Iterator[Row]:
 
 
 def made_by() -> dict[str, Any]:
-    """What the rows are of: versions of all sides, and digests of our package and of these scripts."""
+    """Return what decides the rows: versions of all sides, and digests of our package and of these scripts."""
     scripts = (f"{name}.py" for name in ("parity", "parity_sides", "random_weights"))
     text = b"\0".join((Path(__file__).parent / script).read_bytes() for script in scripts)
     return {
@@ -199,27 +199,27 @@ def made_by() -> dict[str, Any]:
 
 
 def kept_rows(name: str, by: dict[str, Any]) -> Iterator[Row]:
-    """``rows_of``; of a network that was done before by the same, what is kept of that.
+    """Return ``rows_of``, or the stored rows if ``made_by`` is unchanged.
 
     Args:
-        name: ours.
-        by: as ``made_by`` has it; what others made, or what does not say who did, is made again.
+        name: Our name of the architecture.
+        by: Result of ``made_by``. Stored rows of other code or versions, or without this entry, are computed again.
     """
-    kept = KEPT / f"{name}.json"
-    found = json.loads(kept.read_text()) if kept.exists() else None
-    if isinstance(found, dict) and found["by"] == by:
-        yield from found["rows"]
+    file = KEPT / f"{name}.json"
+    stored = json.loads(file.read_text()) if file.exists() else None
+    if isinstance(stored, dict) and stored["by"] == by:
+        yield from stored["rows"]
         return
     rows = []
     for row in rows_of(name):
         rows.append(row)
         yield row
     KEPT.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(kept, json.dumps({"by": by, "rows": rows}))
+    write_text_atomically(file, json.dumps({"by": by, "rows": rows}))
 
 
 def passes(row: Row) -> bool:
-    """Whether a row says what it should."""
+    """Check a row: the distance or identity is as expected."""
     if "identical" in row:
         return bool(row["identical"])
     return bool(row["distance"] >= WRONG if row["what"].startswith("wrong") else row["distance"] <= TOLERANCE)
@@ -236,9 +236,9 @@ def _line(row: Row) -> str:
 
 
 def main() -> int:
-    """Print the table; 1 if a row fails."""
+    """Print the table. Return 1 if a row fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=NAMES, action="append", help="this network alone; may be repeated")
+    parser.add_argument("--only", choices=NAMES, action="append", help="only this architecture; can be repeated")
     options = parser.parse_args()
     print("| network | against | what | px | distance, or identical | |\n|---|---|---|---|---|---|")
     rows, by = [], made_by()

@@ -1,4 +1,4 @@
-"""The three others of ``parity``: each builds, saves and loads a network by its own means, and answers to pixels."""
+"""Other libraries in ``parity``: each builds, saves and loads a model with its own functions, and computes logits."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from efficientnetv2.models.efficientnet import EfficientNet
 
 
 class Timm:
-    """A network of timm, in folders as its hub has them."""
+    """A model of timm, in folders of the layout of its hub."""
 
     title = "timm"
 
     def __init__(self, name: str) -> None:
-        """Ours is the name."""
+        """Take our name of the architecture."""
         self.name = name
 
     @staticmethod
     def has(name: str) -> bool:
-        """Whether timm has it."""
+        """Check that timm has this architecture."""
         return True
 
     def create(self) -> nn.Module:
-        """With fresh weights."""
+        """Build the model with random weights."""
         import timm
 
         return timm.create_model(f"tf_{self.name}")
 
     def save(self, theirs: nn.Module, place: Path) -> Path:
-        """By timm's own means."""
+        """Save with functions of timm."""
         from timm.models import save_for_hf
 
         save_for_hf(theirs, str(place / "timm"), safe_serialization=True)
         return place / "timm"
 
-    def load(self, network: EfficientNet, place: Path) -> tuple[nn.Module, Path]:
-        """Ours, converted and loaded by timm's own means; and the file."""
+    def load(self, model: EfficientNet, place: Path) -> tuple[nn.Module, Path]:
+        """Convert our model and load it with functions of timm; return the model and the file."""
         import timm
 
         out = place / "for_timm"
-        convert.write(out, network, "timm")
+        convert.write(out, model, "timm")
         return timm.create_model(f"local-dir:{out}", pretrained=True), out
 
     def logits(self, theirs: nn.Module, pixels: Tensor) -> Tensor:
-        """Of uint8 images, normalised as timm says for this network."""
+        """Compute logits of uint8 images, normalized with the values of timm for this model."""
         from timm.data import resolve_model_data_config
 
         config = resolve_model_data_config(theirs)
@@ -64,40 +64,40 @@ class Timm:
 
 
 class Torchvision:
-    """A network of torchvision; its state dicts are saved and loaded by PyTorch."""
+    """A model of torchvision. PyTorch saves and loads its state dict."""
 
     title = "torchvision"
 
     def __init__(self, name: str) -> None:
-        """Ours is the name."""
+        """Take our name of the architecture."""
         self.name = name
 
     @staticmethod
     def has(name: str) -> bool:
-        """Whether torchvision has it."""
+        """Check that torchvision has this architecture."""
         return name in torchvision_config.MODELS
 
     def create(self) -> nn.Module:
-        """With fresh weights."""
+        """Build the model with random weights."""
         from torchvision.models import get_model
 
         return get_model(torchvision_config.MODELS[self.name], weights=None)
 
     def save(self, theirs: nn.Module, place: Path) -> Path:
-        """As torchvision publishes its own."""
+        """Save in the format of the published weights."""
         torch.save(theirs.state_dict(), place / "torchvision.pth")
         return place / "torchvision.pth"
 
-    def load(self, network: EfficientNet, place: Path) -> tuple[nn.Module, Path]:
-        """Ours, converted and loaded strictly; and the file."""
+    def load(self, model: EfficientNet, place: Path) -> tuple[nn.Module, Path]:
+        """Convert our model and load it strictly; return the model and the file."""
         out = place / "for_torchvision.pth"
-        convert.write(out, network, "torchvision")
+        convert.write(out, model, "torchvision")
         theirs = self.create()
         theirs.load_state_dict(torch.load(out, weights_only=True))
         return theirs, out
 
     def logits(self, theirs: nn.Module, pixels: Tensor) -> Tensor:
-        """Of uint8 images, normalised as torchvision documents for its weights of this network."""
+        """Compute logits of uint8 images, normalized with the documented values for these weights."""
         from torchvision.models import get_model_weights
 
         transform = get_model_weights(torchvision_config.MODELS[self.name]).DEFAULT.transforms()
@@ -105,21 +105,21 @@ class Torchvision:
 
 
 class Keras:
-    """A network of Keras with its rescaling built in: it takes pixels from 0 to 255."""
+    """A model of Keras with built-in rescaling: it takes pixels from 0 to 255."""
 
     title = "keras"
 
     def __init__(self, name: str) -> None:
-        """Ours is the name."""
+        """Take our name of the architecture."""
         self.name = name
 
     @staticmethod
     def has(name: str) -> bool:
-        """Whether Keras has it."""
+        """Check that Keras has this architecture."""
         return name.rpartition("_")[2] not in ("xl", "l2", "b8")
 
     def create(self, px: int) -> Any:
-        """With fresh weights, for images of a size: V1 pads by the size that it was built for."""
+        """Build the model with random weights for images of this size. Paddings of V1 depend on the size."""
         import keras
 
         family, _, size = self.name.partition("_")
@@ -128,41 +128,41 @@ class Keras:
         return build(weights=None, input_shape=(px, px, 3), classifier_activation=None)
 
     def save(self, theirs: Any, place: Path) -> Path:
-        """By Keras' own means."""
+        """Save with functions of Keras."""
         with _without_keras_warnings():
             theirs.save_weights(place / "keras.weights.h5")
         return place / "keras.weights.h5"
 
-    def load(self, network: EfficientNet, place: Path, px: int) -> Any:
-        """Ours, converted and loaded by Keras' own means."""
+    def load(self, model: EfficientNet, place: Path, px: int) -> Any:
+        """Convert our model and load it with functions of Keras."""
         out = place / "for_keras.weights.h5"
-        convert.write(out, network, "keras")
+        convert.write(out, model, "keras")
         with _without_keras_warnings():
             theirs = self.create(px)
             theirs.load_weights(out)
         return theirs
 
     def logits(self, theirs: Any, pixels: Tensor) -> Tensor:
-        """Of uint8 images as they are."""
+        """Compute logits of uint8 images without normalization."""
         with torch.inference_mode(), _without_keras_warnings():
-            answers = theirs(pixels.permute(0, 2, 3, 1).float(), training=False)
-        return torch.as_tensor(answers).detach().cpu().clone()
+            outputs = theirs(pixels.permute(0, 2, 3, 1).float(), training=False)
+        return torch.as_tensor(outputs).detach().cpu().clone()
 
 
 @contextmanager
 def _without_keras_warnings() -> Iterator[None]:
-    """Keras' own, about how it uses NumPy and PyTorch."""
+    """Hide warnings of Keras about its use of NumPy and PyTorch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def same_shapes(side: Timm | Torchvision) -> bool:
-    """Whether every tensor of theirs is one of ours, and of its shape; nothing is left over on either side."""
-    table = get_architecture(side.name)
+    """Check that both sides have the same tensors, in name and shape."""
+    architecture = get_architecture(side.name)
     with torch.device("meta"):
-        ours, theirs = EfficientNet(table), side.create()
-    names = tensor_names(side.title, table)  # type: ignore[arg-type]
+        ours, theirs = EfficientNet(architecture), side.create()
+    names = tensor_names(side.title, architecture)  # type: ignore[arg-type]
     expected = {names[key]: tensor.shape for key, tensor in ours.state_dict().items()}
     return expected == {key: tensor.shape for key, tensor in theirs.state_dict().items()}
 

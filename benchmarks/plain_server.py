@@ -1,4 +1,4 @@
-"""A plain FastAPI server of a PyTorch model, without batching: what ``benchmarks.server_load`` compares with.
+"""A plain FastAPI server of a PyTorch model, without batching: the baseline of ``benchmarks.server_load``.
 
 Run: python -m benchmarks.plain_server MODEL PORT
 """

@@ -1,11 +1,13 @@
-"""Whether ``effnetv2 train --dry-run`` says how long ``effnetv2 train`` will take.
+"""Error of the training time that ``effnetv2 train --dry-run`` estimates.
 
 Run: python -m benchmarks.plan DATA [--weights auto|NAME|FILE] [--rounds 3] [--only quick|finetune] [--record]
 
-Two recipes by V2-B0 on the CPU: quick from scratch (48 to 96 px), and finetune from given weights (96 to 160 px, its
-linear probe included). Each is planned, then really run, a few times in turn, in processes of their own. The error is
-that of the whole wall time, from the start of the process to its end: foretold over measured, minus 1; told is its
-size. Nothing else may run on the machine meanwhile.
+Two recipes with V2-B0 on the CPU: quick from scratch (48 to 96 px), and finetune from given weights (96 to 160 px, with
+its linear probe). Each round estimates and then runs each recipe, in separate processes. The machine must be idle
+otherwise.
+
+- ``plan_error_quick``, ``plan_error_finetune``: median of abs(estimated / measured wall time of the process − 1), with
+  the lowest and the highest round as ends.
 """
 
 from __future__ import annotations
@@ -29,43 +31,42 @@ QUICK = (
 FINETUNE = ("--recipe", "finetune", "--epochs", "4", "--image-size", "160")
 
 
-def effnetv2(*words: str) -> tuple[str, float]:
-    """A command: what it answers, and the seconds it took."""
+def effnetv2(*arguments: str) -> tuple[str, float]:
+    """Run a command; return its output and its wall time in seconds."""
     began = time.perf_counter()
-    command = [sys.executable, "-m", "efficientnetv2", *words]
+    command = [sys.executable, "-m", "efficientnetv2", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"effnetv2 {' '.join(words)} ended with {done.returncode}:\n{done.stderr}")
+        raise SystemExit(f"effnetv2 {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
     return done.stdout, time.perf_counter() - began
 
 
-def planned_and_run(data: Path, words: tuple[str, ...]) -> dict:
-    """One plan and one run: what was foretold, and what came."""
-    answer, plan_s = effnetv2("train", "--dry-run", str(data), *words, "--json")
-    told = json.loads(answer)
+def planned_and_run(data: Path, arguments: tuple[str, ...]) -> dict:
+    """Estimate and run once; return both times."""
+    output, plan_s = effnetv2("train", "--dry-run", str(data), *arguments, "--json")
+    plan = json.loads(output)
     with tempfile.TemporaryDirectory() as folder:
-        report, run_s = effnetv2("train", str(data), *words, "--output", f"{folder}/run", "--json")
+        report, run_s = effnetv2("train", str(data), *arguments, "--output", f"{folder}/run", "--json")
         lines = (Path(folder) / "run/metrics.jsonl").read_text().splitlines()
         rows = [row for row in map(json.loads, lines) if row["kind"] == "train"]
-        training_s = {stage["image_size"]: 0.0 for stage in told["stages"]}
+        training_s = {stage["image_size"]: 0.0 for stage in plan["stages"]}
         for row in rows:
             training_s[row["image_size"]] += row["train_s"]
     return {
-        "foretold_s": told["seconds"],
+        "foretold_s": plan["seconds"],
         "measured_s": run_s,
         "plan_took_s": plan_s,
-        "foretold_others_s": told["others_s"],
-        "foretold_training_s": {str(one["image_size"]): one["seconds"] for one in told["stages"]},
+        "foretold_others_s": plan["others_s"],
+        "foretold_training_s": {str(one["image_size"]): one["seconds"] for one in plan["stages"]},
         "measured_training_s": {str(px): seconds for px, seconds in training_s.items()},
         "measured_wall_s_of_report": json.loads(report)["wall_s"],
     }
 
 
 def main() -> None:
-    """Plan, run, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--weights", default="auto", help="that finetune begins with")
+    parser.add_argument("--weights", default="auto", help="initial weights of finetune")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=("quick", "finetune"))
     parser.add_argument("--record", action="store_true", help="write results/summary.json and plan.json")
@@ -75,16 +76,16 @@ def main() -> None:
     recipes = {"quick": (*MODEL, *QUICK), "finetune": (*MODEL, *FINETUNE, "--weights", options.weights)}
     if options.only:
         recipes = {options.only: recipes[options.only]}
-    kept: dict[str, list[dict]] = {name: [] for name in recipes}
+    results: dict[str, list[dict]] = {name: [] for name in recipes}
     for _ in range(options.rounds):
-        for name, words in recipes.items():
-            one = planned_and_run(options.data, words)
-            kept[name].append(one)
+        for name, arguments in recipes.items():
+            one = planned_and_run(options.data, arguments)
+            results[name].append(one)
             error = one["foretold_s"] / one["measured_s"] - 1
             print(
                 f"{name}: foretold {one['foretold_s']:.1f} s, took {one['measured_s']:.1f} s ({error:+.1%})", flush=True
             )
-    for name, rounds in kept.items():
+    for name, rounds in results.items():
         errors = [abs(one["foretold_s"] / one["measured_s"] - 1) for one in rounds]
         print(f"plan_error_{name}: {statistics.median(errors):.3f} ({min(errors):.3f} to {max(errors):.3f})")
         if options.record:
@@ -98,7 +99,7 @@ def main() -> None:
                 command=f"python -m benchmarks.plan DATA --weights FILE --rounds {options.rounds} --record",
             )
     if options.record:
-        raw = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "rounds": kept}
+        raw = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "rounds": results}
         (RESULTS / "plan.json").write_text(json.dumps(raw, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""``effnetv2 predict`` on many JPEG files, against what bounds it; see ``benchmarks.inference_speed``."""
+"""``effnetv2 predict`` on many JPEG files, against its limits; see ``benchmarks.inference_speed``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.utils.benchmark import TimingStats, interleave
 
-BATCH, BATCHES = 32, 4  # of a turn of OpenVINO
-READ = 2_000  # images of a turn of reading
+BATCH, BATCHES = 32, 4  # batch size and batches of OpenVINO per turn
+READ = 2_000  # images of reading per turn
 
 
 def drawn(count: int, size: tuple[int, int] = (500, 375)) -> Iterator[Image.Image]:
-    """Images of smooth color."""
+    """Yield images of smooth color."""
     rng = np.random.default_rng(0)
     for _ in range(count):
         coarse = rng.integers(0, 256, (47, 63, 3), dtype=np.uint8)
@@ -34,14 +34,14 @@ def drawn(count: int, size: tuple[int, int] = (500, 375)) -> Iterator[Image.Imag
 
 
 def photos_in(folder: Path, count: int) -> Iterator[Image.Image]:
-    """Photos of a folder at 500x375 px."""
+    """Yield photos of a folder at 500x375 px."""
     for file in sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))[:count]:
         with Image.open(file) as image:
             yield image.convert("RGB").resize((500, 375), Image.Resampling.LANCZOS)
 
 
 def write_images(folder: Path, count: int, images: Iterable[Image.Image]) -> None:
-    """JPEG files, the images in turn."""
+    """Write JPEG files, with the images in turn."""
     folder.mkdir()
     contents = []
     for image in images:
@@ -52,7 +52,7 @@ def write_images(folder: Path, count: int, images: Iterable[Image.Image]) -> Non
 
 
 def peak_mib(*arguments: object) -> float:
-    """Run ``effnetv2`` to its end; returns its peak memory."""
+    """Run ``effnetv2`` to its end; return its peak memory."""
     process = subprocess.Popen(
         [sys.executable, "-m", "efficientnetv2", *map(str, arguments)],
         stdout=subprocess.DEVNULL,
@@ -70,7 +70,7 @@ def peak_mib(*arguments: object) -> float:
 
 
 def files_ratios(per_image: dict[str, list[float]], peaks: dict[str, list[float]]) -> dict[str, TimingStats]:
-    """Ratios from seconds per image and MiB, one of each per round."""
+    """Compute ratios from seconds per image and MiB, with one value per round."""
     rounds = list(zip(per_image["files"], per_image["bare"], per_image["read"], strict=True))
     memory = zip(peaks["files"], peaks["quarter"], strict=True)
     return {
@@ -80,13 +80,13 @@ def files_ratios(per_image: dict[str, list[float]], peaks: dict[str, list[float]
     }
 
 
-def files_vs_limits(network: Network, images: Iterable[Image.Image], count: int, rounds: int) -> dict[str, TimingStats]:
-    """Predict so many files, and compare with the limits."""
-    own = network.preprocessing
+def files_vs_limits(model: Network, images: Iterable[Image.Image], count: int, rounds: int) -> dict[str, TimingStats]:
+    """Predict ``count`` files, and compare time and memory with the limits."""
+    own = model.preprocessing
     peaks: dict[str, list[float]] = {"files": [], "quarter": []}
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        model_file.save(place / "model.safetensors", network, class_names=[str(k) for k in range(network.num_classes)])
+        model_file.save(place / "model.safetensors", model, class_names=[str(k) for k in range(model.num_classes)])
         write_images(place / "images", count, images)
         names = [str(file) for file in sorted((place / "images").iterdir())]
         for side, part in (("files", names), ("quarter", names[: count // 4])):
@@ -101,7 +101,7 @@ def files_vs_limits(network: Network, images: Iterable[Image.Image], count: int,
             for _ in evaluation_batches(some, own, batch_size=64, workers=0):
                 pass
 
-        bare = bare_sides(network, BATCH, BATCHES)
+        bare = bare_sides(model, BATCH, BATCHES)
         sides = {"files": partial(predict, "files"), "quarter": partial(predict, "quarter"), "read": read, **bare}
         interleave({name: run for name, run in sides.items() if name != "files"}, rounds=1, warmup=0)
         peaks["quarter"].clear()

@@ -1,7 +1,7 @@
-"""Weights that make parity mean something, and a distance that does too.
+"""Random weights and a distance with which a comparison of logits can fail.
 
-With PyTorch's own initialisation every batch-norm is the identity, and a wrong epsilon, a forgotten bias or a wrong
-padding hardly shows.
+With PyTorch's default initialization each batch-norm is the identity. Then a wrong epsilon, a missing bias or a wrong
+padding hardly changes the logits.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 
 def randomise(network: nn.Module, pictures: Tensor | None = None, *, seed: int = 0) -> nn.Module:
-    """Make every number of a network random, batch-norm's too, with activations of ordinary size.
+    """Make all parameters and buffers random, also those of batch-norm, with activations of ordinary size.
 
     Args:
-        network: of three channels; changed in place, and left in evaluation mode.
-        images: (N, 3, H, W) float, like those it will be given; None is noise.
-        seed: of the numbers.
+        network: Model with three input channels; changed in place, and left in evaluation mode.
+        pictures: (N, 3, H, W) float, similar to the images of the comparison. None means noise.
+        seed: Random seed.
     """
 
     def settle(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        # Statistics near those of what really comes in, so that nothing dies or explodes; but away from
-        # them, so that they matter.
+        # Statistics near those of the inputs, so that activations neither vanish nor explode; but different, so that
+        # they matter.
         mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))
         norm.running_mean.copy_(mean + 0.3 * variance.sqrt() * torch.randn_like(mean))
         norm.running_var.copy_(variance * torch.empty_like(mean).uniform_(0.5, 1.5) + 0.1 * variance.mean())
@@ -45,9 +45,9 @@ def randomise(network: nn.Module, pictures: Tensor | None = None, *, seed: int =
 
 
 def distance(got: Tensor, expected: Tensor) -> float:
-    """The largest difference of two networks' logits, over the spread of those expected."""
+    """Compute the largest difference of the logits / the standard deviation of the expected logits."""
     assert expected.isfinite().all()
-    # Dead or exploding logits would prove nothing. (Of two photographs at 480 px one may have a spread of 16, in a
-    # network as deep as M.)
+    # Vanishing or exploding logits would prove nothing. (In a model as deep as M, two photographs at 480 px can have a
+    # standard deviation of 16.)
     assert 0.05 < expected.std() < 50
     return float((got - expected).abs().max() / expected.std())

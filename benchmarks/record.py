@@ -1,11 +1,11 @@
-"""Keep what was measured: raw records next to ``results/summary.json``, the one file that claims are quoted from.
+"""Recorded results: raw files next to ``results/summary.json``, the only file that claims are quoted from.
 
 Run: python -m benchmarks.record NAME RUN_FOLDER [RUN_FOLDER ...] --on HARDWARE
 
-Copies recipe, curve and report of each run to ``results/NAME/`` (``results/NAME/NUMBER/`` with several; what an earlier
-record left there goes) and writes ``NAME_top1`` and ``NAME_wall_s``, on the hardware that is named and with the
-versions of the runs' reports. Several runs have to be of one recipe, each with a seed of its own. With one run the
-interval is that of its images (Wilson); with several it is that of the mean over seeds (Student's t).
+Copies the recipe, curve and report of each run to ``results/NAME/``, with several runs to ``results/NAME/NUMBER/``.
+Files of an earlier record there are deleted. Writes ``NAME_top1`` and ``NAME_wall_s``, with HARDWARE and the versions
+from the reports. Several runs must have the same recipe and different seeds. The interval of one run is over its images
+(Wilson). The interval of several runs is over the mean of the seeds (Student's t).
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ SUMMARY = RESULTS / "summary.json"
 IMAGES = Path(__file__).parents[1] / "docs/images"
 
 
-NAMED = ("efficientnetv2", "torch", "torchvision", "pillow")  # whose versions stand next to every claim
+NAMED = ("efficientnetv2", "torch", "torchvision", "pillow")  # each claim has the versions of these packages
 
 
-# A setting as ``--set`` takes it, within any text.
-_SETTING = re.compile(r"(?<![\w.-])((?:\w+\.)?)(\w+)=([\w+]*)")
+# An argument of ``--set``, NAME=VALUE, within any text.
+_OVERRIDE = re.compile(r"(?<![\w.-])((?:\w+\.)?)(\w+)=([\w+]*)")
 
 
 def read(file: Path) -> Any:
-    """A JSON record. Those made by version 0.1 are translated to the words of today."""
+    """Read a JSON record. Names of version 0.1 become the current names."""
     return _upgraded(json.loads(file.read_text(encoding="utf-8")))
 
 
 def _upgraded(plain: Any) -> Any:
     if isinstance(plain, str):
-        return _SETTING.sub(_upgraded_setting, plain)
+        return _OVERRIDE.sub(_upgraded_override, plain)
     if isinstance(plain, list):
         return [_upgraded(item) for item in plain]
     if not isinstance(plain, dict):
         return plain
     if plain.keys() & {"optimizer", "interpolation", "per_class"}:  # a recipe, preprocessing or report
         return legacy.upgrade(plain)
-    # Other words of one part may be words of a record's own.
+    # A record may have own names without "_" that equal old names.
     names = {key: next(iter(legacy.upgrade({key: None}))) if "_" in key else key for key in plain}
     return {_upgraded(names[key]): _upgraded(item) for key, item in plain.items()}
 
 
-def _upgraded_setting(match: re.Match[str]) -> str:
+def _upgraded_override(match: re.Match[str]) -> str:
     part, key, value = match.groups()
     [(name, word)] = legacy.upgrade({key: value}, part.rstrip(".")).items()
     return f"{part}{name}={word}"
@@ -83,18 +83,18 @@ def record(
     on: str = "",
     versions: Mapping[str, str] | None = None,
 ) -> None:
-    """Write one claim into the summary.
+    """Write one claim to the summary.
 
     Args:
-        name: of the claim.
-        value: accuracies as fractions; names ending in ``_gain`` in points.
+        name: Name of the claim.
+        value: Value. Accuracies are fractions; names ending in ``_gain`` are in points.
         unit: ``fraction``, ``s``, ``ratio``, ``points``, ...
-        low: of the 95 % interval, or of the spread over rounds for a ratio.
-        high: of the same.
-        n: how many runs or rounds.
-        command: that prints it.
-        on: the hardware that it was measured on, where that may be another than this.
-        versions: of ``NAMED``, with which it was measured, where these may be others than those of now.
+        low: Low end of the 95 % interval, or for a ratio of the spread over rounds.
+        high: High end of the interval or spread.
+        n: Number of runs or rounds.
+        command: Command that prints the value.
+        on: Hardware of the measurement. Empty means this machine.
+        versions: Versions of the packages in ``NAMED`` at the measurement. None means the installed versions.
     """
     summary = json.loads(SUMMARY.read_text()) if SUMMARY.exists() else {}
     summary[name] = {
@@ -113,159 +113,160 @@ def record(
 
 
 def record_spread(name: str, spread: TimingStats, *, unit: str, command: str, **more: Any) -> None:
-    """Write a median over rounds with its quartiles; ``more`` as ``record`` takes it."""
+    """Write a median over rounds with its quartiles. ``more`` are further arguments of ``record``."""
     spans = {"low": spread.low, "high": spread.high, "n": spread.rounds}
     record(name, spread.median, unit=unit, command=command, **spans, **more)
 
 
 def forget(name: str) -> None:
-    """Take a claim out of the summary that a later measurement does not make any more; none is there to begin with."""
+    """Delete a claim from the summary, if it is there."""
     summary = json.loads(SUMMARY.read_text()) if SUMMARY.exists() else {}
     if summary.pop(name, None) is not None:
         write_text_atomically(SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
 def hardware(device: torch.device | None = None) -> str:
-    """What this machine is, as far as it says so.
+    """Describe this machine.
 
     Args:
-        device: that computed; one that is no CPU is named before the machine that it is in.
+        device: Device of the computation. A device other than the CPU is named before the machine.
     """
     cpuinfo = Path("/proc/cpuinfo")
-    told = processor(cpuinfo.read_text()) if cpuinfo.exists() else ""
-    machine = f"{os.cpu_count()} cores, {told or platform.processor() or platform.machine()}"
+    name = processor(cpuinfo.read_text()) if cpuinfo.exists() else ""
+    machine = f"{os.cpu_count()} cores, {name or platform.processor() or platform.machine()}"
     return machine if device is None or device.type == "cpu" else f"{device_title(device)}; {machine}"
 
 
 def processor(cpuinfo: str) -> str:
-    """A processor's name; its family and model too, for virtual machines call several generations alike.
+    """Return the name of a processor with family and model. Virtual machines share a name across generations.
 
     Args:
-        cpuinfo: as Linux tells it; "" is answered where no name is in it.
+        cpuinfo: Content of /proc/cpuinfo. Without a name in it, the result is "".
     """
-    told: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
-        told.setdefault(name.strip(), value.strip())  # of the first core
-    if "model name" not in told:
+        fields.setdefault(name.strip(), value.strip())  # values of the first core
+    if "model name" not in fields:
         return ""
-    generation = f" (family {told['cpu family']}, model {told['model']})" if "cpu family" in told else ""
-    vectors = " with AVX-512" if "avx512f" in told.get("flags", "").split() else ""
-    return told["model name"] + generation + vectors
+    generation = f" (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else ""
+    vectors = " with AVX-512" if "avx512f" in fields.get("flags", "").split() else ""
+    return fields["model name"] + generation + vectors
 
 
 def as_typed(file: Path) -> str:
-    """A file of the results as one types it at the top of the repository; of another place its name alone."""
+    """Return the path of a results file from the top of the repository, or only the name of another file."""
     return f"benchmarks/results/{file.name}" if file.resolve().parent == RESULTS.resolve() else file.name
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """95 % interval of the mean of several runs."""
+    """Compute the 95 % interval of the mean of several runs."""
     half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return statistics.mean(values) - half, statistics.mean(values) + half
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:
-    """The ends of a median's 95 % interval (bootstrap)."""
+    """Compute the 95 % interval of a median (bootstrap)."""
     draws = Key.of(0).fold("median").generator().integers(len(values), size=(2_000, len(values)))
     low, high = np.quantile(np.median(np.array(values)[draws], axis=1), [0.025, 0.975])
     return float(low), float(high)
 
 
 def begun(about: Path, common: dict, same: Sequence[str], advice: str) -> dict:
-    """What a measurement that may be stopped and gone on with was begun with; written down if it begins now.
+    """Return the stored conditions of a measurement that can be resumed. A new measurement stores them.
 
     Args:
-        about: the file that says it.
-        common: what it is to be begun with.
-        same: names in it that have to be as they were; a setting that was not there then was None.
-        advice: for whoever wants others.
+        about: File of the conditions.
+        common: Conditions of this call.
+        same: Names in ``common`` that must not change. A value that is absent in the file counts as None.
+        advice: What to do for other conditions.
 
     Raises:
-        SystemExit: they are not.
+        SystemExit: A condition has changed.
     """
     if not about.exists():
         write_text_atomically(about, json.dumps(common, indent=1) + "\n")
         return common
-    there: dict = json.loads(about.read_text(encoding="utf-8"))
-    refuse_foreign_file(about, there, {name: common[name] for name in same}, advice)
-    return there
+    stored: dict = json.loads(about.read_text(encoding="utf-8"))
+    refuse_foreign_file(about, stored, {name: common[name] for name in same}, advice)
+    return stored
 
 
-def refuse_foreign_file(file: Path, there: Mapping[str, Any], asked: Mapping[str, Any], advice: str) -> None:
-    """What is kept is what is asked for.
+def refuse_foreign_file(file: Path, stored: Mapping[str, Any], requested: Mapping[str, Any], advice: str) -> None:
+    """Check that a stored file has the requested conditions.
 
     Args:
-        file: that keeps it.
-        there: what it says; what was kept before something was said of it is not checked by that.
-        asked: that has to be the same.
-        advice: for whoever wants others.
+        file: The stored file.
+        stored: Its conditions. Names that it lacks are not checked.
+        requested: Requested conditions.
+        advice: What to do for other conditions.
 
     Raises:
-        SystemExit: it is not.
+        SystemExit: A condition differs.
     """
-    if differing := [name for name in asked if name in there and _said(there[name]) != _said(asked[name])]:
+    if differing := [
+        name for name in requested if name in stored and _compact(stored[name]) != _compact(requested[name])
+    ]:
         raise SystemExit(f"{file} is of another {', '.join(differing)}; {advice}.")
 
 
-def _said(of: Any) -> Any:
-    """What a value says: settings that came later are not there, and those that say nothing are None."""
+def _compact(of: Any) -> Any:
+    """Drop None values in dictionaries: fields that were added later are absent in old files."""
     if not isinstance(of, dict):
         return of
-    return {name: _said(value) for name, value in of.items() if value is not None}
+    return {name: _compact(value) for name, value in of.items() if value is not None}
 
 
 def keep(run: Path, target: Path, *, renamed: Mapping[str, str] | None = None) -> dict:
-    """Copy what is worth keeping of a run; its report.
+    """Copy the small files of a run, and return its report.
 
     Args:
-        run: its folder; what a cross-validation has not of a run's files is left out.
-        target: for the copies.
-        renamed: other paths of this machine, and what to write in their place.
+        run: Folder of the run. Missing files are skipped; a cross-validation has fewer files.
+        target: Folder for the copies.
+        renamed: Further paths of this machine and their replacements.
     """
     target.mkdir(parents=True, exist_ok=True)
-    # Where the run lay on this machine is nobody's business.
+    # Paths of this machine do not belong in a record.
     places = {**(renamed or {}), f"{run.absolute().parent}/": "runs/"}
     for name in ("recipe.yaml", "metrics.jsonl", "report.json", "log.txt"):
         if (run / name).exists():
             text = (run / name).read_text(encoding="utf-8")
-            for place, called in places.items():
-                text = text.replace(place, called)
+            for place, replacement in places.items():
+                text = text.replace(place, replacement)
             (target / name).write_text(text, encoding="utf-8")
     return json.loads((target / "report.json").read_text())
 
 
 def versions_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Those of ``NAMED`` that some runs were made with, in words.
+    """Return the versions of the packages in ``NAMED`` over some runs, as text.
 
     Args:
-        rows: with ``versions``; what was kept before that was said has none.
+        rows: Rows with ``versions``. Old rows have none.
     """
-    kept = [row.get("versions", {}) for row in rows]
-    return {name: " and ".join(sorted({one.get(name, "not kept") for one in kept})) for name in NAMED}
+    found = [row.get("versions", {}) for row in rows]
+    return {name: " and ".join(sorted({one.get(name, "not kept") for one in found})) for name in NAMED}
 
 
 def _refuse_others(runs: Sequence[Path]) -> None:
-    """Several runs are of one recipe and of different seeds.
+    """Check that several runs have the same recipe and different seeds.
 
     Raises:
-        SystemExit: they are not.
+        SystemExit: They do not.
     """
     reports = [json.loads((run / "report.json").read_text(encoding="utf-8")) for run in runs]
     recipes = [{**one["recipe"], "seed": None} for one in reports]
-    if other := [run for run, recipe in zip(runs, recipes, strict=True) if recipe != recipes[0]]:
-        raise SystemExit(f"{other[0]} has another recipe than {runs[0]}: one figure is of one.")
+    if differing := [run for run, recipe in zip(runs, recipes, strict=True) if recipe != recipes[0]]:
+        raise SystemExit(f"{differing[0]} has another recipe than {runs[0]}: one figure is of one.")
     if len({one["seed"] for one in reports}) < len(runs):
         raise SystemExit(f"Two of {', '.join(map(str, runs))} have one seed: they are one run.")
 
 
 def main() -> None:
-    """Record runs of one kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--on", required=True, help="the hardware of the runs, which need not be this")
-    parser.add_argument("--command", help="as one types it; taken from the run's report if left out")
+    parser.add_argument("--on", required=True, help="hardware of the runs")
+    parser.add_argument("--command", help="command of the runs; default: from the report")
     options = parser.parse_args()
     several = len(options.runs) > 1
     _refuse_others(options.runs)

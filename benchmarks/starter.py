@@ -1,21 +1,23 @@
-"""The bundled weights: how they are made, and what they gain.
+"""Bundled weights: how to make them, and their gain.
 
 Run: python -m benchmarks.starter --table starter.csv NAME=FOLDER...
-         the table of training images: all classes of several sets, each called NAME/CLASS, except those of the demo; at
-         most 1,500 images of a class
+         Writes the table of training images: all classes of several datasets, with labels NAME/CLASS, except the
+         classes of the demo. A class has at most 1,500 images.
      python -m benchmarks.starter --ship RUN
-         makes the bundled file of a finished run on this table
+         Makes the bundled file from a finished run on this table.
      python -m benchmarks.starter [--finetune NAME=TRAIN,TEST ... --minutes 4]
-         measures and records the gain
+         Measures and records the gain.
 
-The gain is measured on images of other sets or classes than those of the table.
+The gain is measured on images of datasets or classes that are not in the table.
 
-- ``starter_SET_probe_macro_f1``, ``untrained_SET_probe_macro_f1``: a linear probe on the features of the bundled model,
-  and of a model with random weights, for the two bundled sets. 5 folds (by location for ``land_cover``), over 5 seeds
-  (of the folds, of the random weights and of the probe), at the image size of the bundled preprocessing.
+- ``starter_DATASET_probe_macro_f1``, ``untrained_DATASET_probe_macro_f1``: a linear probe on the features of the
+  bundled model, and of a model with random weights, for the two bundled datasets. 5 folds (by location for
+  ``land_cover``), over 5 seeds (of the folds, the random weights and the probe), at the image size of the bundled
+  preprocessing.
 - ``starter_NAME_minus_scratch_top1``: ``effnetv2 train TRAIN --minutes M`` from the bundled weights minus the same from
   random weights, in points, on TEST, one run each, with the interval of a paired bootstrap over the images. Both train
-  at the same time, each on half of the processors. A run that is done is only read; OUT has the runs.
+  at the same time, each on half of the processors. Finished runs in OUT are read again.
+- ``starter_top1``: top-1 of the run on its validation images (``--ship``).
 """
 
 from __future__ import annotations
@@ -51,11 +53,11 @@ SETS = {"land_cover": EXAMPLES / "land_cover/images.csv", "satellite": EXAMPLES 
 FOLDS, SEEDS = 5, 5
 
 
-MOST = 1500  # images of a class in the table. Ours: more of one class teach little, and cost time.
+MOST = 1500  # images of a class in the table. Ours: more images of a class improve little, and cost time.
 
 
 def write_table(target: Path, sets: dict[str, Path]) -> None:
-    """The images of some sets, with NAME/CLASS as the label, without the classes of the bundled images."""
+    """Write the images of some datasets with label NAME/CLASS, without the classes of the bundled images."""
     bundled = {folder.name for folder in SETS["satellite"].iterdir()}
     classes = [
         (name, folder)
@@ -73,15 +75,15 @@ def write_table(target: Path, sets: dict[str, Path]) -> None:
 
 
 def ship(run: Path) -> None:
-    """Make the bundled file of a run, in half precision; keep its record and claim its accuracy."""
-    network = model_file.load(run)
-    network.unknown = None  # its stored features are 2 MB, and unknown to 47 classes of five datasets means little
-    model_file.save(SHIPPED, network, half=True)
+    """Make the bundled file from a run, in half precision. Store its record, and claim its accuracy."""
+    model = model_file.load(run)
+    model.unknown = None  # its stored features are 2 MB, and unknown to 47 classes of five datasets means little
+    model_file.save(SHIPPED, model, half=True)
     data = os.path.commonpath(load_dataset(str(run / "dataset.csv")).paths)
     report = keep(run, RESULTS / "starter", renamed={f"{data}/": ""} if data else None)
     val = load_dataset(str(run / "dataset.csv")).subset("val")
-    network = model_file.load(SHIPPED)
-    found = predict_dataset(network, val, preprocessing=network.preprocessing)
+    model = model_file.load(SHIPPED)
+    found = predict_dataset(model, val, preprocessing=model.preprocessing)
     top1 = float((found.probabilities.argmax(axis=1) == found.labels).mean())
     print(f"top-1 on {len(val)} held-out images: {report['top1']:.4f} as trained, {top1:.4f} as shipped")
     low, high = report["intervals"]["top1"]
@@ -90,7 +92,7 @@ def ship(run: Path) -> None:
 
 
 def probe_macro_f1(dataset: ImageDataset, embeddings: Embeddings, seed: int, by: str) -> float:
-    """Macro-F1 of linear probes, of the out-of-fold predictions of all images."""
+    """Compute the macro-F1 of linear probes from out-of-fold predictions of all images."""
     folds = assign_folds(dataset, k=FOLDS, seed=seed, contents=np.arange(len(dataset)), by=by)
     parts = [(part.train_rows, part.val_rows) for part in folds.parts]
     predicted = out_of_fold_predictions(embeddings, parts, key=Key.of(seed), balanced=True)
@@ -99,15 +101,15 @@ def probe_macro_f1(dataset: ImageDataset, embeddings: Embeddings, seed: int, by:
 
 
 def measure_probes(name: str) -> None:
-    """Record the macro-F1 of the probe on the bundled weights and on random ones."""
+    """Record the macro-F1 of the probe with bundled and with random weights."""
     dataset, shipped = load_dataset(str(SETS[name])), model_file.load(SHIPPED)
     by = "place" if name == "land_cover" else "class"
     found: dict[str, list[float]] = {"starter": [], "untrained": []}
     features = embed_dataset(shipped, dataset, preprocessing=shipped.preprocessing)
     for seed in range(SEEDS):
         torch.manual_seed(seed)
-        fresh = create("efficientnetv2_b0").eval()
-        random_features = embed_dataset(fresh, dataset, preprocessing=shipped.preprocessing)
+        untrained = create("efficientnetv2_b0").eval()
+        random_features = embed_dataset(untrained, dataset, preprocessing=shipped.preprocessing)
         found["starter"].append(probe_macro_f1(dataset, features, seed, by))
         found["untrained"].append(probe_macro_f1(dataset, random_features, seed, by))
     for side, values in found.items():
@@ -120,7 +122,7 @@ def measure_probes(name: str) -> None:
 
 
 def measure_finetuning(name: str, data: str, test: str, minutes: float, out: Path) -> None:
-    """Record the top-1 of fine-tuning minus that of training from scratch, in the same time."""
+    """Record top-1 of fine-tuning minus top-1 of training from scratch, in the same time."""
     cores = sorted(os.sched_getaffinity(0))
     half = len(cores) // 2
     sides = {"starter": (str(SHIPPED), set(cores[:half])), "scratch": ("none", set(cores[half : 2 * half]))}
@@ -147,7 +149,6 @@ def measure_finetuning(name: str, data: str, test: str, minutes: float, out: Pat
 
 
 def main() -> None:
-    """Make the table or the file, or measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", metavar="NAME=FOLDER")
     parser.add_argument("--table", type=Path)

@@ -1,11 +1,11 @@
-"""How well a run's detector flags images of other classes: AUROC, and the fraction that is flagged.
+"""Detection of images of other classes by the detector of a run: AUROC, and the fraction that is flagged.
 
 Run: python -m benchmarks.unknown_images DATA --classes A B C --near-classes D E --far FOLDER [FOLDER ...]
 
-DATA has a folder per class. A quick run trains on 150 images each of the given classes. Known images are further ones
+DATA has a folder per class. A quick run trains on 150 images each of the given classes. Known images are further images
 of these classes, near images those of other classes of DATA, far images those of other folders. The baseline is the
-largest probability (arXiv:1610.02136). Results of one run go into results/unknown_images.json. Intervals are 95 %
-intervals of its images, by 1,000 bootstrap samples.
+largest probability (arXiv:1610.02136). Writes the results of one run to results/unknown_images.json. Intervals are 95 %
+intervals over its images, by 1,000 bootstrap samples.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def images_of(folder: Path, rng: np.random.Generator) -> list[Path]:
 
 
 def compared(known: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
-    """AUROC of scores that are to be higher for other images, with its 95 % interval."""
+    """Compute the AUROC of scores that should be higher for other images, with its 95 % interval."""
 
     def auroc(one: np.ndarray, two: np.ndarray) -> float:
         return float(roc_auc_score(np.repeat([0, 1], [len(one), len(two)]), np.concatenate([one, two])))
@@ -43,29 +43,29 @@ def compared(known: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> 
     return {"auroc": auroc(known, other), "low": float(low), "high": float(high)}
 
 
-def measure(words: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    files = {name: images_of(words.data / name, rng) for name in (*words.classes, *words.near_classes)}
+    files = {name: images_of(options.data / name, rng) for name in (*options.classes, *options.near_classes)}
     with TemporaryDirectory() as folder:
         table = Path(folder) / "train.csv"
         with open(table, "w", newline="") as opened:
-            rows = [(str(file.resolve()), name) for name in words.classes for file in files[name][:TRAIN_PER_CLASS]]
+            rows = [(str(file.resolve()), name) for name in options.classes for file in files[name][:TRAIN_PER_CLASS]]
             csv.writer(opened).writerows([("path", "label"), *rows])
         run = ev2.train(
             table,
             output=Path(folder) / "run",
-            weights=words.weights,
-            epochs=words.epochs,
-            image_size=words.image_size,
+            weights=options.weights,
+            epochs=options.epochs,
+            image_size=options.image_size,
             workers=0,
             settings={"minival": None},
         )
         predictor, top1 = ev2.Predictor(run), run.metrics["top1"]
     detector = predictor.network.unknown
     assert detector is not None, "val is too small"
-    groups = {"known": [file for name in words.classes for file in files[name][TRAIN_PER_CLASS:]]}
-    groups["near"] = [file for name in words.near_classes for file in files[name]]
-    groups |= {folder.name: images_of(folder, rng) for folder in words.far}
+    groups = {"known": [file for name in options.classes for file in files[name][TRAIN_PER_CLASS:]]}
+    groups["near"] = [file for name in options.near_classes for file in files[name]]
+    groups |= {folder.name: images_of(folder, rng) for folder in options.far}
     scores, surprise = {}, {}
     for name, group in groups.items():
         drawn = [group[index] for index in rng.permutation(len(group))[:TESTED]]
@@ -75,7 +75,7 @@ def measure(words: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "arguments": {
             name: str(value) if isinstance(value, int | str) else [Path(one).name for one in np.atleast_1d(value)]
-            for name, value in vars(words).items()
+            for name, value in vars(options).items()
         },
         "top1": top1,
         "num_fitted_images": len(detector.bank),
