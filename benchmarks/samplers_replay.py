@@ -1,18 +1,19 @@
-"""Which sampler finds the better network in as many trials: a recorded study, learnt by heart and searched again.
+"""Comparison of samplers: the best reward after the same number of trials, in searches replayed from a recorded study.
 
 Run: python -m benchmarks.samplers_replay TABLE.csv [--trials 100] --tune [--record]
      python -m benchmarks.samplers_replay TABLE.csv [--seeds 30] [--trials 100] [--record]
 
-What the table teaches foretells the reward of every network of its space (``benchmarks.surrogate``; how well, is said
-by Kendall's tau between measured and foretold values of networks that were left out). Then every sampler, as it is
-shipped, searches the foretold rewards with each seed. A sampler's incumbent is the best reward that it has come upon;
-the differences from random search with the same seed have an interval over the seeds (Student's t, 95 %). There is no
-noise in a replay, and no network that fails.
+A surrogate learns from the table to predict the reward of each architecture of the space (``benchmarks.surrogate``).
+Then each sampler with its shipped hyperparameters searches the predicted rewards with each seed. Its incumbent is the
+best reward so far. A replay has no noise and no failed trials.
 
---tune compares settings of our samplers instead, on other seeds; with --record it keeps all of them with their scores
-in results/samplers_tuned.json, and the comparison warns where a setting that is shipped is not the first there.
-Settings chosen by it were chosen for the same table that the comparison is on: how they do on another one, only another
-table tells.
+- ``search_SAMPLER_minus_random_reward_low``: low end of the 95 % interval (Student's t over seeds) of the incumbent of
+  the sampler − the incumbent of random search with the same seed.
+- ``search_surrogate_VALUE_tau_ratio``: Kendall's tau between measured and predicted values of held-out architectures.
+
+--tune compares hyperparameters of our samplers on other seeds. With --record it writes all of them with their scores to
+results/samplers_tuned.json. The comparison warns if shipped hyperparameters are not the best there. They were chosen on
+the table of the comparison. Only another table can show how they generalize.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from efficientnetv2.nas.samplers import PolicyGradient, RegularizedEvolution, Sp
 from efficientnetv2.utils.io import write_text_atomically
 
 SAMPLERS = {"random": "random", "policy_gradient": "policy", "evolution": "evolution", "tpe": "tpe"}
-TUNING_SEEDS = range(1000, 1010)  # apart from those of the comparison, which count from 0
+TUNING_SEEDS = range(1000, 1010)  # not those of the comparison, which count from 0
 TUNED = "samplers_tuned.json"
 
 Settings = PolicyGradient | RegularizedEvolution
 SHIPPED: dict[str, Settings] = {"policy_gradient": PolicyGradient(), "evolution": RegularizedEvolution()}
 
-# What --tune tries: settings around those that did well on made-up problems.
+# Candidates of --tune, around hyperparameters that did well on synthetic problems.
 POLICIES = [
     PolicyGradient(learning_rate=rate, warmup=warmup, most_advantage=most)
     for rate, warmup, most in product((0.2, 0.4, 0.8), (5, 10, 20), (1.0, 1.5, 3.0))
@@ -53,7 +54,7 @@ EVOLUTIONS = [
 
 
 def incumbents(surrogate: Surrogate, chooser: optuna.samplers.BaseSampler, trials: int) -> np.ndarray:
-    """(trials,) the best reward so far, after each trial of one search."""
+    """Return (trials,) the best reward so far, after each trial of one search."""
     study = optuna.create_study(direction="maximize", sampler=chooser)
     found = []
     for _ in range(trials):
@@ -64,7 +65,7 @@ def incumbents(surrogate: Surrogate, chooser: optuna.samplers.BaseSampler, trial
 
 
 def compare(surrogate: Surrogate, seeds: int, trials: int) -> dict[str, np.ndarray]:
-    """(seeds, trials) of every sampler."""
+    """Return (seeds, trials) incumbents of each sampler."""
     curves = {}
     for shown, name in SAMPLERS.items():
         space = surrogate.table.space
@@ -75,13 +76,13 @@ def compare(surrogate: Surrogate, seeds: int, trials: int) -> dict[str, np.ndarr
 
 
 def differences(curves: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
-    """Of every other sampler's last incumbents from random search's: mean, and ends of its 95 % interval."""
-    apart = {name: list(runs[:, -1] - curves["random"][:, -1]) for name, runs in curves.items() if name != "random"}
-    return {name: (mean(values), *interval(values)) for name, values in apart.items()}
+    """Compute the mean and 95 % interval of the last incumbents minus those of random search, by sampler."""
+    gains = {name: list(runs[:, -1] - curves["random"][:, -1]) for name, runs in curves.items() if name != "random"}
+    return {name: (mean(values), *interval(values)) for name, values in gains.items()}
 
 
 def tune(surrogate: Surrogate, trials: int) -> list[tuple[float, Settings]]:
-    """Settings of our samplers, best first: the mean of the last incumbents on the seeds kept for that."""
+    """Score hyperparameters of our samplers by their mean last incumbent on the tuning seeds, best first."""
     scored = []
     for proposer in (*POLICIES, *EVOLUTIONS):
         space = surrogate.table.space
@@ -91,7 +92,7 @@ def tune(surrogate: Surrogate, trials: int) -> list[tuple[float, Settings]]:
 
 
 def keep(table: Table, tau: dict[str, tuple[float, float, float]], curves: dict[str, np.ndarray], command: str) -> None:
-    """Claims into the summary, curves next to it."""
+    """Write claims to the summary, and the curves."""
     seeds, trials = curves["random"].shape
     for name, (_, low, high) in differences(curves).items():
         claim = f"search_{name}_minus_random_reward_low"
@@ -114,7 +115,7 @@ def keep(table: Table, tau: dict[str, tuple[float, float, float]], curves: dict[
 
 
 def keep_tuned(table: Path, scored: list[tuple[float, Settings]], trials: int, command: str) -> None:
-    """What a tuning was of, and every setting with its score, the best first."""
+    """Write the conditions of tuning, and all hyperparameters with their scores, best first."""
     names = {type(proposer): name for name, proposer in SHIPPED.items()}
     raw = {
         "when": time.strftime("%Y-%m-%d"),
@@ -132,7 +133,7 @@ def keep_tuned(table: Path, scored: list[tuple[float, Settings]], trials: int, c
 
 
 def not_tuned(table: Path) -> list[str]:
-    """Why the settings that are shipped are not known to be the first of a tuning on this table: a line each."""
+    """Return warnings, one per line: the shipped hyperparameters are not the best of tuning on this table."""
     file = RESULTS / TUNED
     if not file.exists():
         return [f"{TUNED} is not there: --tune --record says whether the settings that are shipped come first."]
@@ -142,10 +143,10 @@ def not_tuned(table: Path) -> list[str]:
         lines.append(f"{TUNED} is of another table than {table.name}: {tuned['table']} as it was then.")
     for name, proposer in SHIPPED.items():
         rows = [row for row in tuned["scores"] if row["sampler"] == name]
-        most = max((row["mean_incumbent"] for row in rows), default=None)
-        first = [row["settings"] for row in rows if row["mean_incumbent"] == most]
-        if vars(proposer) not in first:
-            lines.append(f"{name}: {first[:1]} came first in {TUNED}, but {vars(proposer)} is shipped.")
+        highest = max((row["mean_incumbent"] for row in rows), default=None)
+        best = [row["settings"] for row in rows if row["mean_incumbent"] == highest]
+        if vars(proposer) not in best:
+            lines.append(f"{name}: {best[:1]} came first in {TUNED}, but {vars(proposer)} is shipped.")
     return lines
 
 
@@ -154,16 +155,15 @@ def _digest(table: Path) -> str:
 
 
 def main() -> None:
-    """Learn, search, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--tune", action="store_true", help="compare settings of our samplers instead, on other seeds")
+    parser.add_argument("--tune", action="store_true", help="compare hyperparameters on other seeds, and stop")
     parser.add_argument(
         "--record",
         action="store_true",
-        help="write results/summary.json and samplers_replay.json; of --tune, samplers_tuned.json",
+        help="write results/summary.json and samplers_replay.json; with --tune samplers_tuned.json",
     )
     options = parser.parse_args()
     if options.seeds < 2:
@@ -183,8 +183,8 @@ def main() -> None:
         for score, proposer in scored:
             print(f"{score:.5f}  {proposer}")
         if options.record:
-            given = f"--trials {options.trials} --tune --record"
-            command = f"python -m benchmarks.samplers_replay {as_typed(options.table)} {given}"
+            arguments = f"--trials {options.trials} --tune --record"
+            command = f"python -m benchmarks.samplers_replay {as_typed(options.table)} {arguments}"
             keep_tuned(options.table, scored, options.trials, command)
         return
     for line in not_tuned(options.table):
@@ -193,8 +193,8 @@ def main() -> None:
     for name, (value, low, high) in differences(curves).items():
         print(f"{name} minus random: {value:+.4f} ({low:+.4f} to {high:+.4f})")
     if options.record:
-        given = f"--seeds {options.seeds} --trials {options.trials} --record"
-        command = f"python -m benchmarks.samplers_replay {as_typed(options.table)} {given}"
+        arguments = f"--seeds {options.seeds} --trials {options.trials} --record"
+        command = f"python -m benchmarks.samplers_replay {as_typed(options.table)} {arguments}"
         keep(table, tau, curves, command)
 
 

@@ -1,10 +1,10 @@
-"""docs/images/search_record.png, from the recorded study and the comparison of samplers on it.
+"""Plot docs/images/search_record.png from the recorded study and the comparison of samplers.
 
 Run: python -m benchmarks.search_figure
 
-On the left the networks of benchmarks/results/search_record.csv, top-1 of the proxy against the time of a training
-step; those that no other one beats in both are joined, the largest reward is a star. On the right the best reward that
-each sampler has come upon after so many trials, the mean over the seeds of ``benchmarks.samplers_replay``.
+Left: architectures of benchmarks/results/search_record.csv, top-1 of the proxy against the time of a training step. A
+line joins the Pareto front; a star is the largest reward. Right: best reward of each sampler after each trial, the mean
+over the seeds of ``benchmarks.samplers_replay``.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from benchmarks.surrogate import Table, read
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_BELOW = 4.5  # points of accuracy that leave room for what the points mean
+_BELOW = 4.5  # points of accuracy that leave room for the legend
 FILE = IMAGES / "search_record.png"
 
 
 def draw(table: Table, incumbents: Mapping[str, Sequence[float]]) -> Figure:
-    """Both panels.
+    """Draw both panels.
 
     Args:
-        table: the recorded study.
-        incumbents: sampler -> the mean of its best reward after each trial.
+        table: Recorded study.
+        incumbents: Sampler -> mean of its best reward after each trial.
     """
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -41,11 +41,11 @@ def draw(table: Table, incumbents: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def front(cost: np.ndarray, worth: np.ndarray) -> np.ndarray:
-    """(M) places of what none beats in both, the cheapest first; of equals the first one.
+    """Return (M) indices of the Pareto front, lowest cost first; of equal points the first.
 
     Args:
-        cost: (N) the less the better.
-        worth: (N) the more the better.
+        cost: (N) values, lower is better.
+        worth: (N) values, higher is better.
     """
     order = np.lexsort((-worth, cost))
     best_before = np.maximum.accumulate(np.concatenate([[-np.inf], worth[order][:-1]]))
@@ -68,7 +68,6 @@ def _networks(axes: Axes, table: Table) -> None:
 
 
 def main() -> None:
-    """Draw what is committed."""
     replay = json.loads((RESULTS / "samplers_replay.json").read_text(encoding="utf-8"))
     figure = draw(read(RESULTS / "search_record.csv"), replay["mean_incumbents"])
     figure.savefig(FILE, dpi=144, metadata={"Software": None})

@@ -1,23 +1,24 @@
-"""A real search and what it is worth: the network found next to V2-B0, the smallest network, and random search's best.
+"""A real search: the found architecture against V2-B0, the smallest architecture, and the best of random search.
 
 Run: python -m benchmarks.search_found DATA [--pictures 3000] [--minutes 110] [--full-epochs 20] [--workers 2]
 
-Two studies of the small space, each for so many minutes on the same images, choose a network: one by policy
-gradient, one at random. Then these two, V2-B0 scaled to the space (its backbone) and the smallest network of the space
-are trained by the proxy recipe for --full-epochs with 3 seeds each, none of them the studies', on all images that the
-search had, and answer those that DATA gives as val, which neither the search nor its choices saw. Each one's reward is
-that of its accuracy there, with step times and parameters over the backbone's; the difference from V2-B0 is taken seed
-by seed (Student's t, 95 %). The networks take turns with each seed, so that all meet the same machine.
+Two studies of the small space, of --minutes each on the same images, choose an architecture: one by policy gradient,
+one at random. These two, V2-B0 scaled to the space (its backbone) and the smallest architecture of the space then train
+with the proxy recipe for --full-epochs, with 3 seeds that the studies do not use, on all images of the search. They
+predict val of DATA, which the search did not use. The reward has this accuracy, and step times and parameters relative
+to the backbone. All architectures train with one seed before the next seed, so that all run under the same conditions.
 
---workers N searches with N workers and trains N networks at once, each on its share of the processor. Steps are timed
-with the whole of it, while the others wait.
+- ``search_found_minus_v2b0_reward``: reward of the found architecture − reward of V2-B0 by seed (Student's t, 95 %).
 
---recorded TABLE spares the second study where ``benchmarks.search_record`` has recorded random networks of the same
-images by the same recipe on this machine: random search's best is then the best of the first ones there, as many as
-the study of policy gradient has tried, each of them trained to its end. That study then ends with as many trials as
-there are rows, if its minutes have not ended before. Steps of those who are judged are told at that table's pace.
+--workers N searches with N workers, and trains N architectures at the same time, each with its share of the processor.
+A step is timed on the whole processor, while the others wait.
 
-What is done is kept in --output and not done again; a study that was killed goes on for the minutes that it still has.
+--recorded TABLE replaces the random study. ``benchmarks.search_record`` must have recorded TABLE with the same images
+and recipe on this machine. The best of random search is then the best of the first rows of TABLE, as many as the policy
+gradient study has trials, each fully trained. That study ends after as many trials as TABLE has rows, or after its
+minutes. Step times are scaled to the pace of the machine for TABLE.
+
+--output stores finished work, which is read again. A killed study resumes for the rest of its minutes.
 """
 
 from __future__ import annotations
@@ -59,27 +60,27 @@ from efficientnetv2.nas.trial_process import run_trial
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.processes import keep_freed_memory
 
-# Of those that judge. The studies' runs have another one, or the network found would be judged by its luck once more.
+# Seeds of the final training. The studies use another seed: the search may have chosen an architecture by luck.
 SEEDS = (1, 2, 3)
 FOUND, RANDOM = "found", "random search's best"
 
 
-def trained(network: Architecture, proxy: ProxyTask, seed: int) -> Measurement:
-    """A network trained with a seed."""
+def trained(architecture: Architecture, proxy: ProxyTask, seed: int) -> Measurement:
+    """Train an architecture with a seed."""
     one = replace(proxy, seeds=(seed,))
-    return to_measurement(network, one, run_trial(network, one))
+    return to_measurement(architecture, one, run_trial(architecture, one))
 
 
 def compared(runs: dict[str, list[Measurement]]) -> dict[str, Any]:
-    """The table: of each network accuracy, step time, parameters and reward, and the differences from V2-B0.
+    """Compute accuracy, step time, parameters and reward of each architecture, and the differences from V2-B0.
 
     Args:
-        runs: name -> a measurement for each seed; "V2-B0" is among them.
+        runs: Name -> a measurement per seed; contains "V2-B0".
     """
     base = replace(runs["V2-B0"][0], step_seconds=mean(one.step_seconds or 0.0 for one in runs["V2-B0"]))
     rows: dict[str, Any] = {}
     for name, each in runs.items():
-        # Step times are of the machine, not of the seed: all of a network's runs share their mean.
+        # Step times depend on the machine, not on the seed: all runs of an architecture share their mean.
         step = mean(one.step_seconds or 0.0 for one in each)
         rewards = [Reward().compute(replace(one, step_seconds=step), base) for one in each]
         low, high = interval([one.top1 or 0.0 for one in each])
@@ -99,51 +100,50 @@ def compared(runs: dict[str, list[Measurement]]) -> dict[str, Any]:
 
 
 def judged(
-    networks: dict[str, Architecture], proxy: ProxyTask, kept: Path, workers: int = 1
+    architectures: dict[str, Architecture], proxy: ProxyTask, file: Path, workers: int = 1
 ) -> dict[str, list[Measurement]]:
-    """Every network trained with every seed, or what was kept of that: the networks by turns, seed after seed.
+    """Train each architecture with each seed, or read the stored results: all architectures, seed after seed.
 
-    What is kept is of a network as it was then: another one that goes by the same name, as one found by a study that
-    was done again, is trained. So is what was kept before the network was named next to it: its measurement does not
-    tell one network from another.
+    Results are stored by name, seed and digest of the architecture. So another architecture with the same name is
+    trained, for example from a repeated study. Old results without digest are not read.
 
     Raises:
-        SystemExit: one could not be trained, which is no accuracy; nothing is kept of it.
+        SystemExit: Training failed. Nothing is stored for it.
     """
-    done = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    asked = {(name, seed): _key(name, seed, networks[name]) for seed in SEEDS for name in networks}
+    done = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    keys = {(name, seed): _key(name, seed, architectures[name]) for seed in SEEDS for name in architectures}
 
     def one(which: tuple[str, int]) -> Measurement:
         name, seed = which
-        return trained(networks[name], proxy, seed)
+        return trained(architectures[name], proxy, seed)
 
-    missing = [which for which, key in asked.items() if key not in done]
+    missing = [which for which, key in keys.items() if key not in done]
     with closing(at_once(missing, one, workers)) as runs:
         for (name, seed), found in runs:
             if found.failure is not None:
                 raise SystemExit(f"{name}, seed {seed}: {found.failure}. Run it again to go on.")
-            done[asked[name, seed]] = found.to_json()
-            write_text_atomically(kept, json.dumps(done, indent=1) + "\n")
+            done[keys[name, seed]] = found.to_json()
+            write_text_atomically(file, json.dumps(done, indent=1) + "\n")
             print(f"{name}, seed {seed}: {found.top1}", flush=True)
-    return {name: [Measurement.from_json(done[asked[name, seed]]) for seed in SEEDS] for name in networks}
+    return {name: [Measurement.from_json(done[keys[name, seed]]) for seed in SEEDS] for name in architectures}
 
 
-def _key(name: str, seed: int, network: Architecture) -> str:
-    """By which a training is kept; the digest is of all that the network is."""
-    plain = json.dumps(network.to_json(), sort_keys=True)
+def _key(name: str, seed: int, architecture: Architecture) -> str:
+    """Return the key of a stored result, with a digest of the architecture."""
+    plain = json.dumps(architecture.to_json(), sort_keys=True)
     return f"{name}, seed {seed}, network {hashlib.blake2b(plain.encode(), digest_size=16).hexdigest()}"
 
 
 def searched_both(
     options: argparse.Namespace, file: Path, proxy: ProxyTask, common: dict[str, Any], trials: int
 ) -> dict[str, Architecture]:
-    """The networks that policy gradient and random search have found."""
-    # The studies compute as the recipe was settled, and measure nothing that might come out otherwise.
+    """Return the architectures that policy gradient and random search found."""
+    # The studies use the resolved recipe. A new measurement could choose another precision.
     settings = [*options.settings, f"precision={proxy.recipe.precision}"]
-    more = [word for setting in settings for word in ("--set", setting)]
+    arguments = [word for setting in settings for word in ("--set", setting)]
 
     def by(sampler: str) -> Architecture:
-        return searched(sampler, file, options.output, options.minutes, more, trials, options.workers)
+        return searched(sampler, file, options.output, options.minutes, arguments, trials, options.workers)
 
     found = by("policy")
     if options.recorded is None:
@@ -153,69 +153,68 @@ def searched_both(
 
 
 def main() -> None:
-    """Search, train, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--pictures", type=int, default=3000)
     parser.add_argument("--minutes", type=float, default=110.0)
     parser.add_argument("--full-epochs", type=float, default=20.0)
-    parser.add_argument("--set", dest="settings", action="append", default=[], help="of proxy_small")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="networks tried at once")
-    parser.add_argument("--recorded", type=Path, metavar="TABLE", help="of benchmarks.search_record")
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="override of proxy_small")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="trials at the same time")
+    parser.add_argument("--recorded", type=Path, metavar="TABLE", help="table of benchmarks.search_record")
     parser.add_argument("--output", type=Path, default=Path("runs/search_found"))
-    parser.add_argument("--record", action="store_true", help="keep the table and write the claim into summary.json")
+    parser.add_argument("--record", action="store_true", help="write the table, and the claim to summary.json")
     options = parser.parse_args()
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as the command line does
     options.output.mkdir(parents=True, exist_ok=True)
     space, whole = small_space(), load_dataset(options.data)
     used = some_pictures(options.data, options.pictures)
-    asked, file = asked_recipe(options.settings), options.output / "asked.json"
+    requested, file = asked_recipe(options.settings), options.output / "asked.json"
     about = file if options.recorded is None else options.recorded.with_suffix(".json")
-    proxy = proxy_of(used, settled_recipe(asked, used.subset("train"), space, about), options.output)
-    common = in_common(space, asked, used, proxy)
-    # Before any study: one that can't be compared in the end would be hours lost.
+    proxy = proxy_of(used, settled_recipe(requested, used.subset("train"), space, about), options.output)
+    common = in_common(space, requested, used, proxy)
+    # Checked before the studies, which take hours.
     recorded = None if options.recorded is None else rows_recorded(options.recorded, common)
     if options.recorded is not None:
         tell_other_code(about)
         proxy = at_pace_of(
             proxy, space, Measurement.from_json(json.loads(about.read_text(encoding="utf-8"))["backbone"])
         )
-    words = {
+    conditions = {
         "data": whole.digest(),
         "recorded": str(options.recorded),
         "hardware": machine(),
         **{name: getattr(options, name) for name in ("pictures", "minutes", "full_epochs", "settings")},
     }
     settled = {"recipe": proxy.recipe.to_json(), "trials": ENDLESS if recorded is None else len(recorded)}
-    trials = begun(file, words | settled, tuple(words), "give another --output")["trials"]
-    pictures = pictures_file(whole, used, options.output)
-    networks = searched_both(options, pictures, proxy, common, trials)
-    networks |= {"V2-B0": space.backbone, "smallest": smallest(space)}
-    dataset = load_dataset(pictures)
+    trials = begun(file, conditions | settled, tuple(conditions), "give another --output")["trials"]
+    image_table = pictures_file(whole, used, options.output)
+    architectures = searched_both(options, image_table, proxy, common, trials)
+    architectures |= {"V2-B0": space.backbone, "smallest": smallest(space)}
+    dataset = load_dataset(image_table)
     proxy = replace(
         sharing(proxy, options.workers),
         recipe=proxy.recipe.model_copy(update={"epochs": options.full_epochs}),
         train=dataset.select(np.flatnonzero(np.isin(dataset.split, ("train", "minival")))),
         selection=dataset.subset("val"),
     )
-    rows = compared(judged(networks, proxy, options.output / "trained.json", options.workers))
+    rows = compared(judged(architectures, proxy, options.output / "trained.json", options.workers))
     for name, row in rows.items():
         print(
             f"{name:22} top-1 {row['top1']:.1%}, {row['step_ms']:.3g} ms, {row['parameters'] / 1e6:.3g} M, reward "
             f"{row['reward']:.4f} ({mean(row['minus_v2b0']):+.4f})"
         )
     if options.record:
-        _record(rows, networks, options)
+        _record(rows, architectures, options)
 
 
-def _record(rows: dict[str, Any], networks: dict[str, Architecture], options: argparse.Namespace) -> None:
-    told = {name: row | {"architecture": networks[name].to_json()} for name, row in rows.items()}
+def _record(rows: dict[str, Any], architectures: dict[str, Architecture], options: argparse.Namespace) -> None:
+    networks_json = {name: row | {"architecture": architectures[name].to_json()} for name, row in rows.items()}
     about = {name: getattr(options, name) for name in ("minutes", "full_epochs", "pictures", "workers")}
     about["recorded"] = None if options.recorded is None else options.recorded.name
     tried = {"policy": len(trials_of(options.output / "policy"))}
-    # Of a table random search had the first ones, as many as the study has tried.
+    # Random search took as many rows of the table as the study has trials.
     tried["random"] = tried["policy"] if options.recorded else len(trials_of(options.output / "random"))
-    whole = {"networks": told, "hardware": hardware(), "trials": tried, **about}
+    whole = {"networks": networks_json, "hardware": hardware(), "trials": tried, **about}
     write_text_atomically(RESULTS / "search_found.json", json.dumps(whole, indent=1) + "\n")
     differences = rows[FOUND]["minus_v2b0"]
     low, high = interval(differences)
@@ -226,12 +225,12 @@ def _record(rows: dict[str, Any], networks: dict[str, Architecture], options: ar
 
 
 def command(options: argparse.Namespace) -> str:
-    """As one types it."""
-    given = f"--pictures {options.pictures} --minutes {options.minutes:g} --full-epochs {options.full_epochs:g}"
+    """Return the command line."""
+    arguments = f"--pictures {options.pictures} --minutes {options.minutes:g} --full-epochs {options.full_epochs:g}"
     more = "".join(f" --set {one}" for one in options.settings)
     recorded = "" if options.recorded is None else f" --recorded {as_typed(options.recorded)}"
     workers = f" --workers {options.workers}" * (options.workers > 1)
-    return f"python -m benchmarks.search_found IMAGENETTE {given}{more}{workers}{recorded} --record"
+    return f"python -m benchmarks.search_found IMAGENETTE {arguments}{more}{workers}{recorded} --record"
 
 
 if __name__ == "__main__":

@@ -1,28 +1,32 @@
-"""Record a study to learn from: random networks of the small space, each trained by one proxy recipe, and timed.
+"""Record a study for a surrogate: random architectures of the small space, each trained by one proxy recipe, and timed.
 
 Run: python -m benchmarks.search_record DATA [--pictures 3000] [--networks 200] [--longer 20] [--workers 2] [--retime]
 
-For instance on Imagenette: 200 networks, 5 epochs of 3,000 images of 64 px, some hours on 2 cores. Of the images
-a fifth chooses (each class its share) and the others train; those that DATA gives as val or test are not looked at, and
-none of those used may be a copy of one. The networks are drawn by a fixed key, each once. A network's row is written as
-soon as it is known: the table results/search_record.csv has a column for each decision and what was measured,
-search_record.json next to it what all rows have in common. A run that is stopped goes on where it was, on any machine.
-What crashes says nothing of its network (somebody has killed it) and is not written down: run it again, and it is tried
-again. Five in a row end the run: then it is no accident.
+Example: Imagenette, 200 architectures, 5 epochs of 3,000 images at 64 px, some hours on 2 cores. A fifth of the images
+chooses (stratified by class); the others train. Images of val and test of DATA are not used, and no used image may be a
+duplicate of one of them. A fixed key draws the architectures without repetition. Each row is written when it is
+finished: results/search_record.csv has a column per decision, and the measurements. search_record.json has the values
+that all rows share. A stopped run resumes, on any machine. A crash of a process is not a result of its architecture and
+is not written; the next run tries it again. Five crashes in a row end the run.
 
---longer N trains N of them, spread evenly over the ranks of their accuracy, for --longer-epochs with another seed; they
-answer the same images. --workers N trains N networks at once, each on its share of the processor, for one core each
-gives more images a second than all for one.
+--longer N trains N architectures, spread evenly over the ranks of accuracy, for --longer-epochs with another seed, on
+the same images. --workers N trains N architectures at the same time, each with its share of the processor: one core
+each gives more images/s than all cores for one.
 
-When all are trained their steps are timed, one after the other, on all of the processor (``benchmarks.search_steps``).
-That belongs to one machine and one version of the code; --retime does it again where another one has done it.
+After training, the steps are timed one after the other, on the whole processor (``benchmarks.search_steps``). All step
+times are of one machine and one version of the code. --retime times them again on another machine or version.
 
---record writes into summary.json, each with its 95 % interval: how far the proxy's ranks hold (Kendall's tau; bootstrap
-over networks); how well the sum over blocks foretells a step as it was measured first (the median error, bootstrap; the
-share of networks where it lies within 15 %, Wilson; rows timed before the first was kept are of the step that stands,
-measured again where the two disagreed, which flatters); and, of those steps that are measured once more, in which share
-that is within the stated spread of the one that stands. Nothing is written of a table that lacks some of what was asked
-for; a claim that an earlier table made and this one does not is taken out.
+--record writes claims with 95 % intervals to summary.json:
+
+- ``search_proxy_tau_ratio``: Kendall's tau between proxy accuracy and accuracy of longer training (bootstrap over
+  architectures).
+- ``search_step_foretold_error``: median error of the step time that is estimated as the sum over blocks, against the
+  first measurement (bootstrap). Old rows have only the final measurement, which was repeated where the two disagreed.
+  This makes the error smaller.
+- ``search_step_twice_within_spread``: fraction of the steps with a second measurement where both agree within the
+  stated spread (Wilson).
+
+Nothing is written for an incomplete table. A claim of an earlier table that this table does not have is deleted.
 """
 
 from __future__ import annotations
@@ -66,12 +70,12 @@ from efficientnetv2.nas.trial_process import run_trial
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.processes import keep_freed_memory
 
-# Of those trained longer: with the trials' own, ranks would hold for the luck of it too.
+# Seed of longer training. With the seed of the trials, ranks would agree partly by chance.
 LONGER_SEED = 1
-# So many crashes in a row are no accident; as few networks tell nothing of a share. Ours.
+# Crashes in a row that end the run; minimum number of steps for an error. Ours.
 CRASHED_IN_A_ROW, _FEWEST = 5, 20
 TABLE = RESULTS / "search_record.csv"
-# The claims, as they are told.
+# Printed names of the claims.
 CALLED = {
     "search_step_foretold_error": "Step foretold by its blocks, median error of {n} networks",
     "search_step_twice_within_spread": "Step measured twice within its spread, share of {n} networks",
@@ -80,11 +84,11 @@ CALLED = {
 
 
 def tried(space: Space, point: Point, proxy: ProxyTask) -> dict[str, Any]:
-    """A network's row, but for its name."""
+    """Train an architecture; return its row without number and decisions."""
     began = time.perf_counter()
-    network = space.decode(point)
-    outcome = run_trial(network, proxy)
-    found = to_measurement(network, proxy, outcome)
+    architecture = space.decode(point)
+    outcome = run_trial(architecture, proxy)
+    found = to_measurement(architecture, proxy, outcome)
     plain = found.to_json()
     return {name: short(plain[name]) for name in MEASURED if name in plain} | {
         **dict.fromkeys(("step_foretold", "step_first_seconds", "step_first_spread")),
@@ -95,15 +99,15 @@ def tried(space: Space, point: Point, proxy: ProxyTask) -> dict[str, Any]:
 
 
 def crashed(found: dict[str, Any]) -> bool:
-    """Whether a trial says nothing of its network: its process has ended before it did."""
+    """Check whether the process of a trial crashed. This is not a result of its architecture."""
     return (found["failure"] or "").startswith("crashed")
 
 
 def crashes(before: int, found: dict[str, Any]) -> int:
-    """How many trials in a row have crashed by now.
+    """Count the crashed trials in a row.
 
     Raises:
-        SystemExit: so many that it can't be their networks.
+        SystemExit: There are too many for an accident.
     """
     if not crashed(found):
         return 0
@@ -115,75 +119,75 @@ def crashes(before: int, found: dict[str, Any]) -> int:
     return before + 1
 
 
-def fill(kept: Record, points: Sequence[Point], proxy: ProxyTask, workers: int = 1) -> None:
-    """Try those networks that have no row yet."""
-    done, in_a_row = {int(row["number"]) for row in kept.rows()}, 0
+def fill(study: Record, points: Sequence[Point], proxy: ProxyTask, workers: int = 1) -> None:
+    """Train the architectures without a row."""
+    done, in_a_row = {int(row["number"]) for row in study.rows()}, 0
     missing = [number for number in range(len(points)) if number not in done]
-    with closing(at_once(missing, lambda number: tried(kept.space, points[number], proxy), workers)) as rows:
+    with closing(at_once(missing, lambda number: tried(study.space, points[number], proxy), workers)) as rows:
         for number, found in rows:
             if not crashed(found):
-                kept.add(number, points[number], found)
-            became = found["failure"] or f"{found['top1']:.1%}"
-            print(f"{number + 1} of {len(points)}: {became} in {found['seconds']:.0f} s", flush=True)
+                study.add(number, points[number], found)
+            result = found["failure"] or f"{found['top1']:.1%}"
+            print(f"{number + 1} of {len(points)}: {result} in {found['seconds']:.0f} s", flush=True)
             in_a_row = crashes(in_a_row, found)
 
 
-def chosen(kept: Record, count: int) -> list[dict[str, str]]:
-    """The rows of those to train longer: spread evenly over the ranks of their accuracy."""
-    rows = sorted((row for row in kept.rows() if row["top1"]), key=lambda row: float(row["top1"]))
+def chosen(study: Record, count: int) -> list[dict[str, str]]:
+    """Return the rows to train longer, spread evenly over the ranks of accuracy."""
+    rows = sorted((row for row in study.rows() if row["top1"]), key=lambda row: float(row["top1"]))
     return [rows[place] for place in np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
 
 
-def longer(kept: Record, proxy: ProxyTask, count: int, epochs: float, workers: int = 1) -> list[dict[str, Any]]:
-    """Train some of the recorded networks for longer; what is done is kept next to the table.
+def longer(study: Record, proxy: ProxyTask, count: int, epochs: float, workers: int = 1) -> list[dict[str, Any]]:
+    """Train some recorded architectures longer. A file next to the table stores the results.
 
     Returns:
-        Those that did not fail.
+        Results that did not fail.
     """
-    done, rows, points = kept.trained_longer(), chosen(kept, count), kept.points()
+    done, rows, points = study.trained_longer(), chosen(study, count), study.points()
     proxy = replace(proxy, recipe=proxy.recipe.model_copy(update={"epochs": epochs}), seeds=(LONGER_SEED,))
     in_a_row = 0
     wanted = {int(row["number"]): float(row["top1"]) for row in rows}
-    there = {one["number"] for one in done if one["epochs"] == epochs}
-    missing = [number for number in wanted if number not in there]
-    with closing(at_once(missing, lambda number: tried(kept.space, points[number], proxy), workers)) as trials:
+    finished = {one["number"] for one in done if one["epochs"] == epochs}
+    missing = [number for number in wanted if number not in finished]
+    with closing(at_once(missing, lambda number: tried(study.space, points[number], proxy), workers)) as trials:
         for number, found in trials:
             if not crashed(found):
                 top1 = {"top1": wanted[number], "longer": found["top1"]}
                 done.append({"number": number, "epochs": epochs, **top1})
-                write_text_atomically(kept.longer, json.dumps(done, indent=1) + "\n")
-            became = found["failure"] or f"{found['top1']:.1%}"
-            print(f"network {number}: {wanted[number]:.1%}, longer {became}", flush=True)
+                write_text_atomically(study.longer, json.dumps(done, indent=1) + "\n")
+            result = found["failure"] or f"{found['top1']:.1%}"
+            print(f"network {number}: {wanted[number]:.1%}, longer {result}", flush=True)
             in_a_row = crashes(in_a_row, found)
-    mine = [one for one in done if one["number"] in wanted and one["epochs"] == epochs]
-    return [one for one in mine if one["longer"] is not None]
+    results = [one for one in done if one["number"] in wanted and one["epochs"] == epochs]
+    return [one for one in results if one["longer"] is not None]
 
 
-def refuse_torn(kept: Record, networks: int, count: int, epochs: float) -> None:
-    """Nothing is said of a table that lacks some of what was asked for.
+def refuse_torn(study: Record, networks: int, count: int, epochs: float) -> None:
+    """Check that a table is complete.
 
     Args:
-        kept: the table.
-        networks: that it was to have.
-        count: of those to be trained longer.
-        epochs: of theirs.
+        study: Table.
+        networks: Requested number of architectures.
+        count: Requested number of architectures with longer training.
+        epochs: Epochs of the longer training.
 
     Raises:
-        SystemExit: says how many are missing.
+        SystemExit: Some are missing. The message has the numbers.
     """
-    rows = {int(row["number"]) for row in kept.rows()}
-    there = {one["number"] for one in kept.trained_longer() if one["epochs"] == epochs}
+    rows = {int(row["number"]) for row in study.rows()}
+    finished = {one["number"] for one in study.trained_longer() if one["epochs"] == epochs}
     missing = sum(number not in rows for number in range(networks))
-    pairs = sum(int(row["number"]) not in there for row in chosen(kept, count))
+    pairs = sum(int(row["number"]) not in finished for row in chosen(study, count))
     if missing or pairs:
         raise SystemExit(
             f"{missing} of {networks} networks and {pairs} of those to be trained longer have crashed, and are "
-            f"missing in {kept.table}. Run it again to try them again."
+            f"missing in {study.table}. Run it again to try them again."
         )
 
 
 def agreement(pairs: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
-    """Kendall's tau between the proxy's accuracies and longer training's, and its 95 % interval."""
+    """Compute Kendall's tau between accuracies of the proxy and of longer training, with its 95 % interval."""
     trials, long = (np.array([one[name] for one in pairs]) for name in ("top1", "longer"))
     return rank_agreement(trials, long)
 
@@ -191,27 +195,27 @@ def agreement(pairs: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
 def claims(
     rows: Sequence[dict[str, str]], pairs: Sequence[dict[str, Any]], again: Sequence[dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """What a table says, by the names of its claims, as ``record`` takes it.
+    """Return the claims of a table by name, as arguments of ``record``.
 
     Args:
-        rows: of the table.
-        pairs: of those trained longer.
-        again: of those whose steps were measured a second time.
+        rows: Rows of the table.
+        pairs: Results of longer training.
+        again: Second measurements of steps.
     """
-    errors, held = step_errors(rows), twice(rows, again)
-    said: dict[str, dict[str, Any]] = {}
+    errors, agreed = step_errors(rows), twice(rows, again)
+    claimed: dict[str, dict[str, Any]] = {}
     if len(errors) >= _FEWEST:
         low, high = median_interval(errors)
         middle = {"value": statistics.median(errors), "unit": "fraction", "low": low, "high": high}
-        said["search_step_foretold_error"] = middle | {"n": len(errors)}
-    if held:
-        said["search_step_twice_within_spread"] = _share(held)
-    if all(len({one[name] for one in pairs}) > 1 for name in ("top1", "longer")):  # equals have no order to agree on
+        claimed["search_step_foretold_error"] = middle | {"n": len(errors)}
+    if agreed:
+        claimed["search_step_twice_within_spread"] = _share(agreed)
+    if all(len({one[name] for one in pairs}) > 1 for name in ("top1", "longer")):  # equal values have no ranks
         tau, low, high = agreement(pairs)
-        said["search_proxy_tau_ratio"] = {
+        claimed["search_proxy_tau_ratio"] = {
             "value": tau, "unit": "ratio", "low": low, "high": high, "n": len(pairs),
         }  # fmt: skip
-    return said
+    return claimed
 
 
 def _share(yes: Sequence[bool]) -> dict[str, Any]:
@@ -221,19 +225,18 @@ def _share(yes: Sequence[bool]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Record what is missing, then say what the table holds."""
     options = _options()
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as the command line does
     options.scratch.mkdir(parents=True, exist_ok=True)
     space = small_space()
-    kept, points = Record(options.table, space), drawn(space, options.networks)
+    study, points = Record(options.table, space), drawn(space, options.networks)
     dataset = some_pictures(options.data, options.pictures)
     refuse_copies(load_dataset(options.data), dataset)
-    asked = asked_recipe(options.settings)
-    recipe = settled_recipe(asked, dataset.subset("train"), space, kept.about)
+    requested = asked_recipe(options.settings)
+    recipe = settled_recipe(requested, dataset.subset("train"), space, study.about)
     proxy = proxy_of(dataset, recipe, options.scratch)
-    common = in_common(space, asked, dataset, proxy)
-    kept.begin(
+    common = in_common(space, requested, dataset, proxy)
+    study.begin(
         {name: common[name] for name in GONE_ON_WITH}
         | {
             "recipe": proxy.recipe.to_json(),
@@ -242,21 +245,21 @@ def main() -> None:
         }
     )
     shared = replace(sharing(proxy, options.workers), step_time="unmeasured")
-    fill(kept, points, shared, options.workers)
-    refuse_torn(kept, len(points), 0, 0.0)
-    pairs = longer(kept, shared, options.longer, options.longer_epochs, options.workers) if options.longer else []
-    refuse_torn(kept, len(points), options.longer, options.longer_epochs)
-    doubtful = timed(kept, proxy, {name: common[name] for name in TIMED_BY}, retime=options.retime)
-    tell(claims(kept.rows(), pairs, kept.timed_twice()), doubtful, options)
+    fill(study, points, shared, options.workers)
+    refuse_torn(study, len(points), 0, 0.0)
+    pairs = longer(study, shared, options.longer, options.longer_epochs, options.workers) if options.longer else []
+    refuse_torn(study, len(points), options.longer, options.longer_epochs)
+    doubtful = timed(study, proxy, {name: common[name] for name in TIMED_BY}, retime=options.retime)
+    tell(claims(study.rows(), pairs, study.timed_twice()), doubtful, options)
 
 
-def tell(said: dict[str, dict[str, Any]], doubtful: Sequence[int], options: argparse.Namespace) -> None:
-    """What a table says, on the screen and in the summary.
+def tell(claimed: dict[str, dict[str, Any]], doubtful: Sequence[int], options: argparse.Namespace) -> None:
+    """Print the claims, and write them to the summary with --record.
 
     Raises:
-        SystemExit: some steps are in doubt, so that nothing is recorded.
+        SystemExit: Some steps are in doubt. Nothing is recorded.
     """
-    for name, one in said.items():
+    for name, one in claimed.items():
         print(f"{CALLED[name].format(n=one['n'])}: {one['value']:.3g} ({one['low']:.3g} to {one['high']:.3g})")
     if doubtful:
         numbers = ", ".join(map(str, doubtful))
@@ -264,10 +267,10 @@ def tell(said: dict[str, dict[str, Any]], doubtful: Sequence[int], options: argp
     if options.record:
         if doubtful:
             raise SystemExit("Nothing is recorded. Run it again while nothing else computes here.")
-        for name, one in said.items():
+        for name, one in claimed.items():
             record(name, **one, command=command(options))
-        for name in CALLED.keys() - said.keys():
-            forget(name)  # it would be of another table
+        for name in CALLED.keys() - claimed.keys():
+            forget(name)  # it is from another table
 
 
 def _options() -> argparse.Namespace:
@@ -275,11 +278,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("data")
     parser.add_argument("--pictures", type=int, default=3000)
     parser.add_argument("--networks", type=int, default=200)
-    parser.add_argument("--set", dest="settings", action="append", default=[], help="of proxy_small")
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="override of proxy_small")
     parser.add_argument("--longer", type=int, default=0, metavar="N")
     parser.add_argument("--longer-epochs", type=float, default=25.0)
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="networks tried at once")
-    parser.add_argument("--retime", action="store_true", help="time all steps anew, on this machine")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="trials at the same time")
+    parser.add_argument("--retime", action="store_true", help="time all steps again, on this machine")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--scratch", type=Path, default=Path("runs/search_record"))
     parser.add_argument("--record", action="store_true", help="write the claims into summary.json")
@@ -287,13 +290,13 @@ def _options() -> argparse.Namespace:
 
 
 def command(options: argparse.Namespace) -> str:
-    """As one types it."""
-    given = f"--pictures {options.pictures} --networks {options.networks}"
+    """Return the command line."""
+    arguments = f"--pictures {options.pictures} --networks {options.networks}"
     more = "".join(f" --set {one}" for one in options.settings)
     longer = f" --longer {options.longer} --longer-epochs {options.longer_epochs:g}" * bool(options.longer)
     workers = f" --workers {options.workers}" * (options.workers > 1)
     table = f" --table {as_typed(options.table)}" * (options.table.resolve() != TABLE.resolve())
-    return f"python -m benchmarks.search_record IMAGENETTE {given}{more}{longer}{workers}{table} --record"
+    return f"python -m benchmarks.search_record IMAGENETTE {arguments}{more}{longer}{workers}{table} --record"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The studies of ``benchmarks.search_found``: real ones, by several workers, and the one that a table stands for."""
+"""Studies of ``benchmarks.search_found``: real studies with several workers, and the study that a table replaces."""
 
 from __future__ import annotations
 
@@ -24,29 +24,35 @@ from efficientnetv2.nas.study import load_config, open_study
 from efficientnetv2.nas.trial_process import exit_with_parent
 from efficientnetv2.utils.processes import keep_freed_memory
 
-ENDLESS = 1_000_000  # trials of a study that its minutes end
+ENDLESS = 1_000_000  # trials of a study that only its minutes limit
 
 
 def searched(
-    sampler: str, pictures: Path, folder: Path, minutes: float, more: list[str], trials: int = ENDLESS, workers: int = 1
+    sampler: str,
+    images: Path,
+    folder: Path,
+    minutes: float,
+    overrides: list[str],
+    trials: int = ENDLESS,
+    workers: int = 1,
 ) -> Architecture:
-    """The best network of a study of so many minutes or trials; the study is begun, gone on with, or as it was."""
-    study, network = folder / sampler, folder / f"{sampler}.yaml"
-    if not network.exists():
+    """Return the best architecture of a study with limits of minutes and trials; start, resume or read the study."""
+    study, file = folder / sampler, folder / f"{sampler}.yaml"
+    if not file.exists():
         left = minutes - sum(row.seconds for row in trials_of(study)) / 60 / workers
-        # On the processor, as the table and those that judge.
-        words = ["run", str(study), "--data", str(pictures), "--sampler", sampler, "--device", "cpu"]
-        words += ["--trials", str(trials)]
+        # On the CPU, as the table and the final training.
+        arguments = ["run", str(study), "--data", str(images), "--sampler", sampler, "--device", "cpu"]
+        arguments += ["--trials", str(trials)]
         if workers > 1:
-            words += ["--threads", str(max(1, torch.get_num_threads() // workers))]
+            arguments += ["--threads", str(max(1, torch.get_num_threads() // workers))]
         if left > 0:
-            together(workers, [*words, "--seeds", str(SEED), "--minutes", str(left), *more])
-        effnetv2_search("export", str(study), "--output", str(network))
-    return read_architecture(network)
+            together(workers, [*arguments, "--seeds", str(SEED), "--minutes", str(left), *overrides])
+        effnetv2_search("export", str(study), "--output", str(file))
+    return read_architecture(file)
 
 
 def trials_of(study: Path) -> list[TrialRow]:
-    """The trials of a study that have ended; none where it has not begun."""
+    """Return the finished trials of a study, or none before its start."""
     file = study / "study.db"
     if not file.exists():
         return []
@@ -55,36 +61,36 @@ def trials_of(study: Path) -> list[TrialRow]:
 
 
 def rows_recorded(table: Path, common: dict[str, Any]) -> list[dict[str, str]]:
-    """The networks of a table, in the order in which they were drawn.
+    """Return the rows of a table, in the order of drawing.
 
     Args:
-        table: of ``benchmarks.search_record``.
-        common: what it has to have in common with the studies.
+        table: Table of ``benchmarks.search_record``.
+        common: Conditions that the table and the studies must share.
 
     Raises:
-        SystemExit: the table is not there, or of another search.
+        SystemExit: The table is missing, or from another search.
     """
     for file in (table, table.with_suffix(".json")):
         if not file.exists():
             raise SystemExit(f"{file} is not there.")
-    kept = Record(table, Space.from_json(common["space"]))
-    if "backbone" not in kept.common:
+    recorded = Record(table, Space.from_json(common["space"]))
+    if "backbone" not in recorded.common:
         raise SystemExit(f"{table} is not at its end: its steps have not been timed.")
-    begun(kept.about, common, SAME, "leave --recorded out, or time its steps anew (search_record --retime)")
-    rows = kept.rows()
+    begun(recorded.about, common, SAME, "leave --recorded out, or time its steps anew (search_record --retime)")
+    rows = recorded.rows()
     return sorted(rows, key=lambda row: int(row["number"]))
 
 
 def best_recorded(table: Path, count: int, common: dict[str, Any]) -> Architecture:
-    """The network with the largest reward of the first ones that were recorded.
+    """Return the architecture with the largest reward among the first rows of a table.
 
     Args:
-        table: of ``benchmarks.search_record``.
-        count: how many of them random search may choose from.
-        common: what it has to have in common with the studies.
+        table: Table of ``benchmarks.search_record``.
+        count: Number of rows that random search may choose from.
+        common: Conditions that the table and the studies must share.
 
     Raises:
-        SystemExit: what ``rows_recorded`` refuses, or the table is too short.
+        SystemExit: As in ``rows_recorded``, or the table is too short.
     """
     rows, space = rows_recorded(table, common)[:count], Space.from_json(common["space"])
     if len(rows) < count:
@@ -100,24 +106,24 @@ def best_recorded(table: Path, count: int, common: dict[str, Any]) -> Architectu
     return space.decode(drawn(space, int(best["number"]) + 1)[-1])
 
 
-def effnetv2_search(*words: str) -> None:
-    """``effnetv2 search``, in this process: whoever kills it ends the study too, and no second one begins."""
-    if code := app(["search", *words], standalone_mode=False):
+def effnetv2_search(*arguments: str) -> None:
+    """Run ``effnetv2 search`` in this process: killing this process ends the study too."""
+    if code := app(["search", *arguments], standalone_mode=False):
         raise SystemExit(code)
 
 
-def together(workers: int, words: list[str]) -> None:
-    """So many workers of a study; the last of them is this process.
+def together(workers: int, arguments: list[str]) -> None:
+    """Run several workers of a study; the last worker is this process.
 
     Raises:
-        SystemExit: one of them has ended with an error.
+        SystemExit: A worker ended with an error.
     """
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_join, args=(words,)) for _ in range(workers - 1)]
+    others = [context.Process(target=_join, args=(arguments,)) for _ in range(workers - 1)]
     for one in others:
         one.start()
     try:
-        effnetv2_search(*words)
+        effnetv2_search(*arguments)
     finally:
         for one in others:
             one.join()
@@ -125,8 +131,8 @@ def together(workers: int, words: list[str]) -> None:
         raise SystemExit(codes[0])
 
 
-def _join(words: list[str]) -> None:
-    """The main function of a further worker."""
+def _join(arguments: list[str]) -> None:
+    """Main function of another worker."""
     exit_with_parent()
     keep_freed_memory()
-    effnetv2_search(*words)
+    effnetv2_search(*arguments)

@@ -1,4 +1,4 @@
-"""The table of a recorded study: a row for each network, and next to it what all rows have in common."""
+"""Table of a recorded study: a row for each architecture, and a file with the values that all rows share."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ STEP = ("step_seconds", "step_spread", "step_foretold", "step_first_seconds", "s
 
 @dataclass
 class Record:
-    """The table on disk.
+    """Table on disk.
 
     Args:
-        table: CSV; what its rows have in common lies next to it as JSON.
-        space: of the networks.
+        table: CSV file. A JSON file next to it has the values that all rows share.
+        space: Search space.
     """
 
     table: Path
@@ -37,67 +37,67 @@ class Record:
 
     @property
     def columns(self) -> list[str]:
-        """Of the table."""
+        """Columns of the table."""
         return ["number", *(name for name, _ in self.space.decisions), *MEASURED]
 
     def rows(self) -> list[dict[str, str]]:
-        """Those that are there."""
+        """Read the rows."""
         if not self.table.exists():
             return []
         with self.table.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
     def points(self) -> list[Point]:
-        """The networks as they were drawn, as far as there are rows: a row's number is a place here."""
+        """Return the architectures in the order of drawing, up to the last row. A row number is an index here."""
         return drawn(self.space, 1 + max((int(row["number"]) for row in self.rows()), default=-1))
 
     @property
     def about(self) -> Path:
-        """What all rows have in common."""
+        """JSON file with the values that all rows share."""
         return self.table.with_suffix(".json")
 
     @property
     def common(self) -> dict[str, Any]:
-        """What stands there."""
+        """Values that all rows share."""
         found: dict[str, Any] = json.loads(self.about.read_text(encoding="utf-8"))
         return found
 
     @property
     def twice(self) -> Path:
-        """The second measurements of some steps."""
+        """File of the second measurements of some steps."""
         return self.table.with_name(f"{self.table.stem}_twice.json")
 
     def timed_twice(self) -> list[dict[str, Any]]:
-        """Those that are there."""
+        """Read the second measurements."""
         return json.loads(self.twice.read_text(encoding="utf-8")) if self.twice.exists() else []
 
     @property
     def longer(self) -> Path:
-        """What became of those that were trained longer."""
+        """File of the results of longer training."""
         return self.table.with_name(f"{self.table.stem}_longer.json")
 
     def trained_longer(self) -> list[dict[str, Any]]:
-        """Those that are there."""
+        """Read the results of longer training."""
         return json.loads(self.longer.read_text(encoding="utf-8")) if self.longer.exists() else []
 
     def begin(self, common: dict[str, Any]) -> dict[str, Any]:
-        """Write down what all rows have in common, or refuse to mix a table with rows of another kind."""
+        """Store the values that all rows share, or refuse to continue a table with other values."""
         for file in (self.table, self.longer):
             if file.exists() and not self.about.exists():
                 raise SystemExit(f"{file} is there without {self.about.name}; give another --table.")
         return begun(self.about, common, GONE_ON_WITH, "give another --table")
 
     def add(self, number: int, point: Point, found: dict[str, Any]) -> None:
-        """Append a row; the file is whole at every moment."""
+        """Append a row. The file is complete at every moment."""
         row = {"number": number, **self.space.choices(point), **found}
         self._write([*self.rows(), {name: "" if row[name] is None else row[name] for name in self.columns}])
 
     def change(self, number: int, **found: Any) -> None:
-        """Let other values stand in some columns of a row."""
+        """Change some columns of a row."""
         self._write([row | (found if int(row["number"]) == number else {}) for row in self.rows()])
 
     def forget_steps(self) -> None:
-        """Let no step be timed: what is measured again is of another machine or another version of the code."""
+        """Delete all step times: new measurements are from another machine or another version of the code."""
         self.twice.unlink(missing_ok=True)
         self._write([row | dict.fromkeys(STEP, "") for row in self.rows()])
 
@@ -110,5 +110,5 @@ class Record:
 
 
 def short(value: Any) -> Any:
-    """As a table holds it."""
+    """Round a float for the table."""
     return float(f"{value:.6g}") if isinstance(value, float) else value

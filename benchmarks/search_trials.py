@@ -1,4 +1,4 @@
-"""What the measurements of a search share: which images, by which recipe, which networks, on which machine."""
+"""Common parts of search measurements: images, recipe, architectures and machine."""
 
 from __future__ import annotations
 
@@ -39,53 +39,53 @@ from efficientnetv2.utils.io import cache_folder, write_text_atomically
 from efficientnetv2.utils.random_key import Key
 
 DRAWN_BY = Key.of(0).fold("search record")
-SEED = 0  # of a trial
-# What a table has in common with whoever goes on with it; and its step times besides, for those of two machines or of
-# two versions of the code do not belong into one; and what it has in common with whoever is compared with it.
+SEED = 0  # seed of a trial
+# Conditions that must be equal to continue a table; further ones to time its steps, because step times of two machines
+# or two versions of the code must not be mixed; and conditions to compare with it.
 GONE_ON_WITH = ("space", "asked", "pictures", "seeds")
 TIMED_BY = ("hardware", "code")
 SAME = (*GONE_ON_WITH, "hardware")
-# The backbone's step is measured so often: a disturbance only ever adds. Ours.
+# Number of measurements of the backbone's step. The shortest counts, because disturbances only add time. Ours.
 _TIMED = 3
 
 
 def some_pictures(data: str, count: int) -> ImageDataset:
-    """So many images of train, each class its share, split into train and minival.
+    """Select images of train, stratified by class, and split them into train and minival.
 
     Args:
-        data: as ``effnetv2 train`` takes it.
-        count: how many; all if there are fewer.
+        data: Argument DATA of ``effnetv2 train``.
+        count: Number of images. All if there are fewer.
     """
     dataset = load_dataset(data)
     train = dataset.select(np.flatnonzero(dataset.in_train))
     order = DRAWN_BY.fold("pictures").generator().permutation(len(train))
-    # Of each class in turn the next one, so that every share is right to the image.
+    # Take the classes in turn, so that each fraction is exact.
     place = np.zeros(len(train), dtype=np.int64)
     for label in np.unique(train.labels):
-        mine = order[train.labels[order] == label]
-        place[mine] = np.arange(len(mine)) * len(train) // len(mine)
+        of_class = order[train.labels[order] == label]
+        place[of_class] = np.arange(len(of_class)) * len(train) // len(of_class)
     chosen = np.sort(np.lexsort((order.argsort(), place))[:count])
     part = train.select(chosen).with_split(np.full(len(chosen), "train", dtype=object))
     return with_minival(part, size=CHOOSING)[0]
 
 
 def refuse_copies(whole: ImageDataset, used: ImageDataset) -> None:
-    """None of the images that a search uses is among those that the data gives as val or test, if it gives any.
+    """Check that no image of a search is a duplicate of an image of val or test.
 
     Args:
-        whole: all images.
-        used: those that a search uses, in train and minival.
+        whole: All images.
+        used: Images of a search, in train and minival.
 
     Raises:
-        SystemExit: names one that is, and its copy.
+        SystemExit: An image is a duplicate. The message names both.
     """
-    judging = np.isin(whole.split, ("val", "test"))
-    if not judging.any():
+    is_eval = np.isin(whole.split, ("val", "test"))
+    if not is_eval.any():
         return
-    uses = dict(zip(used.paths, used.split, strict=True))
+    used_splits = dict(zip(used.paths, used.split, strict=True))
     splits = [
-        given if judges else uses.get(path, "")
-        for path, given, judges in zip(whole.paths, whole.split, judging, strict=True)
+        given if is_evaluated else used_splits.get(path, "")
+        for path, given, is_evaluated in zip(whole.paths, whole.split, is_eval, strict=True)
     ]
     try:
         require_no_leakage(whole.with_split(np.array(splits, dtype=object)), validate_images(whole).contents)
@@ -94,17 +94,17 @@ def refuse_copies(whole: ImageDataset, used: ImageDataset) -> None:
 
 
 def pictures_file(whole: ImageDataset, used: ImageDataset, folder: Path) -> Path:
-    """A table of the images of both studies: some of train, and as val those that judge.
+    """Write a table of the images of both studies: some of train, and the whole of val.
 
     Args:
-        whole: all images.
-        used: those that a search uses.
-        folder: to keep it in.
+        whole: All images.
+        used: Images of a search.
+        folder: Folder for the table.
     """
     file = folder / "pictures.csv"
     if not file.exists():
-        judging = whole.select(np.flatnonzero(whole.split == "val"))
-        both = [(used, used.split), (judging, judging.split)]
+        val = whole.select(np.flatnonzero(whole.split == "val"))
+        both = [(used, used.split), (val, val.split)]
         rows = [
             (str(part.file(row)), part.class_names[label], split)
             for part, splits in both
@@ -116,30 +116,30 @@ def pictures_file(whole: ImageDataset, used: ImageDataset, folder: Path) -> Path
 
 
 def asked_recipe(settings: Sequence[str]) -> Recipe:
-    """The proxy recipe as it is asked for."""
+    """Return the proxy recipe with the requested overrides."""
     plain = apply_overrides(get_recipe("proxy_small").to_json(), [*settings, "minival=null"])
     return validate_recipe(plain, where="proxy_small")
 
 
-def settled_recipe(asked: Recipe, train: ImageDataset, space: Space, about: Path) -> Recipe:
-    """The proxy recipe, settled for the backbone.
+def settled_recipe(requested: Recipe, train: ImageDataset, space: Space, about: Path) -> Recipe:
+    """Return the proxy recipe, resolved for the backbone.
 
     Args:
-        asked: the recipe as it is asked for.
-        train: the images to train on.
-        space: of the networks.
-        about: what a measurement was begun with. If it is there its recipe holds: measured again, the precision might
-            come out otherwise.
+        requested: Requested recipe.
+        train: Training images.
+        space: Search space.
+        about: File of stored conditions. If it exists, its recipe is used: a new measurement could choose another
+            precision.
     """
     if about.exists():
         return validate_recipe(json.loads(about.read_text(encoding="utf-8"))["recipe"], where=str(about))
-    begun = asked.model_copy(update={"model": space.backbone})
-    settled = resolve_recipe(begun, TrainingSet(len(train), train.class_names), Hardware(torch.device("cpu")))
-    return settled.recipe.model_copy(update={"model": "auto", "ghost_batch_size": None})
+    with_backbone = requested.model_copy(update={"model": space.backbone})
+    resolved = resolve_recipe(with_backbone, TrainingSet(len(train), train.class_names), Hardware(torch.device("cpu")))
+    return resolved.recipe.model_copy(update={"model": "auto", "ghost_batch_size": None})
 
 
 def proxy_of(dataset: ImageDataset, recipe: Recipe, folder: Path) -> ProxyTask:
-    """How networks are tried: by a settled recipe, on the images' train and minival."""
+    """Return the proxy task of a resolved recipe, on train and minival of the images."""
     return ProxyTask(
         recipe=recipe,
         seeds=(SEED,),
@@ -154,17 +154,17 @@ def proxy_of(dataset: ImageDataset, recipe: Recipe, folder: Path) -> ProxyTask:
 
 
 def sharing(proxy: ProxyTask, workers: int) -> ProxyTask:
-    """How networks are tried where so many train at once, each on its share of the processor."""
+    """Return a proxy task for several trials at the same time, each with its share of the processor."""
     return replace(proxy, training_threads=max(1, (proxy.threads or 1) // workers))
 
 
 def machine() -> str:
-    """What step times are of."""
+    """Describe the machine on which step times depend."""
     return f"{hardware()}; {device_title(torch.device('cpu'))}"
 
 
 def code(package: Path = Path(efficientnetv2.__file__).parent) -> str:
-    """32 hexadecimal digits of the package's Python files: other ones may take other steps."""
+    """Return a digest of the Python files of the package (32 hexadecimal digits), on which step times depend."""
     content = hashlib.blake2b(digest_size=16)
     for file in sorted(package.rglob("*.py")):
         text = file.read_bytes()
@@ -172,48 +172,48 @@ def code(package: Path = Path(efficientnetv2.__file__).parent) -> str:
     return content.hexdigest()
 
 
-def untrained(network: Architecture, proxy: ProxyTask) -> Measurement:
-    """A network's step and costs alone.
+def untrained(architecture: Architecture, proxy: ProxyTask) -> Measurement:
+    """Measure the step and the costs of an architecture without training.
 
     Raises:
-        SystemExit: its step could not be measured.
+        SystemExit: The step could not be measured.
     """
-    outcome = run_trial(network, replace(proxy, seeds=()), on_message=lambda told: False)  # stopped there
+    outcome = run_trial(architecture, replace(proxy, seeds=()), on_message=lambda told: False)  # stop after the step
     if outcome.failed is not None:
         failed = f"{outcome.failed.kind}: {outcome.failed.reason}"
         raise SystemExit(f"the step of a network could not be measured ({failed}). Run it again.")
-    return to_measurement(network, replace(proxy, seeds=()), outcome)
+    return to_measurement(architecture, replace(proxy, seeds=()), outcome)
 
 
 def backbone_measured(space: Space, proxy: ProxyTask) -> Measurement:
-    """The costs of a space's backbone; of some measurements of its step the shortest."""
+    """Measure the costs of the backbone of a space. The shortest of some step times counts."""
     found = [untrained(space.backbone, proxy) for _ in range(_TIMED)]
     return min(found, key=lambda one: one.step_seconds or np.inf)
 
 
 def at_pace_of(proxy: ProxyTask, space: Space, backbone: Measurement) -> ProxyTask:
-    """The same, with steps told at the pace at which the backbone's took what was measured of it.
+    """Return the proxy task with step times scaled to the pace of the machine at the backbone's measurement.
 
     Args:
-        proxy: how networks are tried.
-        space: whose backbone it is.
-        backbone: measured.
+        proxy: Proxy task.
+        space: Search space with this backbone.
+        backbone: Measurement of the backbone.
     """
     assert backbone.step_seconds is not None, "it was measured"
     return replace(proxy, reference=ReferenceTiming(space.backbone, proxy.recipe, backbone.step_seconds))
 
 
 def tell_other_code(about: Path) -> None:
-    """Say it where a table was begun with other code, whose steps may be faster or slower."""
+    """Print a line if a table was begun with other code, whose steps may be faster or slower."""
     if json.loads(about.read_text(encoding="utf-8"))["code"] != code():
         print(f"{about} was begun with another version of the code.")
 
 
-def in_common(space: Space, asked: Recipe, dataset: ImageDataset, proxy: ProxyTask) -> dict[str, Any]:
-    """What has to be the same in whoever goes on with a table, times its steps, or is compared with it."""
+def in_common(space: Space, requested: Recipe, dataset: ImageDataset, proxy: ProxyTask) -> dict[str, Any]:
+    """Return the conditions that must be equal to continue a table, to time its steps, or to compare with it."""
     return {
         "space": space.to_json(),
-        "asked": asked.to_json(),
+        "asked": requested.to_json(),
         "pictures": dataset.digest(),
         "seeds": list(proxy.seeds),
         "hardware": machine(),
@@ -222,22 +222,22 @@ def in_common(space: Space, asked: Recipe, dataset: ImageDataset, proxy: ProxyTa
 
 
 def drawn(space: Space, count: int) -> list[Point]:
-    """So many networks of a space, each once; of more, these are the first."""
+    """Draw architectures of a space without repetition. A larger count begins with the same architectures."""
     found: dict[Point, None] = {}
-    turn = 0
+    draw = 0
     while len(found) < min(count, space.count):
-        found.setdefault(space.sample(DRAWN_BY.fold("network", turn)))
-        turn += 1
+        found.setdefault(space.sample(DRAWN_BY.fold("network", draw)))
+        draw += 1
     return list(found)
 
 
 def smallest(space: Space) -> Architecture:
-    """The network of a space with the fewest parameters: stages add up, so going down from anywhere leads there."""
+    """Return the architecture with the fewest parameters. Stages add up, so descent from any point leads there."""
 
     def parameters(point: tuple[int, ...]) -> int:
         return count_flops(space.decode(point), image_size=64, num_classes=10).total.parameters
 
     point = space.encode(space.backbone)
-    while (least := min(space.neighbors(point), key=parameters)) and parameters(least) < parameters(point):
-        point = least
+    while (lowest := min(space.neighbors(point), key=parameters)) and parameters(lowest) < parameters(point):
+        point = lowest
     return space.decode(point)

@@ -1,9 +1,9 @@
-"""What a recorded study teaches: the reward of every network of its space, foretold from those that were trained.
+"""Surrogate of a recorded study: estimates the reward of each architecture of a space from trained architectures.
 
-A study is two files, such as ``benchmarks.search_record`` makes. TABLE.csv has a row for each trained network: a column
-for each decision of the space (``stage2.kind``, ...) with the option taken, ``top1``, ``step_seconds``, ``parameters``.
-TABLE.json next to it has ``space``, and ``backbone``, its measurement, which the paper's reward is normalised by. Two
-regressions learn top-1 and step time from the table; parameters are counted.
+A study has two files, as from ``benchmarks.search_record``. TABLE.csv has a row for each trained architecture: a column
+per decision of the space (``stage2.kind``, ...) with the chosen option, ``top1``, ``step_seconds``, ``parameters``.
+TABLE.json has ``space`` and ``backbone``, its measurement, which normalizes the paper's reward. Two regressions learn
+top-1 and step time from the table. Parameters are counted.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key
 
 FOLDS = 10
-_DRAWS = 1_000  # of the bootstrap
+_DRAWS = 1_000  # bootstrap samples
 
 
 @dataclass(frozen=True)
 class Table:
-    """A recorded study.
+    """Recorded study.
 
     Args:
-        space: its networks.
-        backbone: that the reward is normalised by.
-        points: (N) canonical, each once.
-        top1, step_seconds, parameters: (N,) each; of a network trained several times the mean.
+        space: Search space.
+        backbone: Measurement that normalizes the reward.
+        points: (N) canonical points without repetition.
+        top1, step_seconds, parameters: (N,) each. The mean for an architecture that was trained several times.
     """
 
     space: Space
@@ -52,22 +52,22 @@ class Table:
 
     @property
     def rewards(self) -> np.ndarray:
-        """(N,) the paper's."""
+        """(N,) rewards of the paper."""
         rows = zip(self.top1, self.step_seconds, self.parameters, strict=True)
         return np.array([worth(self.backbone, *row) for row in rows])
 
 
 def worth(backbone: Measurement, top1: float, step_seconds: float, parameters: float) -> float:
-    """The paper's reward of three numbers; a foretold accuracy may lie a little outside of [0, 1]."""
+    """Compute the paper's reward. A predicted accuracy may be a little outside of [0, 1]."""
     top1 = min(max(float(top1), 0.0), 1.0)
     return Reward().compute(Measurement(int(parameters), 1, top1=top1, step_seconds=step_seconds), backbone)
 
 
 def read(path: Path) -> Table:
-    """A recorded study from its two files; networks that failed (no ``top1``) are left out.
+    """Read a recorded study from its two files, without failed architectures (no ``top1``).
 
     Raises:
-        InputError: a column or an option that the space does not know, or too few networks.
+        InputError: A column is missing, the space does not have an option, or there are too few architectures.
     """
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     space = Space.from_json(about["space"])
@@ -80,13 +80,13 @@ def read(path: Path) -> Table:
     options = {one.name: {"" if at is None else str(at): at for at in one.options} for one in space.decisions}
     found: list[Point] = []
     for number, row in rows.iterrows():
-        said = {name: "" if pd.isna(row[name]) else row[name] for name in options}
+        chosen = {name: "" if pd.isna(row[name]) else row[name] for name in options}
         for name, known in options.items():
-            if said[name] not in known:
+            if chosen[name] not in known:
                 raise InputError(
-                    f"{path}, row {number + 2}: {name} is '{said[name]}', which is no option of its space."
+                    f"{path}, row {number + 2}: {name} is '{chosen[name]}', which is no option of its space."
                 )
-        found.append(space.point({name: options[name][text] for name, text in said.items()}))
+        found.append(space.point({name: options[name][text] for name, text in chosen.items()}))
     rows["point"] = pd.Series(found, index=rows.index, dtype=object)
     each = rows.groupby("point", sort=False)[measured].mean()
     if len(each) < 2 * FOLDS:
@@ -96,7 +96,7 @@ def read(path: Path) -> Table:
 
 
 def features(space: Space, points: Iterable[Point]) -> np.ndarray:
-    """(N, F): 1 for each option that a network has; none of a removed stage but that it is."""
+    """Return (N, F) one-hot features: 1 for each used option. A removed stage only has the feature of its removal."""
     sizes = [len(decision.options) for decision in space.decisions]
     rows = []
     for point in points:
@@ -107,9 +107,9 @@ def features(space: Space, points: Iterable[Point]) -> np.ndarray:
 
 
 def regression() -> Pipeline:
-    """Every option's own effect and that of every pair of them, shrunk by as much as foretells best.
+    """Build a ridge regression with effects of options and of pairs of options; cross-validation chooses the penalty.
 
-    On made-up tables it foretold as well as Gaussian processes, and better than trees.
+    On synthetic tables its predictions were as good as those of Gaussian processes, and better than those of trees.
     """
     pairs = PolynomialFeatures(2, interaction_only=True, include_bias=False)
     return make_pipeline(pairs, StandardScaler(), RidgeCV(np.logspace(0, 5, 21)))
@@ -117,7 +117,7 @@ def regression() -> Pipeline:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """Foretells the reward of every network of a space."""
+    """Estimates the reward of each architecture of a space."""
 
     table: Table
     top1: Pipeline
@@ -127,19 +127,19 @@ class Surrogate:
 
     @classmethod
     def fitted(cls, table: Table) -> Surrogate:
-        """Learnt from all of a table."""
+        """Fit to all rows of a table."""
         x = features(table.space, table.points)
-        # The classifier is the same in all networks of a space: its size is what a count without it lacks.
-        lacking = [size - trunk(table.space, one) for size, one in zip(table.parameters, table.points, strict=True)]
+        # The classifier is equal in all architectures of a space: its size is the difference of the two counts.
+        sizes = [size - trunk(table.space, one) for size, one in zip(table.parameters, table.points, strict=True)]
         return cls(
             table,
             regression().fit(x, table.top1),
             regression().fit(x, np.log(table.step_seconds)),
-            float(np.median(lacking)),
+            float(np.median(sizes)),
         )
 
     def reward(self, point: Point) -> float:
-        """Of a canonical point."""
+        """Estimate the reward of a canonical point."""
         if point not in self.known:
             x = features(self.table.space, [point])
             self.known[point] = worth(
@@ -152,12 +152,12 @@ class Surrogate:
 
 
 def trunk(space: Space, point: Point) -> int:
-    """Parameters but for the classifier's; the image's size has no part in them."""
+    """Count the parameters without the classifier. They do not depend on the image size."""
     return count_flops(space.decode(point), image_size=64, num_classes=0).total.parameters
 
 
 def agreement(table: Table) -> dict[str, tuple[float, float, float]]:
-    """Kendall's tau between measured and foretold values, of networks left out of the fit, with its interval."""
+    """Compute Kendall's tau between measured values and cross-validated predictions, with its interval."""
     x = features(table.space, table.points)
     folds = KFold(FOLDS, shuffle=True, random_state=0)
     top1 = cross_val_predict(regression(), x, table.top1, cv=folds)
@@ -173,7 +173,7 @@ def agreement(table: Table) -> dict[str, tuple[float, float, float]]:
 
 
 def rank_agreement(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
-    """Kendall's tau of two values of the same networks, and the ends of its 95 % interval (bootstrap over networks)."""
+    """Compute Kendall's tau of two values per architecture, with its 95 % interval (bootstrap)."""
     draws = Key.of(0).fold("rank agreement").generator().integers(len(one), size=(_DRAWS, len(one)))
     taus = np.array([kendalltau(one[rows], other[rows]).statistic for rows in draws])
     low, high = np.nanquantile(taus, [0.025, 0.975])
