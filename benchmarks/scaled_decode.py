@@ -1,12 +1,16 @@
-"""What decoding little costs in accuracy: one trained network on the same images, decoded both ways.
+"""Cost of scaled JPEG decoding in accuracy: one trained model on the same images, decoded in two ways.
 
 Run: python -m benchmarks.scaled_decode MODEL DATA [--pictures 1000] [--record]
 
-MODEL is a model file or run folder, DATA the labelled images it was validated on. They are enlarged four times and
-stored as JPEG files again, so that there is something to leave out. Each is then answered as evaluation frames it, and
-as a random crop of 35 to 100 % of its area as training cuts it: decoded at the smallest scale that suffices, and
-decoded whole. The gain is of the former over the latter, in points of top-1, with the 95 % interval of the pairs; the
-mean difference of the pixels is in grey levels.
+MODEL is a model file or run folder, DATA its labeled validation images. The images are enlarged four times and stored
+as JPEG files again, so that there is something to skip. The model predicts each image twice: decoded at the smallest
+sufficient scale, and decoded fully.
+
+- ``scaled_decode_eval_gain``: top-1 of scaled − full decoding in points, with a 95 % interval over the images, with the
+  crop of evaluation.
+- ``scaled_decode_train_gain``: the same with a random crop of 35 to 100 % of the area, as in training.
+
+It also prints the mean difference of the pixels in gray levels.
 """
 
 from __future__ import annotations
@@ -33,39 +37,39 @@ _PICTURES = 1000
 
 
 def enlarged(path: str) -> bytes:
-    """The image as a JPEG file of four times its sides."""
-    picture = load_image(path)
-    large = picture.resize((picture.width * ENLARGED, picture.height * ENLARGED), Image.Resampling.BICUBIC)
+    """Return the image as a JPEG file with four times the width and height."""
+    image = load_image(path)
+    large = image.resize((image.width * ENLARGED, image.height * ENLARGED), Image.Resampling.BICUBIC)
     content = io.BytesIO()
     large.save(content, "JPEG", quality=QUALITY)
     return content.getvalue()
 
 
-def answered(network: Network, pictures: list[Pixels]) -> np.ndarray:
-    """The class given to each."""
-    preprocessing = network.preprocessing
-    batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+def predicted_classes(model: Network, images: list[Pixels]) -> np.ndarray:
+    """Predict the class of each image."""
+    preprocessing = model.preprocessing
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         inputs = normalize(batch, mean=preprocessing.mean, std=preprocessing.std)
-        return network(inputs).argmax(1).numpy()
+        return model(inputs).argmax(1).numpy()
 
 
 def measured(
-    network: Network, dataset: ImageDataset, rows: np.ndarray, framed: Callable[[Source, int], Pixels]
+    model: Network, dataset: ImageDataset, rows: np.ndarray, framed: Callable[[Source, int], Pixels]
 ) -> tuple[np.ndarray, float]:
-    """Per image whether it is answered rightly (scaled, whole), and the mean difference of the pixels."""
-    right, differences = [], []
+    """Return (N, 2) correct predictions (scaled, full), and the mean difference of the pixels."""
+    correct, differences = [], []
     for first in range(0, len(rows), BATCH):
-        some = rows[first : first + BATCH].tolist()
+        batch = rows[first : first + BATCH].tolist()
         scaled, whole = [], []
-        for row in some:
+        for row in batch:
             content = enlarged(dataset.file(row))
             scaled.append(framed(content, row))
-            whole.append(framed(load_image(content), row))  # an image that is decoded already
-        labels = dataset.labels[some]
-        right.append(np.stack([answered(network, way) == labels for way in (scaled, whole)], axis=1))
+            whole.append(framed(load_image(content), row))  # an image that is already decoded
+        labels = dataset.labels[batch]
+        correct.append(np.stack([predicted_classes(model, images) == labels for images in (scaled, whole)], axis=1))
         differences.append(np.abs(np.stack(scaled).astype(int) - np.stack(whole)).mean())
-    return np.concatenate(right), float(np.mean(differences))
+    return np.concatenate(correct), float(np.mean(differences))
 
 
 def main() -> None:
@@ -75,12 +79,12 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=_PICTURES)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
-    network = model_file.load(options.model).eval()
+    model = model_file.load(options.model).eval()
     dataset = load_dataset(options.data)
     if (dataset.split == "val").any():
         dataset = dataset.subset("val")
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(options.pictures, len(dataset))).astype(int))
-    preprocessing = network.preprocessing
+    preprocessing = model.preprocessing
     uniforms = Key.of(0).uniform_rows(range(len(dataset)), CROP_UNIFORMS).tolist()
 
     def as_training(source: Source, row: int) -> Pixels:
@@ -94,13 +98,13 @@ def main() -> None:
             mean=preprocessing.mean,
         )
 
-    ways = {"eval": lambda source, _row: load_eval_image(source, preprocessing), "train": as_training}
-    for name, framed in ways.items():
-        right, difference = measured(network, dataset, rows, framed)
-        gain = 100 * (right[:, 0].astype(float) - right[:, 1])
+    decoders = {"eval": lambda source, _row: load_eval_image(source, preprocessing), "train": as_training}
+    for name, framed in decoders.items():
+        correct, difference = measured(model, dataset, rows, framed)
+        gain = 100 * (correct[:, 0].astype(float) - correct[:, 1])
         half = 1.96 * gain.std(ddof=1) / len(gain) ** 0.5
         print(
-            f"{name}: top-1 {right[:, 0].mean():.1%} scaled, {right[:, 1].mean():.1%} whole; "
+            f"{name}: top-1 {correct[:, 0].mean():.1%} scaled, {correct[:, 1].mean():.1%} whole; "
             f"pixels differ by {difference:.2f} grey levels in the mean"
         )
         claim = f"scaled_decode_{name}_gain"

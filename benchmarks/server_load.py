@@ -2,16 +2,17 @@
 
 Run: python -m benchmarks.server_load [--rounds 5] [--seconds 10] [--record]    (Debian package: hey)
 
-V2-B0 with random weights predicts a JPEG file of 500x375 px that each request sends. hey takes its part of the same
-cores. Servers take turns; each is warmed up; intervals are quartiles over the rounds.
+V2-B0 with random weights predicts a JPEG file of 500x375 px that each request sends. hey uses some time of the same
+cores. Servers take turns; each is warmed up. Intervals are quartiles over the rounds.
 
 - ``server_batching_speedup``: 32 clients at a time; ``--batch-size 32`` / ``--batch-size 1``, both with OpenVINO.
   ``server_torch_batching_speedup`` is the same with PyTorch.
 - ``server_vs_fastapi``: OpenVINO with batching / ``benchmarks.plain_server``: FastAPI and PyTorch without batching.
-  ``server_torch_vs_fastapi`` is the same with ``--engine torch``. Latencies are those at 32 clients.
-- ``server_overload_*``: At 3 times the requests per second that the server can serve or more, from 1,024 clients: the
-  fraction that is refused with status 429, the number with another status than 200 or 429 or without response, the
-  latency of the others, and the peak of the resident memory over its size before all overload.
+  ``server_torch_vs_fastapi`` is the same with ``--engine torch``.
+- ``server_p50_ms``, ``server_p99_ms``, ``server_fastapi_p50_ms``, ``server_fastapi_p99_ms``: latencies at 32 clients.
+- ``server_overload_*``: 1,024 clients send at least 3 times the requests per second that the server can serve. ``429``:
+  fraction that is refused with status 429. ``lost``: number with another status than 200 or 429, or without response.
+  ``p99_ms``: latency of the served requests. ``memory``: peak of the resident memory / its size before all overload.
 
 A measurement is not recorded if the pace of the machine before and after differs by more than a tenth.
 """
@@ -51,7 +52,7 @@ SERVERS = {
 
 
 def in_turn(ports: Mapping[str, int], image: Path, rounds: int, seconds: float) -> dict[str, list[Load]]:
-    """Loads of each server, one per round and of about these seconds, in reverse order with every second round."""
+    """Return loads of each server, one per round and of about these seconds, in reverse order in every second round."""
     rates = {name: load(port, image, CLIENTS, "-z", "3s").served_per_s for name, port in ports.items()}
     loads: dict[str, list[Load]] = {name: [] for name in ports}
     for number in range(rounds):
@@ -62,8 +63,8 @@ def in_turn(ports: Mapping[str, int], image: Path, rounds: int, seconds: float) 
 
 
 def overload(pid: int, port: int, image: Path, served_per_s: float, rounds: int, seconds: float) -> Claims:
-    """What a server does under more requests than it can serve."""
-    # Clients of queued images wait; the others send as many as the server is to get.
+    """Load a server with more requests than it can serve."""
+    # Clients of queued images wait. The other clients send at this rate.
     rate = 1.1 * OVERLOAD * served_per_s / (CROWD - QUEUE)
     number = CROWD * max(2, round(1.1 * OVERLOAD * served_per_s * seconds / CROWD))
     before, loads, memory = memory_mib(pid, "VmRSS"), [], []
@@ -88,7 +89,7 @@ def overload(pid: int, port: int, image: Path, served_per_s: float, rounds: int,
 
 
 def claims(loads: Mapping[str, Sequence[Load]]) -> Claims:
-    """Ratios of requests per second, and latencies, from the loads of each server."""
+    """Compute ratios of requests per second, and latencies, from the loads of each server."""
 
     def ratio(one: str, other: str) -> tuple[str, list[float]]:
         pairs = zip(loads[one], loads[other], strict=True)
@@ -128,7 +129,7 @@ def measure(rounds: int, seconds: float) -> Claims:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each load, about")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="approximate seconds of a load")
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
     if shutil.which("hey") is None:

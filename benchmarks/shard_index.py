@@ -1,11 +1,15 @@
-"""What the index of a very large set costs: memory, and time until the first step.
+"""Cost of the index of a very large dataset: memory, and time until the first step.
 
 Run: python -m benchmarks.shard_index [--record] [--pictures 13000000]
 
-Makes an index as ``effnetv2 data pack`` would write it for ImageNet-21k (names and classes as there, 110 KB an image,
-shards of 1 GB that are empty but for their size) and, in a fresh process, reads it, compares it with its shards,
-takes the training part and draws the order of an epoch. Memory is what that adds to a process that has imported
-everything: at its peak, and in the end, when worker processes would be forked off (they share it).
+Makes an index as ``effnetv2 data pack`` would write it for ImageNet-21k: similar names and classes, 110 KB per image,
+shards of 1 GB that are empty except for their size. A new process reads the index, compares it with the shards, selects
+the training split and draws the order of an epoch. Memory is what this adds to a process after all imports.
+
+- ``shard_index_file_mb``: size of the index file.
+- ``shard_index_peak_mb``, ``shard_index_memory_mb``: memory at its peak, and at the end, when worker processes would be
+  forked (they share it).
+- ``shard_index_load_s``, ``shard_index_first_step_s``: seconds until the index is loaded, and until the first step.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ CLASSES, PICTURE_BYTES, SHARD_BYTES = 21_841, 110_000, 1_000_000_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="fewer are not to be recorded")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="--record takes only the default")
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -65,17 +69,17 @@ def main() -> None:
         (RESULTS / "shard_index.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def make(folder: Path, pictures: int) -> None:
-    """The index, and shards without content."""
+def make(folder: Path, num_images: int) -> None:
+    """Write the index, and shards without content."""
     rng = np.random.default_rng(0)
-    cls = np.sort(rng.integers(0, CLASSES, pictures))
+    cls = np.sort(rng.integers(0, CLASSES, num_images))
     wnid = np.char.add("n", np.char.zfill((cls * 457 + 1_440_764).astype(str), 8))
-    number = np.char.add("_", rng.integers(1, 50_000, pictures).astype(str))
-    sizes = rng.lognormal(np.log(PICTURE_BYTES), 0.5, pictures).astype(np.int64)
-    order = rng.permutation(pictures)
+    number = np.char.add("_", rng.integers(1, 50_000, num_images).astype(str))
+    sizes = rng.lognormal(np.log(PICTURE_BYTES), 0.5, num_images).astype(np.int64)
+    order = rng.permutation(num_images)
     ends = np.cumsum(-(-sizes[order] // 512) * 512 + 5 * 512)
-    shard = np.empty(pictures, dtype=np.int64)
-    offset = np.empty(pictures, dtype=np.int64)
+    shard = np.empty(num_images, dtype=np.int64)
+    offset = np.empty(num_images, dtype=np.int64)
     shard[order] = ends // SHARD_BYTES
     offset[order] = ends % SHARD_BYTES
     counts = np.bincount(shard)
@@ -88,12 +92,12 @@ def make(folder: Path, pictures: int) -> None:
         {
             "path": np.char.add(np.char.add(np.char.add(wnid, "/"), wnid), np.char.add(number, ".JPEG")),
             "label": wnid,
-            "split": np.where(rng.random(pictures) < 0.01, "val", "train"),
+            "split": np.where(rng.random(num_images) < 0.01, "val", "train"),
             "shard": shard,
             "shard_offset": offset,
             "shard_bytes": sizes,
-            CONTENT: rng.integers(0, 2**63, pictures),
-            CHECKSUM: rng.integers(0, 2**32, pictures, dtype=np.uint32),
+            CONTENT: rng.integers(0, 2**63, num_images),
+            CHECKSUM: rng.integers(0, 2**32, num_images, dtype=np.uint32),
         }
     )
     table["path"] = table["path"] + "?" + table.index.astype(str)  # numbers may repeat, names must not
@@ -101,9 +105,9 @@ def make(folder: Path, pictures: int) -> None:
 
 
 def measured(folder: str) -> dict[str, float]:
-    """In the fresh process."""
+    """Measure in the new process."""
     reset = Path("/proc/self/clear_refs")
-    reset.write_text("5")  # the peak so far was that of importing
+    reset.write_text("5")  # reset the peak of the imports
     before, began = status_kb("VmRSS"), time.perf_counter()
     marks = {}
 

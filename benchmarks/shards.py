@@ -1,13 +1,14 @@
-"""Reading shards next to reading files: 50,000 small images, drawn from all over, alternating.
+"""Speed of reading shards / speed of reading files: 50,000 small images in random order, alternating.
 
 Run: python -m benchmarks.shards [--record] [--cold] [--rounds 7]
 
-Makes the images itself (2,000 distinct JPEGs of 96 px, each under 25 names, 10 class folders) and packs them. Each
-side then reads the same requests as in training, in one process and one thread: crop, decode, resize to 64 px. Next to
-it, the bytes alone. Pages are warm: a round of each comes before those that count. ``--cold`` drops the files' pages
-from the system's cache before each turn (the disk's own caches, and a virtual machine's host's, stay as they are).
+Makes the images (2,000 distinct JPEGs of 96 px, each with 25 names, 10 class folders) and packs them. Each side then
+reads the same requests as in training, in one process and one thread: crop, decode, resize to 64 px. A second
+measurement reads only the bytes. Pages are warm: the first round of each side does not count. ``--cold`` drops the
+pages of the files from the system's cache before each turn. Caches of the disk and of a virtual machine's host stay.
 
-Above 1, shards are faster. Median over rounds, with the quartiles.
+- ``shards_vs_files_warm``, ``shards_bytes_vs_files_warm``: ratios in training, and of the bytes; above 1, shards are
+  faster. Median over rounds, with quartiles. ``--cold`` has ``_cold`` in the place of ``_warm``.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ SHARD_BYTES = 20_000_000
 _ROUNDS = 7
 
 
-def asked() -> argparse.Namespace:
-    """The words of the command line."""
+def parsed() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and the rounds")
     other = parser.add_argument_group("another measurement, to see that it runs; not to be recorded")
     other.add_argument("--pictures", type=int, default=50_000)
-    other.add_argument("--round-pictures", type=int, default=10_000, help="read by each side in a round")
+    other.add_argument("--round-pictures", type=int, default=10_000, help="images per side and round")
     options = parser.parse_args()
     names = ("pictures", "round_pictures")
     if options.record and any(getattr(options, name) != parser.get_default(name) for name in names):
@@ -56,14 +57,14 @@ def asked() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = asked()
+    options = parsed()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder) / "files", options.pictures)
         write_shards(load_dataset(Path(folder) / "files"), Path(folder) / "shards", PackOptions(SHARD_BYTES))
         datasets = {name: load_dataset(Path(folder) / name) for name in ("shards", "files")}
         order = requests(datasets["files"], options.round_pictures)
-        turns = {"training": trained_on, "bytes": read_bytes}
+        turns = {"training": training_reader, "bytes": bytes_reader}
         seconds = {}
         for what, work in turns.items():
             sides = {name: work(dataset, order) for name, dataset in datasets.items()}
@@ -88,12 +89,12 @@ def main() -> None:
         (RESULTS / f"shards_vs_files_{cache}.json").write_text(json.dumps(raw, indent=1) + "\n")
 
 
-def make(folder: Path, pictures: int) -> None:
-    """Class folders of small images, smooth with some noise, as photographs are."""
+def make(folder: Path, num_images: int) -> None:
+    """Write class folders of small images, smooth with some noise, similar to photographs."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:STORED_SIZE, 0:STORED_SIZE] / STORED_SIZE
     contents = []
-    for _ in range(min(DISTINCT, pictures)):
+    for _ in range(min(DISTINCT, num_images)):
         phase = rng.random((3, 2)) * 12
         waves = np.stack([np.sin(a * x + b * y) for a, b in phase], axis=2)
         noisy = 128 + 90 * waves + rng.normal(0, 8, (STORED_SIZE, STORED_SIZE, 3))
@@ -102,30 +103,30 @@ def make(folder: Path, pictures: int) -> None:
         contents.append(file.getvalue())
     for cls in range(CLASSES):
         (folder / f"class_{cls}").mkdir(parents=True)
-    for number in range(pictures):
+    for number in range(num_images):
         file = folder / f"class_{number % CLASSES}" / f"{number:06d}.jpg"
         file.write_bytes(contents[number % len(contents)])
 
 
-def requests(dataset: ImageDataset, pictures: int) -> list[BatchRequest]:
-    """The first requests of a run."""
-    steps = pictures // BATCH
+def requests(dataset: ImageDataset, num_images: int) -> list[BatchRequest]:
+    """Return the first requests of a run."""
+    steps = num_images // BATCH
     return list(TrainSampler(dataset.labels, ProgressiveSchedule(image_size=PX), steps, BATCH, BATCH, None, Key.of(0)))
 
 
-def trained_on(dataset: ImageDataset, order: list[BatchRequest]):
-    """Answers the requests as in training."""
-    pictures = TrainingImages(dataset, Preprocessing(image_size=PX), 0.3, Key.of(0))
+def training_reader(dataset: ImageDataset, order: list[BatchRequest]):
+    """Return a function that reads the requests as in training."""
+    images = TrainingImages(dataset, Preprocessing(image_size=PX), 0.3, Key.of(0))
 
     def work() -> None:
         for request in order:
-            pictures.batch(request)
+            images.batch(request)
 
     return work
 
 
-def read_bytes(dataset: ImageDataset, order: list[BatchRequest]):
-    """Reads the same images, and does nothing with them."""
+def bytes_reader(dataset: ImageDataset, order: list[BatchRequest]):
+    """Return a function that reads only the bytes of the same images."""
     reader = source_reader(dataset)
 
     def work() -> None:
@@ -141,7 +142,7 @@ def read_bytes(dataset: ImageDataset, order: list[BatchRequest]):
 
 
 def alternate_cold(sides: dict, rounds: int, folder: Path) -> dict[str, list[float]]:
-    """As ``interleave``, the pages of all files dropped before each round; they are other files on either side."""
+    """Time as ``interleave``, with the pages of all files dropped before each round. The sides have other files."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         drop_pages(folder)
@@ -152,7 +153,7 @@ def alternate_cold(sides: dict, rounds: int, folder: Path) -> dict[str, list[flo
 
 
 def drop_pages(folder: Path) -> None:
-    """Make the system forget the files' content; it does so only with what is on the disk already."""
+    """Drop the content of the files from the system's cache; only content that is on the disk can be dropped."""
     os.sync()
     for file in folder.rglob("*"):
         if file.is_file():
