@@ -1,4 +1,4 @@
-"""Others' trainings from scratch: timm's train script, by its command line, and torchvision's reference recipe."""
+"""Training from scratch with other programs: timm's train script, and torchvision's reference recipe."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ import numpy as np
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.utils.io import write_text_atomically
 
-# The line of an epoch's last update, and the mean seconds of its updates.
+# Log line of an update: its number, the number of updates, mean seconds of an update.
 _LAST = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .*?\(([\d.]+)s,")
 
 
 @dataclass(frozen=True)
 class Timm:
-    """A training by timm's script.
+    """A training run of timm's script.
 
     Args:
         script: train.py of timm's repository.
-        image_size: of training and evaluation.
-        quick: words that make it faster (memory format, precision, workers).
-        parts: words by what they decide; a later part of the same name takes the place of the earlier.
+        image_size: Image size of training and evaluation.
+        quick: Arguments that make it faster (memory format, precision, workers).
+        parts: Arguments by part, such as the optimizer. A later part with the same name replaces the earlier part.
     """
 
     script: Path
@@ -40,31 +40,31 @@ class Timm:
     quick: tuple[str, ...] = ()
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def with_part(self, name: str, words: Sequence[str]) -> Timm:
-        """The same with other words for one part."""
-        return replace(self, parts=self.parts | {name: tuple(words)})
+    def with_part(self, name: str, arguments: Sequence[str]) -> Timm:
+        """Return a copy with other arguments for one part."""
+        return replace(self, parts=self.parts | {name: tuple(arguments)})
 
-    def command(self, pictures: Path, *, epochs: int, seed: int, output: Path) -> list[str]:
-        """What a user would type."""
-        classes = sum(folder.is_dir() for folder in (pictures / "train").iterdir())
-        words = [
-            sys.executable, self.script, pictures, "--model", "tf_efficientnetv2_b0", "--num-classes", classes,
+    def command(self, images: Path, *, epochs: int, seed: int, output: Path) -> list[str]:
+        """Return the command line."""
+        classes = sum(folder.is_dir() for folder in (images / "train").iterdir())
+        arguments = [
+            sys.executable, self.script, images, "--model", "tf_efficientnetv2_b0", "--num-classes", classes,
             "--input-size", 3, self.image_size, self.image_size, "--epochs", epochs, "--val-interval", epochs,
             "--sched-on-updates", "--device", "cpu", "--log-interval", 1_000_000, "--checkpoint-hist", 1,
             "--seed", seed, "--output", output, *self.quick,
         ]  # fmt: skip
-        return [str(word) for word in (*words, *(word for part in self.parts.values() for word in part))]
+        return [str(word) for word in (*arguments, *(word for part in self.parts.values() for word in part))]
 
-    def asked(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
-        """What decides a run except the images: epochs, words after script and images, script, version of timm."""
-        command = self.command(pictures, epochs=epochs, seed=seed, output=Path("OUT"))
+    def asked(self, images: Path, *, epochs: int, seed: int) -> dict[str, Any]:
+        """Return what decides a run except the images: epochs, arguments, digest of the script, version of timm."""
+        command = self.command(images, epochs=epochs, seed=seed, output=Path("OUT"))
         script = hashlib.sha256(Path(self.script).read_bytes()).hexdigest()
         return {"epochs": epochs, "words": command[3:], "script_sha256": script, "timm": version("timm")}
 
-    def trained(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
-        """``top1`` on val at the end, ``train_s`` of the updates of all epochs."""
+    def trained(self, images: Path, *, epochs: int, seed: int) -> dict[str, Any]:
+        """Train; return the final ``top1`` on val, and ``train_s`` of the updates of all epochs."""
         with tempfile.TemporaryDirectory() as folder:
-            command = self.command(pictures, epochs=epochs, seed=seed, output=Path(folder))
+            command = self.command(images, epochs=epochs, seed=seed, output=Path(folder))
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode:
                 raise RuntimeError(done.stdout[-2000:])
@@ -74,13 +74,13 @@ class Timm:
 
 @dataclass(frozen=True)
 class Reference:
-    """A training by torchvision's reference recipe (``benchmarks.reference_recipe``), or another with its words.
+    """A training run of torchvision's reference recipe (``benchmarks.reference_recipe``).
 
     Args:
-        image_size: of training and evaluation.
-        lr: peak learning rate.
-        quick: words that make it faster (precision, workers).
-        program: that is run.
+        image_size: Image size of training and evaluation.
+        lr: Peak learning rate.
+        quick: Arguments that make it faster (precision, workers).
+        program: Command. Another program with the same options can take its place.
     """
 
     image_size: int
@@ -88,67 +88,66 @@ class Reference:
     quick: tuple[str, ...] = ()
     program: tuple[str, ...] = (sys.executable, "-m", "benchmarks.reference_recipe")
 
-    def asked(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
-        """What decides a run but for the images: ``epochs``, and the ``words`` after them."""
-        words = (
+    def asked(self, images: Path, *, epochs: int, seed: int) -> dict[str, Any]:
+        """Return what decides a run except the images: ``epochs``, and the arguments (``words``)."""
+        arguments = (
             "--epochs", epochs, "--lr", self.lr, "--image-size", self.image_size, "--seed", seed, *self.quick,
         )  # fmt: skip
-        return {"epochs": epochs, "words": [str(word) for word in words]}
+        return {"epochs": epochs, "words": [str(word) for word in arguments]}
 
-    def trained(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
-        """``top1`` on val at the end, ``train_s`` of the updates of all epochs, and what else the program writes."""
+    def trained(self, images: Path, *, epochs: int, seed: int) -> dict[str, Any]:
+        """Train; return the final ``top1`` on val, ``train_s`` of all updates, and further results."""
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "found.json"
-            words = self.asked(pictures, epochs=epochs, seed=seed)["words"]
-            subprocess.run([*self.program, str(pictures), "--output", str(out), *words], check=True)
+            arguments = self.asked(images, epochs=epochs, seed=seed)["words"]
+            subprocess.run([*self.program, str(images), "--output", str(out), *arguments], check=True)
             found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
             return found
 
 
 def seconds_of(log: str) -> float:
-    """Of the updates of all epochs, from the last line of each."""
+    """Sum the seconds of the updates of all epochs, from the last log line of each epoch."""
     lines = [found for line in log.splitlines() if (found := _LAST.search(line)) is not None]
     return sum(int(one[2]) * float(one[3]) for one in lines if int(one[1]) + 1 == int(one[2]))
 
 
 def top1_of(summary: Path) -> float:
-    """Of the last evaluation, as a fraction; of the moving average where there is one."""
+    """Return the top-1 of the last evaluation as a fraction, of the moving average if there is one."""
     with summary.open(newline="") as file:
         return float(list(csv.DictReader(file))[-1]["eval_top1"]) / 100
 
 
-def once(file: Path, make: Callable[[], dict[str, Any]], asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a file keeps; made and kept where there is none.
+def once(file: Path, make: Callable[[], dict[str, Any]], conditions: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the content of a results file. Without a file, compute the results and write them.
 
     Args:
-        file: of a run or a measurement.
-        make: it.
-        asked: what decided it, and what it says of itself.
+        file: Results file of a run or a measurement.
+        make: Function that computes the results.
+        conditions: Conditions of the results. The file stores them too.
 
     Raises:
-        SystemExit: what is kept was asked otherwise. What it does not say is not looked at: it was kept before that
-            was told.
+        SystemExit: A stored condition differs. Conditions that an old file lacks are not checked.
     """
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(file, json.dumps({**make(), **(asked or {})}, indent=1) + "\n")
-    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    for name, value in (asked or {}).items():
-        if kept.get(name, value) != value:
+        write_text_atomically(file, json.dumps({**make(), **(conditions or {})}, indent=1) + "\n")
+    stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in (conditions or {}).items():
+        if stored.get(name, value) != value:
             raise SystemExit(
-                f"{file} is of a run with {name} {_words(kept[name])}; asked for is {_words(value)}. Move it away, or "
+                f"{file} is of a run with {name} {_text(stored[name])}; asked for is {_text(value)}. Move it away, or "
                 "give another folder (--output)."
             )
-    return kept
+    return stored
 
 
-def _words(value: Any) -> str:
+def _text(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-def link_folders(dataset: ImageDataset, learning: np.ndarray, answering: np.ndarray, out: Path) -> Path:
-    """train/ and val/ with a folder per class, of links to the images: what others' scripts read."""
-    for split, rows in (("train", learning), ("val", answering)):
+def link_folders(dataset: ImageDataset, train_rows: np.ndarray, val_rows: np.ndarray, out: Path) -> Path:
+    """Make train/ and val/ with a folder of links per class, as other scripts read them."""
+    for split, rows in (("train", train_rows), ("val", val_rows)):
         for row in rows:
             path = Path(dataset.root) / dataset.paths[row]
             link = out / split / dataset.class_names[dataset.labels[row]] / f"{row}{path.suffix}"

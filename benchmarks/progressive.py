@@ -1,33 +1,39 @@
-"""Progressive learning with adaptive regularization against a fixed size, from scratch on Imagenette.
+"""Progressive learning with adaptive regularization against a fixed image size, from scratch on Imagenette.
 
 Run: python -m benchmarks.progressive IMAGENETTE [--regime paper|short|resnet50] --tune [fixed|progressive]
      python -m benchmarks.progressive IMAGENETTE [--regime paper|short|resnet50] [--seeds 5] [--record]
 
-Regime paper: V2-B0, 1,000 training images, each seed its own, for 60 epochs, so that training without regularization
-overfits, as on ImageNet after 350. Regime short: V2-B0, all images for 10 epochs. Regime resnet50: torchvision's
-ResNet-50 at 96 px, all images for 6 epochs (the paper's Table 12 in small). All of val is answered, once, at the end.
+Regime paper: V2-B0, 1,000 training images (other images for each seed), 60 epochs. Training without regularization
+overfits, as on ImageNet after 350 epochs. Regime short: V2-B0, all images, 10 epochs. Regime resnet50: torchvision's
+ResNet-50 at 96 px, all images, 6 epochs (the paper's Table 12 at small scale). Each run evaluates val once, at the end.
 
-Arms, the same images and seeds in each, recipe ``quick`` in all:
+Arms, with the same images, seeds and recipe ``quick``:
 
-- fixed: 128 px (of ResNet-50 96) and the regularization of the end throughout.
-- progressive: four stages from half of that; RandAugment and dropout (which ResNet-50 has no module for) grow from a
-  third of their end. The first stage may be longer than the others, but in the short regime all are as long.
-- fixed, equal time: as fixed, for the epochs that take as long as progressive's with the same seed did.
+- fixed: 128 px (ResNet-50: 96 px), with the final regularization throughout.
+- progressive: four stages from half of this size. RandAugment and dropout grow from a third of their final value
+  (ResNet-50 has no dropout layer). The first stage may be longer than the others, except in regime short.
+- fixed, equal time: as fixed, for the epochs that take the time of progressive with the same seed.
 
-``--tune`` comes first: for each of fixed and progressive, up to five strengths of regularization, none first, until one
-is more than three points below the best (fixed's slight one is progressive's light one on average); then, with the best
-of them, half and twice the learning rate, and further as long as the best lies at an end; at another rate than the
-recipe's the strengths once more. On training images alone: some to fit, 2,000 others to choose by, one run each. Of
-progressive's longer first stages the quickest is taken that is at most a point below the best, for speed is what they
-are for. What it chose is kept in OUT/tuned.json.
-``--tune fixed`` and ``--tune progressive`` try the candidates of that way alone, so that one process a core can share
-the work; ``--tune`` then reads what both found and chooses.
+``--tune`` comes first. For fixed and for progressive, it tries up to five strengths of regularization from none on, and
+stops at a top-1 of more than three points below the best. (The strength slight of fixed is the mean of light in
+progressive.) Then it tries half and twice the learning rate with the best strength, and further rates while the best is
+at an end. If the best rate is not the recipe's, it tries the strengths again. The images are from train: some to fit,
+2,000 others to choose by, one run each. Of the longer first stages of progressive, it takes the fastest within a point
+of the best, because they exist for speed. OUT/tuned.json stores the choices. ``--tune fixed`` and
+``--tune progressive`` try only the candidates of one arm, so that two processes can share the work. ``--tune`` then
+reads their results.
 
-A second is one of training (waiting for images included, validation and saving not); told next to it is the time of
-whole runs: validation, saving and the answers to val. Every run is kept in OUT and not done again; stopped within
-one, it goes on there. Of what lies there git keeps the figures alone, so that a measurement may take several sittings.
-``others_cores`` next to each says how many cores were busy with other things meanwhile. ``--record`` also draws
-docs/images/progressive_REGIME.png: top-1 against minutes, and what each size of image cost.
+NAME is b0_imagenette, b0_imagenette_short or resnet50_imagenette:
+
+- ``progressive_speedup_NAME``, ``progressive_wall_speedup_NAME``: time of fixed / time of progressive for the same
+  epochs. The first counts training steps and waiting for images. The second also counts validation, saving and
+  evaluation.
+- ``progressive_top1_gain_NAME``: progressive − fixed for the same epochs, in points.
+- ``progressive_top1_gain_equal_time_NAME``: progressive − fixed in the same time, in points.
+
+OUT stores each run. A stopped run resumes; a finished run is read again. Only the results are committed.
+``others_cores`` is the number of cores that other programs used at the same time. ``--record`` also draws
+docs/images/progressive_REGIME.png: top-1 against minutes, and the minutes at each image size.
 """
 
 from __future__ import annotations
@@ -77,20 +83,20 @@ from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.processes import keep_freed_memory
 
-RATES = (2e-3, 1e-3, 4e-3)  # the recipe's own first
+RATES = (2e-3, 1e-3, 4e-3)  # the recipe's rate first
 FIXED, PROGRESSIVE, EQUAL_TIME = "fixed", "progressive", "fixed, equal time"
 BOTH = (FIXED, PROGRESSIVE)
-NEARLY = 0.01  # so little below the best, a quicker run is taken: ours, one standard error of tuning
+NEARLY = 0.01  # a faster run this close to the best is taken: ours, one standard error of tuning
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What tuning decides.
+    """Result of tuning.
 
     Args:
-        strength: of ``STRENGTHS``.
-        lr: peak learning rate.
-        shares: of the steps, one per stage of progressive; None is equally many.
+        strength: Name in ``STRENGTHS``.
+        lr: Peak learning rate.
+        shares: Relative numbers of steps of the stages of progressive. None means equal numbers.
     """
 
     strength: str
@@ -99,18 +105,18 @@ class Choice:
 
     @property
     def column(self) -> str:
-        """What to call a run with it."""
+        """Name of a run with this choice."""
         return f"{self.strength} {self.lr:g}" + (f" {' '.join(map(str, self.shares))}" if self.shares else "")
 
 
 def cell(row: str, column: str, choice: Choice, regime: Regime, epochs: float, device: str = "cpu") -> Cell:
-    """One arm: recipe ``quick``, its schedule and its rate replaced."""
+    """Return an arm: recipe ``quick`` with another schedule and learning rate."""
     settings = [
         *same_numbers(device), *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"optimizer.lr={choice.lr:g}",
         f"batch_size={regime.batch_size}",
         f"progressive.stages={4 if row == PROGRESSIVE else 1}",
         f"progressive.image_size={{start: {regime.image_size / 2:g}, end: {regime.image_size}}}",
-        *regularized(choice.strength, growing=True),  # with one stage a ramp stands at its end
+        *regularized(choice.strength, growing=True),  # with one stage, a ramp has its final value
     ]  # fmt: skip
     if regime.size_multiple is not None:
         settings.append(f"progressive.size_multiple={regime.size_multiple}")
@@ -120,7 +126,7 @@ def cell(row: str, column: str, choice: Choice, regime: Regime, epochs: float, d
 
 
 def tuned(dataset: ImageDataset, regime: Regime, runs: Runs, arms: Sequence[str] = BOTH) -> dict[str, Any]:
-    """Try the candidates of these ways; what was found, and the choices."""
+    """Try the candidates of these arms; return the results and the choices."""
     runs = to_tune(dataset, regime, runs)
     return {"regime": asdict(regime), "arms": {arm: _tuned_arm(arm, regime, runs) for arm in arms}}
 
@@ -130,8 +136,8 @@ def _tuned_arm(arm: str, regime: Regime, runs: Runs) -> dict[str, Any]:
 
     def top1(choice: Choice) -> float:
         if choice not in tried:
-            asked = cell(arm, choice.column, choice, regime, regime.tune_epochs, runs.device)
-            tried[choice] = measured(runs, asked, 0)["top1"]
+            candidate = cell(arm, choice.column, choice, regime, regime.tune_epochs, runs.device)
+            tried[choice] = measured(runs, candidate, 0)["top1"]
             print(f"tuning {arm}: {choice.column}: {tried[choice]:.1%}", flush=True)
         return tried[choice]
 
@@ -147,7 +153,7 @@ def _tuned_arm(arm: str, regime: Regime, runs: Runs) -> dict[str, Any]:
     chosen = best = max(tried, key=lambda choice: tried[choice])
     for shares in regime.shares if arm == PROGRESSIVE else ():
         top1(replace(best, shares=shares))
-    for choice, reached in tried.items():  # the quickest come last
+    for choice, reached in tried.items():  # the fastest come last
         chosen = choice if choice.shares and reached >= max(tried.values()) - NEARLY else chosen
     print(f"{arm}: chosen {chosen.column} ({tried[chosen]:.1%})", flush=True)
     return {"chosen": asdict(chosen), "tried": [asdict(choice) | {"top1": top1} for choice, top1 in tried.items()]}
@@ -156,12 +162,12 @@ def _tuned_arm(arm: str, regime: Regime, runs: Runs) -> dict[str, Any]:
 def compared(
     dataset: ImageDataset, regime: Regime, choices: Mapping[str, Choice], runs: Runs
 ) -> dict[str, list[dict[str, Any]]]:
-    """All arms with all seeds; arm -> what ``measured`` says, one per seed."""
+    """Run all arms with all seeds; return arm -> results of ``measured``, one per seed."""
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in (FIXED, PROGRESSIVE, EQUAL_TIME)}
     for seed, here in each_seed(dataset, regime, runs):
         for arm in BOTH:
             found[arm].append(measured(here, cell(arm, "run", choices[arm], regime, regime.epochs, runs.device), seed))
-        # Their times say how long the third is.
+        # Their times decide the epochs of the third arm.
         refuse_incomparable_times([found[arm][-1] for arm in BOTH])
         refuse_other_pace(found[FIXED][-1], found[PROGRESSIVE][-1], here.out)
         spent, whole = found[PROGRESSIVE][-1]["train_s"], found[FIXED][-1]["train_s"]
@@ -174,25 +180,24 @@ def compared(
                 f"{here.folder(shorter, seed)} is of other times than those that are there now: delete it, and run "
                 "this again."
             )
-        told = ", ".join(
+        results = ", ".join(
             f"{arm} {rows[-1]['top1']:.1%} in {rows[-1]['train_s']:.0f} s (others had "
             f"{rows[-1]['others_cores']:.1f} cores)"
             for arm, rows in found.items()
         )
-        print(f"seed {seed}: {told}", flush=True)
+        print(f"seed {seed}: {results}", flush=True)
     return found
 
 
 def claims(found: Mapping[str, Sequence[Mapping[str, Any]]], of: str) -> dict[str, tuple[Paired, str]]:
-    """What is claimed.
+    """Compute the claims.
 
     Args:
-        found: arm -> rows, one per seed.
-        of: ends each name.
+        found: Arm -> rows, one per seed.
+        of: End of each name.
 
     Returns:
-        Name -> comparison and unit: time for the same epochs, of training and of whole runs, top-1 for the same epochs,
-        top-1 in the same time.
+        Name -> comparison and unit: training time, whole time and top-1 for the same epochs, top-1 in the same time.
     """
 
     def values(arm: str, name: str, scale: float = 1.0) -> list[float]:
@@ -215,10 +220,10 @@ def main() -> None:
         "--tune", nargs="?", const="both", choices=("both", *BOTH),
         help="choose strengths and rates, and stop",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, help="5, of resnet50 3")
+    parser.add_argument("--seeds", type=int, help="default: 5, for resnet50 3")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--output", type=Path, help="benchmarks/results/progressive_REGIME otherwise")
-    parser.add_argument("--record", action="store_true", help="write results/summary.json and the raw figures")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/progressive_REGIME")
+    parser.add_argument("--record", action="store_true", help="write results/summary.json and the raw results")
     add_smaller(parser)
     options = parser.parse_args()
     regime = smaller(REGIMES[options.regime], options)
@@ -242,11 +247,11 @@ def main() -> None:
         parser.error(f"{chosen_file} does not exist: run the same with --tune first.")
     chosen = json.loads(chosen_file.read_text(encoding="utf-8"))
     refuse_other_regime(chosen_file, chosen, asdict(regime))
-    choices = {arm: _chosen(**kept["chosen"]) for arm, kept in chosen["arms"].items()}
+    choices = {arm: _chosen(**arm_tuning["chosen"]) for arm, arm_tuning in chosen["arms"].items()}
     found = compared(dataset, regime, choices, runs)
     paired = claims(found, regime.claimed)
-    for name, (figure, unit) in paired.items():
-        print(f"{name}: {figure} {unit}")
+    for name, (value, unit) in paired.items():
+        print(f"{name}: {value} {unit}")
     if options.record:
         _record(options, regime, chosen, choices, found)
 
@@ -258,15 +263,15 @@ def _record(
     choices: Mapping[str, Choice],
     found: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
-    """The raw figures, the claims, the drawing and the page."""
+    """Write the raw results, the claims, the plot and the page."""
     rows = [row for rows in found.values() for row in rows]
     on = machines(rows)
     raw = {"when": time.strftime("%Y-%m-%d"), "hardware": on, "regime": asdict(regime), "tuned": chosen, "arms": found}
     (RESULTS / f"progressive_{options.regime}.json").write_text(json.dumps(raw, indent=1) + "\n")
     more = "" if options.seeds in (None, regime.seeds) else f" --seeds {options.seeds}"
     command = f"python -m benchmarks.progressive IMAGENETTE --regime {options.regime}{more} --record"
-    for name, (figure, unit) in claims(found, regime.claimed).items():
-        record(name, unit=unit, command=command, on=on, versions=versions_of(rows), **asdict(figure))
+    for name, (value, unit) in claims(found, regime.claimed).items():
+        record(name, unit=unit, command=command, on=on, versions=versions_of(rows), **asdict(value))
     progressive_figure.write(options.regime)
     if options.regime == "resnet50":
         made = small_tables.table_12(found, {arm: one.column for arm, one in choices.items()}, regime)
@@ -279,5 +284,5 @@ def _chosen(strength: str, lr: float, shares: Sequence[int] | None) -> Choice:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as the command line does
     main()

@@ -1,9 +1,9 @@
-"""docs/images/progressive_REGIME.png, from what ``benchmarks.progressive`` recorded.
+"""Plot docs/images/progressive_REGIME.png from the record of ``benchmarks.progressive``.
 
 Run: python -m benchmarks.progressive_figure paper|short|resnet50
 
-On the left top-1 of every run against its minutes, a line between the two ways of the same seed; on the right the
-minutes of a run by the size of the images.
+Left: top-1 of each run against its minutes, with a line between fixed and progressive of the same seed. Right: minutes
+of a run by image size.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Arms = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def draw(arms: Arms) -> Figure:
-    """Both panels.
+    """Draw both panels.
 
     Args:
-        arms: name -> what ``benchmarks.arms.measured`` says, one per seed.
+        arms: Name -> results of ``benchmarks.arms.measured``, one per seed.
     """
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -64,10 +64,10 @@ def _minutes(row: Mapping[str, Any], px: int) -> float:
 
 
 def write(regime: str) -> Path:
-    """Draw the regime's record; the file."""
-    kept = json.loads((RESULTS / f"progressive_{regime}.json").read_text(encoding="utf-8"))
+    """Draw the record of a regime; return the file."""
+    recorded = json.loads((RESULTS / f"progressive_{regime}.json").read_text(encoding="utf-8"))
     file = IMAGES / f"progressive_{regime}.png"
-    draw(kept["arms"]).savefig(file, dpi=144, metadata={"Software": None})
+    draw(recorded["arms"]).savefig(file, dpi=144, metadata={"Software": None})
     return file
 
 

@@ -1,4 +1,4 @@
-"""How much is trained where two ways of training are compared on Imagenette, and how each is tuned."""
+"""Sizes of the comparisons of training methods on Imagenette, and their tuning."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from efficientnetv2.data.dataset import ImageDataset
 
 @dataclass(frozen=True)
 class Regime:
-    """How much is trained of what.
+    """Size of a comparison.
 
     Args:
-        claimed: ends the names of what is claimed of it.
-        images: to train on; None is all.
-        epochs: over them.
-        answers: images of val to answer; None is all.
-        tune_pictures, tune_epochs: as images and epochs, of tuning.
-        tune_answers: images of train to choose by.
-        model: that is trained.
-        image_size: at the end; the beginning is half of it.
-        size_multiple: of which sizes are; None is the recipe's.
-        batch_size: images a step.
-        shares: of the steps, one per stage of progressive, to choose from, with equally many; quicker ones last.
-        seeds: how often.
+        claimed: End of the claim names.
+        pictures: Number of training images. None means all.
+        epochs: Number of epochs.
+        tune_pictures: Number of training images in tuning.
+        tune_epochs: Number of epochs in tuning.
+        tune_answers: Number of images of train to choose by.
+        answers: Number of evaluated images of val. None means all.
+        model: Name of the architecture.
+        image_size: Final image size; the first is half of it.
+        size_multiple: Image sizes are multiples of it. None takes the recipe's value.
+        batch_size: Images per step.
+        shares: Candidates for relative numbers of steps of the stages, next to equal numbers; faster candidates last.
+        seeds: Number of seeds.
     """
 
     claimed: str
@@ -49,10 +50,10 @@ class Regime:
     seeds: int = 5
 
 
-# Ours: five seeds of the paper's regime take about 95 minutes on two cores that train 125 images of 128 px a second.
-# A short run is tuned on a quarter of its images for twice the epochs: half the steps. Of a step of 32 images at
-# 64 px a third does not depend on their size (optimizer, reading), so that batches of 32 and stages of equally many
-# steps were 1.31 to 1.46 times as fast as fixed (results/equal_steps_tried.md); hence the paper's regime.
+# Ours. Five seeds of regime paper take about 95 minutes on two cores that train 125 images/s at 128 px. Regime short is
+# tuned on a quarter of its images for twice the epochs: half the steps. A third of the time of a step of 32 images at
+# 64 px does not depend on the image size (optimizer, reading). So batches of 32 with equal stages were 1.31 to 1.46
+# times as fast as fixed (results/equal_steps_tried.md), and regime paper has batches of 64 and longer first stages.
 REGIMES = {
     "paper": Regime(
         claimed="b0_imagenette",
@@ -64,7 +65,7 @@ REGIMES = {
         shares=((3, 2, 2, 2), (2, 1, 1, 1)),
     ),
     "short": Regime(claimed="b0_imagenette_short", pictures=None, epochs=10, tune_pictures=2400, tune_epochs=20),
-    # Table 12's form: a network of another family, few epochs over all images.
+    # As in Table 12: an architecture of another family, few epochs over all images.
     "resnet50": Regime(
         claimed="resnet50_imagenette",
         pictures=None,
@@ -79,8 +80,8 @@ REGIMES = {
         seeds=3,
     ),
 }
-# At the end of the run: magnitude of RandAugment, dropout. The strongest are S's in Table 6; slight is what light comes
-# to on average over a run in which it grows from a third.
+# Magnitude of RandAugment and dropout at the end of the run. "strong" is S in Table 6. "slight" is the mean of "light"
+# over a run in which it grows from a third.
 STRENGTHS: Mapping[str, tuple[float, float]] = {
     "none": (0, 0.0),
     "slight": (10 / 3, 0.2 / 3),
@@ -88,25 +89,25 @@ STRENGTHS: Mapping[str, tuple[float, float]] = {
     "middle": (10, 0.2),
     "strong": (15, 0.3),
 }
-HOPELESS = 0.03  # so far below the best, a stronger regularization won't be the best: ours, 3 standard errors of tuning
-_TUNING = 1_000  # seed of what tuning draws; no seed of the comparison
+HOPELESS = 0.03  # stop this far below the best: ours, 3 standard errors of tuning
+_TUNING = 1_000  # seed of the images of tuning; not a seed of the comparison
 
 
 def strengths(*, growing: bool) -> list[str]:
-    """Those to try, weakest first: what stands still is given the average of what grows, too.
+    """Return the strengths to try, weakest first. Constant regularization also tries the mean of growing "light".
 
     Args:
-        growing: with the size of the images.
+        growing: Regularization grows with the image size.
     """
     return [name for name in STRENGTHS if name != "slight" or not growing]
 
 
 def regularized(strength: str, *, growing: bool) -> tuple[str, ...]:
-    """Settings of a strength: at its end throughout, or growing from a third of it.
+    """Return the config overrides of a strength: the final value throughout, or growing from a third of it.
 
     Args:
-        strength: of ``STRENGTHS``.
-        growing: with the size of the images.
+        strength: Name in ``STRENGTHS``.
+        growing: Regularization grows with the image size.
     """
     magnitude, dropout = STRENGTHS[strength]
     values = {"dropout": dropout} | ({"randaugment": magnitude} if magnitude else {})
@@ -117,11 +118,11 @@ def regularized(strength: str, *, growing: bool) -> tuple[str, ...]:
 
 
 def try_strengths(strengths: Iterable[str], top1: Callable[[str], float]) -> dict[str, float]:
-    """Stronger and stronger until one is hopeless; strength -> top-1.
+    """Try stronger regularization until it is far below the best; return top-1 by strength.
 
     Args:
-        strengths: by name, weakest first.
-        top1: of a run with one.
+        strengths: Names, weakest first.
+        top1: Function that trains with a strength and returns top-1.
     """
     tried: dict[str, float] = {}
     for name in strengths:
@@ -132,37 +133,37 @@ def try_strengths(strengths: Iterable[str], top1: Callable[[str], float]) -> dic
 
 
 def to_tune(dataset: ImageDataset, regime: Regime, runs: Runs) -> Runs:
-    """The runs of tuning, on images of train alone: some to fit, others to choose by.
+    """Return the runs of tuning, on images of train: some to fit, others to choose by.
 
     Args:
-        dataset: of all images.
-        regime: how many.
-        runs: of the comparison; those of tuning lie in ``tuning/`` of its folder.
+        dataset: All images.
+        regime: Numbers of images.
+        runs: Runs of the comparison. Tuning uses ``tuning/`` in their folder.
     """
-    within = rows_of(dataset, "train", regime.tune_pictures + regime.tune_answers, _TUNING)
-    order = np.random.default_rng(_TUNING).permutation(within)
-    fitting, choosing = np.sort(order[: regime.tune_pictures]), np.sort(order[regime.tune_pictures :])
-    file = write_pictures(runs.out / "tuning.csv", dataset, fitting, choosing)
+    rows = rows_of(dataset, "train", regime.tune_pictures + regime.tune_answers, _TUNING)
+    order = np.random.default_rng(_TUNING).permutation(rows)
+    fit_rows, val_rows = np.sort(order[: regime.tune_pictures]), np.sort(order[regime.tune_pictures :])
+    file = write_pictures(runs.out / "tuning.csv", dataset, fit_rows, val_rows)
     return replace(runs, source=DataConfig(str(file)), out=runs.out / "tuning")
 
 
 def each_seed(dataset: ImageDataset, regime: Regime, runs: Runs) -> Iterator[tuple[int, Runs]]:
-    """The seeds of a comparison, each with images of its own to learn from, and all with the same to answer.
+    """Yield the seeds of a comparison, with other training images for each seed and the same evaluated images.
 
     Args:
-        dataset: of all images.
-        regime: how many.
-        runs: of the comparison; those of its arms lie in ``arms/`` of its folder.
+        dataset: All images.
+        regime: Numbers of images.
+        runs: Runs of the comparison. The arms use ``arms/`` in their folder.
     """
-    answering = rows_of(dataset, "val", regime.answers, 0)
+    eval_rows = rows_of(dataset, "val", regime.answers, 0)
     for seed in range(runs.seeds):
-        learning = rows_of(dataset, "train", regime.pictures, seed)
-        file = write_pictures(runs.out / f"pictures_{seed}.csv", dataset, learning, answering)
+        train_rows = rows_of(dataset, "train", regime.pictures, seed)
+        file = write_pictures(runs.out / f"pictures_{seed}.csv", dataset, train_rows, eval_rows)
         yield seed, replace(runs, source=DataConfig(str(file)), out=runs.out / "arms")
 
 
 def add_smaller(parser: argparse.ArgumentParser) -> None:
-    """Options that make a regime smaller."""
+    """Add options that make a regime smaller."""
     group = parser.add_argument_group("smaller, to see that it runs; not to be recorded")
     for name in ("num-train-images", "answers", "image-size"):
         group.add_argument(f"--{name}", type=int)
@@ -170,7 +171,7 @@ def add_smaller(parser: argparse.ArgumentParser) -> None:
 
 
 def smaller(regime: Regime, options: argparse.Namespace) -> Regime:
-    """A regime with what was said in the options of ``add_smaller``."""
+    """Return a regime with the options of ``add_smaller``."""
     changes: dict[str, Any] = {}
     if options.num_train_images is not None:
         changes |= {"pictures": options.num_train_images, "tune_pictures": options.num_train_images}

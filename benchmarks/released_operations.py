@@ -1,11 +1,11 @@
-"""Tables 5 and 13 in small with RandAugment as in the official code, next to the runs with our preset `monotone`.
+"""Tables 5 and 13 at small scale with RandAugment as in the official code, next to the runs with our preset `monotone`.
 
 Run: python -m benchmarks.released_operations IMAGENETTE [--record]
 
-One run per cell, with the images of the first seed: Table 5 as ``benchmarks.paper 5 --scale small``, Table 13 as
+One run per cell, with the images of the first seed: Table 5 as in ``benchmarks.paper 5 --scale small``, Table 13 as in
 ``benchmarks.adaptive`` with the strengths that were tuned for `monotone`. Nothing is tuned for the released operations.
-All runs are kept in OUT and are not repeated. ``--record`` writes results/released_operations.json and the page of the
-paper's tables.
+OUT stores all runs; finished runs are read again. ``--record`` writes results/released_operations.json and the page of
+the paper's tables.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _released(of: Cell) -> Cell:
 
 
 def runs_of(runs: Runs, strengths: dict[str, dict[str, str]]) -> dict[str, list[dict[str, Any]]]:
-    """The runs of each table; a run has its ``row`` and ``column``, and what ``measured`` returns."""
+    """Return the runs of each table. A run has its ``row`` and ``column``, and the results of ``measured``."""
     found: dict[str, list[dict[str, Any]]] = {"5": [], "13": []}
     seed, first = next(each_seed(load_dataset(runs.source.data), REGIME, runs))
     for order in ORDERS:
@@ -58,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     tuned = json.loads((RESULTS / "adaptive/tuned.json").read_text(encoding="utf-8"))["arms"]
-    strengths = {order: {kind: one["chosen"] for kind, one in kinds.items()} for order, kinds in tuned.items()}
+    strengths = {order: {kind: one["chosen"] for kind, one in by_kind.items()} for order, by_kind in tuned.items()}
     found = runs_of(Runs(DataConfig(options.pictures), 1, "none", options.device, options.output, print), strengths)
     for table, rows in found.items():
         for row in rows:
@@ -72,5 +72,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as the command line does
     main()

@@ -1,13 +1,16 @@
-"""How much bf16 rounds in our training step, next to timm's: gradients of one step, and losses over twenty.
+"""Rounding errors of bf16 in our training step and timm's: gradients of one step, and losses of twenty steps.
 
 Run: python -m benchmarks.step_rounding [--model efficientnetv2_s] [--image-size 128] [--batch 8] [--seeds 6] [--record]
 
-For each seed both networks have the same weights and images, in channels-last memory, without regularization, on
-the CPU. First the gradients of one step: how far those in bf16 lie from those in fp32, relative to their length; of
-all weights together, and of the median tensor. The ratio of ours to timm's is recorded. Then 20 steps as in
-``train_step``: how far the losses lie from timm's in fp32. Within a few steps the networks learn the images by heart
-at a high learning rate, which makes much of little; so even in fp32 ours and timm's part, and a single run in bf16
-says little about who rounds more.
+For each seed both models have the same weights and images, channels-last memory and no regularization, on the CPU.
+
+First, the gradients of one step: the norm of the difference between bf16 and fp32 / the norm in fp32, of all weights
+together and of the median tensor. ``step_rounding_vs_timm`` is our error of all weights / timm's error, the median over
+seeds.
+
+Then, 20 steps as in ``train_step``: the distance of the losses from timm's in fp32. At a high learning rate, the models
+memorize the images within a few steps, which amplifies small differences. So even in fp32 the two sides diverge, and a
+single run in bf16 does not show which side rounds more.
 """
 
 from __future__ import annotations
@@ -32,11 +35,11 @@ STEPS = 20
 
 @dataclass(frozen=True)
 class Rounded:
-    """How far gradients in bf16 lie from those in fp32, over the length of these.
+    """Relative errors of gradients in bf16: norm of the difference from fp32 / norm in fp32.
 
     Args:
-        whole: of all weights together.
-        median: of the median tensor.
+        whole: Error of all weights together.
+        median: Error of the median tensor.
     """
 
     whole: float
@@ -46,42 +49,42 @@ class Rounded:
         return f"{self.whole:.4f} (median tensor {self.median:.4f})"
 
 
-def gradients(network: nn.Module, work: Workload, precision: Precision) -> dict[str, Tensor]:
-    """Of one step, by the network's own names; its weights stay as they are."""
+def gradients(model: nn.Module, work: Workload, precision: Precision) -> dict[str, Tensor]:
+    """Return the gradients of one step by name. The weights do not change."""
     raw, labels = work.images()
     means = Preprocessing(image_size=work.image_size)
     images = normalize(raw, mean=means.mean, std=means.std).contiguous(memory_format=torch.channels_last)
     with autocast(work.device, precision):
-        logits = network(images)
+        logits = model(images)
     nn.functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-    found = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
-    network.zero_grad(set_to_none=True)
+    found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad(set_to_none=True)
     return found
 
 
-def rounded(network: nn.Module, work: Workload, exact: dict[str, Tensor]) -> Rounded:
-    """The network's gradients in bf16 against given ones, which have the same names."""
-    rough = gradients(network, work, "bf16")
+def rounded(model: nn.Module, work: Workload, exact: dict[str, Tensor]) -> Rounded:
+    """Compare the gradients in bf16 with exact gradients of the same names."""
+    inexact = gradients(model, work, "bf16")
     lengths = {name: float(torch.linalg.vector_norm(grad)) for name, grad in exact.items()}
-    off = {name: float(torch.linalg.vector_norm(rough[name] - exact[name])) for name in exact}
-    whole = sum(one**2 for one in off.values()) ** 0.5 / sum(one**2 for one in lengths.values()) ** 0.5
-    return Rounded(whole, statistics.median(off[name] / lengths[name] for name in exact if lengths[name]))
+    errors = {name: float(torch.linalg.vector_norm(inexact[name] - exact[name])) for name in exact}
+    whole = sum(one**2 for one in errors.values()) ** 0.5 / sum(one**2 for one in lengths.values()) ** 0.5
+    return Rounded(whole, statistics.median(errors[name] / lengths[name] for name in exact if lengths[name]))
 
 
 def both(work: Workload) -> tuple[Rounded, Rounded]:
-    """Ours and timm's, each against itself in fp32."""
+    """Return the errors of ours and of timm, each against its gradients in fp32."""
     ours = place(work.network(), work.device).train()
     apply_regularization(ours, dropout=0.0, drop_path=0.0)
     theirs = timm_network(work).to(memory_format=torch.channels_last)
-    exact, their_exact = (gradients(network, work, "fp32") for network in (ours, theirs))
+    exact, their_exact = (gradients(model, work, "fp32") for model in (ours, theirs))
     names = tensor_names("timm", work.network().architecture)
-    for name, grad in exact.items():  # both are the same network, or nothing here means anything
+    for name, grad in exact.items():  # the comparison needs equal models
         torch.testing.assert_close(their_exact[names[name]], grad, rtol=1e-2, atol=1e-3)
     return rounded(ours, work, exact), rounded(theirs, work, their_exact)
 
 
-def strays(work: Workload) -> dict[str, list[float]]:
-    """How far the losses of each side lie from timm's in fp32, at every step."""
+def loss_distances(work: Workload) -> dict[str, list[float]]:
+    """Return the distance of the losses from timm's in fp32, by side and step."""
     recipe, _ = our_recipe(work)
     sides = {
         "ours fp32": our_losses(work, recipe.model_copy(update={"precision": "fp32"})),
@@ -94,7 +97,6 @@ def strays(work: Workload) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """All seeds, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="efficientnetv2_s")
     parser.add_argument("--image-size", type=int, default=128)
@@ -112,9 +114,9 @@ def main() -> None:
         ours, theirs = both(work)
         ratios.append(ours.whole / theirs.whole)
         print(f"seed {seed}: gradients in bf16 are off by {ours}, timm's by {theirs}", flush=True)
-        found = {side: (max(off), sum(off) / STEPS) for side, off in strays(work).items()}
-        told = (f"{side} at most {most:.3f}, on average {mean:.4f}" for side, (most, mean) in found.items())
-        print(f"  losses from timm's in fp32: {'; '.join(told)}", flush=True)
+        found = {side: (max(off), sum(off) / STEPS) for side, off in loss_distances(work).items()}
+        distances = (f"{side} at most {largest:.3f}, on average {mean:.4f}" for side, (largest, mean) in found.items())
+        print(f"  losses from timm's in fp32: {'; '.join(distances)}", flush=True)
         means.append({side: mean for side, (_, mean) in found.items()})
     for side in means[0]:
         each = [one[side] for one in means]

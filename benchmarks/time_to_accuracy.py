@@ -1,4 +1,4 @@
-"""How many minutes to the same top-1: recipe ``quick``, timm's train script tuned, torchvision's reference recipe.
+"""Minutes to the same top-1: recipe ``quick``, timm's train script after tuning, torchvision's reference recipe.
 
 Run: python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --tune [--at-once 2]
      python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY [--seeds 3] [--record]
@@ -18,12 +18,15 @@ not contain. Each program evaluates all images of val once, at the end, with its
   peer's mean, the next length follows. Then once more, for the epochs that 95 % of timm's minutes allow by the times of
   the first seed.
 
-The length of ``quick`` is chosen on the evaluated seeds and images. The interval of a speedup does not cover this
-choice. ``quick`` has a top-1 in the same minutes only if its mean minutes are at most timm's.
+The claims:
+
+- ``time_to_timm_top1_speedup``, ``time_to_torchvision_top1_speedup``: time of the peer / time of ``quick``. The length
+  of ``quick`` is chosen on the evaluated seeds and images. The interval does not cover this choice.
+- ``same_minutes_top1_gain_over_timm``: quick − timm in points, if the mean minutes of ``quick`` are at most timm's.
 
 The runs of a seed take turns. They count if the pace of the machine is within a tenth before and after all of them.
-Minutes are of training steps and waiting for images. All runs are kept in OUT and are not repeated. ``--at-once`` runs
-several trials of tuning at the same time, whose times are not used.
+Minutes are of training steps and waiting for images. OUT stores all runs; finished runs are read again. ``--at-once``
+runs several trials of tuning at the same time, whose times are not used.
 """
 
 from __future__ import annotations
@@ -62,17 +65,17 @@ from efficientnetv2.utils.processes import keep_freed_memory
 
 _SPEEDUP, _GAIN = "time_to_{}_top1_speedup", "same_minutes_top1_gain_over_{}"
 LADDER = (2, 3, 4, 5, 6, 8, 10)
-_ALLOWED = 0.95  # of timm's minutes: the later seeds may be slower than the first
+_ALLOWED = 0.95  # fraction of timm's minutes: the later seeds may be slower than the first
 
 
 def timm_of(chosen: Mapping[str, Any], options: argparse.Namespace) -> Timm:
-    """Timm's script with the words that tuning chose."""
-    parts = {name: tuple(words) for name, words in chosen["parts"].items()}
+    """Return timm's script with the arguments that tuning chose."""
+    parts = {name: tuple(arguments) for name, arguments in chosen["parts"].items()}
     return Timm(options.script, options.image_size, tuple(chosen["quick"]), parts)
 
 
 def peers_of(options: argparse.Namespace, chosen: Mapping[str, Any]) -> dict[str, list[Side]]:
-    """The sides of timm, one per learning rate, and of torchvision."""
+    """Return the sides of timm, one per learning rate, and of torchvision."""
     timm = timm_of(chosen["timm"], options)
     first = at_first_rate(timm)
     reference = Reference(options.image_size, chosen["torchvision"]["lr"], as_timm(timm))
@@ -103,7 +106,10 @@ class Compared:
 def compared(
     peers: Mapping[str, Sequence[Side]], quick: Side, options: argparse.Namespace
 ) -> tuple[dict[str, Compared], Rows]:
-    """Each peer against ``quick`` to the same top-1, and the rows of ``quick`` in the minutes of the first peer.
+    """Run each peer against ``quick`` to the same top-1, and ``quick`` in the minutes of the first peer.
+
+    Returns:
+        Comparison by peer, and the rows of ``quick`` in the minutes of the first peer.
 
     Raises:
         SystemExit: The machine, its pace or the version of torch changed within a seed.
@@ -130,7 +136,7 @@ def compared(
 
 
 def claims(found: Mapping[str, Compared], same: Rows) -> dict[str, Claim]:
-    """Speedups by peer, and the gain of ``quick`` over the first peer if its minutes are at most those of the peer."""
+    """Compute speedups by peer, and the gain of ``quick`` over the first peer if ``quick`` is not slower."""
     claimed = {
         _SPEEDUP.format(name): Claim(ratio(seconds(one.theirs), seconds(one.ours)), "ratio", [*one.theirs, *one.ours])
         for name, one in found.items()
@@ -146,7 +152,7 @@ def claims(found: Mapping[str, Compared], same: Rows) -> dict[str, Claim]:
 
 
 def measure(peers: Mapping[str, Sequence[Side]], options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
-    """Run what is not done, print the claims, and record them if asked; the first peer's minutes count."""
+    """Run what is missing, print the claims, and record them with --record. The minutes of the first peer count."""
     runs = Runs(DataConfig(str(options.pictures)), options.seeds, "none", "cpu", options.output, print)
     found, same = compared(peers, our_side(runs, options.image_size, options.ladder), options)
     claimed = claims(found, same)
@@ -163,16 +169,16 @@ def measure(peers: Mapping[str, Sequence[Side]], options: argparse.Namespace, ch
 
 
 def tuned(options: argparse.Namespace) -> dict[str, Any]:
-    """What ``--tune`` kept in OUT.
+    """Read the results of ``--tune`` in OUT.
 
     Raises:
-        SystemExit: Nothing is kept, or it was tuned with other values.
+        SystemExit: There are no results, or they are from other values.
     """
     file = options.output / "tuned.json"
     if not file.exists():
         raise SystemExit(f"{file} does not exist: run the same with --tune first.")
     chosen: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if "regime" in chosen:  # the first files are without
+    if "regime" in chosen:  # the first files do not have it
         refuse_other_regime(file, chosen, regime_of(options))
     if (on := chosen["timm"].get("on", "a machine that was not kept")) != here():
         print(f"Timm's format, compilation and workers were the fastest on {on}.")
@@ -218,5 +224,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as the command line does
     main()

@@ -1,4 +1,4 @@
-"""Progressive image sizes in timm's train script, tuned, against recipe ``quick``: minutes to the same top-1, top-1.
+"""Progressive image sizes in timm's train script, tuned, against recipe ``quick``: minutes to the same top-1.
 
 Run: python -m benchmarks.timm_progressive IMAGENETTE TIMM_TRAIN_PY --tune
      python -m benchmarks.timm_progressive IMAGENETTE TIMM_TRAIN_PY [--seeds 5] [--record]
@@ -17,8 +17,9 @@ moves from the first size to the last size during the run. Its regularization do
   4, 5, 6, 8, 10 epochs that reaches timm's top-1. If the mean over all seeds does not reach timm's mean, the next
   length follows. Then once more, for the epochs that 95 % of timm's minutes allow by the times of the first seed.
 
-The length of ``quick`` is chosen on the evaluated seeds and images. ``time_to_accuracy`` has the other conditions. Each
-row of timm has timm's version and the SHA-256 of TIMM_TRAIN_PY. All runs are kept in OUT and are not repeated.
+The claims are ``time_to_timm_progressive_top1_speedup`` and ``same_minutes_top1_gain_over_timm_progressive``;
+``time_to_accuracy`` defines them and the other conditions. Each row of timm has timm's version and the SHA-256 of
+TIMM_TRAIN_PY. OUT stores all runs; finished runs are read again.
 
 ``--smoke`` tests the program in a temporary folder: few images of IMAGENETTE, two seeds, no tuning.
 """
@@ -67,7 +68,7 @@ def size_schedule(label: str, image_size: int) -> tuple[str, ...]:
 
 
 def tune_schedule(options: argparse.Namespace) -> dict[str, Any]:
-    """What ``peers_tuning.tune`` chooses with the first sizes, and then sizes, compilation and rate."""
+    """Tune with the first sizes (``peers_tuning.tune``), and then sizes, compilation and learning rate."""
     found = tune(options, size_schedule(next(iter(_SIZES)), options.image_size))
     timm = timm_of(found["timm"], options)
     sides = {label: timm.with_part("sizes", size_schedule(label, options.image_size)) for label in _SIZES}
@@ -110,14 +111,14 @@ def _parsed() -> argparse.Namespace:
 
 
 def measured(options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
-    """``time_to_accuracy.measure`` with timm's script at the one length."""
+    """Run ``time_to_accuracy.measure`` with one length of timm's script."""
     timm = timm_of(chosen["timm"], options)
     side = peer_side("timm", timm, (options.epochs,), options.pictures, options.output)
     measure({"timm_progressive": [side]}, options, chosen)
 
 
 def smoke(options: argparse.Namespace) -> None:
-    """The comparison of two seeds on 128 and 32 images of 64 px, with timm's values untuned."""
+    """Compare two seeds on 128 and 32 images of 64 px, with untuned values of timm."""
     options.epochs, options.image_size, options.seeds, options.ladder = 2, 64, 2, (1, 2)
     options.pace_limit = math.inf
     dataset = load_dataset(str(options.pictures))
@@ -142,5 +143,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as the command line does
     main()

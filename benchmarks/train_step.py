@@ -1,19 +1,25 @@
-"""One training step against those of timm and torchvision: the same network, images, optimizer and regularization.
+"""Speed of one training step against timm and torchvision: same architecture, images, optimizer and regularization.
 
 Run: python -m benchmarks.train_step [--only b0_224] [--compiled] [--avx2] [--rounds 9] [--record]
      python -m benchmarks.train_step --model efficientnetv2_s --image-size 128 [--device cuda] [--json]
 
-The sides alternate within one process, a step each per round: the others as people run them (fp32, contiguous memory, a
-plain loop with AdamW); with channels-last memory and fused AdamW, as ours is; that with 16 bits; with ``--compiled``
-both of these compiled, which takes one to three minutes each and is not counted; and our training loop, as its "auto"
-chooses on this machine, which also normalizes the images and seeds its draws.
+The sides alternate within one process, one step each per round:
 
-``_vs_timm_default`` is ours over timm as people run it, ``_vs_timm_best`` over the fastest of its tuned sides, and
-``_vs_torchvision_best`` over the fastest of torchvision's, where that is timed too; medians and quartiles over rounds.
-``--avx2`` limits PyTorch, oneDNN and the compiler to AVX2 on all sides, as processors without AVX-512 are; its claims
-are ``train_step_NAME_avx2_...``.
-Then 20 steps without regularization from the same weights: how far our losses are from timm's in fp32, and how far
-timm's own in bf16 are.
+- each library in its common form: fp32, contiguous memory, a plain loop with AdamW;
+- tuned: with channels-last memory and fused AdamW, as in ours; this with 16 bits; with ``--compiled`` both compiled,
+  which takes one to three minutes each and does not count;
+- our training loop with the "auto" choices on this machine. It also normalizes the images and seeds its draws.
+
+Claims are medians and quartiles over rounds:
+
+- ``train_step_NAME_vs_timm_default``: time of timm in its common form / our time.
+- ``train_step_NAME_vs_timm_best``: time of the fastest tuned side of timm / our time.
+- ``train_step_NAME_vs_torchvision_best``: time of the fastest tuned side of torchvision / our time, where it is timed.
+- ``train_step_NAME_avx2_...``: the same with ``--avx2``. It limits PyTorch, oneDNN and the compiler to AVX2 on all
+  sides, as on processors without AVX-512.
+
+Then 20 steps without regularization from the same weights: the distance of our losses from timm's in fp32, and of
+timm's losses in bf16.
 """
 
 from __future__ import annotations
@@ -62,14 +68,14 @@ from efficientnetv2.utils.random_key import Key
 OURS = "efficientnetv2"
 # AdamW's usual values; speeds do not depend on them.
 _LR, _WEIGHT_DECAY = 1e-3, 0.05
-# Length of the run that our side makes its choices for: on a CPU some minutes, on a GPU ImageNet. Ours.
+# Steps of the run for which our side chooses: some minutes on a CPU, ImageNet on a GPU. Ours.
 _CPU_STEPS, _GPU_STEPS = 1_000, 300_000
 _ROUNDS = 9
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What every side trains: a published network on noise, with dropout and stochastic depth of ``rate``."""
+    """Workload of all sides: an architecture on noise, with dropout and stochastic depth of ``rate``."""
 
     model: str
     image_size: int
@@ -79,21 +85,21 @@ class Workload:
     num_classes: int = 1000
     seed: int = 0
 
-    def network(self) -> EfficientNet:
-        """The network, with the same weights each time.
+    def model(self) -> EfficientNet:
+        """Build the model, with the same weights each time.
 
         Raises:
-            InputError: there is no such network, or it is of another library.
+            InputError: There is no such architecture, or it is from another library.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = create(self.model, num_classes=self.num_classes)
-        if not isinstance(network, EfficientNet):
+            model = create(self.model, num_classes=self.num_classes)
+        if not isinstance(model, EfficientNet):
             raise InputError(f"--model {self.model}: only networks of ours are compared (effnetv2 models).")
-        return network
+        return model
 
     def images(self) -> tuple[Tensor, Tensor]:
-        """(N, 3, px, px) uint8 in channels-last memory and (N,) labels, on the CPU; the same each time."""
+        """Return (N, 3, px, px) uint8 in channels-last memory and (N,) labels, on the CPU; equal each time."""
         generator = torch.Generator().manual_seed(self.seed)
         shape = (self.batch_size, self.image_size, self.image_size, 3)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -106,15 +112,15 @@ CASES = {
     "s_128": partial(workload, "efficientnetv2_s", 128, 32),
     "s_224": partial(workload, "efficientnetv2_s", 224, 16),
 }
-# Libraries that a case is compared with; torchvision, which has no V2-B0, in one case.
+# Libraries by case. torchvision has no V2-B0.
 LIBRARIES = {"b0_224": ("timm",), "s_128": ("timm", "torchvision"), "s_224": ("timm",)}
-# Our names of networks that torchvision has with nearly the same layers: its padding is symmetric.
+# Our name -> torchvision's name of nearly the same architecture: its padding is symmetric.
 _TORCHVISION = {f"efficientnetv2_{size}": f"efficientnet_v2_{size}" for size in "sml"}
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A plain loop around the network of "timm" or "torchvision"."""
+    """A plain loop with the model of "timm" or "torchvision"."""
 
     library: str
     channels_last: bool = False
@@ -123,26 +129,26 @@ class Peer:
     fused: bool = False
 
     def __str__(self) -> str:
-        words = {
+        variants = {
             "channels-last": self.channels_last,
             "fused": self.fused,
             self.precision: self.precision != "fp32",
             "compiled": self.compiled,
         }
-        return " ".join([self.library, *(word for word, on in words.items() if on)])
+        return " ".join([self.library, *(word for word, on in variants.items() if on)])
 
     def losses(self, work: Workload) -> Iterator[Tensor]:
-        """A training step for each loss, from our weights where the library has the same network."""
+        """Yield the loss of each training step, from our weights where the library has the same architecture."""
         memory = torch.channels_last if self.channels_last else torch.contiguous_format
         raw, labels = (tensor.to(work.device) for tensor in work.images())
         means = Preprocessing(image_size=work.image_size)
         images = normalize(raw, mean=means.mean, std=means.std).contiguous(memory_format=memory)
-        network = (timm_network if self.library == "timm" else _torchvision_network)(work).to(work.device)
-        network = network.to(memory_format=memory)
+        model = (timm_network if self.library == "timm" else _torchvision_network)(work).to(work.device)
+        model = model.to(memory_format=memory)
         fused = True if self.fused else None  # None leaves it to PyTorch
-        optimizer = torch.optim.AdamW(network.parameters(), _LR, weight_decay=_WEIGHT_DECAY, fused=fused)
+        optimizer = torch.optim.AdamW(model.parameters(), _LR, weight_decay=_WEIGHT_DECAY, fused=fused)
         scaler = torch.amp.GradScaler(work.device.type, enabled=self.precision == "fp16")
-        call: Callable[[Tensor], Tensor] = torch.compile(network) if self.compiled else network
+        call: Callable[[Tensor], Tensor] = torch.compile(model) if self.compiled else model
         while True:
             with autocast(work.device, self.precision):
                 loss = nn.functional.cross_entropy(call(images), labels)
@@ -154,7 +160,7 @@ class Peer:
 
 
 def peers(work: Workload, *, compiled: bool, libraries: Sequence[str] = ("timm", "torchvision")) -> list[Peer]:
-    """Each library that is installed and has the network: as people run it, then tuned by the usual switches."""
+    """Return the sides of each installed library with this architecture: the common form, then tuned sides."""
     lower = lower_precision(work.device)
     found = []
     for library in libraries:
@@ -178,30 +184,30 @@ def _has(library: str, model: str) -> bool:
 
 
 def timm_network(work: Workload) -> nn.Module:
-    """The network of timm with the weights of ``work.network()``, in training mode."""
+    """Build the model of timm with the weights of ``work.network()``, in training mode."""
     import timm
 
-    network: nn.Module = timm.create_model(
+    model: nn.Module = timm.create_model(
         f"tf_{work.model}", num_classes=work.num_classes, drop_rate=work.rate, drop_path_rate=work.rate
     )
     ours = work.network()
     state = ours.state_dict()
     names = tensor_names("timm", ours.architecture)
-    network.load_state_dict({theirs: state[name] for name, theirs in names.items()})
-    return network.train()
+    model.load_state_dict({theirs: state[name] for name, theirs in names.items()})
+    return model.train()
 
 
 def _torchvision_network(work: Workload) -> nn.Module:
     models = import_torchvision("models")
-    network: nn.Module = models.get_model(_TORCHVISION[work.model], num_classes=work.num_classes)
-    apply_regularization(network, dropout=work.rate, drop_path=work.rate)
-    return network.train()
+    model: nn.Module = models.get_model(_TORCHVISION[work.model], num_classes=work.num_classes)
+    apply_regularization(model, dropout=work.rate, drop_path=work.rate)
+    return model.train()
 
 
 def our_recipe(work: Workload, **settled: Any) -> tuple[Recipe, str]:
-    """A recipe with the optimizer of the others, its speed chosen on this machine, and a note about that choice.
+    """Return a recipe with the optimizer of the peers, and with speed choices for this machine; and a note about these.
 
-    ``settled`` are fields of the recipe; ``precision`` and ``compile`` among them are not chosen.
+    ``settled`` are fields of the recipe. ``precision`` and ``compile`` are not chosen if they are in it.
     """
     optimizer = {"name": "adamw", "lr": _LR, "weight_decay": _WEIGHT_DECAY, "momentum": 0.9, "beta2": 0.999}
     steps = _CPU_STEPS if work.device.type == "cpu" else _GPU_STEPS
@@ -227,7 +233,7 @@ Reader = Callable[[Iterable[BatchRequest]], Iterable[Batch]]
 
 
 def our_losses(work: Workload, recipe: Recipe) -> Iterator[Tensor]:
-    """A step of our training loop for each loss, always on the images of ``work``."""
+    """Yield the loss of each step of our training loop, always on the images of ``work``."""
     images, labels = work.images()
 
     def read(requests: Iterable[BatchRequest]) -> Iterable[Batch]:
@@ -237,8 +243,8 @@ def our_losses(work: Workload, recipe: Recipe) -> Iterator[Tensor]:
 
 
 def our_steps(work: Workload, recipe: Recipe, read: Reader, labels: Ints) -> Iterator[StepOutput]:
-    """Endless steps of our training loop; ``read`` makes batches of the requested images, whose labels are (N,)."""
-    size, steps = work.batch_size, 1_000_000  # nobody reaches the end
+    """Yield endless steps of our training loop. ``read`` makes batches of the requested images with (N,) labels."""
+    size, steps = work.batch_size, 1_000_000  # more than any caller takes
     requests = TrainSampler(labels, recipe.progressive, steps, size, size, None, Key.of(0))
     return train_steps(
         init_state(place(work.network(), work.device), recipe),
@@ -256,26 +262,31 @@ def our_steps(work: Workload, recipe: Recipe, read: Reader, labels: Ints) -> Ite
 
 @dataclass(frozen=True)
 class Speeds:
-    """Side -> seconds per round, of so many images each."""
+    """Seconds per round by side.
+
+    Args:
+        seconds: Side -> seconds per round.
+        images: Images per round.
+    """
 
     seconds: dict[str, list[float]]
     images: int
 
     def images_per_s(self, side: str) -> TimingStats:
-        """Median and quartiles over the rounds."""
+        """Compute the median and quartiles over the rounds."""
         return TimingStats.of([self.images / one for one in self.seconds[side]])
 
     def ahead_of(self, side: str, *, ours: str = OURS) -> TimingStats:
-        """How many times as fast ours is, round by round."""
+        """Compute time of a side / our time, round by round."""
         return speed_ratio(self.seconds, of=ours, to=side)
 
     def fastest(self, prefix: str) -> str:
-        """The fastest of the sides whose names begin so."""
+        """Return the fastest side with this prefix."""
         sides = [side for side in self.seconds if side.startswith(prefix)]
         return max(sides, key=lambda side: self.images_per_s(side).median)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, the raw seconds included."""
+        """Return plain JSON values with the raw seconds."""
         return {
             "sides": {
                 side: {
@@ -288,7 +299,7 @@ class Speeds:
         }
 
     def lines(self) -> list[str]:
-        """A line per side for the screen."""
+        """Return a line per side for the screen."""
         return [
             f"  {side:34} {self.images_per_s(side)} images/s, ours is {self.ahead_of(side).median:.2f} times as fast"
             for side in self.seconds
@@ -297,7 +308,7 @@ class Speeds:
 
 @dataclass(frozen=True)
 class StepSpeeds(Speeds):
-    """Speeds of steps, what was chosen for ours, and the seconds of the first step, which compiles."""
+    """Speeds of steps, with our speed choices, and the seconds of the first step, which compiles."""
 
     choice: str
     first_s: dict[str, float]
@@ -318,8 +329,8 @@ def time_steps(
     say: Callable[[str], object],
     libraries: Sequence[str] = ("timm", "torchvision"),
 ) -> StepSpeeds:
-    """Time a training step of every side in turn; the others are compiled too if asked, or where ours is."""
-    torch._dynamo.reset()  # else it compiles for any shape, after another one: slow code, after many minutes
+    """Time a training step of each side in turn. Peers are compiled too if requested, or if ours is."""
+    torch._dynamo.reset()  # otherwise it compiles for any shape after a second shape: many minutes, slow code
     recipe, note = our_recipe(work)
     say(note)
     compiled = compiled or recipe.compile is True
@@ -337,7 +348,7 @@ def time_steps(
 
 
 def claims(name: str, found: Speeds, suffix: str = "") -> tuple[dict[str, TimingStats], str]:
-    """The ratios, and which of timm's tuned sides is the fastest."""
+    """Return the ratios, and the fastest tuned side of timm."""
     ratios = {f"train_step_{name}{suffix}_vs_timm_default": found.ahead_of("timm")}
     ratios |= {
         f"train_step_{name}{suffix}_vs_{library}_best": found.ahead_of(found.fastest(f"{library} "))
@@ -347,7 +358,7 @@ def claims(name: str, found: Speeds, suffix: str = "") -> tuple[dict[str, Timing
 
 
 def losses(work: Workload, number: int = 20) -> dict[str, list[float]]:
-    """Losses from the same weights on the same images, printed with their distance from timm's in fp32."""
+    """Compute losses from the same weights on the same images, and print their distance from timm's in fp32."""
     recipe, _ = our_recipe(work)
     plain = recipe.model_copy(update={"precision": "fp32", "compile": False})
     sides = {
@@ -358,10 +369,10 @@ def losses(work: Workload, number: int = 20) -> dict[str, list[float]]:
     }
     found = {side: [float(loss) for loss in itertools.islice(loop, number)] for side, loop in sides.items()}
     for side, values in found.items():
-        off = [abs(one - exact) for one, exact in zip(values, found["timm"], strict=True)]
+        distances = [abs(one - exact) for one, exact in zip(values, found["timm"], strict=True)]
         print(
-            f"  {side:10} loss {values[0]:.4f} to {values[-1]:.4f}; from timm's in fp32 at most {max(off):.4f}, "
-            f"on average {sum(off) / number:.4f}",
+            f"  {side:10} loss {values[0]:.4f} to {values[-1]:.4f}; from timm's in fp32 at most {max(distances):.4f}, "
+            f"on average {sum(distances) / number:.4f}",
             flush=True,
         )
     return found
@@ -371,12 +382,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--only", choices=list(CASES), action="append")
-    add("--compiled", action="store_true", help="the compiled sides of the others too")
+    add("--compiled", action="store_true", help="time compiled sides of the peers too")
     add("--avx2", action="store_true", help="no instructions beyond AVX2")
     add("--rounds", type=int, default=_ROUNDS)
     add("--record", action="store_true", help="write results/summary.json and train_step.json")
-    other = parser.add_argument_group("another network, which is not recorded")
-    other.add_argument("--model", help="a published network")
+    other = parser.add_argument_group("another architecture, which is not recorded")
+    other.add_argument("--model", help="name of a published architecture")
     other.add_argument("--image-size", type=int, default=224)
     other.add_argument("--batch-size", type=int, default=32)
     other.add_argument("--device", default="auto")
@@ -403,12 +414,12 @@ def main() -> None:
             print(f"  {claim}: {spread}{f' ({best})' if claim.endswith('timm_best') else ''}", flush=True)
         compared = losses(case(rate=0.0))
         if options.record:
-            kept = {"best": best, "losses": compared} | found.to_json()
-            keep(name, kept, ratios, options.rounds, avx2=options.avx2)
+            results = {"best": best, "losses": compared} | found.to_json()
+            keep(name, results, ratios, options.rounds, avx2=options.avx2)
 
 
 def _limit_to_avx2() -> None:
-    """Start again with these variables, which libraries read when they are loaded."""
+    """Restart with environment variables that libraries read when they are loaded."""
     if os.environ.get("ATEN_CPU_CAPABILITY") != "avx2":
         env = os.environ | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:]], env)
@@ -416,7 +427,7 @@ def _limit_to_avx2() -> None:
 
 
 def _time_other(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """A network by name on any device; JSON or lines on stdout."""
+    """Time any architecture on any device; print JSON or lines."""
     device = pick_device(options.device)
     work = Workload(options.model, options.image_size, options.batch_size, rate=0.1, device=device)
     try:
@@ -434,7 +445,7 @@ def _time_other(options: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
 
 def keep(name: str, found: dict[str, Any], ratios: dict[str, TimingStats], rounds: int, *, avx2: bool = False) -> None:
-    """Into the summary, and the raw seconds and losses into train_step.json."""
+    """Write claims to the summary, and raw seconds and losses to train_step.json."""
     command = f"python -m benchmarks.train_step --compiled{' --avx2' * avx2}"
     command += "" if rounds == _ROUNDS else f" --rounds {rounds}"
     machine = hardware() + ", limited to AVX2" * avx2
@@ -443,11 +454,11 @@ def keep(name: str, found: dict[str, Any], ratios: dict[str, TimingStats], round
             claim, spread.median, unit="ratio", low=spread.low, high=spread.high, n=rounds, command=command, on=machine
         )
     path = RESULTS / "train_step.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    kept[f"{name}{'_avx2' * avx2}"] = found | {"hardware": machine, "torch": torch.__version__}
-    path.write_text(json.dumps(kept, indent=1) + "\n")
+    recorded = json.loads(path.read_text()) if path.exists() else {}
+    recorded[f"{name}{'_avx2' * avx2}"] = found | {"hardware": machine, "torch": torch.__version__}
+    path.write_text(json.dumps(recorded, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as the command line does
     main()
