@@ -55,7 +55,7 @@ def test_script_prints_its_own_output_and_progress_to_stderr(setup, photos, tmp_
     assert count == "48"
     assert 0 <= float(again) <= 1
     printed = [line.partition(":")[0] for line in done.stderr.splitlines()]
-    assert {"Data", "Weights", "epoch 3.0", "Report"} <= set(printed) if not setup else printed == []
+    assert {"Data", "Weights", "Length", "Report"} <= set(printed) if not setup else printed == []
     assert printed.count("Data") == (0 if setup else 1), "only train() shows its progress"
 
 

@@ -22,7 +22,7 @@ def crossval(
     folds: Annotated[int, option("Number of folds.", "N", check=between(1, 1000))] = 5,
     by: Annotated[
         Literal["auto", "class", "group", "place", "time"],
-        option("What a fold keeps whole: auto, group, place, time, or class (none; stratified).", "NAME"),
+        option("What a fold keeps whole: auto, group, place, time; class is random, stratified.", "NAME"),
     ] = "auto",
     block_degrees: Annotated[
         float | None, advanced("Size of spatial blocks.  [default: automatic]", "DEGREES", check=between(0.001, 90))

@@ -125,7 +125,7 @@ def check(
     workers: options.Workers = None,
     as_json: options.Json = False,
 ) -> None:
-    """Find duplicates, leakage and label errors in a dataset.
+    """Find duplicates, leakage and, with --weights, label errors in a dataset.
 
     Examples:
     - `effnetv2 check photos/`

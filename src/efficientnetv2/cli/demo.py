@@ -27,14 +27,14 @@ EPOCHS = 12
 
 def demo(
     context: typer.Context,
-    out: Annotated[Path, option("Folder; runs/demo is replaced.", "FOLDER", "--output")] = OUT,
+    out: Annotated[Path, option("Folder; an earlier demo in runs/demo is deleted.", "FOLDER", "--output")] = OUT,
     seed: options.Seed = 0,
     workers: options.Workers = None,
     as_json: options.Json = False,
 ) -> None:
     """Check and train on 2,500 bundled satellite images.
 
-    It takes about three minutes on two CPU cores, and needs no network connection.
+    It takes about two minutes on two CPU cores, and needs no network connection.
     Each step is a command, printed before it runs.
 
     Examples:

@@ -33,7 +33,8 @@ def predict(
 ) -> None:
     """Predict the classes of new images, and write a CSV file.
 
-    The file has the predicted class and the probability of each class (the best five of more than 1,000).
+    The file has the predicted class and the probability of each class. With more than 1,000 classes, it has the
+    five most probable. Another file of predictions with the same name is replaced.
     Repeat a stopped command to continue it.
 
     Examples:

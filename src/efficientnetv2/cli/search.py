@@ -31,7 +31,10 @@ Study = Annotated[Path, argument("STUDY", "Folder of the study.")]
 Storage = Annotated[
     str | None, advanced("postgresql://USER@HOST/DATABASE for many machines.  [default: STUDY/study.db]", "URL")
 ]
-Trials = Annotated[int | None, option("Number of trials.  [default: the preset's]", "N", check=between(1, 1_000_000))]
+Trials = Annotated[
+    int | None,
+    option("Number of trials.  [default: the preset's; resumed: as begun]", "N", check=between(1, 1_000_000)),
+]
 Minutes = Annotated[float | None, option("Time limit: start no trial that would end later.", "N", check=between(0))]
 Wait = Annotated[float, advanced("How long to retry while the database does not respond.", "MINUTES", check=between(0))]
 

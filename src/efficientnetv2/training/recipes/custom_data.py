@@ -69,7 +69,7 @@ RECIPES = [
     ),
     NamedRecipe(
         FINETUNE,
-        title="Pretrained weights to 500-50,000 of your images. The default.",
+        title="Pretrained weights to 500-50,000 of your images. The default with published weights.",
         data="DATA",
         has_cost=True,
         result="V2-B0 in 15 minutes (--minutes 15) on 3,068 images of 10 classes of clothing, from weights in the "
