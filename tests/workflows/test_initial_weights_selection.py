@@ -121,8 +121,8 @@ def test_uninformative_weights_are_replaced_by_training_from_scratch(files, tmp_
     assert explicit.path == tmp_path / "run"  # --output is kept
 
 
-def test_bundled_weights_equal_to_random_weights_are_not_used(files, tmp_path, monkeypatch):
-    """Other weights are preferred to random weights at equal results of the probe."""
+def test_weights_equal_to_random_weights_are_used(files, tmp_path, monkeypatch):
+    """At equal results of the probe."""
     monkeypatch.chdir(tmp_path)
     source = DataConfig(str(painted(tmp_path / "pictures")))
     drawn = found(files / "drawn.safetensors", "drawn")
@@ -130,27 +130,25 @@ def test_bundled_weights_equal_to_random_weights_are_not_used(files, tmp_path, m
     monkeypatch.setattr(
         initial_weights_selection, "_predict", lambda one, recipe, task, *rest: same[: len(task.images)]
     )
-    for bundled, weights, recipe in ((True, "none", "quick"), (False, drawn.word, "finetune")):
-        starts = (replace(drawn, bundled=bundled), SCRATCH)
-        _, after, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
-        assert (after.recipe.weights, after.recipe.name) == (weights, recipe)
+    _, after, _ = compared(TrainOverrides(settings=SMALL), (drawn, SCRATCH), source, tmp_path)
+    assert after.recipe.weights == drawn.word
 
 
-def test_bundled_weights_better_than_random_weights_are_used(files, tmp_path, monkeypatch):
-    """Also if they are better by one image."""
+@pytest.mark.parametrize(("num_better", "weights"), [(1, "drawn"), (20, "none")])
+def test_random_weights_must_be_significantly_better(num_better, weights, files, tmp_path, monkeypatch):
     source = DataConfig(str(painted(tmp_path / "pictures")))
-    drawn = replace(found(files / "drawn.safetensors", "drawn"), bundled=True)
+    drawn = found(files / "drawn.safetensors", "drawn")
 
     def answers(one, recipe, task, *rest):
         predicted = np.zeros_like(task.images.labels)
-        if one is drawn:
-            last = np.flatnonzero(task.images.labels)[-1]
-            predicted[last] = task.images.labels[last]
+        if one is SCRATCH:
+            better = np.flatnonzero(task.images.labels)[-num_better:]
+            predicted[better] = task.images.labels[better]
         return predicted
 
     monkeypatch.setattr(initial_weights_selection, "_predict", answers)
     _, after, _ = compared(TrainOverrides(settings=SMALL), (drawn, SCRATCH), source, tmp_path)
-    assert after.recipe.weights == drawn.word
+    assert after.recipe.weights == (drawn.word if weights == "drawn" else "none")
 
 
 def test_better_weights_that_are_unavailable_are_named(files, tmp_path):
@@ -329,8 +327,9 @@ def test_comparison_keeps_to_its_share_of_the_time(each_s, left_s, looked_at, fi
 
 def test_selection_is_in_log_report_and_recipe_also_after_resume(files, class_folders, tmp_path, monkeypatch):
     """Bundled weights against training from scratch. The selection is made once."""
-    shipped = tmp_path / "shipped"
+    shipped = tmp_path / "weights"
     shipped.mkdir()
+    monkeypatch.setattr(initial_weights, "BUNDLED", shipped)
     shutil.copy(files / "drawn.safetensors", shipped / "efficientnetv2_b0.safetensors")
     at_hand = initial_weights.weights_candidates("efficientnetv2_b0", shipped=shipped)
     assert [one.title for one in at_hand] == ["the shipped efficientnetv2_b0.safetensors", "random weights"]
@@ -348,7 +347,7 @@ def test_selection_is_in_log_report_and_recipe_also_after_resume(files, class_fo
     assert "inside the training split" in line
     assert line in (out / "log.txt").read_text()
     assert recipe["weights"] in line
-    assert recipe["weights"] == "none", "both are random: neither is better by more than chance"
+    assert recipe["weights"].endswith("efficientnetv2_b0.safetensors"), "neither is better by more than chance"
     better = next(line for line in report["auto_choices"] if line.startswith("Better weights: "))
     assert mentions(better, "effnetv2 models --fetch efficientnetv2_b0.in1k")
     assert "`weights`" in better

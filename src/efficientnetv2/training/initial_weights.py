@@ -50,7 +50,6 @@ class WeightsCandidate:
     note: str  # Which weights and from where, or why none
     title: str = "random weights"
     lacking: str = ""  # Why better weights are not available; empty if there are none
-    bundled: bool = False  # Whether they are those of ``examples/weights``
 
 
 def validate_model_name(model: str | Architecture) -> None:
@@ -97,7 +96,7 @@ def weights_candidates(model: str | Architecture, *, shipped: Path | None = None
             others = f"; others: {reason}" if published is None else "."
             note = f"Weights: {file}, which come with the repository{others}"
             lacking = "" if published is not None else reason
-            found.append(WeightsCandidate(str(file), note, f"the shipped {file.name}", lacking, bundled=True))
+            found.append(WeightsCandidate(str(file), note, f"the shipped {file.name}", lacking))
     none = WeightsCandidate("none", f"Weights: none, training from scratch. {reason}".rstrip())
     return (*found, none)
 

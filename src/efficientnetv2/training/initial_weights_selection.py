@@ -101,10 +101,9 @@ def select_weights(
 
     The features of each candidate on the same training images are classified linearly, cross-validated, with groups,
     locations and identical files kept whole. A candidate gives way to a less promising one only if that is
-    significantly better, as of equal features those that have seen more train better. The bundled weights have seen
-    few images, so they must have a better metric than random ones. Images of val and test are not used.
-    Images with several labels, and too few images, are not compared. With ``budget`` fewer images are compared, or the
-    first candidate is taken.
+    significantly better, as of equal features those that have seen more train better. Images of val and test are not
+    used. Images with several labels, and too few images, are not compared. With ``budget`` fewer images are compared,
+    or the first candidate is taken.
     """
     if len(request.candidates) < 2 or data.dataset.separator is not None:
         return request
@@ -136,7 +135,7 @@ def select_weights(
     except _LateError:
         return first_only
     scores = [task.score(predicted) for predicted in predictions]
-    best = _select(candidates, predictions, task)
+    best = _select(predictions, task)
     why = "" if scores[best] >= max(scores) else "; no other is significantly better"
     pairs = list(zip(candidates, scores, strict=True))
     winner, took_s = candidates[best], time.perf_counter() - began
@@ -301,11 +300,9 @@ def _predict(
     return predicted
 
 
-def _select(candidates: Sequence[WeightsCandidate], predictions: Sequence[Ints], task: _Task) -> int:
+def _select(predictions: Sequence[Ints], task: _Task) -> int:
     """The place of the selected candidate."""
     best = 0
     for number, predicted in enumerate(predictions):
         best = number if task.is_better(predicted, predictions[best]) else best
-    scratch = next((number for number, found in enumerate(candidates) if found.word == "none"), best)
-    loses = candidates[best].bundled and task.score(predictions[best]) <= task.score(predictions[scratch])
-    return scratch if loses else best
+    return best
