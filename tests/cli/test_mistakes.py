@@ -110,8 +110,9 @@ MISTAKES = [
     ("search export nowhere --trial best", "--trial: invalid value 'best' (must be a whole number)", None),
     ("models --fetch efficientnetv2_b9", "'efficientnetv2_b9'; did you mean", "Known: "),
     ("recipes --field momentumm", "'momentumm'; did you mean 'momentum'?", "effnetv2 recipes --fields"),
-    ("train photos --imgz 224", "--imgz: no such option", "Did you mean '--imgsz'?"),
-    ("train photos --cos-lr", "--cos-lr: no such option", "schedule.name=NAME"),
+    ("train photos --imgz 224", "--imgz: no such option", "Did you mean '--image-size'?"),
+    ("train photos --bs 32", "--bs: no such option", None),
+    ("train photos --cos-lr", "--cos-lr: no such option", "schedule.name=cosine"),
     ("demo extra", "extra", "effnetv2 demo [OPTIONS]"),
 ]
 

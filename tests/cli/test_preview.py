@@ -91,12 +91,21 @@ def test_preview_file_is_written(class_folders, tmp_path):
     args = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-size", "64")
     done = run_ok("train", class_folders, *args, "--preview", "sheet.png", "--preview-images", "3", cwd=tmp_path)
     assert mentions(done.stdout, "sheet.png")
-    assert is_sheet(tmp_path / "sheet.png"), "another preview may replace it"
+    assert is_sheet(tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         levels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
     for channel in range(3):  # red, green and blue images are visible
         assert ((levels[:, channel] - np.delete(levels, channel, axis=1).max(axis=1)) > 60).mean() > 0.02
-    for out, fact in (("sheet.jpg", "the sheet is a PNG"), ("nowhere/sheet.png", "there is no folder nowhere")):
+    size = (tmp_path / "sheet.png").stat().st_size
+    again = run_ok("train", class_folders, *args, "--preview", "sheet.png", "--preview-images", "2", cwd=tmp_path)
+    assert mentions(again.stdout, "sheet.png exists", "replaced")
+    assert (tmp_path / "sheet.png").stat().st_size < size
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.png")
+    for out, fact in (
+        ("sheet.jpg", "the sheet is a PNG"),
+        ("nowhere/sheet.png", "there is no folder nowhere"),
+        ("photo.png", "is not a sheet"),
+    ):
         assert fact in run_refused("train", class_folders, *args, "--preview", out, cwd=tmp_path).stderr
 
 

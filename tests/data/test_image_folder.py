@@ -247,10 +247,18 @@ def test_small_classes_are_skipped_on_request_and_named(tmp_path):
 
 def test_folder_one_level_too_high_is_noted(tmp_path):
     """All images of both class folders are in sub-folders. An image directly in a class folder shows that it is one."""
-    write_images(*(tmp_path / f"{name}/{number}.jpg" for name in ("flowers/oak", "birds/owl") for number in range(2)))
+    folders = ("birds/owl", "flowers/oak", "flowers/elm")
+    write_images(*(tmp_path / f"{name}/{number}.jpg" for name in folders for number in range(2)))
     notes = load_dataset(tmp_path).notes
-    assert mentions(notes[-1], "birds/owl", f"give {tmp_path / 'birds'}")
+    assert mentions(notes[-1], "flowers", "oak", "elm", f"give {tmp_path / 'flowers'}", "`layout=classes`")
+    assert load_dataset(tmp_path, layout="classes").notes == ()
     write_images(tmp_path / "birds/1.jpg")
+    assert load_dataset(tmp_path).notes == ()
+
+
+@pytest.mark.parametrize("inner", ["images", "train"])
+def test_single_folder_within_each_class_is_not_noted(inner, tmp_path):
+    write_images(*(tmp_path / f"{name}/{inner}/1.jpg" for name in ("n01", "n02")))
     assert load_dataset(tmp_path).notes == ()
 
 

@@ -131,6 +131,7 @@ def test_late_gain_is_interpolated_between_validations():
     """At epochs 2 and 4 of 4, epoch 3 is half of the way."""
     rows = [{"kind": "val", "epoch": epoch, "top1": top1} for epoch, top1 in ((2.0, 0.5), (4.0, 0.7))]
     assert late_gain(rows) == pytest.approx(0.1)
+    assert late_gain([rows[0], rows[1] | {"epoch": 10.0}]) is None, "no validation in the second half"
 
 
 def test_step_repeats_the_options_of_a_python_call():
@@ -145,13 +146,29 @@ def test_step_repeats_the_options_of_a_python_call():
     )
 
 
-@pytest.mark.parametrize(
-    "call",
-    ["efficientnetv2.train('x', callbacks=[<Own object>])", "efficientnetv2.train('x', recipe=Recipe(name='a'))"],
-)
-def test_step_after_a_call_with_objects_is_a_plain_command(call):
+def test_step_repeats_a_cross_validation_in_python():
+    call = (
+        "efficientnetv2.cross_validate(data='x', folds=3, candidates=[{'class_sampling': None, 'seed': 1}], members=2, "
+        "candidate_settings={'epochs': 4}, lr=0.00123456789)"
+    )
     (step,) = next_steps(RIGHT, metadata(epochs=2.0, command=call))
-    assert step.command == "effnetv2 train flowers --epochs 10"
+    assert step.command == (
+        "effnetv2 crossval x --folds 3 --lr 0.00123456789 --ensemble 2 --candidate-set epochs=4 "
+        "--candidate 'class_sampling=null seed=1' --epochs 10"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "command"),
+    [
+        ("efficientnetv2.train('x', seed=3, callbacks=...)", "effnetv2 train x --seed 3 --epochs 10"),
+        ("efficientnetv2.train('x', recipe=...)", "effnetv2 train flowers --epochs 10"),
+        ("efficientnetv2.train('x\"', recipe=<it's>)", "effnetv2 train flowers --epochs 10"),
+    ],
+)
+def test_step_after_a_call_with_objects(call, command):
+    (step,) = next_steps(RIGHT, metadata(epochs=2.0, command=call))
+    assert step.command == command
 
 
 def test_larger_images_get_more_minutes():
@@ -159,6 +176,8 @@ def test_larger_images_get_more_minutes():
     facts = metadata(px=128, stored_size=300.0, command="effnetv2 train flowers --minutes 5 --output runs/a")
     (step,) = next_steps(RIGHT, facts)
     assert step.command == "effnetv2 train flowers --image-size 256 --minutes 20"
+    facts = metadata(px=128, stored_size=300.0, command="effnetv2 train flowers --minutes 600 --output runs/a")
+    assert next_steps(RIGHT, facts)[0].command.endswith("--minutes 2400"), "no separator of thousands"
 
 
 def test_rare_classes_with_low_recall_suggest_class_balance():

@@ -68,11 +68,16 @@ def test_bf16_is_used_if_at_least_10_percent_faster(monkeypatch, bf16_s, chosen)
     assert mentions(choice.note, f"{1 / bf16_s:.2f}")
 
 
-@pytest.mark.parametrize(("hardware", "chosen"), [("bf16", "bf16"), ("fp16", "fp16"), (None, "fp32")])
-def test_short_run_uses_the_precision_of_the_hardware_without_measuring(monkeypatch, hardware, chosen):
+@pytest.mark.parametrize(
+    ("device", "hardware", "chosen"),
+    [("cuda", "bf16", "bf16"), ("cuda", "fp16", "fp16"), ("cuda", None, "fp32"), ("cpu", "bf16", "fp32")],
+)
+def test_short_run_is_not_measured(monkeypatch, device, hardware, chosen):
+    """A GPU takes the 16-bit format of the hardware. A CPU takes fp32, because it may be slower in bf16."""
     monkeypatch.setattr(autotune, "lower_precision", lambda device: hardware)
     monkeypatch.setattr(autotune._Bench, "side", lambda *words: pytest.fail("measured"))
-    choice = choose_precision(recipe_of("batch_size=8"), network(), steps=149, device=CPU)  # 1,192 images
+    made = torch.device(device)
+    choice = choose_precision(recipe_of("batch_size=8"), network(), steps=149, device=made)  # 1,192 images
     assert (choice.precision, choice.compile) == (chosen, False)
 
 

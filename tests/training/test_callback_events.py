@@ -9,6 +9,7 @@ import pytest
 import efficientnetv2 as ev2
 from efficientnetv2.training import callbacks
 from efficientnetv2.training.callbacks import ProgressLog
+from efficientnetv2.utils.logs import hushed
 
 TINY = {
     "model": "efficientnetv2_b0", "weights": "none", "epochs": 2, "batch_size": 16, "device": "cpu", "workers": 0,
@@ -95,3 +96,12 @@ def test_progress_is_logged_twice_a_minute(monkeypatch, caplog):
             log.on_log(step, 100, ev2.StepSettings(64, dropout=0.1), 1.5, 77.0, 1000.0 - now[0])
     assert caplog.messages[0] == "3%: 64 px, dropout 0.1, loss 1.500, 77 images/s, 16 min 10 s left"
     assert len(caplog.messages) == 33
+
+
+def test_progress_is_shown_while_other_lines_are_hidden(monkeypatch, caplog):
+    """As in the folds after the first."""
+    monkeypatch.setattr(callbacks, "_PROGRESS_S", -1.0)
+    with caplog.at_level(logging.INFO, logger="efficientnetv2"), hushed():
+        logging.getLogger("efficientnetv2").info("the same as in the first fold")
+        ProgressLog().on_log(1, 4, ev2.StepSettings(64), 1.5, 77.0, 60.0)
+    assert caplog.messages == ["25%: 64 px, loss 1.500, 77 images/s, 1 min 00 s left"]

@@ -40,7 +40,7 @@ ADVICE = {
         ("--gpus", "--gpu"),
         "The GPU is --device cuda:0; for several: torchrun --nproc-per-node N -m efficientnetv2 train",
     ),
-    "--cos-lr": "The learning rate follows a cosine already; to set it: --set schedule.name=NAME",
+    "--cos-lr": "The schedule is a cosine by default; to set it: --set schedule.name=cosine",
     "--early-stopping": "Early stopping is --set minival=0.1 --set patience=5",
     **dict.fromkeys(("--num-classes", "--nc"), "Leave it out: the classes are read from DATA"),
     "--optimizer": "The optimizer is --set optimizer.name=NAME: sgd, adamw or rmsprop",

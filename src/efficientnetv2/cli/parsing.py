@@ -177,11 +177,15 @@ class Command(_WithoutTypes, TyperCommand):
     def _hint(self, ctx: Any, error: Any, words: Sequence[str]) -> str | None:
         """What to do about wrong usage, in a sentence; None if unknown."""
         if hasattr(error, "possibilities"):  # there is no such option
-            known = [name for name in (*self._options(), *ALIASES) if ALIASES.get(name, name) in self._options()]
-            near = _nearest(error.option_name.lstrip("-"), [name.lstrip("-") for name in known])
+            known = self._options()
+            names = {name: name for name in known} | {
+                name: ours for name, ours in ALIASES.items() if name.startswith("--") and ours in known
+            }
+            quoted = did_you_mean(error.option_name.lstrip("-"), [name.lstrip("-") for name in names]).split("'")
+            meant = names.get(f"--{quoted[1]}") if len(quoted) > 1 else None
             return (
                 self._advice(ctx, error.option_name, words)
-                or (near and near.replace("'", "'--", 1))
+                or (meant and f"Did you mean '{meant}'?")
                 or f"All options: {ctx.command_path} --help-all"
             )
         if missing := [param for param in self.params if getattr(error, "option_name", None) in param.opts]:

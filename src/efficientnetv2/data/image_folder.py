@@ -193,19 +193,18 @@ class _Listing:
 
     def note_nesting(self) -> None:
         """A note if the folders may be one level too high: within each class folder all images are in sub-folders."""
-        inner = sorted(
-            {tuple(path.split("/")[:2]) for path, _, split in self.rows if path.count("/") > 1 and not split}
+        if any(split or path.count("/") < 2 for path, _, split in self.rows):
+            return
+        inner = sorted({tuple(path.split("/", 2)[:2]) for path, _, _ in self.rows})
+        counts = Counter(outer for outer, _ in inner)
+        outer = max(counts, key=lambda name: counts[name], default="")
+        if counts[outer] < 2 or all(parse_split(name) for _, name in inner):
+            return
+        names = [name for folder, name in inner if folder == outer]
+        self.notes.append(
+            f"The images of each class folder of {self.source} are in sub-folders, in '{outer}' {shorten(names, 3)}. "
+            f"If these are the classes, give {os.path.join(self.source, outer)}; else use `layout=classes`."
         )
-        if (
-            len(self.rows) > 1
-            and len(inner) > 1
-            and all(path.count("/") > 1 and not split for path, _, split in self.rows)
-        ):
-            first = inner[0][0]
-            self.notes.append(
-                f"The images of each class folder of {self.source} are in sub-folders, such as {'/'.join(inner[0])}. "
-                f"If these are the classes, give {os.path.join(self.source, first)}."
-            )
 
     def records(self) -> ImageRecords:
         """The records. Raises InputError if there are none."""

@@ -126,8 +126,8 @@ def suspect_labels(curve: CoverageCurve) -> int:
 def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
     """Gain of validation top-1 in the last quarter of the training, as a fraction. None if not measured.
 
-    Between two validations, top-1 is interpolated. Rows are those of ``metrics.jsonl``; the selection set counts if
-    there is one. Fewer than 3 images count as 0.
+    Between two validations, top-1 is interpolated, if one is in the second half before the end. Rows are those of
+    ``metrics.jsonl``; the selection set counts if there is one. Fewer than 3 images count as 0.
     """
     for kind in ("minival", "val"):
         points = [
@@ -137,6 +137,8 @@ def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
         ]
         if len(points) > 1:
             epochs, scores, images = np.array(points, dtype=np.float64).T
+            if not ((epochs >= epochs[-1] / 2) & (epochs < epochs[-1])).any():
+                return None
             gain = float(scores[-1] - np.interp((1 - _LAST_PART) * epochs[-1], epochs, scores))
             return gain if abs(gain) * images.min() > _MIN_GAINED - 0.5 else 0.0
     return None
@@ -181,10 +183,10 @@ def _epochs(metadata: ReportMetadata) -> NextStep | None:
         return None
     reason = f"The model was trained for {pluralize(float(f'{epochs:.3g}'), 'epoch')}."
     if gain > _RISING:
-        reason += f" Validation top-1 still rose by {100 * gain:.1f} points in the last quarter."
+        reason += f" Validation top-1 still rose by about {100 * gain:.1f} points in the last quarter."
     length = ["--epochs", f"{max(2 * epochs, 2 * _FEW_EPOCHS):.3g}"]
     if (minutes := _option_value(metadata.command, "--minutes")) is not None:
-        length = ["--minutes", number(2 * float(minutes))]
+        length = ["--minutes", _rounded(2 * float(minutes))]
     command = _repeat(metadata, length, without=("--epochs", "--minutes"), without_fields=("steps", "epochs"))
     return NextStep(0, "epochs", "Train longer", reason, command)
 
@@ -218,7 +220,7 @@ def _image_size(metadata: ReportMetadata) -> NextStep | None:
     )
     options = ["--image-size", str(larger)]
     if (minutes := _option_value(metadata.command, "--minutes")) is not None:
-        options += ["--minutes", number(float(f"{float(minutes) * (larger / px) ** 2:.2g}"))]
+        options += ["--minutes", _rounded(float(minutes) * (larger / px) ** 2)]
     command = _repeat(
         metadata,
         options,
@@ -284,6 +286,11 @@ def _more_labels(metadata: ReportMetadata, curve: Mapping[str, Any] | None) -> N
     return NextStep(0, "more_labels", "Label more images", reason, command)
 
 
+def _rounded(value: float) -> str:
+    """A number with two digits, for a command."""
+    return str(int(rounded)) if (rounded := float(f"{value:.2g}")).is_integer() else str(rounded)
+
+
 def _repeat(
     metadata: ReportMetadata,
     options: Sequence[str],
@@ -323,8 +330,8 @@ def _option_value(command: str | None, option: str) -> str | None:
 
 def _split(command: str | None) -> list[str]:
     """The words of a command that ``utils.shell.command_line`` returned, or of the command for a call."""
-    if words := _call_words(command or ""):
-        return words
+    if (command or "").startswith("efficientnetv2."):
+        return _call_words(command or "")
     if os.name != "nt":
         return shlex.split(command or "")
     return [word.strip('"') for word in shlex.split(command or "", posix=False)]
@@ -337,11 +344,23 @@ def _call_words(call: str) -> list[str]:
         if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Attribute):
             return []
         values = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in tree.keywords}
-        values |= dict(zip(("data",), map(ast.literal_eval, tree.args), strict=True))
+        if tree.args:  # all other arguments have names
+            values["data"] = ast.literal_eval(tree.args[0])
+        values.pop("callbacks", None)
+        if ... in values.values():
+            return []
         command = {"train": "train", "cross_validate": "crossval"}[tree.func.attr]
-        settings = [f"{name}={json.dumps(value)}" for name, value in values.pop("settings", {}).items()]
-    except (SyntaxError, ValueError, KeyError, TypeError, AttributeError):  # a command, or objects without a text
+        repeated = [("--set", one) for one in _settings(values.pop("settings", None))]
+        repeated += [("--candidate-set", one) for one in _settings(values.pop("candidate_settings", None))]
+        repeated += [("--candidate", shell_join(_settings(one))) for one in values.pop("candidates", ())]
+        values["ensemble"] = values.pop("members", None)
+    except (SyntaxError, ValueError, KeyError, TypeError, AttributeError):  # an object that has no text
         return []
     joined = {name: ",".join(map(str, value)) for name, value in values.items() if isinstance(value, list | tuple)}
     data, options = str(values.pop("data", "")), values | joined
-    return ["effnetv2", command, data, *option_args(**options), *(part for one in settings for part in ("--set", one))]
+    return ["effnetv2", command, data, *option_args(**options), *(word for pair in repeated for word in pair)]
+
+
+def _settings(values: Mapping[str, Any] | None) -> list[str]:
+    """Fields of a recipe as ``--set`` takes them."""
+    return [f"{name}={json.dumps(value)}" for name, value in (values or {}).items()]

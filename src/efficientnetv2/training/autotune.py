@@ -70,9 +70,9 @@ def choose_precision(
 ) -> PrecisionChoice:
     """Decide the recipe's open ``precision`` and ``compile``, with copies of the model.
 
-    The 16-bit format of the hardware is taken if it measures a tenth faster than fp32; runs too short for the
-    measurement take it without and do not compile. With ``minutes`` the ``steps`` are not known yet. ``at_once``
-    processes share them. Within ``compile_within_s`` seconds a single step of each precision is timed.
+    The 16-bit format of the hardware is taken if it measures a tenth faster than fp32. In a run too short to measure, a
+    GPU takes it without, a CPU takes fp32, and neither compiles. With ``minutes`` the ``steps`` are not known yet.
+    ``at_once`` processes share them. Within ``compile_within_s`` seconds a single step of each precision is timed.
     """
     timed = _TIMED_STEPS if compile_within_s is None else 1
     bench = _Bench(recipe, network, device, None if minutes is not None else steps, timed)

@@ -25,6 +25,7 @@ from efficientnetv2.training.run_setup import RunLength, RunSetup, stage_ends, v
 from efficientnetv2.training.time_limit import Pacer
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.errors import format_duration, pluralize
+from efficientnetv2.utils.logs import IS_PROGRESS
 
 _logger = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class ProgressLog(Callback):
         self._next = time.monotonic() + _PROGRESS_S
         _logger.info(
             f"{step / num_steps:.0%}: {describe_step(settings, loss)}, {images_per_s:.0f} images/s, "
-            f"{format_duration(seconds_left)} left"
+            f"{format_duration(seconds_left)} left",
+            extra={IS_PROGRESS: True},
         )
 
 

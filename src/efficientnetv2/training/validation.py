@@ -63,12 +63,13 @@ class Validator:
         if context.pacer is not None:
             context.pacer.validated(time.perf_counter() - began)
         metrics = broadcast_from_main(setup.world, lambda: self._record(kind, predictions))
-        best = False
+        note = ""
         if selection is not None:
             network = eval_network(context.state)
-            best = selection.add(step, metrics, network, start_name=setup.start) and step > 0
+            if selection.add(step, metrics, network, start_name=setup.start) and step > 0:
+                note = ", kept" if selection.ends_only else ", the best so far"
         self.is_due = False  # done, whether or not the log can be written
-        self._log(metrics, split, best=best)
+        self._log(metrics, split, note)
 
     def record_final(self, predictions: Predictions) -> None:
         """Record the metrics of the run: the predictions of the saved model on all of ``val``."""
@@ -92,12 +93,12 @@ class Validator:
         setup.folder.record(row)
         return metrics
 
-    def _log(self, metrics: dict[str, float], split: str, *, best: bool = False) -> None:
+    def _log(self, metrics: dict[str, float], split: str, note: str = "") -> None:
         step, epoch = self._context.state.step, self._context.epoch
         means = [f"{label} {metrics[name]:.3f}" for name, label in MACRO_METRICS.items() if name in metrics]
         _logger.info(
             f"{f'epoch {epoch:.1f}' if step else 'before training'}: top-1 {metrics['top1']:.1%}, {''.join(means)} "
-            f"on {pluralize(int(metrics['num_images']), f'{split} image')}{', kept' * best}"
+            f"on {pluralize(int(metrics['num_images']), f'{split} image')}{note}"
         )
         for callback in self._context.callbacks:
             callback.on_validation_end(step, epoch, metrics)

@@ -16,6 +16,9 @@ PACKAGE = logging.getLogger("efficientnetv2")
 # From a description, a total and a unit to what takes the number of units done so far.
 Reporter = Callable[[str, int | None, str], AbstractContextManager[Callable[[int], None]]]
 
+# Attribute of records that show how far a run has come.
+IS_PROGRESS = "is_progress"
+
 # How the running program writes a message of the library, which names parameters in backticks.
 spelling: ContextVar[Callable[[str], str]] = ContextVar("spelling", default=str)
 
@@ -81,7 +84,8 @@ def attached(handler: logging.Handler) -> Iterator[None]:
 def shown() -> Iterator[None]:
     """Print the block's lines of level INFO to stderr, if the program has not set up logging for the package."""
     handlers = (*PACKAGE.handlers, *logging.root.handlers)
-    if PACKAGE.level != logging.NOTSET or any(not isinstance(one, logging.NullHandler) for one in handlers):
+    has_levels = (PACKAGE.level, logging.root.level) != (logging.NOTSET, logging.WARNING)
+    if has_levels or any(not isinstance(one, logging.NullHandler) for one in handlers):
         yield
         return
     handler = logging.StreamHandler()
@@ -92,8 +96,8 @@ def shown() -> Iterator[None]:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Keep all lines of the block from the handlers that were there before, but for recorders."""
-    with _filtered(lambda handler, record: False):
+    """Keep all lines of the block but those of progress from the handlers that were there before, but for recorders."""
+    with _filtered(lambda handler, record: getattr(record, IS_PROGRESS, False)):
         yield
 
 

@@ -31,5 +31,6 @@ def option_args(**options: object) -> list[str]:
         if value is True:
             words.append(option)
         elif value is not None and value is not False:
-            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+            short = f"{value:g}" if isinstance(value, float) else str(value)
+            words += [option, short if not isinstance(value, float) or float(short) == value else repr(value)]
     return words

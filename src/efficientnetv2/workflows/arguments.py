@@ -5,12 +5,12 @@ Results may not go inside the dataset, over its table, or over a file that is no
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -34,14 +34,10 @@ from efficientnetv2.training.run_dir import RUNS
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.distributed import world_from_env
 from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule
-from efficientnetv2.utils.logs import shown
 from efficientnetv2.utils.processes import rank_and_world_size
 from efficientnetv2.utils.shell import CALL, shell_join
 
 _logger = logging.getLogger(__name__)
-
-# Functions that take minutes or more: they show their progress.
-_LONG = ("train", "cross_validate", "search")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -97,18 +93,14 @@ class Overrides(TableArguments, total=False):
 
 
 def api(function: Callable[P, R]) -> Callable[P, R]:
-    """The function; its call is recorded in what it writes, and whatever a caller can fix is an InputError.
-
-    Long work prints its progress to stderr, unless the program has set up logging.
-    """
+    """The function; its call is recorded in what it writes, and whatever a caller can fix is an InputError."""
 
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         given = [*map(_shown, args), *(f"{name}={_shown(value)}" for name, value in kwargs.items())]
         token = CALL.set(f"efficientnetv2.{function.__name__}({', '.join(given)})")
         try:
-            with shown() if function.__name__ in _LONG else nullcontext():
-                return function(*args, **kwargs)
+            return function(*args, **kwargs)
         except ValidationError as error:
             raise InputError("; ".join(map(format_rule, error.errors()))) from error
         finally:
@@ -247,7 +239,13 @@ def path_of(name: str, value: Any) -> Path | None:
 
 
 def _shown(value: Any) -> str:
-    return repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    """A value as Python text; "..." for objects that have none."""
+    text = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    try:
+        ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return repr(str(value)) if isinstance(value, torch.device) else "..."
+    return text
 
 
 def is_inside_data(data: str, path: Path) -> bool:

@@ -47,7 +47,7 @@ from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, ReaderKilledError, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_dir
-from efficientnetv2.utils.logs import progress, silenced
+from efficientnetv2.utils.logs import progress, shown, silenced
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import (
     Overrides,
@@ -98,6 +98,8 @@ def cross_validate(
 ) -> CrossValidation:
     """Train a model for each fold, predict the images that it has not seen, and report all predictions.
 
+    The progress is printed as by `train`.
+
     Example::
 
         import efficientnetv2 as ev2
@@ -146,7 +148,8 @@ def cross_validate(
     )
     if not resume:
         validate_run_paths(source.data, options.out, "crossval")
-    return CrossValidation(run_crossval(train_overrides, source, options, config, callbacks=[ProgressLog()]))
+    with shown():
+        return CrossValidation(run_crossval(train_overrides, source, options, config, callbacks=[ProgressLog()]))
 
 
 def run_crossval(

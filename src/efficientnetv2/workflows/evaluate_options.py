@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -164,21 +165,32 @@ def align_labels(dataset: ImageDataset, class_names: tuple[str, ...], model: str
     return replace(dataset, class_names=class_names)
 
 
+def _folder_of_classes(dataset: ImageDataset, class_names: frozenset[str]) -> str | None:
+    """The folder within a dataset of folders whose sub-folders are named like the classes."""
+    if dataset.shards is not None or not Path(dataset.source).is_dir():
+        return None
+    for path in dataset.paths:
+        parts = path.split("/")[:-1]
+        for place in range(1, len(parts)):
+            if parts[place] in class_names:
+                return os.path.join(dataset.source, *parts[:place])
+    return None
+
+
 def _unknown_labels_error(
     dataset: ImageDataset, class_names: tuple[str, ...], model: str, unknown: list[str], *, num_present: int
 ) -> InputError:
     unknown_text = f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)} is not"
     if len(unknown) == num_present > 1:
         unknown_text = f"{_first_with(dataset, unknown[0])}: none of the {num_present} labels ({shorten(unknown)}) is"
-    inner = next((path.split("/")[:-1] for path in dataset.paths if set(path.split("/")[1:-1]) & set(class_names)), [])
     if {normalize_label(name) for name in unknown} <= {normalize_label(name) for name in class_names}:
         fix = "They differ only by case, space or how their letters are encoded. Merge them: `labels=casefold`."
     elif len(unknown) < num_present:
         ids = [dataset.class_names.index(name) for name in unknown]
         count = int(np.isin(dataset.targets, ids).reshape(len(dataset), -1).any(axis=1).sum())
         fix = f"Correct the labels of these {pluralize(count, 'image')}, or remove their rows or folders."
-    elif inner:
-        fix = f"The classes are folders within '{inner[0]}': give {dataset.source.rstrip('/')}/{'/'.join(inner[:-1])}."
+    elif folder := _folder_of_classes(dataset, frozenset(class_names)):
+        fix = f"The classes are folders within it: give {folder}."
     elif ensemble_members(Path(model)):  # convert takes single networks
         fix = "Rename the labels of the table."
     else:

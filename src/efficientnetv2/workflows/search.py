@@ -16,6 +16,7 @@ from efficientnetv2.nas.results import best
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training.recipe import MAX_COUNT
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.logs import shown
 from efficientnetv2.workflows.arguments import (
     PathLike,
     TableArguments,
@@ -145,7 +146,8 @@ def search(
 ) -> Study:
     """Search for an architecture that is accurate and fast to train, on these images and this machine.
 
-    A further process that calls it with the same arguments works for the same study.
+    A further process that calls it with the same arguments works for the same study. The progress is printed as by
+    `train`.
 
     Example::
 
@@ -202,7 +204,8 @@ def search(
             raise InputError(
                 f"`resume`: the study in {folder} is of {study_data}, not of {source.data}. Pass its data."
             )
-        resume_study(folder, storage, trials, minutes, worker)
+        with shown():
+            resume_study(folder, storage, trials, minutes, worker)
         return Study(folder, storage)
     options = SearchOptions(
         preset=preset,
@@ -222,5 +225,6 @@ def search(
         seed=number("seed", seed, 0),
         settings=settings_of(settings or {}),
     )
-    run_study(SearchConfig(folder, source, options, worker, storage, trials, minutes))
+    with shown():
+        run_study(SearchConfig(folder, source, options, worker, storage, trials, minutes))
     return Study(folder, storage)

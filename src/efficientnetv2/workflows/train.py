@@ -47,9 +47,9 @@ from efficientnetv2.utils.distributed import (
 )
 from efficientnetv2.utils.errors import ReaderKilledError, pluralize, shorten
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
-from efficientnetv2.utils.logs import RunLog, attached, silenced
+from efficientnetv2.utils.logs import RunLog, attached, shown, silenced
 from efficientnetv2.utils.memory import limit_memory
-from efficientnetv2.utils.shell import command_line, shell_join
+from efficientnetv2.utils.shell import CALL, command_line, shell_join
 from efficientnetv2.workflows.arguments import (
     Overrides,
     PathLike,
@@ -82,7 +82,8 @@ def train(
     """Train a classifier and write its report.
 
     The run is the one of ``effnetv2 train`` with the same options and seed, to the bit. It logs its progress to
-    ``logging.getLogger("efficientnetv2")``. If the program has not set up logging, the progress is printed to stderr.
+    ``logging.getLogger("efficientnetv2")``. If the program has not set up logging, the progress is printed to stderr;
+    ``logging.getLogger("efficientnetv2").setLevel("WARNING")`` turns this off.
     With ``workers`` above 0 on macOS or Windows, call it under ``if __name__ == "__main__":``.
 
     Example::
@@ -120,7 +121,8 @@ def train(
     )  # fmt: skip
     if not resume:
         validate_run_paths(source.data, options.out, "train")
-    return Run(train_and_report(changes, source, options, began=began, callbacks=[*callbacks, ProgressLog()]))
+    with shown():
+        return Run(train_and_report(changes, source, options, began=began, callbacks=[*callbacks, ProgressLog()]))
 
 
 def train_and_report(
@@ -346,7 +348,8 @@ def log_idle_gpus(device: torch.device) -> None:
     """Log that one of several GPUs trains if none was named, and the command that uses all of them."""
     gpus = torch.cuda.device_count() if device == torch.device("cuda") else 1
     if gpus > 1:
-        words = ["torchrun", "--nproc-per-node", str(gpus), "-m", "efficientnetv2", *sys.argv[1:]]
+        program = ["SCRIPT"] if CALL.get() else ["-m", "efficientnetv2", *sys.argv[1:]]
+        words = ["torchrun", "--nproc-per-node", str(gpus), *program]
         _logger.info(f"One of the {gpus} GPUs here trains. For all of them: {shell_join(words)}")
 
 
