@@ -134,39 +134,28 @@ def test_late_gain_is_interpolated_between_validations():
     assert late_gain([rows[0], rows[1] | {"epoch": 10.0}]) is None, "no validation in the second half"
 
 
-def test_step_repeats_the_options_of_a_python_call():
-    call = (
-        "efficientnetv2.train('my flowers', output='runs/a', image_size=64, epochs=2.0, bands=(4, 3, 2), strict=True, "
-        "settings={'patience': None, 'progressive.stages': 1})"
-    )
-    (step,) = next_steps(RIGHT, metadata(epochs=2.0, command=call))
-    assert step.command == (
-        "effnetv2 train 'my flowers' --image-size 64 --bands 4,3,2 --strict --set patience=null "
-        "--set progressive.stages=1 --epochs 10"
-    )
-
-
-def test_step_repeats_a_cross_validation_in_python():
-    call = (
-        "efficientnetv2.cross_validate(data='x', folds=3, candidates=[{'class_sampling': None, 'seed': 1}], members=2, "
-        "candidate_settings={'epochs': 4}, lr=0.00123456789)"
-    )
-    (step,) = next_steps(RIGHT, metadata(epochs=2.0, command=call))
-    assert step.command == (
-        "effnetv2 crossval x --folds 3 --lr 0.00123456789 --ensemble 2 --candidate-set epochs=4 "
-        "--candidate 'class_sampling=null seed=1' --epochs 10"
-    )
-
-
 @pytest.mark.parametrize(
     ("call", "command"),
     [
+        (
+            "efficientnetv2.train('my flowers', output='runs/a', image_size=64, epochs=2.0, bands=(4, 3, 2), "
+            "strict=True, settings={'patience': None, 'progressive.stages': 1})",
+            "effnetv2 train 'my flowers' --image-size 64 --bands 4,3,2 --strict --set patience=null "
+            "--set progressive.stages=1 --epochs 10",
+        ),
+        (
+            "efficientnetv2.cross_validate(data='x', folds=3, candidates=[{'class_sampling': None, 'seed': 1}], "
+            "members=2, candidate_settings={'epochs': 4}, lr=0.00123456789)",
+            "effnetv2 crossval x --folds 3 --lr 0.00123456789 --ensemble 2 --candidate-set epochs=4 "
+            "--candidate 'class_sampling=null seed=1' --epochs 10",
+        ),
         ("efficientnetv2.train('x', seed=3, callbacks=...)", "effnetv2 train x --seed 3 --epochs 10"),
         ("efficientnetv2.train('x', recipe=...)", "effnetv2 train flowers --epochs 10"),
         ("efficientnetv2.train('x\"', recipe=<it's>)", "effnetv2 train flowers --epochs 10"),
     ],
 )
-def test_step_after_a_call_with_objects(call, command):
+def test_step_repeats_the_options_of_a_python_call(call, command):
+    """Objects have no text: without a callback the call is the same, without a recipe it is another."""
     (step,) = next_steps(RIGHT, metadata(epochs=2.0, command=call))
     assert step.command == command
 

@@ -288,7 +288,7 @@ def _more_labels(metadata: ReportMetadata, curve: Mapping[str, Any] | None) -> N
 
 def _rounded(value: float) -> str:
     """A number with two digits, for a command."""
-    return str(int(rounded)) if (rounded := float(f"{value:.2g}")).is_integer() else str(rounded)
+    return f"{float(f'{value:.2g}'):.10g}"
 
 
 def _repeat(

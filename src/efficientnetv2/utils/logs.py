@@ -81,7 +81,7 @@ def attached(handler: logging.Handler) -> Iterator[None]:
 
 
 @contextmanager
-def shown() -> Iterator[None]:
+def shown_by_default() -> Iterator[None]:
     """Print the block's lines of level INFO to stderr, if the program has not set up logging for the package."""
     handlers = (*PACKAGE.handlers, *logging.root.handlers)
     has_levels = (PACKAGE.level, logging.root.level) != (logging.NOTSET, logging.WARNING)

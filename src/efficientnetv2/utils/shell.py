@@ -30,7 +30,9 @@ def option_args(**options: object) -> list[str]:
         option = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(option)
+        elif isinstance(value, float):
+            short = f"{value:g}"
+            words += [option, short if float(short) == value else repr(value)]
         elif value is not None and value is not False:
-            short = f"{value:g}" if isinstance(value, float) else str(value)
-            words += [option, short if not isinstance(value, float) or float(short) == value else repr(value)]
+            words += [option, str(value)]
     return words

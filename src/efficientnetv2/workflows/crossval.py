@@ -47,7 +47,7 @@ from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, ReaderKilledError, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_dir
-from efficientnetv2.utils.logs import progress, shown, silenced
+from efficientnetv2.utils.logs import progress, shown_by_default, silenced
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import (
     Overrides,
@@ -148,7 +148,7 @@ def cross_validate(
     )
     if not resume:
         validate_run_paths(source.data, options.out, "crossval")
-    with shown():
+    with shown_by_default():
         return CrossValidation(run_crossval(train_overrides, source, options, config, callbacks=[ProgressLog()]))
 
 

@@ -190,7 +190,7 @@ def _unknown_labels_error(
         count = int(np.isin(dataset.targets, ids).reshape(len(dataset), -1).any(axis=1).sum())
         fix = f"Correct the labels of these {pluralize(count, 'image')}, or remove their rows or folders."
     elif folder := _folder_of_classes(dataset, frozenset(class_names)):
-        fix = f"The classes are folders within it: give {folder}."
+        fix = f"Folders within the dataset have the names of its classes: give {folder}."
     elif ensemble_members(Path(model)):  # convert takes single networks
         fix = "Rename the labels of the table."
     else:

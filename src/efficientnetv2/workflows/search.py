@@ -16,7 +16,7 @@ from efficientnetv2.nas.results import best
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training.recipe import MAX_COUNT
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.logs import shown
+from efficientnetv2.utils.logs import shown_by_default
 from efficientnetv2.workflows.arguments import (
     PathLike,
     TableArguments,
@@ -204,7 +204,7 @@ def search(
             raise InputError(
                 f"`resume`: the study in {folder} is of {study_data}, not of {source.data}. Pass its data."
             )
-        with shown():
+        with shown_by_default():
             resume_study(folder, storage, trials, minutes, worker)
         return Study(folder, storage)
     options = SearchOptions(
@@ -225,6 +225,6 @@ def search(
         seed=number("seed", seed, 0),
         settings=settings_of(settings or {}),
     )
-    with shown():
+    with shown_by_default():
         run_study(SearchConfig(folder, source, options, worker, storage, trials, minutes))
     return Study(folder, storage)

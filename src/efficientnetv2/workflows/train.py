@@ -47,7 +47,7 @@ from efficientnetv2.utils.distributed import (
 )
 from efficientnetv2.utils.errors import ReaderKilledError, pluralize, shorten
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
-from efficientnetv2.utils.logs import RunLog, attached, shown, silenced
+from efficientnetv2.utils.logs import RunLog, attached, shown_by_default, silenced
 from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.shell import CALL, command_line, shell_join
 from efficientnetv2.workflows.arguments import (
@@ -121,7 +121,7 @@ def train(
     )  # fmt: skip
     if not resume:
         validate_run_paths(source.data, options.out, "train")
-    with shown():
+    with shown_by_default():
         return Run(train_and_report(changes, source, options, began=began, callbacks=[*callbacks, ProgressLog()]))
 
 
