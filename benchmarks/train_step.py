@@ -85,7 +85,7 @@ class Workload:
     num_classes: int = 1000
     seed: int = 0
 
-    def model(self) -> EfficientNet:
+    def network(self) -> EfficientNet:
         """Build the model, with the same weights each time.
 
         Raises:

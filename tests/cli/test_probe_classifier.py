@@ -171,7 +171,7 @@ def test_few_images_select_nothing_as_reported(weights_folder):
     assert (report["kept_model"], report["selected_on"]) == (None, None)
     assert mentions(report["kept_reason"], "last step")
     assert "minival: null" in (weights_folder / "few/recipe.yaml").read_text()
-    assert any("too few" in note for note in report["notes"])
+    assert any("fewer than 800" in note for note in report["notes"])
 
 
 def test_unreadable_image_is_not_counted_as_sampling(tmp_path):

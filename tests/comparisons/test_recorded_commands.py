@@ -113,7 +113,7 @@ def equal_reads(monkeypatch):
     """Simulated shards and files, each read in one second per round."""
     for name in ("make", "write_shards", "load_dataset", "requests", "drop_pages"):
         monkeypatch.setattr(shards, name, lambda *_: None)
-    for name in ("trained_on", "read_bytes"):
+    for name in ("training_reader", "bytes_reader"):
         monkeypatch.setattr(shards, name, lambda *_: None)
     one_second = lambda sides, rounds, **_: {name: [1.0] * rounds for name in sides}  # noqa: E731
     monkeypatch.setattr(shards, "interleave", one_second)
