@@ -1,11 +1,12 @@
 """Training step on a GPU compared with timm, and the effect of RandAugment and of reading files on its speed.
 
-Run: python -m benchmarks.gpu [--record]    (make bench-gpu)
+Run: python -m benchmarks.gpu [--only s_300] [--record]    (make bench-gpu)
 
 Needs one CUDA device. The benchmark makes its own images. The sides are those of ``benchmarks.train_step``: timm in its
-usual form, with channels-last memory, with AMP, both also compiled, and ours with "auto". Then ours is timed alone, in
-turn: a batch from memory, the same with RandAugment, and JPEG files read by one worker per core, with RandAugment.
-Files are read only in their own turn, and batches that were read before the timed steps are discarded. Claims:
+usual form, with channels-last memory, with AMP, this also compiled, without and with CUDA graphs; and ours with "auto"
+and CUDA graphs. cuDNN measures its algorithms for all sides. Then ours is timed alone, in turn: a batch from memory,
+the same with RandAugment, and JPEG files read by one worker per core, with RandAugment. Files are read only in their
+own turn, and batches that were read before the timed steps are discarded. Compiling takes minutes. Claims:
 
 - ``gpu_step_*_vs_timm_best``: speed of ours / speed of the fastest timm side
 - ``gpu_randaugment_share``: fraction of a step that RandAugment adds
@@ -22,7 +23,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -42,7 +43,11 @@ from efficientnetv2.utils.benchmark import TimingStats
 from efficientnetv2.utils.device import synchronizer
 from efficientnetv2.utils.random_key import Key
 
-CASES = {"s_300": ("efficientnetv2_s", 300, 128), "b0_192": ("efficientnetv2_b0", 192, 512)}
+CASES = {
+    "s_300": ("efficientnetv2_s", 300, 128),
+    "b0_192": ("efficientnetv2_b0", 192, 512),
+    "m_384": ("efficientnetv2_m", 384, 64),
+}
 MAGNITUDE = 15.0  # RandAugment at the end of the paper's schedule for S
 STEPS_A_ROUND = 10
 _ROUNDS = 9
@@ -137,6 +142,7 @@ def shares(work: Workload, folder: Path, *, rounds: int) -> dict[str, TimingStat
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    parser.add_argument("--only", choices=list(CASES), action="append")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and gpu.json")
     parser.add_argument("--try-out", action="store_true", help="test the program on a CPU with tiny images")
     options = parser.parse_args()
@@ -144,32 +150,38 @@ def main() -> int:
         print("There is no CUDA device here: nothing was measured. See whether it works with --try-out.")
         return 1
     device = torch.device("cpu" if options.try_out else "cuda")
-    cases = {"tiny": ("efficientnetv2_b0", 32, 8)} if options.try_out else CASES
+    cases = {name: CASES[name] for name in options.only or CASES}
+    if options.try_out:
+        cases = {"tiny": ("efficientnetv2_b0", 32, 8)}
+    torch.backends.cudnn.benchmark = True
     found: dict[str, TimingStats] = {}
     raw = {}
     with tempfile.TemporaryDirectory() as folder:
         paint(Path(folder), 64 if options.try_out else 8192)
         for name, (model, px, batch) in cases.items():
             work = Workload(model, px, batch, rate=0.1, device=device)
-            measured = time_steps(work, rounds=options.rounds, compiled=not options.try_out, say=print)
+            measured = time_steps(
+                work, rounds=options.rounds, compiled=not options.try_out, say=print, libraries=("timm",)
+            )
             print(name, *measured.lines(), sep="\n", flush=True)
             best = measured.fastest("timm")
             found[f"gpu_step_{name}_vs_timm_best"] = measured.ahead_of(best)
             raw[name] = {"best": best} | measured.to_json()
             torch.cuda.empty_cache()
-        model, px, batch = next(iter(cases.values()))
-        found |= shares(Workload(model, px, batch, 0.1, device), Path(folder), rounds=options.rounds)
+        for name in cases.keys() & {"s_300", "tiny"}:
+            model, px, batch = cases[name]
+            found |= shares(Workload(model, px, batch, 0.1, device), Path(folder), rounds=options.rounds)
     for name, spread in found.items():
         print(f"{name}: {spread}")
     if options.record and not options.try_out:
-        keep(found, raw, options.rounds)
+        keep(found, raw, options.rounds, options.only or ())
     return 0
 
 
-def keep(found: dict[str, TimingStats], raw: dict, rounds: int) -> None:
+def keep(found: dict[str, TimingStats], raw: dict, rounds: int, only: Sequence[str] = ()) -> None:
     """Record the claims and write the raw seconds."""
     on = hardware(torch.device("cuda"))
-    more = "" if rounds == _ROUNDS else f" --rounds {rounds}"
+    more = "".join(f" --only {name}" for name in only) + ("" if rounds == _ROUNDS else f" --rounds {rounds}")
     for name, spread in found.items():
         unit = "ratio" if "_vs_" in name else "fraction"
         record_spread(name, spread, unit=unit, command=f"python -m benchmarks.gpu{more}", on=on)

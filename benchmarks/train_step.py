@@ -127,6 +127,7 @@ class Peer:
     precision: Precision = "fp32"
     compiled: bool = False
     fused: bool = False
+    cuda_graphs: bool = False
 
     def __str__(self) -> str:
         variants = {
@@ -134,6 +135,7 @@ class Peer:
             "fused": self.fused,
             self.precision: self.precision != "fp32",
             "compiled": self.compiled,
+            "CUDA graphs": self.cuda_graphs,
         }
         return " ".join([self.library, *(word for word, on in variants.items() if on)])
 
@@ -148,7 +150,9 @@ class Peer:
         fused = True if self.fused else None  # None leaves it to PyTorch
         optimizer = torch.optim.AdamW(model.parameters(), _LR, weight_decay=_WEIGHT_DECAY, fused=fused)
         scaler = torch.amp.GradScaler(work.device.type, enabled=self.precision == "fp16")
-        call: Callable[[Tensor], Tensor] = torch.compile(model) if self.compiled else model
+        call: Callable[[Tensor], Tensor] = model
+        if self.compiled:
+            call = torch.compile(model, mode="reduce-overhead" if self.cuda_graphs else None)
         while True:
             with autocast(work.device, self.precision):
                 loss = nn.functional.cross_entropy(call(images), labels)
@@ -160,7 +164,10 @@ class Peer:
 
 
 def peers(work: Workload, *, compiled: bool, libraries: Sequence[str] = ("timm", "torchvision")) -> list[Peer]:
-    """Return the sides of each installed library with this architecture: the common form, then tuned sides."""
+    """Return the sides of each installed library with this architecture: the common form, then tuned sides.
+
+    On a GPU, only 16 bits are compiled, with and without CUDA graphs.
+    """
     lower = lower_precision(work.device)
     found = []
     for library in libraries:
@@ -169,7 +176,10 @@ def peers(work: Workload, *, compiled: bool, libraries: Sequence[str] = ("timm",
         tuned = [Peer(library, channels_last=True, fused=True)]
         tuned += [replace(tuned[0], precision=lower)] if lower else []
         found += [Peer(library), *tuned]
-        found += [replace(peer, compiled=True) for peer in tuned] if compiled else []
+        if compiled and work.device.type == "cuda":
+            found += [replace(tuned[-1], compiled=True, cuda_graphs=graphs) for graphs in (False, True)]
+        elif compiled:
+            found += [replace(peer, compiled=True) for peer in tuned]
     return found
 
 
@@ -222,6 +232,7 @@ def our_recipe(work: Workload, **settled: Any) -> tuple[Recipe, str]:
         "schedule": {"name": "constant"},
         "ema_decay": None,
         "augment": {"flip": "none"},
+        "cuda_graphs": True,
         **settled,
     }
     recipe = validate_recipe(get_recipe("quick").to_json() | changes, where="train_step")
@@ -235,6 +246,8 @@ Reader = Callable[[Iterable[BatchRequest]], Iterable[Batch]]
 def our_losses(work: Workload, recipe: Recipe) -> Iterator[Tensor]:
     """Yield the loss of each step of our training loop, always on the images of ``work``."""
     images, labels = work.images()
+    if work.device.type == "cuda":  # as the loader's images
+        images, labels = images.pin_memory(), labels.pin_memory()
 
     def read(requests: Iterable[BatchRequest]) -> Iterable[Batch]:
         return (Batch(request, images, labels, ()) for request in requests)

@@ -157,8 +157,8 @@ def test_step_is_not_repeated_after_gradients_were_sent(monkeypatch):
     step = [SimpleNamespace(request=SimpleNamespace(setting=StepSettings(48)), labels=torch.zeros(2))] * 4
     context = SimpleNamespace(device=torch.device("cpu"), groups=8)
     state = SimpleNamespace(network=network, scaler=None)
-    monkeypatch.setattr(
-        loop, "forward_backward", lambda network, groups, context, forward, scaler: forward(torch.zeros(2))
-    )
+    monkeypatch.setattr(loop, "forward_backward", lambda network, groups, context, forward, *_: forward(torch.zeros(2)))
     with pytest.raises(MemoryShortError, match=mentioning("other processes", "step")):
-        loop._accumulate_gradients(state, step, context, SimpleNamespace(), sent, MicrobatchPlan({48: 4}))
+        loop._accumulate_gradients(
+            state, step, context, SimpleNamespace(), sent, SimpleNamespace(captured=False), MicrobatchPlan({48: 4})
+        )

@@ -20,6 +20,7 @@ from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepPlan, StepSettings
 from efficientnetv2.training.compile import compile_model
+from efficientnetv2.training.cuda_graphs import CudaGraphs
 from efficientnetv2.training.ddp import GradientSync
 from efficientnetv2.training.losses import NO_CLASS_TERMS, ClassTerms, binary_cross_entropy, class_terms, cross_entropy
 from efficientnetv2.training.microbatch import (
@@ -108,11 +109,15 @@ def train_steps(
     model, recipe, device = state.network, context.recipe, context.device
     context = replace(context, class_terms=context.class_terms.to(device))
     plan = plan or StepPlan(length.steps)
+    if device.type == "cuda" and not recipe.progressive.changes_always:
+        # cuDNN measures its algorithms once per size: up to 14 % faster (benchmarks/results/gpu_tried.md).
+        torch.backends.cudnn.benchmark = True
     momentum, fp16 = 1 - recipe.batch_norm_momentum, state.scaler is not None
     batch_norm = GhostBatchNormStats(model, groups=recipe.num_groups, momentum=momentum, world=world, may_overflow=fp16)
     model.train()
     call = compile_model(model, recipe, device, microbatches, world=world) if recipe.compile is True else model
     gradients = GradientSync(call, world)
+    graphs = CudaGraphs(model, device, world, enabled=recipe.cuda_graphs)
     setting: StepSettings | None = None
     worker_death = DeferredWorkerDeath()
     iterator, group_count = iter(batches), len(world.groups(recipe.num_groups))
@@ -125,7 +130,9 @@ def train_steps(
             apply_regularization(model, setting)
         with worker_death.deferred():  # a step is done whole or not at all
             batch_norm.begin_step()
-            loss, microbatches = _accumulate_gradients(state, groups, context, batch_norm, gradients, microbatches)
+            loss, microbatches = _accumulate_gradients(
+                state, groups, context, batch_norm, gradients, graphs, microbatches
+            )
             gradients.end_step()
             batch_norm.end_step(loss)
             lr = _set_learning_rate(state, recipe, length, plan)
@@ -142,6 +149,7 @@ def _accumulate_gradients(
     context: StepContext,
     batch_norm: GhostBatchNormStats,
     gradients: GradientSync,
+    graphs: CudaGraphs,
     microbatches: MicrobatchPlan,
 ) -> tuple[Tensor, MicrobatchPlan]:
     """Loss and gradients of this process's groups; if memory runs out, again with half as many groups per pass."""
@@ -152,19 +160,22 @@ def _accumulate_gradients(
         try:
             for microbatch in chunks(groups, microbatches.at(image_size)):
                 with gradients.forward_pass(last=microbatch[-1] is groups[-1]) as forward:
-                    loss += forward_backward(state.network, microbatch, context, forward, state.scaler)
+                    loss += forward_backward(state.network, microbatch, context, forward, state.scaler, graphs)
                 batch_norm.after_groups(len(microbatch))
             return loss, microbatches
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if microbatches.at(image_size) == 1:
+            if microbatches.at(image_size) == 1 and not graphs.captured:
                 message = out_of_memory_message(len(groups[0].labels), context.recipe.num_groups, image_size, error)
                 raise MemoryShortError(message) from error
             if gradients.sending:
                 raise MemoryShortError(out_of_memory_mid_step_message(image_size, error)) from error
         # Only here, after the error and the tensors of its traceback are gone, is the memory free again.
-        microbatches = microbatches.halved(image_size)
+        if graphs.captured:
+            graphs.release()
+        else:
+            microbatches = microbatches.halved(image_size)
         state.network.zero_grad(set_to_none=True)
         batch_norm.restart_step()
         release_memory(context.device)
@@ -176,13 +187,18 @@ def forward_backward(
     context: StepContext,
     forward: Callable[[Tensor], Tensor],
     scaler: torch.amp.GradScaler | None = None,
+    graphs: CudaGraphs | None = None,
 ) -> Tensor:
-    """Forward and backward pass of some groups of a step, adding to the gradients; returns their part of its loss."""
+    """Forward and backward pass of some groups of a step, adding to the gradients; returns their part of its loss.
+
+    With ``graphs`` the next pass may overwrite this loss.
+    """
     groups = [augment_batch(batch, context) for batch in batches]
     images, targets = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*groups, strict=True))
     requests = [batch.request for batch in batches]
     seeds = [context.key.fold("dropout", request.step, request.group).torch_seed() for request in requests]
-    with ghost_batches(model, images=len(batches[0].labels), seeds=seeds):
+
+    def compute(images: Tensor, targets: Tensor) -> Tensor:
         with autocast(context.device, context.precision):
             logits = forward(images)
         if context.activation == "sigmoid":
@@ -192,7 +208,10 @@ def forward_backward(
         loss = loss * (len(batches) / context.recipe.num_groups)
         scaled = scaler.scale(loss) if scaler else loss
         scaled.backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
+        return loss.detach()
+
+    with ghost_batches(model, images=len(batches[0].labels), seeds=seeds):
+        return graphs.run(compute, images, targets) if graphs else compute(images, targets)
 
 
 def augment_batch(batch: Batch, context: StepContext) -> tuple[Tensor, Tensor]:

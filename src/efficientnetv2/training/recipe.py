@@ -208,6 +208,10 @@ class Recipe(StrictModel):
     """
     compile: bool | Literal["auto"] = "auto"
     """Whether to use `torch.compile`. `auto` tries it in runs of an hour or more and keeps it if it saves time."""
+    cuda_graphs: bool = False
+    """Whether to replay passes on a single NVIDIA GPU from CUDA graphs, which saves the time that Python needs to start
+    kernels. Experimental: not yet tested on a GPU.
+    """
     seed: int = 0
     """Random seed of the run."""
 

@@ -1,0 +1,150 @@
+"""Passes from CUDA graphs train as usual passes do. On a CPU the graph itself is simulated."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from efficientnetv2.data.loader import Batch
+from efficientnetv2.data.sampler import TrainSampler
+from efficientnetv2.models.factory import create
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
+from efficientnetv2.training import cuda_graphs
+from efficientnetv2.training.loop import StepContext, train_steps
+from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_setup import RunLength
+from efficientnetv2.training.train_state import init_state
+from efficientnetv2.utils.device import place
+from efficientnetv2.utils.random_key import Key
+
+LABELS = np.arange(32) % 2
+# Dropout is off in the first stage.
+PLAN = ProgressiveSchedule(stages=2, image_size=Ramp(32, 48), dropout=Ramp(0, 0.3), drop_path=Ramp(0, 0.3))
+STEPS = 16
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def noise(request):
+    px = request.setting.image_size
+    generator = np.random.default_rng([request.step, request.group])
+    values = generator.integers(0, 256, (len(request.samples), px, px, 3), dtype=np.uint8)
+    return Batch(request, torch.from_numpy(values).permute(0, 3, 1, 2), torch.from_numpy(LABELS[request.samples]), ())
+
+
+def run(device="cpu", *, graphs, precision="fp32", per_pass=1, compiles=False, network=None):
+    """Train for 16 steps of two sizes and two ghost batches. Return the losses and the trained weights."""
+    recipe = validate_recipe(
+        get_recipe("quick").to_json()
+        | {
+            "progressive": PLAN.to_json(), "epochs": 1, "ema_decay": 0.9, "batch_size": 8, "ghost_batch_size": 4,
+            "precision": precision, "compile": compiles, "cuda_graphs": graphs,
+        },
+        where="test",
+    )  # fmt: skip
+    if network is None:
+        torch.manual_seed(0)
+        network = create("efficientnetv2_b0", num_classes=2)
+    device = torch.device(device)
+    state = init_state(place(network, device), recipe)
+    steps = train_steps(
+        state,
+        map(noise, TrainSampler(LABELS, PLAN, STEPS, 8, 4, None, Key.of(0))),
+        StepContext(recipe, network.preprocessing, num_classes=2, key=Key.of(0), device=device),
+        length=RunLength(STEPS, steps_per_epoch=4),
+        microbatches=MicrobatchPlan({32: per_pass, 48: per_pass}),
+    )
+    losses = [float(done.loss) for done in steps]
+    return losses, {name: tensor.cpu() for name, tensor in state.eval_network.state_dict().items()}
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    """A graph on a CPU: a replay runs the pass on its own copies of the inputs. Counts captures and replays."""
+    counts = SimpleNamespace(captured=0, replayed=0)
+
+    def captured(compute, inputs, drops, pool):
+        fixed, loss = [tensor.clone() for tensor in inputs], torch.zeros(())
+        counts.captured += 1
+
+        def replay():
+            counts.replayed += 1
+            for drop, kept in zip(drops, fixed[2:], strict=True):
+                drop.kept = kept
+            loss.copy_(compute(fixed[0], fixed[1]))
+
+        return cuda_graphs._Graph(SimpleNamespace(replay=replay), fixed, loss)
+
+    monkeypatch.setattr(cuda_graphs, "_supported", lambda network, device, world: True)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(cuda_graphs, "_captured", captured)
+    return counts
+
+
+def same(found, wanted):
+    assert found[0] == wanted[0]
+    assert all(torch.equal(found[1][name], tensor) for name, tensor in wanted[1].items())
+
+
+@pytest.mark.parametrize("per_pass", [1, 2])
+def test_replayed_passes_train_to_the_same_bits(simulated, per_pass):
+    """Both sizes are captured after three passes of each, with and without dropout."""
+    found = run(graphs=True, per_pass=per_pass)
+    passes = STEPS * 2 // per_pass
+    assert (simulated.captured, simulated.replayed) == (2, passes - 2 * cuda_graphs._WARM_UP)
+    same(found, run(graphs=False, per_pass=per_pass))
+
+
+def test_failed_capture_continues_without_graphs(simulated, monkeypatch, caplog):
+    def fail(compute, inputs, drops, pool):
+        for drop in drops:
+            drop.kept = torch.zeros(())
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(cuda_graphs, "_captured", fail)
+    with caplog.at_level("INFO"):
+        found = run(graphs=True)
+    assert caplog.text.count("not permitted") == 1, "it is tried once"
+    same(found, run(graphs=False))
+
+
+def test_graphs_are_released_before_passes_are_halved(simulated):
+    """Memory runs out at the first pass of 48 px that comes after the graph of 32 px. Without this it fits."""
+    torch.manual_seed(0)
+    network, passes = create("efficientnetv2_b0", num_classes=2), []
+
+    def short(module, inputs):
+        passes.append(tuple(inputs[0].shape[::3]))
+        if passes.count((8, 48)) == 1 and passes[-1] == (8, 48):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network.register_forward_pre_hook(short)
+    found = run(graphs=True, per_pass=2, network=network)
+    assert set(passes) == {(8, 32), (8, 48)}
+    assert simulated.captured == 1
+    same(found, run(graphs=False, per_pass=2))
+
+
+def test_other_networks_and_devices_run_as_usual():
+    network = create("torchvision:mobilenet_v3_small", num_classes=2)
+    world = SimpleNamespace(is_distributed=False)
+    assert not cuda_graphs._supported(network, torch.device("cuda"), world)
+    network = create("efficientnetv2_b0", num_classes=2)
+    assert cuda_graphs._supported(network, torch.device("cuda"), world)
+    assert not cuda_graphs._supported(network, torch.device("cuda"), SimpleNamespace(is_distributed=True))
+    assert not cuda_graphs._supported(network, torch.device("cpu"), world)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("per_pass", [1, 2])
+def test_graphs_on_a_gpu_train_to_the_same_bits(precision, per_pass, caplog):
+    with caplog.at_level("INFO"), torch.backends.cudnn.flags(enabled=True, deterministic=True):
+        found = run("cuda", graphs=True, precision=precision, per_pass=per_pass)
+        assert "CUDA graphs are not used" not in caplog.text
+        same(found, run("cuda", graphs=False, precision=precision, per_pass=per_pass))
