@@ -57,6 +57,11 @@ def _read_pixels(file):
         return np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
 
 
+def test_output_with_the_suffix_of_another_format_is_refused(tmp_path, photos):
+    with pytest.raises(ev2.InputError, match=mentioning("format=litert", "x.tflite")):
+        ev2.export(_saved(tmp_path), output=tmp_path / "x.tflite", data=photos)
+
+
 @pytest.mark.parametrize("crop", ["squash", "center", "border"])
 @pytest.mark.parametrize("kind", ["float", "uint8"])
 def test_onnx_predicts_like_the_predictor(kind, crop, tmp_path, photos):

@@ -1,5 +1,6 @@
 """Models by name with the released regularization, from files, and as backbones."""
 
+import os
 import zipfile
 from collections import OrderedDict
 from dataclasses import replace
@@ -13,6 +14,7 @@ from tests.messages import mentioning, mentions
 from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 
+from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.registry import NAMES, get_architecture, get_model_info
 from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
 from efficientnetv2.models import factory, hub, model_file
@@ -360,3 +362,13 @@ def test_library_that_cannot_be_imported_is_ignored(monkeypatch):
     monkeypatch.setattr(factory, "import_torchvision", absent)
     assert mentions(str(factory.unknown_model_error("efficientnetv2_sx")), "did you mean", "efficientnetv2_s")
     assert "torchvision:" not in str(factory.unknown_model_error("efficientnet_v2_s"))
+
+
+def test_model_is_created_from_an_architecture_file():
+    """The parameters are those that the architecture counts. A name in the working directory needs no ./."""
+    file = Path(__file__).parents[1] / "network.yaml"
+    for word in (file, str(file), os.path.relpath(file)):
+        network = create(word, num_classes=3, in_channels=2)
+        assert (network.num_classes, network.in_channels) == (3, 2)
+        counted = count_flops(network.architecture, image_size=32, num_classes=3, in_channels=2).total.parameters
+        assert counted == sum(weight.numel() for weight in network.parameters())

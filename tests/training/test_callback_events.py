@@ -105,3 +105,22 @@ def test_progress_is_shown_while_other_lines_are_hidden(monkeypatch, caplog):
         logging.getLogger("efficientnetv2").info("the same as in the first fold")
         ProgressLog().on_log(1, 4, ev2.StepSettings(64), 1.5, 77.0, 60.0)
     assert caplog.messages == ["25%: 64 px, loss 1.500, 77 images/s, 1 min 00 s left"]
+
+
+class Misspelled(ev2.Callback):
+    def on_validate_end(self, step, epoch, metrics):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([Recorder], r"is not an instance of Callback\. Add \(\)\.$"),
+        (Recorder(), r"must be a list"),
+        ([print], r"is not an instance of Callback\. Inherit from Callback\.$"),
+        ([Misspelled()], r"on_validate_end would never be called; did you mean 'on_validation_end'\?"),
+    ],
+)
+def test_wrong_callbacks_are_refused_before_anything_is_read(callbacks, message):
+    with pytest.raises(ev2.InputError, match=message):
+        ev2.train("no_such_folder", callbacks=callbacks)

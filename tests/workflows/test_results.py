@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pkgutil
 import shutil
+import subprocess
+import sys
 from importlib import import_module
 
 import pandas as pd
@@ -40,6 +42,12 @@ def test_missing_run_is_an_error_without_a_hint_to_resume(tmp_path):
             getattr(run, name)
 
 
+@pytest.mark.parametrize(("kind", "file"), [(ev2.Run, "recipe.yaml"), (ev2.Evaluation, "report.json")])
+def test_another_folder_is_an_error_that_names_the_missing_file(tmp_path, kind, file):
+    with pytest.raises(ev2.InputError, match=rf"has no {file}\. Give the folder of"):
+        _ = kind(tmp_path).metrics
+
+
 def test_optimistic_evaluation_displays_the_reason():
     report = {"top1": 0.98, "intervals": {}, "num_images": 150, "optimistic": True}
     why = "optimistic: 120 of these 150 images trained the model)"
@@ -53,6 +61,7 @@ def test_optimistic_evaluation_displays_the_reason():
 def test_unfinished_run_is_an_error_with_a_hint_to_resume(tmp_path):
     run = ev2.Run(tmp_path / "run")
     run.path.mkdir()
+    (run.path / "recipe.yaml").touch()
     assert repr(run) == f"Run({str(tmp_path / 'run')!r}, not finished)"
     assert "not finished" in run._repr_html_()
     with pytest.raises(ev2.InputError, match=r"resume it: efficientnetv2\.train\(DATA, output="):
@@ -183,6 +192,22 @@ def test_study_finds_an_architecture(photos, tmp_path, monkeypatch):
     assert repr(more).startswith("Study('studies/photos', trials=2 of 2, best_reward=")
     assert more.write_report() == more.report_path
     assert more.report_path.absolute().as_uri() in more._repr_html_()
+
+
+@pytest.mark.slow
+def test_search_needs_no_main_guard_in_a_script(photos, tmp_path):
+    """The processes of trials do not run the script again."""
+    (tmp_path / "space.json").write_text(json.dumps(SPACE.to_json()))
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import efficientnetv2 as ev2\n"
+        "print('runs')\n"
+        f"study = ev2.search({str(photos)!r}, output='study', trials=1, space='space.json', epochs=1, image_size=32,\n"
+        "    batch_size=8, settings={'minival': 0.25}, device='cpu', workers=0)\n"
+        "print(study.trials['state'].tolist(), __file__)\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["runs", f"['finished'] {script}"], done.stderr
 
 
 def test_model_object_must_be_saved_first(run, photos):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from efficientnetv2.evaluation.html import percent
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
 from efficientnetv2.metrics.confidence_intervals import Interval
-from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
+from efficientnetv2.metrics.multilabel import ASSIGNMENT_RULES, MACRO_METRICS, Metrics, MultilabelMetrics, macro_metric
+from efficientnetv2.utils.errors import pluralize
 
 
 def majority_warning(metrics: Metrics, intervals: Mapping[str, Interval]) -> str | None:
@@ -62,6 +63,45 @@ def probe_warning(metrics: Metrics, metadata: ReportMetadata, difference: Paired
         f"Training has not beaten the linear probe in {' or '.join(lost)}. The probe is a linear classifier on "
         f"pretrained features, trained on {metadata.probe_training_images or 'the same images'}."
     )
+
+
+def accuracy_lines(
+    score: Metrics, intervals: Mapping[str, Interval], evaluated_on: str, unit: str | None
+) -> Iterator[str]:
+    """Accuracy with intervals, compared with the majority class. ``unit`` is what the bootstrap draws as a whole."""
+    low, high = intervals["top1"]
+    name, mean = macro_metric(score)
+    reach = f" ({intervals[name][0]:.1%} to {intervals[name][1]:.1%})" if name in intervals else ""
+    yield (
+        f"top-1 {score.top1:.1%} (95 % interval {low:.1%} to {high:.1%}), {MACRO_METRICS[name]} {mean:.1%}{reach} on "
+        f"{pluralize(score.num_images, 'image')} ({evaluated_on})"
+        f"{'' if unit is None else f', bootstrap of whole {unit}'}."
+    )
+    if isinstance(score, MultilabelMetrics):
+        yield (
+            f"With every class {ASSIGNMENT_RULES[score.activation]}: micro-F1 {score.f1_micro:.1%}, "
+            f"macro-F1 {score.f1_macro:.1%}."
+        )
+    verdict = "not clearly above"
+    if low > score.majority_top1 or high < score.majority_top1:
+        verdict = "above" if low > score.majority_top1 else "below"
+    yield (
+        f"That is {verdict} always predicting '{score.majority_class}', which is correct for {score.majority_top1:.1%}."
+    )
+
+
+def probe_lines(metrics: Metrics, facts: ReportMetadata, probe: PairedDifference | None) -> Iterator[str]:
+    """The linear probe on the initial weights, or a warning that the model is below it."""
+    warning = probe_warning(metrics, facts, probe)
+    if warning is not None:
+        yield warning
+    elif facts.linear_probe_top1 is not None and facts.linear_probe_macro_f1 is not None:
+        fewer, on = facts.probe_training_images, probe_evaluated_images(metrics, probe)
+        trained = "" if fewer is None else f", trained on {fewer}"
+        yield (
+            f"Linear probe on the initial weights{trained}{f', on {on}' if on else ''}: top-1 "
+            f"{facts.linear_probe_top1:.1%}, macro-F1 {facts.linear_probe_macro_f1:.1%}."
+        )
 
 
 def summary_lines(context: ReportContext) -> list[str]:

@@ -21,6 +21,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails
+from efficientnetv2.evaluation.baseline_warnings import accuracy_lines, probe_lines, summary_lines
 from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.predictions import predictions_table, write_predictions
 from efficientnetv2.evaluation.report import Misclassification, Report, most_confident_errors
@@ -95,6 +96,16 @@ class EvaluationResult:
         sections, context = self.findings.sections, self.findings.context
         errors = self._errors(thumbnail=lambda row: None)
         return Report(self.metrics, self.intervals, self.metadata, errors, sections, context)
+
+    @property
+    def summary_lines(self) -> list[str]:
+        """Accuracy, and comparisons with the baselines."""
+        facts, context = self.metadata, self.findings.context
+        return [
+            *accuracy_lines(self.metrics, self.intervals, facts.evaluated_on, context.bootstrap_unit),
+            *probe_lines(self.metrics, facts, context.probe),
+            *summary_lines(context),
+        ]
 
     @property
     def next_lines(self) -> list[str]:

@@ -146,10 +146,10 @@ class Predictor:
         Args:
             images: One image or an iterable of images. An image is a path, the bytes of a file, a binary stream, a
                 PIL image, or a uint8 array (H, W), (H, W, 3) or (H, W, 4). An array of four dimensions is a batch.
-                A model of rasters takes their paths, and arrays (H, W, bands) with the values of the raster. A uint8
-                array of three bands is an ordinary image, unless the training set had 8-bit and deeper rasters. A
-                model of the first band alone also takes PIL images of 16 or 32 bits. In arrays and PIL images only
-                values that are not finite count as missing.
+                A model of rasters takes their paths, and arrays (H, W, bands) with the values of the raster, in the
+                order of the ``bands`` that it was trained with. A uint8 array of three bands is an ordinary image,
+                unless the training set had 8-bit and deeper rasters. A model of the first band alone also takes PIL
+                images of 16 or 32 bits. In arrays and PIL images only values that are not finite count as missing.
 
         Raises:
             InputError: An image can't be read, or is none of these; or the network gives NaN.

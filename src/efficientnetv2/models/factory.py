@@ -10,7 +10,13 @@ from typing import Literal, overload
 
 from torch import Tensor, nn
 
-from efficientnetv2.architectures.registry import NAMES, get_model_info, published_shape
+from efficientnetv2.architectures.registry import (
+    NAMES,
+    get_model_info,
+    is_architecture_file,
+    published_shape,
+    read_architecture,
+)
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import model_file, pretrained
 from efficientnetv2.models.adapt import adapt, reset_classifiers
@@ -73,6 +79,7 @@ def create(
 
             - a name of ``list_models()`` or an ``Architecture``: random weights;
             - a name with a tag ("efficientnetv2_s.in1k"): pretrained weights, see ``list_models(pretrained=True)``;
+            - an architecture file (.yaml): random weights;
             - a model file or a run directory: a ``Path``, or a string with a file suffix or a slash;
             - "timm:NAME" or "torchvision:NAME", optionally with a tag of that library's weights;
             - a module with an ``nn.Conv2d`` and an ``nn.Linear``, which is wrapped.
@@ -115,6 +122,8 @@ def _create_or_load(model: str | Path | Architecture, num_classes: int | None, i
     """With random weights for the given classes and channels, or with weights and their own classes and channels."""
     if isinstance(model, str) and (model.endswith(_SUFFIXES) or "/" in model or os.sep in model):
         model = Path(model)
+    if isinstance(model, str | Path) and is_architecture_file(str(model)):
+        model = read_architecture(Path(model))
     if isinstance(model, Path):
         return model_file.load(model)
     preprocessing = None

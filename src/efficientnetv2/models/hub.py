@@ -80,7 +80,7 @@ class WeightsNotFoundError(DownloadError):
     """The server was reached, but has no such file."""
 
 
-def list_models(pretrained: bool = False) -> tuple[str, ...]:
+def list_models(*, pretrained: bool = False) -> tuple[str, ...]:
     """Names that ``create`` accepts.
 
     Args:

@@ -109,6 +109,9 @@ def load(
 ) -> Network:
     """The model of a model file, in evaluation mode. Weights in half precision become float32.
 
+    Its logits are not calibrated: for the probabilities of `Predictor`, divide them by ``calibration.temperature``
+    where ``calibration`` is not None.
+
     Args:
         path: A model file, a run directory, or a directory of model files that form an ensemble.
         device: Where the weights go.

@@ -10,10 +10,12 @@ import faulthandler
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -74,7 +76,7 @@ def run_trial(
         )
         result = TrialResult()
         try:
-            with defer_signals():  # Interrupted while it starts, nobody could stop the process.
+            with defer_signals(), _without_script():  # Interrupted while it starts, nobody could stop the process.
                 process.start()
             sender.close()
             while True:
@@ -101,6 +103,18 @@ def run_trial(
                 process.kill()
                 process.join()
             receiver.close()
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Keep a new process from running the user's script, which may have no ``if __name__ == "__main__":``."""
+    main = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: vars(main).pop(name) for name in ("__spec__", "__file__") if name in vars(main)}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
 
 
 def _exit_reason(code: int | None, scratch: Path) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_setup import RunLength, RunSetup, stage_ends, validation_steps
 from efficientnetv2.training.time_limit import Pacer
 from efficientnetv2.training.train_state import TrainState
-from efficientnetv2.utils.errors import format_duration, pluralize
+from efficientnetv2.utils.errors import InputError, did_you_mean, format_duration, pluralize, short_repr
 from efficientnetv2.utils.logs import IS_PROGRESS
 
 _logger = logging.getLogger(__name__)
@@ -36,8 +36,9 @@ _PROGRESS_S = 30.0
 class Callback:
     """Code that runs at points of a training run: a subclass overrides the methods that it needs.
 
-    Callbacks run in the first process. An exception ends the run; with ``resume=True`` it goes on from its last
-    checkpoint. A resumed run calls ``on_train_start`` and ``on_stage_start`` again.
+    Callbacks run in the first process. ``KeyboardInterrupt`` stops the run and saves it; ``resume=True`` continues it.
+    Any other exception ends the run after the last checkpoint. A resumed run calls ``on_train_start`` and
+    ``on_stage_start`` again. To end a run early with its report, use early stopping (``patience``).
 
     Example::
 
@@ -64,10 +65,33 @@ class Callback:
         """After a row of training metrics is written, and at least every 10 seconds."""
 
     def on_validation_end(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
-        """After a validation; ``metrics`` are those of its row in ``metrics.jsonl``, such as ``top1``."""
+        """After a validation; ``metrics`` are those of its row in ``metrics.jsonl``, such as ``top1``.
+
+        The last one, after ``on_train_end``, is the evaluation of the kept weights on the validation images.
+        """
 
     def on_train_end(self, step: int) -> None:
         """After the last step, before the final evaluation."""
+
+
+def checked_callbacks(callbacks: object) -> list[Callback]:
+    """The callbacks of a user. Raises InputError for what is none, and for a method that is never called."""
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
+        raise InputError(f"`callbacks` must be a list, not {short_repr(callbacks)}. Write: callbacks=[...]")
+    checked = []
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            fix = "Add ()" if isinstance(callback, type) and issubclass(callback, Callback) else "Inherit from Callback"
+            raise InputError(f"`callbacks`: {short_repr(callback)} is not an instance of Callback. {fix}.")
+        known = [name for name in vars(Callback) if name.startswith("on_")]
+        for name in dir(callback):
+            if name.startswith("on_") and name not in known:
+                raise InputError(
+                    f"`callbacks`: {type(callback).__name__}.{name} would never be called"
+                    f"{did_you_mean(name, known)} Choose from {', '.join(known)}."
+                )
+        checked.append(callback)
+    return checked
 
 
 def describe_step(settings: StepSettings, loss: float) -> str:

@@ -164,15 +164,15 @@ def run_arguments(
     return changes, source_of(data, given), options
 
 
-def settings_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+def settings_of(settings: Mapping[str, Any], name: str = "settings") -> tuple[str, ...]:
     """Fields of a recipe as ``TrainOverrides`` takes them; InputError if a value is not plain."""
     if not isinstance(settings, Mapping):
-        raise InputError(f"`settings` must be a mapping such as {{'patience': 5}}, not {settings!r}.")
+        raise InputError(f"`{name}` must be a mapping such as {{'patience': 5}}, not {settings!r}.")
     try:
         plain = json.loads(json.dumps(dict(settings), default=lambda value: value.item()))
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"`settings` must be numbers, text, lists or mappings ({error}).") from None
-    return tuple(f"{name}={recipe_fields.format_value(value)}" for name, value in plain.items())
+        raise InputError(f"`{name}` must be numbers, text, lists or mappings ({error}).") from None
+    return tuple(f"{field}={recipe_fields.format_value(value)}" for field, value in plain.items())
 
 
 def source_of(data: PathLike, table: Mapping[str, Any]) -> DataConfig:

@@ -71,6 +71,7 @@ from efficientnetv2.workflows.crossval_config import (
 from efficientnetv2.workflows.crossval_report import COMPARISON_FOLDER, CrossValResults, write_crossval_report
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
 from efficientnetv2.workflows.results import CrossValidation
+from efficientnetv2.workflows.train import log_summary
 
 _logger = logging.getLogger(__name__)
 
@@ -141,15 +142,17 @@ def cross_validate(
         by=by,
         block_degrees=number("block_degrees", block_degrees, 0.001, 90, whole=False),
         time_column=time_column,
-        tries=tuple(shell_join(settings_of(settings)) for settings in candidates),
-        try_settings=settings_of(candidate_settings or {}),
+        tries=tuple(shell_join(settings_of(settings, "candidates")) for settings in candidates),
+        try_settings=settings_of(candidate_settings or {}, "candidate_settings"),
         members=number("members", members, 1, 100),
         compare_splits=compare_splits,
     )
     if not resume:
         validate_run_paths(source.data, options.out, "crossval")
     with shown_by_default():
-        return CrossValidation(run_crossval(train_overrides, source, options, config, callbacks=[ProgressLog()]))
+        return CrossValidation(
+            run_crossval(train_overrides, source, options, config, callbacks=[ProgressLog()], on_result=log_summary)
+        )
 
 
 def run_crossval(

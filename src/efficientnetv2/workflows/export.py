@@ -155,6 +155,9 @@ def export(
     target = path_of("output", output) or (path if path.is_dir() else path.parent) / NAMES[format]
     if format == "coreml" and target.suffix != ".mlpackage":  # coremltools writes no other name
         raise InputError(f"`output` {target} must end with .mlpackage for `format=coreml`. Add it to the name.")
+    other = next((name for name, file in NAMES.items() if target.suffix and Path(file).suffix == target.suffix), format)
+    if other != format:
+        raise InputError(f"`output` {target} is a name for `format={other}`. Give this format, or another name.")
     _check_target(target, format, overwrite=overwrite)
     runtime_files = read_runtime(path_of("runtime", runtime)) if format == "web" else {}
     network = load_classifier(path)

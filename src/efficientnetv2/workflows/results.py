@@ -30,7 +30,7 @@ _TEXT = ("path", "predicted_label", "true_label", *(f"predicted_label_{place}" f
 class Result:
     """Metrics, confidence intervals and predictions on labeled images; what is not given is read from ``path``."""
 
-    _noun = "an evaluation"
+    _noun, _file = "an evaluation", "report.json"
 
     def __init__(
         self,
@@ -84,6 +84,8 @@ class Result:
         """Refuse a folder that does not exist: there is nothing to resume or to evaluate again."""
         if not self._has_folder:
             raise InputError(f"{self.path} does not exist. Give the folder of {self._noun}.")
+        if self.path is not None and not (self.path / self._file).exists():
+            raise InputError(f"{self.path} has no {self._file}. Give the folder of {self._noun}.")
 
     @property
     def _has_folder(self) -> bool:
@@ -170,7 +172,7 @@ class Run(TrainedResult):
         InputError: On first use of a result, where the run has not finished or does not exist.
     """
 
-    _function, _noun = "train", "a run"
+    _function, _noun, _file = "train", "a run", "recipe.yaml"
 
 
 class CrossValidation(TrainedResult):
@@ -192,7 +194,7 @@ class CrossValidation(TrainedResult):
         InputError: On first use of a result, where the cross-validation has not finished or does not exist.
     """
 
-    _function, _noun = "cross_validate", "a cross-validation"
+    _function, _noun, _file = "cross_validate", "a cross-validation", "crossval.json"
 
     @property
     def folds(self) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from efficientnetv2.data.prepared_data import require_images_here
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.predictions import load_predictions
 from efficientnetv2.evaluation.run_comparison import PreviousRun
-from efficientnetv2.training.callbacks import Callback, ProgressLog
+from efficientnetv2.training.callbacks import Callback, ProgressLog, checked_callbacks
 from efficientnetv2.training.head_init import fit_head, wants_probe
 from efficientnetv2.training.image_cache import ImageCache, local_reader
 from efficientnetv2.training.initial_weights import model_title
@@ -115,6 +115,7 @@ def train(
         InputError: An argument, a file or an image that the caller can fix.
     """
     began = time.monotonic()
+    everyone = [*checked_callbacks(callbacks), ProgressLog()]
     changes, source, options = run_arguments(
         train, data, recipe, overrides,
         output=output, device=device, workers=workers, resume=resume, baseline=baseline,
@@ -122,7 +123,14 @@ def train(
     if not resume:
         validate_run_paths(source.data, options.out, "train")
     with shown_by_default():
-        return Run(train_and_report(changes, source, options, began=began, callbacks=[*callbacks, ProgressLog()]))
+        return Run(train_and_report(changes, source, options, began=began, callbacks=everyone, on_result=log_summary))
+
+
+def log_summary(result: EvaluationResult | Path) -> None:
+    """Log the accuracy and the comparisons with the baselines."""
+    if isinstance(result, EvaluationResult):
+        for line in result.summary_lines:
+            _logger.info(line)
 
 
 def train_and_report(
@@ -153,7 +161,9 @@ def train_and_report(
         elif trained.result is not None:
             on_result(trained.result)
             paths = f"Model: {RunDir(trained.path).model_file}", f"Report: {trained.path / 'report.html'}"
-            predict = f"For new images: {shell_join(['effnetv2', 'predict', str(trained.path), 'IMAGES'])}"
+            separator = trained.result.dataset.separator
+            several = [] if separator is None else ["--label-separator", separator]
+            predict = f"For new images: {shell_join(['effnetv2', 'predict', str(trained.path), 'IMAGES', *several])}"
             for line in (*paths, *trained.result.next_lines, predict):
                 _logger.info(line)
         return trained.path
