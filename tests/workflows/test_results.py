@@ -42,7 +42,7 @@ def test_missing_run_is_an_error_without_a_hint_to_resume(tmp_path):
             getattr(run, name)
 
 
-@pytest.mark.parametrize(("kind", "file"), [(ev2.Run, "recipe.yaml"), (ev2.Evaluation, "report.json")])
+@pytest.mark.parametrize(("kind", "file"), [(ev2.Run, "recipe.yaml"), (ev2.CrossValidation, "crossval.json")])
 def test_another_folder_is_an_error_that_names_the_missing_file(tmp_path, kind, file):
     with pytest.raises(ev2.InputError, match=rf"has no {file}\. Give the folder of"):
         _ = kind(tmp_path).metrics

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.checks.duplicates import is_blank
-from efficientnetv2.checks.image_stats import ImageStats
+from efficientnetv2.checks.image_stats import SMALL_PX, ImageStats
 from efficientnetv2.checks.issues import CheckSection, Issue, issue, share_text, single_rows
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.thumbnails import BRIGHT, DARK
@@ -193,7 +193,7 @@ def _appearance(dataset: ImageDataset, stats: ImageStats, readable: pd.DataFrame
     sides = readable[["width", "height"]]
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
     for kind, rows, text in (
-        ("flat", np.flatnonzero(is_blank(stats)), "have a single color"),
+        ("flat", np.flatnonzero(is_blank(stats)), f"have nearly a single color at {SMALL_PX} px"),
         ("tiny", readable.index[shorter < _TINY_PX], f"are less than {_TINY_PX} px high or wide"),
         ("long", readable.index[longer >= _LONG * shorter], f"are at least {_LONG:g} times as long as wide"),
     ):

@@ -47,7 +47,7 @@ _CATALOG: Mapping[str, tuple[Severity, str]] = {
     "label": ("doubtful", ""),
     "unchecked_labels": ("note", "Add images of other objects or places: duplicates, scenes and groups count once."),
     "unreadable": ("wrong", "Repair or remove them. Training skips up to 5 %."),
-    "flat": ("doubtful", "Remove them, unless a single color shows the class."),
+    "flat": ("doubtful", "Inspect them, and remove those without content."),
     "tiny": ("doubtful", "They show little. Use the original images if they were made smaller."),
     "long": ("note", "Choose `crop_mode`: squash distorts them, center cuts their ends off, border pads them."),
     "enlarged": ("doubtful", ""),

@@ -49,7 +49,8 @@ def print_outcome(outcome: EvaluationResult, screen: Screen) -> None:
     if facts.wall_s is not None and facts.images_per_s is not None:
         waited = facts.data_wait_fraction
         share = "" if waited is None else f", {waited:.0%} of the training time waiting for images"
-        screen.say(f"{format_duration(facts.wall_s)}, {facts.images_per_s:.0f} images/s{share}.")
+        what = "Training" if facts.is_training_report else "Prediction"
+        screen.say(f"{what} took {format_duration(facts.wall_s)}, {facts.images_per_s:.0f} images/s{share}.")
 
 
 def _print_sizes(curve: SizeCurve, screen: Screen) -> None:

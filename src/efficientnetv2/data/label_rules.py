@@ -31,7 +31,7 @@ def validate_labeled(records: ImageRecords) -> None:
     if len(empty):
         raise InputError(
             f"{records.where(int(empty[0]))}: the label is empty "
-            f"({len(empty)} of {records.count(len(records))} lack one). Fill it in, or leave these out."
+            f"({len(empty)} of {records.count(len(records))} lack one). Fill it in, or remove these rows."
         )
 
 

@@ -110,6 +110,8 @@ def next_steps(
         steps = [NextStep(1, "use", "Evaluate the model on other images", reason, command)]
     if not steps:
         reason = "Nothing that was measured suggests a change."
+        if not metadata.is_training_report:
+            reason = "An evaluation does not suggest changes of the training. The report of the run does."
         steps = [NextStep(1, "use", "Use the model", reason, predict_command(metadata))]
     return tuple(replace(step, rank=rank) for rank, step in enumerate(steps, start=1))
 

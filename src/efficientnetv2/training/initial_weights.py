@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
 from efficientnetv2.utils.random_key import Key
+
+_logger = logging.getLogger(__name__)
 
 # Preprocessing that comes with weights. Size and crop mode are the recipe's.
 _USED = ("interpolation", "mean", "std")
@@ -111,6 +114,8 @@ def _published(model: str) -> tuple[WeightsCandidate | None, str]:
         try:
             hub.fetch(name)
         except hub.DownloadError as error:  # one line; the command says the rest
+            if "download failed" in error.state:
+                _logger.info(f"Other weights are used: {error.state}.")
             reason = reason or f"{error.state}. To get them: effnetv2 models --fetch {name}"
             continue
         except InputError as error:
@@ -183,7 +188,9 @@ def _unknown_weights_error(word: str) -> InputError:
         tags = ", ".join(pretrained.ranked_weights(word)) or "none"
         return InputError(f"`weights={word}`: that is a model. Its weights: {tags}.")
     hint = did_you_mean(word, ["auto", "none", *pretrained.weight_names()])
-    if meant := _SYNONYMS.get(re.sub(r"[-_]|v\d$", "", word.casefold())):
+    if word.casefold() in ("bundled", "shipped", "demo"):
+        hint = f"; did you mean `weights={BUNDLED / 'efficientnetv2_b0.safetensors'}`?"
+    elif meant := _SYNONYMS.get(re.sub(r"[-_]|v\d$", "", word.casefold())):
         hint = f"; did you mean `weights={meant}`?"
     return InputError(
         f"`weights={word}`: there is no such file, and no weights of that name{hint} All names: effnetv2 models "

@@ -23,6 +23,9 @@ RESERVE = 0.03
 # Plans over the run, besides those at each stage's start. Ours: if the speed halves right after a plan, the run is late
 # by 1/32 of its steps.
 _PLANS = 32
+# Fraction of the steps left by a plan after which the next is due: where the machine is much faster than measured, a
+# run has many steps for each position of its schedule. Ours.
+_LEFT_FRACTION = 1 / 8
 # Weight of the speed before the last plan, against that of the steps since. Ours.
 _SPEED_MEMORY = 0.5
 # Fraction of the time that may pass before the first step. Ours.
@@ -97,7 +100,7 @@ class Pacer:
         self._slowdown = 1.0
         self._last_validation_s: float | None = None
         self._last_validation = time.monotonic()
-        self._took_s = self._expected_s = 0.0
+        self._took_s = self._expected_s = self._planned_s = 0.0
 
     @property
     def used_s(self) -> float:
@@ -126,9 +129,14 @@ class Pacer:
 
         The plan is written into the run directory before it applies, so that a resumed run takes the same steps.
         """
-        decided = self._plan.revisions[-1].decided if self._plan.revisions else -1
-        if step <= decided or not (begins or self._plan.passes(step, self._plan_steps)):
+        decided, _, steps = self._plan.revisions[-1] if self._plan.revisions else (-1, 0, 0)
+        is_due = begins or self._plan.passes(step, self._plan_steps)
+        is_due |= decided >= 0 and step - decided >= max(1, _LEFT_FRACTION * (steps - decided))
+        if not self._setup.world.is_distributed:  # several processes have clocks of their own
+            is_due |= self.used_s - self._planned_s >= self._limit.seconds / _PLANS
+        if step <= decided or not is_due:
             return
+        self._planned_s = self.used_s
         first = max(all_gather_object(self._setup.world, max(step, self._plan.requested)))
         if first >= self._plan.steps:
             return

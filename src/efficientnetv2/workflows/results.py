@@ -30,7 +30,7 @@ _TEXT = ("path", "predicted_label", "true_label", *(f"predicted_label_{place}" f
 class Result:
     """Metrics, confidence intervals and predictions on labeled images; what is not given is read from ``path``."""
 
-    _noun, _file = "an evaluation", "report.json"
+    _noun, _file = "an evaluation", ""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Result:
         """Refuse a folder that does not exist: there is nothing to resume or to evaluate again."""
         if not self._has_folder:
             raise InputError(f"{self.path} does not exist. Give the folder of {self._noun}.")
-        if self.path is not None and not (self.path / self._file).exists():
+        if self.path is not None and self._file and not (self.path / self._file).exists():
             raise InputError(f"{self.path} has no {self._file}. Give the folder of {self._noun}.")
 
     @property
