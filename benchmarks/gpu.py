@@ -4,9 +4,10 @@ Run: python -m benchmarks.gpu [--only s_300] [--record]    (make bench-gpu)
 
 Needs one CUDA device. The benchmark makes its own images. The sides are those of ``benchmarks.train_step``: timm in its
 usual form, with channels-last memory, with AMP, this also compiled, without and with CUDA graphs; and ours with "auto"
-and CUDA graphs. cuDNN measures its algorithms for all sides. Then ours is timed alone, in turn: a batch from memory,
-the same with RandAugment, and JPEG files read by one worker per core, with RandAugment. Files are read only in their
-own turn, and batches that were read before the timed steps are discarded. Compiling takes minutes. Claims:
+and CUDA graphs. With ``--cudnn-benchmark``, cuDNN measures its algorithms for all sides. Then ours is timed alone, in
+turn: a batch from memory, the same with RandAugment, and JPEG files read by one worker per core, with RandAugment.
+Files are read only in their own turn, and batches that were read before the timed steps are discarded. Compiling takes
+minutes. Claims:
 
 - ``gpu_step_*_vs_timm_best``: speed of ours / speed of the fastest timm side
 - ``gpu_randaugment_share``: fraction of a step that RandAugment adds
@@ -143,6 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--only", choices=list(CASES), action="append")
+    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN measure its algorithms")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and gpu.json")
     parser.add_argument("--try-out", action="store_true", help="test the program on a CPU with tiny images")
     options = parser.parse_args()
@@ -153,7 +155,7 @@ def main() -> int:
     cases = {name: CASES[name] for name in options.only or CASES}
     if options.try_out:
         cases = {"tiny": ("efficientnetv2_b0", 32, 8)}
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = options.cudnn_benchmark
     found: dict[str, TimingStats] = {}
     raw = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -174,14 +176,15 @@ def main() -> int:
     for name, spread in found.items():
         print(f"{name}: {spread}")
     if options.record and not options.try_out:
-        keep(found, raw, options.rounds, options.only or ())
+        flags = [f"--only {name}" for name in options.only or ()] + ["--cudnn-benchmark"] * options.cudnn_benchmark
+        keep(found, raw, options.rounds, flags)
     return 0
 
 
-def keep(found: dict[str, TimingStats], raw: dict, rounds: int, only: Sequence[str] = ()) -> None:
+def keep(found: dict[str, TimingStats], raw: dict, rounds: int, flags: Sequence[str] = ()) -> None:
     """Record the claims and write the raw seconds."""
     on = hardware(torch.device("cuda"))
-    more = "".join(f" --only {name}" for name in only) + ("" if rounds == _ROUNDS else f" --rounds {rounds}")
+    more = "".join(f" {flag}" for flag in flags) + ("" if rounds == _ROUNDS else f" --rounds {rounds}")
     for name, spread in found.items():
         unit = "ratio" if "_vs_" in name else "fraction"
         record_spread(name, spread, unit=unit, command=f"python -m benchmarks.gpu{more}", on=on)

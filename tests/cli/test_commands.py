@@ -458,7 +458,7 @@ def test_resume_keeps_the_length_set_by_minutes(trained, tmp_path):
     epochs = json.loads((tmp_path / "run/report.json").read_text())["epochs"]
     log = (tmp_path / "run/log.txt").read_text()
     assert re.search(r"Epochs: \S+, what fits into 0.5 minutes", log)
-    assert mentions(log, f"{epochs:g}", "epochs")
+    assert mentions(log, f"{epochs:.3g}", "epochs")
     run_facts = json.loads((tmp_path / "run/run.json").read_text())
     assert run_facts["time_limit"]["seconds"] == pytest.approx(30)
     *_, (_, _, steps) = run_facts["revisions"]

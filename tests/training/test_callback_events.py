@@ -118,7 +118,7 @@ class Misspelled(ev2.Callback):
         ([Recorder], r"is not an instance of Callback\. Add \(\)\.$"),
         (Recorder(), r"must be a list"),
         ([print], r"is not an instance of Callback\. Inherit from Callback\.$"),
-        ([Misspelled()], r"on_validate_end would never be called; did you mean 'on_validation_end'\?"),
+        ([Misspelled()], r"on_validate_end is never called; did you mean 'on_validation_end'\?"),
     ],
 )
 def test_wrong_callbacks_are_refused_before_anything_is_read(callbacks, message):

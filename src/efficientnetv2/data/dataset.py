@@ -257,7 +257,7 @@ def _read(data: str, options: ReadOptions) -> ImageRecords:
         if data in builtin_datasets.BUILTIN_NAMES:
             _refuse_columns(data, options)
             return builtin_datasets.read_builtin(data)
-        raise _missing_data(data, path)
+        raise _missing_data(data, path, needs_labels=options.require_labels)
     if path.suffix.lower() in image_folder.TABLE_SUFFIXES:
         return table.read_table(path, data, options)
     if not is_image(path.name):
@@ -269,14 +269,15 @@ def _read(data: str, options: ReadOptions) -> ImageRecords:
     return image_folder.read_single_image(path, data)
 
 
-def _missing_data(data: str, path: Path) -> InputError:
+def _missing_data(data: str, path: Path, *, needs_labels: bool = False) -> InputError:
     neighbors = os.listdir(path.parent) if path.parent.is_dir() else []
     near = did_you_mean(path.name, neighbors, os.path.dirname(data.rstrip(os.sep)))
     if near == ".":
         near = did_you_mean(path.name, builtin_datasets.BUILTIN_NAMES)
+    image = "" if needs_labels else "an image, "
     return InputError(
-        f"data path '{data}' does not exist{near} Give a folder, a CSV or Parquet file, shards, an image, or a "
-        f"built-in dataset: {', '.join(builtin_datasets.BUILTIN_NAMES)}."
+        f"data path '{data}' does not exist{near} Give a folder, a CSV or Parquet file, shards, {image}or a built-in "
+        f"dataset: {', '.join(builtin_datasets.BUILTIN_NAMES)}."
     )
 
 

@@ -111,7 +111,7 @@ def next_steps(
     if not steps:
         reason = "Nothing that was measured suggests a change."
         if not metadata.is_training_report:
-            reason = "An evaluation does not suggest changes of the training. The report of the run does."
+            reason = "An evaluation does not suggest changes of the training. See the report of the run for these."
         steps = [NextStep(1, "use", "Use the model", reason, predict_command(metadata))]
     return tuple(replace(step, rank=rank) for rank, step in enumerate(steps, start=1))
 

@@ -79,7 +79,7 @@ def create(
 
             - a name of ``list_models()`` or an ``Architecture``: random weights;
             - a name with a tag ("efficientnetv2_s.in1k"): pretrained weights, see ``list_models(pretrained=True)``;
-            - an architecture file (.yaml): random weights;
+            - an architecture file (.yaml, .yml, .json): random weights;
             - a model file or a run directory: a ``Path``, or a string with a file suffix or a slash;
             - "timm:NAME" or "torchvision:NAME", optionally with a tag of that library's weights;
             - a module with an ``nn.Conv2d`` and an ``nn.Linear``, which is wrapped.
@@ -122,7 +122,7 @@ def _create_or_load(model: str | Path | Architecture, num_classes: int | None, i
     """With random weights for the given classes and channels, or with weights and their own classes and channels."""
     if isinstance(model, str) and (model.endswith(_SUFFIXES) or "/" in model or os.sep in model):
         model = Path(model)
-    if isinstance(model, str | Path) and is_architecture_file(str(model)):
+    if isinstance(model, str | Path) and is_architecture_file(str(model)) and not Path(model).is_dir():
         model = read_architecture(Path(model))
     if isinstance(model, Path):
         return model_file.load(model)

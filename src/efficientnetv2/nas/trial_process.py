@@ -53,6 +53,7 @@ from efficientnetv2.utils.processes import keep_freed_memory, own_folder
 
 # Of the output of a process that ended unexpectedly, so many last lines go into the failure. Ours.
 _LAST_LINES = 12
+_STARTING = threading.Lock()
 
 
 def run_trial(
@@ -108,13 +109,15 @@ def run_trial(
 @contextmanager
 def _without_script() -> Iterator[None]:
     """Keep a new process from running the user's script, which may have no ``if __name__ == "__main__":``."""
-    main = sys.modules["__main__"]
-    hidden: dict[str, Any] = {name: vars(main).pop(name) for name in ("__spec__", "__file__") if name in vars(main)}
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        vars(main).update(hidden)
+    main = vars(sys.modules["__main__"])
+    with _STARTING:
+        hidden: dict[str, Any] = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
+        main["__spec__"] = None  # multiprocessing reads it
+        try:
+            yield
+        finally:
+            del main["__spec__"]
+            main.update(hidden)
 
 
 def _exit_reason(code: int | None, scratch: Path) -> str:

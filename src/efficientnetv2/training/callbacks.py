@@ -37,8 +37,9 @@ class Callback:
     """Code that runs at points of a training run: a subclass overrides the methods that it needs.
 
     Callbacks run in the first process. ``KeyboardInterrupt`` stops the run and saves it; ``resume=True`` continues it.
-    Any other exception ends the run after the last checkpoint. A resumed run calls ``on_train_start`` and
-    ``on_stage_start`` again. To end a run early with its report, use early stopping (``patience``).
+    Any other exception ends the run at once, and ``resume=True`` starts from its last checkpoint. A resumed run calls
+    ``on_train_start`` and ``on_stage_start`` again. To end a run early with its report, use early stopping
+    (``patience``).
 
     Example::
 
@@ -75,7 +76,7 @@ class Callback:
 
 
 def checked_callbacks(callbacks: object) -> list[Callback]:
-    """The callbacks of a user. Raises InputError for what is none, and for a method that is never called."""
+    """The callbacks of a user. Raises InputError for what is none, and for a misspelled method."""
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
         raise InputError(f"`callbacks` must be a list, not {short_repr(callbacks)}. Write: callbacks=[...]")
     checked = []
@@ -85,11 +86,9 @@ def checked_callbacks(callbacks: object) -> list[Callback]:
             raise InputError(f"`callbacks`: {short_repr(callback)} is not an instance of Callback. {fix}.")
         known = [name for name in vars(Callback) if name.startswith("on_")]
         for name in dir(callback):
-            if name.startswith("on_") and name not in known:
-                raise InputError(
-                    f"`callbacks`: {type(callback).__name__}.{name} would never be called"
-                    f"{did_you_mean(name, known)} Choose from {', '.join(known)}."
-                )
+            near = did_you_mean(name, known)
+            if name.startswith("on_") and name not in known and near != ".":
+                raise InputError(f"`callbacks`: {type(callback).__name__}.{name} is never called{near}")
         checked.append(callback)
     return checked
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.models.blocks import Dropout, DropPath
 from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import error_summary
 from efficientnetv2.utils.memory import release_memory
@@ -20,9 +21,7 @@ from efficientnetv2.utils.memory import release_memory
 _logger = logging.getLogger(__name__)
 
 # Passes of a kind before it is captured. The first chooses algorithms and compiles kernels. Ours.
-_WARM_UP = 3
-# Most graphs of a run: each takes some megabytes, and sizes that change at every step would need one each. Ours.
-_MOST_GRAPHS = 32
+WARM_UP = 3
 
 Pass = Callable[[Tensor, Tensor], Tensor]  # Images and targets to the loss; adds to the gradients
 
@@ -30,20 +29,21 @@ Pass = Callable[[Tensor, Tensor], Tensor]  # Images and targets to the loss; add
 class CudaGraphs:
     """Runs passes, and replays those of a kind (shapes, active drops) after the first few.
 
-    Gradients then stay in the same memory, which is set to 0 at the start of a step. Where capturing fails, or
-    ``release`` is called, all further passes run as usual.
+    Gradients then stay in the same memory, which is set to 0 at the start of a step. The graphs of one image size are
+    kept: they hold its inputs, and the memory of its passes. Where capturing fails, all further passes run as usual.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, world: World, *, enabled: bool) -> None:
-        self.device = device
-        self.enabled = enabled and _supported(network, device, world)
+    def __init__(self, network: nn.Module, device: torch.device, world: World, recipe: Recipe) -> None:
+        self.device, self.enabled = device, recipe.cuda_graphs
+        reason = _unsupported(network, device, world, recipe) if self.enabled else None
+        if reason is not None:
+            self._stop(reason)
         if self.enabled:
             self._weights = [weight for weight in network.parameters() if weight.requires_grad]
             self._drops = [module for module in network.modules() if isinstance(module, DropPath | Dropout)]
             self._gradients: list[Tensor] = []
             self._seen: Counter[Any] = Counter()
             self._graphs: dict[Any, _Graph] = {}
-            self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, compute: Pass, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of a pass. ``compute`` must do the same for all passes of a kind, within ``ghost_batches``."""
@@ -52,32 +52,36 @@ class CudaGraphs:
         self._keep_gradients()
         drops = [drop for drop in self._drops if drop.kept is not None]
         inputs = [images, targets, *(drop.kept for drop in drops if drop.kept is not None)]
-        kind = (tuple(images.shape), tuple(targets.shape), tuple(map(id, drops)))
+        kind = (images.shape, targets.shape, tuple(map(id, drops)))
+        if any(size[-1] != images.shape[-1] for size, *_ in self._graphs):
+            self._graphs.clear()
+            release_memory(self.device)
         self._seen[kind] += 1
-        if kind not in self._graphs:
-            if self._seen[kind] <= _WARM_UP or len(self._graphs) >= _MOST_GRAPHS:
-                return compute(images, targets)
-            try:
-                self._graphs[kind] = _captured(compute, inputs, drops, self._pool)
-            except (RuntimeError, MemoryError) as error:
-                _logger.info(f"CUDA graphs are not used from here on: {error_summary(error)}")
-                self.release()
+        if kind not in self._graphs and self._seen[kind] > WARM_UP:
+            failure = self._capture(kind, compute, inputs, drops)
+            if failure is not None:  # now that the error and the tensors of its traceback are gone
+                self._graphs.clear()
+                self._gradients.clear()
+                release_memory(self.device)
+                self._stop(failure)
                 for drop, kept in zip(drops, inputs[2:], strict=True):
                     drop.kept = kept
-                return compute(images, targets)
-        return self._graphs[kind].replay(inputs)
+        graph = self._graphs.get(kind)
+        return compute(images, targets) if graph is None else graph.replay(inputs)
 
-    @property
-    def captured(self) -> bool:
-        """Whether there are graphs, which keep the memory of their passes."""
-        return self.enabled and bool(self._graphs)
-
-    def release(self) -> None:
-        """Free the memory of all graphs, and use none from now on."""
+    def _stop(self, reason: str) -> None:
         self.enabled = False
-        self._graphs.clear()
-        self._gradients.clear()
-        release_memory(self.device)
+        _logger.info(f"CUDA graphs are not used: {reason}.")
+
+    def _capture(
+        self, kind: Any, compute: Pass, inputs: Sequence[Tensor], drops: Sequence[DropPath | Dropout]
+    ) -> str | None:
+        """Record the kernels of a pass, without running them. Returns why this failed."""
+        try:
+            self._graphs[kind] = _captured(compute, inputs, drops)
+        except (RuntimeError, MemoryError) as error:
+            return error_summary(error).rstrip(".")
+        return None
 
     def _keep_gradients(self) -> None:
         """At the start of a step, let the weights have their gradients of 0 in the same memory as before."""
@@ -102,23 +106,30 @@ class _Graph:
         return self.loss
 
 
-def _supported(network: nn.Module, device: torch.device, world: World) -> bool:
-    """Whether all that changes between passes is in their inputs. Other networks may draw, or wait for the device."""
-    return (
-        device.type == "cuda"
-        and not world.is_distributed
-        and isinstance(network, EfficientNet)
-        and not network.recomputed
-    )
+def _unsupported(network: nn.Module, device: torch.device, world: World, recipe: Recipe) -> str | None:
+    """Why there can be no graphs: all that changes between passes must be in their inputs."""
+    if device.type != "cuda":
+        return f"the device is {device.type}"
+    if world.is_distributed:
+        return "there are several processes"
+    if not isinstance(network, EfficientNet):  # others may draw, or wait for the device
+        return "the model is of another library"
+    if network.recomputed:
+        return "checkpoint_stages is set"
+    return "the image size changes always" if recipe.progressive.changes_always else None
 
 
-def _captured(compute: Pass, inputs: Sequence[Tensor], drops: Sequence[DropPath | Dropout], pool: Any) -> _Graph:
-    """Record the kernels of a pass, without running them."""
+def _captured(compute: Pass, inputs: Sequence[Tensor], drops: Sequence[DropPath | Dropout]) -> _Graph:
+    device = inputs[0].device
     fixed = [tensor.clone() for tensor in inputs]
     for drop, kept in zip(drops, fixed[2:], strict=True):
         drop.kept = kept
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may go on to pin memory for the next images.
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        loss = compute(fixed[0], fixed[1])
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+    # A stream of this device, not PyTorch's own for graphs. Other threads may go on to pin memory for the next images.
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    try:
+        with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            loss = compute(fixed[0], fixed[1])
+    finally:
+        torch.cuda.set_stream(before)  # which PyTorch leaves out where capturing fails
     return _Graph(graph, fixed, loss)

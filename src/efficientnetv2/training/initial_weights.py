@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from dataclasses import dataclass, replace
@@ -27,8 +26,6 @@ from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
 from efficientnetv2.utils.random_key import Key
-
-_logger = logging.getLogger(__name__)
 
 # Preprocessing that comes with weights. Size and crop mode are the recipe's.
 _USED = ("interpolation", "mean", "std")
@@ -114,8 +111,6 @@ def _published(model: str) -> tuple[WeightsCandidate | None, str]:
         try:
             hub.fetch(name)
         except hub.DownloadError as error:  # one line; the command says the rest
-            if "download failed" in error.state:
-                _logger.info(f"Other weights are used: {error.state}.")
             reason = reason or f"{error.state}. To get them: effnetv2 models --fetch {name}"
             continue
         except InputError as error:

@@ -139,11 +139,13 @@ def select_weights(
     why = "" if scores[best] >= max(scores) else "; no other is significantly better"
     pairs = list(zip(candidates, scores, strict=True))
     winner, took_s = candidates[best], time.perf_counter() - began
+    lacking = [candidate.lacking.partition(". To get")[0] for candidate in candidates if candidate.lacking]
+    missing = f" Not compared: {lacking[0]}." if lacking else ""
     listed = ", ".join(f"{score:.1%} for {candidate.title}" for candidate, score in pairs)
     note = (
         f"Weights: {winner.word}, chosen among {len(scores)} by linear probes inside the training split: "
         f"{METRIC_NAMES[task.metric]} {listed}, on {pluralize(len(task.images), 'image')} in {_FOLDS} folds"
-        f"{task.groups_note}{why} ({took_s:.0f} s). {_CHOOSE}"
+        f"{task.groups_note}{why} ({took_s:.0f} s).{missing} {_CHOOSE}"
     )
     comparison = {
         "metric": task.metric,

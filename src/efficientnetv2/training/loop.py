@@ -109,15 +109,12 @@ def train_steps(
     model, recipe, device = state.network, context.recipe, context.device
     context = replace(context, class_terms=context.class_terms.to(device))
     plan = plan or StepPlan(length.steps)
-    if device.type == "cuda" and not recipe.progressive.changes_always:
-        # cuDNN measures its algorithms once per size: up to 14 % faster (benchmarks/results/gpu_tried.md).
-        torch.backends.cudnn.benchmark = True
+    graphs = CudaGraphs(model, device, world, recipe)
     momentum, fp16 = 1 - recipe.batch_norm_momentum, state.scaler is not None
     batch_norm = GhostBatchNormStats(model, groups=recipe.num_groups, momentum=momentum, world=world, may_overflow=fp16)
     model.train()
     call = compile_model(model, recipe, device, microbatches, world=world) if recipe.compile is True else model
     gradients = GradientSync(call, world)
-    graphs = CudaGraphs(model, device, world, enabled=recipe.cuda_graphs)
     setting: StepSettings | None = None
     worker_death = DeferredWorkerDeath()
     iterator, group_count = iter(batches), len(world.groups(recipe.num_groups))
@@ -166,16 +163,13 @@ def _accumulate_gradients(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if microbatches.at(image_size) == 1 and not graphs.captured:
+            if microbatches.at(image_size) == 1:
                 message = out_of_memory_message(len(groups[0].labels), context.recipe.num_groups, image_size, error)
                 raise MemoryShortError(message) from error
             if gradients.sending:
                 raise MemoryShortError(out_of_memory_mid_step_message(image_size, error)) from error
         # Only here, after the error and the tensors of its traceback are gone, is the memory free again.
-        if graphs.captured:
-            graphs.release()
-        else:
-            microbatches = microbatches.halved(image_size)
+        microbatches = microbatches.halved(image_size)
         state.network.zero_grad(set_to_none=True)
         batch_norm.restart_step()
         release_memory(context.device)

@@ -76,7 +76,7 @@ def finish_training(context: RunContext, log: MetricsLog, validator: Validator, 
     """Select, calibrate, evaluate and save the model of a run whose steps are done; outputs that diverged remove it."""
     setup, state, selection = context.setup, context.state, context.selection
     if context.pacer is not None:
-        _logger.info(f"Trained: {epochs_trained(setup, state.step):g} epochs, as the time allowed.")
+        _logger.info(f"Trained: {epochs_trained(setup, state.step):.3g} epochs, as the time allowed.")
     if selection:
         if state.step < context.plan.steps:
             _logger.info(selection.why_over())

@@ -66,7 +66,7 @@ def _problems(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]]:
         is_missing = kind == "missing" and path[-1:] == [str(problem["loc"][-1])]
         if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
             meant = canonical_field(name)
-            near = did_you_mean(path[-1], field_names_at(path[:-1]))
+            near = _did_you_mean(path)
             rule = f"there is no such field{near if meant is None else f'; did you mean {meant}?'}"
         elif kind != "value_error" and not is_missing and (values := accepted_values(name)):
             words = [word for word in re.split(", | or ", values) if re.fullmatch(r"[a-z][\w+-]*", word)]
@@ -106,6 +106,12 @@ def field_names_at(path: list[str]) -> list[str]:
     return ["start", "end", "continuous"] if part is None else list(part.__pydantic_fields__)
 
 
+def _did_you_mean(path: Sequence[str]) -> str:
+    """``did_you_mean`` for an unknown field, with the full name of the field that is near it."""
+    near = did_you_mean(path[-1], field_names_at(list(path[:-1])))
+    return near.replace("'", f"'{'.'.join(path[:-1])}.", 1) if path[:-1] else near
+
+
 def apply_overrides(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """A copy of a recipe's plain values with fields changed by ``name=value`` or ``part.name=value``, not validated.
 
@@ -134,7 +140,7 @@ def apply_overrides(plain: dict[str, Any], settings: Sequence[str]) -> dict[str,
         known = field_names_at(path)
         if last not in known:
             meant = canonical_field(name)
-            near = did_you_mean(last, known) if meant is None else f"; did you mean `{meant}={text}`?"
+            near = _did_you_mean([*path, last]) if meant is None else f"; did you mean `{meant}={text}`?"
             hint = " To list all fields: effnetv2 recipes --fields" if near == "." else ""
             raise InputError(f"{shown}: there is no field '{name}'{near}{hint}")
         try:

@@ -53,7 +53,7 @@ def length_line(recipe: Recipe, images: int, minutes: float | None, path: Path) 
     """How long a run trains, and where its details are."""
     steps = pluralize(RunLength.of(recipe, images).steps, "step")
     within = "" if minutes is None else f", within {pluralize(minutes, 'minute')}"
-    return f"Length: {pluralize(float(recipe.epochs), 'epoch')}, {steps}{within} (details: {path / 'log.txt'})"
+    return f"Length: {pluralize(float(f'{recipe.epochs:.3g}'), 'epoch')}, {steps}{within} (details: {path / 'log.txt'})"
 
 
 def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[str]:

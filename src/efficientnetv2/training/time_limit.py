@@ -101,6 +101,7 @@ class Pacer:
         self._last_validation_s: float | None = None
         self._last_validation = time.monotonic()
         self._took_s = self._expected_s = self._planned_s = 0.0
+        self._planned = -1  # Steps done when a plan was last due
 
     @property
     def used_s(self) -> float:
@@ -131,12 +132,13 @@ class Pacer:
         """
         decided, _, steps = self._plan.revisions[-1] if self._plan.revisions else (-1, 0, 0)
         is_due = begins or self._plan.passes(step, self._plan_steps)
-        is_due |= decided >= 0 and step - decided >= max(1, _LEFT_FRACTION * (steps - decided))
+        since = step - max(decided, self._planned)
+        is_due |= decided >= 0 and since >= max(1, _LEFT_FRACTION * (steps - decided))
         if not self._setup.world.is_distributed:  # several processes have clocks of their own
             is_due |= self.used_s - self._planned_s >= self._limit.seconds / _PLANS
         if step <= decided or not is_due:
             return
-        self._planned_s = self.used_s
+        self._planned, self._planned_s = step, self.used_s
         first = max(all_gather_object(self._setup.world, max(step, self._plan.requested)))
         if first >= self._plan.steps:
             return

@@ -19,6 +19,7 @@ from efficientnetv2.data.loader import Batch, training_batches
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.models import model_file
 from efficientnetv2.progressive.schedule import StepSettings
+from efficientnetv2.training import cuda_graphs
 from efficientnetv2.training.checkpoints import save_checkpoint
 from efficientnetv2.training.loop import step_context, train_steps
 from efficientnetv2.training.resolve_image_sizes import settings_by_size
@@ -167,6 +168,8 @@ class _StepTimer:
         self._most = math.inf if run_steps is None else run_steps / len(self._settings)
         # Workers start at the same time: what each reads first comes at once.
         self._warm_up = max(_WARM_UP if within_s is None else 1, setup.workers)
+        if part.cuda_graphs:
+            self._warm_up = max(self._warm_up, cuda_graphs.WARM_UP + 1)
         self._steps: list[StepTiming] = []
         self._begun = time.perf_counter()
         self._marks: list[float] = []

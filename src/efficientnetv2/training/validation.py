@@ -20,6 +20,7 @@ from efficientnetv2.training.run_setup import RunSetup, eval_network, validation
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import DivergedError, pluralize
+from efficientnetv2.utils.logs import as_details
 
 _logger = logging.getLogger(__name__)
 
@@ -79,7 +80,8 @@ class Validator:
         last = {"kind": "val", "step": self._context.state.step, "num_images": len(predictions.labels)}
         if any(last.items() <= row.items() for row in setup.folder.history()):
             return  # an earlier part was killed while it wrote the report
-        self._log(self._record("val", predictions), setup.eval_split, when="result")
+        with as_details():  # shown with its interval, and by class
+            self._log(self._record("val", predictions), setup.eval_split)
 
     def _record(self, kind: str, predictions: Predictions) -> dict[str, float]:
         """Write a validation row, and return its metrics."""
@@ -93,10 +95,10 @@ class Validator:
         setup.folder.record(row)
         return metrics
 
-    def _log(self, metrics: dict[str, float], split: str, note: str = "", *, when: str = "") -> None:
+    def _log(self, metrics: dict[str, float], split: str, note: str = "") -> None:
         step, epoch = self._context.state.step, self._context.epoch
         means = [f"{label} {metrics[name]:.3f}" for name, label in MACRO_METRICS.items() if name in metrics]
-        when = when or (f"epoch {epoch:.1f}" if step else "before training")
+        when = f"epoch {epoch:.1f}" if step else "before training"
         _logger.info(
             f"{when}: top-1 {metrics['top1']:.1%}, {''.join(means)} "
             f"on {pluralize(int(metrics['num_images']), f'{split} image')}{note}"

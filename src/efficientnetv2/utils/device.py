@@ -52,7 +52,7 @@ def pick_device(word: str) -> torch.device:
     kind, _, number = word.partition(":")
     try:
         if kind not in _KINDS:
-            near = "; it may be cuda or mps." if kind == "gpu" else did_you_mean(kind, _KINDS)
+            near = "; a GPU is cuda or mps." if kind == "gpu" else did_you_mean(kind, _KINDS)
             near = f"; GPU {word} is cuda:{word}." if word.isdecimal() else near
             raise InputError(f"there is no such device{near}")
         device = torch.device(word)
@@ -69,7 +69,7 @@ def pick_device(word: str) -> torch.device:
             reason = f"there is no {kind} device of that number"
         known = ["auto", "cpu", *(f"cuda:{gpu}" for gpu in range(torch.cuda.device_count()))]
         known += ["mps"] if torch.backends.mps.is_available() else []
-        raise InputError(f"`device={word}`: {reason}. Choose from {', '.join(known)}.") from error
+        raise InputError(f"`device={word}`: {reason}. This machine has {', '.join(known)}.") from error
     return device
 
 

@@ -142,7 +142,7 @@ def cross_validate(
         by=by,
         block_degrees=number("block_degrees", block_degrees, 0.001, 90, whole=False),
         time_column=time_column,
-        tries=tuple(shell_join(settings_of(settings, "candidates")) for settings in candidates),
+        tries=tuple(shell_join(settings_of(settings, "candidates[...]")) for settings in candidates),
         try_settings=settings_of(candidate_settings or {}, "candidate_settings"),
         members=number("members", members, 1, 100),
         compare_splits=compare_splits,
