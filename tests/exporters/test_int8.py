@@ -42,7 +42,7 @@ def run(tmp_path_factory):
 def test_int8_loses_little_accuracy_and_reports_the_loss(format, run, tmp_path, capsys):
     if format == "openvino":
         pytest.importorskip("nncf")
-    made = ev2.export(run, format, tmp_path / "model.onnx", int8=True)
+    made = ev2.export(run, format, tmp_path / "exported", int8=True)
     found = made.accuracy
     assert made.precision == "int8"
     assert found.num_images == int((run.predictions["true_label"] != "").sum())

@@ -22,7 +22,10 @@ _SEVERITIES: tuple[Severity, ...] = ("wrong", "doubtful", "note")
 _REMOVE_FROM_SPLIT = "Remove them from one of the splits: metrics of the other are too high."
 _INSPECT_LABELS = "At least one label is wrong, or the image shows several things. Inspect them."
 _STRETCH = "If they were made from other values (reflectances, 16 bits), stretch all images alike when you make them."
-_GROUP = "Give them one value in a column and name it in `group_column`, so that no split divides them."
+_GROUP = (
+    "Give them one value in a column of a table of the images, and name it in `group_column`, so that no split divides "
+    "them."
+)
 # Severity of each kind of issue, and what to do.
 _CATALOG: Mapping[str, tuple[Severity, str]] = {
     "ignored_files": ("doubtful", "If they are images, convert them to JPEG: they are not read and not counted."),
