@@ -315,6 +315,14 @@ REJECTED = {
         r"label unseen in training: 'c' occurs only in test \(train.csv, row 4\)",
     ),
     "one class": ("path,label\n0.png,a\n1.png,a\n", r"one class only, 'a' \(2 rows\)"),
+    "several faults": (
+        "path,label\n,a\n0.png,\n1.png,b\n1.png,b\n",
+        "row 2: the path is empty.*also has 1 row with no label and 1 row with an image of another row",
+    ),
+    "an empty label and a repeated image": (
+        "path,label\n0.png,\n1.png,b\n1.png,b\n2.png,a\n",
+        "row 2: the label is empty.*also has 1 row with an image of another row",
+    ),
     "no rows": ("path,label\n", "has a header but no rows"),
     "nothing": ("", "train.csv is empty"),
     "Excel's first line": ("sep=;\npath;label\n0.png;a\n", "begins with 'sep=;'"),

@@ -31,8 +31,19 @@ def validate_labeled(records: ImageRecords) -> None:
     if len(empty):
         raise InputError(
             f"{records.where(int(empty[0]))}: the label is empty "
-            f"({len(empty)} of {records.count(len(records))} lack one). Fill it in, or remove these rows."
+            f"({len(empty)} of {records.count(len(records))} lack one). Fill it in, or remove these "
+            f"rows.{further_faults(records.table)}"
         )
+
+
+def further_faults(table: pd.DataFrame, *, labels: bool = False) -> str:
+    """The end of a message on a row: the rows with faults that are looked for later, to correct all of them at once."""
+    paths = table["path"].dropna()
+    counts = {"an image of another row": int(paths.duplicated().sum())}
+    if labels and not table["label"].isna().all():
+        counts = {"no label": int(table["label"].isna().sum())} | counts
+    found = [f"{pluralize(count, 'row')} with {fault}" for fault, count in counts.items() if count]
+    return f" The table also has {' and '.join(found)}." if found else ""
 
 
 def normalize_label(label: str) -> str:

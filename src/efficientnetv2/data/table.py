@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from efficientnetv2.data.csv_dialect import read_header
 from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks
-from efficientnetv2.data.label_rules import join_lists
+from efficientnetv2.data.label_rules import further_faults, join_lists
 from efficientnetv2.data.open_image import is_image
 from efficientnetv2.data.records import (
     AUGMENTED_FROM,
@@ -227,7 +227,8 @@ def _clean(table: pd.DataFrame, root: Path, name: str, rows: Ints, options: Read
     empty = np.flatnonzero(table["path"].isna())
     if len(empty):
         raise InputError(
-            f"{name}, row {rows[empty[0]]}: the path is empty{_more(len(empty))}. Fill it in, or remove the row."
+            f"{name}, row {rows[empty[0]]}: the path is empty{_more(len(empty))}. Fill it in, or remove the "
+            f"row.{further_faults(table, labels=options.require_labels)}"
         )
     table["path"] = _normal_paths(table["path"], root)
     if AUGMENTED_FROM in table:
