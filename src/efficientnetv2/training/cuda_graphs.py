@@ -124,12 +124,13 @@ def _captured(compute: Pass, inputs: Sequence[Tensor], drops: Sequence[DropPath 
     fixed = [tensor.clone() for tensor in inputs]
     for drop, kept in zip(drops, fixed[2:], strict=True):
         drop.kept = kept
-    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
     # A stream of this device, not PyTorch's own for graphs. Other threads may go on to pin memory for the next images.
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    try:
-        with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            loss = compute(fixed[0], fixed[1])
-    finally:
-        torch.cuda.set_stream(before)  # which PyTorch leaves out where capturing fails
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.device(device):
+        before = torch.cuda.current_stream(device)
+        try:
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                loss = compute(fixed[0], fixed[1])
+        finally:
+            torch.cuda.set_stream(before)  # which PyTorch leaves out where capturing fails
     return _Graph(graph, fixed, loss)
