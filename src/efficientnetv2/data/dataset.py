@@ -232,10 +232,10 @@ def load_dataset(
 
 
 def refuse_missing(data: str) -> None:
-    """Refuse what is neither a file, a folder, shards nor a built-in dataset."""
+    """Refuse labeled data that is neither a file, a folder, shards nor a built-in dataset."""
     path = Path(os.path.expanduser(data)).absolute()
     if not (is_shards(data) or path.exists() or data in builtin_datasets.BUILTIN_NAMES):
-        raise _missing_data(data, path)
+        raise _missing_data(data, path, needs_labels=True)
 
 
 def _read(data: str, options: ReadOptions) -> ImageRecords:
@@ -269,7 +269,7 @@ def _read(data: str, options: ReadOptions) -> ImageRecords:
     return image_folder.read_single_image(path, data)
 
 
-def _missing_data(data: str, path: Path, *, needs_labels: bool = False) -> InputError:
+def _missing_data(data: str, path: Path, *, needs_labels: bool) -> InputError:
     neighbors = os.listdir(path.parent) if path.parent.is_dir() else []
     near = did_you_mean(path.name, neighbors, os.path.dirname(data.rstrip(os.sep)))
     if near == ".":
