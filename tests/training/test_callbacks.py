@@ -17,7 +17,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file as modelfile
-from efficientnetv2.training import metrics_log, run_setup, trainer
+from efficientnetv2.training import loop, metrics_log, run_setup, trainer
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.checkpoints import checkpoint_steps, save_checkpoint
 from efficientnetv2.training.loop import StepOutput
@@ -355,27 +355,33 @@ def test_full_disk_is_reported_and_loses_no_step(name, minival, job, monkeypatch
     ]
 
 
-@needs_full
 @pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="Windows has no such signal")
-def test_worker_killed_while_writing_a_checkpoint_loses_no_step(job, monkeypatch):
+@pytest.mark.parametrize("moment", [(torch, "save"), (torch.nn.Module, "state_dict"), (loop, "optimizer_step")])
+def test_worker_killed_in_the_middle_of_a_step_or_checkpoint_loses_no_step(job, monkeypatch, moment):
     """PyTorch raises anywhere in the main process. The error is not a full disk."""
 
     def told(number, frame):
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
 
-    def saved(kept, file):
+    def interrupted(*given, **named):
         signal.raise_signal(signal.SIGCHLD)
-        save(kept, file)
+        return real(*given, **named)
 
-    save, before = torch.save, signal.signal(signal.SIGCHLD, told)
-    monkeypatch.setattr(torch, "save", saved)
+    expected = Trainer(job("alone", "checkpoint_minutes=0")).fit()
+    real, before = getattr(*moment), signal.signal(signal.SIGCHLD, told)
     one = job("run", "checkpoint_minutes=0")
     try:
-        with pytest.raises(ReaderKilledError, match="workers"):
-            Trainer(one).fit()
+        with monkeypatch.context() as patch:
+            patch.setattr(*moment, interrupted)
+            with pytest.raises(ReaderKilledError, match="workers"):
+                Trainer(one).fit()
+        assert signal.getsignal(signal.SIGCHLD) is told
     finally:
         signal.signal(signal.SIGCHLD, before)
-    assert checkpoint_steps(one.folder.checkpoints) == [1]
+    assert checkpoint_steps(one.folder.checkpoints)[-1] in {1, 2}
+    found = Trainer(job("run", "checkpoint_minutes=0")).fit(resume=True)
+    first, last = ([row["loss"] for row in one.history if row["kind"] == "train"][-1] for one in (expected, found))
+    assert first == last
 
 
 def test_every_growing_file_is_named_if_its_disk_is_full(tmp_path):

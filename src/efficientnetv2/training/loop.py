@@ -33,7 +33,6 @@ from efficientnetv2.training.microbatch import (
 from efficientnetv2.training.optim import lr_factor
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_setup import RunLength, RunSetup
-from efficientnetv2.training.signals import DeferredWorkerDeath
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.transforms.pipeline import augment, binary_targets
 from efficientnetv2.utils.device import Precision, autocast, to_device
@@ -116,7 +115,6 @@ def train_steps(
     call = compile_model(model, recipe, device, microbatches, world=world) if recipe.compile is True else model
     gradients = GradientSync(call, world)
     setting: StepSettings | None = None
-    worker_death = DeferredWorkerDeath()
     iterator, group_count = iter(batches), len(world.groups(recipe.num_groups))
     began = time.perf_counter()
     while groups := list(itertools.islice(iterator, group_count)):
@@ -125,18 +123,14 @@ def train_steps(
         if request.setting != setting:
             setting = request.setting
             apply_regularization(model, setting)
-        with worker_death.deferred():  # a step is done whole or not at all
-            batch_norm.begin_step()
-            loss, microbatches = _accumulate_gradients(
-                state, groups, context, batch_norm, gradients, graphs, microbatches
-            )
-            gradients.end_step()
-            batch_norm.end_step(loss)
-            lr = _set_learning_rate(state, recipe, length, plan)
-            optimizer_step(state, recipe)
+        batch_norm.begin_step()
+        loss, microbatches = _accumulate_gradients(state, groups, context, batch_norm, gradients, graphs, microbatches)
+        gradients.end_step()
+        batch_norm.end_step(loss)
+        lr = _set_learning_rate(state, recipe, length, plan)
+        optimizer_step(state, recipe)
         unreadable = tuple(failure for batch in groups for failure in batch.unreadable)
         yield StepOutput(request.step, setting, loss, lr, recipe.batch_size, unreadable, data_wait_s, microbatches)
-        worker_death.raise_pending()
         began = time.perf_counter()
 
 

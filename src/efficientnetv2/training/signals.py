@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -123,32 +123,38 @@ class GracefulStop:
             signal.signal(number, self._before.pop(number))
 
 
-class DeferredWorkerDeath:
-    """Delays PyTorch's error about a killed data loader process until the work in progress is whole.
+class WorkerDeath:
+    """PyTorch's error about a killed data loader process, raised between steps alone.
 
-    PyTorch raises it from a SIGCHLD handler, wherever the main thread is.
+    PyTorch raises it from a SIGCHLD handler, wherever the main thread is: in the middle of a checkpoint, say. (While
+    the main thread waits for images, PyTorch also looks every 5 s, and raises an error there.)
     """
 
     def __init__(self) -> None:
         self._pending: tuple[int, FrameType | None] | None = None
-        self._handler: Any = None
+        self._handler: Callable[[int, FrameType | None], Any] | None = None
 
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Within, no error is raised."""
-        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        self._handler = signal.signal(signal.SIGCHLD, self._note)
-        try:
-            yield
-        finally:
+    def __enter__(self) -> WorkerDeath:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._handler is not None:
+            with suppress(RuntimeError):  # else PyTorch's handler would raise it when the next process ends
+                self.raise_pending()
             signal.signal(signal.SIGCHLD, self._handler)
+
+    def defer(self) -> None:
+        """From now on, wait for ``raise_pending``; called once PyTorch has set its handler, with the first loader."""
+        if self._handler is None and hasattr(signal, "SIGCHLD"):
+            handler = signal.getsignal(signal.SIGCHLD)
+            if callable(handler) and threading.current_thread() is threading.main_thread():
+                self._handler = handler
+                signal.signal(signal.SIGCHLD, self._note)
 
     def raise_pending(self) -> None:
         """Raise PyTorch's RuntimeError if a process was killed meanwhile."""
         pending, self._pending = self._pending, None
-        if pending is not None and callable(self._handler):
+        if pending is not None and self._handler is not None:
             self._handler(*pending)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -18,13 +18,13 @@ from efficientnetv2.training.loop import StepOutput, step_context, train_steps
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.post_training import Result, finish_training
 from efficientnetv2.training.run_setup import RunSetup, stage_ends, train_sampler, training_images
-from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
+from efficientnetv2.training.signals import GracefulStop, WorkerDeath
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import broadcast_from_main, convert_sync_batch_norm
-from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError
+from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
 
 _logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Trainer:
         self.validator = Validator(self.context, self.divergence, is_due=is_due)
         self._unreadable = UnreadableImages(setup)
         self._microbatches = setup.microbatches
-        self._worker_death = DeferredWorkerDeath()
+        self._worker_death = WorkerDeath()
         self._last_checkpoint = self._last_step = time.perf_counter()
 
     def _load_checkpoint(self, resume: bool) -> dict[str, Any]:
@@ -115,25 +115,27 @@ class Trainer:
         """Step by step, to the end or until early stopping."""
         context, world = self.context, self.setup.world
         flags = AsyncFlags(world)
-        steps = training_steps(context, self._on_first_batch)
-        with GracefulStop(launched=world.launch is not None) as stop:
+        steps = training_steps(context, self._on_first_batch, self._worker_death)
+        with self._worker_death, GracefulStop(launched=world.launch is not None) as stop:
             context.stop_requested = lambda: stop.requested
             for callback in context.callbacks:
                 callback.on_train_start(context.state.step, context.plan.steps)
             if self.validator.is_due:  # of the initial model, or what an outage prevented
                 self._validate()
                 if context.state.step:
-                    self._write_checkpoint()
+                    self.save_checkpoint()
             output: StepOutput | None = None
             while not context.is_done:
                 try:
-                    with worker_errors():
-                        output = next(steps)
+                    output = next(steps)
                 except (MemoryShortError, DivergedError):  # in the middle of a step
                     raise
-                except InputError:  # images that can't be read: nothing of their step is done yet
+                except InputError as error:  # images that can't be read: nothing of their step is done yet
                     if output is not None:
                         self.save_checkpoint()
+                    if isinstance(error, ReaderKilledError):
+                        with worker_errors():
+                            self._worker_death.raise_pending()  # it says how the process ended
                     raise
                 self._on_step_end(output)
                 stop_all, unreadable = flags.after_step(
@@ -175,12 +177,11 @@ class Trainer:
         if context.pacer is not None:
             context.pacer.stepped(output.setting.image_size, time.perf_counter() - self._last_step)
         with self._checkpoint_on_error():
+            self._worker_death.raise_pending()
             self._log_and_validate(output)
         every_s = self.setup.recipe.checkpoint_minutes * 60
         if ends_stage or context.is_done or time.perf_counter() - self._last_checkpoint >= every_s:
             self.save_checkpoint()
-            with worker_errors():
-                self._worker_death.raise_pending()
         for callback in self.context.callbacks:
             callback.on_step_end(step, context.plan.steps, output.setting)
         if ends_stage and not context.is_done:
@@ -219,15 +220,10 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint if the weights are finite, in the first process, as all have the same state."""
-        if self.setup.world.is_main_process:
-            with self._worker_death.deferred():  # a killed reader may be reported again
-                self.divergence.check_weights()
-            self._write_checkpoint()
-
-    def _write_checkpoint(self) -> None:
-        context = self.context
         if not self.setup.world.is_main_process:
             return
+        self.divergence.check_weights()
+        context = self.context
         saved = self.log.state_dict() | {"to_validate": self.validator.is_due}
         with self.log.paused():
             saved |= context.state.state_dict()
@@ -235,12 +231,13 @@ class Trainer:
                 saved["used_s"] = context.pacer.used_s
             if context.selection is not None:
                 saved["selection"] = context.selection.state_dict()
-            with self._worker_death.deferred():  # a checkpoint is written whole
-                save_checkpoint(self.setup.folder.checkpoints, saved, context.state.step)
+            save_checkpoint(self.setup.folder.checkpoints, saved, context.state.step)
         self._last_checkpoint = time.perf_counter()
 
 
-def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> Iterator[StepOutput]:
+def training_steps(
+    context: RunContext, on_first_batch: Callable[[], None], worker_death: WorkerDeath
+) -> Iterator[StepOutput]:
     """The remaining steps; ``on_first_batch`` is called when the model is compiled, before images are read."""
     setup, state, plan = context.setup, context.state, context.plan
     if state.step >= plan.steps:
@@ -251,7 +248,9 @@ def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> I
 
     def batches() -> Iterator[Batch]:
         on_first_batch()
-        yield from training_batches(images, sampler, workers=setup.workers, pin_memory=pin_memory)
+        for batch in training_batches(images, sampler, workers=setup.workers, pin_memory=pin_memory):
+            worker_death.defer()  # a step or a checkpoint is done whole or not at all
+            yield batch
 
     common, length, microbatches = step_context(setup), setup.length, setup.microbatches
     return train_steps(state, batches(), common, length=length, microbatches=microbatches, world=setup.world, plan=plan)
