@@ -161,7 +161,7 @@ def test_reference_gradients_are_computed_per_ghost_batch(precision, job, monkey
     recipe = with_overrides(job.recipe, [sizes, f"precision={precision}"])
     call = compiling.compile_model(job.network.train(), recipe, job.device, MicrobatchPlan({32: 4}))
     assert call is compiled, "all groups at once have the gradients of each alone"
-    assert (plain, whole) == ([2] * 8, [8])
+    assert (set(plain), whole) == ({2}, [8])
 
 
 def test_every_stage_is_compiled_beyond_the_limit_of_pytorch(job, monkeypatch):
