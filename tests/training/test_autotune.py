@@ -82,12 +82,18 @@ def test_short_run_is_not_measured(monkeypatch, device, hardware, chosen):
 
 
 def test_cpu_measures_a_run_of_few_steps_with_large_batches(monkeypatch):
-    """1,280 images: measuring takes a twentieth. A GPU computes all images of a step at once and does not measure."""
+    """1,280 images: measuring takes a twentieth."""
     measured(monkeypatch, fp32=1.0, bf16=1.25)
     choice = choose_precision(recipe_of("batch_size=32"), network(), steps=40, device=CPU)
     assert (choice.precision, choice.compile) == ("fp32", False)
-    bench = autotune._Bench(recipe_of("batch_size=32"), network(), torch.device("cuda"), 40)
-    assert bench.too_short_to_measure
+    assert mentions(choice.note, "0.80")
+
+
+def test_gpu_takes_16_bits_unmeasured(monkeypatch):
+    monkeypatch.setattr(autotune, "lower_precision", lambda device: "bf16")
+    monkeypatch.setattr(autotune._Bench, "side", lambda *words: pytest.fail("measured"))
+    choice = choose_precision(recipe_of("compile=off"), network(), steps=10_000, device=torch.device("cuda"))
+    assert choice.precision == "bf16"
 
 
 def test_precision_and_compile_of_the_recipe_are_used(monkeypatch):
