@@ -158,20 +158,18 @@ def main() -> int:
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
     found: dict[str, TimingStats] = {}
     raw = {}
-    with tempfile.TemporaryDirectory() as folder:
-        paint(Path(folder), 64 if options.try_out else 8192)
-        for name, (model, px, batch) in cases.items():
-            work = Workload(model, px, batch, rate=0.1, device=device)
-            measured = time_steps(
-                work, rounds=options.rounds, compiled=not options.try_out, say=print, libraries=("timm",)
-            )
-            print(name, *measured.lines(), sep="\n", flush=True)
-            best = measured.fastest("timm")
-            found[f"gpu_step_{name}_vs_timm_best"] = measured.ahead_of(best)
-            raw[name] = {"best": best} | measured.to_json()
-            torch.cuda.empty_cache()
-        for name in cases.keys() & {"s_300", "tiny"}:
-            model, px, batch = cases[name]
+    for name, (model, px, batch) in cases.items():
+        work = Workload(model, px, batch, rate=0.1, device=device)
+        measured = time_steps(work, rounds=options.rounds, compiled=not options.try_out, say=print, libraries=("timm",))
+        print(name, *measured.lines(), sep="\n", flush=True)
+        best = measured.fastest("timm")
+        found[f"gpu_step_{name}_vs_timm_best"] = measured.ahead_of(best)
+        raw[name] = {"best": best} | measured.to_json()
+        torch.cuda.empty_cache()
+    for name in cases.keys() & {"s_300", "tiny"}:
+        model, px, batch = cases[name]
+        with tempfile.TemporaryDirectory() as folder:
+            paint(Path(folder), 64 if options.try_out else 2048)
             found |= shares(Workload(model, px, batch, 0.1, device), Path(folder), rounds=options.rounds)
     for name, spread in found.items():
         print(f"{name}: {spread}")

@@ -37,7 +37,9 @@ class CudaGraphs:
         self.device, self.enabled = device, recipe.cuda_graphs
         reason = _unsupported(network, device, world, recipe) if self.enabled else None
         if reason is not None:
-            self._stop(reason)
+            self.enabled = False
+            if device.type == "cuda":
+                self._stop(reason)
         if self.enabled:
             self._weights = [weight for weight in network.parameters() if weight.requires_grad]
             self._drops = [module for module in network.modules() if isinstance(module, DropPath | Dropout)]

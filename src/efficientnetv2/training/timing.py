@@ -168,7 +168,7 @@ class _StepTimer:
         self._most = math.inf if run_steps is None else run_steps / len(self._settings)
         # Workers start at the same time: what each reads first comes at once.
         self._warm_up = max(_WARM_UP if within_s is None else 1, setup.workers)
-        if part.cuda_graphs:
+        if part.cuda_graphs and setup.device.type == "cuda":
             self._warm_up = max(self._warm_up, cuda_graphs.WARM_UP + 1)
         self._steps: list[StepTiming] = []
         self._begun = time.perf_counter()
