@@ -21,10 +21,10 @@ tenth before and after all of them. Finished runs are read again if data and wei
 
 PREFIX is ``newcomer_NAME_START_Mmin``, where START is ``offline`` or ``weights``:
 
-- ``PREFIX_minus_PEER_top1``, ``PREFIX_minus_PEER_macro_f1``: ours − peer in points, on TEST, over all seeds, with the
-  interval of a paired bootstrap. The bootstrap draws an image with the predictions of all seeds.
-- ``PREFIX_minus_PEER_top1_by_seed``: mean difference of top-1, with the lowest and the highest seed as ends.
-- ``PREFIX_SIDE_wall_s``: mean wall time of training, with the lowest and the highest seed as ends.
+- ``PREFIX_minus_PEER_top1``: ours − peer in points, on TEST, over all seeds, with the interval of a paired bootstrap.
+  The bootstrap draws an image with the predictions of all seeds.
+
+results/newcomer.json has the same for macro-F1, and the top-1 and the seconds of training of each side and seed.
 
 OUT (results/newcomer) has all files; only OUT/sides is committed.
 """
@@ -61,9 +61,9 @@ from efficientnetv2.evaluation.predictions import CLUSTER_COLUMN, compare_predic
 from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.training.initial_weights import BUNDLED, load_weights
+from efficientnetv2.utils.io import write_text_atomically
 
 _ROOT = Path(__file__).parents[1]
-_CLAIMS = ("{}_wall_s", "minus_{}_top1", "minus_{}_macro_f1", "minus_{}_top1_by_seed")
 _LIBRARIES = {"fastai": "fastai", "autogluon": "autogluon.multimodal"}  # the others are in the dev environment
 
 
@@ -129,20 +129,17 @@ def pooled(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([table.set_axis(f"{seed}/" + table.index) for seed, table in enumerate(own)])
 
 
+def top1(table: pd.DataFrame) -> float:
+    """Compute the fraction of right labels."""
+    return float((table["predicted_label"] == table["true_label"]).mean())
+
+
 def differences(ours: list[pd.DataFrame], theirs: list[pd.DataFrame]) -> dict[str, dict[str, float]]:
-    """Compute ours − theirs in points, by metric. ``top1_by_seed`` has the spread over the seeds."""
+    """Compute ours − theirs in points, by metric, with the ends of its interval, over all seeds."""
     both = compare_predictions(pooled(ours), pooled(theirs))
     assert both is not None, "both predict the test images"
-    found = {name: asdict(one) for name, one in (("top1", both.top1), ("macro_f1", both.macro_f1))}
-    compared = [compare_predictions(*pair) for pair in zip(ours, theirs, strict=True)]
-    by_seed = [one.top1.value for one in compared if one is not None]
-    found["top1_by_seed"] = {"value": statistics.fmean(by_seed), "low": min(by_seed), "high": max(by_seed)}
-    counts = {"top1_by_seed": len(by_seed)}
-    return {
-        name: {end: 100 * one[end] for end in ("value", "low", "high")}
-        | {"n": counts.get(name, both.num_images // len(ours))}
-        for name, one in found.items()
-    }
+    found = {"top1": asdict(both.top1), "macro_f1": asdict(both.macro_f1)}
+    return {name: {end: 100 * one[end] for end in ("value", "low", "high")} for name, one in found.items()}
 
 
 def main() -> None:
@@ -191,21 +188,44 @@ def main() -> None:
         f"--start {start.replace('weights', 'WEIGHTS')} --seeds {options.seeds} {chosen}--timm-train TIMM_TRAIN_PY "
         "--peers-python PYTHON --record"
     )
-    claims: dict[str, dict[str, Any]] = {}
-    for side in sides:
-        seconds = [row["wall_s"] for row in rows[side]]
-        ends = {"value": statistics.fmean(seconds), "low": min(seconds), "high": max(seconds)}
-        claims[f"newcomer_{run_name}_{side}_wall_s"] = {**ends, "unit": "s", "n": len(seconds)}
-        if side != "ours":
-            for metric, one in differences(tables["ours"], tables[side]).items():
-                claims[f"newcomer_{run_name}_minus_{side}_{metric}"] = {**one, "unit": "points"}
-    for claim, one in claims.items():
-        print(f"{claim}: {one['value']:.1f} {one['unit']} ({one['low']:.1f} to {one['high']:.1f}), n = {one['n']}")
-    for claim in (f"newcomer_{run_name}_{form.format(side)}" for form in _CLAIMS for side in ("ours", *SIDES)):
-        if options.record and claim in claims:
-            record(claim, **claims[claim], command=typed, on=machines(every), versions=versions_of(every))
-        elif options.record:
+    measured = {
+        "hardware": machines(every),
+        "command": typed,
+        "test_images": len(tables["ours"][0]),
+        "sides": {
+            side: {"top1": [top1(one) for one in tables[side]], "wall_s": [row["wall_s"] for row in rows[side]]}
+            for side in sides
+        },
+        "minus": {side: differences(tables["ours"], tables[side]) for side in sides[1:]},
+    }
+    for side, one in measured["sides"].items():
+        print(f"{side}: top-1 {_span([100 * value for value in one['top1']])} %, {_span(one['wall_s'])} s of training")
+    for side, found in measured["minus"].items():
+        for metric, one in found.items():
+            print(f"ours - {side}, {metric}: {one['value']:+.1f} points ({one['low']:+.1f} to {one['high']:+.1f})")
+    if options.record:
+        keep(f"newcomer_{run_name}", measured, versions_of(every))
+
+
+def _span(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.1f} ({min(values):.1f} to {max(values):.1f}, {len(values)} seeds)"
+
+
+def keep(prefix: str, measured: dict[str, Any], versions: dict[str, str]) -> None:
+    """Record the claims, and add the other results to newcomer.json."""
+    for side in SIDES:
+        claim = f"{prefix}_minus_{side}_top1"
+        if side in measured["minus"]:
+            record(
+                claim, **measured["minus"][side]["top1"], unit="points", n=measured["test_images"],
+                command=measured["command"], on=measured["hardware"], versions=versions,
+            )  # fmt: skip
+        else:
             forget(claim)
+    file = RESULTS / "newcomer.json"
+    saved = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    text = json.dumps(dict(sorted((saved | {prefix.removeprefix("newcomer_"): measured}).items())), indent=1)
+    write_text_atomically(file, text + "\n")
 
 
 if __name__ == "__main__":

@@ -203,6 +203,7 @@ WRONG = [
     (("--weights", "imagenet"), ("--weights imagenet", "--weights efficientnetv2_b0.in1k")),
     (("--weights", "IMAGENET1K_V1"), ("--weights efficientnetv2_b0.in1k",)),
     (("--weights", "pretrained"), ("--weights auto",)),
+    (("--weights", "scratch"), ("--weights none",)),
     (("--weights", "nowhere.pth"), ("--weights nowhere.pth",)),
     (("--weights", "efficientnetv2_b0.in2k"), ("efficientnetv2_b0.in2k", "did you mean")),
     (("--set", "weights=nowhere.pth"), ("nowhere.pth",)),

@@ -28,8 +28,7 @@ def test_difference_is_the_mean_over_seeds():
     theirs = [predictions(true, "aaabbbbb"), predictions(true, "bbaabbaa")]
     found = newcomer.differences(ours, theirs)
     assert found["top1"]["value"] == pytest.approx(100 * ((8 - 7) + (7 - 4)) / 2 / 8)
-    assert found["top1_by_seed"] == pytest.approx({"value": 25, "low": 12.5, "high": 37.5, "n": 2})
-    assert found["top1"]["n"] == 8
+    assert newcomer.top1(theirs[1]) == 0.5
 
 
 def test_equal_seeds_do_not_narrow_the_interval():
@@ -149,6 +148,7 @@ def test_claims_are_recorded_and_missing_peers_are_named(tmp_path, monkeypatch, 
         calls.append(("ours", task.seed))
         return run(folder / "test", {0}, wall_s=60)
 
+    monkeypatch.setattr(newcomer, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
     monkeypatch.setattr(newcomer, "prepare", lambda task, folder: dict.fromkeys(("images", "test", "weights"), ""))
@@ -170,9 +170,10 @@ def test_claims_are_recorded_and_missing_peers_are_named(tmp_path, monkeypatch, 
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["newcomer_tiny_offline_1min_minus_probe_top1"]["value"] == pytest.approx(5)
     assert summary["newcomer_tiny_offline_1min_minus_probe_top1"]["hardware"] == "a machine"
-    wall = summary["newcomer_tiny_offline_1min_probe_wall_s"]
-    assert (wall["low"], wall["value"], wall["high"]) == (50, 50.5, 51)
-    assert "--sides probe autogluon timm " in wall["command"]
+    assert "--sides probe autogluon timm " in summary["newcomer_tiny_offline_1min_minus_probe_top1"]["command"]
+    more = json.loads((tmp_path / "newcomer.json").read_text())["tiny_offline_1min"]
+    assert more["sides"]["probe"] == {"top1": [0.9, 0.9], "wall_s": [50, 51]}
+    assert more["minus"]["probe"]["macro_f1"]["value"] > 0
     assert "newcomer_tiny_offline_6min_minus_fastai_top1" in summary
     assert "newcomer_tiny_offline_1min_minus_fastai_top1" not in summary, "not measured this time"
     newcomer.main()

@@ -32,6 +32,7 @@ _USED = ("interpolation", "mean", "std")
 # Names of pretrained weights in Keras, torchvision and Ultralytics, and of their datasets, by ours.
 _SYNONYMS = {
     **dict.fromkeys(("default", "pretrained", "true", "yes"), "auto"),
+    **dict.fromkeys(("random", "scratch", "false", "no"), "none"),
     **dict.fromkeys(("imagenet", "imagenet1k", "in1k"), "efficientnetv2_b0.in1k"),
     **dict.fromkeys(("imagenet21k", "imagenet22k", "in21k", "in22k"), "efficientnetv2_s.in21k"),
 }
