@@ -138,16 +138,14 @@ def tried_run(options: argparse.Namespace, name: str, side: Timm | Reference, se
     return found
 
 
-def tune(options: argparse.Namespace, sizes: Sequence[str] = ()) -> dict[str, Any]:
+def tune(options: argparse.Namespace) -> dict[str, Any]:
     """Tune the peers as ``benchmarks.time_to_accuracy`` describes; return the scores and the chosen arguments.
 
     Args:
         options: Options of ``benchmarks.time_to_accuracy``.
-        sizes: Arguments of timm's size schedule. With them, torchvision's recipe is not tuned: it has no size schedule.
     """
     link_tuning_images(options)
-    timm, speeds, on = _quickest(options)  # alone on all cores
-    timm = timm.with_part("sizes", sizes) if sizes else timm
+    timm, speeds, on = quickest(options)  # alone on all cores
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.at_once))  # of the runs
     tried: dict[str, float] = {}
 
@@ -171,14 +169,14 @@ def tune(options: argparse.Namespace, sizes: Sequence[str] = ()) -> dict[str, An
             return beyond_ends({lr: run.result() for lr, run in runs.items()}, lambda lr: submit_rate(lr).result())
 
         # The last rate is the recipe's, 0.5 for 1,024 images. Runs at the same time as timm, so that no core is idle.
-        torchvision_rates = None if sizes else waiting.submit(tune_torchvision, (0.0078, 0.0156, 0.03125))
+        torchvision_rates = waiting.submit(tune_torchvision, (0.0078, 0.0156, 0.03125))
         best, tuned = tuned_timm(timm, top1)
-        rates = {} if torchvision_rates is None else torchvision_rates.result()
-    found = {
+        rates = torchvision_rates.result()
+    return {
         "regime": regime_of(options),
         "timm": {"quick": tuned.quick, "parts": tuned.parts, "top1": best, "tried": tried, "speeds": speeds, "on": on},
+        "torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates},
     }
-    return found | ({"torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates}} if rates else {})
 
 
 def regime_of(options: argparse.Namespace) -> dict[str, int]:
@@ -206,7 +204,7 @@ def here() -> str:
     return f"{hardware()}, torch {torch.__version__}"
 
 
-def _quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float], str]:
+def quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float], str]:
     """Return timm's script with the fastest arguments, images/s of all of them, and the machine."""
 
     def measure() -> dict[str, Any]:

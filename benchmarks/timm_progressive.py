@@ -8,11 +8,12 @@ EfficientNetV2-B0 from scratch, up to 128 px. TIMM_TRAIN_PY is the train.py of t
 ``--train-size-schedule progressive`` since July 2026: it draws the size of each batch from a window of the sizes that
 moves from the first size to the last size during the run. Its regularization does not follow the size.
 
-- timm: 10 epochs with the values that ``--tune`` chose on images of train alone (a quarter of them for 20 epochs; 2,000
-  other images choose). First the optimizer, its learning rate, the schedule, the regularization and the batch size
-  (``benchmarks.peers_tuning``). Then the sizes: the fastest that are at most a point below the best. Then compilation,
-  if it is faster with changing sizes too. Last the learning rate with the higher mean over three seeds, of the chosen
-  rate and the rate that tuning started from.
+- timm: 10 epochs. The optimizer, the schedule, the regularization and the batch size are those that
+  ``time_to_accuracy`` chose for the constant size (results/time_to_accuracy/tuned.json). ``--tune`` chooses the rest on
+  images of train alone (a quarter of them for 20 epochs; 2,000 other images choose): the fastest format and number of
+  workers on this machine; the sizes, the fastest that are at most a point below the best; compilation, if it is faster
+  with changing sizes too; and the learning rate with the higher mean over two seeds, of the rate of the constant size
+  and the rate that its tuning started from.
 - quick: ``effnetv2 train --recipe quick --weights none`` without tuning. The first seed chooses the shortest of 2, 3,
   4, 5, 6, 8, 10 epochs that reaches timm's top-1. If the mean over all seeds does not reach timm's mean, the next
   length follows. Then once more, for the epochs that 95 % of timm's minutes allow by the times of the first seed.
@@ -38,9 +39,9 @@ from typing import Any
 from benchmarks.arms import SAME_PACE, rows_of
 from benchmarks.in_turn import mean_top1, peer_side
 from benchmarks.peers_training import Timm, link_folders
-from benchmarks.peers_tuning import CHOOSING, at_first_rate, tried_run, tune, untuned
+from benchmarks.peers_tuning import CHOOSING, at_first_rate, link_tuning_images, quickest, regime_of, tried_run, untuned
 from benchmarks.progressive import NEARLY
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, read
 from benchmarks.time_to_accuracy import LADDER, measure, timm_of, tuned
 
 from efficientnetv2.data.dataset import load_dataset
@@ -68,9 +69,11 @@ def size_schedule(label: str, image_size: int) -> tuple[str, ...]:
 
 
 def tune_schedule(options: argparse.Namespace) -> dict[str, Any]:
-    """Tune with the first sizes (``peers_tuning.tune``), and then sizes, compilation and learning rate."""
-    found = tune(options, size_schedule(next(iter(_SIZES)), options.image_size))
-    timm = timm_of(found["timm"], options)
+    """Tune the format, the sizes, compilation and the learning rate, with the other values of the constant size."""
+    link_tuning_images(options)
+    timm, speeds, on = quickest(options)
+    parts = read(RESULTS / "time_to_accuracy/tuned.json")["timm"]["parts"]
+    timm = replace(timm, parts={name: tuple(arguments) for name, arguments in parts.items()})
     sides = {label: timm.with_part("sizes", size_schedule(label, options.image_size)) for label in _SIZES}
     rows = {label: tried_run(options, f"sizes {label}", side) for label, side in sides.items()}
     enough = max(row["top1"] for row in rows.values()) - NEARLY
@@ -82,12 +85,13 @@ def tune_schedule(options: argparse.Namespace) -> dict[str, Any]:
         timm = plain if rows["not compiled"]["train_s"] < rows[label]["train_s"] else timm
     rates = {"chosen rate": timm, "first rate": at_first_rate(timm)}
     means = {
-        name: mean_top1([tried_run(options, f"{name} seed {seed}", side, seed) for seed in (1, 2, 3)])
+        name: mean_top1([tried_run(options, f"{name} seed {seed}", side, seed) for seed in (1, 2)])
         for name, side in rates.items()
     }
     timm = rates[max(means, key=lambda name: means[name])]
     then = {"sizes": label, "sizes_tried": {name: [row["top1"], row["train_s"]] for name, row in rows.items()}}
-    return found | {"timm": {**found["timm"], "quick": timm.quick, "parts": timm.parts, **then, "rates_tried": means}}
+    found = {"quick": timm.quick, "parts": timm.parts, "speeds": speeds, "on": on, **then, "rates_tried": means}
+    return {"regime": regime_of(options), "timm": found}
 
 
 def _parsed() -> argparse.Namespace:
