@@ -34,7 +34,7 @@ from typing import Any
 
 from benchmarks import small_tables
 from benchmarks.arms import (
-    HARDLY_VALIDATED,
+    NOTHING_SELECTED,
     Paired,
     gain,
     machines,
@@ -75,7 +75,7 @@ _ENDS = {GROWING: "", RANDOM: "_random_resize"}  # suffixes of claim names
 def cell(order: str, kind: str, column: str, strength: str, regime: Regime, epochs: float, device: str) -> Cell:
     """One arm: recipe ``quick`` with another schedule."""
     overrides = (
-        *same_numbers(device), *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"batch_size={regime.batch_size}",
+        *same_numbers(device), *NOTHING_SELECTED, f"epochs={epochs:.6g}", f"batch_size={regime.batch_size}",
         "progressive.stages=4",
         f"progressive.image_size={{start: {regime.image_size / 2:g}, end: {regime.image_size}}}",
         f"progressive.size_multiple={regime.size_multiple}", f"progressive.order={order}", *ORDERS[order],

@@ -29,6 +29,8 @@ from efficientnetv2.utils.io import write_text_atomically
 
 # Validate only at the end of each stage, which is required, and on few images.
 HARDLY_VALIDATED = ("val_interval_epochs=1000", "val_max_images=32")
+# The same, and train on all training images to the last step.
+NOTHING_SELECTED = (*HARDLY_VALIDATED, "minival=null")
 # Largest ratio of the speeds of two runs at the same image size, if their times are compared. Ours: on an idle machine,
 # most recorded pairs are within 4 %.
 SAME_PACE = 1.1

@@ -49,7 +49,7 @@ from typing import Any
 
 from benchmarks import progressive_figure, small_tables
 from benchmarks.arms import (
-    HARDLY_VALIDATED,
+    NOTHING_SELECTED,
     Paired,
     gain,
     machines,
@@ -112,7 +112,7 @@ class Choice:
 def cell(row: str, column: str, choice: Choice, regime: Regime, epochs: float, device: str = "cpu") -> Cell:
     """Return an arm: recipe ``quick`` with another schedule and learning rate."""
     settings = [
-        *same_numbers(device), *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"optimizer.lr={choice.lr:g}",
+        *same_numbers(device), *NOTHING_SELECTED, f"epochs={epochs:.6g}", f"optimizer.lr={choice.lr:g}",
         f"batch_size={regime.batch_size}",
         f"progressive.stages={4 if row == PROGRESSIVE else 1}",
         f"progressive.image_size={{start: {regime.image_size / 2:g}, end: {regime.image_size}}}",

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +26,6 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
-from efficientnetv2.utils import legacy
 from efficientnetv2.utils.benchmark import TimingStats
 from efficientnetv2.utils.device import device_title
 from efficientnetv2.utils.io import write_text_atomically
@@ -42,33 +40,9 @@ IMAGES = Path(__file__).parents[1] / "docs/images"
 NAMED = ("efficientnetv2", "torch", "torchvision", "pillow")  # each claim has the versions of these packages
 
 
-# An argument of ``--set``, NAME=VALUE, within any text.
-_OVERRIDE = re.compile(r"(?<![\w.-])((?:\w+\.)?)(\w+)=([\w+]*)")
-
-
 def read(file: Path) -> Any:
-    """Read a JSON record. Names of version 0.1 become the current names."""
-    return _upgraded(json.loads(file.read_text(encoding="utf-8")))
-
-
-def _upgraded(plain: Any) -> Any:
-    if isinstance(plain, str):
-        return _OVERRIDE.sub(_upgraded_override, plain)
-    if isinstance(plain, list):
-        return [_upgraded(item) for item in plain]
-    if not isinstance(plain, dict):
-        return plain
-    if plain.keys() & {"optimizer", "interpolation", "per_class"}:  # a recipe, preprocessing or report
-        return legacy.upgrade(plain)
-    # A record may have own names without "_" that equal old names.
-    names = {key: next(iter(legacy.upgrade({key: None}))) if "_" in key else key for key in plain}
-    return {_upgraded(names[key]): _upgraded(item) for key, item in plain.items()}
-
-
-def _upgraded_override(match: re.Match[str]) -> str:
-    part, key, value = match.groups()
-    [(name, word)] = legacy.upgrade({key: value}, part.rstrip(".")).items()
-    return f"{part}{name}={word}"
+    """Read a JSON record."""
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def record(

@@ -120,18 +120,18 @@ class Runs:
             self.say(f"  top-1 {report['top1']:.1%}, {format_duration(report['train_s'])} of training: {page}")
         if config_file.exists():
             read_object(config_file, fix=fix)
-        # A key of "asked" may be another word in a report of version 0.1.
         there = read(config_file) if config_file.exists() else read(report_file).get(CONFIG)
         self.refuse_another(cell, there, folder)
         return report
 
     def config(self, cell: Cell) -> dict[str, Any]:
         """What determines a run, as plain values, stored with its results."""
-        weights = self.weights_of(cell)
+        weights, overridden = self.weights_of(cell), {setting.partition("=")[0] for setting in cell.settings}
+        recipe = json.loads(json.dumps(get_recipe(cell.recipe).to_json()))  # as JSON reads it back
         return {
             "recipe": cell.recipe,
-            # The recipe of this name may change. As JSON reads it back.
-            "says": json.loads(json.dumps(get_recipe(cell.recipe).to_json())),
+            # The recipe of this name may change.
+            "says": {field: value for field, value in recipe.items() if field not in overridden},
             "model": cell.model,
             # The folder of a file differs between machines.
             "weights": None if weights is None else Path(weights).name,
