@@ -103,6 +103,16 @@ def test_table_of_exported_files_equals_the_record():
     assert len(rows) >= 10
 
 
+def test_table_of_first_runs_equals_the_record():
+    page = (ROOT / "docs/benchmarks/first-run.md").read_text(encoding="utf-8")
+    found = read(RESULTS / "newcomer.json")
+    for one in found.values():
+        top1 = [[100 * value for value in one["sides"][side]["top1"]] for side in ("ours", "probe", "fastai", "timm")]
+        cells = [f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})" for values in top1]
+        assert f"| {' | '.join(cells)} |" in page
+    assert len(found) == 6
+
+
 def test_pages_quote_claims():
     assert len(list(quotes())) >= 3
 

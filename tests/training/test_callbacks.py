@@ -373,7 +373,7 @@ def test_worker_killed_in_the_middle_of_a_step_or_checkpoint_loses_no_step(job, 
     try:
         with monkeypatch.context() as patch:
             patch.setattr(*moment, interrupted)
-            with pytest.raises(ReaderKilledError, match="workers"):
+            with pytest.raises(ReaderKilledError, match=mentioning("by signal: Killed", "workers")):
                 Trainer(one).fit()
         assert signal.getsignal(signal.SIGCHLD) is told
     finally:

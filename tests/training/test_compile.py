@@ -149,19 +149,26 @@ def test_each_process_compiles_the_passes_of_its_share(job):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_reference_gradients_are_computed_per_ghost_batch(precision, job, monkeypatch):
     """Four ghost batches fill the memory in bf16. In fp32 they need twice as much."""
-    plain, whole = [], []
+    plain, whole, first = [], [], []
 
     def compiled(images):
         whole.append(len(images))
         return job.network.forward(images)
 
     monkeypatch.setattr(compiling.torch, "compile", lambda module, **words: compiled)
-    job.network.register_forward_pre_hook(lambda module, given: plain.append(len(given[0])))
+
+    def note(module, given):
+        if len(plain) % 4 == 0:
+            first.append(given[0].double().sum())
+        plain.append(len(given[0]))
+
+    job.network.register_forward_pre_hook(note)
     sizes = "progressive={stages: 1, image_size: 32, dropout: 0.3, drop_path: 0.3}"
     recipe = with_overrides(job.recipe, [sizes, f"precision={precision}"])
     call = compiling.compile_model(job.network.train(), recipe, job.device, MicrobatchPlan({32: 4}))
     assert call is compiled, "all groups at once have the gradients of each alone"
-    assert (set(plain), whole) == ({2}, [8])
+    assert (plain, whole) == ([2] * 4 * (1 + compiling._ANSWERS), [8])
+    assert len({float(one) for one in first}) == 3, "the exact answer and the first one are of the same images"
 
 
 def test_every_stage_is_compiled_beyond_the_limit_of_pytorch(job, monkeypatch):

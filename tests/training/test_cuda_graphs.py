@@ -113,7 +113,7 @@ def test_failed_capture_continues_without_graphs(simulated, monkeypatch, caplog)
     same(found, run(graphs=False))
 
 
-def test_other_networks_and_devices_run_as_usual():
+def test_other_networks_and_devices_run_as_usual(monkeypatch, caplog):
     recipe = validate_recipe(get_recipe("quick").to_json(), where="test")
     one, several = SimpleNamespace(is_distributed=False), SimpleNamespace(is_distributed=True)
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
@@ -123,6 +123,14 @@ def test_other_networks_and_devices_run_as_usual():
     assert "processes" in cuda_graphs._unsupported(network, gpu, several, recipe)
     other = create("torchvision:mobilenet_v3_small", num_classes=2)
     assert "library" in cuda_graphs._unsupported(other, gpu, one, recipe)
+    with monkeypatch.context() as amd:
+        amd.setattr(torch.version, "hip", "7.0")
+        assert "NVIDIA" in cuda_graphs._unsupported(network, gpu, one, recipe)
+    with caplog.at_level("INFO"):
+        assert not cuda_graphs.CudaGraphs(network, cpu, one, recipe).enabled
+        assert not caplog.text, "it is no news that a CPU has none"
+        assert not cuda_graphs.CudaGraphs(network, gpu, several, recipe).enabled
+        assert "processes" in caplog.text
     always = validate_recipe(get_recipe("quick").to_json() | {"progressive": CONTINUOUS.to_json()}, where="test")
     assert "always" in cuda_graphs._unsupported(network, gpu, one, always)
     network.recomputed = frozenset({0})

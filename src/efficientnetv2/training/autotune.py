@@ -113,9 +113,8 @@ def _precision(bench: _Bench) -> tuple[Precision, str]:
     lower = lower_precision(bench.device)
     if lower is None:
         return "fp32", f"Precision: fp32 (no other is known to be faster on this {bench.device.type})."
-    if (
-        bench.device.type != "cpu"
-    ):  # unmeasured: plain passes may wait for Python in both (benchmarks/results/gpu_tried.md)
+    # On a GPU, passes without CUDA graphs may wait for Python, so both would seem equally fast (results/gpu_tried.md).
+    if bench.device.type != "cpu":
         return lower, f"Precision: {lower} (the hardware supports it)."
     if bench.steps is not None and bench.steps * bench.recipe.batch_size < _FEWEST_IMAGES:
         return "fp32", f"Precision: fp32 (the run is too short to measure whether {lower} is faster)."

@@ -124,10 +124,13 @@ class _Trial:
         # As many groups as 16 bits have memory for would not fit in fp32. Groups are independent, so that one after
         # another they have the same gradients.
         exact = self._gradients(self.network, images, "fp32", microbatches=1)
-        plain = [self._gradients(self.network, near, self.precision, microbatches=1) for near in self._rounded(images)]
+        # One after the other, as each answer takes the memory of a gradient.
+        answers = (
+            self._gradients(self.network, near, self.precision, microbatches=1) for near in self._rounded(images)
+        )
+        noise = torch.stack([_norms(answer, exact) for answer in answers]).amax(0)
         compiled = self._gradients(call, images, self.precision, microbatches=self.groups)
         lengths = _norms(exact)
-        noise = torch.stack([_norms(answer, exact) for answer in plain]).amax(0)
         allowed = _NOISE * noise + _ROUNDINGS * _ROUNDING[self.precision] * lengths
         allowed += _NOTHING * torch.linalg.vector_norm(lengths)
         return bool((_norms(compiled, exact) <= allowed).all())

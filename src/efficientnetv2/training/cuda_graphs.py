@@ -40,12 +40,12 @@ class CudaGraphs:
             self.enabled = False
             if device.type == "cuda":
                 self._stop(reason)
+        self._graphs: dict[Any, _Graph] = {}
         if self.enabled:
             self._weights = [weight for weight in network.parameters() if weight.requires_grad]
             self._drops = [module for module in network.modules() if isinstance(module, DropPath | Dropout)]
             self._gradients: list[Tensor] = []
             self._seen: Counter[Any] = Counter()
-            self._graphs: dict[Any, _Graph] = {}
 
     def run(self, compute: Pass, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of a pass. ``compute`` must do the same for all passes of a kind, within ``ghost_batches``."""
@@ -70,6 +70,10 @@ class CudaGraphs:
                     drop.kept = kept
         graph = self._graphs.get(kind)
         return compute(images, targets) if graph is None else graph.replay(inputs)
+
+    def clear(self) -> None:
+        """Free the memory of the graphs. Passes of a kind that was captured before are captured again."""
+        self._graphs.clear()
 
     def _stop(self, reason: str) -> None:
         self.enabled = False
@@ -112,6 +116,8 @@ def _unsupported(network: nn.Module, device: torch.device, world: World, recipe:
     """Why there can be no graphs: all that changes between passes must be in their inputs."""
     if device.type != "cuda":
         return f"the device is {device.type}"
+    if torch.version.hip is not None:  # not tested
+        return "the GPU is not from NVIDIA"
     if world.is_distributed:
         return "there are several processes"
     if not isinstance(network, EfficientNet):  # others may draw, or wait for the device

@@ -164,6 +164,7 @@ def _accumulate_gradients(
                 raise MemoryShortError(out_of_memory_mid_step_message(image_size, error)) from error
         # Only here, after the error and the tensors of its traceback are gone, is the memory free again.
         microbatches = microbatches.halved(image_size)
+        graphs.clear()
         state.network.zero_grad(set_to_none=True)
         batch_norm.restart_step()
         release_memory(context.device)

@@ -210,7 +210,7 @@ class Recipe(StrictModel):
     """Whether to use `torch.compile`. `auto` tries it in runs of an hour or more and keeps it if it saves time."""
     cuda_graphs: bool = True
     """Whether to replay passes on a single NVIDIA GPU from CUDA graphs, which saves the time that Python needs to start
-    kernels. This takes memory, and changes no result.
+    kernels. This takes memory. In tests, the trained weights had the same bits.
     """
     seed: int = 0
     """Random seed of the run."""

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -131,17 +131,16 @@ class WorkerDeath:
     """
 
     def __init__(self) -> None:
-        self._pending: tuple[int, FrameType | None] | None = None
+        self._pending: str | None = None
         self._handler: Callable[[int, FrameType | None], Any] | None = None
 
     def __enter__(self) -> WorkerDeath:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._handler is not None:
-            with suppress(RuntimeError):  # else PyTorch's handler would raise it when the next process ends
-                self.raise_pending()
+        if self._handler is not None and signal.getsignal(signal.SIGCHLD) == self._note:
             signal.signal(signal.SIGCHLD, self._handler)
+        self._handler = None
 
     def defer(self) -> None:
         """From now on, wait for ``raise_pending``; called once PyTorch has set its handler, with the first loader."""
@@ -154,8 +153,12 @@ class WorkerDeath:
     def raise_pending(self) -> None:
         """Raise PyTorch's RuntimeError if a process was killed meanwhile."""
         pending, self._pending = self._pending, None
-        if pending is not None and self._handler is not None:
-            self._handler(*pending)
+        if pending is not None:
+            raise RuntimeError(pending)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._pending = number, frame
+        if self._handler is not None:
+            try:
+                self._handler(number, frame)
+            except RuntimeError as error:
+                self._pending = str(error)

@@ -127,6 +127,8 @@ class Trainer:
             output: StepOutput | None = None
             while not context.is_done:
                 try:
+                    with worker_errors():
+                        self._worker_death.raise_pending()
                     output = next(steps)
                 except (MemoryShortError, DivergedError):  # in the middle of a step
                     raise
@@ -177,7 +179,6 @@ class Trainer:
         if context.pacer is not None:
             context.pacer.stepped(output.setting.image_size, time.perf_counter() - self._last_step)
         with self._checkpoint_on_error():
-            self._worker_death.raise_pending()
             self._log_and_validate(output)
         every_s = self.setup.recipe.checkpoint_minutes * 60
         if ends_stage or context.is_done or time.perf_counter() - self._last_checkpoint >= every_s:
