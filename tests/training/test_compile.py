@@ -167,8 +167,8 @@ def test_reference_gradients_are_computed_per_ghost_batch(precision, job, monkey
     recipe = with_overrides(job.recipe, [sizes, f"precision={precision}"])
     call = compiling.compile_model(job.network.train(), recipe, job.device, MicrobatchPlan({32: 4}))
     assert call is compiled, "all groups at once have the gradients of each alone"
-    assert (plain, whole) == ([2] * 4 * (1 + compiling._ANSWERS), [8])
-    assert len({float(one) for one in first}) == 3, "the exact answer and the first one are of the same images"
+    assert (plain, whole) == ([2] * 4 * (1 + compiling._GRADIENTS), [8])
+    assert len({float(one) for one in first}) == 3, "two gradients are of the same images"
 
 
 def test_every_stage_is_compiled_beyond_the_limit_of_pytorch(job, monkeypatch):

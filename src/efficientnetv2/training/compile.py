@@ -27,15 +27,15 @@ _logger = logging.getLogger(__name__)
 # and so many roundings of its own length, and this share of all gradients'. Ours, for these reasons:
 # - Both networks round independently. The lengths of two such errors of n numbers have the ratio sqrt(F(n, n)), which
 #   is above 3 once in 3,000 times for n = 12, the shortest bias of V2-B0, and never for the hundreds of most weights.
-#   But few small images make a batch norm enlarge a few roundings, which all weights then share. So the plain network
-#   is asked several times, with images that differ by a rounding. With 4 images of 32 px in bf16 one of eight right
-#   networks was refused by one answer, and one of 20 by three; with 8 of 64 px none.
+#   But the batch norm of few values makes a few roundings larger, and then the errors of all weights. So the plain
+#   network computes several gradients, of images that differ by a rounding. In bf16, with 4 images of 32 px, one
+#   gradient refused one of eight correct networks, and three refused one of 20. With 8 images of 64 px, none was.
 # - A gradient of a network of 50 layers goes through some 150 roundings (convolution, norm, activation each), which
 #   add up like a random walk to 12. It counts where plain and exact are the same: in fp32.
 # - The shift of a norm that another one follows has the gradient 0, and so nothing but the rounding of a sum: of
 #   32 x 112 x 112 numbers sqrt(400,000) 2^-24 = 4e-5 of one of them, and of all gradients less.
 # A wrong alarm costs the speed of compiling, a wrong network the run.
-_NOISE, _ANSWERS, _ROUNDINGS, _NOTHING = 3.0, 3, 12.0, 1e-5
+_NOISE, _GRADIENTS, _ROUNDINGS, _NOTHING = 3.0, 3, 12.0, 1e-5
 # One rounding, of a number of 8 and 11 bits. GPUs multiply fp32 in TF32 of 11 bits by default.
 _ROUNDING = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-11}
 
@@ -124,11 +124,11 @@ class _Trial:
         # As many groups as 16 bits have memory for would not fit in fp32. Groups are independent, so that one after
         # another they have the same gradients.
         exact = self._gradients(self.network, images, "fp32", microbatches=1)
-        # One after the other, as each answer takes the memory of a gradient.
-        answers = (
-            self._gradients(self.network, near, self.precision, microbatches=1) for near in self._rounded(images)
-        )
-        noise = torch.stack([_norms(answer, exact) for answer in answers]).amax(0)
+        noise = torch.zeros_like(_norms(exact))
+        for near in self._rounded(images):  # not all at once, as the gradients of each take memory
+            plain = self._gradients(self.network, near, self.precision, microbatches=1)
+            noise = torch.maximum(noise, _norms(plain, exact))
+        del plain
         compiled = self._gradients(call, images, self.precision, microbatches=self.groups)
         lengths = _norms(exact)
         allowed = _NOISE * noise + _ROUNDINGS * _ROUNDING[self.precision] * lengths
@@ -139,7 +139,7 @@ class _Trial:
         """The images, and others that differ from them by at most a rounding of the device's products."""
         rounding = 2.0**-24 if (self.precision, self.device.type) == ("fp32", "cpu") else _ROUNDING[self.precision]
         yield images
-        for _ in range(_ANSWERS - 1):
+        for _ in range(_GRADIENTS - 1):
             yield images * (1 + rounding * (2 * torch.rand_like(images) - 1))
 
     def _gradients(

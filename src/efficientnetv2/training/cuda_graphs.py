@@ -34,12 +34,10 @@ class CudaGraphs:
     """
 
     def __init__(self, network: nn.Module, device: torch.device, world: World, recipe: Recipe) -> None:
-        self.device, self.enabled = device, recipe.cuda_graphs
-        reason = _unsupported(network, device, world, recipe) if self.enabled else None
-        if reason is not None:
-            self.enabled = False
-            if device.type == "cuda":
-                self._stop(reason)
+        reason = _unsupported(network, device, world, recipe) if recipe.cuda_graphs else None
+        self.device, self.enabled = device, recipe.cuda_graphs and reason is None
+        if reason is not None and device.type == "cuda":
+            self._stop(reason)
         self._graphs: dict[Any, _Graph] = {}
         if self.enabled:
             self._weights = [weight for weight in network.parameters() if weight.requires_grad]
