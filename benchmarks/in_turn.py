@@ -1,4 +1,4 @@
-"""Run two programs in turn, seed by seed, and measure the pace of the machine before and after each run."""
+"""Run programs in turn, seed by seed, and measure the pace of the machine before and after each run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from benchmarks.arms import HARDLY_VALIDATED, SAME_PACE, Paired, machines, measured, refuse_incomparable_times
 from benchmarks.paper.runs import CONFIG, Cell, Runs
-from benchmarks.peers_training import Reference, Timm, once
+from benchmarks.peers_training import Program, Timm, once
 from benchmarks.record import forget, hardware, record, versions_of
 
 from efficientnetv2.evaluation.evaluation_result import library_versions
@@ -61,7 +61,7 @@ class Side:
         return None
 
 
-def peer_side(name: str, peer: Timm | Reference, lengths: Sequence[float], pictures: Path, out: Path) -> Side:
+def peer_side(name: str, peer: Timm | Program, lengths: Sequence[float], pictures: Path, out: Path) -> Side:
     """Another program on these images. Its runs are in ``out``/sides."""
 
     def run(epochs: float, seed: int) -> dict[str, Any]:

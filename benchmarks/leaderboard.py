@@ -57,7 +57,7 @@ from benchmarks.in_turn import (
     take_turns,
 )
 from benchmarks.paper.runs import Runs
-from benchmarks.peers_training import Reference, link_folders, once
+from benchmarks.peers_training import Program, link_folders, once
 from benchmarks.peers_tuning import CHOOSING, beyond_ends, here, link_tuning_images, regime_of, tried_run
 from benchmarks.record import RESULTS
 
@@ -78,10 +78,10 @@ _TIMED_IMAGES = 640
 _TOP1, _SECONDS, _SPEEDUP = (f"imagenette_{{}}_epochs_{what}_{{}}" for what in ("top1", "s", "speedup"))
 
 
-def entry_of(options: argparse.Namespace, lr: float, quick: tuple[str, ...]) -> Reference:
+def entry_of(options: argparse.Namespace, lr: float, quick: tuple[str, ...]) -> Program:
     """The published program with this learning rate, number format and number of workers."""
     recipe = Path(__file__).with_name("leaderboard_recipe.py")
-    return Reference(options.image_size, lr, quick, (str(options.python), str(recipe)))
+    return Program(options.image_size, lr, quick, (str(options.python), str(recipe)))
 
 
 def tune(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Training from scratch with other programs: timm's train script, and torchvision's reference recipe."""
+"""Training from scratch with other programs: timm's train script, and programs with the options of ``Program``."""
 
 from __future__ import annotations
 
@@ -58,8 +58,11 @@ class Timm:
     def asked(self, images: Path, *, epochs: int, seed: int) -> dict[str, Any]:
         """Return what decides a run except the images: epochs, arguments, digest of the script, version of timm."""
         command = self.command(images, epochs=epochs, seed=seed, output=Path("OUT"))
-        script = hashlib.sha256(Path(self.script).read_bytes()).hexdigest()
-        return {"epochs": epochs, "words": command[3:], "script_sha256": script, "timm": version("timm")}
+        return {"epochs": epochs, "words": command[3:], **self.script_version()}
+
+    def script_version(self) -> dict[str, str]:
+        """Return the digest of the script and the version of timm."""
+        return {"script_sha256": hashlib.sha256(self.script.read_bytes()).hexdigest(), "timm": version("timm")}
 
     def trained(self, images: Path, *, epochs: int, seed: int) -> dict[str, Any]:
         """Train; return the final ``top1`` on val, and ``train_s`` of the updates of all epochs."""
@@ -73,20 +76,20 @@ class Timm:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A training run of torchvision's reference recipe (``benchmarks.reference_recipe``).
+class Program:
+    """A training run of another program (``benchmarks/leaderboard_recipe.py`` is an example).
 
     Args:
         image_size: Image size of training and evaluation.
         lr: Peak learning rate.
         quick: Arguments that make it faster (precision, workers).
-        program: Command. Another program with the same options can take its place.
+        command: Command. It takes the folder of images, and writes top-1 and seconds to ``--output``.
     """
 
     image_size: int
     lr: float
-    quick: tuple[str, ...] = ()
-    program: tuple[str, ...] = (sys.executable, "-m", "benchmarks.reference_recipe")
+    quick: tuple[str, ...]
+    command: tuple[str, ...]
 
     def asked(self, images: Path, *, epochs: int, seed: int) -> dict[str, Any]:
         """Return what decides a run except the images: ``epochs``, and the arguments (``words``)."""
@@ -100,7 +103,7 @@ class Reference:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "found.json"
             arguments = self.asked(images, epochs=epochs, seed=seed)["words"]
-            subprocess.run([*self.program, str(images), "--output", str(out), *arguments], check=True)
+            subprocess.run([*self.command, str(images), "--output", str(out), *arguments], check=True)
             found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
             return found
 

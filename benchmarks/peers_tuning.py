@@ -1,23 +1,25 @@
-"""Tuning of other programs: timm's optimizer, learning rate, then part by part; torchvision's learning rate."""
+"""Tuning of other programs: timm's optimizer, learning rate, then part by part; its progressive schedule."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from benchmarks import epoch
-from benchmarks.arms import rows_of
-from benchmarks.peers_training import Reference, Timm, link_folders, once
-from benchmarks.record import hardware
+from benchmarks.arms import refuse_other_regime, rows_of
+from benchmarks.in_turn import mean_top1
+from benchmarks.peers_training import Program, Timm, link_folders, once
+from benchmarks.record import hardware, read
 
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.utils.io import write_text_atomically
 
 CHOOSING, _TUNING = 2000, 1_000  # images that tuning chooses by, and the seed that draws them
 Scores = Callable[[str, Mapping[str, Timm]], Mapping[str, float]]  # top-1 by label, of a stage of tuning
@@ -41,6 +43,18 @@ _STRENGTHS = {
     "average": (*_LIGHT, "--model-ema", "--model-ema-decay", "0.998", "--model-ema-warmup"),
     "the paper's": ("--aa", "rand-m6-mstd0.5", "--drop", "0.2", "--drop-path", "0.2"),
 }
+# Sizes of the progressive schedule as fractions of the largest size, and further arguments. Ours.
+SIZES: Mapping[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
+    "three from half": ((0.5, 0.75, 1), ()),
+    "three from half, in order": (
+        (0.5, 0.75, 1),
+        ("--train-size-schedule-spread", "0", "--train-size-random-mix", "0"),
+    ),
+    "five from half": ((0.5, 0.625, 0.75, 0.875, 1), ()),
+    "three from three quarters": ((0.75, 0.875, 1), ()),
+}
+NEARLY = 0.01  # a faster run this close to the best is taken: ours, one standard error of 2,000 images
+_COMPILED = "--torchcompile"
 _PARTS = {"schedule": _SCHEDULES, "strength": _STRENGTHS, "batch": {size: ("-b", size) for size in ("64", "32")}}
 
 
@@ -51,7 +65,7 @@ def tuned_timm(timm: Timm, top1: Scores) -> tuple[float, Timm]:
         timm: Script without these parts.
         top1: Function that returns top-1 by label, from a stage and its candidates by label.
     """
-    timm = untuned(timm)
+    timm = _untuned(timm)
     optimizers = {optimizer: _optimizing(timm, optimizer, 1) for optimizer in _OPTIMIZERS}
     scores = top1("optimizer", optimizers)
     optimizer = max(scores, key=lambda one: scores[one])
@@ -62,23 +76,11 @@ def tuned_timm(timm: Timm, top1: Scores) -> tuple[float, Timm]:
     return best
 
 
-def untuned(timm: Timm) -> Timm:
+def _untuned(timm: Timm) -> Timm:
     """Return a copy with the first choice of each part."""
     for part, choices in _PARTS.items():
         timm = timm.with_part(part, next(iter(choices.values())))
     return _optimizing(timm, next(iter(_OPTIMIZERS)), 1)
-
-
-def at_first_rate(timm: Timm) -> Timm:
-    """Return a copy with the first learning rate of tuning, which is chosen before all other parts.
-
-    Args:
-        timm: Tuned script.
-    """
-    optimizers = (
-        optimizer for optimizer, arguments in _OPTIMIZERS.items() if arguments[1] == timm.parts["optimizer"][1]
-    )
-    return _optimizing(timm, next(optimizers), 1)
 
 
 def _of_best_rate(timm: Timm, optimizer: str, own: float, top1: Scores) -> tuple[float, Timm]:
@@ -114,6 +116,29 @@ def _better(best: tuple[float, Timm], top1: Scores, stage: str, sides: Mapping[s
     return max([best, *((scores[label], side) for label, side in sides.items())], key=lambda one: one[0])
 
 
+def size_schedule(label: str, image_size: int) -> tuple[str, ...]:
+    """Arguments of timm's script for sizes of ``SIZES``."""
+    fractions, more = SIZES[label]
+    sizes = (str(round(image_size * fraction)) for fraction in fractions)
+    return ("--train-img-sizes", *sizes, "--train-size-schedule", "progressive", *more)
+
+
+def first_rate(timm: Timm) -> float:
+    """Return the learning rate that tuning started from."""
+    optimizer = timm.parts["optimizer"][1]
+    return next(_RATES[name] for name, arguments in _OPTIMIZERS.items() if arguments[1] == optimizer)
+
+
+def rate_of(timm: Timm) -> float:
+    """Return the learning rate."""
+    return float(timm.parts["optimizer"][-1])
+
+
+def with_rate(timm: Timm, rate: float) -> Timm:
+    """Return a copy with another learning rate."""
+    return timm.with_part("optimizer", (*timm.parts["optimizer"][:-1], f"{rate:g}"))
+
+
 def _optimizing(timm: Timm, optimizer: str, factor: float) -> Timm:
     return timm.with_part("optimizer", (*_OPTIMIZERS[optimizer], "--lr", f"{_RATES[optimizer] * factor:g}"))
 
@@ -126,7 +151,7 @@ def link_tuning_images(options: argparse.Namespace) -> None:
     link_folders(dataset, order[:fit], order[fit:], options.output / "tuning")
 
 
-def tried_run(options: argparse.Namespace, name: str, side: Timm | Reference, seed: int = 0) -> dict[str, Any]:
+def tried_run(options: argparse.Namespace, name: str, side: Timm | Program, seed: int = 0) -> dict[str, Any]:
     """Run a tuning candidate on the images of ``link_tuning_images``; OUT/tried stores the results."""
     images, of = options.output / "tuning", {"epochs": options.tune_epochs, "seed": seed}
     found = once(
@@ -138,45 +163,92 @@ def tried_run(options: argparse.Namespace, name: str, side: Timm | Reference, se
     return found
 
 
-def tune(options: argparse.Namespace) -> dict[str, Any]:
-    """Tune the peers as ``benchmarks.time_to_accuracy`` describes; return the scores and the chosen arguments.
+def tune_schedule(options: argparse.Namespace, timm: Timm) -> dict[str, Any]:
+    """Tune the learning rate, the sizes and compilation of timm's progressive schedule.
 
     Args:
         options: Options of ``benchmarks.time_to_accuracy``.
+        timm: Script, tuned for a constant size.
+
+    Returns:
+        The chosen arguments (``quick``, ``parts``), and what was tried.
     """
+    first, *others = SIZES
+    sized = timm.with_part("sizes", size_schedule(first, options.image_size))
+
+    def run_at(rate: float) -> dict[str, Any]:
+        return tried_run(options, f"progressive rate {rate:g}", with_rate(sized, rate))
+
+    def top1_at(rate: float) -> float:
+        return float(run_at(rate)["top1"])
+
+    rate = rate_of(timm)
+    found = beyond_ends({one: top1_at(one) for one in (rate, rate / 2)}, top1_at)
+    best = max(found, key=lambda one: found[one])
+    at_best = with_rate(timm, best)
+    sides = {label: at_best.with_part("sizes", size_schedule(label, options.image_size)) for label in SIZES}
+    rows = {first: run_at(best)} | {label: tried_run(options, f"sizes {label}", sides[label]) for label in others}
+    enough = max(row["top1"] for row in rows.values()) - NEARLY
+    label = min((label for label in rows if rows[label]["top1"] >= enough), key=lambda label: rows[label]["train_s"])
+    side = sides[label]
+    if _COMPILED in side.quick:
+        plain = replace(side, quick=tuple(word for word in side.quick if word != _COMPILED))
+        rows["not compiled"] = tried_run(options, "not compiled", plain)
+        side = plain if rows["not compiled"]["train_s"] < rows[label]["train_s"] else side
+    tried = {name: [row["top1"], row["train_s"]] for name, row in rows.items()}
+    return {"quick": side.quick, "parts": side.parts, "sizes": label, "sizes_tried": tried, "rates_tried": found}
+
+
+def tune(options: argparse.Namespace) -> None:
+    """Tune timm as ``benchmarks.time_to_accuracy`` describes. OUT/tuned.json stores each stage; it is not repeated."""
     link_tuning_images(options)
-    timm, speeds, on = quickest(options)  # alone on all cores
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.at_once))  # of the runs
+    file = options.output / "tuned.json"
+    chosen: dict[str, Any] = read(file) if file.exists() else {"regime": regime_of_timm(options)}
+    refuse_other_regime(file, chosen, regime_of_timm(options))
+
+    def stage(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if name not in chosen:
+            chosen[name] = make()
+            write_text_atomically(file, json.dumps(chosen, indent=1) + "\n")
+        return chosen[name]
+
+    fastest = Timm(options.script, options.image_size, tuple(stage("fastest", lambda: quickest(options))["quick"]))
+    parts = stage("parts", lambda: _tune_parts(options, fastest))["parts"]
+    stage("timm", lambda: _tune_rate(options, replace(fastest, parts=parts)))
+    stage("timm_progressive", lambda: tune_schedule(options, timm_of(chosen["timm"], options)))
+
+
+def _tune_parts(options: argparse.Namespace, timm: Timm) -> dict[str, Any]:
     tried: dict[str, float] = {}
 
-    def top1_of(name: str, side: Timm | Reference) -> float:
-        return float(tried_run(options, name, side)["top1"])
+    def top1(part: str, sides: Mapping[str, Timm]) -> dict[str, float]:
+        found = {label: tried_run(options, f"timm_{part}_{label}", side)["top1"] for label, side in sides.items()}
+        tried.update({f"{part}: {label}": reached for label, reached in found.items()})
+        return found
 
-    # Each run is a separate process.
-    with ThreadPoolExecutor(options.at_once) as pool, ThreadPoolExecutor(1) as waiting:
+    best, side = tuned_timm(timm, top1)
+    return {"top1": best, "parts": side.parts, "tried": tried}
 
-        def top1(stage: str, sides: Mapping[str, Timm]) -> dict[str, float]:
-            runs = {label: pool.submit(top1_of, f"timm_{stage}_{label}", side) for label, side in sides.items()}
-            found = {label: run.result() for label, run in runs.items()}
-            tried.update({f"{stage}: {label}": reached for label, reached in found.items()})
-            return found
 
-        def submit_rate(lr: float) -> Future[float]:
-            return pool.submit(top1_of, f"torchvision_{lr:g}", Reference(options.image_size, lr, as_timm(timm)))
+def _tune_rate(options: argparse.Namespace, timm: Timm) -> dict[str, Any]:
+    """Choose between the tuned rate and the first rate, then whether to clip gradients, each by two more seeds."""
 
-        def tune_torchvision(rates: Sequence[float]) -> dict[float, float]:
-            runs = {lr: submit_rate(lr) for lr in rates}
-            return beyond_ends({lr: run.result() for lr, run in runs.items()}, lambda lr: submit_rate(lr).result())
+    def top1(label: str, side: Timm) -> float:
+        return mean_top1(tried_run(options, f"{label} seed {seed}", side, seed) for seed in (1, 2))
 
-        # The last rate is the recipe's, 0.5 for 1,024 images. Runs at the same time as timm, so that no core is idle.
-        torchvision_rates = waiting.submit(tune_torchvision, (0.0078, 0.0156, 0.03125))
-        best, tuned = tuned_timm(timm, top1)
-        rates = torchvision_rates.result()
-    return {
-        "regime": regime_of(options),
-        "timm": {"quick": tuned.quick, "parts": tuned.parts, "top1": best, "tried": tried, "speeds": speeds, "on": on},
-        "torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates},
-    }
+    sides = {f"rate {rate:g}": with_rate(timm, rate) for rate in (rate_of(timm), first_rate(timm))}
+    tried = {label: top1(label, side) for label, side in sides.items()}
+    best = sides[max(tried, key=lambda label: tried[label])]
+    sides["clipped"] = best.with_part("clipping", ("--clip-grad", "1"))
+    tried["clipped"] = top1("clipped", sides["clipped"])
+    side = sides[max(tried, key=lambda label: tried[label])]
+    return {"quick": side.quick, "parts": side.parts, "tried": tried}
+
+
+def timm_of(chosen: Mapping[str, Any], options: argparse.Namespace) -> Timm:
+    """Return timm's script with the arguments that a stage of tuning chose."""
+    parts = {name: tuple(arguments) for name, arguments in chosen["parts"].items()}
+    return Timm(options.script, options.image_size, tuple(chosen["quick"]), parts)
 
 
 def regime_of(options: argparse.Namespace) -> dict[str, int]:
@@ -189,14 +261,10 @@ def regime_of(options: argparse.Namespace) -> dict[str, int]:
     return {name: getattr(options, name) for name in names}
 
 
-def as_timm(timm: Timm) -> tuple[str, ...]:
-    """Return the fastest precision and number of workers of timm as arguments of the reference recipe.
-
-    Args:
-        timm: Script with this precision and these workers.
-    """
-    workers = ("--workers", timm.quick[timm.quick.index("-j") + 1])
-    return (*workers, "--bf16") if "bfloat16" in timm.quick else workers
+def regime_of_timm(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the conditions of tuning timm: also the script, the version of timm, and the updates that are timed."""
+    of_timm = Timm(options.script, options.image_size).script_version()
+    return {**regime_of(options), **of_timm, "tune_updates": options.tune_updates}
 
 
 def here() -> str:
@@ -204,8 +272,8 @@ def here() -> str:
     return f"{hardware()}, torch {torch.__version__}"
 
 
-def quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float], str]:
-    """Return timm's script with the fastest arguments, images/s of all of them, and the machine."""
+def quickest(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fastest arguments of timm's script (``quick``), images/s of all of them, and the machine."""
 
     def measure() -> dict[str, Any]:
         conditions = Namespace(
@@ -218,4 +286,4 @@ def quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float], str]:
     conditions = {"on": on, "tune_updates": options.tune_updates}
     speeds: dict[str, float] = once(options.output / "tried" / "timm_updates.json", measure, conditions)["speeds"]
     form, workers = max(speeds, key=lambda name: speeds[name]).split("|")
-    return Timm(options.script, options.image_size, (*epoch.BEST[form], "-j", workers)), speeds, on
+    return {"quick": (*epoch.BEST[form], "-j", workers), "speeds": speeds, "on": on}

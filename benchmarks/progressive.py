@@ -64,7 +64,7 @@ from benchmarks.arms import (
 from benchmarks.paper import page as paper_page
 from benchmarks.paper.records import write_record
 from benchmarks.paper.runs import Cell, Runs
-from benchmarks.peers_tuning import beyond_ends
+from benchmarks.peers_tuning import NEARLY, beyond_ends
 from benchmarks.record import RESULTS, record, versions_of
 from benchmarks.regimes import (
     REGIMES,
@@ -86,7 +86,6 @@ from efficientnetv2.utils.processes import keep_freed_memory
 RATES = (2e-3, 1e-3, 4e-3)  # the recipe's rate first
 FIXED, PROGRESSIVE, EQUAL_TIME = "fixed", "progressive", "fixed, equal time"
 BOTH = (FIXED, PROGRESSIVE)
-NEARLY = 0.01  # a faster run this close to the best is taken: ours, one standard error of tuning
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ import json
 from argparse import Namespace
 
 import pytest
-from benchmarks import in_turn, leaderboard, record, time_to_accuracy, timm_progressive
+from benchmarks import in_turn, leaderboard, record, time_to_accuracy
 from benchmarks.in_turn import Side, our_side, paced, refuse_drift, take_turns
 from benchmarks.paper.runs import Runs
-from benchmarks.peers_training import Timm
 from tests.messages import mentioning
 
 from efficientnetv2.data.config import DataConfig
@@ -102,51 +101,6 @@ def test_stopped_run_of_this_package_starts_again(tmp_path, monkeypatch):
     assert left == [False]
 
 
-def test_size_schedule_ends_at_the_image_size():
-    parsed = timm_progressive.size_schedule("three from half, in order", 128)
-    assert parsed[:4] == ("--train-img-sizes", "64", "96", "128")
-    assert parsed[parsed.index("--train-size-schedule") + 1] == "progressive"
-    for label in timm_progressive._SIZES:
-        words = timm_progressive.size_schedule(label, 128)
-        sizes = [int(word) for word in words[1 : words.index("--train-size-schedule")]]
-        assert sizes == sorted(sizes)
-        assert sizes[-1] == 128
-
-
-@pytest.mark.parametrize(
-    ("seconds", "tops", "sizes", "compiled"),
-    [
-        ((9, 5, 7, 8, 6), (0.50, 0.495, 0.50, 0.40), "96", True),  # the second is faster with half a point less
-        ((9, 5, 7, 8, 4), (0.50, 0.48, 0.50, 0.40), "80", False),  # two points less are too many
-    ],
-)
-def test_sizes_and_compilation_are_selected_by_time(seconds, tops, sizes, compiled, monkeypatch):
-    """Then the learning rate, by two seeds."""
-    timm = Timm("train.py", 128, ("-j", "0", "--torchcompile"))
-    monkeypatch.setattr(timm_progressive, "link_tuning_images", lambda options: None)
-    monkeypatch.setattr(timm_progressive, "quickest", lambda options: (timm, {}, "here"))
-    parts = {"timm": {"parts": {"optimizer": ["--opt", "sgd", "--lr", "0.4"]}}}
-    monkeypatch.setattr(timm_progressive, "read", lambda file: parts)
-    by_name = dict(
-        zip([*(f"sizes {label}" for label in timm_progressive._SIZES), "not compiled"], seconds, strict=True)
-    )
-    calls = []
-
-    def tried_run(options, name, side, seed=0):
-        calls.append((name, seed))
-        if "rate" in name:
-            return {"top1": 0.5 + (0.02 * seed if side.parts["optimizer"][-1] == "0.1" else 0)}
-        return {"top1": dict(zip(by_name, tops, strict=False)).get(name, 0.5), "train_s": by_name[name]}
-
-    monkeypatch.setattr(timm_progressive, "tried_run", tried_run)
-    sizes_of_tuning = dict.fromkeys(("tune_epochs", "tune_pictures", "tune_answers"), 1)
-    found = timm_progressive.tune_schedule(Namespace(script="train.py", image_size=128, **sizes_of_tuning))["timm"]
-    assert found["parts"]["sizes"][2] == sizes
-    assert ("--torchcompile" in found["quick"]) == compiled
-    assert found["parts"]["optimizer"][-1] == "0.1"
-    assert [seed for name, seed in calls if name.startswith("first rate")] == [1, 2]
-
-
 def test_top1_of_the_entry_is_the_target_by_hand():
     calls = []
     options = Namespace(seeds=2, pace_limit=1.1)
@@ -204,7 +158,7 @@ def test_learning_rate_and_format_of_the_entry_are_the_best_tried(tmp_path, monk
     monkeypatch.setattr(leaderboard, "rows_of", lambda *words: [])
     monkeypatch.setattr(leaderboard, "link_folders", lambda *words: words[-1])
     monkeypatch.setattr(leaderboard, "link_tuning_images", lambda options: None)
-    monkeypatch.setattr(leaderboard.Reference, "trained", trained)
+    monkeypatch.setattr(leaderboard.Program, "trained", trained)
     options = Namespace(
         pictures=tmp_path, python="python", image_size=64, output=tmp_path,
         tune_epochs=1, tune_pictures=2, tune_answers=2,
@@ -214,7 +168,7 @@ def test_learning_rate_and_format_of_the_entry_are_the_best_tried(tmp_path, monk
     assert json.loads((tmp_path / "tried/fp32_0.json").read_text())["words"][-2:] == ["--workers", "0"]
 
 
-@pytest.mark.parametrize("program", [time_to_accuracy, timm_progressive, leaderboard])
+@pytest.mark.parametrize("program", [time_to_accuracy, leaderboard])
 def test_measurement_requires_tuning(program, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "program", "--output", str(tmp_path)])
     with pytest.raises(SystemExit, match=mentioning("tuned.json", "--tune")):

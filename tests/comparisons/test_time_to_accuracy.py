@@ -10,18 +10,13 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
-import torch
-from benchmarks import in_turn, record, time_to_accuracy
+from benchmarks import in_turn, peers_tuning, record, time_to_accuracy
 from benchmarks.arms import ratio, refuse_incomparable_times
 from benchmarks.in_turn import Side
-from benchmarks.peers_training import Reference, Timm, link_folders, once, seconds_of, top1_of
+from benchmarks.peers_training import Timm, link_folders, once, seconds_of, top1_of
 from benchmarks.peers_tuning import beyond_ends, tuned_timm
-from benchmarks.reference_recipe import top1
-from benchmarks.reference_recipe import trained as reference_trained
 from PIL import Image
 from tests.messages import mentioning
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from efficientnetv2.data.dataset import load_dataset
 
@@ -75,45 +70,37 @@ def options(tmp_path):
     script.write_text("")
     return Namespace(
         pictures=tmp_path, script=script, image_size=64, epochs=2, seeds=2, output=tmp_path / "out", pace_limit=1.1,
-        ladder=(1, 2, 4), record=False, program="time_to_accuracy",
+        ladder=(1, 2, 4), record=False,
     )  # fmt: skip
 
 
-def chosen(lr="0.1"):
-    parts = {"batch": ["-b", "64"], "optimizer": ["--opt", "sgd", "--lr", lr]}
-    return {"timm": {"quick": ["-j", "1"], "parts": parts}, "torchvision": {"lr": 0.1}}
+CHOSEN = {
+    name: {"quick": ["-j", "1"], "parts": {"optimizer": ["--opt", "sgd", "--lr", "0.1"], **more}}
+    for name, more in (("timm", {}), ("timm_progressive", {"sizes": ["--train-img-sizes", "32", "64"]}))
+}
 
 
-@pytest.mark.parametrize("name", ["timm", "torchvision"])
-def test_saved_run_has_the_same_options_and_script(options, monkeypatch, name):
-    def trained(self, images, *, epochs, seed):
-        return {"top1": 0.5, "train_s": 1.0}
-
+@pytest.mark.parametrize("number", [0, 1])
+def test_saved_run_has_the_same_options_and_script(options, monkeypatch, number):
     monkeypatch.setattr(in_turn, "pace", lambda: 10.0)
-    monkeypatch.setattr(Timm, "trained", trained)
-    monkeypatch.setattr(Reference, "trained", trained)
+    monkeypatch.setattr(Timm, "trained", lambda *of, **how: {"top1": 0.5, "train_s": 1.0})
 
     def row():
-        [side] = time_to_accuracy.peers_of(options, chosen())[name]
-        return side.run(2, 0)
+        return time_to_accuracy.peers_of(options, CHOSEN)[number].run(2, 0)
 
     first = row()
     assert (first["epochs"], first["seed"], first["pace"]) == (2, 0, [10.0, 10.0])
     assert first["versions"]["torch"] == version("torch"), "needed to compare minutes"
+    assert first["timm"] == version("timm")
+    assert ("--train-img-sizes" in first["words"]) == (first["file"] == "timm_progressive_2_0.json")
     assert row() == first
-    if name == "timm":
-        assert first["timm"] == version("timm")
-        options.script.write_text("# another version")
-        with pytest.raises(SystemExit, match=mentioning("timm_2_0.json", "script_sha256")):
-            row()
+    options.script.write_text("# another version")
+    with pytest.raises(SystemExit, match=mentioning("_2_0.json", "script_sha256")):
+        row()
+    options.script.write_text("")
     options.image_size = 96
     with pytest.raises(SystemExit, match=mentioning("_2_0.json", "96")):
         row()
-
-
-@pytest.mark.parametrize(("lr", "names"), [("0.4", ["timm", "timm_first_rate"]), ("0.1", ["timm"])])
-def test_timm_is_also_run_at_its_initial_rate(options, lr, names):
-    assert [side.name for side in time_to_accuracy.peers_of(options, chosen(lr))["timm"]] == names
 
 
 def test_linked_folders_have_the_same_images(tmp_path):
@@ -131,13 +118,18 @@ def test_linked_folders_have_the_same_images(tmp_path):
     assert found == {"train": [("a", 0), ("b", 0)], "val": [("a", 1), ("b", 1), ("b", 2)]}
 
 
+def words_of(side):
+    """Arguments of all parts."""
+    return [word for part in side.parts.values() for word in part]
+
+
 def test_tuning_keeps_the_best_of_each_stage():
     """A score that counts correct options finds all of them with one trial per candidate."""
     best_options = {"rmsproptf": 4, "0.024": 2, "2 warm": 1, "rand-m6-mstd0.5": 1, "32": 1}
     trials = []
 
     def score(side):
-        args = [arg for part in side.parts.values() for arg in part]
+        args = words_of(side)
         warmup = "2 warm" if args[args.index("--warmup-epochs") + 1] == "2" else ""
         return sum(best_options.get(arg, 0) for arg in [*args, warmup])
 
@@ -180,6 +172,106 @@ def test_tuning_returns_to_the_better_candidate():
     assert side.parts["batch"] == ("-b", "64")
 
 
+def test_size_schedule_ends_at_the_image_size():
+    parsed = peers_tuning.size_schedule("three from half, in order", 128)
+    assert parsed[:4] == ("--train-img-sizes", "64", "96", "128")
+    assert parsed[parsed.index("--train-size-schedule") + 1] == "progressive"
+    for label in peers_tuning.SIZES:
+        words = peers_tuning.size_schedule(label, 128)
+        sizes = [int(word) for word in words[1 : words.index("--train-size-schedule")]]
+        assert sizes == sorted(sizes)
+        assert sizes[-1] == 128
+
+
+FIRST, IN_ORDER, FIVE, LATE = peers_tuning.SIZES
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes", "compiled"),
+    [
+        ({IN_ORDER: (0.495, 5), FIVE: (0.5, 7), LATE: (0.4, 1)}, IN_ORDER, None),  # faster with half a point less
+        ({IN_ORDER: (0.48, 5), FIVE: (0.5, 7), LATE: (0.4, 1)}, FIVE, None),  # two points less are too many
+        ({IN_ORDER: (0.48, 5), FIVE: (0.5, 7), LATE: (0.4, 1), "not compiled": (0.5, 8)}, FIVE, True),
+        ({IN_ORDER: (0.48, 5), FIVE: (0.5, 7), LATE: (0.4, 1), "not compiled": (0.5, 6)}, FIVE, False),
+    ],
+)
+def test_progressive_schedule_is_tuned_from_the_constant_size(rows, sizes, compiled, monkeypatch):
+    """First the learning rate, then sizes and compilation by time. The first sizes take 9 s."""
+    quick = ("-j", "0") if compiled is None else ("-j", "0", "--torchcompile")
+    timm = Timm("train.py", 128, quick, {"optimizer": ("--opt", "sgd", "--lr", "0.4")})
+    rates = []
+
+    def tried_run(options, name, side, seed=0):
+        if name.startswith("progressive rate"):
+            rates.append(peers_tuning.rate_of(side))
+            return {"top1": 0.5 - abs(rates[-1] - 0.1), "train_s": 9}
+        assert peers_tuning.rate_of(side) == 0.1
+        return dict(zip(("top1", "train_s"), rows[name.removeprefix("sizes ")], strict=True))
+
+    monkeypatch.setattr(peers_tuning, "tried_run", tried_run)
+    found = peers_tuning.tune_schedule(Namespace(image_size=128), timm)
+    assert found["sizes"] == sizes
+    assert found["parts"]["sizes"] == peers_tuning.size_schedule(sizes, 128)
+    assert ("--torchcompile" in found["quick"]) == bool(compiled)
+    assert found["parts"]["optimizer"][-1] == "0.1"
+    assert set(rates) == {0.4, 0.2, 0.1, 0.05}
+
+
+@pytest.fixture
+def tuning(tmp_path, monkeypatch):
+    """Options of tuning, and calls of trials by learning rate, clipping and seed. 0.001 is the best rate."""
+    script = tmp_path / "train.py"
+    script.write_text("")
+    options = Namespace(script=script, image_size=128, output=tmp_path / "out", tune_updates=1)
+    options = Namespace(**vars(options), **dict.fromkeys(("tune_epochs", "tune_pictures", "tune_answers"), 1))
+    options.output.mkdir()
+    calls = []
+
+    def tried_run(options, name, side, seed=0):
+        rate, clipped = peers_tuning.rate_of(side), "--clip-grad" in words_of(side)
+        calls.append((rate, clipped, seed))
+        # The first seed prefers another rate.
+        lower = abs(rate - (0.012 if seed == 0 else 0.001)) + 0.01 * clipped + 0.1 * ("adamw" not in words_of(side))
+        return {"top1": 0.5 - lower, "train_s": 1}
+
+    monkeypatch.setattr(peers_tuning, "link_tuning_images", lambda options: None)
+    monkeypatch.setattr(peers_tuning, "quickest", lambda options: {"quick": ("-j", "0"), "on": "here"})
+    monkeypatch.setattr(peers_tuning, "tried_run", tried_run)
+    return options, calls
+
+
+def test_two_more_seeds_choose_the_learning_rate_and_clipping(tuning):
+    options, calls = tuning
+    peers_tuning.tune(options)
+    stored = json.loads((options.output / "tuned.json").read_text())
+    assert stored["parts"]["parts"]["optimizer"][-1] == "0.012"
+    assert peers_tuning.rate_of(peers_tuning.timm_of(stored["timm"], options)) == 0.003
+    assert "clipping" not in stored["timm"]["parts"]
+    assert [call for call in calls if call[2]] == [
+        (0.012, False, 1), (0.012, False, 2), (0.003, False, 1), (0.003, False, 2), (0.003, True, 1), (0.003, True, 2),
+    ]  # fmt: skip
+    assert "sizes" in stored["timm_progressive"]["parts"]
+
+
+def test_finished_stages_of_tuning_are_not_repeated(tuning, monkeypatch):
+    options, calls = tuning
+
+    def interrupted(options, timm):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(peers_tuning, "tune_schedule", interrupted)
+    for first in (True, False):
+        with pytest.raises(KeyboardInterrupt):
+            peers_tuning.tune(options)
+        assert bool(calls) == first
+        calls.clear()
+    with pytest.raises(SystemExit, match=mentioning("tuned.json", "timm_progressive", "--tune")):
+        time_to_accuracy.tuned(options)
+    options.script.write_text("# another version")
+    with pytest.raises(SystemExit, match=mentioning("tuned.json", "script_sha256")):
+        peers_tuning.tune(options)
+
+
 def side(name, top1, train_s, *, lengths=(2,), calls=None):
     """A side with top-1 and seconds by epochs and seed."""
 
@@ -195,14 +287,11 @@ def side(name, top1, train_s, *, lengths=(2,), calls=None):
 
 
 def compare(options, *, slower=1.0, calls=None):
-    """The first rate of timm has the higher mean. ``quick`` needs 2 epochs for its top-1, and 1 for torchvision's."""
-    peers = {
-        "timm": [
-            side("timm", lambda epochs, seed: (0.3, 0.5)[seed], lambda epochs, seed: 800.0, calls=calls),
-            side("timm_first_rate", lambda epochs, seed: (0.55, 0.6)[seed], lambda epochs, seed: 810.0, calls=calls),
-        ],
-        "torchvision": [side("torchvision", lambda epochs, seed: 0.4, lambda epochs, seed: 600.0, calls=calls)],
-    }
+    """``quick`` needs 2 epochs for the top-1 of the progressive side, and 1 for that of the constant size."""
+    peers = [
+        side("timm_progressive", lambda epochs, seed: (0.55, 0.6)[seed], lambda epochs, seed: 810.0, calls=calls),
+        side("timm", lambda epochs, seed: 0.4, lambda epochs, seed: 600.0, calls=calls),
+    ]
     quick = side(
         "quick", lambda epochs, seed: 0.4 + 0.1 * epochs, lambda epochs, seed: 100.0 * epochs * (slower if seed else 1),
         lengths=options.ladder, calls=calls,
@@ -213,14 +302,11 @@ def compare(options, *, slower=1.0, calls=None):
 def test_sides_alternate_from_the_length_of_the_first_seed(options):
     calls = []
     found, same = compare(options, calls=calls)
-    assert [name for name, _, seed in calls if seed == 0][:3] == ["timm", "quick", "timm_first_rate"]
+    assert [name for name, _, seed in calls if seed == 0][:3] == ["timm_progressive", "timm", "quick"]
     odd = [(name, epochs) for name, epochs, seed in dict.fromkeys(calls) if seed == 1]
-    assert odd == [
-        ("quick", 7.6), ("quick", 2), ("quick", 1), ("torchvision", 2), ("timm_first_rate", 2), ("timm", 2),
-    ]  # fmt: skip
-    assert {name: one.epochs for name, one in found.items()} == {"timm": 2, "torchvision": 1}
-    assert [row["top1"] for row in found["timm"].theirs] == [0.55, 0.6]
-    assert [row["top1"] for row in found["timm"].lower[0]] == [0.3, 0.5]
+    assert odd == [("quick", 7.6), ("quick", 1), ("quick", 2), ("timm", 2), ("timm_progressive", 2)]
+    assert {name: one.epochs for name, one in found.items()} == {"timm_progressive": 2, "timm": 1}
+    assert [row["top1"] for row in found["timm_progressive"].theirs] == [0.55, 0.6]
     assert time_to_accuracy.mean_top1(same) == pytest.approx(1.16)
 
 
@@ -231,16 +317,16 @@ def test_claims_by_hand(options):
         for name, claim in time_to_accuracy.claims(found, same).items()
     }
     assert values == {
-        "time_to_timm_top1_speedup": (4.05, "ratio"),
-        "time_to_torchvision_top1_speedup": (6.0, "ratio"),
-        "same_minutes_top1_gain_over_timm": (116 - 57.5, "points"),
+        "time_to_timm_progressive_top1_speedup": (4.05, "ratio"),
+        "time_to_timm_top1_speedup": (6.0, "ratio"),
+        "same_minutes_top1_gain_over_timm_progressive": (116 - 57.5, "points"),
     }
 
 
 def test_side_that_is_too_slow_or_never_reaches_the_target_has_no_claim(options):
     options.ladder = (1,)
     found, same = compare(options, slower=1.4)
-    assert list(time_to_accuracy.claims(found, same)) == ["time_to_torchvision_top1_speedup"]
+    assert list(time_to_accuracy.claims(found, same)) == ["time_to_timm_top1_speedup"]
 
 
 def test_measurement_is_recorded_and_earlier_claims_are_removed(options, tmp_path, monkeypatch):
@@ -251,21 +337,22 @@ def test_measurement_is_recorded_and_earlier_claims_are_removed(options, tmp_pat
     options.record = True
     other = {"of another script": {"value": 1}}
     (tmp_path / "summary.json").write_text(json.dumps(other))
-    torchvision, timm = (f"time_to_{name}_top1_speedup" for name in ("torchvision", "timm"))
-    for ladder, claimed in ((options.ladder, [timm, torchvision]), ((1,), [torchvision])):
+    timm, progressive = (f"time_to_{name}_top1_speedup" for name in ("timm", "timm_progressive"))
+    same_minutes = "same_minutes_top1_gain_over_timm_progressive"
+    for ladder, slower, claimed in ((options.ladder, 1.0, [timm, progressive, same_minutes]), ((1,), 1.4, [timm])):
         options.ladder = ladder
-        both = compare(options, slower=1.4)
+        both = compare(options, slower=slower)
         with monkeypatch.context() as patch:
             patch.setattr(time_to_accuracy, "compared", lambda *words, both=both: both)
-            time_to_accuracy.measure({}, options, chosen())
+            time_to_accuracy.measure(options, CHOSEN)
         summary = json.loads((tmp_path / "summary.json").read_text())
         assert set(summary) == {*claimed, *other}
     raw = json.loads((tmp_path / "time_to_accuracy.json").read_text())
-    assert len(raw["timm"]) == len(raw["timm_lower"]) == len(raw["ours"]["1"]) == 2
+    assert len(raw["timm"]) == len(raw["timm_progressive"]) == len(raw["ours"]["timm"]) == 2
 
 
-def test_recorded_speedups_follow_from_the_saved_runs():
-    """By seed, on one type of machine. The machine speed differs between the runs of timm, so timm has no claim."""
+def test_recorded_speedup_over_torchvision_follows_from_the_saved_runs():
+    """Measured by an earlier form of the program, by seed, on one type of machine."""
     raw = json.loads((record.RESULTS / "time_to_accuracy.json").read_text())
     summary = json.loads(record.SUMMARY.read_text())
     theirs, mine = raw["torchvision"], raw["ours"]["2"]
@@ -274,20 +361,3 @@ def test_recorded_speedups_follow_from_the_saved_runs():
     claim = summary["time_to_torchvision_top1_speedup"]
     assert claim["value"] == pytest.approx(ratio(in_turn.seconds(theirs), in_turn.seconds(mine)).value)
     assert in_turn.mean_top1(mine) >= in_turn.mean_top1(theirs)
-    assert in_turn.mean_top1(raw["timm"]) >= in_turn.mean_top1(raw["timm_lower"])
-    assert not {"time_to_timm_top1_speedup", "same_minutes_top1_gain_over_timm"} & set(summary)
-
-
-def test_reference_learns_a_separable_problem(monkeypatch):
-    """Dark and light images, one convolution, soft labels as with mixing."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    monkeypatch.setattr("benchmarks.reference_recipe.timm.create_model", lambda name, num_classes: model)
-    labels = torch.arange(32) % 2
-    images = torch.randn(32, 3, 8, 8) * 0.1 + labels[:, None, None, None] * 2.0 - 1
-    batches = DataLoader(TensorDataset(images, nn.functional.one_hot(labels, 2).float()), 16)
-    options = Namespace(epochs=40, lr=0.2, bf16=False)
-    average, seconds = reference_trained(batches, 2, options)
-    assert seconds > 0
-    assert top1(average, DataLoader(TensorDataset(images, labels), 16)) == 1.0
-    assert top1(average, DataLoader(TensorDataset(images, 1 - labels), 16)) == 0.0
