@@ -22,11 +22,10 @@ import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import NAMED, RESULTS, hardware, interval, keep, record
+from benchmarks.record import RESULTS, hardware, installed, interval, keep, record
 from benchmarks.search_trials import code
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +41,7 @@ COMMAND = "effnetv2 demo --seed S, S from 0 to {last}"
 
 def made_by() -> dict[str, Any]:
     """Hardware, versions and code that a seed's result depends on."""
-    return {"hardware": hardware(), "versions": {name: version(name) for name in NAMED}, "code": code()}
+    return {"hardware": hardware(), "versions": installed(), "code": code()}
 
 
 def result_of(seed: int, out: Path, made: dict[str, Any]) -> dict[str, float]:

@@ -30,7 +30,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.record import RESULTS, hardware, record_spread
+from benchmarks.record import RESULTS, hardware, installed, record_spread
 
 from efficientnetv2.utils.benchmark import TimingStats
 
@@ -205,7 +205,7 @@ def _record(spreads: dict[str, TimingStats], raw: dict, rounds: int) -> None:
     command = f"python -m benchmarks.epoch IMAGENETTE TIMM_TRAIN_PY{more} --record"
     for name, spread in spreads.items():
         unit = "fraction" if name == "input_wait_share" else "ratio"
-        record_spread(name, spread, unit=unit, command=command)
+        record_spread(name, spread, unit=unit, command=command, versions=installed("timm"))
     (RESULTS / "epoch.json").write_text(json.dumps(raw, indent=1) + "\n")
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,7 +29,7 @@ import torch
 from benchmarks.bare_openvino import bare_sides
 from benchmarks.in_turn import at_steady_pace
 from benchmarks.predict_files import drawn, files_vs_limits, photos_in, write_images
-from benchmarks.record import NAMED, record_spread
+from benchmarks.record import installed, record_spread
 
 import efficientnetv2 as ev2
 from efficientnetv2.exporters.formats import open_openvino
@@ -144,7 +143,7 @@ def main() -> int:
                     ratio,
                     unit="ratio",
                     command=command_of(part, options),
-                    versions={package: version(package) for package in (*NAMED, "openvino", "nncf", "timm")},
+                    versions=installed("openvino", "nncf", "timm"),
                 )
     return 0 if all_steady else 1
 

@@ -79,11 +79,16 @@ def record(
         "n": n,
         "command": command,
         "hardware": on or hardware(),
-        "versions": dict(versions) if versions is not None else {one: version(one) for one in NAMED},
+        "versions": dict(versions) if versions is not None else installed(),
         "date": date.today().isoformat(),
     }
     RESULTS.mkdir(exist_ok=True)
     write_text_atomically(SUMMARY, json.dumps(dict(sorted(summary.items())), indent=2) + "\n")
+
+
+def installed(*more: str) -> dict[str, str]:
+    """Return the installed versions of the packages in ``NAMED`` and of ``more``."""
+    return {package: version(package) for package in (*NAMED, *more)}
 
 
 def record_spread(name: str, spread: TimingStats, *, unit: str, command: str, **more: Any) -> None:

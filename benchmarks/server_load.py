@@ -25,7 +25,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,7 +32,7 @@ import numpy as np
 from benchmarks.in_turn import at_steady_pace
 from benchmarks.load_tool import Load, forget_peak, load, memory_mib, server
 from benchmarks.predict_files import drawn, write_images
-from benchmarks.record import NAMED, record_spread
+from benchmarks.record import installed, record_spread
 
 import efficientnetv2 as ev2
 from efficientnetv2.models import model_file
@@ -136,7 +135,7 @@ def main() -> int:
         parser.error("the load tool hey is not installed. Debian: apt-get install hey")
     found, is_steady = at_steady_pace(partial(measure, options.rounds, options.seconds))
     tool = subprocess.run(["dpkg-query", "-W", "-f=${Version}", "hey"], capture_output=True, text=True, check=False)
-    packages = {name: version(name) for name in (*NAMED, "openvino", "fastapi", "uvicorn")}
+    packages = installed("openvino", "fastapi", "uvicorn")
     rounds = "" if options.rounds == ROUNDS else f" --rounds {options.rounds}"
     seconds = "" if options.seconds == SECONDS else f" --seconds {options.seconds:g}"
     for name, (unit, values) in found.items():

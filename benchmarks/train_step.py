@@ -37,7 +37,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from benchmarks.record import RESULTS, hardware, record
+from benchmarks.record import RESULTS, hardware, installed, record_spread
 from torch import Tensor, nn
 
 from efficientnetv2.data.loader import Batch
@@ -463,12 +463,10 @@ def keep(name: str, found: dict[str, Any], ratios: dict[str, TimingStats], round
     command += "" if rounds == _ROUNDS else f" --rounds {rounds}"
     machine = hardware() + ", limited to AVX2" * avx2
     for claim, spread in ratios.items():
-        record(
-            claim, spread.median, unit="ratio", low=spread.low, high=spread.high, n=rounds, command=command, on=machine
-        )
+        record_spread(claim, spread, unit="ratio", command=command, on=machine, versions=installed("timm"))
     path = RESULTS / "train_step.json"
     recorded = json.loads(path.read_text()) if path.exists() else {}
-    recorded[f"{name}{'_avx2' * avx2}"] = found | {"hardware": machine, "torch": torch.__version__}
+    recorded[f"{name}{'_avx2' * avx2}"] = found | {"hardware": machine, "versions": installed("timm")}
     path.write_text(json.dumps(recorded, indent=1) + "\n")
 
 

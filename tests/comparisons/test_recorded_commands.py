@@ -89,7 +89,7 @@ def test_other_options_of_the_loop_are_not_recorded(options, summary, monkeypatc
     ("args", "rounds", "more"), [((), 9, ""), (("--rounds", 3), 3, " --rounds 3"), (("--avx2",), 9, " --avx2")]
 )
 def test_claims_of_a_step_have_its_options(args, rounds, more, summary, monkeypatch):
-    found, ratio = SimpleNamespace(lines=list, to_json=dict), TimingStats.of([2.0, 3.0])
+    found, ratio = SimpleNamespace(lines=list, to_json=dict), TimingStats.of([2.0] * rounds)
     limited = "--avx2" in args
     monkeypatch.setattr(train_step, "time_steps", lambda work, **_: found)
     monkeypatch.setattr(train_step, "claims", lambda name, found, suffix: ({name + suffix: ratio}, ""))
