@@ -154,6 +154,7 @@ class EvaluationResult:
             self.class_names,
             true_labels=list(predicted.table["label"]),
             clusters=None if clusters is None or clusters.unit is None else clusters.clusters,
+            separator=predicted.separator,
         )
 
     def _image_links(self, folder: Path, errors: Sequence[Misclassification]) -> dict[str, str]:
