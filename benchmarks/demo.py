@@ -11,6 +11,8 @@ Claims:
 - ``demo_macro_f1``, ``demo_top1``, ``demo_wall_s``
 - ``demo_macro_f1_minus_probe``: demo − linear probe on the bundled weights, on the same images
 - ``demo_top1_minus_majority``: demo − fraction of the largest class
+
+On an x86 processor without AVX-512, the names and the folder of the records end in ``_without_avx512``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS, hardware, installed, interval, keep, record
+from benchmarks.record import RESULTS, hardware, installed, interval, keep, record, without_avx512
 from benchmarks.search_trials import code
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +82,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error(f"--seeds {options.seeds}: an interval over seeds takes at least 2")
-    target, made = RESULTS / "demo", made_by()
+    processor = without_avx512()
+    target, made = RESULTS / f"demo{processor}", made_by()
     results = [result_of(seed, options.output.absolute() / str(seed), made) for seed in range(options.seeds)]
     for seed, result in enumerate(results):
         print(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in result.items()))
@@ -90,10 +93,10 @@ def main() -> None:
         keep(options.output.absolute() / str(seed), target / str(seed), renamed={f"{ROOT.absolute()}/": ""})
     for name, (mean, low, high) in found.items():
         record(
-            f"demo_{name}", mean, unit=UNITS[name], low=low, high=high, n=len(results),
+            f"demo_{name}{processor}", mean, unit=UNITS[name], low=low, high=high, n=len(results),
             command=COMMAND.format(last=options.seeds - 1), on=made["hardware"], versions=made["versions"],
         )  # fmt: skip
-        print(f"demo_{name}: {mean:.4f} ({low:.4f} to {high:.4f}), n = {len(results)}")
+        print(f"demo_{name}{processor}: {mean:.4f} ({low:.4f} to {high:.4f}), n = {len(results)}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ The time of an epoch is the mean time of an update times the number of updates. 
 
 - ``epoch_vs_timm_train_script``, ``epoch_vs_timm_train_script_best``: time of timm / time of ours
 - ``input_wait_share``: fraction of our epoch that waits for images
+
+The names end in ``_without_avx512`` on an x86 processor without AVX-512.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.record import RESULTS, hardware, installed, record_spread
+from benchmarks.record import RESULTS, hardware, installed, record_spread, without_avx512
 
 from efficientnetv2.utils.benchmark import TimingStats
 
@@ -41,6 +43,7 @@ _ROUNDS = 2
 BEST = {
     "channels-last": ["--channels-last"],
     "channels-last bf16": ["--channels-last", "--amp", "--amp-dtype", "bfloat16"],
+    "channels-last compiled": ["--channels-last", "--torchcompile"],
     "channels-last bf16 compiled": ["--channels-last", "--amp", "--amp-dtype", "bfloat16", "--torchcompile"],
 }
 # Options of all timed variants. A later option overrides an earlier one.
@@ -176,12 +179,12 @@ def main() -> None:
         epochs = ", ".join(f"{side} {images * values[-1]:.0f} s" for side, values in per_image.items())
         print(f"{epochs}; ours waited {wait:.1%}", flush=True)
     ratios = {
-        f"epoch_vs_timm_train_script{suffix}": TimingStats.of(
+        f"epoch_vs_timm_train_script{suffix}{without_avx512()}": TimingStats.of(
             [theirs / ours for theirs, ours in zip(per_image[side], per_image["ours"], strict=True)]
         )
         for side, suffix in (("timm documented", ""), ("timm best", "_best"))
     }
-    ratios["input_wait_share"] = TimingStats.of(waits)
+    ratios[f"input_wait_share{without_avx512()}"] = TimingStats.of(waits)
     print(f"timm best: {', '.join(best)} workers; ours: {chosen}; {images:,} pictures")
     for name, spread in ratios.items():
         print(f"{name}: {spread}")
@@ -204,9 +207,9 @@ def _record(spreads: dict[str, TimingStats], raw: dict, rounds: int) -> None:
     more = "" if rounds == _ROUNDS else f" --rounds {rounds}"
     command = f"python -m benchmarks.epoch IMAGENETTE TIMM_TRAIN_PY{more} --record"
     for name, spread in spreads.items():
-        unit = "fraction" if name == "input_wait_share" else "ratio"
+        unit = "fraction" if name.startswith("input_wait_share") else "ratio"
         record_spread(name, spread, unit=unit, command=command, versions=installed("timm"))
-    (RESULTS / "epoch.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (RESULTS / f"epoch{without_avx512()}.json").write_text(json.dumps(raw, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -116,6 +116,11 @@ def hardware(device: torch.device | None = None) -> str:
     return machine if device is None or device.type == "cpu" else f"{device_title(device)}; {machine}"
 
 
+def without_avx512() -> str:
+    """Return the suffix of speed claims on an x86 processor without AVX-512: "_without_avx512", else ""."""
+    return "_without_avx512" if torch.backends.cpu.get_cpu_capability() == "AVX2" else ""
+
+
 def processor(cpuinfo: str) -> str:
     """Return the name of a processor with family and model. Virtual machines share a name across generations.
 
@@ -129,7 +134,8 @@ def processor(cpuinfo: str) -> str:
     if "model name" not in fields:
         return ""
     generation = f" (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else ""
-    vectors = " with AVX-512" if "avx512f" in fields.get("flags", "").split() else ""
+    flags = fields.get("flags", "").split()
+    vectors = " with AVX-512" if "avx512f" in flags else " with AVX2" if "avx2" in flags else ""
     return fields["model name"] + generation + vectors
 
 

@@ -15,8 +15,9 @@ Claims are medians and quartiles over rounds:
 - ``train_step_NAME_vs_timm_default``: time of timm in its common form / our time.
 - ``train_step_NAME_vs_timm_best``: time of the fastest tuned side of timm / our time.
 - ``train_step_NAME_vs_torchvision_best``: time of the fastest tuned side of torchvision / our time, where it is timed.
+- ``train_step_NAME_without_avx512_...``: the same on an x86 processor without AVX-512.
 - ``train_step_NAME_avx2_...``: the same with ``--avx2``. It limits PyTorch, oneDNN and the compiler to AVX2 on all
-  sides, as on processors without AVX-512.
+  sides.
 
 Then 20 steps without regularization from the same weights: the distance of our losses from timm's in fp32, and of
 timm's losses in bf16.
@@ -37,7 +38,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from benchmarks.record import RESULTS, hardware, installed, record_spread
+from benchmarks.record import RESULTS, hardware, installed, record_spread, without_avx512
 from torch import Tensor, nn
 
 from efficientnetv2.data.loader import Batch
@@ -422,13 +423,14 @@ def main() -> None:
             case(rate=0.1), rounds=options.rounds, compiled=options.compiled, say=print, libraries=LIBRARIES[name]
         )
         print(*found.lines(), sep="\n", flush=True)
-        ratios, best = claims(name, found, "_avx2" if options.avx2 else "")
+        suffix = "_avx2" if options.avx2 else without_avx512()
+        ratios, best = claims(name, found, suffix)
         for claim, spread in ratios.items():
             print(f"  {claim}: {spread}{f' ({best})' if claim.endswith('timm_best') else ''}", flush=True)
         compared = losses(case(rate=0.0))
         if options.record:
             results = {"best": best, "losses": compared} | found.to_json()
-            keep(name, results, ratios, options.rounds, avx2=options.avx2)
+            keep(name + suffix, results, ratios, options.rounds, limited=options.avx2)
 
 
 def _limit_to_avx2() -> None:
@@ -457,16 +459,18 @@ def _time_other(options: argparse.Namespace, parser: argparse.ArgumentParser) ->
     print(json.dumps(facts | found.to_json()) if options.json else "\n".join(found.lines()))
 
 
-def keep(name: str, found: dict[str, Any], ratios: dict[str, TimingStats], rounds: int, *, avx2: bool = False) -> None:
+def keep(
+    name: str, found: dict[str, Any], ratios: dict[str, TimingStats], rounds: int, *, limited: bool = False
+) -> None:
     """Write claims to the summary, and raw seconds and losses to train_step.json."""
-    command = f"python -m benchmarks.train_step --compiled{' --avx2' * avx2}"
+    command = f"python -m benchmarks.train_step --compiled{' --avx2' * limited}"
     command += "" if rounds == _ROUNDS else f" --rounds {rounds}"
-    machine = hardware() + ", limited to AVX2" * avx2
+    machine = hardware() + ", limited to AVX2" * limited
     for claim, spread in ratios.items():
         record_spread(claim, spread, unit="ratio", command=command, on=machine, versions=installed("timm"))
     path = RESULTS / "train_step.json"
     recorded = json.loads(path.read_text()) if path.exists() else {}
-    recorded[f"{name}{'_avx2' * avx2}"] = found | {"hardware": machine, "versions": installed("timm")}
+    recorded[name] = found | {"hardware": machine, "versions": installed("timm")}
     path.write_text(json.dumps(recorded, indent=1) + "\n")
 
 

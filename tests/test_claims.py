@@ -154,6 +154,7 @@ def raw_of(name, command):
     script = re.search(r"benchmarks\.(\w+)", command)
     end = re.search(r"--regime (\w+)|default_train (\w+)=", command)
     record_name = "_".join([script[1], *(one for one in end.groups() if one)] if end else [script[1]]) if script else ""
+    record_name += "_without_avx512" if name.endswith("_without_avx512") else ""
     found = [RESULTS / f"{record_name}.json", RESULTS / record_name / "measured.json"]
     raw = [read(file) for file in found if file.is_file()]
     if record_name == "train_step":

@@ -277,10 +277,12 @@ def test_recorded_times_of_progressive_learning_are_comparable(regime):
         arms.refuse_incomparable_times(seed)
 
 
-def test_processor_has_family_model_and_avx512():
+def test_processor_has_family_model_and_vector_instructions():
     zen5 = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nflags\t\t: sse avx512f\n"
     assert mentions(record.processor(zen5 * 2), "AMD", "EPYC", "26", "2", "AVX-512")
     assert mentions(record.processor(zen5.replace(" 26", " 25")), "AMD", "EPYC", "25", "2", "AVX-512")
+    without = zen5.replace("avx512f", "avx2")
+    assert mentions(record.processor(without), "AVX2")
     assert record.processor("model name\t: ARM\nflags\t: neon") == "ARM"
     assert record.processor("processor\t: 0\nBogoMIPS\t: 50\n") == "", "ARM on Linux"
 

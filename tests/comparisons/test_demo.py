@@ -38,6 +38,7 @@ def ran(tmp_path, monkeypatch):
         (folder / "took.json").write_text(json.dumps({"wall_s": 300.0 + seed, **demo.made_by()}))
     monkeypatch.setattr(keeping, "SUMMARY", tmp_path / "summary.json")
     monkeypatch.setattr(demo, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(demo, "without_avx512", lambda: "")
     monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=run))
     (tmp_path / EARLIER).mkdir(parents=True)
     return started
@@ -66,6 +67,14 @@ def test_finished_seeds_are_read_saved_and_recorded(ran, tmp_path, monkeypatch):
     saved = sorted(path.name for path in (tmp_path / "results/demo").iterdir())
     assert saved == ["0", "1", "2"]
     assert str(tmp_path) not in (tmp_path / "results/demo/1/report.json").read_text()
+
+
+def test_record_of_a_processor_without_avx_512_replaces_no_other(ran, tmp_path, monkeypatch):
+    first = record(tmp_path, monkeypatch)
+    monkeypatch.setattr(demo, "without_avx512", lambda: "_without_avx512")
+    both = record(tmp_path, monkeypatch)
+    assert both.keys() == first.keys() | {f"{name}_without_avx512" for name in first}
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"demo", "demo_without_avx512"}
 
 
 @pytest.mark.parametrize("stale", ["hardware", "versions", "code", "all"])

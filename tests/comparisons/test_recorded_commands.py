@@ -38,6 +38,7 @@ def epoch_args(monkeypatch, tmp_path):
     monkeypatch.setattr(epoch.Timm, "tuned", lambda self: {("channels-last", "1"): 0.1})
     monkeypatch.setattr(epoch.Timm, "seconds_per_image", lambda self, more, most: 0.2)
     monkeypatch.setattr(epoch, "our_epoch", lambda images, px, batch: (0.1, 0.03, {}))
+    monkeypatch.setattr(epoch, "without_avx512", lambda: "")
     return tmp_path / "set", "train.py", "--record"
 
 
@@ -47,6 +48,15 @@ def test_claims_of_an_epoch_have_its_rounds(rounds, more, epoch_args, summary, m
     command = f"python -m benchmarks.epoch IMAGENETTE TIMM_TRAIN_PY{more} --record"
     assert {(claim["command"], claim["n"]) for claim in summary().values()} == {(command, rounds)}
     assert summary()["epoch_vs_timm_train_script"]["value"] == 2
+
+
+def test_epoch_without_avx_512_is_recorded_beside_the_other(epoch_args, summary, monkeypatch):
+    run(epoch, monkeypatch, *epoch_args)
+    monkeypatch.setattr(epoch, "without_avx512", lambda: "_without_avx512")
+    run(epoch, monkeypatch, *epoch_args)
+    names = {"epoch_vs_timm_train_script", "epoch_vs_timm_train_script_best", "input_wait_share"}
+    assert summary().keys() == names | {f"{name}_without_avx512" for name in names}
+    assert {claim["unit"] for name, claim in summary().items() if "wait" in name} == {"fraction"}
 
 
 def test_best_timm_side_has_the_optimizer_of_this_package(epoch_args, summary, monkeypatch):
@@ -85,18 +95,20 @@ def test_other_options_of_the_loop_are_not_recorded(options, summary, monkeypatc
     assert mentions(capsys.readouterr().err, "--record", "4", "128", "64")
 
 
+@pytest.mark.parametrize("processor", ["", "_without_avx512"])
 @pytest.mark.parametrize(
     ("args", "rounds", "more"), [((), 9, ""), (("--rounds", 3), 3, " --rounds 3"), (("--avx2",), 9, " --avx2")]
 )
-def test_claims_of_a_step_have_its_options(args, rounds, more, summary, monkeypatch):
+def test_claims_of_a_step_have_its_options_and_processor(args, rounds, more, processor, summary, monkeypatch):
     found, ratio = SimpleNamespace(lines=list, to_json=dict), TimingStats.of([2.0] * rounds)
     limited = "--avx2" in args
     monkeypatch.setattr(train_step, "time_steps", lambda work, **_: found)
     monkeypatch.setattr(train_step, "claims", lambda name, found, suffix: ({name + suffix: ratio}, ""))
     monkeypatch.setattr(train_step, "losses", lambda work: {})
     monkeypatch.setattr(train_step, "_limit_to_avx2", lambda: None)
+    monkeypatch.setattr(train_step, "without_avx512", lambda: processor)
     run(train_step, monkeypatch, "--record", "--compiled", "--only", "b0_224", *args)
-    claim = summary()[f"b0_224{'_avx2' * limited}"]
+    claim = summary()["b0_224_avx2" if limited else f"b0_224{processor}"]
     assert claim["command"] == f"python -m benchmarks.train_step --compiled{more}"
     assert claim["n"] == rounds
     assert claim["hardware"].endswith("limited to AVX2") == limited
