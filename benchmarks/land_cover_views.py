@@ -7,7 +7,7 @@ EfficientNetV2-B0 per fold for 10 epochs, with the settings of ``benchmarks.land
 which nine of its ten folds chose. All views have the same folds:
 
 whole     160 to 288 px
-center    the middle half of each side (the cause of a loss of forest is at the center), 96 to 160 px
+center    the middle half of each side (the cause of the loss of forest is at the center), 96 to 160 px
 middle    the middle three quarters of each side, 128 to 224 px
 larger    the whole image, 192 to 320 px
 
@@ -129,7 +129,7 @@ def mean_metrics(views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         views: Predictions of ``predicted``.
     """
     first = views[0]
-    for name in ("paths", "labels", "clusters"):
+    for name in ("classes", "paths", "labels", "clusters"):
         assert all(view[name] == first[name] for view in views), f"views differ in {name}"
     labels = np.array(first["labels"])
     probabilities = np.mean([view["probabilities"] for view in views], axis=0)
