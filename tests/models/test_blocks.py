@@ -24,7 +24,8 @@ from efficientnetv2.models.factory import create
 SMALL_MAPS = [
     (sides, *kind)
     for sides in ((1, 1), (2, 2), (3, 3), (8, 8), (2, 32), (9, 9), (5, 6), (16, 16), (17, 16))
-    for kind in ((1, 1, 6), (1, 2, 6), (3, 1, 256), (3, 2, 256), (3, 1, 8))
+    # At stride 2 with fewer channels than a block (8 or 16), oneDNN overwrites foreign memory: its issue 6035.
+    for kind in ((1, 1, 6), (1, 2, 24), (3, 1, 256), (3, 2, 256), (3, 1, 8))
     # In bf16 at stride 2 with one position, PyTorch's gradient is sometimes NaN.
     if (sides, kind) != ((1, 1), (3, 2, 256))
 ]
