@@ -139,6 +139,12 @@ def with_rate(timm: Timm, rate: float) -> Timm:
     return timm.with_part("optimizer", (*timm.parts["optimizer"][:-1], f"{rate:g}"))
 
 
+def with_warmup(timm: Timm, share: float) -> Timm:
+    """Return a copy with this share of its epochs of warm-up, at least one: timm takes whole epochs."""
+    *others, epochs = timm.parts["schedule"]
+    return timm.with_part("schedule", (*others, str(max(1, round(share * int(epochs))))))
+
+
 def _optimizing(timm: Timm, optimizer: str, factor: float) -> Timm:
     return timm.with_part("optimizer", (*_OPTIMIZERS[optimizer], "--lr", f"{_RATES[optimizer] * factor:g}"))
 

@@ -6,10 +6,11 @@ Run: python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --tune
 EfficientNetV2-B0 from scratch, up to 128 px. TIMM_TRAIN_PY is the train.py of timm's repository, which the package does
 not contain. Each program evaluates all images of val once, at the end, with its own preprocessing.
 
-- timm_progressive: 10 epochs with ``--train-size-schedule progressive`` (since July 2026). It draws the size of each
-  batch from a window of the sizes that moves from the first size to the last size during the run. The regularization
-  does not follow the size.
-- timm: 10 epochs at 128 px.
+- timm_progressive: 5 epochs with ``--train-size-schedule progressive`` (since July 2026), which are as many images as
+  in tuning. It draws the size of each batch from a window of the sizes that moves from the first size to the last size
+  during the run. The regularization does not follow the size. The warm-up is the tuned fraction of the epochs, rounded
+  to whole epochs, at least one.
+- timm: the same 5 epochs at 128 px.
 - quick: ``effnetv2 train --recipe quick --weights none`` without tuning. The recipe was developed on training images of
   Imagenette. For each side of timm, the first seed chooses the shortest of 2, 3, 4, 5, 6, 8, 10 epochs that reaches its
   top-1. If the mean over all seeds does not reach timm's mean, the next length follows. A side that no length reaches
@@ -62,7 +63,7 @@ from benchmarks.in_turn import (
     take_turns,
 )
 from benchmarks.paper.runs import Runs
-from benchmarks.peers_tuning import CHOOSING, here, regime_of_timm, timm_of, tune
+from benchmarks.peers_tuning import CHOOSING, here, regime_of_timm, timm_of, tune, with_warmup
 from benchmarks.record import RESULTS, read
 
 from efficientnetv2.data.config import DataConfig
@@ -77,10 +78,14 @@ _ALLOWED = 0.95  # fraction of timm's minutes: the later seeds may be slower tha
 
 def peers_of(options: argparse.Namespace, chosen: Mapping[str, Any]) -> list[Side]:
     """Return the sides of timm."""
+    share = options.epochs / options.tune_epochs
     return [
-        peer_side(name, timm_of(chosen[name], options), (options.epochs,), options.pictures, options.output)
+        peer_side(
+            name, with_warmup(timm_of(chosen[name], options), share), (options.epochs,), options.pictures,
+            options.output,
+        )
         for name in PEERS
-    ]
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,7 @@ def _parsed() -> argparse.Namespace:
     parser.set_defaults(ladder=_LADDER, pace_limit=SAME_PACE)
     smaller = parser.add_argument_group("smaller, to see that it runs; not to be recorded")
     defaults = {
-        "epochs": 10,
+        "epochs": 5,
         "image-size": 128,
         "tune-epochs": 20,
         "tune-pictures": 2400,

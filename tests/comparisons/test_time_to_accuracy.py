@@ -69,13 +69,20 @@ def options(tmp_path):
     script = tmp_path / "train.py"
     script.write_text("")
     return Namespace(
-        pictures=tmp_path, script=script, image_size=64, epochs=2, seeds=2, output=tmp_path / "out", pace_limit=1.1,
-        ladder=(1, 2, 4), record=False,
+        pictures=tmp_path, script=script, image_size=64, epochs=2, tune_epochs=4, seeds=2, output=tmp_path / "out",
+        pace_limit=1.1, ladder=(1, 2, 4), record=False,
     )  # fmt: skip
 
 
 CHOSEN = {
-    name: {"quick": ["-j", "1"], "parts": {"optimizer": ["--opt", "sgd", "--lr", "0.1"], **more}}
+    name: {
+        "quick": ["-j", "1"],
+        "parts": {
+            "schedule": ["--sched", "cosine", "--warmup-epochs", "5"],
+            "optimizer": ["--opt", "sgd", "--lr", "0.1"],
+            **more,
+        },
+    }
     for name, more in (("timm", {}), ("timm_progressive", {"sizes": ["--train-img-sizes", "32", "64"]}))
 }
 
@@ -92,6 +99,7 @@ def test_saved_run_has_the_same_options_and_script(options, monkeypatch, number)
     assert (first["epochs"], first["seed"], first["pace"]) == (2, 0, [10.0, 10.0])
     assert first["versions"]["torch"] == version("torch"), "needed to compare minutes"
     assert first["timm"] == version("timm")
+    assert first["words"][first["words"].index("--warmup-epochs") + 1] == "2", "half of the tuned five, rounded"
     assert ("--train-img-sizes" in first["words"]) == (first["file"] == "timm_progressive_2_0.json")
     assert row() == first
     options.script.write_text("# another version")
