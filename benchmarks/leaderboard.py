@@ -1,7 +1,6 @@
 """The entries of Imagenette's leaderboard and recipe ``quick`` on one machine: minutes to the entry's top-1.
 
-Run: python -m benchmarks.leaderboard IMAGENETTE FASTAI_PYTHON --tune
-     python -m benchmarks.leaderboard IMAGENETTE FASTAI_PYTHON [--models efficientnetv2_b0 ...]
+Run: python -m benchmarks.leaderboard IMAGENETTE FASTAI_PYTHON [--models efficientnetv2_b0 ...]
          [--entry-lengths 5 20] [--seeds 3] [--record]
      python -m benchmarks.leaderboard IMAGENETTE FASTAI_PYTHON --smoke
 
@@ -9,13 +8,12 @@ Both sides train from scratch, up to 128 px, on the same images and cores. FASTA
 same torch version as here (``benchmarks/leaderboard_recipe.py``).
 
 - the entry: ``xse_resnext50``, trained for 5 or 20 epochs as on the leaderboard of fastai/imagenette, with its own
-  package. ``--tune`` uses images of train alone. It chooses the fastest of fp32, channels-last and bf16 with 0 to 2
-  workers. Then it chooses the learning rate: the published rate, half, twice, and further while the best is at an end,
-  on half of the images for 5 epochs; 2,000 other images choose. Both entries use this rate, as they use the published
-  rate.
+  package and its published learning rate. On this machine, a few training images choose the fastest of fp32,
+  channels-last and, with AVX-512, bf16, with 0 to 2 workers. Fewer epochs than 5 (``--entry-lengths``) are a smaller
+  comparison.
 - quick: ``effnetv2 train --recipe quick --weights none`` with each of ``--models``, without tuning.
 
-The target is the entry's own mean top-1 on val, measured here, after 5 and after 20 epochs. The first seed chooses the
+The target is the entry's own mean top-1 on val, measured here, after these epochs. The first seed chooses the
 shortest of ``--lengths`` with which ``quick`` reaches the entry's top-1. If the mean over all seeds is below the
 entry's mean, the next length follows. So the length of ``quick`` is chosen on the evaluated seeds and images, and the
 length of the entry is published. A model whose longest length does not reach the target gets no claim. Architecture and
@@ -28,7 +26,7 @@ augmentation differ, so this compares two ways to an accuracy, not two trainers.
 The runs of a seed take turns. They count if the pace of the machine is within a tenth before and after all of them.
 Seconds are of training steps and waiting for images. All runs are saved in OUT and are not repeated.
 
-``--smoke`` tests the program in a temporary folder: few images of IMAGENETTE, two seeds, no tuning.
+``--smoke`` tests the program in a temporary folder: few images of IMAGENETTE, two seeds, one format.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import SAME_PACE, over_seeds, ratio, refuse_other_regime, rows_of
+from benchmarks.arms import SAME_PACE, over_seeds, ratio, rows_of
 from benchmarks.in_turn import (
     Claim,
     Rows,
@@ -58,8 +56,8 @@ from benchmarks.in_turn import (
 )
 from benchmarks.paper.runs import Runs
 from benchmarks.peers_training import Program, link_folders, once
-from benchmarks.peers_tuning import CHOOSING, beyond_ends, here, link_tuning_images, regime_of, tried_run
-from benchmarks.record import RESULTS
+from benchmarks.peers_tuning import here
+from benchmarks.record import RESULTS, without_avx512
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
@@ -69,29 +67,31 @@ from efficientnetv2.utils.processes import keep_freed_memory
 ENTRY = "xse_resnext50"
 _MODELS, _ENTRY_LENGTHS = ("efficientnetv2_b0",), (5, 20)
 _LENGTHS = (10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0)
-_RATES = (8e-3, 4e-3, 16e-3)  # the published rate first
+_RATE = 8e-3  # published
 _FORMATS: Mapping[str, tuple[str, ...]] = {
     "fp32": (), "channels-last": ("--channels-last",), "channels-last bf16": ("--channels-last", "--bf16"),
 }  # fmt: skip
-_TIMED_IMAGES = 640
+_TIMED_IMAGES = 320
 # Names of claims, from the epochs of the entry and a side.
 _TOP1, _SECONDS, _SPEEDUP = (f"imagenette_{{}}_epochs_{what}_{{}}" for what in ("top1", "s", "speedup"))
 
 
-def entry_of(options: argparse.Namespace, lr: float, quick: tuple[str, ...]) -> Program:
-    """The published program with this learning rate, number format and number of workers."""
+def entry_of(options: argparse.Namespace, quick: tuple[str, ...]) -> Program:
+    """The published program with this number format and number of workers."""
     recipe = Path(__file__).with_name("leaderboard_recipe.py")
-    return Program(options.image_size, lr, quick, (str(options.python), str(recipe)))
+    return Program(options.image_size, _RATE, quick, (str(options.python), str(recipe)))
 
 
-def tune(options: argparse.Namespace) -> dict[str, Any]:
-    """The fastest number format and number of workers, and the learning rate with the best top-1."""
+def fastest(options: argparse.Namespace) -> dict[str, Any]:
+    """The fastest number format and number of workers of the entry (``quick``), and images/s of all of them."""
     dataset = load_dataset(str(options.pictures))
     rows = rows_of(dataset, "train", _TIMED_IMAGES, 0)
     timing_images = link_folders(dataset, rows, rows[:32], options.output / "timed")
     speeds: dict[tuple[str, ...], float] = {}
     for (name, words), workers in itertools.product(_FORMATS.items(), "012"):
-        side = entry_of(options, _RATES[0], (*words, "--workers", workers))
+        if "--bf16" in words and without_avx512():
+            continue  # many times slower than fp32 there
+        side = entry_of(options, (*words, "--workers", workers))
         file = options.output / "tried" / f"{name.replace(' ', '_')}_{workers}.json"
         of = {"epochs": 1, "seed": 0}
         row = once(
@@ -100,18 +100,9 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
             {**side.asked(timing_images, **of), "on": here()},
         )
         speeds[side.quick] = _TIMED_IMAGES / row["train_s"]
-        print(f"tuning {name}, {workers} workers: {speeds[side.quick]:.1f} images/s", flush=True)
+        print(f"{ENTRY}, {name}, {workers} workers: {speeds[side.quick]:.1f} images/s", flush=True)
     quick = max(speeds, key=lambda words: speeds[words])
-    link_tuning_images(options)
-
-    def top1(lr: float) -> float:
-        return float(tried_run(options, f"rate {lr:g}", entry_of(options, lr, quick))["top1"])
-
-    rates = beyond_ends({lr: top1(lr) for lr in _RATES}, top1)
-    return {
-        "regime": regime_of(options), "on": here(), "quick": quick, "lr": max(rates, key=lambda lr: rates[lr]),
-        "images_per_s": {" ".join(words): round(speed, 1) for words, speed in speeds.items()}, "top1_by_lr": rates,
-    }  # fmt: skip
+    return {"on": here(), "quick": quick, "images_per_s": {" ".join(words): one for words, one in speeds.items()}}
 
 
 def reach(entry: Side, models: Sequence[Side], epochs: int, options: argparse.Namespace) -> dict[str, Rows]:
@@ -150,7 +141,7 @@ def claims(reached: Mapping[str, Rows], epochs: int) -> dict[str, Claim]:
 def measure(options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
     """Run what is not finished, print the claims, and record them with ``--record``."""
     runs = Runs(DataConfig(str(options.pictures)), options.seeds, "none", "cpu", options.output, print)
-    program = entry_of(options, chosen["lr"], tuple(chosen["quick"]))
+    program = entry_of(options, tuple(chosen["quick"]))
     entry = peer_side(ENTRY, program, options.entry_lengths, options.pictures, options.output)
     models = [our_side(runs, options.image_size, options.lengths, model) for model in options.models]
     reached = {epochs: reach(entry, models, epochs, options) for epochs in options.entry_lengths}
@@ -158,7 +149,7 @@ def measure(options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
     for name, claim in found.items():
         print(f"{name}: {claim.figure} {claim.unit}")
     if options.record:
-        raw = {"when": time.strftime("%Y-%m-%d"), "tuned": chosen, "reached": reached}
+        raw = {"when": time.strftime("%Y-%m-%d"), "format": chosen, "reached": reached}
         write_text_atomically(RESULTS / "leaderboard.json", json.dumps(raw, indent=1) + "\n")
         given = [(" --models ", options.models, _MODELS), (" --entry-lengths ", options.entry_lengths, _ENTRY_LENGTHS)]
         given += [(" --lengths ", options.lengths, _LENGTHS)]
@@ -182,14 +173,13 @@ def smoke(options: argparse.Namespace) -> None:
         options.output = Path(folder)
         parts = [rows_of(dataset, split, count, 0) for split, count in (("train", 128), ("val", 32))]
         options.pictures = link_folders(dataset, *parts, options.output / "images")
-        measure(options, {"lr": _RATES[0], "quick": ("--channels-last", "--workers", "0")})
+        measure(options, {"quick": ("--channels-last", "--workers", "0")})
 
 
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path, metavar="IMAGENETTE", help="train/ and val/ with a folder per class")
     parser.add_argument("python", type=Path, metavar="FASTAI_PYTHON", help="Python of an environment with fastai")
-    parser.add_argument("--tune", action="store_true", help="choose the entry's number format and rate, then stop")
     parser.add_argument("--models", nargs="+", default=_MODELS)
     parser.add_argument("--entry-lengths", type=int, nargs="+", default=_ENTRY_LENGTHS, help="epochs of the entry")
     parser.add_argument("--lengths", type=float, nargs="+", default=_LENGTHS, help="epochs of quick to try")
@@ -197,13 +187,10 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=RESULTS / "leaderboard")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and the raw rows")
     parser.add_argument("--smoke", action="store_true", help="test the program in about two minutes")
-    parser.set_defaults(
-        image_size=128, pace_limit=SAME_PACE,
-        tune_epochs=5, tune_pictures=4700, tune_answers=CHOOSING,
-    )  # fmt: skip
+    parser.set_defaults(image_size=128, pace_limit=SAME_PACE)
     options = parser.parse_args()
-    if options.record and (options.seeds < 2 or options.tune or options.smoke):
-        parser.error("--record is for 2 seeds or more, not for --tune or --smoke.")
+    if options.record and (options.seeds < 2 or options.smoke):
+        parser.error("--record is for 2 seeds or more, not for --smoke.")
     # Not resolved: the Python of an environment is a link.
     options.pictures, options.python = options.pictures.absolute(), options.python.absolute()
     return options
@@ -211,17 +198,10 @@ def _parsed() -> argparse.Namespace:
 
 def main() -> None:
     options = _parsed()
-    file = options.output / "tuned.json"
     if options.smoke:
         smoke(options)
-    elif options.tune:
-        write_text_atomically(file, json.dumps(tune(options), indent=1) + "\n")
-    elif not file.exists():
-        raise SystemExit(f"{file} does not exist: run the same with --tune first.")
     else:
-        chosen = json.loads(file.read_text(encoding="utf-8"))
-        refuse_other_regime(file, chosen, regime_of(options))
-        measure(options, chosen)
+        measure(options, fastest(options))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 from benchmarks import epoch
 from benchmarks.arms import refuse_other_regime, rows_of
 from benchmarks.in_turn import mean_top1
-from benchmarks.peers_training import Program, Timm, link_folders, once
+from benchmarks.peers_training import Timm, link_folders, once
 from benchmarks.record import hardware, read
 
 from efficientnetv2.data.dataset import load_dataset
@@ -157,7 +157,7 @@ def link_tuning_images(options: argparse.Namespace) -> None:
     link_folders(dataset, order[:fit], order[fit:], options.output / "tuning")
 
 
-def tried_run(options: argparse.Namespace, name: str, side: Timm | Program, seed: int = 0) -> dict[str, Any]:
+def tried_run(options: argparse.Namespace, name: str, side: Timm, seed: int = 0) -> dict[str, Any]:
     """Run a tuning candidate on the images of ``link_tuning_images``; OUT/tried stores the results."""
     images, of = options.output / "tuning", {"epochs": options.tune_epochs, "seed": seed}
     found = once(
@@ -257,20 +257,15 @@ def timm_of(chosen: Mapping[str, Any], options: argparse.Namespace) -> Timm:
     return Timm(options.script, options.image_size, tuple(chosen["quick"]), parts)
 
 
-def regime_of(options: argparse.Namespace) -> dict[str, int]:
-    """Return the conditions of tuning.
+def regime_of_timm(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the conditions of tuning, with the script and the version of timm.
 
     Args:
         options: Options of ``benchmarks.time_to_accuracy``.
     """
-    names = ("image_size", "tune_epochs", "tune_pictures", "tune_answers")
-    return {name: getattr(options, name) for name in names}
-
-
-def regime_of_timm(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the conditions of tuning timm: also the script, the version of timm, and the updates that are timed."""
+    names = ("image_size", "tune_epochs", "tune_pictures", "tune_answers", "tune_updates")
     of_timm = Timm(options.script, options.image_size).script_version()
-    return {**regime_of(options), **of_timm, "tune_updates": options.tune_updates}
+    return {**of_timm, **{name: getattr(options, name) for name in names}}
 
 
 def here() -> str:

@@ -133,7 +133,7 @@ def test_entry_length_that_no_model_reaches_has_no_claim(tmp_path, monkeypatch):
         pictures="x", seeds=2, output=tmp_path, image_size=64, pace_limit=1.1, entry_lengths=(5, 20), lengths=(6,),
         models=("b0",), record=True,
     )  # fmt: skip
-    leaderboard.measure(options, {"lr": 0.1, "quick": []})
+    leaderboard.measure(options, {"quick": []})
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["imagenette_5_epochs_speedup_b0"]["value"] == pytest.approx(5)
     assert "--models b0" in summary["imagenette_5_epochs_speedup_b0"]["command"]
@@ -142,37 +142,36 @@ def test_entry_length_that_no_model_reaches_has_no_claim(tmp_path, monkeypatch):
     assert f"imagenette_20_epochs_top1_{leaderboard.ENTRY}" in summary
 
 
-def test_learning_rate_and_format_of_the_entry_are_the_best_tried(tmp_path, monkeypatch):
-    rates = []
-
-    def tried_run(options, name, entry, seed=0):
-        rates.append(entry.lr)
-        assert entry.quick == ("--channels-last", "--bf16", "--workers", "1")
-        return {"top1": 0.5 - abs(entry.lr - 4e-3)}
+@pytest.mark.parametrize("suffix", ["", "_without_avx512"])
+def test_format_of_the_entry_is_the_fastest_tried(suffix, tmp_path, monkeypatch):
+    """Without AVX-512, bf16 is not tried: it is many times slower."""
 
     def trained(self, pictures, *, epochs, seed):
         return {"train_s": 100 - len(self.quick) * 10 - (self.quick[-1] == "1")}
 
-    monkeypatch.setattr(leaderboard, "tried_run", tried_run)
+    monkeypatch.setattr(leaderboard, "without_avx512", lambda: suffix)
     monkeypatch.setattr(leaderboard, "load_dataset", lambda data: None)
     monkeypatch.setattr(leaderboard, "rows_of", lambda *words: [])
     monkeypatch.setattr(leaderboard, "link_folders", lambda *words: words[-1])
-    monkeypatch.setattr(leaderboard, "link_tuning_images", lambda options: None)
     monkeypatch.setattr(leaderboard.Program, "trained", trained)
-    options = Namespace(
-        pictures=tmp_path, python="python", image_size=64, output=tmp_path,
-        tune_epochs=1, tune_pictures=2, tune_answers=2,
-    )  # fmt: skip
-    found = leaderboard.tune(options)
-    assert (found["lr"], rates) == (4e-3, [8e-3, 4e-3, 16e-3, 2e-3])
-    assert json.loads((tmp_path / "tried/fp32_0.json").read_text())["words"][-2:] == ["--workers", "0"]
+    options = Namespace(pictures=tmp_path, python="python", image_size=64, output=tmp_path)
+    found = leaderboard.fastest(options)
+    bf16 = () if suffix else ("--bf16",)
+    assert found["quick"] == ("--channels-last", *bf16, "--workers", "1")
+    assert len(found["images_per_s"]) == (6 if suffix else 9)
+    words = json.loads((tmp_path / "tried/fp32_0.json").read_text())["words"]
+    assert words[-2:] == ["--workers", "0"]
+    assert words[words.index("--lr") + 1] == "0.008", "the published learning rate"
+
+
+def test_measurement_requires_tuning(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "program", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit, match=mentioning("tuned.json", "--tune")):
+        time_to_accuracy.main()
 
 
 @pytest.mark.parametrize("program", [time_to_accuracy, leaderboard])
-def test_measurement_requires_tuning(program, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "program", "--output", str(tmp_path)])
-    with pytest.raises(SystemExit, match=mentioning("tuned.json", "--tune")):
-        program.main()
+def test_one_seed_is_not_recorded(program, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "program", "--record", "--seeds", "1"])
     with pytest.raises(SystemExit):
         program.main()
