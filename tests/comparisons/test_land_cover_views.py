@@ -89,7 +89,8 @@ def test_complete_small_run_is_recorded_and_only_read_again(tmp_path, monkeypatc
     assert whole["probabilities"] != saved["center"]["probabilities"]
     monkeypatch.setattr(views, "run_crossval", None)  # fails if called
     assert printed.endswith(run("--record"))
-    assert set(record.read(tmp_path / "results/summary.json")) == {"land_cover_macro_f1_spatial_two_views"}
+    summary = record.read(tmp_path / "results/summary.json")
+    assert set(summary) == {f"land_cover_{name}_spatial_two_views" for name in ("macro_f1", "top1")}
     with pytest.raises(SystemExit):
         run("--record", "--only", "whole")
     monkeypatch.setattr(views, "EPOCHS", 2)
