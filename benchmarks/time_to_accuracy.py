@@ -6,8 +6,8 @@ Run: python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --tune
 EfficientNetV2-B0 from scratch, up to 128 px. TIMM_TRAIN_PY is the train.py of timm's repository, which the package does
 not contain. Each program evaluates all images of val once, at the end, with its own preprocessing.
 
-- timm_progressive: 5 epochs with ``--train-size-schedule progressive`` (since July 2026), which are as many images as
-  in tuning. It draws the size of each batch from a window of the sizes that moves from the first size to the last size
+- timm_progressive: 5 epochs with ``--train-size-schedule progressive`` (since July 2026), about as many images as in
+  tuning. It draws the size of each batch from a window of the sizes that moves from the first size to the last size
   during the run. The regularization does not follow the size. The warm-up is the tuned fraction of the epochs, rounded
   to whole epochs, at least one.
 - timm: the same 5 epochs at 128 px.
