@@ -1,4 +1,4 @@
-"""Run programs in turn, seed by seed, and measure the pace of the machine before and after each run."""
+"""Compare programs seed by seed, at the same pace of the machine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from benchmarks.arms import HARDLY_VALIDATED, SAME_PACE, Paired, machines, measured, refuse_incomparable_times
+from benchmarks.arms import HARDLY_VALIDATED, SAME_PACE, Paired, machines, refuse_incomparable_times
 from benchmarks.paper.runs import CONFIG, Cell, Runs
 from benchmarks.peers_training import Program, Timm, once
 from benchmarks.record import forget, hardware, record, versions_of
+from benchmarks.slices import Run, pace, run_in_slices
 
 from efficientnetv2.evaluation.evaluation_result import library_versions
+from efficientnetv2.training.callbacks import Callback
 
 Rows = list[dict[str, Any]]  # one per seed
 Found = TypeVar("Found")
@@ -39,75 +40,97 @@ class Side:
 
     Args:
         name: Key of its results.
-        run: Row of a run, from epochs and seed. A run that is done is only read.
-        lengths: Epochs to try, shortest first.
+        run: Training run, from epochs and seed.
+        lengths: Epochs of its runs.
     """
 
     name: str
-    run: Callable[[float, int], dict[str, Any]]
+    run: Callable[[float, int], Run]
     lengths: Sequence[float]
 
-    def first_length(self, top1: float) -> float:
-        """The shortest length whose first seed reaches this top-1, or the longest length."""
-        return next((epochs for epochs in self.lengths if self.run(epochs, 0)["top1"] >= top1), self.lengths[-1])
 
-    def reaching(self, top1: float, start: float, seeds: int) -> tuple[float, Rows] | None:
-        """The first length from ``start`` on whose mean reaches this top-1, with its rows; None if no length does."""
-        for epochs in self.lengths:
-            if epochs >= start:
-                rows = [self.run(epochs, seed) for seed in range(seeds)]
-                if mean_top1(rows) >= top1:
-                    return epochs, rows
-        return None
+def peer_side(
+    name: str, peer: Timm | Program, lengths: Sequence[float], pictures: Path, out: Path, epoch_s: float
+) -> Side:
+    """Another program on these images. Its rows are in ``out``/sides. An epoch takes about ``epoch_s`` seconds."""
 
-
-def peer_side(name: str, peer: Timm | Program, lengths: Sequence[float], pictures: Path, out: Path) -> Side:
-    """Another program on these images. Its runs are in ``out``/sides."""
-
-    def run(epochs: float, seed: int) -> dict[str, Any]:
+    def run(epochs: float, seed: int) -> Run:
         arguments = {"epochs": int(epochs), "seed": seed}
         file = out / "sides" / f"{name}_{epochs:g}_{seed}.json"
-        return paced(
-            file, partial(peer.trained, pictures, **arguments), {**peer.asked(pictures, **arguments), "seed": seed}
-        )
+        conditions = {**peer.asked(pictures, **arguments), "seed": seed}
+        return Run(file, partial(peer.trained, pictures, **arguments), conditions, epochs * epoch_s)
 
     return Side(name, run, lengths)
 
 
-def our_side(runs: Runs, image_size: int, lengths: Sequence[float], model: str = "efficientnetv2_b0") -> Side:
-    """Recipe ``quick`` with sizes from half of ``image_size`` on, validated at the end. ``runs.out`` is OUT."""
+def our_side(
+    runs: Runs, image_size: int, lengths: Sequence[float], epoch_s: float, model: str = "efficientnetv2_b0"
+) -> Side:
+    """Recipe ``quick`` with sizes from half of ``image_size`` on. ``runs.out`` is OUT. See ``peer_side``."""
     within = replace(runs, out=runs.out / model)
 
-    def whole(cell: Cell, seed: int) -> dict[str, Any]:
-        # The pace before and after is meaningless for a resumed run.
-        shutil.rmtree(within.folder(cell, seed), ignore_errors=True)
-        return measured(within, cell, seed)
-
-    def run(epochs: float, seed: int) -> dict[str, Any]:
+    def run(epochs: float, seed: int) -> Run:
         overrides = (
             f"epochs={epochs:g}", *HARDLY_VALIDATED,
             f"progressive.image_size={{start: {image_size / 2:g}, end: {image_size}}}",
         )  # fmt: skip
         cell = Cell(f"ours {epochs:g} epochs", "run", "quick", model, overrides)
         file = runs.out / "sides" / f"{model}_{epochs:g}_{seed}.json"
-        return paced(file, partial(whole, cell, seed), {CONFIG: within.config(cell), "seed": seed})
+        conditions = {CONFIG: within.config(cell), "seed": seed}
+        return Run(file, partial(_train_anew, within, cell, seed), conditions, epochs * epoch_s)
 
     return Side(model, run, lengths)
 
 
-def pace(seconds: float = 3.0) -> float:
-    """Products of two matrices of 512 x 512 per second: the median over these seconds.
+class _Span(Callback):
+    """When the first step of a run begins and the last step ends. Validations of its stages are between them."""
 
-    They allocate little: how fast large blocks are allocated depends on what the process has done before.
+    def on_train_start(self, step: int, num_steps: int) -> None:
+        self.began = time.perf_counter()
+
+    def on_train_end(self, step: int) -> None:
+        self.ended = time.perf_counter()
+
+
+def _train_anew(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
+    """Delete an unfinished run and train from the first step: its earlier slices are unknown."""
+    shutil.rmtree(runs.folder(cell, seed), ignore_errors=True)
+    span = _Span()
+    report = replace(runs, callbacks=[span]).report(cell, seed)
+    return {"top1": report["top1"], "epochs": report["epochs"], "spans": [(span.began, span.ended)]}
+
+
+def rows_of_sides(sides: Sequence[Side], seeds: int, limit: float = SAME_PACE) -> dict[str, dict[float, Rows]]:
+    """Train what is missing: the missing runs of a seed at the same time, in slices.
+
+    Args:
+        sides: Programs.
+        seeds: Number of seeds.
+        limit: Largest ratio of two paces within a seed.
+
+    Returns:
+        Rows by name of the side and by epochs, one per seed.
+
+    Raises:
+        SystemExit: A run failed, a row is of another run, or ``refuse_drift`` refuses the rows of a seed.
     """
-    matrix = torch.randn(512, 512)
-    times = []
-    began = time.perf_counter()
-    while len(times) < 5 or time.perf_counter() - began < seconds:
-        before = time.perf_counter()
-        matrix @ matrix
-        times.append(time.perf_counter() - before)
-    return 1 / statistics.median(times)
+    found: dict[str, dict[float, Rows]] = {side.name: {epochs: [] for epochs in side.lengths} for side in sides}
+    for seed in range(seeds):
+        runs = {(side.name, epochs): side.run(epochs, seed) for side in sides for epochs in side.lengths}
+        done = [run for run in runs.values() if run.file.exists()]
+        for run in done:  # refused before others train
+            once(run.file, run.make, run.conditions)
+        run_in_slices([run for run in runs.values() if run not in done])
+        rows = {key: once(run.file, run.make, run.conditions) for key, run in runs.items()}
+        refuse_drift(list(rows.values()), limit)
+        for (name, epochs), row in rows.items():
+            found[name][epochs].append(row)
+    return found
+
+
+def first_reaching(lengths: Mapping[float, Rows], top1: float) -> tuple[float, Rows] | None:
+    """The shortest length whose mean reaches this top-1, with its rows; None if no length does."""
+    return next(((epochs, rows) for epochs, rows in sorted(lengths.items()) if mean_top1(rows) >= top1), None)
 
 
 def at_steady_pace(measure: Callable[[], Found]) -> tuple[Found, bool]:
@@ -138,7 +161,7 @@ def paced(file: Path, make: Callable[[], dict[str, Any]], asked: Mapping[str, An
 
 
 def refuse_drift(rows: Sequence[Mapping[str, Any]], limit: float) -> None:
-    """Refuse runs of one seed between which the machine, its pace or the version of torch changed.
+    """Refuse runs of one seed that differ in machine, pace or version of torch.
 
     Args:
         rows: Runs of one seed, with ``hardware``, ``pace`` and ``file``. Rows without ``versions`` may differ in torch.
@@ -152,29 +175,6 @@ def refuse_drift(rows: Sequence[Mapping[str, Any]], limit: float) -> None:
     if max(paces) > limit * min(paces):
         files = ", ".join(f"{row['file']} ({' to '.join(map(str, row['pace']))} products/s)" for row in rows)
         raise SystemExit(f"The machine changed its pace during {files}. Delete these files in OUT/sides and repeat.")
-
-
-def take_turns(sides: Sequence[tuple[Side, float]], seeds: int, limit: float = SAME_PACE) -> list[Rows]:
-    """Run each side once per seed, in reverse order for every second seed.
-
-    Args:
-        sides: Each with its epochs.
-        seeds: Number of seeds.
-        limit: Largest ratio of two paces within a seed.
-
-    Returns:
-        The rows of each side, one per seed.
-
-    Raises:
-        SystemExit: ``refuse_drift`` refuses the runs of a seed.
-    """
-    found: list[Rows] = []
-    for seed in range(seeds):
-        order = -1 if seed % 2 else 1
-        rows = [side.run(epochs, seed) for side, epochs in sides[::order]][::order]
-        refuse_drift(rows, limit)
-        found.append(rows)
-    return [list(rows) for rows in zip(*found, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,20 @@ same torch version as here (``benchmarks/leaderboard_recipe.py``).
   comparison.
 - quick: ``effnetv2 train --recipe quick --weights none`` with each of ``--models``, without tuning.
 
-The target is the entry's own mean top-1 on val, measured here, after these epochs. The first seed chooses the
-shortest of ``--lengths`` with which ``quick`` reaches the entry's top-1. If the mean over all seeds is below the
-entry's mean, the next length follows. So the length of ``quick`` is chosen on the evaluated seeds and images, and the
-length of the entry is published. A model whose longest length does not reach the target gets no claim. Architecture and
-augmentation differ, so this compares two ways to an accuracy, not two trainers. Claims:
+The target is the entry's own mean top-1 on val, measured here, after these epochs. The shortest of ``--lengths`` whose
+mean top-1 over the seeds reaches it is compared. So the length of ``quick`` is chosen on the evaluated seeds and
+images, and the length of the entry is published. A model that no length brings to the target gets no claim.
+Architecture and augmentation differ, so this compares two ways to an accuracy, not two trainers. Claims:
 
 - ``imagenette_E_epochs_top1_SIDE``: mean top-1; of the entry after E epochs, which is the target, and of each model
 - ``imagenette_E_epochs_s_SIDE``: seconds of training to this top-1
 - ``imagenette_E_epochs_speedup_MODEL``: seconds of the entry / seconds of the model
 
-The runs of a seed take turns. They count if the pace of the machine is within a tenth before and after all of them.
-Seconds are of training steps and waiting for images. All runs are saved in OUT and are not repeated.
+The missing runs of a seed are trained at the same time, in slices of 15 seconds (``benchmarks.slices``): one runs, the
+others are stopped. A seed is refused if the mean paces of the machine during two of its runs differ by more than a
+tenth. Seconds of the entry are of training steps and waiting for images. Those of ``quick`` also have its validation
+after each stage and its checkpoints. All runs are saved in OUT and are not repeated. The defaults take many hours per
+seed on two cores without AVX-512, and all runs of a seed are in memory at once.
 
 ``--smoke`` tests the program in a temporary folder: few images of IMAGENETTE, two seeds, one format.
 """
@@ -37,7 +39,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +47,13 @@ from benchmarks.arms import SAME_PACE, over_seeds, ratio, rows_of
 from benchmarks.in_turn import (
     Claim,
     Rows,
-    Side,
+    first_reaching,
     mean_top1,
     our_side,
     peer_side,
     record_claims,
-    refuse_drift,
+    rows_of_sides,
     seconds,
-    take_turns,
 )
 from benchmarks.paper.runs import Runs
 from benchmarks.peers_training import Program, link_folders, once
@@ -62,12 +63,12 @@ from benchmarks.record import RESULTS, without_avx512
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.utils.processes import keep_freed_memory
 
 ENTRY = "xse_resnext50"
 _MODELS, _ENTRY_LENGTHS = ("efficientnetv2_b0",), (5, 20)
-_LENGTHS = (10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0)
+_LENGTHS = (10.0, 20.0, 40.0)
 _RATE = 8e-3  # published
+_EPOCH_S = {"entry": 1500, "quick": 160}  # about, on two cores without AVX-512
 _FORMATS: Mapping[str, tuple[str, ...]] = {
     "fp32": (), "channels-last": ("--channels-last",), "channels-last bf16": ("--channels-last", "--bf16"),
 }  # fmt: skip
@@ -105,24 +106,15 @@ def fastest(options: argparse.Namespace) -> dict[str, Any]:
     return {"on": here(), "quick": quick, "images_per_s": {" ".join(words): one for words, one in speeds.items()}}
 
 
-def reach(entry: Side, models: Sequence[Side], epochs: int, options: argparse.Namespace) -> dict[str, Rows]:
-    """Rows of the entry after ``epochs``, and of each model that reaches the mean top-1 of the entry, by name.
-
-    Raises:
-        SystemExit: The machine, its pace or the version of torch changed within a seed.
-    """
-    first = entry.run(epochs, 0)["top1"]
-    turns = [(entry, float(epochs)), *((side, side.first_length(first)) for side in models)]
-    entry_rows, *_ = take_turns(turns, options.seeds, options.pace_limit)
-    target = mean_top1(entry_rows)
-    print(f"Target: {target:.1%}, the mean top-1 of {entry.name} after {epochs} epochs")
-    found = {entry.name: entry_rows}
-    for side, start in turns[1:]:
-        if reached := side.reaching(target, start, options.seeds):
-            for pair in zip(entry_rows, reached[1], strict=True):
-                refuse_drift(pair, options.pace_limit)
-            print(f"{side.name}: {mean_top1(reached[1]):.1%} after {reached[0]:g} epochs")
-            found[side.name] = reached[1]
+def reach(rows: Mapping[str, Mapping[float, Rows]], epochs: int) -> dict[str, Rows]:
+    """Rows of the entry after ``epochs``, and of each model that reaches the mean top-1 of the entry, by name."""
+    found = {ENTRY: rows[ENTRY][epochs]}
+    target = mean_top1(found[ENTRY])
+    print(f"Target: {target:.1%}, the mean top-1 of {ENTRY} after {epochs} epochs")
+    for name, lengths in rows.items():
+        if name != ENTRY and (reached := first_reaching(lengths, target)):
+            print(f"{name}: {mean_top1(reached[1]):.1%} after {reached[0]:g} epochs")
+            found[name] = reached[1]
     return found
 
 
@@ -142,14 +134,15 @@ def measure(options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
     """Run what is not finished, print the claims, and record them with ``--record``."""
     runs = Runs(DataConfig(str(options.pictures)), options.seeds, "none", "cpu", options.output, print)
     program = entry_of(options, tuple(chosen["quick"]))
-    entry = peer_side(ENTRY, program, options.entry_lengths, options.pictures, options.output)
-    models = [our_side(runs, options.image_size, options.lengths, model) for model in options.models]
-    reached = {epochs: reach(entry, models, epochs, options) for epochs in options.entry_lengths}
+    entry = peer_side(ENTRY, program, options.entry_lengths, options.pictures, options.output, _EPOCH_S["entry"])
+    models = [our_side(runs, options.image_size, options.lengths, _EPOCH_S["quick"], model) for model in options.models]
+    rows = rows_of_sides([entry, *models], options.seeds, options.pace_limit)
+    reached = {epochs: reach(rows, epochs) for epochs in options.entry_lengths}
     found = {name: claim for epochs, sides in reached.items() for name, claim in claims(sides, epochs).items()}
     for name, claim in found.items():
         print(f"{name}: {claim.figure} {claim.unit}")
     if options.record:
-        raw = {"when": time.strftime("%Y-%m-%d"), "format": chosen, "reached": reached}
+        raw = {"when": time.strftime("%Y-%m-%d"), "format": chosen, "runs": rows}
         write_text_atomically(RESULTS / "leaderboard.json", json.dumps(raw, indent=1) + "\n")
         given = [(" --models ", options.models, _MODELS), (" --entry-lengths ", options.entry_lengths, _ENTRY_LENGTHS)]
         given += [(" --lengths ", options.lengths, _LENGTHS)]
@@ -205,5 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as the program does
     main()

@@ -9,7 +9,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +21,8 @@ import numpy as np
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.utils.io import write_text_atomically
 
-# Log line of an update: its number, the number of updates, mean seconds of an update.
-_LAST = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .*?\(([\d.]+)s,")
+# Log line of an update: its number, the number of updates, mean seconds of an update of the epoch so far.
+_UPDATE = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .*?\(([\d.]+)s,")
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,23 @@ class Timm:
         return {"script_sha256": hashlib.sha256(self.script.read_bytes()).hexdigest(), "timm": version("timm")}
 
     def trained(self, images: Path, *, epochs: int, seed: int) -> dict[str, Any]:
-        """Train; return the final ``top1`` on val, and ``train_s`` of the updates of all epochs."""
+        """Train; return the final ``top1`` on val, ``train_s`` of the updates of all epochs, and ``spans``.
+
+        ``spans`` is the beginning of the first update and the end of the last update, by ``time.perf_counter``.
+
+        Raises:
+            RuntimeError: The script failed.
+        """
         with tempfile.TemporaryDirectory() as folder:
             command = self.command(images, epochs=epochs, seed=seed, output=Path(folder))
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            if done.returncode:
-                raise RuntimeError(done.stdout[-2000:])
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+                assert process.stdout is not None
+                lines = [(time.perf_counter(), line) for line in process.stdout]
+            log = "".join(line for _, line in lines)
+            if process.returncode or not _UPDATE.search(log):
+                raise RuntimeError(log[-2000:])
             (summary,) = Path(folder).glob("*/summary.csv")
-            return {"top1": top1_of(summary), "train_s": round(seconds_of(done.stdout), 2)}
+            return {"top1": top1_of(summary), "train_s": round(seconds_of(log), 2), "spans": [span_of(lines)]}
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,11 @@ class Program:
         return {"epochs": epochs, "words": [str(word) for word in arguments]}
 
     def trained(self, images: Path, *, epochs: int, seed: int) -> dict[str, Any]:
-        """Train; return the final ``top1`` on val, ``train_s`` of all updates, and further results."""
+        """Train; return the final ``top1`` on val, ``train_s`` of all updates, their ``spans``, and more.
+
+        Raises:
+            CalledProcessError: The program failed.
+        """
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "found.json"
             arguments = self.asked(images, epochs=epochs, seed=seed)["words"]
@@ -110,8 +124,15 @@ class Program:
 
 def seconds_of(log: str) -> float:
     """Sum the seconds of the updates of all epochs, from the last log line of each epoch."""
-    lines = [found for line in log.splitlines() if (found := _LAST.search(line)) is not None]
+    lines = [found for line in log.splitlines() if (found := _UPDATE.search(line)) is not None]
     return sum(int(one[2]) * float(one[3]) for one in lines if int(one[1]) + 1 == int(one[2]))
+
+
+def span_of(lines: Iterable[tuple[float, str]]) -> tuple[float, float]:
+    """Return when training began and ended, from log lines with their times."""
+    updates = [(at, found) for at, line in lines if (found := _UPDATE.search(line)) is not None]
+    (first, update), (last, _) = updates[0], updates[-1]
+    return first - float(update[3]), last  # a line follows its update
 
 
 def top1_of(summary: Path) -> float:

@@ -1,7 +1,7 @@
 """Minutes to the same top-1: recipe ``quick`` and timm's train script after tuning, at one size and progressive.
 
 Run: python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --tune
-     python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY [--seeds 3] [--record]
+     python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY [--lengths 2 5] [--seeds 3] [--record]
 
 EfficientNetV2-B0 from scratch, up to 128 px. TIMM_TRAIN_PY is the train.py of timm's repository, which the package does
 not contain. Each program evaluates all images of val once, at the end, with its own preprocessing.
@@ -11,11 +11,10 @@ not contain. Each program evaluates all images of val once, at the end, with its
   during the run. The regularization does not follow the size. The warm-up is the tuned fraction of the epochs, rounded
   to whole epochs, at least one.
 - timm: the same 5 epochs at 128 px.
-- quick: ``effnetv2 train --recipe quick --weights none`` without tuning. The recipe was developed on training images of
-  Imagenette. For each side of timm, the first seed chooses the shortest of 2, 3, 4, 5, 6, 8, 10 epochs that reaches its
-  top-1. If the mean over all seeds does not reach timm's mean, the next length follows. A side that no length reaches
-  has no claim. ``quick`` also trains for as many epochs as fit into 95 % of the minutes of timm_progressive, calculated
-  from the times of the first seed.
+- quick: ``effnetv2 train --recipe quick --weights none`` for each of ``--lengths`` epochs, without tuning. The recipe
+  was developed on training images of Imagenette. The shortest length whose mean top-1 over the seeds reaches the mean
+  of a side of timm is compared with it. A side that no length reaches has no claim. The longest length whose mean
+  minutes are at most those of timm_progressive is compared with its top-1.
 
 ``--tune`` chooses the values of timm on images of train alone: a quarter of them for 20 epochs; 2,000 other images
 choose. First the fastest of channels-last, bf16, compilation and 0 to 2 workers (``benchmarks.epoch``). Then the
@@ -27,13 +26,15 @@ that are at most a point below the best. Compilation is removed if the run is fa
 
 The claims:
 
-- ``time_to_timm_progressive_top1_speedup``, ``time_to_timm_top1_speedup``: time of timm / time of ``quick``. The length
-  of ``quick`` is chosen on the evaluated seeds and images. The interval does not cover this choice.
-- ``same_minutes_top1_gain_over_timm_progressive``: quick − timm_progressive in points, if the mean minutes of ``quick``
-  are at most those of timm_progressive.
+- ``time_to_timm_progressive_top1_speedup``, ``time_to_timm_top1_speedup``: time of timm / time of ``quick``
+- ``same_minutes_top1_gain_over_timm_progressive``: quick − timm_progressive in points, in no more minutes
 
-The runs of a seed take turns. They count if the pace of the machine is within a tenth before and after all of them.
-Minutes are of training steps and waiting for images. OUT stores all stages of tuning and all runs; they are not
+The lengths of ``quick`` are chosen on the evaluated seeds and images. The intervals do not cover this choice.
+
+The missing runs of a seed are trained at the same time, in slices of 15 seconds (``benchmarks.slices``): one runs, the
+others are stopped. A seed is refused if the mean paces of the machine during two of its runs differ by more than a
+tenth. Minutes are from the first training step to the last, with what a program does between them: both save
+checkpoints, and ``quick`` validates after each stage. OUT stores all stages of tuning and all runs; they are not
 repeated. Each row of timm has timm's version and the SHA-256 of TIMM_TRAIN_PY.
 """
 
@@ -41,26 +42,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import SAME_PACE, gain, ratio, refuse_other_regime
+from benchmarks.arms import gain, ratio, refuse_other_regime
 from benchmarks.in_turn import (
     Claim,
     Rows,
     Side,
+    first_reaching,
     mean_top1,
     our_side,
     peer_side,
     record_claims,
-    refuse_drift,
+    rows_of_sides,
     seconds,
-    take_turns,
 )
 from benchmarks.paper.runs import Runs
 from benchmarks.peers_tuning import CHOOSING, here, regime_of_timm, timm_of, tune, with_warmup
@@ -68,12 +67,11 @@ from benchmarks.record import RESULTS, read
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.utils.processes import keep_freed_memory
 
 _SPEEDUP, _GAIN = "time_to_{}_top1_speedup", "same_minutes_top1_gain_over_{}"
 PEERS = ("timm_progressive", "timm")  # stages of tuning
-_LADDER = (2, 3, 4, 5, 6, 8, 10)
-_ALLOWED = 0.95  # fraction of timm's minutes: the later seeds may be slower than the first
+_LENGTHS = (2.0, 5.0)
+_EPOCH_S = {"timm_progressive": 200, "timm": 300, "quick": 160}  # about, on two cores without AVX-512
 
 
 def peers_of(options: argparse.Namespace, chosen: Mapping[str, Any]) -> list[Side]:
@@ -82,82 +80,52 @@ def peers_of(options: argparse.Namespace, chosen: Mapping[str, Any]) -> list[Sid
     return [
         peer_side(
             name, with_warmup(timm_of(chosen[name], options), share), (options.epochs,), options.pictures,
-            options.output,
+            options.output, _EPOCH_S[name],
         )
         for name in PEERS
     ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Runs of timm, and of ``quick`` to the same top-1.
+def claims(theirs: Mapping[str, Rows], quick: Mapping[float, Rows]) -> dict[str, Claim]:
+    """Compute the speedups to the same top-1, and the gain over timm_progressive in its minutes.
 
     Args:
-        theirs: Rows of timm.
-        epochs: Epochs of ``quick``. None if no length reaches timm's mean top-1.
-        ours: Rows of ``quick`` with these epochs.
+        theirs: Rows by side of timm.
+        quick: Rows by epochs.
     """
-
-    theirs: Rows
-    epochs: float | None
-    ours: Rows
-
-
-def compared(peers: Sequence[Side], quick: Side, options: argparse.Namespace) -> tuple[dict[str, Compared], Rows]:
-    """Run each side of timm against ``quick`` to the same top-1, and ``quick`` in the minutes of the first side.
-
-    Returns:
-        Comparison by side, and the rows of ``quick`` in the minutes of the first side.
-
-    Raises:
-        SystemExit: The machine, its pace or the version of torch changed within a seed.
-    """
-    firsts = [side.run(side.lengths[0], 0) for side in peers]
-    starts = [quick.first_length(row["top1"]) for row in firsts]
-    allowed_s = _ALLOWED * firsts[0]["train_s"]
-    allowed = math.floor(10 * starts[0] * allowed_s / quick.run(starts[0], 0)["train_s"]) / 10
-    turns = [(side, side.lengths[0]) for side in peers]
-    turns += [(quick, epochs) for epochs in dict.fromkeys([*starts, allowed])]
-    runs = take_turns(turns, options.seeds, options.pace_limit)
-    found = {}
-    for side, start, theirs in zip(peers, starts, runs, strict=False):  # the runs of timm come first
-        epochs, ours = quick.reaching(mean_top1(theirs), start, options.seeds) or (None, [])
-        for pair in zip(theirs, ours, strict=False):  # none if no length reaches it
-            refuse_drift(pair, options.pace_limit)
-        found[side.name] = Compared(theirs, epochs, ours)
-    return found, runs[turns.index((quick, allowed))]
-
-
-def claims(found: Mapping[str, Compared], same: Rows) -> dict[str, Claim]:
-    """Compute the speedups, and the gain of ``quick`` over the first side if ``quick`` is not slower."""
-    claimed = {
-        _SPEEDUP.format(name): Claim(ratio(seconds(one.theirs), seconds(one.ours)), "ratio", [*one.theirs, *one.ours])
-        for name, one in found.items()
-        if one.ours
-    }
-    name, first = next(iter(found.items()))
-    minutes = [statistics.fmean(seconds(rows)) / 60 for rows in (first.theirs, same)]
-    print(f"Same minutes: {name} {minutes[0]:.1f}, quick {minutes[1]:.1f}")
-    if minutes[1] <= minutes[0]:
-        pairs = [[100 * row["top1"] for row in rows] for rows in (same, first.theirs)]
-        claimed[_GAIN.format(name)] = Claim(gain(*pairs), "points", [*same, *first.theirs])
+    claimed = {}
+    for name, rows in theirs.items():
+        if found := first_reaching(quick, mean_top1(rows)):
+            epochs, ours = found
+            print(f"{name}: {mean_top1(rows):.1%}; quick: {mean_top1(ours):.1%} after {epochs:g} epochs")
+            claimed[_SPEEDUP.format(name)] = Claim(ratio(seconds(rows), seconds(ours)), "ratio", [*rows, *ours])
+    first = theirs[PEERS[0]]
+    allowed_s = statistics.fmean(seconds(first))
+    if fitting := [epochs for epochs, rows in quick.items() if statistics.fmean(seconds(rows)) <= allowed_s]:
+        ours = quick[max(fitting)]
+        top1s = [[100 * row["top1"] for row in rows] for rows in (ours, first)]
+        claimed[_GAIN.format(PEERS[0])] = Claim(gain(*top1s), "points", [*ours, *first])
     return claimed
 
 
 def measure(options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
     """Run what is missing, print the claims, and record them with --record."""
     runs = Runs(DataConfig(str(options.pictures)), options.seeds, "none", "cpu", options.output, print)
-    found, same = compared(peers_of(options, chosen), our_side(runs, options.image_size, options.ladder), options)
-    claimed = claims(found, same)
+    ours = our_side(runs, options.image_size, options.lengths, _EPOCH_S["quick"])
+    rows = rows_of_sides([*peers_of(options, chosen), ours], options.seeds)
+    theirs, quick = {name: rows[name][options.epochs] for name in PEERS}, rows[ours.name]
+    claimed = claims(theirs, quick)
     for name, claim in claimed.items():
         print(f"{name}: {claim.figure} {claim.unit}")
     if options.record:
-        raw: dict[str, Any] = {"when": time.strftime("%Y-%m-%d"), "tuned": chosen, "ours_same_minutes": same}
-        raw["ours"] = {name: one.ours for name, one in found.items() if one.ours}
-        raw |= {name: one.theirs for name, one in found.items()}
+        raw = {"when": time.strftime("%Y-%m-%d"), "tuned": chosen, **theirs, "quick": quick}
         write_text_atomically(RESULTS / "time_to_accuracy.json", json.dumps(raw, indent=1) + "\n")
-        command = f"python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --seeds {options.seeds} --record"
-        record_claims(claimed, [form.format(name) for form in (_SPEEDUP, _GAIN) for name in found], command)
+        lengths = " ".join(f"{epochs:g}" for epochs in options.lengths)
+        command = (
+            f"python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --lengths {lengths} "
+            f"--seeds {options.seeds} --record"
+        )
+        record_claims(claimed, [form.format(name) for form in (_SPEEDUP, _GAIN) for name in PEERS], command)
 
 
 def tuned(options: argparse.Namespace) -> dict[str, Any]:
@@ -181,10 +149,10 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("script", type=Path, help="train.py of timm's repository")
     parser.add_argument("--tune", action="store_true", help="choose the values of timm, and stop")
+    parser.add_argument("--lengths", type=float, nargs="+", default=_LENGTHS, help="epochs of quick")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS / "time_to_accuracy")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and the raw rows")
-    parser.set_defaults(ladder=_LADDER, pace_limit=SAME_PACE)
     smaller = parser.add_argument_group("smaller, to see that it runs; not to be recorded")
     defaults = {
         "epochs": 5,
@@ -213,5 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as the command line does
     main()

@@ -1,55 +1,85 @@
-"""Alternating runs: order, lengths, machine speed, and claims of two programs."""
+"""Comparison of two programs seed by seed: lengths, machine speed, and claims."""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
+from functools import partial
 
 import pytest
 from benchmarks import in_turn, leaderboard, record, time_to_accuracy
-from benchmarks.in_turn import Side, our_side, paced, refuse_drift, take_turns
+from benchmarks.in_turn import Side, first_reaching, our_side, paced, refuse_drift, rows_of_sides
 from benchmarks.paper.runs import Runs
+from benchmarks.slices import Run
 from tests.messages import mentioning
 
 from efficientnetv2.data.config import DataConfig
 
 
-def side(name, per_epoch, asked, *, lengths=(2, 4, 8), by_seed=(0.0, 0.0, 0.0), pace=(10.0, 10.0)):
-    """A side whose top-1 grows by 0.1 per epoch, with an offset by seed."""
+def row(epochs, seed, per_epoch, *, offset=0.0, pace=10.0):
+    """A row whose top-1 grows by 0.1 per epoch."""
+    return {
+        "seed": seed, "top1": epochs / 10 + offset, "train_s": epochs * per_epoch, "hardware": "one",
+        "versions": {"torch": "2"}, "pace": [pace], "file": f"{per_epoch}_{epochs}_{seed}.json",
+    }  # fmt: skip
+
+
+def lengths_of(per_epoch, lengths, by_seed=(0.0, 0.0)):
+    """Rows by epochs, of seeds with these offsets of top-1."""
+    return {
+        epochs: [row(epochs, seed, per_epoch, offset=offset) for seed, offset in enumerate(by_seed)]
+        for epochs in lengths
+    }
+
+
+def side(name, folder, lengths, pace=10.0):
+    """A side that takes one second per epoch."""
 
     def run(epochs, seed):
-        asked.append((name, epochs, seed))
-        return {
-            "seed": seed, "top1": epochs / 10 + by_seed[seed], "train_s": epochs * per_epoch, "hardware": "one",
-            "versions": {"torch": "2"}, "pace": list(pace), "file": f"{name}_{epochs}_{seed}.json",
-        }  # fmt: skip
+        return Run(folder / f"{name}_{epochs}_{seed}.json", partial(row, epochs, seed, 1, pace=pace), {}, epochs)
 
     return Side(name, run, lengths)
 
 
-def test_first_seed_selects_a_length_and_the_mean_confirms_it():
+@pytest.fixture
+def trained(monkeypatch):
+    """Runs that were trained together, by file."""
     calls = []
-    lucky = side("a", 1, calls, by_seed=(0.1, -0.1, -0.1))
-    assert lucky.first_length(0.5) == 4
-    assert [run[1:] for run in calls] == [(2, 0), (4, 0)]
-    epochs, rows = lucky.reaching(0.5, 4, 3)
-    assert (epochs, [row["seed"] for row in rows]) == (8, [0, 1, 2])
-    assert lucky.first_length(2.0) == 8
-    assert lucky.reaching(2.0, 2, 3) is None
+
+    def run_in_slices(runs):
+        calls.append([run.file.name for run in runs])
+        for run in runs:
+            run.file.write_text(json.dumps(run.make()))
+
+    monkeypatch.setattr(in_turn, "run_in_slices", run_in_slices)
+    return calls
 
 
-def test_first_side_alternates_by_seed():
-    calls = []
-    one, other = (side(name, 1, calls) for name in "ab")
-    found = take_turns([(one, 2), (other, 4)], 3)
-    assert calls == [("a", 2, 0), ("b", 4, 0), ("b", 4, 1), ("a", 2, 1), ("a", 2, 2), ("b", 4, 2)]
-    assert [[row["train_s"] for row in rows] for rows in found] == [[2, 2, 2], [4, 4, 4]]
+def test_mean_over_seeds_selects_the_length():
+    lengths = lengths_of(1, (8, 2, 4), by_seed=(0.1, -0.2, -0.2))
+    epochs, rows = first_reaching(lengths, 0.3)
+    assert (epochs, [row["seed"] for row in rows]) == (4, [0, 1, 2])
+    assert first_reaching(lengths, 0.31)[0] == 8
+    assert first_reaching(lengths, 2.0) is None
 
 
-def test_runs_at_different_machine_speeds_are_rejected():
-    even, slower = side("a", 1, []), side("b", 1, [], pace=(10.0, 8.9))
-    with pytest.raises(SystemExit, match=mentioning("a_2_0.json", "b_4_0.json", "8.9")):
-        take_turns([(even, 2), (slower, 4)], 2)
+def test_all_missing_runs_of_a_seed_are_trained_together(tmp_path, trained):
+    sides = [side("a", tmp_path, (2,)), side("b", tmp_path, (4, 8))]
+    (tmp_path / "b_4_1.json").write_text(json.dumps(row(4, 1, 1)))
+    rows = rows_of_sides(sides, 2)
+    assert trained == [["a_2_0.json", "b_4_0.json", "b_8_0.json"], ["a_2_1.json", "b_8_1.json"]]
+    seconds = {name: {epochs: in_turn.seconds(of) for epochs, of in by.items()} for name, by in rows.items()}
+    assert seconds == {"a": {2: [2, 2]}, "b": {4: [4, 4], 8: [8, 8]}}
+
+
+@pytest.mark.usefixtures("trained")
+def test_seed_at_different_machine_speeds_is_rejected(tmp_path):
+    sides = [side("a", tmp_path, (2,)), side("b", tmp_path, (4,), pace=8.9)]
+    with pytest.raises(SystemExit, match=mentioning("1_2_0.json", "1_4_0.json", "8.9")):
+        rows_of_sides(sides, 2)
+
+
+def test_speeds_that_differ_by_more_than_the_limit_are_rejected():
     rows = [
         {"pace": pace, "file": "a", "hardware": "one", "seed": 0} for pace in ([10.0, 10.9], [9.95, 10.0])
     ]  # fmt: skip
@@ -60,11 +90,11 @@ def test_runs_at_different_machine_speeds_are_rejected():
 
 @pytest.mark.parametrize("other", [{"hardware": "another"}, {"versions": {"torch": "3"}}])
 def test_runs_on_other_hardware_or_torch_versions_are_rejected(other):
-    row = side("a", 1, []).run(2, 1)
-    refuse_drift([row, row], 1.1)
-    refuse_drift([row, {key: value for key, value in row.items() if key != "versions"}], 1.1)
+    one = row(2, 1, 1)
+    refuse_drift([one, one], 1.1)
+    refuse_drift([one, {key: value for key, value in one.items() if key != "versions"}], 1.1)
     with pytest.raises(SystemExit, match=mentioning("seed 1")):
-        refuse_drift([row, row | other], 1.1)
+        refuse_drift([one, one | other], 1.1)
 
 
 def test_run_is_saved_with_the_machine_speed_before_and_after(tmp_path, monkeypatch):
@@ -72,43 +102,39 @@ def test_run_is_saved_with_the_machine_speed_before_and_after(tmp_path, monkeypa
     monkeypatch.setattr(in_turn, "pace", lambda: next(paces))
     for _ in range(2):  # the second time, it is read
         made = {"top1": 0.5, "train_s": 60.0, "versions": {"torch": "of its own Python"}}
-        row = paced(tmp_path / "deep/one.json", lambda made=made: made, {"seed": 3})
-    assert (row["pace"], row["seed"], row["file"]) == ([10.0, 9.0], 3, "one.json")
-    assert row["versions"] == in_turn.library_versions() | {"torch": "of its own Python"}
-
-
-def test_machine_speed_is_measured_by_a_fixed_computation():
-    assert 0 < in_turn.pace(0.01) < 1e6
+        saved = paced(tmp_path / "deep/one.json", lambda made=made: made, {"seed": 3})
+    assert (saved["pace"], saved["seed"], saved["file"]) == ([10.0, 9.0], 3, "one.json")
+    assert saved["versions"] == in_turn.library_versions() | {"torch": "of its own Python"}
 
 
 def test_stopped_run_of_this_package_starts_again(tmp_path, monkeypatch):
-    """A resumed run would have times of two sessions and only the last machine speeds."""
-    monkeypatch.setattr(in_turn, "pace", lambda: 10.0)
+    """Slices of an earlier start are not known."""
     monkeypatch.setattr(Runs, "config", lambda self, cell: {})
     left = []
 
-    def measured(runs, cell, seed):
-        left.append((runs.folder(cell, seed) / "recipe.yaml").exists())
-        return {"top1": 0.5, "train_s": 60.0}
+    def report(self, cell, seed):
+        left.append((self.folder(cell, seed) / "recipe.yaml").exists())
+        (callback,) = self.callbacks
+        callback.on_train_start(0, 9)
+        callback.on_train_end(9)
+        return {"top1": 0.5, "epochs": 2.0, "train_s": 1.0}
 
-    monkeypatch.setattr(in_turn, "measured", measured)
+    monkeypatch.setattr(Runs, "report", report)
     runs = Runs(DataConfig("x"), 1, "none", "cpu", tmp_path, print)
     stopped = tmp_path / "model/ours-2-epochs_run_0"
     stopped.mkdir(parents=True)
     (stopped / "recipe.yaml").touch()
-    ours = our_side(runs, 64, (2,), "model")
-    assert [ours.run(2, 0)["top1"] for _ in range(2)] == [0.5, 0.5]
-    assert left == [False]
+    found = our_side(runs, 64, (2,), 100, "model").run(2, 0).make()
+    ((began, ended),) = found["spans"]
+    assert (found["top1"], left) == (0.5, [False])
+    assert began < ended
 
 
 def test_top1_of_the_entry_is_the_target_by_hand():
-    calls = []
-    options = Namespace(seeds=2, pace_limit=1.1)
-    entry = side(leaderboard.ENTRY, 600, calls, lengths=(5, 9), by_seed=(0.3, 0.1))
-    models = [side("b0", 100, calls, lengths=(6, 8)), side("never", 1, calls, lengths=(1, 2))]
-    reached = leaderboard.reach(entry, models, 5, options)
+    entry = lengths_of(600, (5, 9), by_seed=(0.3, 0.1))
+    rows = {leaderboard.ENTRY: entry, "b0": lengths_of(100, (6, 8)), "never": lengths_of(1, (1, 2))}
+    reached = leaderboard.reach(rows, 5)
     assert {name: len(rows) for name, rows in reached.items()} == {leaderboard.ENTRY: 2, "b0": 2}
-    assert {epochs for name, epochs, _ in calls if name == leaderboard.ENTRY} == {5}
     values = {
         name: (pytest.approx(claim.figure.value), claim.unit) for name, claim in leaderboard.claims(reached, 5).items()
     }
@@ -127,8 +153,10 @@ def test_entry_length_that_no_model_reaches_has_no_claim(tmp_path, monkeypatch):
     monkeypatch.setattr(leaderboard, "RESULTS", tmp_path)
     (tmp_path / "summary.json").write_text('{"imagenette_20_epochs_speedup_b0": {}, "another": {}}')
     monkeypatch.setattr(leaderboard, "entry_of", lambda *words: None)
-    monkeypatch.setattr(leaderboard, "peer_side", lambda name, *words: side(name, 600, []))
-    monkeypatch.setattr(leaderboard, "our_side", lambda runs, size, lengths, model: side(model, 100, [], lengths=(6,)))
+    rows = {leaderboard.ENTRY: lengths_of(600, (5, 20)), "b0": lengths_of(100, (6,))}
+    monkeypatch.setattr(leaderboard, "peer_side", lambda name, *words: Side(name, None, (5, 20)))
+    monkeypatch.setattr(leaderboard, "our_side", lambda runs, size, lengths, epoch_s, model: Side(model, None, (6,)))
+    monkeypatch.setattr(leaderboard, "rows_of_sides", lambda *words: rows)
     options = Namespace(
         pictures="x", seeds=2, output=tmp_path, image_size=64, pace_limit=1.1, entry_lengths=(5, 20), lengths=(6,),
         models=("b0",), record=True,
@@ -171,7 +199,8 @@ def test_measurement_requires_tuning(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("program", [time_to_accuracy, leaderboard])
-def test_one_seed_is_not_recorded(program, tmp_path, monkeypatch):
+def test_one_seed_is_not_recorded(program, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "program", "--record", "--seeds", "1"])
     with pytest.raises(SystemExit):
         program.main()
+    assert "--record is for" in capsys.readouterr().err

@@ -6,14 +6,14 @@ import itertools
 import json
 import math
 from argparse import Namespace
+from dataclasses import asdict
 from importlib.metadata import version
 
 import numpy as np
 import pytest
 from benchmarks import in_turn, peers_tuning, record, time_to_accuracy
-from benchmarks.arms import ratio, refuse_incomparable_times
-from benchmarks.in_turn import Side
-from benchmarks.peers_training import Timm, link_folders, once, seconds_of, top1_of
+from benchmarks.arms import SAME_PACE
+from benchmarks.peers_training import Timm, link_folders, once, seconds_of, span_of, top1_of
 from benchmarks.peers_tuning import beyond_ends, tuned_timm
 from PIL import Image
 from tests.messages import mentioning
@@ -32,6 +32,11 @@ Train: 1 [  36/37 (100%)]  Loss: 1.90 (2.00)  Time: 0.400s,  160.00/s  (0.500s, 
 
 def test_seconds_are_epoch_means_times_updates():
     assert seconds_of(LOG) == pytest.approx(37 * 0.6 + 37 * 0.5)
+
+
+def test_span_is_from_the_beginning_of_the_first_update_to_the_end_of_the_last():
+    lines = [(100.0 + number, line) for number, line in enumerate(LOG.splitlines())]
+    assert span_of(lines) == (101.0 - 1.5, 105.0)
 
 
 def test_top1_is_the_fraction_in_the_last_line(tmp_path):
@@ -70,7 +75,7 @@ def options(tmp_path):
     script.write_text("")
     return Namespace(
         pictures=tmp_path, script=script, image_size=64, epochs=2, tune_epochs=4, seeds=2, output=tmp_path / "out",
-        pace_limit=1.1, ladder=(1, 2, 4), record=False,
+        lengths=(1, 2), record=False,
     )  # fmt: skip
 
 
@@ -88,27 +93,24 @@ CHOSEN = {
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_saved_run_has_the_same_options_and_script(options, monkeypatch, number):
-    monkeypatch.setattr(in_turn, "pace", lambda: 10.0)
-    monkeypatch.setattr(Timm, "trained", lambda *of, **how: {"top1": 0.5, "train_s": 1.0})
+def test_saved_run_has_the_same_options_and_script(options, number):
+    def saved():
+        run = time_to_accuracy.peers_of(options, CHOSEN)[number].run(2, 0)
+        return once(run.file, lambda: {"top1": 0.5}, run.conditions)
 
-    def row():
-        return time_to_accuracy.peers_of(options, CHOSEN)[number].run(2, 0)
-
-    first = row()
-    assert (first["epochs"], first["seed"], first["pace"]) == (2, 0, [10.0, 10.0])
-    assert first["versions"]["torch"] == version("torch"), "needed to compare minutes"
+    first = saved()
+    assert (first["epochs"], first["seed"]) == (2, 0)
     assert first["timm"] == version("timm")
     assert first["words"][first["words"].index("--warmup-epochs") + 1] == "2", "half of the tuned five, rounded"
-    assert ("--train-img-sizes" in first["words"]) == (first["file"] == "timm_progressive_2_0.json")
-    assert row() == first
+    assert ("--train-img-sizes" in first["words"]) == (number == 0)
+    assert saved() == first
     options.script.write_text("# another version")
     with pytest.raises(SystemExit, match=mentioning("_2_0.json", "script_sha256")):
-        row()
+        saved()
     options.script.write_text("")
     options.image_size = 96
     with pytest.raises(SystemExit, match=mentioning("_2_0.json", "96")):
-        row()
+        saved()
 
 
 def test_linked_folders_have_the_same_images(tmp_path):
@@ -280,92 +282,70 @@ def test_finished_stages_of_tuning_are_not_repeated(tuning, monkeypatch):
         peers_tuning.tune(options)
 
 
-def side(name, top1, train_s, *, lengths=(2,), calls=None):
-    """A side with top-1 and seconds by epochs and seed."""
-
-    def run(epochs, seed):
-        if calls is not None:
-            calls.append((name, epochs, seed))
-        return {
-            "seed": seed, "top1": top1(epochs, seed), "train_s": train_s(epochs, seed), "hardware": "one",
-            "versions": {"torch": "2"}, "pace": [10.0, 10.0], "file": f"{name}_{epochs}_{seed}.json",
-        }  # fmt: skip
-
-    return Side(name, run, lengths)
-
-
-def compare(options, *, slower=1.0, calls=None):
-    """``quick`` needs 2 epochs for the top-1 of the progressive side, and 1 for that of the constant size."""
-    peers = [
-        side("timm_progressive", lambda epochs, seed: (0.55, 0.6)[seed], lambda epochs, seed: 810.0, calls=calls),
-        side("timm", lambda epochs, seed: 0.4, lambda epochs, seed: 600.0, calls=calls),
+def rows(top1s, train_s):
+    """Rows of two seeds."""
+    return [
+        {"seed": seed, "top1": top1, "train_s": train_s, "hardware": "one", "versions": {"torch": "2"}}
+        for seed, top1 in enumerate(top1s)
     ]
-    quick = side(
-        "quick", lambda epochs, seed: 0.4 + 0.1 * epochs, lambda epochs, seed: 100.0 * epochs * (slower if seed else 1),
-        lengths=options.ladder, calls=calls,
-    )  # fmt: skip
-    return time_to_accuracy.compared(peers, quick, options)
 
 
-def test_sides_alternate_from_the_length_of_the_first_seed(options):
-    calls = []
-    found, same = compare(options, calls=calls)
-    assert [name for name, _, seed in calls if seed == 0][:3] == ["timm_progressive", "timm", "quick"]
-    odd = [(name, epochs) for name, epochs, seed in dict.fromkeys(calls) if seed == 1]
-    assert odd == [("quick", 7.6), ("quick", 1), ("quick", 2), ("timm", 2), ("timm_progressive", 2)]
-    assert {name: one.epochs for name, one in found.items()} == {"timm_progressive": 2, "timm": 1}
-    assert [row["top1"] for row in found["timm_progressive"].theirs] == [0.55, 0.6]
-    assert time_to_accuracy.mean_top1(same) == pytest.approx(1.16)
+# ``quick`` needs 2 epochs for the top-1 of the progressive side, and 1 for that of the constant size.
+THEIRS = {"timm_progressive": rows((0.55, 0.6), 810.0), "timm": rows((0.4, 0.4), 600.0)}
+QUICK = {
+    1.0: rows((0.5, 0.5), 100.0), 2.0: rows((0.6, 0.6), 200.0), 4.0: rows((0.8, 0.8), 400.0),
+    9.0: rows((0.9, 0.9), 900.0),
+}  # fmt: skip
 
 
-def test_claims_by_hand(options):
-    found, same = compare(options)
-    values = {
+def values_of(quick):
+    return {
         name: (pytest.approx(claim.figure.value), claim.unit)
-        for name, claim in time_to_accuracy.claims(found, same).items()
+        for name, claim in time_to_accuracy.claims(THEIRS, quick).items()
     }
-    assert values == {
+
+
+def test_claims_by_hand():
+    assert values_of(QUICK) == {
         "time_to_timm_progressive_top1_speedup": (4.05, "ratio"),
         "time_to_timm_top1_speedup": (6.0, "ratio"),
-        "same_minutes_top1_gain_over_timm_progressive": (116 - 57.5, "points"),
+        "same_minutes_top1_gain_over_timm_progressive": (80 - 57.5, "points"),
     }
 
 
-def test_side_that_is_too_slow_or_never_reaches_the_target_has_no_claim(options):
-    options.ladder = (1,)
-    found, same = compare(options, slower=1.4)
-    assert list(time_to_accuracy.claims(found, same)) == ["time_to_timm_top1_speedup"]
+def test_length_that_is_too_slow_or_never_reaches_the_target_has_no_claim():
+    assert set(values_of({1.0: QUICK[1.0]})) == {
+        "time_to_timm_top1_speedup", "same_minutes_top1_gain_over_timm_progressive",
+    }  # fmt: skip
+    assert set(values_of({9.0: QUICK[9.0]})) == {
+        "time_to_timm_progressive_top1_speedup", "time_to_timm_top1_speedup",
+    }  # fmt: skip
 
 
 def test_measurement_is_recorded_and_earlier_claims_are_removed(options, tmp_path, monkeypatch):
     monkeypatch.setattr(time_to_accuracy, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
-    monkeypatch.setattr(time_to_accuracy, "our_side", lambda *words: None)
     options.record = True
     other = {"of another script": {"value": 1}}
     (tmp_path / "summary.json").write_text(json.dumps(other))
-    timm, progressive = (f"time_to_{name}_top1_speedup" for name in ("timm", "timm_progressive"))
-    same_minutes = "same_minutes_top1_gain_over_timm_progressive"
-    for ladder, slower, claimed in ((options.ladder, 1.0, [timm, progressive, same_minutes]), ((1,), 1.4, [timm])):
-        options.ladder = ladder
-        both = compare(options, slower=slower)
-        with monkeypatch.context() as patch:
-            patch.setattr(time_to_accuracy, "compared", lambda *words, both=both: both)
-            time_to_accuracy.measure(options, CHOSEN)
+    for quick in (QUICK, {9.0: QUICK[9.0]}):
+        found = {name: {2: of} for name, of in THEIRS.items()} | {"efficientnetv2_b0": quick}
+        monkeypatch.setattr(time_to_accuracy, "rows_of_sides", lambda *words, found=found: found)
+        time_to_accuracy.measure(options, CHOSEN)
         summary = json.loads((tmp_path / "summary.json").read_text())
-        assert set(summary) == {*claimed, *other}
+        assert set(summary) == {*time_to_accuracy.claims(THEIRS, quick), *other}
     raw = json.loads((tmp_path / "time_to_accuracy.json").read_text())
-    assert len(raw["timm"]) == len(raw["timm_progressive"]) == len(raw["ours"]["timm"]) == 2
+    assert len(raw["timm"]) == len(raw["timm_progressive"]) == len(raw["quick"]["9.0"]) == 2
 
 
-def test_recorded_speedup_over_torchvision_follows_from_the_saved_runs():
-    """Measured by an earlier form of the program, by seed, on one type of machine."""
-    raw = json.loads((record.RESULTS / "time_to_accuracy.json").read_text())
-    summary = json.loads(record.SUMMARY.read_text())
-    theirs, mine = raw["torchvision"], raw["ours"]["2"]
-    for pair in zip(theirs, mine, strict=True):
-        refuse_incomparable_times(pair)
-    claim = summary["time_to_torchvision_top1_speedup"]
-    assert claim["value"] == pytest.approx(ratio(in_turn.seconds(theirs), in_turn.seconds(mine)).value)
-    assert in_turn.mean_top1(mine) >= in_turn.mean_top1(theirs)
+def test_recorded_claims_follow_from_the_saved_runs():
+    raw, summary = record.read(record.RESULTS / "time_to_accuracy.json"), record.read(record.SUMMARY)
+    theirs = {name: raw[name] for name in time_to_accuracy.PEERS}
+    quick = {float(epochs): of for epochs, of in raw["quick"].items()}
+    for runs in zip(*theirs.values(), *quick.values(), strict=True):
+        in_turn.refuse_drift(runs, SAME_PACE)
+    claims = time_to_accuracy.claims(theirs, quick)
+    assert claims
+    for name, claim in claims.items():
+        assert summary[name] | asdict(claim.figure) == summary[name]

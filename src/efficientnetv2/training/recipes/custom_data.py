@@ -61,7 +61,7 @@ RECIPES = [
         "defaults: 3 epochs 67.6 to 68.3 % in 2.9 to 3.1 minutes of training steps on 2 cores, Intel(R) Xeon(R) "
         "Processor (family 6, model 167) with AVX-512, 18.2 epochs 83.7 to 83.9 % in 13 to 21; 3 seeds each, the "
         "latter all but that of 21 minutes on AMD EPYC (family 26, model 2) with AVX-512 "
-        "(benchmarks/results/time_to_accuracy.json).",
+        "(benchmarks/results/time_to_accuracy_10_epochs.json).",
         source="schedule of sizes and regularization as in arXiv:2104.00298, section 4.",
         ours="all else, tuned for short runs on a part of Imagenette's train split: residual blocks start as their "
         "shortcuts and the classifier at 0, small batches, AdamW with a short memory, and little regularization. "
