@@ -71,7 +71,7 @@ def test_failing_program_does_not_end_the_others(tmp_path, capfd):
 
 
 def test_stopped_program_leaves_no_process(tmp_path, monkeypatch):
-    """The first is killed while it runs, the second while it is stopped."""
+    """Ctrl-C after the first slice, when both are stopped."""
     started = []
 
     def pace(seconds):
