@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.decode import load_eval_image, load_image
-from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.image_io import UnreadableImageError, max_level
 from efficientnetv2.preprocessing import Preprocessing
 
 SIDE = 8
@@ -85,6 +85,14 @@ def test_float_values_are_not_scaled_by_their_maximum():
 def test_float_values_of_an_unknown_range_are_rejected(values):
     with pytest.raises(UnreadableImageError, match=mentioning(f"{values.min():g}", "geo")):
         load_image(tiff(values))
+
+
+def test_narrow_cmyk_jpeg_is_read_at_its_smallest_scale():
+    image = Image.frombytes("CMYK", (7, 20), bytes(range(140)) * 4)
+    file = io.BytesIO()
+    image.save(file, "JPEG")
+    assert 0 < max_level(file.getvalue()) <= 255
+    assert load_image(file.getvalue()).size == (7, 20)
 
 
 def test_cmyk_jpeg_is_not_inverted():

@@ -274,7 +274,10 @@ def test_key_file_has_one_key_per_line(tmp_path):
         ServerOptions(api_keys=("short",))
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"timeout": float("inf")}, {"queue": 1.5}, {"max_wait_ms": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 0}, {"timeout": float("inf")}, {"queue": 1.5}, {"max_wait_ms": -1}, {"max_pixels": 4 * 10**8}],
+)
 def test_invalid_options_are_refused(wrong):
     with pytest.raises(ev2.InputError, match=mentioning(*wrong)):
         ServerOptions(**wrong)

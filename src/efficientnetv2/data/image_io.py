@@ -126,11 +126,6 @@ def image_size(source: Source) -> tuple[int, int]:
         return stored.width, stored.height
 
 
-def max_pixels() -> int:
-    """Number of pixels from which an image may be an attack: Pillow's limit."""
-    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
-
-
 def is_high_bit_depth(source: Source) -> bool:
     """Whether an image has more than 8 bits and one channel, by its header. Pillow reads 16-bit colors as 8 bits."""
     if isinstance(source, np.ndarray) or (isinstance(source, str | Path) and packed_record(str(source))):
@@ -187,7 +182,7 @@ def _jpeg_pixels(content: bytes, header: jpeg.Header, scale: int, exact: bool, r
 
 def _pillow_pixels(image: Image.Image, content: bytes, scale: int, _exact: bool, _rows: int) -> Pixels:
     if scale > 1:
-        image.draft(None, (image.width // scale, image.height // scale))
+        image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
     pixels = np.asarray(to_rgb(image))
     if content:  # of a JPEG: Pillow shows lost pixels as gray
         jpeg.refuse_lost(content)

@@ -25,7 +25,7 @@ FORMATS = (
 )  # fmt: skip
 #: Longest side of an image, in pixels. Source: the JPEG format's largest, ITU-T T.81, table B.2.
 MAX_SIDE = 65_535
-#: Maximum size of a file: more than an uncompressed 8-bit image of ``image_io.max_pixels``. Ours.
+#: Maximum size of a file: more than an uncompressed 8-bit image of ``max_pixels``. Ours.
 MAX_BYTES = 2**31
 # Without O_NONBLOCK, which Windows lacks, opening a pipe waits for its writer. For files it changes nothing.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -58,6 +58,11 @@ class ForeignFormatError(UnidentifiedImageError):
 
 class NotRegularFileError(OSError):
     """A pipe or a device, which may never end, instead of a file."""
+
+
+def max_pixels() -> int:
+    """Number of pixels from which an image may be an attack: Pillow's limit."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 
 class _IgnoredWarnings:

@@ -17,8 +17,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from efficientnetv2.data import geotiff
 from efficientnetv2.data.geotiff import RasterDataset, open_raster, visible_bands
-from efficientnetv2.data.image_io import MIN_SIDE, max_pixels
-from efficientnetv2.data.open_image import IGNORED_WARNINGS, MAX_SIDE, open_image
+from efficientnetv2.data.image_io import MIN_SIDE
+from efficientnetv2.data.open_image import IGNORED_WARNINGS, MAX_SIDE, max_pixels, open_image
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, pluralize
 

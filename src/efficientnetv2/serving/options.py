@@ -9,6 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
 
+from efficientnetv2.data.open_image import max_pixels
 from efficientnetv2.utils.errors import InputError
 
 _MIN_KEY = 16  # characters of an API key: shorter ones can be guessed. Ours
@@ -27,7 +28,7 @@ class ServerOptions:
         queue: Number of images that a model holds at a time, at most. Further requests get status 429.
         max_bytes: Bytes of a request, at most; those of its URLs count too.
         max_pixels: Pixels of an image, at most. They are read from its header. A pixel of a TIFF counts once per 3
-            bytes: with 6 bytes as two pixels.
+            bytes: with 6 bytes as two pixels. Above twice ``PIL.Image.MAX_IMAGE_PIXELS``, no image is decoded.
         max_images: Number of images in a request, at most.
         timeout: Seconds from the start of a request to its response, at most.
         allow_urls: Whether a request may name the URL of an image. Private addresses are never fetched.
@@ -57,6 +58,8 @@ class ServerOptions:
                 raise InputError(f"`{field.name}` must be a {'whole ' * whole}number, not {value!r}.")
             if not least <= value < math.inf:
                 raise InputError(f"`{field.name}` must be at least {least}, not {value!r}.")
+        if (most := max_pixels()) and self.max_pixels > most:
+            raise InputError(f"`max_pixels` must be at most {most:,}: larger images are not decoded.")
         if self.max_images > self.queue:
             raise InputError(f"`max_images` {self.max_images} must not exceed `queue` {self.queue}.")
         if short := [key for key in self.api_keys if len(key) < _MIN_KEY or not key.isascii()]:
