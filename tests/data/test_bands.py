@@ -36,6 +36,7 @@ from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.image_metadata import content_hashes
 from efficientnetv2.data.raster_checks import band_mismatch, mismatch
 from efficientnetv2.data.readers import default_bands, display_reader, eval_reader, source_reader
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.predict_map import MapOptions, resolve_bands
@@ -542,11 +543,29 @@ def test_nodata_is_logged_and_set_by_an_option(tmp_path):
             replace(config, nodata=value).read_any()
 
 
+def test_rasters_without_training_images_are_measured_on_all(tmp_path):
+    """A check of a table of test images."""
+    for number in range(4):
+        write_raster(tmp_path / f"{number}.tif", np.full((1, 8, 8), 1_000 * number, dtype=np.uint16))
+    rows = [f"{number}.tif,{'ab'[number % 2]},test" for number in range(4)]
+    (tmp_path / "test.csv").write_text("\n".join(["path,label,split", *rows]))
+    source = DataConfig(str(tmp_path / "test.csv"))
+    assert with_bands(source.read_any(), source, seed=0).bands.kinds == ("uint16",)
+
+
 def test_nodata_of_rgb_images_is_rejected(tmp_path):
     paint(tmp_path / "a/0.jpg", (90, 90, 90))
     source = DataConfig(str(tmp_path), nodata="0")
     with pytest.raises(InputError, match=mentioning("nodata=0", "8-bit")):
         with_bands(source.read_any(), source, seed=0)
+
+
+def test_nodata_of_shards_is_rejected(tmp_path):
+    for name in "ab":
+        paint(tmp_path / f"photos/{name}/0.jpg", (90, 90, 90))
+    write_shards(load_dataset(tmp_path / "photos"), tmp_path / "shards", PackOptions(10**9))
+    with pytest.raises(InputError, match=mentioning("nodata=7", "shards")):
+        with_bands(load_dataset(tmp_path / "shards"), DataConfig(str(tmp_path / "shards"), nodata="7"), seed=0)
 
 
 def write_cmyk(path, dtype=np.uint8):

@@ -605,6 +605,24 @@ def test_unused_caches_are_removed_after_a_month(class_folders, tmp_path):
     assert time.time() - recent.stat().st_mtime < 60, "using a cache updates its time"
 
 
+def test_folder_of_another_program_is_not_removed(tmp_path):
+    """COLMAP writes files of this name."""
+    file = tmp_path / "scene" / "images.bin"
+    file.parent.mkdir()
+    file.write_bytes(bytes(100))
+    os.utime(file, (time.time() - 31 * 86400,) * 2)
+    remove_unused_caches(tmp_path)
+    assert file.exists()
+
+
+def test_other_files_next_to_an_old_cache_stay(class_folders, tmp_path):
+    file = cache_on_disk(tmp_path / "old", cache_job(load_dataset(class_folders), CacheSpec(20, "shorter"))).path
+    (tmp_path / "old" / "notes.txt").write_text("mine")
+    os.utime(file, (time.time() - 31 * 86400,) * 2)
+    remove_unused_caches(tmp_path)
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["notes.txt"]
+
+
 def test_locked_or_already_removed_cache_is_ignored(class_folders, tmp_path, monkeypatch):
     """It is removed between listing and reading."""
     dataset, lines = load_dataset(class_folders), logged_lines()

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.messages import each_mentions, mentioning, mentions
 from torchvision.datasets import ImageFolder
 
+from efficientnetv2.checks.dataset_statistics import class_count_section
 from efficientnetv2.data import image_folder as folders
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.image_checks import validate_images
@@ -203,6 +204,8 @@ def test_test_folder_without_classes_is_skipped_and_named(test, tmp_path):
     check = load_dataset(tmp_path, require_labels=False, for_training=False, strict_labels=True)
     assert check.paths == [test, "train/x/1.jpg", "train/y/1.jpg"]
     assert check.labels.tolist() == [-1, 0, 1]
+    found = [one.kind for one in class_count_section(check).issues]
+    assert "unlabeled" not in found, "training does not refuse them"
     write_images(tmp_path / "val/2.jpg")
     with pytest.raises(InputError, match=mentioning("val", "1")):
         load_dataset(tmp_path)

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.messages import mentioning, mentions
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.label_rules import pad_labels, unseparated_hint
+from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.data.splits import with_holdout, with_minival
 from efficientnetv2.utils.errors import InputError
@@ -189,6 +191,18 @@ def test_minival_of_a_fixed_size_is_for_one_label_per_image(tmp_path):
         with_minival(load_dataset(write_csv(tmp_path), label_separator=";"), size=2)
 
 
+@pytest.mark.parametrize("minival", ["auto", None])
+def test_multilabel_images_given_as_minival_are_named(minival, tmp_path):
+    rows = {f"{n}.png": "a;b" if n % 2 else "b" for n in range(12)}
+    file = write_csv(tmp_path, rows)
+    table = pd.read_csv(file)
+    table.assign(split=["train"] * 6 + ["val"] * 4 + ["minival"] * 2).to_csv(file, index=False)
+    source = DataConfig(str(file), label_separator=";")
+    prepared = prepare_data(source, val_fraction=0.2, seed=0, strict=False, minival=minival)
+    assert mentions(prepared.split_note, "2 images given as minival are not used", "split train")
+    assert prepared.minival is None
+
+
 def test_duplicates_with_other_labels_are_reported(tmp_path):
     file = write_csv(tmp_path)
     (tmp_path / "4.png").write_bytes((tmp_path / "0.png").read_bytes())
@@ -267,3 +281,19 @@ def test_label_arrays_of_any_width_are_stacked(parts):
     assert [[label for label in row if label >= 0] for row in stacked.tolist()] == [
         row for rows in parts for row in rows
     ]
+
+
+@pytest.mark.parametrize("unlabeled", [["1.png"], list(ROWS)])
+def test_cells_without_labels_have_none(unlabeled, tmp_path):
+    rows = ROWS | dict.fromkeys(unlabeled, "")
+    dataset = load_dataset(write_csv(tmp_path, rows), label_separator=";", require_labels=False)
+    assert label_names(dataset) == [{part.strip() for part in cell.split(";") if part} for cell in rows.values()]
+    assert [path for path, label in zip(dataset.paths, dataset.labels, strict=True) if label < 0] == unlabeled
+
+
+def test_rare_labels_that_no_split_keeps_are_named_as_the_cause(tmp_path):
+    draw = np.random.default_rng(0)
+    rows = {f"{n}.png": ";".join(sorted({f"l{label}" for label in draw.integers(0, 150, 4)})) for n in range(200)}
+    data = load_dataset(write_csv(tmp_path, rows), label_separator=";", min_images_per_class=2)
+    with pytest.raises(InputError, match=mentioning("2 images", "min_images_per_class=3", "seed")):
+        with_holdout(data, seed=0)

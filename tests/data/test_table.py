@@ -70,6 +70,13 @@ def test_parquet_equals_the_csv_of_the_same_table(folder):
     assert parquet.split.tolist() == ["train", ""]
 
 
+def test_parquet_with_string_views_is_read(folder):
+    """As Polars writes them."""
+    table = pa.table({"path": pa.array(["0.png", "1.png"], pa.string_view()), "label": pa.array(["a", "b"])})
+    pq.write_table(table, folder / "t.parquet")
+    assert load_dataset(folder / "t.parquet").paths == ["0.png", "1.png"]
+
+
 def test_parquet_index_is_a_column(folder):
     table = pd.DataFrame({"path": ["0.png", "1.png"], "label": ["a", "b"], "year": [1, 2]})
     expected = load_dataset(write(folder, table.to_csv(index=False)))
@@ -367,6 +374,12 @@ def test_group_may_be_called_nan(folder):
     assert dataset.table["group"].fillna("missing").tolist() == ["Nan", "NAN", "missing", "missing"]
     dataset = load_dataset(write(folder, "path,label\n0.png,Nan\n1.png,b\n2.png,Nan\n3.png,b\n"))
     assert dataset.class_names == ("Nan", "b")
+
+
+@pytest.mark.parametrize("header", ["Path,Label,Group", "path, label, group"])
+def test_group_is_recognized_in_any_case(header, folder):
+    dataset = load_dataset(write(folder, f"{header}\n0.png,a,P17\n1.png,b,P17\n2.png,a,18\n3.png,b,18\n"))
+    assert dataset.table["group"].tolist() == ["P17", "P17", "18", "18"]
 
 
 def test_groups_are_stripped(folder):

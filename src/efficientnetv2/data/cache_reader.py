@@ -31,6 +31,12 @@ _PREAMBLE = struct.Struct("<8sQQQ32s")
 PIXELS_OFFSET = 4096  # a page, so that the system reads ahead in whole pages
 
 
+def is_cache(file: Path) -> bool:
+    """Whether a file begins as a cache of any version."""
+    with file.open("rb") as stream:
+        return stream.read(len(_MAGIC)) == _MAGIC
+
+
 class InvalidCacheError(Exception):
     """A file that is no cache, or an incomplete one. The message follows the name of the file."""
 

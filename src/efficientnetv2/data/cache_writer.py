@@ -22,7 +22,14 @@ from typing import Literal, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from efficientnetv2.data.cache_reader import PIXELS_OFFSET, VERSION, CachedImageReader, CacheIndex, InvalidCacheError
+from efficientnetv2.data.cache_reader import (
+    PIXELS_OFFSET,
+    VERSION,
+    CachedImageReader,
+    CacheIndex,
+    InvalidCacheError,
+    is_cache,
+)
 from efficientnetv2.data.decode import ASPECT, load_resized_image
 from efficientnetv2.data.image_io import MIN_SIDE, Pixels, UnreadableImageError, image_size
 from efficientnetv2.data.readers import Reader
@@ -178,9 +185,16 @@ def remove_unused_caches(caches: Path) -> None:
     for file in caches.glob("*/images.bin"):
         if not is_unused(file):
             continue
-        with suppress(Timeout, OSError), FileLock(file.parent / "lock", timeout=0):
-            if is_unused(file):  # still, after waiting for the lock
-                shutil.rmtree(file.parent, ignore_errors=True)
+        with suppress(Timeout, OSError):
+            if not is_cache(file):  # another program's file of this name
+                continue
+            with FileLock(file.parent / "lock", timeout=0):
+                if not is_unused(file):  # still, after waiting for the lock
+                    continue
+                file.unlink()
+                remove_partial(file.parent)
+                (file.parent / "lock").unlink(missing_ok=True)
+                file.parent.rmdir()
                 _logger.info(f"Removed the cache {file.parent}, not used for {UNUSED_DAYS} days.")
 
 

@@ -74,9 +74,7 @@ class DataConfig:
 
     def read_any(self) -> ImageDataset:
         """Load images with or without labels; see ``read``. What keeps a dataset from training is not refused."""
-        # Only labeled cells of several labels can be split.
-        is_multilabel = self.label_separator is not None
-        return self.read(require_labels=is_multilabel, for_training=False, strict_labels=True)
+        return self.read(require_labels=False, for_training=False, strict_labels=True)
 
     def read(
         self,
@@ -122,10 +120,15 @@ def with_bands(dataset: ImageDataset, source: DataConfig, *, seed: int) -> Image
             raise InputError(
                 f"`bands={source.bands}`: {dataset.source} holds shards, which have no bands. Give raster files."
             )
+        if source.nodata is not None and parse_nodata(source.nodata):
+            raise InputError(
+                f"`nodata={source.nodata}`: {dataset.source} holds shards, whose images have 8 bits. Leave it out."
+            )
         return dataset
+    # A check may be of test images alone.
+    in_train = dataset.in_train if dataset.in_train.any() else np.ones(len(dataset), dtype=bool)
     train, others = (
-        [dataset.file(row) for row in np.flatnonzero(dataset.in_train == is_train).tolist()]
-        for is_train in (True, False)
+        [dataset.file(row) for row in np.flatnonzero(in_train == is_train).tolist()] for is_train in (True, False)
     )
     nodata = None if source.nodata is None else parse_nodata(source.nodata)
     bands = measure_bands(train, selection, seed=seed, others=others, nodata=nodata)

@@ -334,8 +334,9 @@ def _without_small_classes(
     if separator is None:
         keep = ~cells.isin(small)
     else:
+        left_out = set(small)
         reduced = {
-            cell: separator.join(label for label in cell.split(separator) if label not in small)
+            cell: separator.join(label for label in cell.split(separator) if label not in left_out)
             for cell in cells.dropna().unique()
         }
         cells = cells.map(reduced)

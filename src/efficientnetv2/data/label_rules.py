@@ -168,7 +168,7 @@ def split_labels(records: ImageRecords, separator: str) -> ImageRecords:
         )
     codes, distinct = pd.factorize(records.table["label"])
     parts = [_parts(cell, separator) for cell in distinct]
-    lacking = np.isin(codes, [number for number, labels in enumerate(parts) if not all(labels)])
+    lacking = np.isin(codes, [number for number, labels in enumerate(parts) if not all(labels)])  # not -1: no label
     if lacking.any():
         row = int(lacking.argmax())
         raise InputError(
@@ -176,9 +176,10 @@ def split_labels(records: ImageRecords, separator: str) -> ImageRecords:
             "Correct the row."
         )
     # No rule about labels reads the other columns, which may be many.
-    cells = pd.Series([parts[code] for code in codes], dtype=object)
+    cells = pd.Series([parts[code] if code >= 0 else [np.nan] for code in codes], dtype=object)
     table = records.table[["path", "label", "split"]].assign(label=cells)
-    table = table.explode("label").astype({"label": "str"})
+    table = table.explode("label")
+    table = table.assign(label=table["label"].astype("str").where(table["label"].notna()))
     rows = None if records.rows is None else records.rows[table.index]
     return replace(records, table=table.reset_index(drop=True), rows=rows)
 
@@ -186,7 +187,7 @@ def split_labels(records: ImageRecords, separator: str) -> ImageRecords:
 def join_labels(cells: pd.Series[str], spelled: Mapping[str, str], separator: str) -> pd.Series[str]:
     """Cells with each label as ``spelled``, sorted. Repeated labels count once."""
     # Each distinct cell once: among millions of images many have the same.
-    labels = {cell: {spelled[part] for part in _parts(cell, separator)} for cell in cells.unique()}
+    labels = {cell: {spelled[part] for part in _parts(cell, separator)} for cell in cells.dropna().unique()}
     images: Counter[str] = Counter()
     for cell, count in cells.value_counts().items():
         images.update(dict.fromkeys(labels[str(cell)], count))
@@ -255,8 +256,8 @@ def join_lists(
 def map_labels(cells: pd.Series[str], change: Callable[[str], str], separator: str | None) -> pd.Series[str]:
     """Cells with every label changed."""
     if separator is None:
-        return cells.map(change)
-    return cells.map(lambda cell: separator.join(change(label) for label in cell.split(separator)))
+        return cells.map(change, na_action="ignore")
+    return cells.map(lambda cell: separator.join(change(label) for label in cell.split(separator)), na_action="ignore")
 
 
 def class_ids(cells: pd.Series[str], class_names: Sequence[str], separator: str) -> Ints:

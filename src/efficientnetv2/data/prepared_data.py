@@ -186,10 +186,12 @@ def _with_minival(
     dataset: ImageDataset, minival: int | float | Literal["auto"] | None, contents: Ints
 ) -> tuple[ImageDataset, str, bool]:
     """The dataset with minival, a sentence starting with a space, and whether minival selects the weights."""
-    if minival is None:
-        unused = int((dataset.split == "minival").sum())
-        note = f" The {unused} images given as minival are not used. To select the model on them: `minival={unused}`."
-        return dataset, note if unused else "", False
+    given, has_several_labels = int((dataset.split == "minival").sum()), dataset.separator is not None
+    if minival is None or (minival == "auto" and given and has_several_labels):
+        fix = f"To select the model on them: `minival={given}`."
+        if has_several_labels:
+            fix = "Images with several labels cannot select the model. To train on them, give them the split train."
+        return dataset, f" The {given} images given as minival are not used. {fix}" if given else "", False
     if minival == "auto":
         dataset, note, has_selection_set = with_auto_minival(dataset, contents=contents)
     else:
@@ -206,9 +208,14 @@ def decode_evaluated(dataset: ImageDataset, rows: Ints, *, strict: bool) -> dict
     if dataset.shards is not None and is_url(dataset.shards.base):
         rows = rows[:0]
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_DECODED)).astype(np.int64))]
+    _logger.debug(f"Decoding {pluralize(len(rows), 'image')} to be evaluated.")
+    return decode_all(dataset, rows, strict=strict)
+
+
+def decode_all(dataset: ImageDataset, rows: Ints, *, strict: bool) -> dict[int, str]:
+    """Decode images. Returns the reason of each damaged one, by its row; raises InputError as ``decode_evaluated``."""
     with progress("decoding", len(rows)) as counted:
         bad = find_undecodable(dataset, rows.tolist(), strict=strict, progress=counted)
-    _logger.debug(f"Decoded {pluralize(len(rows), 'image')} to be evaluated.")
     if bad:
         row, reason = next(iter(bad.items()))
         _logger.info(

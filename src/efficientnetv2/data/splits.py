@@ -130,6 +130,13 @@ def split_by_groupings(
     if fallback is not None:
         return fallback
     if not (names := available[-1].names):
+        if part.separator is not None:
+            least = int(np.bincount(classes)[np.unique(classes)].min())
+            raise InputError(
+                f"{part.source}: no random split was found that has every label in two parts: the rarest label is in "
+                f"{pluralize(least, 'image')}. Leave out rare labels with `min_images_per_class={least + 1}`, or try "
+                "another `seed`."
+            )
         raise InputError(
             f"{part.source}: no split has every class in two parts. Correct the labels of identical files, or leave a "
             "class out."
@@ -280,7 +287,7 @@ def _train_by_path(dataset: ImageDataset) -> Ints:
     """Training rows, sorted by the images' own paths."""
     train = np.flatnonzero(dataset.in_train)
     names = [dataset.paths[row].rpartition(".tar#")[2] for row in train]
-    ordered: Ints = train[np.argsort(names, kind="stable")]
+    ordered: Ints = train[np.argsort(np.array(names, dtype=object), kind="stable")]  # of one width they take gigabytes
     return ordered
 
 

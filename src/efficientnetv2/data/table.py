@@ -143,7 +143,7 @@ def _read_parquet(file: Path, roles: Mapping[str, str]) -> pd.DataFrame:
     dtype = pq.read_schema(file).field(column).type
     if isinstance(dtype, pa.DictionaryType):
         dtype = dtype.value_type
-    if not (pa.types.is_string(dtype) or pa.types.is_large_string(dtype)):
+    if not any(is_text(dtype) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
         raise InputError(
             f"{file.name}: the column '{column}' holds {dtype}, not paths. Write each image to a file, and its path "
             "into the table."
@@ -184,7 +184,7 @@ def _roles(names: list[str], table: str, root: Path, options: ReadOptions) -> tu
         _refuse_without_header(names, table, root)
         raise missing_column(table, wanted[missing[0]], names, missing[0])
     renamed = [f"column '{name}' as the {role}" for name, role in roles.items() if name != wanted[role]]
-    for role in _RECOGNIZED:
+    for role in _RECOGNIZED + (("group",) if options.group_column is None else ()):
         alike = [name for name in names if name not in roles and name.strip().casefold() == role]
         if len(set(alike)) > 1 and role not in alike:
             raise InputError(f"{table}: the columns {shorten(alike)} may all be the {role}. Rename all but one.")
@@ -334,7 +334,12 @@ def _with_files(records: ImageRecords) -> ImageRecords:
     if not found:
         return records
     columns = [column for column in ("path", AUGMENTED_FROM) if column in records.table]
-    table = records.table.assign(**{name: records.table[name].replace(found) for name in columns})
+
+    def respell(path: str) -> str:
+        return found.get(path, path)
+
+    # Not ``replace``, which compares every path with every row.
+    table = records.table.assign(**{name: records.table[name].map(respell, na_action="ignore") for name in columns})
     note = (
         f"Changed {pluralize(len(found), 'path')} of {Path(records.source).name} to the Unicode form of the files' "
         "names (NFC or NFD)."

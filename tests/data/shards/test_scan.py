@@ -452,3 +452,55 @@ def test_augmented_copies_have_their_source_without_an_index(jpegs, tmp_path):
     records = [{"path": "a.jpg"}, {}, {"path": "copy.jpg", "augmented_from": "a.jpg"}]
     dataset = load_dataset(str(write(tmp_path / "x.tar", with_records(jpegs, records))))
     assert dataset.table["augmented_from"].fillna("").tolist()[2].endswith("a.jpg")
+
+
+def test_group_field_that_no_sample_has_is_refused(jpegs, tmp_path):
+    file = write(tmp_path / "x.tar", with_records(jpegs, [{"patient": f"p{n // 2}"} for n in range(12)]))
+    assert load_dataset(str(file), group_column="patient").table["group"].nunique() == 6
+    with pytest.raises(InputError, match=mentioning("x.tar", "'patientt'", "group_column")):
+        load_dataset(str(file), group_column="patientt")
+
+
+def test_member_name_that_is_not_utf8_is_refused(jpegs, tmp_path):
+    file = write(tmp_path / "x.tar", {"caf\udce90.jpg": jpegs[0]}, errors="surrogateescape")
+    with pytest.raises(InputError, match=mentioning("x.tar", "UTF-8")):
+        load_dataset(str(file), require_labels=False)
+
+
+def test_member_that_is_no_image_may_have_any_name(jpegs, tmp_path):
+    members = {"a.jpg": jpegs[0], "caf\udce90.txt": b"note"}
+    file = write(tmp_path / "x.tar", members, errors="surrogateescape")
+    assert len(load_dataset(str(file), require_labels=False)) == 1
+
+
+def test_old_files_of_others_in_the_cache_folder_stay(jpegs, tmp_path):
+    """EFFNETV2_CACHE may be a folder that also holds a dataset called shards."""
+    folder = tmp_path / "cache/shards"
+    folder.mkdir(parents=True)
+    theirs, ours = folder / "index.parquet", folder / f"{'0a' * 16}.parquet"
+    for file in (theirs, ours):
+        file.touch()
+        os.utime(file, (0, 0))
+    load_dataset(str(write(tmp_path / "set/x.tar", webdataset_members(jpegs))))
+    assert theirs.is_file()
+    assert not ours.exists()
+
+
+def test_paths_are_text_and_labels_that_are_not_lose_their_sample(jpegs, tmp_path):
+    members = with_records(jpegs, [{"path": 5}, {}, {}, {}])
+    members["2.json"] = b'{"label": "\\udc80"}'
+    members["3.json"] = b"[" * 200_000
+    dataset = load_dataset(str(write(tmp_path / "x.tar", members)))
+    assert [path.partition("#")[2] for path in dataset.paths] == ["5", "1.jpg"]
+    assert mentions(dataset.shards.shards[0].damage, "2.json", "3.json")
+
+
+def test_local_images_are_not_all_read_ahead(jpegs, tmp_path, monkeypatch):
+    """Hundreds of photos in each of several threads would fill the memory."""
+    dataset, asked = load_dataset(str(write(tmp_path / "x.tar", with_records(jpegs, [{}] * 12)))), []
+    read = LocalStore.read
+    monkeypatch.setattr(LocalStore, "read", lambda self, ranges: asked.append(len(ranges)) or read(self, ranges))
+    ahead = source_reader(dataset).ahead(range(12))
+    numbers = [int(Path(path).stem.rpartition("#")[2]) for path in dataset.paths]
+    assert [ahead.source(row) for row in range(12)] == [jpegs[number] for number in numbers]
+    assert set(asked) == {1}

@@ -16,7 +16,7 @@ from efficientnetv2.data.file_probe import FileProbe, map_chunks, max_levels, pr
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, ShardSet
-from efficientnetv2.data.shards.storage import Range, store_at
+from efficientnetv2.data.shards.storage import LocalStore, Range, store_at
 from efficientnetv2.utils.errors import InputError, pluralize
 
 
@@ -50,6 +50,8 @@ class ShardReader:
 
     def ahead(self, samples: Sequence[int]) -> ShardReader:
         """A reader with these samples read together. Raises InputError if a remote store does not respond."""
+        if isinstance(self._store, LocalStore):  # no faster together, and hundreds of photos take gigabytes
+            return self
         reader = copy.copy(self)
         read = self._store.read([self._range(sample) for sample in samples])
         reader._fetched = dict(zip(samples, read, strict=True))

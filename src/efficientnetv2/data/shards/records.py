@@ -16,6 +16,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -52,6 +53,9 @@ def is_shards(data: str) -> bool:
     if compressed := sorted(entry.name for entry in shown if shard_index.is_compressed(entry.name)):
         raise InputError(f"'{place / compressed[0]}' {shard_index.COMPRESSED}")
     return False
+
+
+Records = TypeVar("Records", bound=ImageRecords)
 
 
 def read_shards(data: str, options: ReadOptions) -> ImageRecords:
@@ -111,7 +115,7 @@ def points_into_shards(table: pd.DataFrame) -> bool:
     return len(table) > 0 and shard_index.shard_of(table["path"].iloc[0]) is not None
 
 
-def locate_paths(records: ImageRecords) -> ImageRecords:
+def locate_paths(records: Records) -> Records:
     """Records of a table whose paths point into shards, with their places from the shards' index or headers."""
     parts = []
     for row, path in enumerate(records.paths):
@@ -170,6 +174,11 @@ def _list_store(base: str, names: list[str], data: str, options: ReadOptions) ->
         table = _with_columns(index.table, data, options)
     if not len(table):
         raise InputError(f"{data}: there is no image in {shorten(shard.name for shard in index.shards)}.")
+    if options.group_column is not None and "group" not in table:
+        raise InputError(
+            f"{data}: no .json of these shards has the field '{options.group_column}'. Name the field that holds the "
+            "group with `group_column`."
+        )
     prefixes = np.array([f"{shard.name}#" for shard in index.shards], dtype=object)[table["shard"].to_numpy()]
     paths = pd.Series(prefixes, index=table.index, dtype="str") + table["path"]
     table = table.assign(path=paths, split=table["split"].fillna(""))

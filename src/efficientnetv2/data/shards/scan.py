@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from typing import IO, Any, NamedTuple
 import pandas as pd
 
 from efficientnetv2.data.open_image import is_image
-from efficientnetv2.data.records import ReadOptions, parse_split, split_in_name
+from efficientnetv2.data.records import ReadOptions, parse_split, split_in_name, validate_path_text
 from efficientnetv2.data.shards.index import LABEL_LIST, VERSION, Shard, ShardIndex, load_index, save_index
 from efficientnetv2.data.shards.storage import Store
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
@@ -87,7 +88,8 @@ def cached_scan(store: Store, names: list[str], options: ReadOptions) -> tuple[S
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         for other in filter(is_unused, file.parent.glob("*.parquet")):
-            other.unlink(missing_ok=True)
+            if re.fullmatch(r"[0-9a-f]{32}", other.stem):  # not the index of a user's dataset
+                other.unlink(missing_ok=True)
         save_index(index, file)
     except OSError as error:
         return index, f"{what}; the index is not saved ({error.strerror or error})."
@@ -242,23 +244,26 @@ def _group_by_key(found: Iterator[_Member], name: str) -> Iterator[tuple[str, di
 def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[str, str]) -> _Sample | None:
     """The sample, or None without an image. Raises InputError for several images, _DamagedMemberError for bad text."""
     images = [extension for extension in members if is_image(f"x.{extension}")]
+    if not images:
+        return None
+    validate_path_text(f"{name}#{key}.{images[0]}")
     plain = [extension for extension in images if "." not in extension]  # jpg, but not left.png
     if len(images) > 1 and len(plain) != 1:
         found = f"{len(images)} images ({', '.join(images)})"
         raise InputError(f"{name}: the sample '{key}' has {found}. Pack one image per sample.")
-    if not images:
-        return None
     extension = plain[0] if plain else images[0]
     facts: Any = {}
     if "json" in members:
         try:
-            facts = json.loads(members["json"].text)
-        except ValueError as error:  # no JSON, or no UTF-8
+            facts = json.loads(text := members["json"].text)
+            if b"\\u" in text:
+                json.dumps(facts, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end
             raise _DamagedMemberError(f"{key}.json") from error
     facts = facts if isinstance(facts, dict) else {}
     known = {role: facts[field] for field, role in roles.items() if facts.get(field) not in (None, "")}
     in_json = known.pop("label", None)
-    known |= {column: str(known[column]) for column in ("group", "augmented_from") if column in known}
+    known |= {column: str(known[column]) for column in ("path", "group", "augmented_from") if column in known}
     _validate_facts(known, name, key)
     in_cls = None
     if "cls" in members and roles.get("label") == "label":
