@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import imagehash
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from efficientnetv2.checks.image_stats import SMALL_PX, collect_image_stats
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_image
+from efficientnetv2.preprocessing import Bands
 
 
 def test_format_size_channels_and_colors_are_correct(tmp_path):
@@ -89,3 +92,20 @@ def test_enlarged_images_are_detected(tmp_path, times, way):
     found = collect_image_stats(load_dataset(tmp_path, require_labels=False), workers=1).table["enlarged"]
     assert found.median() == times
     assert np.isnan(found.iloc[-1])
+
+
+def test_rasters_that_look_equal_are_different_files(tmp_path):
+    """The upper half of the range is shown alike, and one file is a copy."""
+    write_raster = pytest.importorskip("tests.rasters").write_raster
+    values = np.full((1, 16, 16), 60_000, dtype=np.uint16)
+    for number in range(3):
+        values[0, 0, 0] = 60_000 + number
+        write_raster(tmp_path / f"{number}.tif", values)
+    (tmp_path / "3.tif").write_bytes((tmp_path / "2.tif").read_bytes())
+    dataset = load_dataset(tmp_path, require_labels=False)
+    bands = Bands(numbers=(1, 1, 1), low=(0,) * 3, high=(30_000,) * 3, kinds=("uint16",))
+    looked = collect_image_stats(replace(dataset, bands=bands), workers=2).table
+    assert looked["content"].nunique() == 3
+    assert looked["content"][2] == looked["content"][3]
+    assert looked["bytes"].tolist() == [(tmp_path / path).stat().st_size for path in dataset.paths]
+    assert set(looked["format"]) == {"raster (.tif)"}

@@ -256,6 +256,20 @@ def test_dates_without_a_time_of_day_are_not_midnight(planted):
     assert found_in(planted.read()) == {}
 
 
+@pytest.mark.parametrize("form", ["text", "dates"])
+def test_dates_with_an_offset_are_not_times_of_day(planted, form):
+    """Midnight there is eleven in the evening in UTC."""
+    times = pd.to_datetime(planted.table["date"]).dt.tz_localize("Europe/Berlin")
+    times[[11, 90]] = times[10]
+    planted.table["date"] = times.map(str)
+    dataset = planted.read()
+    if form == "dates":
+        dataset = replace(dataset, table=dataset.table.assign(date=times))
+    assert found_in(dataset) == {"time_across_splits": []}
+    planted.table["date"] = times.map(str).str.replace("00:00:00", "10:00:00")
+    assert found_in(planted.read()) == {"time": [], "time_across_splits": []}
+
+
 def test_times_in_both_splits_and_missing_times_are_found(planted):
     planted.table.loc[90, "date"] = planted.table.loc[10, "date"]
     planted.table.loc[3, "date"] = ""
@@ -365,6 +379,17 @@ def test_multilabel_error_is_a_missing_label(planted):
     dataset = planted.read(label_separator=";")
     found = found_in(dataset, embeddings=embedded(dataset), weights="made up")
     assert found["label"] == [["012.jpg"]]
+
+
+def test_augmented_copies_are_no_duplicates(planted):
+    """Splits keep them with their original; across splits they are leakage."""
+    planted.table = planted.table.assign(augmented_from="")
+    shutil.copy(planted.folder / "010.jpg", planted.folder / "copy.jpg")
+    planted.add("copy.jpg", like=10, augmented_from="010.jpg")
+    found = found_in(planted.read())
+    assert "same_image" not in found
+    planted.table.loc[planted.table["path"] == "copy.jpg", "augmented_from"] = ""
+    assert "same_image" in found_in(planted.read())
 
 
 def test_multilabel_copies_agree_only_if_all_labels_agree(planted):

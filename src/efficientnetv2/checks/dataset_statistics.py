@@ -57,6 +57,9 @@ def class_count_section(dataset: ImageDataset) -> CheckSection:
         "imbalance_ratio": float(totals.max() / totals.min()) if len(totals) > 1 else None,
         "majority_share": float(totals.max() / num_labeled) if len(totals) else None,
     }
+    unlabeled = ~labeled
+    if dataset.rows is None and dataset.shards is None:  # training skips a folder test/ without classes
+        unlabeled &= dataset.split != "test"
     issues = []
     for suffix, folders in dataset.unsupported_files.items():
         files = pluralize(sum(folders.values()), "file")
@@ -65,7 +68,7 @@ def class_count_section(dataset: ImageDataset) -> CheckSection:
     if not num_labeled and len(dataset):
         advice = None if dataset.rows is None else "Name the column of their labels in `label_column`."
         issues.append(issue("no_labels", "No image has a label, so classes are not checked.", advice=advice))
-    elif lost := single_rows(np.flatnonzero(~labeled)):
+    elif lost := single_rows(np.flatnonzero(unlabeled)):
         issues.append(issue("unlabeled", f"{share_text(len(lost), len(dataset))} have no label.", lost))
     return CheckSection(facts, [*issues, *_class_sizes(totals, num_labeled)])
 

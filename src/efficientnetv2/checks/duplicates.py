@@ -32,7 +32,7 @@ from efficientnetv2.checks.issues import (
     share_text,
 )
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.records import Ints
+from efficientnetv2.data.records import Ints, copy_groups
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.random_key import Key
@@ -238,12 +238,14 @@ def _issues(
     ``duplicates`` has for each all groups that it stands for; the first that does harm is reported.
     """
     across, unlike, harmless = [], [], []
+    family = copy_groups(dataset)
     for groups in duplicates:
         crossing = next((group for group in groups if crosses_splits(dataset, group)), None)
         differing = next((group for group in groups if labels_differ(dataset, group)), None)
         across += [crossing] if crossing else []
         unlike += [differing] if differing else []
-        harmless += [] if crossing or differing else [groups[0]]
+        is_family = family is not None and len({family[row] for row in groups[0]}) == 1  # an image and its copies
+        harmless += [] if crossing or differing or is_family else [groups[0]]
     # Pairs share images: five alike images are ten pairs, but only four images are redundant.
     redundant = len(dataset) - len(np.unique(connected_groups(len(dataset), harmless)))
     share = share_text(redundant, len(dataset))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import imagehash
@@ -73,12 +75,14 @@ def collect_image_stats(
     """
     image_extensions()  # loads Pillow's plugins once, before the threads
     reader = source_reader(dataset)
+    # Pixels of rasters are read by the rule of their bands. Two different files can have equal pixels then.
+    files = reader if dataset.bands is None else source_reader(replace(dataset, bands=None))
     detailed = set(np.linspace(0, len(dataset) - 1, min(len(dataset), _DETAILED)).astype(np.int64).tolist())
     found: list[_ImageRecord] = []
 
     def of_chunk(rows: Sequence[int]) -> list[_ImageRecord]:
         ahead = reader.ahead(rows)
-        return [_read_image(ahead, row, detailed=row in detailed) for row in rows]
+        return [_read_image(ahead, files, row, detailed=row in detailed) for row in rows]
 
     chunks = [range(first, min(first + _CHUNK, len(dataset))) for first in range(0, len(dataset), _CHUNK)]
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
@@ -104,7 +108,7 @@ class _ImageRecord:
     hash: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(HASH_BITS, bool))
 
 
-def _read_image(reader: Reader, row: int, *, detailed: bool) -> _ImageRecord:
+def _read_image(reader: Reader, files: Reader, row: int, *, detailed: bool) -> _ImageRecord:
     try:
         source = reader.source(row)
         content = file_bytes(source)
@@ -114,6 +118,10 @@ def _read_image(reader: Reader, row: int, *, detailed: bool) -> _ImageRecord:
             kind, mode, (width, height) = image.format or "", image.mode, image.size
         if isinstance(source, str) and packed_record(source) is not None:
             kind = "binary record"
+        size, digest = len(content), content_hash(content)
+        if isinstance(source, np.ndarray) and isinstance(file := files.source(row), str):
+            kind = f"raster ({os.path.splitext(file)[1].lower()})"
+            size, digest = os.path.getsize(file), _file_hash(file)
         square = Image.fromarray(load_resized_image(content, lambda *_size: (_HASHED_PX, _HASHED_PX)))
         enlarged = _enlarged(content) if detailed else math.nan
     except FileNotFoundError:
@@ -125,7 +133,14 @@ def _read_image(reader: Reader, row: int, *, detailed: bool) -> _ImageRecord:
     except UnreadableImageError as error:
         return _ImageRecord(error.reason)
     small, bits = np.asarray(square.reduce(_HASHED_PX // SMALL_PX)), imagehash.phash(square).hash.ravel()
-    return _ImageRecord("", kind, mode, width, height, len(content), content_hash(content), enlarged, small, bits)
+    return _ImageRecord("", kind, mode, width, height, size, digest, enlarged, small, bits)
+
+
+def _file_hash(file: str) -> int:
+    """``content_hash`` of a file of any size."""
+    with open(file, "rb") as stream:
+        digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def _enlarged(content: bytes) -> float:

@@ -12,6 +12,7 @@ from efficientnetv2.checks.issues import CheckSection, Issue, Severity, issue, s
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import format_time, time_column, times_of
 from efficientnetv2.data.records import copy_groups
+from efficientnetv2.data.sampler import class_members
 from efficientnetv2.evaluation.distribution_shift import DEGREES, NEAR_KM, Bools, Places
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
@@ -19,6 +20,8 @@ from efficientnetv2.utils.errors import InputError, pluralize, shorten
 _SHOWN = 100
 # Times of day this close may be one burst of a camera. Ours.
 _NEAR = pd.Timedelta(hours=1)
+# A time with an offset from UTC, as ISO 8601 writes it; group 1 is the time.
+_OFFSET = r"(\d:\d\d.*?)(?:Z|[+-]\d\d:?(?:\d\d)?)$"
 
 
 def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> CheckSection:
@@ -30,9 +33,11 @@ def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> Chec
     everyone = np.ones(len(places.rows), dtype=bool)
     nearest = places.nearest_km(everyone, everyone)
     nearest_of_label = np.full(len(nearest), np.inf)
-    for label in np.unique(labels[labels >= 0]):
-        of_label = labels == label
-        nearest_of_label[of_label] = places.nearest_km(of_label, of_label)[of_label]
+    labeled = np.flatnonzero(labels >= 0)
+    for members in class_members(labels[labeled], len(dataset.class_names)):
+        rows = labeled[members]
+        of_label = Places(places.radians[rows], places.rows[rows])
+        nearest_of_label[rows] = of_label.nearest_km(everyone[rows], everyone[rows])
     close = nearest <= near_km
     near, alike = int(close.sum()), int((close & (nearest_of_label <= nearest)).sum())
     leaking, issues = {}, []
@@ -143,7 +148,7 @@ def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSe
     if name is None or not (known := times_of(dataset, name).notna().to_numpy()).any():
         return CheckSection({})
     times, split = times_of(dataset, name), split_names(dataset)
-    timed = known & _has_time_of_day(times)
+    timed = known & _has_time_of_day(dataset.table[name], times)
     by_hour = bool(timed.any())
     used = timed if by_hour else known
     issues, shared = [], {}
@@ -178,11 +183,16 @@ def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSe
     return CheckSection(facts, issues)
 
 
-def _has_time_of_day(times: pd.Series[Any]) -> Bools:
-    """(N,) whether the time of day is known: a date alone reads like midnight."""
+def _has_time_of_day(given: pd.Series[Any], times: pd.Series[Any]) -> Bools:
+    """(N,) whether the time of day is known: a date alone reads like midnight, where the image was taken."""
     if not pd.api.types.is_datetime64_any_dtype(times):
         return np.zeros(len(times), dtype=bool)
-    return np.asarray(times.notna() & (times != times.dt.normalize()), dtype=bool)
+    if pd.api.types.is_datetime64_any_dtype(given):
+        local = given.dt.tz_localize(None)
+    else:
+        texts = given.astype("string").str.replace(_OFFSET, r"\1", regex=True)
+        local = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
+    return np.asarray(local.notna() & (local != local.dt.normalize()), dtype=bool)
 
 
 def _num_shared(held_out: pd.Series[Any], training: pd.Series[Any], *, by_hour: bool) -> int:
