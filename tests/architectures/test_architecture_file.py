@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -20,11 +21,17 @@ from efficientnetv2.architectures.registry import (
 from efficientnetv2.utils.errors import InputError
 
 
-@given(name=some.sampled_from(NAMES), comment=some.text(some.characters(codec="utf-8", exclude_categories=["C"])))
-def test_architecture_is_read_back_equal(name, comment, tmp_path_factory):
-    file = tmp_path_factory.mktemp("files") / "network.yaml"
+@given(
+    name=some.sampled_from(NAMES),
+    comment=some.text(some.characters(codec="utf-8", exclude_categories=["C"])),
+    suffix=some.sampled_from([".yaml", ".json"]),
+)
+def test_architecture_is_read_back_equal(name, comment, suffix, tmp_path_factory):
+    file = tmp_path_factory.mktemp("files") / f"network{suffix}"
     write_architecture(file, get_architecture(name), comment=comment)
     assert read_architecture(file) == get_architecture(name)
+    if suffix == ".json":
+        assert json.loads(file.read_text())["head_channels"] == get_architecture(name).head_channels
 
 
 def test_file_of_version_0_1_is_read(tmp_path):

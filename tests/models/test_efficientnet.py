@@ -109,6 +109,15 @@ def test_exported_program_supports_other_sizes():
         torch.testing.assert_close(exported(images), network(images))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_model_with_squeeze_excite_can_be_traced():
+    """The tracer compares two calls, and TensorBoard's graph uses it."""
+    network = create("efficientnetv2_b0", num_classes=3).eval()
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(torch.jit.trace(network, images)(images), network(images))
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated by PyTorch, but in use
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize("global_pool", ["avg", "avg+center"])

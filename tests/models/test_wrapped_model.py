@@ -4,6 +4,8 @@ import builtins
 import copy
 import sys
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 import torchvision
 from tests.messages import mentioning
 from torch import nn
+from torch.nn import functional
 
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
@@ -143,6 +146,26 @@ def test_smallest_images_have_the_same_number_of_maps(px):
 def test_model_without_feature_maps_is_reported():
     with pytest.raises(InputError, match=mentioning("torchvision:resnet18")):
         create("torchvision:resnet18").features(torch.zeros(1, 3, 64, 64))
+
+
+def test_embeddings_of_two_threads_do_not_mix():
+    """As in a server. The first layer waits until both threads are in the module."""
+    both = Barrier(2)
+
+    class Waiting(nn.Conv2d):
+        def forward(self, x):
+            both.wait(timeout=60)
+            return super().forward(x)
+
+    module = nn.Sequential(Waiting(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    network = create(module).eval()
+    images = [torch.full((1, 3, 8, 8), float(value)) for value in (1, 2)]
+    with torch.inference_mode():
+        expected = [module[2](module[1](functional.conv2d(x, module[0].weight, module[0].bias))) for x in images]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            found = list(pool.map(network.embed, images))
+            assert all(map(torch.equal, found, expected))
 
 
 def test_custom_module_is_wrapped():

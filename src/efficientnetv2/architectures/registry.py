@@ -7,6 +7,7 @@ earlier S.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -282,9 +283,12 @@ def architecture_text(architecture: Architecture, *, comment: str = "") -> str:
 
 
 def write_architecture(path: Path, architecture: Architecture, *, comment: str = "") -> None:
-    """Write an architecture. Raises InputError if the file can't be written."""
+    """Write an architecture; a JSON file has no comment. Raises InputError if the file can't be written."""
+    text = architecture_text(architecture, comment=comment)
+    if path.suffix.lower() == ".json":
+        text = json.dumps(architecture.to_json(), indent=1) + "\n"
     try:
-        write_text_atomically(path, architecture_text(architecture, comment=comment))
+        write_text_atomically(path, text)
     except OSError as error:
         raise InputError(f"`output` {path}: {error.strerror or error}. Give a file in a folder that exists.") from error
 

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from efficientnetv2.architectures.spec import Block, Padding
 
@@ -212,7 +213,9 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), shape unchanged."""
         # On a CPU, the gradient of a mean is materialized and that of a sum is not. A sum in fp16 could overflow.
-        if x.requires_grad and x.device.type == "cpu" and x.dtype != torch.float16:
+        # torch.jit.trace compares calls with and without gradients.
+        has_gradient = x.requires_grad or is_tracing()  # type: ignore[no-untyped-call]
+        if has_gradient and x.device.type == "cpu" and x.dtype != torch.float16:
             mean = x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
         else:
             mean = x.mean((2, 3), keepdim=True)

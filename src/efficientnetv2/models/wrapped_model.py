@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 from torch import Tensor, nn
@@ -90,8 +91,13 @@ class WrappedModel(Network):
         if self.num_classes == 0:
             return self.forward(x)
         inputs: list[Tensor] = []
-        classifier = self.module.get_submodule(self.classifier_name)
-        with classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0])):
+        thread = get_ident()
+
+        def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if get_ident() == thread:  # others may use the same module
+                inputs.append(args[0])
+
+        with self.module.get_submodule(self.classifier_name).register_forward_pre_hook(keep):
             self.module(x)
         return inputs[-1]
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -13,11 +14,13 @@ from tests.messages import each_mentions, mentioning, mentions
 from torch import nn
 
 from efficientnetv2.architectures.registry import get_architecture, get_model_info
+from efficientnetv2.models import model_file
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.convert import convert as convert_model
 
 their_timm = pytest.importorskip("timm")
 
@@ -266,6 +269,16 @@ def test_timm_model_is_exported_only_to_timm(tmp_path):
         convert.write(tmp_path / "out.pth", network, "torchvision")
 
 
+def test_timm_model_of_a_fixed_size_keeps_it(tmp_path):
+    """Its position embeddings are of 160 px, and timm's default is 224 px."""
+    network = create("timm:test_vit", num_classes=2).eval()
+    convert.write(tmp_path / "hub", network, "timm")
+    theirs = their_timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
+    pictures = torch.randn(2, 3, 160, 160)
+    with torch.inference_mode():
+        assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
+
+
 @pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
 @pytest.mark.parametrize(
     ("table", "channels", "classes"),
@@ -453,3 +466,23 @@ def test_full_disk_is_reported_and_leaves_no_partial_file(tmp_path, monkeypatch,
     with pytest.raises(InputError, match=mentioning(out)):
         convert.write(tmp_path / out, our_network(), "timm")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_name_of_a_downloaded_file_sets_its_preprocessing(tmp_path):
+    """Its tensors do not tell that these weights have another mean."""
+    file = timm_file(tmp_path / "efficientnet_b0.ap_in1k.safetensors", "tf_efficientnet_b0")
+    convert_model(file, tmp_path / "b0.safetensors")
+    assert model_file.load(tmp_path / "b0.safetensors").preprocessing.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(("to", "suffix"), [("timm", ".safetensors"), ("keras", ".keras")])
+def test_name_of_a_downloaded_file_leaves_what_a_file_states(to, suffix, tmp_path):
+    if to == "keras":
+        os.environ.setdefault("KERAS_BACKEND", "torch")
+        pytest.importorskip("keras")
+    file = tmp_path / f"efficientnet_b0.ap_in1k{suffix}"
+    network = our_network(get_architecture("efficientnet_b0"), ("oak", "elm", "ash"))
+    convert.write(file, network, to)
+    convert_model(file, tmp_path / "back.safetensors")
+    back = model_file.load(tmp_path / "back.safetensors")
+    assert (back.preprocessing, back.class_names) == (network.preprocessing, network.class_names)

@@ -89,13 +89,22 @@ def read(
     return ConvertedModel(network.eval(), TITLES[file.source], found.name, found.theirs, tuple(notes))
 
 
+def name_of_download(path: Path) -> str | None:
+    """The name of pretrained weights that a file is named after, if the file states no preprocessing of its own."""
+    if path.stem not in pretrained.weight_names() or path.suffix not in STATE_DICT_SUFFIXES:
+        return None
+    file = weight_reader.read(path)
+    return path.stem if file.header is None and file.preprocessing is None else None
+
+
 def read_pretrained(path: Path, name: str) -> EfficientNet:
     """The model of a downloaded file of pretrained weights. Raises InputError if it holds other weights."""
     entry = pretrained.get_weights(name)
     network = read(path, model=entry.their_model).network
     if network.num_classes != entry.num_classes:
         raise InputError(
-            f"{path} has {network.num_classes} outputs, but '{name}' has {entry.num_classes}. Remove it, and try again."
+            f"{path} has {network.num_classes} outputs, but '{name}' has {entry.num_classes}. Remove it, or rename it "
+            "if it holds other weights."
         )
     network.preprocessing = entry.preprocessing
     return network

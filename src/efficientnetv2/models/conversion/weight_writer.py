@@ -137,6 +137,9 @@ def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet | W
     stem, classifiers = "conv_stem", ["classifier"]
     if isinstance(network, WrappedModel):
         stem, classifiers = network.stem_name, list(network.classifier_names)
+        built = getattr(network.module, "pretrained_cfg", {})
+        if built.get("fixed_input_size"):  # timm would take the default of its network
+            arguments = arguments | {"img_size": list(built["input_size"][-2:])}
     if network.in_channels != 3:
         arguments = arguments | {"in_chans": network.in_channels}
     return {
