@@ -224,6 +224,29 @@ def test_signal_stops_a_validation_and_resume_repeats_it(minival, job):
     assert kept_weights(again) == kept_weights(alone)
 
 
+@pytest.mark.parametrize("event", ["on_stage_start", "on_step_end", "on_log", "on_validation_end"])
+def test_callback_stops_the_run_with_a_checkpoint_of_its_step(event, job):
+    """On the screen it is as after Ctrl-C. Resumed, the run has the bits of one that was not stopped."""
+    alone = job("alone")
+    expected = Trainer(alone).fit()
+    one, stopped = job("run"), []
+
+    def stop(*_arguments, **_more):
+        if not stopped and run.context.state.step >= 7:
+            stopped.append(run.context.state.step)
+            raise KeyboardInterrupt
+
+    stopper = Callback()
+    setattr(stopper, event, stop)
+    run = Trainer(one, [stopper])
+    with pytest.raises(KeyboardInterrupt):
+        run.fit()
+    assert max(checkpoint_steps(one.folder.checkpoints)) == stopped[0]
+    again = job("run")
+    assert figures_of(Trainer(again).fit(resume=True)) == figures_of(expected)
+    assert kept_weights(again) == kept_weights(alone)
+
+
 def test_out_of_memory_in_a_validation_loses_no_step(job):
     """The first validation is after step 3. With enough memory the run resumes there."""
     one, short = job("run"), [True]

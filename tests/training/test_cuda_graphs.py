@@ -132,7 +132,7 @@ def test_other_networks_and_devices_run_as_usual(monkeypatch, caplog):
         assert not cuda_graphs.CudaGraphs(network, gpu, several, recipe).enabled
         assert "processes" in caplog.text
     always = validate_recipe(get_recipe("quick").to_json() | {"progressive": CONTINUOUS.to_json()}, where="test")
-    assert "always" in cuda_graphs._unsupported(network, gpu, one, always)
+    assert "progressive" in cuda_graphs._unsupported(network, gpu, one, always)
     network.recomputed = frozenset({0})
     assert "checkpoint_stages" in cuda_graphs._unsupported(network, gpu, one, recipe)
 

@@ -87,6 +87,17 @@ def test_sync_batch_norm_needs_gpus_with_even_shares():
     validate_sharing(recipe, CPU, World())
 
 
+def test_sync_batch_norm_conversion_keeps_the_activations_of_timm():
+    pytest.importorskip("timm")
+    network = create("timm:test_efficientnet", num_classes=3).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        before = network(images)
+        convert_sync_batch_norm(network, World(size=2))
+        assert any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+        assert torch.equal(network(images), before)
+
+
 def test_sync_batch_norm_conversion_keeps_weights_and_their_order():
     network = create(SMALL, num_classes=3)
     average = EMA(network, 0.5)

@@ -194,7 +194,7 @@ def sizes_of(recipe):
 )
 def test_sizes_are_reduced_until_three_epochs_fit(images, sizes):
     finetune, epochs_of = get_recipe("finetune"), in_time(images)
-    recipe, said = lower_sizes_for_budget(finetune, epochs_of)
+    recipe, said = lower_sizes_for_budget(finetune, epochs_of, lambda sized: True)
     assert sizes_of(recipe) == sizes
     assert epochs_of(recipe) >= 3 or sizes[-1] == 64
     if recipe is finetune:
@@ -205,11 +205,19 @@ def test_sizes_are_reduced_until_three_epochs_fit(images, sizes):
         assert "image_size=224" in said[0]
 
 
+def test_sizes_that_the_model_cannot_take_are_left_out():
+    """The first stage of inception_v3 would be below its minimum of 75 px. A ViT takes one size."""
+    recipe = get_recipe("finetune")
+    least, _ = lower_sizes_for_budget(recipe, in_time(10), lambda sized: sized.progressive.stage(0).image_size >= 75)
+    assert sizes_of(least)[0] == 96
+    assert lower_sizes_for_budget(recipe, in_time(10), lambda sized: False) == (recipe, [])
+
+
 def test_evaluation_sizes_are_reduced_with_training_sizes():
     recipe = with_overrides(
         get_recipe("finetune"), ["eval_image_size=288", "minival=0.1", "eval_image_size_candidates=[224, 256, 320]"]
     )
-    lower, _ = lower_sizes_for_budget(recipe, in_time(1200))
+    lower, _ = lower_sizes_for_budget(recipe, in_time(1200), lambda sized: True)
     assert lower.progressive.last.image_size == 96
     assert (lower.eval_image_size, lower.eval_image_size_candidates) == (128, (96, 128))
 
@@ -217,7 +225,7 @@ def test_evaluation_sizes_are_reduced_with_training_sizes():
 def test_run_with_reduced_sizes_resumes_with_the_same_arguments(tmp_path):
     """Its recipe is from a file that sets sizes."""
     own = with_overrides(get_recipe("finetune"), ["max_upscale=null", "eval_image_size=224"])
-    lower, _ = lower_sizes_for_budget(own, in_time(1200))
+    lower, _ = lower_sizes_for_budget(own, in_time(1200), lambda sized: True)
     there = lower.model_copy(update={"epochs": 3.0, "weights": "none"})
     there = there.model_copy(update={"head_init": "random", "freeze_bn": False, "model": "efficientnetv2_b0"})
     (tmp_path / "recipe.yaml").write_text(there.to_yaml())
@@ -254,3 +262,13 @@ def test_run_without_time_for_its_probe_resumes_with_the_same_arguments(tmp_path
 )
 def test_arguments_that_set_sizes_are_recognized(words, named_there):
     assert sets_sizes(words) is named_there
+
+
+def test_automatic_minival_that_the_data_did_not_allow_resumes(tmp_path):
+    """A restart by a launcher has the original arguments, with ``minival: auto`` of a recipe file."""
+    words = TrainOverrides(model=NETWORK, recipe="finetune", weights="none", settings=(*QUICKLY, "minival=null"))
+    run, file = settled_run(words, tmp_path)
+    assert run.minival is None
+    assert gone_on(replace(words, settings=(*QUICKLY, "minival=auto")), file) == run
+    with pytest.raises(InputError, match=mentioning("minival")):
+        gone_on(replace(words, settings=(*QUICKLY, "minival=0.1")), file)

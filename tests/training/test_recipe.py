@@ -52,6 +52,14 @@ def test_recipe_description_has_its_hours_or_a_command_that_estimates_them(name)
         assert (given_["label_separator"] is not None) == (get_recipe(name).expected_dataset == "imagenet21k")
 
 
+def test_stages_of_a_measured_run_have_their_epochs():
+    """As its recipe.yaml stores them: ``stage_time`` stays, with the fractions that followed from it."""
+    of_time = with_overrides(get_recipe("quick"), ["epochs=10", "stage_time=equal", "progressive.stages=2"])
+    assert [stage["epochs"] for stage in of_time.stages()] == [None, None]
+    measured = with_overrides(of_time, ["progressive.stage_fractions=[3, 1]"])
+    assert [stage["epochs"] for stage in measured.stages()] == pytest.approx([7.5, 2.5])
+
+
 def test_only_own_recipes_use_sigmoid_for_multilabel():
     own = {name for name in named_recipes() if get_recipe(name).multilabel == "sigmoid"}
     assert own == {"quick", "finetune", "proxy_small"}

@@ -160,6 +160,18 @@ def test_prefetched_images_do_not_delay_the_end(pace, own_clock):
     assert 0.9 <= simulated(PACES[pace], 15, epochs=7, ahead=8) <= 1.1
 
 
+def test_run_resumes_before_the_step_that_its_last_plan_holds_from(own_clock):
+    """Workers have read ahead, so a plan of step 90 holds from step 122, and the run was stopped at step 100."""
+    clock = Clock(PACES["as measured"], 900)
+    time_limit.time.monotonic = clock.monotonic
+    job = job_of(10, 8)
+    plan = StepPlan.from_json(job.length.steps, [[90, 122, 500]])
+    pacer = Pacer(job, plan, TimeLimit(900, REPORT_S, RATES, began=clock.now), 100.0, thins=False)
+    pacer.plan(100, begins=True)
+    assert [revision.step for revision in plan.revisions] == [122, 122]
+    assert plan.revisions[-1].decided == 100
+
+
 @pytest.mark.parametrize("epochs", [1.0, 100.0])
 def test_wrong_initial_estimate_does_not_change_the_end(epochs, own_clock):
     assert 0.9 <= simulated(PACES["as measured"], 15, epochs=epochs) <= 1.1

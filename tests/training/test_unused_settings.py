@@ -50,7 +50,12 @@ def test_unfreezing_and_linear_probe_have_no_effect_from_scratch():
 )
 def test_field_with_an_effect_is_not_named(settings):
     assert said(*settings) == []
-    assert said("sync_batch_norm=true", processes=2) == []
+    assert said("sync_batch_norm=true", "freeze_bn=false", processes=2) == []
+
+
+def test_synchronized_batch_norm_has_no_effect_on_kept_statistics():
+    (line,) = said("sync_batch_norm=true", processes=2)
+    assert "sync_batch_norm (freeze_bn keeps the statistics)" in line
 
 
 @pytest.mark.parametrize("name", list(named_recipes()))

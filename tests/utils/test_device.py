@@ -252,3 +252,15 @@ def test_loader_workers_of_processes_share_cores(monkeypatch):
     gpu = torch.device("cuda")
     assert [pick_workers(gpu, sharing=n) for n in (1, 3, 100)] == [8, 4, 1]
     assert pick_workers(torch.device("cpu"), sharing=3) == 0
+
+
+def test_local_rank_alone_chooses_the_gpu(monkeypatch):
+    """Some launchers set no LOCAL_WORLD_SIZE; others show each process only its own GPU."""
+    chosen = []
+    monkeypatch.setattr(accelerate, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert pick_own_device("cuda", 3, 1) == torch.device("cuda:3")
+    assert chosen == [torch.device("cuda:3")]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert pick_own_device("cuda", 3, 1) == torch.device("cuda")

@@ -156,6 +156,7 @@ def test_invalid_limit_is_rejected(gib):
 def test_gpu_limit_is_set_by_device_number(device, number, monkeypatch):
     """``cuda`` without a number is the current device. PyTorch's allocator needs a number."""
     calls = []
+    monkeypatch.setattr(memory, "_limited", set())
     gpus = SimpleNamespace(total_memory=8 * GIB)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpus)
@@ -163,6 +164,19 @@ def test_gpu_limit_is_set_by_device_number(device, number, monkeypatch):
     limit_memory(torch.device(device), 6)
     limit_memory(torch.device(device), 12)
     assert calls == [(0.75, number), (1.0, number)]
+
+
+def test_gpu_limit_of_an_earlier_run_ends(monkeypatch):
+    calls = []
+    monkeypatch.setattr(memory, "_limited", set())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=8 * GIB))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: calls.append(given))
+    gpu = torch.device("cuda:1")
+    limit_memory(gpu, None)
+    assert not calls, "a fraction that the user has set stays"
+    limit_memory(gpu, 4)
+    limit_memory(gpu, None)
+    assert calls == [(0.5, 1), (1.0, 1)]
 
 
 @pytest.fixture

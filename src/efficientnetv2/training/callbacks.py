@@ -36,7 +36,8 @@ _PROGRESS_S = 30.0
 class Callback:
     """Code that runs at points of a training run: a subclass overrides the methods that it needs.
 
-    Callbacks run in the first process. ``KeyboardInterrupt`` stops the run and saves it; ``resume=True`` continues it.
+    Callbacks run in the first process. ``KeyboardInterrupt`` stops the run after this step, with a checkpoint (with
+    several processes, one step later); ``resume=True`` continues it.
     Any other exception ends the run at once, and ``resume=True`` starts from its last checkpoint. A resumed run calls
     ``on_train_start`` and ``on_stage_start`` again. To end a run early with its report, use early stopping
     (``patience``).
@@ -280,6 +281,8 @@ class RunContext:
     selection: ModelSelection | None = None  # None keeps the last weights
     pacer: Pacer | None = None  # Plans the remaining steps of a run with a time limit
     stop_requested: Callable[[], bool] = lambda: False  # Whether a signal has asked the run to stop
+    is_training: bool = False  # Between the first and the last step
+    interrupted: bool = False  # Whether a callback has asked the run to stop
 
     @property
     def is_done(self) -> bool:
@@ -291,9 +294,19 @@ class RunContext:
         """Epochs done."""
         return round(self.state.step / self.setup.length.steps_per_epoch, 4)
 
+    def notify(self, call: Callable[[Callback], object]) -> None:
+        """Call the callbacks. A KeyboardInterrupt of one is noted during the training, when others may be in a step."""
+        for callback in self.callbacks:
+            try:
+                call(callback)
+            except KeyboardInterrupt:
+                if not self.is_training or self.stop_requested():  # a second Ctrl-C
+                    raise
+                self.interrupted = True
+
     def start_stage(self, stage_ends: list[int]) -> None:
         """Call ``on_stage_start``."""
         step = self.plan.scheduled_step(self.state.step)
         settings = self.setup.recipe.progressive.at(step, total_steps=self.plan.scheduled)
-        for callback in self.callbacks:
-            callback.on_stage_start(bisect_right(stage_ends, step), self.state.step, settings)
+        stage = bisect_right(stage_ends, step)
+        self.notify(lambda callback: callback.on_stage_start(stage, self.state.step, settings))

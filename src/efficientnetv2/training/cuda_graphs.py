@@ -122,7 +122,7 @@ def _unsupported(network: nn.Module, device: torch.device, world: World, recipe:
         return "the model is of another library"
     if network.recomputed:
         return "checkpoint_stages is set"
-    return "the image size changes always" if recipe.progressive.changes_always else None
+    return "values of `progressive` change at every step" if recipe.progressive.changes_always else None
 
 
 def _captured(compute: Pass, inputs: Sequence[Tensor], drops: Sequence[DropPath | Dropout]) -> _Graph:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from efficientnetv2.architectures.registry import NAMES, get_architecture, published_shape
+from efficientnetv2.architectures.registry import NAMES, get_architecture, is_architecture_file, published_shape
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import hub, model_file, pretrained
 from efficientnetv2.models.adapt import adapt, classifier_layers, freeze, reset_classifiers
@@ -61,6 +61,8 @@ def validate_model_name(model: str | Architecture) -> None:
         raise InputError(
             f"`model={model}`: your own model trains in your own loop, see docs/how-to/own-training-loop.md."
         )
+    if is_architecture_file(model):
+        raise InputError(f"the field model of a recipe is {model}, but takes no file. Pass the file as `model`.")
     is_weights = (is_library_model(model) and "." in model) or model in pretrained.weight_names()
     if is_weights or Path(model).exists():
         raise InputError(f"`model={model}`: that names weights, which include the model. Use `weights={model}`.")
@@ -154,8 +156,8 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
             )
         if is_model_file(path) or (path / "recipe.yaml").is_file():
             return model_file.load(path), ()
-        if path.stem in pretrained.weight_names():  # a file of ``models --fetch``
-            return convert.read_pretrained(path, path.stem), ()
+        if (name := convert.name_of_download(path)) is not None:
+            return convert.read_pretrained(path, name), ()
         imported = convert.read(path, used=_USED)
         return imported.network, (f"recognized as {imported.theirs} of {imported.title}", *imported.notes)
     if is_library_model(word) and "." in word:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
@@ -206,6 +207,14 @@ def validate_sizes(recipe: Recipe, probe: MemoryProbe) -> None:
         except InputError as error:
             what = "a training image" if field == "progressive" else field
             raise InputError(f"{what} is {px} px. {error}{_fix(recipe, probe, field)}") from error
+
+
+def takes_sizes(probe: MemoryProbe, recipe: Recipe) -> bool:
+    """Whether the model can process every size of a recipe."""
+    with suppress(InputError):
+        validate_sizes(recipe, probe)
+        return True
+    return False
 
 
 def _fix(recipe: Recipe, probe: MemoryProbe, field: str) -> str:

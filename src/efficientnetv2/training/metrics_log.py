@@ -118,8 +118,9 @@ class MetricsLog:
             images = (plan.steps - step) * recipe.batch_size
             left_s = images / images_per_s * pixels / output.setting.image_size**2
         loss = float(output.loss)
-        for callback in self._context.callbacks:
-            callback.on_log(step, plan.steps, output.setting, loss, images_per_s, left_s)
+        self._context.notify(
+            lambda callback: callback.on_log(step, plan.steps, output.setting, loss, images_per_s, left_s)
+        )
         self._last_progress = time.perf_counter()
 
 

@@ -271,6 +271,8 @@ def resumed_recipe(overrides: TrainOverrides, recipe_file: Path) -> Recipe:
     if saved.weights == "none":  # what is for weights was left out
         optimizer = requested.optimizer.model_copy(update={"gradual_unfreeze": None})
         changes |= {**NOTHING_FROZEN, "head_init": "random", "optimizer": optimizer}
+    if requested.minival == "auto" and saved.minival is None:  # the data left none
+        changes["minival"] = None
     if facts.get("probe_images") == 0:  # the time limit left none
         changes["head_init"] = "random"
     if requested.steps is not None:

@@ -301,7 +301,7 @@ class Recipe(StrictModel):
 
         Epochs are None where they are open: "auto" depends on the number of images, ``stage_time`` on a measurement.
         """
-        plan, is_open = self.progressive, self.epochs == "auto" or self.stage_time is not None
+        plan, is_open = self.progressive, self.epochs == "auto" or self.measures_stages
         names = ("image_size", "dropout", "drop_path", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout")
         return [
             {name: getattr(plan.stage(index), name) for name in (*names, "label_smoothing")}

@@ -37,7 +37,7 @@ from efficientnetv2.training.initial_weights import (
     is_bundled,
     model_title,
 )
-from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups, group_size, validate_sizes
+from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups, group_size, takes_sizes, validate_sizes
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.recipe import Recipe
@@ -66,7 +66,7 @@ from efficientnetv2.training.time_budget import TimeConstraints, epochs_in_time,
 from efficientnetv2.training.time_limit import StartupBudget
 from efficientnetv2.transforms.auto_augment import require_rgb
 from efficientnetv2.utils.device import Hardware
-from efficientnetv2.utils.errors import pluralize
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import as_details, progress
 
 _logger = logging.getLogger(__name__)
@@ -151,6 +151,12 @@ def resolve_unmeasured(
     overlap = pretrain_overlap(recipe.weights, network, data, refuse=recipe.minival != "auto")
     if overlap.minival_trained:
         data = replace(data, has_selection_set=False)
+        for name in ("patience", "eval_image_size_candidates"):
+            if (value := getattr(recipe, name)) is not None:
+                raise InputError(
+                    f"{overlap.notes[-1]} But {name} is {value}, which needs them. Use `{name}=null`, or give other "
+                    "images as minival by a column split."
+                )
     return ResolvedRun(
         request,
         recipe,
@@ -191,10 +197,12 @@ def resolve_recipe(
     network, scratch = initial.network, initial.weights == "none"
     # Image sizes: so small that an epoch fits into the time; after measuring, three.
     if time.training_s is not None:
-        without_candidates = recipe.model_copy(update={"eval_image_size_candidates": None})
-        validate_sizes(without_candidates, MemoryProbe(recipe, network, hardware))  # before a size is timed
+        probe, unresolved = MemoryProbe(recipe, network, hardware), {"eval_image_size_candidates": None}
+        validate_sizes(recipe.model_copy(update=unresolved), probe)  # before a size is timed
         epochs_of = epochs_in_time(time, recipe, network, data.images, hardware)
-        recipe, lowered = lower_sizes_for_budget(recipe, epochs_of, ROUGH_MIN_EPOCHS)
+        recipe, lowered = lower_sizes_for_budget(
+            recipe, epochs_of, lambda sized: takes_sizes(probe, sized.model_copy(update=unresolved)), ROUGH_MIN_EPOCHS
+        )
         size_notes = lowered or size_notes
     notes = [
         *initial.notes,

@@ -80,18 +80,21 @@ def limit_upscaling(recipe: Recipe, stored_size: float | None) -> tuple[Recipe, 
     first_px = smaller.stage(0).image_size
     sizes = f"{end_px} px" if first_px == end_px else f"{first_px} to {end_px} px"
     return recipe.model_copy(update={"progressive": smaller}), [
-        f"Sizes: {sizes} instead of up to {plan.last.image_size}, at most {most:g} times the stored "
-        f"{stored_size:g} px (`max_upscale=null` keeps them)."
+        f"Sizes: {sizes} instead of up to {plan.last.image_size}, {most:g} times the stored "
+        f"{stored_size:g} px or little more (`max_upscale=null` keeps them)."
     ]
 
 
 def lower_sizes_for_budget(
-    recipe: Recipe, epochs_of: Callable[[Recipe], float], min_epochs: float = _MIN_EPOCHS
+    recipe: Recipe,
+    epochs_of: Callable[[Recipe], float],
+    takes: Callable[[Recipe], bool],
+    min_epochs: float = _MIN_EPOCHS,
 ) -> tuple[Recipe, list[str]]:
     """The recipe with the largest image sizes at which ``min_epochs`` fit into the time, and a note if they are lower.
 
     Where so many epochs fit at no size, the recipe gets the smallest. ``epochs_of`` gives the epochs that fit into the
-    time with the sizes of a recipe.
+    time with the sizes of a recipe, and ``takes`` is whether the model takes these sizes.
     """
     plan = recipe.progressive
     last_px, fitting = plan.last.image_size, epochs_of(recipe)
@@ -101,9 +104,12 @@ def lower_sizes_for_budget(
     sizes = [px for px in range((last_px - 1) // step * step, 0, -step) if px >= _MIN_PX] or [_MIN_PX]
     lower = recipe
     for px in sizes:
-        lower = _with_last_size(recipe, px)
-        if epochs_of(lower) >= min_epochs:
-            break
+        if takes(smaller := _with_last_size(recipe, px)):
+            lower = smaller
+            if epochs_of(lower) >= min_epochs:
+                break
+    if lower is recipe:
+        return recipe, []
     evaluated = "" if lower.eval_image_size is None else f", and evaluation at {lower.eval_image_size} px"
     trained = sorted({lower.progressive.stage(0).image_size, lower.progressive.last.image_size})
     return lower, [

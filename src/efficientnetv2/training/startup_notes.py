@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from efficientnetv2.data.sampler import DEFAULT_BETA
-from efficientnetv2.models import pretrained
+from efficientnetv2.models import hub, pretrained
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.models.wrapped_model import WrappedModel
@@ -64,6 +64,7 @@ def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[st
         "optimizer.gradual_unfreeze (no weights)": scratch and recipe.optimizer.gradual_unfreeze is not None,
         "head_init=linear_probe (no weights)": scratch and recipe.head_init == "linear_probe",
         "sync_batch_norm (there is one process)": recipe.sync_batch_norm and processes == 1,
+        "sync_batch_norm (freeze_bn keeps the statistics)": recipe.sync_batch_norm and recipe.freeze_bn and not scratch,
         "stage_time (there is one stage)": recipe.stage_time is not None and recipe.progressive.stages == 1,
         "effective_beta (neither class_sampling nor class_weights is effective)": not effective
         and recipe.effective_beta != DEFAULT_BETA,
@@ -115,7 +116,9 @@ def better_weights_note(recipe: Recipe, candidates: Sequence[WeightsCandidate]) 
     if recipe.weights == "none" and not candidates:
         return []
     name = better_weights(recipe.model, recipe.weights)
-    if name is None or any(found.word in pretrained.weight_names() for found in candidates):
+    if name is None or hub.cached(name) is not None:
+        return []
+    if any(found.word in pretrained.weight_names() for found in candidates):
         return []
     return [
         "Better weights: ImageNet weights usually give much better models, and are not on this machine. To download "

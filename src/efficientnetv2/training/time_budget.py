@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.autotune import seconds_per_image
 from efficientnetv2.training.ddp import parallel_speed
 from efficientnetv2.training.head_init import images_within, min_probe_images, wants_probe
+from efficientnetv2.training.memory_probe import MemoryProbe, takes_sizes
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve_image_sizes import lower_sizes_for_budget, settings_by_size
@@ -105,7 +107,8 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
         timings = measure_timings(timed, folder, is_impossible=length.is_exceeded, within_s=within_s)
     if budget is not None and minutes is not None:
         after_s = report_s(setup, timings)
-        run, timings = with_lower_sizes(run, replace(length, spent_s=60 * minutes * BEFORE_SHARE + after_s), timings)
+        before = replace(length, spent_s=60 * minutes * BEFORE_SHARE + after_s)
+        run, timings = with_lower_sizes(run, before, timings, hardware)
         run, probing_s = _probe_in_time(run, timings, hardware, budget)
         shared = timings.shared(length.at_once, run.recipe.num_groups)
         limit = TimeLimit(60 * minutes, after_s, shared, began=budget.began)
@@ -114,11 +117,14 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
     return with_length(run, length, timings)
 
 
-def with_lower_sizes(run: ResolvedRun, length: LengthBudget, timings: StepTimings) -> tuple[ResolvedRun, StepTimings]:
+def with_lower_sizes(
+    run: ResolvedRun, length: LengthBudget, timings: StepTimings, hardware: Hardware
+) -> tuple[ResolvedRun, StepTimings]:
     """The run with image sizes at which three epochs fit, unless the user has set them, and its timings."""
     if sets_sizes(run.request.overrides):
         return run, timings
-    recipe, timings, notes = length.lower_sizes(timings)
+    probe = MemoryProbe(run.recipe, run.network, replace(hardware, memory_gib=None))  # only for the sizes
+    recipe, timings, notes = length.lower_sizes(timings, partial(takes_sizes, probe))
     return replace(run, recipe=recipe, notes=(*run.notes, *notes)), timings
 
 
@@ -181,8 +187,13 @@ class LengthBudget:
         fits = bisect_right(range(too_many), self.minutes, lo=fewest, key=needed) - 1
         return float(f"{fits * self.recipe.batch_size / self.counts.train:.4g}")
 
-    def lower_sizes(self, timings: StepTimings) -> tuple[Recipe, StepTimings, list[str]]:
-        """The recipe with image sizes at which three epochs fit, its timings, and a note if they are lower."""
+    def lower_sizes(
+        self, timings: StepTimings, takes: Callable[[Recipe], bool]
+    ) -> tuple[Recipe, StepTimings, list[str]]:
+        """The recipe with image sizes at which three epochs fit, its timings, and a note if they are lower.
+
+        ``takes`` is as for ``lower_sizes_for_budget``.
+        """
 
         def of_sizes(recipe: Recipe) -> StepTimings:
             return timings.of_sizes([setting.image_size for setting in settings_by_size(recipe)])
@@ -192,7 +203,7 @@ class LengthBudget:
                 return replace(self, recipe=recipe).epochs(of_sizes(recipe))
             return 0.0
 
-        recipe, notes = lower_sizes_for_budget(self.recipe, epochs_of)
+        recipe, notes = lower_sizes_for_budget(self.recipe, epochs_of, takes)
         return recipe, of_sizes(recipe), notes
 
     def set_length(self, timings: StepTimings) -> tuple[Recipe, list[str]]:

@@ -130,7 +130,7 @@ class Pacer:
 
         The plan is written into the run directory before it applies, so that a resumed run takes the same steps.
         """
-        decided, _, steps = self._plan.revisions[-1] if self._plan.revisions else (-1, 0, 0)
+        decided, holds, steps = self._plan.revisions[-1] if self._plan.revisions else (-1, 0, 0)
         is_due = begins or self._plan.passes(step, self._plan_steps)
         since = step - max(decided, self._planned)
         is_due |= decided >= 0 and since >= max(1, _LEFT_FRACTION * (steps - decided))
@@ -139,7 +139,8 @@ class Pacer:
         if step <= decided or not is_due:
             return
         self._planned, self._planned_s = step, self.used_s
-        first = max(all_gather_object(self._setup.world, max(step, self._plan.requested)))
+        # A resumed run may be before the step that the last plan holds from.
+        first = max(all_gather_object(self._setup.world, max(step, holds, self._plan.requested)))
         if first >= self._plan.steps:
             return
         self._plan.revise(broadcast_from_main(self._setup.world, lambda: self._revision(step, first)))

@@ -54,8 +54,8 @@ class Trainer:
         context = self.context
         try:
             self._train()
-            for callback in context.callbacks:
-                callback.on_train_end(context.state.step)
+            context.is_training = False
+            context.notify(lambda callback: callback.on_train_end(context.state.step))
             return finish_training(context, self.log, self.validator, self.divergence)
         except StopRequestedError:
             raise KeyboardInterrupt from None
@@ -118,8 +118,8 @@ class Trainer:
         steps = training_steps(context, self._on_first_batch, self._worker_death)
         with self._worker_death, GracefulStop(launched=world.launch is not None) as stop:
             context.stop_requested = lambda: stop.requested
-            for callback in context.callbacks:
-                callback.on_train_start(context.state.step, context.plan.steps)
+            context.is_training = True
+            context.notify(lambda callback: callback.on_train_start(context.state.step, context.plan.steps))
             if self.validator.is_due:  # of the initial model, or what an outage prevented
                 self._validate()
                 if context.state.step:
@@ -141,7 +141,7 @@ class Trainer:
                     raise
                 self._on_step_end(output)
                 stop_all, unreadable = flags.after_step(
-                    stop=stop.requested, noted=output.unreadable, last=context.is_done
+                    stop=stop.requested or context.interrupted, noted=output.unreadable, last=context.is_done
                 )
                 with self._checkpoint_on_error():
                     self._unreadable.add(unreadable)
@@ -183,8 +183,7 @@ class Trainer:
         every_s = self.setup.recipe.checkpoint_minutes * 60
         if ends_stage or context.is_done or time.perf_counter() - self._last_checkpoint >= every_s:
             self.save_checkpoint()
-        for callback in self.context.callbacks:
-            callback.on_step_end(step, context.plan.steps, output.setting)
+        context.notify(lambda callback: callback.on_step_end(step, context.plan.steps, output.setting))
         if ends_stage and not context.is_done:
             context.start_stage(self._stage_ends)
         self._last_step = time.perf_counter()

@@ -103,8 +103,7 @@ class Validator:
             f"{when}: top-1 {metrics['top1']:.1%}, {''.join(means)} "
             f"on {pluralize(int(metrics['num_images']), f'{split} image')}{note}"
         )
-        for callback in self._context.callbacks:
-            callback.on_validation_end(step, epoch, metrics)
+        self._context.notify(lambda callback: callback.on_validation_end(step, epoch, metrics))
 
     def _stop_if_requested(self, done: int) -> None:
         """After each batch of a validation, which may take long. Several processes stop together, after a step."""

@@ -100,6 +100,10 @@ def pick_own_device(word: str, number: int, count: int) -> torch.device:
     """
     device = pick_device(word)
     if count == 1:
+        # Some launchers set LOCAL_RANK without LOCAL_WORLD_SIZE, and some show each process only its own GPU.
+        if device == torch.device("cuda") and 0 < number < torch.cuda.device_count():
+            device = torch.device("cuda", number)
+            torch.cuda.set_device(device)
         return device
     if device.type == "cpu":
         # A launcher sets it to 1 where the user has not.

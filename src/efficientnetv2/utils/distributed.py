@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
 import threading
 import time
 import uuid
@@ -241,4 +242,7 @@ def all_reduce_sum(world: World, tensors: Sequence[Tensor]) -> None:
 
 def convert_sync_batch_norm(network: nn.Module, world: World) -> None:
     """Let the batch-norm layers of a model share their statistics over all processes, in place; on GPUs."""
-    nn.SyncBatchNorm.convert_sync_batchnorm(network, world.tensors)  # type: ignore[no-untyped-call]
+    # A batch norm of timm applies an activation too, which PyTorch's conversion drops.
+    timm: Any = sys.modules.get("timm.layers")
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm if timm is None else timm.convert_sync_batchnorm
+    convert(network, world.tensors)

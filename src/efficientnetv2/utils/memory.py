@@ -24,6 +24,7 @@ GIB = 2**30
 _OUT_OF_MEMORY = (
     "can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "could not create a primitive"
 )  # fmt: skip
+_limited: set[int] = set()  # GPUs whose memory this process limits
 _POLL_S = 0.001  # Between two readings of the memory in use: a few per layer. Ours.
 
 
@@ -46,14 +47,25 @@ def release_memory(device: torch.device) -> None:
         getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)  # others than glibc do it by themselves
 
 
-def limit_memory(device: torch.device, gib: float) -> None:
-    """Let PyTorch's allocator refuse what exceeds a limit; only on NVIDIA GPUs. Raises InputError unless it is > 0."""
-    if not 0 < gib < math.inf:
+def limit_memory(device: torch.device, gib: float | None) -> None:
+    """Let PyTorch's allocator refuse what exceeds a limit; only on NVIDIA GPUs. Raises InputError unless it is > 0.
+
+    None ends the limit of an earlier call in this process.
+    """
+    if gib is not None and not 0 < gib < math.inf:
         raise InputError(f"`memory_gib` is {gib:g}, but must be a number above 0.")
-    if device.type == "cuda":
-        number = torch.cuda.current_device() if device.index is None else device.index
-        total = torch.cuda.get_device_properties(number).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), number)
+    if device.type != "cuda" or (gib is None and not _limited):
+        return
+    number = torch.cuda.current_device() if device.index is None else device.index
+    fraction = 1.0
+    if gib is not None:
+        fraction = min(1.0, gib * GIB / torch.cuda.get_device_properties(number).total_memory)
+        _limited.add(number)
+    elif number in _limited:
+        _limited.discard(number)
+    else:  # a fraction that the user has set stays
+        return
+    torch.cuda.set_per_process_memory_fraction(fraction, number)
 
 
 def in_use_bytes(device: torch.device) -> int:

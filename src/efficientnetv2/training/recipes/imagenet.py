@@ -124,7 +124,8 @@ _OURS_SMALL_PAPER = (
 )
 _OURS_RELEASED = (
     "the weights that are best on minival are kept; the official code archives those that are best on the images it "
-    "evaluates on, by default ImageNet's val. Operations of {} stop at the end of their range, level 10. "
+    "evaluates on, by default ImageNet's val. Operations of {} stop at the end of their range: posterize keeps at "
+    "most 8 bits, and the threshold of solarize is at most 256. "
     f"{_OURS}"
 )
 _CROPS_SMALL = (
