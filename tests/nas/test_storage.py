@@ -109,6 +109,20 @@ def test_missing_folder_is_an_error(tmp_path):
         Storage(f"sqlite:///{tmp_path}/nowhere/study.db", timeout_s=0, create=True)
 
 
+def test_reading_needs_no_write_access(tmp_path, monkeypatch):
+    """The study of a colleague; a lock would be a file in its folder."""
+    study(tmp_path)
+    (tmp_path / "study.db.lock").unlink()
+
+    def denied(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module.FileLock, "acquire", denied)
+    assert len(opened(tmp_path, create=False).rdb.get_all_studies()) == 1
+    with pytest.raises(PermissionError):
+        opened(tmp_path)
+
+
 def test_old_tables_are_an_error_with_the_upgrade_command(tmp_path):
     opened(tmp_path)
     with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database, database:

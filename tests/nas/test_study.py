@@ -40,6 +40,7 @@ PLAN = StudyConfig(
     prune=True,
     dataset_digest="0123456789abcdef",
     bands=(4, 3, 2),
+    nodata=(),
     class_names=("blue", "green", "red"),
     hardware="a machine",
     reference=Measurement(1000, 1000, step_seconds=0.01, failure="not trained"),
@@ -62,11 +63,11 @@ def test_study_without_version_and_bands_is_opened(tmp_path):
     create_study(one, "study", PLAN, trials=7)
     study_id = one.rdb.get_study_id_from_name("study")
     plain = PLAN.to_json()
-    del plain["version"], plain["bands"]
+    del plain["version"], plain["bands"], plain["nodata"]
     one.rdb.set_study_user_attr(study_id, "plan", plain)
     plan = open_study(one, "study").config
-    assert plan == PLAN.model_copy(update={"bands": None})
-    require_same_config(plan, RequestedConfig(bands=(3, 2, 1)), "the study 'study'")
+    assert plan == PLAN.model_copy(update={"bands": None, "nodata": None})
+    require_same_config(plan, RequestedConfig(bands=(3, 2, 1), nodata=(0.0,)), "the study 'study'")
 
 
 def test_study_of_version_0_1_is_opened(tmp_path):
@@ -130,6 +131,7 @@ def test_config_of_another_format_is_rejected(tmp_path):
         (RequestedConfig(dataset_digest="other"), ("data: ",)),
         (RequestedConfig(bands=(3, 2, 1)), ("`bands`", "4,3,2", "3,2,1")),
         (RequestedConfig(bands=()), ("`bands`", "4,3,2")),
+        (RequestedConfig(nodata=(-9999.0, 0.0)), ("`nodata`", "none there", "-9999,0 here")),
         (RequestedConfig(hardware="another one"), ("hardware, and so step times: a machine there, another one here",)),
     ],
 )

@@ -22,8 +22,10 @@ from tests.recipes import with_overrides
 
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.image_checks import validate_images
+from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.nas import trial as trial_module
 from efficientnetv2.nas import trial_process as child
 from efficientnetv2.nas.objective import Measurement
@@ -39,6 +41,7 @@ from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.utils.benchmark import MachineLock, TimingStats
 from efficientnetv2.utils.errors import InputError, MemoryShortError, ReaderKilledError
 from efficientnetv2.utils.processes import own_folder
+from efficientnetv2.workflows import search_run
 
 # fmt: off
 TINY = Architecture(
@@ -537,6 +540,19 @@ def test_duplicate_in_train_and_val_is_rejected(class_folders):
         require_no_leakage(dataset, contents)
     assert judging in str(error.value)
     assert trained in str(error.value)
+
+
+def test_search_in_a_published_dataset_leaves_out_copies_of_held_out_images(class_folders, monkeypatch):
+    """`train` keeps its splits as they are, so removing files is no advice."""
+    dataset = replace(split(class_folders), published="imagenette")
+    held_out, trained = (list(dataset.split).index(name) for name in ("val", "train"))
+    contents = np.arange(len(dataset))
+    contents[trained] = contents[held_out]
+    prepared = PreparedData(dataset, "", (), holdout_drawn=False, has_selection_set=False, contents=contents)
+    monkeypatch.setattr(search_run, "load_run_data", lambda *_arguments, **_options: prepared)
+    found = search_run.load_search_data(DataConfig(str(class_folders)), get_recipe("quick"), strict=False)
+    assert sorted({*dataset.paths} - {*found.dataset.paths}) == [dataset.paths[trained]]
+    assert len(found.contents) == len(found.dataset)
 
 
 def test_search_without_val_images_is_rejected(class_folders):

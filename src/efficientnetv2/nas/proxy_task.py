@@ -20,12 +20,14 @@ from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, pluralize
 
-#: Recipe fields of every trial: it trains from scratch, and the search has its own selection set.
+#: Recipe fields of every trial: it trains from scratch, the search has its own selection set, and steps are timed
+#: without CUDA graphs.
 PROXY_OVERRIDES: Mapping[str, Any] = {
     "weights": "none",
     "minival": None,
     "patience": None,
     "eval_image_size_candidates": None,
+    "cuda_graphs": False,
 }
 
 StepTimeBy = Literal["measured", "cached", "unmeasured"]

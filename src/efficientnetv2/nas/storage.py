@@ -84,8 +84,9 @@ class Storage:
     def _open(self, create: bool) -> RDBStorage:
         optuna = import_optuna()
         url, options = self._server() if self.file is None else self._sqlite(self.file, create)
-        # Workers that create the tables at the same moment: of a file they take turns, on a server one tries again.
-        with self._lock or contextlib.nullcontext(), warnings.catch_warnings():
+        # Workers that create the tables at the same moment: of a file they take turns, on a server one tries again. A
+        # study that is only read may be in a folder without write access.
+        with self._lock if create and self._lock else contextlib.nullcontext(), warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             if not create:
                 self._require_tables(url, options)  # Optuna would create them.

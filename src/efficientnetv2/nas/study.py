@@ -31,8 +31,9 @@ class StudyConfig(BaseModel):
 
     ``recipe`` is resolved except for what depends on the architecture; ``requested_recipe`` is as requested.
     ``seeds`` are of the runs of a trial, ``seed`` of the sampler. ``dataset_digest`` is of paths, labels and splits;
-    ``bands`` are empty for ordinary images. ``reference`` has the backbone's costs, which the reward divides by; its
-    step was timed in groups of ``reference_group``, ``reference_at_a_time`` in a pass, by ``version`` of this package.
+    ``bands`` and ``nodata`` are empty for ordinary images. ``reference`` has the backbone's costs, which the reward
+    divides by; its step was timed in groups of ``reference_group``, ``reference_at_a_time`` in a pass, by ``version``
+    of this package.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +50,7 @@ class StudyConfig(BaseModel):
     prune: bool
     dataset_digest: str
     bands: tuple[int, ...] | None = None
+    nodata: tuple[float, ...] | None = None
     class_names: tuple[str, ...]
     hardware: str
     reference: Measurement
@@ -101,6 +103,7 @@ class RequestedConfig:
     prune: bool | None = None
     dataset_digest: str | None = None
     bands: tuple[int, ...] | None = None
+    nodata: tuple[float, ...] | None = None
     hardware: str | None = None
 
 
@@ -121,9 +124,11 @@ def require_same_config(config: StudyConfig, requested: RequestedConfig, where: 
             differences.append(f"{name.replace('_', ' ')}: {there} there, {here} here")
     if requested.dataset_digest not in (None, config.dataset_digest):
         differences.append("data: other images, labels or splits")
-    if None not in (config.bands, requested.bands) and requested.bands != config.bands:
-        there, here = (",".join(map(str, bands or ())) or "none" for bands in (config.bands, requested.bands))
-        differences.append(f"`bands` of the rasters: {there} there, {here} here")
+    for name in ("bands", "nodata"):
+        there, here = getattr(config, name), getattr(requested, name)
+        if None not in (there, here) and there != here:
+            texts = [",".join(f"{value:g}" for value in values) or "none" for values in (there, here)]
+            differences.append(f"`{name}` of the rasters: {texts[0]} there, {texts[1]} here")
     fix = "Use hardware, threads and PyTorch as it was started with"
     if differences:
         fix = "Restore the images of its dataset.csv" if resumed else "Continue it (effnetv2 search resume)"
