@@ -51,6 +51,14 @@ def test_places_inside_one_split_are_clusters(make_run):
     assert list(split_clusters(run, val[::-1]).clusters) == list(found[::-1]), "the order of the paths does not matter"
 
 
+def test_relative_and_absolute_paths_of_one_table_have_clusters(make_run):
+    run, dataset = make_run(split=["train"] * 8 + ["val"] * 4)
+    paths = [*dataset.paths[:9], *(f"/elsewhere/{number}.jpg" for number in range(3))]
+    mixed = replace(dataset, table=dataset.table.assign(path=paths))
+    mixed.to_csv(run / "dataset.csv")
+    assert cluster_count(run, mixed.subset("val").paths) == 2
+
+
 @pytest.mark.parametrize("root", ["", "../set/", "https://far.example/set/"])
 def test_relative_prefix_of_numbered_file_names(root):
     """Files of the same name are in the folder and in a subfolder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_more_labels_is_the_step_if_nothing_else_limits():
     assert step.topic == "more_labels"
     assert "+3.0 points" in step.reason
     assert "steps above" not in step.reason
-    assert step.command == "effnetv2 predict runs/a IMAGES --rank next.csv"
+    assert step.command == "effnetv2 predict runs/a IMAGES --rank IMAGES/next.csv"
     assert topics(next_steps(RIGHT, metadata(), data_scaling_curve=CURVE | {"gain": -0.01})) == ["use"]
 
 
@@ -74,6 +75,8 @@ def test_imagenet_weights_replace_none_and_bundled_weights(weights, topic):
     step = next_steps(RIGHT, metadata(weights=weights))[0]
     assert step.topic == topic
     assert (ranked_weights(MODEL)[0] in step.command) == (topic == "weights")
+    also = next_steps(RIGHT, metadata(weights=weights, command="effnetv2 train flowers --set weights=none"))[0]
+    assert also.topic != "weights" or "weights=none" not in also.command
 
 
 def test_imagenet_weights_that_lost_a_comparison_are_not_proposed():
@@ -99,6 +102,23 @@ def test_optimistic_evaluation_proposes_other_images():
     (step,) = next_steps(RIGHT, facts)
     assert "optimistic" in step.reason
     assert step.command == "effnetv2 evaluate runs/a DATA"
+    for command in (
+        "effnetv2 evaluate runs/a d --label-separator=';'",
+        "effnetv2 evaluate runs/a d --label_separator ';'",
+        "efficientnetv2.evaluate('runs/a', 'd', label_separator=';')",
+        "efficientnetv2.evaluate(model='runs/a', data='d', label_separator=';', device='cpu')",
+    ):
+        (step,) = next_steps(RIGHT, replace(facts, command=command))
+        assert step.command == "effnetv2 evaluate runs/a DATA --label-separator ';'"
+
+
+def test_prediction_has_the_views_of_the_evaluation_and_the_model_of_a_fold():
+    facts = metadata(num_train_images=None, tta="d4", command="effnetv2 evaluate runs/a d --tta d4")
+    assert next_steps(RIGHT, facts)[-1].command == "effnetv2 predict runs/a IMAGES --tta d4"
+    facts = replace(facts, command="effnetv2 evaluate runs/a d")
+    assert next_steps(RIGHT, facts)[-1].command == "effnetv2 predict runs/a IMAGES", "those of the model file"
+    facts = metadata(extra={"run": "runs/a", "model_for_new_images": "runs/a/fold1"})
+    assert next_steps(RIGHT, facts)[-1].command == "effnetv2 predict runs/a/fold1 IMAGES", "no ensemble"
 
 
 def test_early_stopped_run_gets_no_more_epochs():
@@ -114,6 +134,9 @@ def test_lower_learning_rate_if_training_made_the_model_worse():
     assert "61.4\N{NO-BREAK SPACE}%" in step.reason
     assert step.topic == "learning_rate"
     assert step.command.endswith("--set optimizer.lr=0.0002")
+    for given in ("--lr 0.0006", "--learning-rate 0.0006"):  # with both options `train` would stop
+        facts = metadata(recipe=recipe, kept_model="start", extra=extra, command=f"effnetv2 train flowers {given}")
+        assert next_steps(RIGHT, facts)[0].command == "effnetv2 train flowers --set optimizer.lr=0.0002"
     assert topics(next_steps(RIGHT, metadata(recipe=recipe, kept_model="trained"))) == ["use"]
 
 
@@ -149,6 +172,8 @@ def test_late_gain_is_interpolated_between_validations():
             "effnetv2 crossval x --folds 3 --lr 0.00123456789 --ensemble 2 --candidate-set epochs=4 "
             "--candidate 'class_sampling=null seed=1' --epochs 10",
         ),
+        ("efficientnetv2.cross_validate('x', candidates=None, by=None)", "effnetv2 crossval x --epochs 10"),
+        ("efficientnetv2.evaluate('runs/a', 'x')", "effnetv2 train flowers --epochs 10"),
         ("efficientnetv2.train('x', seed=3, callbacks=...)", "effnetv2 train x --seed 3 --epochs 10"),
         ("efficientnetv2.train('x', recipe=...)", "effnetv2 train flowers --epochs 10"),
         ("efficientnetv2.train('x\"', recipe=<it's>)", "effnetv2 train flowers --epochs 10"),
@@ -204,6 +229,8 @@ def test_evaluation_proposes_no_training():
     facts = ReportMetadata("new.csv", "test", model="runs/a", recipe={"model": MODEL, "weights": "none"}, epochs=1.0)
     (step,) = next_steps(RIGHT, facts)
     assert (step.topic, step.command) == ("use", "effnetv2 predict runs/a IMAGES")
+    facts = replace(facts, command="effnetv2 train a.csv --label-separator ';'")
+    assert next_steps(RIGHT, facts)[-1].command == "effnetv2 predict runs/a IMAGES --label-separator ';'"
 
 
 @pytest.mark.parametrize(
@@ -213,6 +240,7 @@ def test_evaluation_proposes_no_training():
             "effnetv2 train 'my flowers' --output runs/a --resume --label-column kind --epochs 2 --set minival=0.1",
             "effnetv2 train 'my flowers' --label-column kind --set minival=0.1 --epochs 10",
         ),
+        ("effnetv2 train flowers --out a --name b --project c --against d", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 train flowers --minutes=6 --output=x --json", "effnetv2 train flowers --minutes 12"),
         ("effnetv2 train flowers --output_dir=x --output-dir y", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 train flowers --set=epochs=2 --set lr=1", "effnetv2 train flowers --set lr=1 --epochs 10"),

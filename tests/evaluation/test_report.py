@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -409,3 +410,16 @@ def test_run_without_stages_shows_no_costs(tmp_path):
     _, page = _write(tmp_path, history=_history())
     assert "Training time by stage" not in page.text
     assert "Evaluation image size" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("least", "shown"), [(0.9121, "0.913"), (0.99973, "0.9998"), (0.9999996, "0.9999996"), (1.0, "1")]
+)
+def test_recommended_threshold_is_reached_by_the_predictions_it_was_measured_on(least, shown):
+    """Rounded up to 1, it would leave nearly every label empty."""
+    metrics, facts = SimpleNamespace(top1=0.9), ReportMetadata("x", "val", model="M")
+    found = report._usage(metrics, facts, [{"target": 0.99, "threshold": least}])
+    assert found["abstain"]["command"].endswith(f"--abstain-below {shown}")
+    facts = replace(facts, command="effnetv2 evaluate M x --image-size=96")
+    found = report._usage(metrics, facts, [{"target": 0.99, "threshold": least}])
+    assert found["abstain"] is None, "predict has another size, and other probabilities"

@@ -103,6 +103,22 @@ def test_runs_without_common_images_are_not_compared():
     assert compare_runs(one, _run("b", [True], 1.0)) is None
 
 
+def test_same_images_are_found_under_other_paths():
+    """A run names them by their folder, an evaluation of its dataset.csv by paths from there."""
+    run = replace(_run("a", [True, False], 1.0), root="/data/photos")
+    there = run.predictions.set_axis(["../../photos/0.jpg", "/data/photos/1.jpg"])
+    evaluation = replace(run, name="b", predictions=there, root="/data/runs/one")
+    found = compare_runs(run, evaluation).over
+    assert (found.top1.value, found.by_name) == (0, "")
+    other = compare_runs(run, replace(run, root="/data/others")).over
+    assert mentions(other.by_name, "by name", "/data/photos", "/data/others")
+    few = replace(_evaluated("c", 2, 3, 0), root="/data/photos")
+    elsewhere = few.predictions.set_axis([f"../{path}" for path in few.predictions.index])
+    same = replace(few, predictions=elsewhere, root="/data/photos/more")
+    more = replace(few, predictions=few.predictions[1:])
+    assert compare_unpaired(same, more).shared == 2
+
+
 def _evaluated(name, right, count, first):
     """An evaluation of separate images with a Wilson interval, as in a report."""
     run = _run(name, [True] * right + [False] * (count - right), 1.0)

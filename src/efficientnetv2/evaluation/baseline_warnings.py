@@ -117,4 +117,5 @@ def summary_lines(context: ReportContext) -> list[str]:
             lines.append(f"{question} {difference.verdict} {difference.text}")
     if context.more_labels is not None:
         lines.append(f"Would more labels help? {' '.join(context.more_labels)}")
-    return [*lines, *(each[1] for each in (context.calibration, context.subgroups) if each is not None)]
+    answers = [each[1] for each in (context.calibration, context.subgroups) if each is not None]
+    return [*lines, *answers, *context.requested]

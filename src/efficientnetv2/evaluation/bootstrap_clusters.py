@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +40,15 @@ def split_clusters(folder: Path, paths: Sequence[str]) -> Clusters | None:
     group that has no cluster on two sides. None if none is known, the split ignored them, or there is one cluster.
     """
     dataset = _run_dataset(folder)
-    prefix = None if dataset is None or not len(paths) else relative_prefix(dataset.paths, paths)
-    if dataset is None or prefix is None:
+    if dataset is None or not len(paths):
         return None
-    row_of = {path.removeprefix(prefix): row for row, path in enumerate(dataset.paths)}
-    return _unsplit_clusters(dataset, np.array([row_of[path] for path in paths], dtype=np.int64))
+    relative = _relative(paths)
+    prefix = relative_prefix(dataset.paths, relative) if relative else ""
+    if prefix is None:
+        return None
+    row_of, prefixed = {path: row for row, path in enumerate(dataset.paths)}, set(relative)
+    rows = [row_of.get(prefix + path if path in prefixed else path, -1) for path in paths]
+    return None if min(rows) < 0 else _unsplit_clusters(dataset, np.array(rows, dtype=np.int64))
 
 
 def evaluation_clusters(run: Path | None, images: ImageDataset) -> Clusters | None:
@@ -70,20 +76,42 @@ def evaluation_clusters(run: Path | None, images: ImageDataset) -> Clusters | No
 
 
 def data_root(folder: Path, paths: Sequence[str]) -> str | None:
-    """The folder without links, or URL, that paths in the ``predictions.csv`` of a run directory are relative to.
+    """The folder without links, or URL, that paths in a ``predictions.csv`` of this folder are relative to.
 
-    '' if every path is absolute; None if unknown, as for an evaluation.
+    '' if every path is absolute; None if unknown.
     """
-    dataset = _run_dataset(folder)
-    if dataset is None:
-        return None
-    relative = [path for path in paths if not (os.path.isabs(path) or is_url(path))]
+    relative = _relative(paths)
     if not relative:
         return ""
+    dataset = _run_dataset(folder)
+    if dataset is None:  # an evaluation
+        with suppress(OSError, ValueError, AttributeError):
+            found = json.loads((folder / "report.json").read_text("utf-8")).get("data_root")
+            return found if isinstance(found, str) else None
+        return None
     prefix = relative_prefix(dataset.paths, relative)
     if prefix is None:
         return None
     return prefix.rstrip("/") if is_url(prefix) else os.path.realpath(folder / prefix)
+
+
+def root_of(images: ImageDataset) -> str:
+    """``data_root`` of images that are to be predicted."""
+    return images.root.rstrip("/") if isinstance(images.root, str) else os.path.realpath(images.root)
+
+
+def located(table: pd.DataFrame, root: str | None) -> pd.DataFrame:
+    """A table of predictions by the files of its images, if their ``data_root`` is known."""
+    if not root:
+        return table
+
+    def file(path: str) -> str:
+        if os.path.isabs(path) or is_url(path):
+            return path
+        return f"{root}/{path}" if is_url(root) else os.path.normpath(os.path.join(root, path))
+
+    files = pd.Index([file(path) for path in table.index], name=table.index.name)
+    return table.set_axis(files) if files.is_unique else table
 
 
 def relative_prefix(dataset: Sequence[str], paths: Sequence[str]) -> str | None:
@@ -100,6 +128,10 @@ def different_root_note(first: str | None, second: str | None) -> str:
     if not first or not second or first == second:
         return ""
     return f"Compared by name: the images are in {first} and in {second}."
+
+
+def _relative(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if not (os.path.isabs(path) or is_url(path))]
 
 
 def _run_dataset(folder: Path) -> ImageDataset | None:

@@ -51,7 +51,10 @@ _WORTH = 0.005
 # Steps that change the learning curve of the probe, or what training makes of more labels.
 _CHANGE_THE_PROBE = {"weights", "epochs", "learning_rate", "image_size"}
 # Options of the training command that another run does not repeat; flags take no value.
-_RUN_OPTIONS = ("--output", "--output-dir", "-o", "--baseline")
+_RUN_OPTIONS = (
+    "--output", "--output-dir", "--save-dir", "--out", "-o", "--project", "--name", "--baseline", "--against",
+    "--compare-to",
+)  # fmt: skip
 _RUN_FLAGS = ("--resume", "--json")
 _TABLE = (
     "--path-column", "--label-column", "--group-column", "--labels", "--label-separator", "--bands",
@@ -106,7 +109,9 @@ def next_steps(
         steps[-1] = replace(steps[-1], reason=reason)
     if not steps and metadata.optimistic and not metadata.is_training_report:
         reason = "These metrics are optimistic, so they do not show whether a change is needed."
-        command = shell_join(["effnetv2", "evaluate", model_of(metadata), "DATA"])
+        separator = _option_value(metadata.command, "--label-separator")
+        again = ["effnetv2", "evaluate", model_of(metadata), "DATA", *option_args(label_separator=separator)]
+        command = shell_join(again)
         steps = [NextStep(1, "use", "Evaluate the model on other images", reason, command)]
     if not steps:
         reason = "Nothing that was measured suggests a change."
@@ -147,13 +152,25 @@ def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def predict_command(metadata: ReportMetadata) -> str:
-    """The command that predicts new images with the model of a report."""
-    return shell_join(["effnetv2", "predict", model_of(metadata), "IMAGES"])
+    """The command that predicts new images with the model of a report, as it was evaluated."""
+    options = option_args(
+        tta=metadata.tta if evaluated_with(metadata, "--tta") else None,
+        label_separator=_option_value(metadata.command, "--label-separator"),
+    )
+    return shell_join(["effnetv2", "predict", model_of(metadata), "IMAGES", *options])
+
+
+def evaluated_with(metadata: ReportMetadata, *options: str) -> bool:
+    """Whether the command of an evaluation has one of these options, which the model file does not have."""
+    return not metadata.is_training_report and any(
+        _option_value(metadata.command, option) is not None for option in options
+    )
 
 
 def model_of(metadata: ReportMetadata) -> str:
     """What ``predict`` and ``Predictor`` take as the model of a report."""
-    return str(metadata.extra.get("run") or metadata.model or "MODEL")
+    names = (metadata.extra.get(name) for name in ("model_for_new_images", "run"))
+    return str(next(filter(None, names), metadata.model or "MODEL"))
 
 
 def _weights(metadata: ReportMetadata) -> NextStep | None:
@@ -173,8 +190,8 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
         f"download them elsewhere ({shell_join(['effnetv2', 'models', '--fetch', best[0]])}) and pass the file as "
         "--weights."
     )
-    random_only = ("init", "head_init") if start == "none" else ()
-    command = _repeat(metadata, ["--weights", best[0]], without=("--weights", "--recipe"), without_fields=random_only)
+    fields = ("weights", "init", "head_init") if start == "none" else ("weights",)
+    command = _repeat(metadata, ["--weights", best[0]], without=("--weights", "--recipe"), without_fields=fields)
     return NextStep(0, "weights", "Start from ImageNet weights", reason, command)
 
 
@@ -201,7 +218,8 @@ def _learning_rate(metadata: ReportMetadata) -> NextStep | None:
     start, trained = (percent(metadata.extra.get(f"{model}_metric")) for model in ("start", "trained"))
     reason = f"On the selection set, training at learning rate {lr:g} led from {start} to {trained}."
     lower = f"optimizer.lr={float(f'{lr / _LR_DIVISOR:.2g}'):g}"
-    command = _repeat(metadata, ["--set", lower], without_fields=("optimizer.lr",))
+    same = ("--lr", "--lr0", "--learning-rate")
+    command = _repeat(metadata, ["--set", lower], without=same, without_fields=("optimizer.lr",))
     return NextStep(0, "learning_rate", "Lower the learning rate", reason, command)
 
 
@@ -284,7 +302,7 @@ def _more_labels(metadata: ReportMetadata, curve: Mapping[str, Any] | None) -> N
         f"With {curve['forecast']['num_images']:,} labels, twice as many, a linear probe is estimated to gain "
         f"{gain:+.1f} points of macro-F1 (95 % CI {low:+.1f} to {high:+.1f}). The command ranks unlabeled images."
     )
-    command = f"{predict_command(metadata)} --rank next.csv"
+    command = f"{predict_command(metadata)} --rank IMAGES/next.csv"
     return NextStep(0, "more_labels", "Label more images", reason, command)
 
 
@@ -325,7 +343,7 @@ def _option_value(command: str | None, option: str) -> str | None:
     words = iter(_split(command))
     for word in words:
         name, equals, value = word.partition("=")
-        if name == option:
+        if name.replace("_", "-") == option:  # as the command line takes it
             return value if equals else next(words, "")
     return None
 
@@ -340,21 +358,23 @@ def _split(command: str | None) -> list[str]:
 
 
 def _call_words(call: str) -> list[str]:
-    """The words of the command for a recorded call of ``train`` or ``cross_validate``; none for anything else."""
+    """The words of the command for a recorded call of ``train``, ``cross_validate`` or ``evaluate``; else none."""
     try:
         tree = ast.parse(call, mode="eval").body
         if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Attribute):
             return []
         values = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in tree.keywords}
-        if tree.args:  # all other arguments have names
-            values["data"] = ast.literal_eval(tree.args[0])
+        command = {"train": "train", "cross_validate": "crossval", "evaluate": "evaluate"}[tree.func.attr]
+        names = ("model", "data") if command == "evaluate" else ("data",)  # all other arguments have names
+        values |= dict(zip(names, map(ast.literal_eval, tree.args), strict=False))
         values.pop("callbacks", None)
+        if command == "evaluate":  # its other options are needed even so
+            values = {name: value for name, value in values.items() if value is not ...}
         if ... in values.values():
             return []
-        command = {"train": "train", "cross_validate": "crossval"}[tree.func.attr]
         repeated = [("--set", one) for one in _settings(values.pop("settings", None))]
         repeated += [("--candidate-set", one) for one in _settings(values.pop("candidate_settings", None))]
-        repeated += [("--candidate", shell_join(_settings(one))) for one in values.pop("candidates", ())]
+        repeated += [("--candidate", shell_join(_settings(one))) for one in values.pop("candidates", None) or ()]
         values["ensemble"] = values.pop("members", None)
     except (SyntaxError, ValueError, KeyError, TypeError, AttributeError):  # an object that has no text
         return []

@@ -21,7 +21,7 @@ from scipy.sparse import coo_array
 from efficientnetv2.evaluation import thumbnails, training_plots
 from efficientnetv2.evaluation.baseline_warnings import majority_warning, probe_evaluated_images, probe_warning
 from efficientnetv2.evaluation.html import TemplateSection, json_text, json_values, render
-from efficientnetv2.evaluation.next_steps import NextStep, model_of, next_steps, predict_command
+from efficientnetv2.evaluation.next_steps import NextStep, evaluated_with, model_of, next_steps, predict_command
 from efficientnetv2.evaluation.plot_style import text_width, wrap_name
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
 from efficientnetv2.metrics.confidence_intervals import Interval
@@ -215,12 +215,24 @@ def _class_rows(metrics: Metrics) -> dict[str, Any]:
     }
 
 
+# The option and its names in other tools, as a command may have them.
+_SIZE_OPTIONS = ("--image-size", "--imgsz", "--img-size", "--image-px")
+
+
 def _usage(metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How to use the model: the command, the command with a threshold (None: no target is reached), and the model."""
+    """How to use the model: the command, the command with a threshold, and the model.
+
+    The second is None if no target is reached, or the evaluation had another image size.
+    """
     command, abstain = predict_command(metadata), None
+    if evaluated_with(metadata, *_SIZE_OPTIONS):  # `predict` has the size of the model, and other probabilities
+        targets = ()
     if reached := [each for each in targets if each["target"] > metrics.top1 and each["threshold"]]:
-        threshold = math.ceil(1000 * reached[0]["threshold"]) / 1000
-        abstain = {"target": reached[0]["target"], "command": f"{command} --abstain-below {threshold:g}"}
+        least = float(reached[0]["threshold"])
+        # Three digits, or as many as keep it below 1, which hardly any prediction reaches.
+        rounded = (math.ceil(least * 10**digits) / 10**digits for digits in range(3, 10))
+        threshold = next((up for up in rounded if up < 1), least)
+        abstain = {"target": reached[0]["target"], "command": f"{command} --abstain-below {threshold:.9g}"}
     model = json.dumps(model_of(metadata), ensure_ascii=False)
     return {"command": command, "model": model, "abstain": abstain}
 

@@ -138,6 +138,7 @@ class ReportContext:
     more_labels: Verdict | None = None
     calibration: Verdict | None = None
     subgroups: Verdict | None = None
+    requested: tuple[str, ...] = ()  # results of costs and of the threshold of abstention, as sentences
 
     @property
     def hold_out(self) -> NewPlaceEstimate | None:

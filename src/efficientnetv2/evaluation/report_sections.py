@@ -19,7 +19,7 @@ from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
 from efficientnetv2.evaluation.bootstrap_clusters import Clusters
 from efficientnetv2.evaluation.calibration_section import TemperatureScaling, calibration_section
 from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate, TrainDistance
-from efficientnetv2.evaluation.html import TemplateSection, format_interval, percent
+from efficientnetv2.evaluation.html import TemplateSection, format_interval, number, percent
 from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
 from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata, Verdict
@@ -118,6 +118,12 @@ def build_sections(
         activation=predictions.activation,
     )
     sections: list[TemplateSection] = [calibration]
+    requested = [
+        f"Of the images, {percent(point['coverage'])} have a probability of {options.abstain_below:g} or more"
+        + (f", of which {percent(point['accuracy'])} are correct." if point["coverage"] else ".")
+        for point in calibration.points
+        if point["requested"]
+    ]
     predicted = probabilities.argmax(axis=1)
     columns, note = _slice_columns(shown, options.slices)
     slices = slice_metrics(columns, labels, predicted, is_correct(labels, predicted))
@@ -128,6 +134,11 @@ def build_sections(
     if options.costs is not None:
         key = Key.of(metadata.seed or 0).fold("findings").fold("costs")
         sections.append(cost_section(labels, probabilities, options.costs, class_names, key=key))
+        costs = sections[-1].costs
+        requested.append(
+            f"The mean cost of an image is {number(costs.cheapest)} with predictions of least expected cost, and "
+            f"{number(costs.most_probable)} with the most probable class."
+        )
     probe = last = None
     if labels.ndim == 1:
         table = predictions_frame(predictions, dataset, class_names)
@@ -146,6 +157,7 @@ def build_sections(
         bootstrap_unit=None if inputs.clusters is None else inputs.clusters.unit,
         calibration=(calibration.verdict, calibration.calibrated),
         subgroups=subgroups,
+        requested=tuple(requested),
     )
     return ReportFindings((*sections, *inputs.sections), context)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.bootstrap_clusters import data_root, different_root_note
+from efficientnetv2.evaluation.bootstrap_clusters import data_root, different_root_note, located, root_of
 from efficientnetv2.evaluation.predictions import (
     PairedDifference,
     common_images,
@@ -141,12 +141,22 @@ def compare_unpaired(first: FinishedRun, second: FinishedRun) -> UnpairedCompari
         for name in ("top1", "macro_f1")
         if all(name in each for each in intervals)
     }
+    tables = _tables(first, second)
     return UnpairedComparison(
-        (len(first.predictions), len(second.predictions)),
-        len(first.predictions.index.intersection(second.predictions.index)),
+        (len(tables[0]), len(tables[1])),
+        len(tables[0].index.intersection(tables[1].index)),
         metrics,
         optimistic_warning([each.name for each in (first, second) if each.optimistic]),
     )
+
+
+def _tables(first: FinishedRun, second: FinishedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The predictions of both, by file where that finds the same images, else by path."""
+    by_path = first.predictions, second.predictions
+    if first.root is None or second.root is None:
+        return by_path
+    one, other = (located(run.predictions, run.root) for run in (first, second))
+    return (one, other) if one.index.intersection(other.index).size else by_path
 
 
 def compare_runs(first: FinishedRun, second: FinishedRun) -> RunComparison | None:
@@ -154,14 +164,15 @@ def compare_runs(first: FinishedRun, second: FinishedRun) -> RunComparison | Non
 
     Raises InputError if an image has different true labels.
     """
-    if not first.predictions.index.symmetric_difference(second.predictions.index).empty:
+    tables = _tables(first, second)
+    if not tables[0].index.symmetric_difference(tables[1].index).empty:
         return None
-    found = compare_predictions(first.predictions, second.predictions)
+    found = compare_predictions(*tables)
     if found is None:
         return None
     found = replace(
         found,
-        by_name=different_root_note(first.root, second.root),
+        by_name=different_root_note(first.root, second.root) if tables[0] is first.predictions else "",
         optimistic=optimistic_warning([each.name for each in (first, second) if each.optimistic]),
     )
     seconds = (first.train_s, second.train_s)
@@ -186,8 +197,7 @@ class PreviousRun:
         """
         labels = {"true_label": list(images.table["label"])}
         table = pd.DataFrame(labels, index=pd.Index(images.paths, name="path"))
-        root = images.root.rstrip("/") if isinstance(images.root, str) else os.path.realpath(images.root)
-        return cls.for_predictions(folder, predictions, table, root=root, separator=images.separator)
+        return cls.for_predictions(folder, predictions, table, root=root_of(images), separator=images.separator)
 
     @classmethod
     def for_predictions(
@@ -199,15 +209,21 @@ class PreviousRun:
         report = _read_report(folder)
         if "mean_average_precision" in report:
             raise InputError(f"`baseline` {folder} is multi-label, but these images have one label each. Leave it out.")
-        both = common_images(table, predictions)
+        there = data_root(folder, list(predictions.index))
+        known = root is not None and there is not None
+        ours, theirs, note = located(table, root), located(predictions, there), ""
+        both = common_images(ours, theirs) if known else ours.index[:0]
+        if not len(both):
+            ours, theirs, note = table, predictions, different_root_note(root, there)
+            both = common_images(ours, theirs)
         if not len(both):
             raise InputError(
                 f"`baseline` {folder} has no prediction of these images. Evaluate that model on the same data, and "
                 "give the folder of that evaluation."
             )
         name = folder.resolve().name
-        note = different_root_note(root, data_root(folder, list(predictions.index)))
-        return cls(name, predictions.loc[both], note, optimistic_warning([name] if report.get("optimistic") else []))
+        found = theirs.loc[both].set_axis(table.index[ours.index.get_indexer(both)])
+        return cls(name, found, note, optimistic_warning([name] if report.get("optimistic") else []))
 
     def qualified(self, difference: PairedDifference) -> PairedDifference:
         """A difference from this run, with its notes."""
