@@ -358,6 +358,19 @@ def test_run_resumes_without_an_image_repaired_since(tmp_path, caplog):
     assert mentions(caplog.messages, "red/07.png")
 
 
+def test_run_resumes_after_the_removal_of_an_image_that_it_skipped(class_folders, tmp_path):
+    """Its damage was found after the split was drawn. Without it, another split is drawn."""
+    lost = prepared_data(class_folders).val.paths[0]
+    content = (class_folders / lost).read_bytes()
+    (class_folders / lost).write_bytes(content[: len(content) // 2] + b"\xff\xd9")
+    before = started_run(class_folders, tmp_path / "run")
+    assert [path for path, _ in before.skipped] == [lost]
+    (class_folders / lost).unlink()
+    now = prepared_data(class_folders)
+    assert now.dataset.digest() != before.dataset.digest()
+    assert restore_dataset(tmp_path / "run", now).dataset.digest() == before.dataset.digest()
+
+
 def test_resume_refuses_missing_and_too_many_unreadable_images(tmp_path):
     """A renamed image, and more unreadable images than a run accepts."""
     data = lossless(tmp_path / "pictures")

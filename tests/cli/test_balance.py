@@ -45,6 +45,28 @@ def test_copies_are_trained_on_but_not_evaluated_on(imbalanced, tmp_path):
     assert len(val) + len(train) == len(table)
 
 
+def test_damaged_training_image_is_skipped(imbalanced, tmp_path):
+    """Its file ends as a JPEG does, so its damage shows only when it is decoded."""
+    run_ok("data", "balance", imbalanced, "all", cwd=tmp_path)
+    table = pd.read_csv(tmp_path / "all/dataset.csv")
+    lost = table[table["augmented_from"].notna()].iloc[0]["augmented_from"]
+    file = (tmp_path / "all" / lost).resolve()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] + b"\xff\xd9")
+    done = run_ok("data", "balance", imbalanced, "rest", cwd=tmp_path)
+    assert mentions(done.stdout, "Skipped 1 image", file.name)
+    assert file.name not in (tmp_path / "rest/dataset.csv").read_text()
+    run_refused("data", "balance", imbalanced, "none", "--strict", cwd=tmp_path, names=(file.name,))
+
+
+def test_copies_that_are_only_flipped_are_named(imbalanced, tmp_path):
+    flipped = run_ok("data", "balance", imbalanced, "flipped", cwd=tmp_path)
+    assert mentions(flipped.stderr, "finetune", "progressive.randaugment=5")
+    other = run_ok("data", "balance", imbalanced, "other", "--set", "progressive.randaugment=5", cwd=tmp_path)
+    assert "mirror" not in other.stderr
+    check = json.loads(run_ok("check", "other/dataset.csv", "--json", cwd=tmp_path).stdout)
+    assert not [one for one in check["findings"] if one["kind"] in ("near_image", "same_image")]
+
+
 def test_fewer_drops_images_of_frequent_classes(imbalanced, tmp_path):
     done = run_ok("data", "balance", imbalanced, "fewer.csv", "--fewer", cwd=tmp_path)
     table = pd.read_csv(tmp_path / "fewer.csv")

@@ -172,6 +172,15 @@ def test_invalid_input_is_refused_and_leaves_no_files(tmp_path, timm_file, args,
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_size_that_the_model_cannot_take_is_refused(tmp_path):
+    """Its patches have 16 px: the file could not predict."""
+    vit = create("timm:test_vit", num_classes=2)
+    own = Preprocessing(image_size=160)
+    model_file.save(tmp_path / "vit.safetensors", vit, preprocessing=own, class_names=("a", "b"), recipe={}, metrics={})
+    run_refused("convert", "vit.safetensors", "out.safetensors", "--image-size", 100, cwd=tmp_path, names=("100", "16"))
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_unfinished_run_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/recipe.yaml").write_text("name: quick")

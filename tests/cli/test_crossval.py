@@ -1060,6 +1060,7 @@ def test_suggested_predict_command_is_quoted(tmp_path, monkeypatch):
     monkeypatch.setattr(model_file, "load", None)  # the file headers are enough
     output = write_ensemble(folder, ["fold1", "fold2"], 1)
     assert mentions(output, folder, "effnetv2 predict", "NEW_IMAGES")
+    assert "--label-separator ';'" in write_ensemble(folder, ["fold1", "fold2"], 1, ";")
 
 
 def test_models_with_different_preprocessing_are_not_an_ensemble(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import typer
+from filelock import FileLock
 from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 from typer.testing import CliRunner
@@ -139,6 +140,15 @@ def test_folder_that_is_not_a_demo_is_refused(command, further, out, message, tm
     with pytest.raises(InputError, match=message):
         demo.make_room(Path(out))
     assert sorted(folder.iterdir()) == before
+
+
+def test_running_demo_is_kept(tmp_path, monkeypatch):
+    """Its checkpoints would be lost, as by the same command in a second terminal."""
+    monkeypatch.chdir(tmp_path)
+    write_run(demo.OUT, "effnetv2 demo", "running.lock")
+    with FileLock(demo.OUT / "running.lock"), pytest.raises(InputError, match=mentioning(demo.OUT, "running")):
+        demo.make_room(demo.OUT)
+    assert (demo.OUT / "run.json").exists()
 
 
 def test_earlier_demo_is_kept_if_the_next_cannot_start(clone, monkeypatch):

@@ -102,6 +102,8 @@ def test_calibration_lowers_the_error_on_test_images(trained, tmp_path):
 def test_abstention_below_a_probability(trained, tmp_path):
     args = (trained / "run", trained / "all.csv", "--split", "test", "--abstain-below", "0.6", "--output", "out")
     report = evaluate(*args, cwd=tmp_path)
+    shown = run_ok("evaluate", *args[:-2], cwd=tmp_path).stdout
+    assert mentions(shown, "have a probability of 0.6 or more")
     predictions = pd.read_csv(tmp_path / "out/predictions.csv")
     is_confident = predictions[list(COLORS)].max(axis=1) >= 0.6
     (requested,) = [row for row in report["abstention"]["points"] if row["requested"]]
@@ -128,7 +130,9 @@ def test_costs_slices_and_baseline_together(trained, tmp_path):
     lines = [",".join(["true", *names, "abstain"])]
     lines += [",".join([one, *("0" if one == two else "1" for two in names), "0.2"]) for one in names]
     (tmp_path / "costs.csv").write_text("\n".join(lines) + "\n")
-    args = (trained / "all.csv", "--split", "val", "--costs", "costs.csv", "--slices", "year")
+    args = (trained / "all.csv", "--split", "val", "--costs", "costs.csv", "--slices", "year,year")
+    shown = run_ok("evaluate", trained / "run", *args, cwd=tmp_path).stdout
+    assert mentions(shown, "The mean cost of an image is")
     report = evaluate(trained / "run", *args, "--baseline", trained / "run", "--output", "all", cwd=tmp_path)
     assert report["costs"]["most_probable"] == pytest.approx(1 - report["top1"])
     assert report["costs"]["cheapest"] <= report["costs"]["most_probable"]

@@ -51,7 +51,9 @@ def run_setup(images: int, *settings: str) -> RunSetup:
 def test_sizes_are_lowered_until_three_epochs_fit(minutes, last_px):
     """An epoch of 640 images has 20 steps of 1 to 3 s, 42 s in total; 25 s are for other work."""
     job = run_setup(640)
-    recipe, rates, notes = LengthBudget(job.recipe, job.image_counts, minutes, 25.0).lower_sizes(RATES)
+    recipe, rates, notes = LengthBudget(job.recipe, job.image_counts, minutes, 25.0).lower_sizes(
+        RATES, lambda sized: True
+    )
     assert recipe.progressive.last.image_size == last_px
     assert recipe.eval_image_size == last_px
     assert (notes == []) is (last_px == 224)
@@ -137,6 +139,6 @@ def test_dry_run_limits_start_up_to_its_part_of_the_minutes():
 
 def test_too_few_minutes_are_refused():
     job = run_setup(640)
-    recipe, rates, _ = LengthBudget(job.recipe, job.image_counts, 0.5, 29.0).lower_sizes(RATES)
+    recipe, rates, _ = LengthBudget(job.recipe, job.image_counts, 0.5, 29.0).lower_sizes(RATES, lambda sized: True)
     with pytest.raises(InputError, match=mentioning("minutes", "0.5", "0.48")):
         LengthBudget(recipe, job.image_counts, 0.5, 29.0).set_length(rates)

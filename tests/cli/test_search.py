@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -266,7 +267,7 @@ def fake_work(study, context, *_) -> search_run.SearchResult:
 
 @pytest.fixture
 def on_rasters(tmp_path, monkeypatch):
-    """A study on rasters of four bands, started with ``--bands 4,3,2`` and a fake time of the backbone."""
+    """A study on rasters of four bands, started with ``--bands`` and ``--nodata`` and a fake time of the backbone."""
     rasters = pytest.importorskip("tests.rasters", reason="needs the extra geo")
     rng = np.random.default_rng(0)
     for name in ("bare", "lush"):
@@ -278,7 +279,7 @@ def on_rasters(tmp_path, monkeypatch):
     timed = TrialResult(step, (), Trained((), 1000), None)
     monkeypatch.setattr(search_run, "run_trial", lambda *args, **more: timed)
     monkeypatch.setattr(search_run, "_work", fake_work)
-    invoke_ok(*words(tmp_path, tmp_path / "pictures", "--bands", "4,3,2"))
+    invoke_ok(*words(tmp_path, tmp_path / "pictures", "--bands", "4,3,2", "--nodata", "none"))
     return tmp_path
 
 
@@ -368,10 +369,12 @@ def test_number_of_trials_is_never_lowered(class_folders, untrained, tmp_path):
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
-def test_study_with_other_bands_is_refused(more, on_rasters):
+def test_study_with_other_bands_or_missing_data_is_refused(more, on_rasters):
     before = (on_rasters / "study/study.yaml").read_bytes()
     done = invoke_refused(*words(on_rasters, on_rasters / "pictures", "--bands", "3,2,1", *more))
     assert mentions(done.stderr, "--bands", "4,3,2", "3,2,1")
+    done = invoke_refused(*words(on_rasters, on_rasters / "pictures", "--bands", "4,3,2", "--nodata", "7", *more))
+    assert mentions(done.stderr, "--nodata", "none there, 7 here")
     assert (on_rasters / "study/study.yaml").read_bytes() == before
     invoke_ok(*words(on_rasters, on_rasters / "pictures", "--bands", "4,3,2"))
 
@@ -389,6 +392,7 @@ def test_suggested_training_has_the_bands_of_the_search(is_saved, on_rasters):
     open_study(storage, "study").optuna_study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs=output))
     done = invoke_ok("search", "export", on_rasters / "study")
     train = shlex.split(done.stdout.partition("that the search did not see: effnetv2 ")[2])
+    assert train[train.index("--nodata") + 1] == "none"
     source = DataConfig(train[1], bands=train[train.index("--bands") + 1])
     prepared = prepare_data(source, val_fraction=0.2, minival=0.1, seed=0, strict=False)
     assert prepared.dataset.bands.numbers == (4, 3, 2)
@@ -472,6 +476,25 @@ def test_unsupported_fields_of_a_recipe_file_are_refused(setting, expected, tmp_
         search_config()
     field = setting.partition("=")[0]
     assert getattr(search_config(f"{field}=null").recipe, field) is None
+
+
+def test_pooling_of_a_run_from_weights_is_that_of_the_space(tmp_path):
+    """Its recipe has the pooling of these weights, which is the usual one."""
+    fields = with_overrides(get_recipe("proxy_small"), ["minival=0.2", "global_pool=avg"]).to_json()
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(fields))
+    options = SearchOptions(recipe=str(tmp_path / "mine.yaml"))
+    assert SearchConfig(tmp_path, DataConfig("pictures"), options).recipe.global_pool is None
+    with pytest.raises(InputError, match="global_pool"):
+        SearchConfig(tmp_path, DataConfig("pictures"), replace(options, settings=["global_pool=avg+center"]))
+
+
+def test_graphs_are_refused_in_a_search():
+    def search_config(value):
+        return SearchConfig(Path("study"), DataConfig("pictures"), SearchOptions(settings=[f"cuda_graphs={value}"]))
+
+    with pytest.raises(InputError, match=r"`cuda_graphs=true`: .*Leave it out"):
+        search_config("true")
+    assert search_config("false").recipe.weights == "none"
 
 
 def test_invalid_space_is_refused(finished, tmp_path):

@@ -13,13 +13,15 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin
 from tests.exporters.conftest import NAMES, small_model
 from tests.log_lines import logged_lines
-from tests.messages import mentioning, mentions
+from tests.messages import each_mentions, mentioning, mentions
 from typer.testing import CliRunner
 
 import efficientnetv2 as ev2
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_eval_image
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.exporters import classify, formats, verify
 from efficientnetv2.exporters.graph import Encoding, metadata
 from efficientnetv2.models import model_file
@@ -329,6 +331,30 @@ def test_labels_of_multi_label_runs_and_cross_validations_are_split(kind, tmp_pa
     assert workflow._run_dataset(tmp_path, "to compare on", "data").class_names == ("a", "b")
 
 
+@pytest.mark.parametrize("kind", ["shards", "several labels"])
+def test_default_images_of_shards_and_given_images_of_several_labels_are_read(kind, tmp_path, class_folders):
+    run, model = tmp_path / "run", small_model(activation="sigmoid")
+    run.mkdir()
+    dataset = load_dataset(class_folders).with_split(np.array(["train"] * 48, dtype=object))
+    if kind == "shards":
+        write_shards(dataset, tmp_path / "shards", PackOptions(10**9))
+        dataset = load_dataset(tmp_path / "shards")
+    dataset.to_csv(run / "dataset.csv")
+    (run / "run.json").write_text(json.dumps({"schema_version": 2, "label_separator": ";"}))
+    given = None
+    if kind == "several labels":
+        given = tmp_path / "given.csv"
+        labels = [NAMES[2], f"{NAMES[0]};{NAMES[1]}"]
+        given.write_text("\n".join(["path,label", *(f"{dataset.file(row)},{labels[row % 2]}" for row in range(6))]))
+    found = workflow.comparison_images(model, run / "model.safetensors", given, 20)
+    _, pixels = zip(*verify.read_pixels(model, found), strict=True)
+    assert sum(map(len, pixels)) == len(found) == (20 if given is None else 6)
+    if given is not None:
+        folder = workflow.comparison_images(model, run / "model.safetensors", class_folders, 20)
+        assert (len(folder), folder.separator) == (20, None), "a folder has one label per image"
+        assert workflow._targets(model, found).shape == (6, 2)
+
+
 def test_unsupported_exports_are_refused_by_name(model, photos, tmp_path):
     for wrong, facts in (
         ({"format": "tensorrt"}, ["format", "tensorrt", "onnx"]),
@@ -365,6 +391,35 @@ def test_only_an_earlier_export_is_replaced(model, photos, tmp_path):
     with pytest.raises(ev2.InputError, match=mentioning("classify.py")):
         ev2.export(model, "onnx", folder / "model.onnx", data=photos)
     assert sorted(path.name for path in folder.iterdir()) == ["classify.py", "thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("format", "other"),
+    [("triton", "bert/1/model.onnx"), ("triton", "efficientnetv2/2/model.onnx"), ("openvino", "notes/thesis.txt")],
+)
+def test_folder_with_other_files_is_not_replaced(format, other, model, photos, tmp_path):
+    """A repository of Triton has several models, and a model several versions."""
+    folder = ev2.export(model, format, tmp_path / "models", data=photos).path
+    ev2.export(model, format, folder, data=photos, overwrite=True)
+    mine = folder / other
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(ev2.InputError, match=mentioning("models", other)):
+        ev2.export(model, format, folder, data=photos, overwrite=True)
+    assert mine.read_text() == "mine"
+
+
+def test_changed_classify_is_kept_without_overwrite(model, photos, tmp_path):
+    ev2.export(model, output=tmp_path / "model.onnx", data=photos)
+    script = tmp_path / "classify.py"
+    original = script.read_text()
+    script.write_text(original + "# mine\n")
+    lines = logged_lines()
+    ev2.export(model, output=tmp_path / "half.onnx", half=True, data=photos)
+    assert script.read_text() == original + "# mine\n"
+    assert each_mentions([line for line in lines if "classify.py" in line], ("overwrite",))
+    ev2.export(model, output=tmp_path / "half.onnx", half=True, data=photos, overwrite=True)
+    assert script.read_text() == original
 
 
 def test_command_prints_size_time_and_agreement(model, photos, tmp_path):

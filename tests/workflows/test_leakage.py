@@ -33,10 +33,12 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.models.model_header import parse_entry
 from efficientnetv2.models.provenance import KEY, Calibration, TrainingFingerprint
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training import post_training
+from efficientnetv2.training import post_training, resolve
 from efficientnetv2.training.callbacks import RunContext
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_request import RunOptions, RunRequest
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.seen_images import PretrainOverlap, TrainOverlap, pretrain_overlap, train_overlap
 from efficientnetv2.training.train_state import init_state
@@ -206,6 +208,18 @@ def test_minival_that_trained_the_weights_is_rejected(class_folders, tmp_path):
     assert found.num_trained == 0
     (line,) = found.notes
     assert mentions(line, place, "6", "minival")
+
+
+@pytest.mark.parametrize("setting", ["patience=2", "eval_image_size_candidates=[32,64]"])
+def test_selection_by_images_that_trained_the_weights_is_refused(setting, class_folders, tmp_path, monkeypatch):
+    overlap = PretrainOverlap(1, 0, ("They trained the weights.",), minival_trained=True)
+    monkeypatch.setattr(resolve, "pretrain_overlap", lambda *args, **more: overlap)
+    fixed = ["minival=6", "model=efficientnetv2_b0", "precision=fp32", "compile=false", "epochs=10"]
+    recipe = with_overrides(get_recipe("quick"), [*fixed, setting])
+    data = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, minival=6, strict=False)
+    request = RunRequest(tmp_path / "run", recipe, TrainOverrides(), RunOptions())
+    with pytest.raises(InputError, match=mentioning("They trained", f"{setting.partition('=')[0]}=null")):
+        resolve.resolve_unmeasured(request, data, Hardware(torch.device("cpu")), None, None)
 
 
 def test_run_from_weights_trained_on_its_val_images_is_optimistic(class_folders, tmp_path):

@@ -191,6 +191,24 @@ def test_checkpoint_is_written_at_intervals_and_ignores_a_damaged_part(new_check
     assert not one.write(), "nothing has come since"
 
 
+def test_finished_job_keeps_the_saved_predictions_of_others(new_checkpoint, network, tmp_path, class_folders):
+    """Of the same table, as the default name is. They are deleted after a month."""
+    one = new_checkpoint()
+    one.add(*_logits([1]))
+    one.write()
+    few = load_dataset(class_folders, require_labels=False).select([0, 1, 2])
+    other = PredictionCheckpoint(tmp_path / "labels.csv", _job(network, few))
+    other.add(*_logits([2]))
+    other.write()
+    other.remove()
+    assert not len(other.load()[0])
+    assert new_checkpoint().load()[0].tolist() == [1]
+    (file,) = (tmp_path / ".labels.csv.partial").iterdir()
+    os.utime(file, (0, 0))
+    other.remove()
+    assert not file.parent.exists()
+
+
 def test_full_disk_gives_one_warning_and_loses_no_prediction(new_checkpoint, tmp_path):
     (tmp_path / ".labels.csv.partial").write_text("in the way")
     one = new_checkpoint(every_s=0)
@@ -262,6 +280,13 @@ def test_predictions_of_another_engine_are_not_used(new_checkpoint):
     assert not len(new_checkpoint().load()[0])
     assert new_checkpoint().saved_engine() == "openvino"
     assert same.load()[0].tolist() == [1, 4]
+    rounded = new_checkpoint(every_s=0)
+    rounded.engine = "openvino-bf16"
+    rounded.add(*_logits([7]))
+    assert same.load()[0].tolist() == [1, 4], "bfloat16 is another engine"
+    file = max(same._folder.glob("*bf16-*.npz"))
+    os.utime(file, ns=(0, time.time_ns() + 10**9))
+    assert new_checkpoint().saved_engine() == "openvino", "auto never takes bfloat16"
     one.engine = "torch"  # as an error recommends if the other engine is missing
     one.add(*_logits([2]))
     file = max(same._folder.glob("*-torch-*.npz"))

@@ -86,8 +86,23 @@ def test_given_baseline_on_another_folder_is_compared_by_name(tmp_path):
     saved = PreviousRun.load(own, named.save(own))
     found = replace(compare_predictions(named.predictions, named.predictions), by_name=saved.by_name)
     assert summary_lines(ReportContext(last=("there", found)))[0].endswith(named.by_name)
+    (there / "dataset.csv").unlink()
+    (there / "report.json").write_text(json.dumps({"data_root": str(tmp_path / "photos_2023")}))
+    assert PreviousRun.for_images(there, load_predictions(there), val).by_name == named.by_name, "of an evaluation"
     same = listed(own, "path,label,split", "a,x,val")
     assert not PreviousRun.for_images(run(tmp_path / "new", data=own.name), load_predictions(there), same).by_name
+
+
+def test_given_baseline_has_the_same_images_under_other_paths(tmp_path):
+    """The dataset.csv of a run names them from the folder of the run."""
+    there = run(tmp_path / "there", data="photos")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "tables").mkdir()
+    images = listed(tmp_path / "tables", "path,label,split", "../photos/b,y,val", "../photos/a,x,val")
+    found = PreviousRun.for_images(there, load_predictions(there), images)
+    assert list(found.predictions.index) == images.paths
+    assert list(found.predictions["true_label"]) == ["y", "x"]
+    assert not found.by_name
 
 
 def test_cross_validations_are_compared_only_by_the_same_split(tmp_path):

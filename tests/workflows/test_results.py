@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from importlib import import_module
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -192,6 +193,9 @@ def test_study_finds_an_architecture(photos, tmp_path, monkeypatch):
     assert repr(more).startswith("Study('studies/photos', trials=2 of 2, best_reward=")
     assert more.write_report() == more.report_path
     assert more.report_path.absolute().as_uri() in more._repr_html_()
+    columns = more.trials.columns.tolist()
+    monkeypatch.setattr(ev2.Study, "_load", lambda self: SimpleNamespace(rows=[]))
+    assert more.trials.columns.tolist() == columns, "before the first trial has ended"
 
 
 @pytest.mark.slow

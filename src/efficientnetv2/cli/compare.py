@@ -74,11 +74,11 @@ def _print_comparison(found: Comparison, screen: Screen) -> None:
 
 
 def _print_classes(name: str, found: PairedDifference, screen: Screen) -> None:
-    """The classes whose F1 differs most, the losses first."""
+    """The classes with the lowest and the highest differences of F1."""
     rows = [
         [label, f"{one.value:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}", "beyond chance" if one.certain else ""]
         for label, one in sorted(found.f1.items(), key=lambda item: item[1].value)
     ]  # fmt: skip
     shown = rows if len(rows) <= 2 * _ENDS else [*rows[:_ENDS], *rows[-_ENDS:]]
-    some = f" (the {2 * _ENDS} farthest of {len(rows)})" if len(shown) < len(rows) else ""
+    some = f" (the {_ENDS} lowest and {_ENDS} highest of {len(rows)})" if len(shown) < len(rows) else ""
     screen.table(f"F1 of {name} by class{some}", ["class", "difference", "95 % interval", ""], shown)

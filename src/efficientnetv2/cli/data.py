@@ -107,7 +107,7 @@ def write_balanced(
         written = pluralize(made.copies, "augmented image")
         what = f"{left_out} left out, none written" if fewer else f"{written} written"
         screen.say(f"{what}. Table: {made.table}")
-        train = ["effnetv2", "train", str(made.table), *shell.option_args(bands=table.bands)]
+        train = ["effnetv2", "train", str(made.table), *shell.option_args(bands=table.bands, nodata=table.nodata)]
         screen.say(f"Train on it with: {shell.shell_join([*train, '--set', 'class_sampling=null'])}")
 
 

@@ -65,10 +65,12 @@ def run(context: Any, name: str, words: list[str]) -> None:
 
 def make_room(out: Path) -> None:
     """Remove an earlier demo in its own place, ``OUT``."""
-    from efficientnetv2.training.run_dir import RUN_FILES, validate_new_run_dir
+    from efficientnetv2.training.run_dir import RUN_FILES, is_running, validate_new_run_dir
 
     fix = f"Move it, or use another folder: effnetv2 demo --output {OUT}2"
     if out == OUT and _is_demo(out):
+        if is_running(out):
+            raise InputError(f"{out} has a demo that another process is running. Wait until it ends.")
         known = {*RUN_FILES, "inspection", "folds"}  # earlier versions also cross-validated, in folds
         others = sorted({file.name for file in out.iterdir() if file.suffix != ".partial"} - known)
         if others:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.options import option, spread
+from efficientnetv2.cli.options import between, option, spread
 
 
 @spread
@@ -31,9 +31,11 @@ def evaluate(
     costs: Annotated[
         Path | None, option("Cost of each mistake: a row per true class, a column per prediction.", "CSV")
     ] = None,
-    abstain_below: options.AbstainBelow = None,
+    abstain_below: Annotated[
+        float | None, option("Report the metrics above this probability.", "P", check=between(0, 1))
+    ] = None,
     calibrate: Annotated[Path | None, option("Fit a temperature, and write the model.", "FILE")] = None,
-    baseline: Annotated[Path | None, option("Run or evaluation to compare with.", "RUN")] = None,
+    baseline: Annotated[Path | None, option("Evaluation of the same images, to compare with.", "RUN")] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     strict: options.Strict = False,
@@ -44,7 +46,7 @@ def evaluate(
 
     Examples:
     - `effnetv2 evaluate runs/demo test.csv --output evaluation/`
-    - `effnetv2 evaluate model.safetensors test.csv --baseline runs/before`
+    - `effnetv2 evaluate model.safetensors test.csv --baseline evaluations/before`
     """
     from efficientnetv2.cli.result_tables import ResultPrinter
     from efficientnetv2.workflows.batch_predict import InferenceOptions

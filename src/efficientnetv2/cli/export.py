@@ -124,7 +124,7 @@ def _print_export(made: Export, screen: Screen) -> None:
         rest = ", … (all: --json)" if count > _LAYERS else ""
         screen.say(f"Layers in float: {count}{': ' if names else ''}{names}{rest}.")
         if made.accuracy is None:
-            screen.say("The images have no labels, so the loss of accuracy is not known.")
+            screen.say("The images have no labels to compare, so the loss of accuracy is not known.")
         else:
             _print_accuracy(made.accuracy, screen)
 

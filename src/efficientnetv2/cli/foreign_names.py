@@ -5,7 +5,8 @@ from __future__ import annotations
 # Options of timm, Ultralytics and Hugging Face whose value one of ours takes, where a command has it. Ours.
 ALIASES = {
     **dict.fromkeys(("--imgsz", "--img-size"), "--image-size"),
-    **dict.fromkeys(("--batch", "-b"), "--batch-size"),
+    **dict.fromkeys(("--batch", "-b", "--per-device-train-batch-size"), "--batch-size"),
+    "--num-train-epochs": "--epochs",
     **dict.fromkeys(("--lr0", "--learning-rate"), "--lr"),
     **dict.fromkeys(("--output-dir", "--save-dir", "--out", "-o"), "--output"),
     **dict.fromkeys(("--num-workers", "-j"), "--workers"),
@@ -32,6 +33,7 @@ FLAGS: dict[str, tuple[str, ...] | None] = {
     "--amp": None,
 }
 WITHOUT_VALUE = {"--tta": "d4"}  # where another tool has a flag of this name. Ours
+FLAG_VALUES = {"--tta": ("none", "d4")}  # before one of these words it is our option, not that flag
 # Advice about options that have no equal here. Ours.
 ADVICE = {
     "--amp": "Mixed precision is automatic; to set it: --set precision=bf16",
@@ -41,7 +43,7 @@ ADVICE = {
         "The GPU is --device cuda:0; for several: torchrun --nproc-per-node N -m efficientnetv2 train",
     ),
     "--cos-lr": "The schedule is a cosine by default; to set it: --set schedule.name=cosine",
-    "--early-stopping": "Early stopping is --set minival=0.1 --set patience=5",
+    "--early-stopping": "Early stopping is --epochs 40 --set minival=0.1 --set patience=5",
     **dict.fromkeys(("--num-classes", "--nc"), "Leave it out: the classes are read from DATA"),
     "--optimizer": "The optimizer is --set optimizer.name=NAME: sgd, adamw or rmsprop",
     "--no-augment": "Augmentation is off with --set progressive.randaugment=null --set augment.flip=none",

@@ -67,7 +67,6 @@ def argument(metavar: str, help: str) -> Any:
 
 _DATA = "A folder with a sub-folder per class, a CSV or Parquet file, shards, or a name such as cifar10."
 _TTA = "Test-time augmentation: average over all 8 flips and turns.  [default: the model's]"
-_ABSTAIN = "Leave the label empty if the top probability is below P."
 _MEMORY = "Memory limit in GiB, of the GPU, or of this process on a CPU."
 _STRICT = "Stop at the first unreadable image instead of skipping it."
 _TIME = "Column of a year or date.  [default: year, date, datetime, timestamp or time, if present]"
@@ -83,7 +82,6 @@ Engine = Annotated[
 ]
 Json = Annotated[bool, flag("--json", "Print the result as JSON on stdout.", panel=ADVANCED)]
 Tta = Annotated[TTA | None, option(_TTA, "none|d4")]
-AbstainBelow = Annotated[float | None, option(_ABSTAIN, "P", check=between(0, 1))]
 Settings = Annotated[
     list[str] | None, option("Any field of the recipe; repeatable (recipes --fields).", "A.B=C", "--set")
 ]

@@ -24,6 +24,7 @@ from efficientnetv2.cli.foreign_names import (
     ARGUMENTS,
     COMMANDS,
     EXPORT_FORMATS,
+    FLAG_VALUES,
     FLAGS,
     OTHER_TASKS,
     WITHOUT_VALUE,
@@ -130,6 +131,7 @@ class Command(_WithoutTypes, TyperCommand):
             word = rest.pop(0)
             name, equals, value = word.partition("=")
             has_value = bool(rest) and not rest[0].startswith("--")
+            has_our_value = has_value and rest[0] in FLAG_VALUES.get(name, ())
             if word == "--":
                 yield word
                 yield from rest
@@ -142,7 +144,7 @@ class Command(_WithoutTypes, TyperCommand):
                 yield word
                 if takes_value[name] and not equals and rest:
                     yield rest.pop(0)
-            elif not equals and name in FLAGS and (FLAGS[name] or ("--set",))[0] in options:
+            elif not equals and not has_our_value and name in FLAGS and (FLAGS[name] or ("--set",))[0] in options:
                 yield from _noted([word], FLAGS[name], name)
             elif (equals or has_value) and (ours := self._ours(name, value if equals else rest[0])):
                 yield from _noted([word] if equals else [word, rest.pop(0)], ours, name)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
-from efficientnetv2.cli.options import argument, option
+from efficientnetv2.cli.options import argument, between, option
 
 
 def predict(
@@ -17,7 +17,9 @@ def predict(
     ],
     out: Annotated[Path, option("Table to write.", "CSV", "--output")] = Path("predictions.csv"),
     rank: Annotated[Path | None, option("Rank images to label next (active learning), with a page.", "CSV")] = None,
-    abstain_below: options.AbstainBelow = None,
+    abstain_below: Annotated[
+        float | None, option("Leave the label empty if the top probability is below P.", "P", check=between(0, 1))
+    ] = None,
     tta: options.Tta = None,
     label_separator: Annotated[
         str | None, option("Multi-label models: write all predicted labels, joined by this.", "TEXT")

@@ -64,7 +64,7 @@ class SearchOptions:
         float | None, option("Exponent of the memory of training.  [default: 0]", "X", panel=_REWARD)
     ] = None
     prune: Annotated[
-        bool, flag("--prune/--no-prune", "Stop trials in the worst quarter at two points.", panel=_REWARD)
+        bool, flag("--prune/--no-prune", "Stop trials in the worst quarter at their second validation.", panel=_REWARD)
     ] = True
     step_time: Annotated[
         Literal["measured", "cached"],
@@ -79,7 +79,7 @@ class ProxyOptions:
     epochs: Annotated[float | None, option("Epochs of a trial.  [default: the recipe's]", "N")] = None
     image_size: options.ImageSize = None
     batch_size: options.BatchSize = None
-    seed: Annotated[int, option("Random seed of the sampler.", "N")] = 0
+    seed: Annotated[int, option("Random seed of the sampler.", "N", check=between(0))] = 0
     recipe: Annotated[
         str | None, option("Recipe of a trial.  [default: proxy_small or proxy_paper]", "NAME", panel=_TRIAL)
     ] = None

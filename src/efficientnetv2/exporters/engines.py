@@ -34,7 +34,7 @@ _OPEN: dict[Engine, Callable[[Path, int], formats.Session]] = {
     "openvino-bf16": partial(formats.open_openvino, precision="bf16"),
 }
 # Those that `auto` chooses from.
-_EXACT: tuple[Engine, ...] = ("openvino", "onnxruntime")
+EXACT: tuple[Engine, ...] = ("openvino", "onnxruntime")
 # With fewer images `auto` keeps PyTorch: the export may take longer than it saves. Ours, not measured.
 _MIN_IMAGES = 5_000
 # Largest difference of a probability, or of a score of unknown images, that counts as equal. Ours, as of an export.
@@ -87,7 +87,7 @@ def choose_engine(
     Raises:
         InputError: The engine is not installed, fails or disagrees with PyTorch.
     """
-    installed = [name for name in _EXACT if all(map(find_spec, (name, "onnx", "onnxscript")))]
+    installed = [name for name in EXACT if all(map(find_spec, (name, "onnx", "onnxscript")))]
     is_few = num_images is not None and num_images < _MIN_IMAGES
     if engine == "torch" or (engine == "auto" and (is_few or not installed)) or (batch := read()) is None:
         return "torch", None

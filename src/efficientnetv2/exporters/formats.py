@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -54,6 +55,12 @@ _MAX_BATCH, _MAX_DELAY_US = 64, 2000
 _ANY = -1
 # The model in a model repository.
 _SERVED = "efficientnetv2"
+# Files of the formats that are folders of several files, as patterns.
+_FILES: dict[Format, tuple[str, ...]] = {
+    "openvino": ("model.xml", "model.bin"),
+    "triton": (f"{_SERVED}/config.pbtxt", f"{_SERVED}/labels.txt", f"{_SERVED}/1/model.onnx"),
+    "web": ("index.html", "worker.js", "model.json", "model.onnx", "onnxruntime-web/*"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -291,6 +298,14 @@ def is_export(path: Path, format: Format) -> bool:
     if format == "coreml":
         return path.suffix == Path(NAMES[format]).suffix and (path / "Manifest.json").is_file()
     return path.is_file() and path.suffix == Path(NAMES[format]).suffix
+
+
+def foreign_files(path: Path, format: Format) -> list[str]:
+    """Files in the folder of an export that no export writes, relative to it."""
+    if format not in _FILES:
+        return []
+    found = [file.relative_to(path).as_posix() for file in sorted(path.rglob("*")) if not file.is_dir()]
+    return [name for name in found if not any(fnmatchcase(name, pattern) for pattern in _FILES[format])]
 
 
 def _triton_config(name: str, network: Network, input_kind: InputKind) -> str:

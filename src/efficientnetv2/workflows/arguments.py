@@ -44,10 +44,11 @@ R = TypeVar("R")
 
 PathLike = str | os.PathLike[str]
 
-# Names of timm, Ultralytics and Keras whose nearest spelling here is another argument. Ours.
+# Names of timm, Ultralytics, Keras and Hugging Face whose nearest spelling here is another argument. Ours.
 _OTHER_NAMES = {
     **dict.fromkeys(("imgsz", "img_size"), "image_size"),
-    "batch": "batch_size",
+    **dict.fromkeys(("batch", "per_device_train_batch_size"), "batch_size"),
+    "num_train_epochs": "epochs",
     **dict.fromkeys(("lr0", "learning_rate"), "lr"),
     **dict.fromkeys(("out", "output_dir", "project", "name"), "output"),
     "arch": "model",
@@ -204,15 +205,18 @@ def _recipe_field(name: str) -> str | None:
     return name if name in known else recipe_fields.canonical_field(name)
 
 
-def number(name: str, value: Any, least: float, most: float = math.inf, *, whole: bool = True) -> Any:
-    """A number that was checked; None stays None."""
+def number(
+    name: str, value: Any, least: float, most: float = math.inf, *, whole: bool = True, default: float | None = None
+) -> Any:
+    """A number that was checked; None becomes ``default``."""
     if value is None:
-        return None
+        return default
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise InputError(f"`{name}` must be {'an integer' if whole else 'a number'}, not {value!r}.")
-    if not least <= value <= most or value == math.inf:
+    if not least <= value <= most or abs(value) == math.inf:
         rule = f"at least {least:,}" if most == math.inf else f"between {least:,} and {most:,}"
+        rule = f"at most {most:,}" if least == -math.inf else rule
         raise InputError(f"`{name}` must be {rule}, not {value:,}.")
     return value
 

@@ -9,7 +9,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -25,11 +25,11 @@ from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
-from efficientnetv2.exporters.engines import choose_engine, engine_on, open_engine
+from efficientnetv2.exporters.engines import EXACT, choose_engine, engine_on, open_engine
 from efficientnetv2.inference.predict import BATCH, Compute, Engine, Predictions, Runtime, predict_dataset
 from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.models.ensemble import ensemble_members, remove_calibration
+from efficientnetv2.models.ensemble import Ensemble, ensemble_members, remove_calibration
 from efficientnetv2.models.model_file import load_classifier
 from efficientnetv2.models.safetensors_io import sha256_by_name
 from efficientnetv2.models.wrapped_model import WrappedModel
@@ -38,7 +38,7 @@ from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.device import device_note, pick_own_device, workers_for
 from efficientnetv2.utils.distributed import World, broadcast_from_main, process_group, world_from_env
 from efficientnetv2.utils.errors import InputError, escape_controls, pluralize
-from efficientnetv2.utils.io import write_atomically
+from efficientnetv2.utils.io import is_unused, write_atomically
 from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import choice
@@ -194,11 +194,12 @@ class PredictionCheckpoint:
 
     @property
     def _prefix(self) -> str:
-        return f"{self._digest}-{self.engine}"
+        return f"{self._digest}-{self.engine.replace('-', '_')}"  # a "-" ends the name of the engine
 
     def saved_engine(self) -> Engine | None:
-        """The engine of the last saved predictions of this job; None without any."""
-        files = list(self._folder.glob(f"{self._digest}-*-*.npz"))
+        """The engine of the last saved predictions of this job that ``auto`` may continue; None without any."""
+        exact = [f"{self._digest}-{engine}-*.npz" for engine in ("torch", *EXACT)]
+        files = [file for pattern in exact for file in self._folder.glob(pattern)]
         last = max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
         return cast(Engine, last.name.split("-")[1]) if last else None
 
@@ -242,8 +243,13 @@ class PredictionCheckpoint:
         return next(self._folder.glob(f"{self._prefix}-*.npz"), None) is not None
 
     def remove(self) -> None:
-        """Delete the folder, with checkpoints of other jobs: the table has been written."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Delete the checkpoints of this job, whose table has been written, and those of others after a long time."""
+        with suppress(OSError):  # the table is there
+            for file in self._folder.glob("*.npz"):
+                if file.name.startswith(f"{self._digest}-") or is_unused(file):
+                    file.unlink(missing_ok=True)
+            if not any(self._folder.glob("*.npz")):
+                shutil.rmtree(self._folder)
 
     def _file_states(self, rows: Ints) -> Ints:
         """(n, 2) size in bytes and hashed state of the file that holds each image; -1 if unknown."""
@@ -324,10 +330,13 @@ def remove_unfit_calibration(model: Network, preprocessing: Preprocessing) -> No
     fitted, px, tta = model.preprocessing, preprocessing.image_size, preprocessing.tta
     if (tta, px) == (fitted.tta, fitted.image_size) or not remove_calibration(model):
         return
+    another = (
+        f" To fit another: effnetv2 convert MODEL OUT.safetensors --image-size {px} --tta {tta}, then effnetv2 "
+        "evaluate OUT.safetensors DATA --calibrate NEW.safetensors"
+    )
     _logger.info(
         f"Temperature: removed, because it was fitted at {fitted.image_size} px with views '{fitted.tta}', not for "
-        f"{px} px and '{tta}'. To fit another: effnetv2 convert MODEL OUT.safetensors --image-size {px} --tta {tta}, "
-        "then effnetv2 evaluate OUT.safetensors DATA --calibrate NEW.safetensors"
+        f"{px} px and '{tta}'.{'' if isinstance(model, Ensemble) else another}"
     )
 
 

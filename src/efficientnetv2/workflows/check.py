@@ -267,7 +267,7 @@ def check(
     options = CheckOptions(
         folder,
         weights=path_text("weights", weights),
-        near_km=number("near_km", near_km, 0, 20_000, whole=False),
+        near_km=number("near_km", near_km, 0, 20_000, whole=False, default=CheckOptions.near_km),
         time_column=time_column,
         device=str(device),
         workers=number("workers", workers, 0),

@@ -16,6 +16,7 @@ from efficientnetv2.models.conversion.metadata import UserMetadata, apply_metada
 from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
+from efficientnetv2.models.output_shapes import infer_shapes
 from efficientnetv2.models.pretrained import weight_names
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import TTA, CropMode
@@ -36,7 +37,7 @@ class Conversion:
 
         import efficientnetv2 as ev2
 
-        conversion = ev2.convert("runs/demo", "demo.pth", to="torchvision")
+        conversion = ev2.convert("runs/demo", "for_timm", to="timm")
         print(conversion.notes)
 
     Attributes:
@@ -87,7 +88,7 @@ def convert(
 
         import efficientnetv2 as ev2
 
-        ev2.convert("runs/demo", "demo.pth", to="torchvision")
+        ev2.convert("runs/demo", "for_timm", to="timm")
 
     Args:
         source: A model file or run; or weights of timm (a file, or a folder with config.json), torchvision, Keras
@@ -113,6 +114,8 @@ def convert(
     _check_paths(path, out, to, overwrite=overwrite)
     user = user_metadata(class_names, preprocessing or {})
     network, recognized, notes = _load(path, model, to, user)
+    if "image_size" in user.preprocessing:
+        infer_shapes(network, in_channels=network.in_channels, image_size=network.preprocessing.image_size)
     if to is None:
         model_file.save(out, network, half=half)
         notes = [*notes, *([_half_note(out, network)] if half else [])]
@@ -211,6 +214,9 @@ def _load(source: Path, model: str | None, to: str | None, user: UserMetadata) -
         if to is not None and not isinstance(network, EfficientNet) and not (to == "timm" and is_of_timm):
             raise InputError(f"`to={to}`: {source} has a model of another library already. Leave it out.")
         return network, "a model file of this package", apply_metadata(network, user)
+    if model is None and source.is_file() and (name := conversion.name_of_download(source)) is not None:
+        network = conversion.read_pretrained(source, name)
+        return network, f"the pretrained weights {name}", apply_metadata(network, user)
     found = conversion.read(source, model=model, user=user)
     return found.network, f"{found.theirs} of {found.title}", found.notes
 

@@ -138,13 +138,13 @@ def cross_validate(
         cross_validate, data, recipe, overrides, output=output, device=device, workers=workers, resume=resume
     )
     config = CrossValConfig(
-        folds=number("folds", folds, 1, 1000),
-        by=by,
+        folds=number("folds", folds, 1, 1000, default=CrossValConfig.folds),
+        by=CrossValConfig.by if by is None else by,
         block_degrees=number("block_degrees", block_degrees, 0.001, 90, whole=False),
         time_column=time_column,
-        tries=tuple(shell_join(settings_of(settings, "candidates[...]")) for settings in candidates),
+        tries=tuple(shell_join(settings_of(settings, "candidates[...]")) for settings in candidates or ()),
         try_settings=settings_of(candidate_settings or {}, "candidate_settings"),
-        members=number("members", members, 1, 100),
+        members=number("members", members, 1, 100, default=CrossValConfig.members),
         compare_splits=compare_splits,
     )
     if not resume:

@@ -33,6 +33,7 @@ from efficientnetv2.training.recipe_io import read_recipe
 from efficientnetv2.utils.device import pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import progress
+from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows.crossval_runs import FoldTrainer, first_preprocessing
 
@@ -158,10 +159,14 @@ def _embeddings(folder: Path, trainer: FoldTrainer, recipe: Recipe) -> Embedding
     if len(rows) > most:
         rows = np.sort(Key.of(recipe.seed).fold("probe").generator().permutation(rows)[:most])
     runtime = Runtime(device, workers_for(trainer.options.workers, device))
-    with progress("linear probe", len(rows)) as counted:
-        found = embed_dataset(
-            model, dataset.select(rows), preprocessing=preprocessing, runtime=runtime, progress=counted
-        )
+    limit_memory(device, trainer.options.memory_gib)
+    try:
+        with progress("linear probe", len(rows)) as counted:
+            found = embed_dataset(
+                model, dataset.select(rows), preprocessing=preprocessing, runtime=runtime, progress=counted
+            )
+    finally:
+        limit_memory(device, None)
     unreadable = tuple((int(rows[row]), reason) for row, reason in found.unreadable)
     return Embeddings(rows[found.samples], found.labels, found.vectors, unreadable)
 

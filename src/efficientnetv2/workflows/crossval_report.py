@@ -28,7 +28,7 @@ from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import read_object
 from efficientnetv2.utils.probability import to_logits
 from efficientnetv2.utils.random_key import Key
-from efficientnetv2.utils.shell import shell_join
+from efficientnetv2.utils.shell import option_args, shell_join
 from efficientnetv2.workflows.crossval_baseline import ProbeBaseline, compare_folds, probe_baseline
 from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON
 from efficientnetv2.workflows.crossval_runs import (
@@ -185,9 +185,12 @@ def write_crossval_report(results: CrossValResults, on_result: Callable[[Evaluat
     summary = results.summary(baseline)
     runs = [run_name(number, member) for number in range(len(results.results)) for member in range(members)]
     files = [f"{run}/{model_file.NAME}" for run in runs]
-    ensemble_note = write_ensemble(folder, runs, members)
+    ensemble_note = write_ensemble(folder, runs, members, trainer.dataset.separator)
     hashed = {name: digest for name in ("dataset.csv", *files) for digest in file_hashes(folder / name).values()}
-    metadata = results.metadata(baseline, ensemble_note, hashed, {"run": str(folder), **summary.to_json()})
+    extra = {"run": str(folder), **summary.to_json()}
+    if not (folder / ensemble.NAME).is_file():
+        extra["model_for_new_images"] = str(folder / run_name(0))
+    metadata = results.metadata(baseline, ensemble_note, hashed, extra)
     # Rasters are shown by the bands of the first fold, and explained by those of each fold.
     dataset = replace(trainer.dataset, bands=first_preprocessing(folder).bands)
     sections = explain_folds(
@@ -215,21 +218,26 @@ def write_crossval_report(results: CrossValResults, on_result: Callable[[Evaluat
         _logger.info(line)
 
 
-def write_ensemble(folder: Path, runs: Sequence[str], members: int) -> str:
+def write_ensemble(folder: Path, runs: Sequence[str], members: int, separator: str | None = None) -> str:
     """Make a folder the ensemble of the models of its runs, if they can be one; a sentence on that."""
     files = [f"{run}/{model_file.NAME}" for run in runs]
+
+    def predict(model: Path) -> str:
+        several = option_args(label_separator=separator)
+        return shell_join(["effnetv2", "predict", str(model), "NEW_IMAGES", *several])
+
     try:
         ensemble.require_compatible([model_file.describe(folder / file).header for file in files], runs)
     except InputError as error:
         return (
-            f"The models of the folds cannot be an ensemble: {error} For new images: effnetv2 predict "
-            f"{shell_join([str(folder / 'fold1')])} NEW_IMAGES, or train one model on all images."
+            f"The models of the folds cannot be an ensemble: {error} For new images: {predict(folder / run_name(0))}, "
+            "or train one model on all images."
         )
     ensemble.write_members(folder, files)
     single = "each model" if members == 1 else f"{members} models together"
     return (
-        f"The models of all folds predict new images as an ensemble: effnetv2 predict {shell_join([str(folder)])} "
-        f"NEW_IMAGES. The metrics here are of {single}, on images not trained on."
+        f"The models of all folds predict new images as an ensemble: {predict(folder)}. "
+        f"The metrics here are of {single}, on images not trained on."
     )
 
 

@@ -20,7 +20,7 @@ from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.prepared_data import prepare_data
+from efficientnetv2.data.prepared_data import decode_all, prepare_data
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import AUGMENTED_FROM, Ints, is_copy
 from efficientnetv2.data.sampler import ClassSampling, class_members, target_counts
@@ -88,11 +88,20 @@ def write_balanced(
     overrides = TrainOverrides(recipe=recipe, weights="none", seed=seed, settings=settings)
     with silenced():
         requested, _ = requested_recipe(overrides, pick_device("cpu"))
+    last, augment = requested.progressive.last, requested.augment
+    if not fewer and last.randaugment is None and not (augment.autoaugment or augment.color or last.cutout):
+        _logger.warning(
+            f"The recipe {recipe} only flips images (flip={augment.flip}): copies are equal to other images or mirror "
+            "them. For other copies, set `progressive.randaugment=5`."
+        )
     prepared = prepare_data(source, val_fraction=requested.val_fraction, seed=seed, strict=strict)
     dataset = prepared.dataset
     _check_dataset(dataset, fewer)
     _logger.info(prepared.split_note)
     train = np.flatnonzero(dataset.split == "train")
+    if not fewer and (bad := decode_all(dataset, train, strict=strict)):  # each could be copied
+        dataset = dataset.select(np.setdiff1d(np.arange(len(dataset)), list(bad)))
+        train = np.flatnonzero(dataset.split == "train")
     before = np.bincount(dataset.labels[train], minlength=len(dataset.class_names))
     after = target_counts(before, cast(ClassSampling, to), fewer=fewer, beta=requested.effective_beta)
     file = out if fewer else out / TABLE

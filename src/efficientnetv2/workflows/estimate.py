@@ -47,6 +47,7 @@ from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows.arguments import (
     Overrides,
@@ -139,6 +140,15 @@ def plan_run(
     """
     budget = StartupBudget(_WITHIN_S, time.monotonic() if began is None else began)
     hardware = pick_hardware(options)
+    try:
+        return _measured(overrides, source, options, hardware, budget)
+    finally:
+        limit_memory(hardware.device, None)
+
+
+def _measured(
+    overrides: TrainOverrides, source: DataConfig, options: RunOptions, hardware: Hardware, budget: StartupBudget
+) -> Estimate:
     request = valid_request(overrides, source, options, hardware)
     data = load_run_data(request.recipe, source, strict=options.strict)
     request = select_weights(request, data, hardware, budget)
@@ -201,7 +211,7 @@ def _with_length(
     if minutes is not None:
         before_s = min(60 * minutes * BEFORE_SHARE, budget.used_s + length.spent_s)
         length = replace(length, spent_s=before_s + report_s(run.setup(hardware), timings))
-        run, timings = with_lower_sizes(run, length, timings)
+        run, timings = with_lower_sizes(run, length, timings, hardware)
     return add_final_notes(with_length(run, length, timings)), timings
 
 

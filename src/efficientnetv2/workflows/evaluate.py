@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.bootstrap_clusters import Clusters, evaluation_clusters
+from efficientnetv2.evaluation.bootstrap_clusters import Clusters, evaluation_clusters, root_of
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.evaluation.explain import explain_predictions
 from efficientnetv2.evaluation.html import TemplateSection
@@ -168,6 +168,7 @@ def _result(
         sections=sections,
     )
     others = {
+        "data_root": root_of(dataset),
         "image_size": preprocessing.image_size,
         "sizes": None if curve is None else curve.to_json(),
         "tta_comparison": None if view_gain is None else asdict(view_gain),
@@ -361,9 +362,9 @@ def evaluate(
         split=split,
         out=path_of("output", output),
         image_size=number("image_size", image_size, 1),
-        sizes=",".join(map(str, sizes)) or None,
+        sizes=",".join(map(str, [sizes] if isinstance(sizes, int) else () if sizes is None else sizes)) or None,
         tta=choice("tta", tta, get_args(TTA)),
-        slices=None if slices is None else ",".join(slices) or "none",
+        slices=None if slices is None else ",".join([slices] if isinstance(slices, str) else slices) or "none",
         costs=path_of("costs", costs),
         abstain_below=number("abstain_below", abstain_below, 0, 1, whole=False),
         calibrate=path_of("calibrate", calibrate),

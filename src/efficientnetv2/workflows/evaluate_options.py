@@ -38,6 +38,7 @@ from efficientnetv2.training.run_dir import REPORT_FILES, RUN_MARKERS
 from efficientnetv2.training.seen_images import TrainOverlap, train_overlap
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_file, output_dir
+from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import (
     choice,
@@ -143,7 +144,7 @@ def _select_split(dataset: ImageDataset, split: str | None) -> tuple[ImageDatase
 def _report_options(options: EvaluateOptions, dataset: ImageDataset, class_names: Sequence[str]) -> ReportOptions:
     slices: tuple[str, ...] | None = None
     if options.slices is not None:
-        slices = () if options.slices == "none" else tuple(map(str.strip, options.slices.split(",")))
+        slices = () if options.slices == "none" else tuple(dict.fromkeys(map(str.strip, options.slices.split(","))))
     if slices:
         validate_slices(dataset, slices)
     costs = None if options.costs is None else read_cost_matrix(options.costs, class_names)
@@ -204,8 +205,11 @@ def _unknown_labels_error(
 
 def _refuse_ambiguous(dataset: ImageDataset, class_names: tuple[str, ...], model: str) -> None:
     """Refuse a label that is no class as it is spelled, but normalizes like two of them."""
+    by_form: dict[str, list[str]] = {}
+    for name in class_names:
+        by_form.setdefault(normalize_label(name), []).append(name)
     for place, label in enumerate(dataset.class_names):
-        alike = [name for name in class_names if normalize_label(name) == normalize_label(label)]
+        alike = by_form.get(normalize_label(label), [])
         if label not in alike and len(alike) > 1 and (dataset.targets == place).any():
             raise InputError(
                 f"{_first_with(dataset, label)}: label '{label}' may be {shorten(alike)}, two classes of {model}. "
@@ -293,7 +297,7 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
 
 def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
     """The folder of the report, made before the work and removed if that fails; ``data`` may lie there."""
-    if any((out / name).is_file() for name in RUN_MARKERS):
+    if any(run_file(out, name).is_file() for name in RUN_MARKERS):
         raise InputError(f"`output` {out} is the folder of a run, whose own report would be lost. Give another folder.")
     refuse_inside_data(data, out, "`output`")
     refuse_replacing_data(data, out, (*REPORT_FILES, SKIPPED), "`output`")

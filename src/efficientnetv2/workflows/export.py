@@ -12,11 +12,21 @@ import numpy as np
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.image_folder import TABLE_SUFFIXES
 from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.data.records import Ints
+from efficientnetv2.data.shards.records import is_shards, locate_paths, points_into_shards
 from efficientnetv2.evaluation.bootstrap_clusters import evaluation_clusters
 from efficientnetv2.exporters import classify
-from efficientnetv2.exporters.formats import NAMES, Format, is_export, open_session, require_supported, write
+from efficientnetv2.exporters.formats import (
+    NAMES,
+    Format,
+    foreign_files,
+    is_export,
+    open_session,
+    require_supported,
+    write,
+)
 from efficientnetv2.exporters.graph import Encoding, InputKind, Precision
 from efficientnetv2.exporters.quantize import CALIBRATION, require_calibration
 from efficientnetv2.exporters.verify import (
@@ -34,7 +44,7 @@ from efficientnetv2.models.model_file import load_classifier
 from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.training.seen_images import find_run
 from efficientnetv2.training.signals import signals_as_ctrl_c
-from efficientnetv2.utils.errors import InputError, pluralize
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.io import output_dir, read_object, write_atomically
 from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.workflows.arguments import PathLike, api, choice, number, path_of, path_text
@@ -196,7 +206,7 @@ def export(
         size = size_of(made)
         _replace(target, made, Path(folder) / "before")
         if format == "onnx" and network.preprocessing.bands is None:
-            write_atomically(_script(target), lambda part: part.write_bytes(Path(classify.__file__).read_bytes()))
+            _write_script(_script(target), overwrite=overwrite)
         elif format == "onnx":
             _logger.info("classify.py is not written, because it cannot read raster bands, which this model needs.")
     return Export(target, format, precision, engine, size, agreement, accuracy, float_layers)
@@ -205,7 +215,11 @@ def export(
 def comparison_images(network: Network, model: Path, data: PathLike | None, most: int) -> ImageDataset:
     """Images to compare on: those given; else of the run, the validation images first."""
     if data is not None:
-        dataset = DataConfig(path_text("data", data)).read(require_labels=False, for_training=False)
+        text, run = path_text("data", data), find_run(model)
+        if Path(text).suffix.lower() not in TABLE_SUFFIXES and not is_shards(text):
+            run = None  # a folder has one label per image
+        separator = None if run is None else _separator(run)
+        dataset = DataConfig(text, label_separator=separator).read(require_labels=False, for_training=False)
         return _part(network, dataset, _spread(np.arange(len(dataset)), most))
     dataset = _run_dataset(model, "to compare on", "data")
     rows = _spread(np.flatnonzero(dataset.split == "val"), most)
@@ -233,7 +247,12 @@ def calibration_images(network: Network, model: Path, data: PathLike | None) -> 
 def paired_accuracy(
     network: Network, model: Path, dataset: ImageDataset, compared: Compared
 ) -> AccuracyDifference | None:
-    """The accuracy of an exported model minus that of the model, on validation images where there are some."""
+    """The accuracy of an exported model minus that of the model, on validation images where there are some.
+
+    None without labels, also where several labels of an image cannot be told apart.
+    """
+    if network.activation == "sigmoid" and dataset.separator is None:
+        return None
     compared_images = dataset.select(compared.rows)
     rows = np.flatnonzero(compared_images.split == "val")
     if not len(rows):
@@ -263,6 +282,11 @@ def _check_target(target: Path, format: Format, *, overwrite: bool) -> None:
         raise InputError(f"`output` {target} exists. Give another one, or replace it with `overwrite=True`.")
     if target.exists() and not is_export(target, format):
         raise InputError(f"`output` {target} exists and is not an export in the format {format}. Give another one.")
+    if target.exists() and (others := foreign_files(target, format)):
+        raise InputError(
+            f"`output` {target} holds other files than an export, which would be lost: {shorten(others)}. Move them, "
+            "or give another folder."
+        )
     script = _script(target)
     if format == "onnx" and script.exists() and not _is_classify(script):
         raise InputError(f"`output`: {script} exists, and is another program. Rename it, or give another folder.")
@@ -275,6 +299,15 @@ def _script(target: Path) -> Path:
 def _is_classify(script: Path) -> bool:
     first = Path(classify.__file__).read_bytes().partition(b"\n")[0]
     return script.is_file() and script.read_bytes().startswith(first)
+
+
+def _write_script(script: Path, *, overwrite: bool) -> None:
+    content = Path(classify.__file__).read_bytes()
+    if script.exists() and not overwrite:
+        if script.read_bytes() != content:
+            _logger.info(f"{script} differs from the present version and is kept. To replace it, use `overwrite=True`.")
+        return
+    write_atomically(script, lambda part: part.write_bytes(content))
 
 
 def _replace(target: Path, made: Path, before: Path) -> None:
@@ -299,12 +332,17 @@ def _run_dataset(model: Path, purpose: str, argument: str) -> ImageDataset:
         raise InputError(
             f"{model} is not in the folder of its run: images {purpose} are not known. Name some with `{argument}`."
         )
+    return ImageDataset.from_csv(
+        run_file(run, "dataset.csv"), root=run.absolute(), source=str(run), separator=_separator(run)
+    )
+
+
+def _separator(run: Path) -> str | None:
+    """The text between the labels of an image of a run."""
     start = next(file for name in RUN_MARKERS if (file := run_file(run, name)).is_file())
     facts = read_object(start, fix="Copy the run again.")
-    separator = facts.get("source", facts).get("label_separator")  # a cross-validation has it in its source
-    return ImageDataset.from_csv(
-        run_file(run, "dataset.csv"), root=run.absolute(), source=str(run), separator=separator
-    )
+    separator: str | None = facts.get("source", facts).get("label_separator")  # a cross-validation's is in its source
+    return separator
 
 
 def _spread(rows: Ints, most: int) -> Ints:
@@ -314,7 +352,10 @@ def _spread(rows: Ints, most: int) -> Ints:
 
 
 def _part(network: Network, dataset: ImageDataset, rows: Ints) -> ImageDataset:
-    return replace(dataset.select(rows), bands=network.preprocessing.bands)
+    part = dataset.select(rows)
+    if part.shards is None and points_into_shards(part.table):  # the images of a run
+        part = locate_paths(part)
+    return replace(part, bands=network.preprocessing.bands)
 
 
 def _targets(network: Network, images: ImageDataset) -> Ints:

@@ -112,6 +112,7 @@ def _initial_model(
     if recipe.head_init == "linear_probe":
         preprocessing, images = Preprocessing.from_json(facts["preprocessing"]), facts.get("probe_images")
         fit_head(initial.network, data, preprocessing, recipe, replace(hardware, workers=0), images)
+        initial.network.to("cpu")  # other processes get it from here, each for its own device
     return initial.network
 
 
@@ -191,9 +192,9 @@ def _validate_bands(path: Path, bands: Bands | None, now: Bands | None) -> None:
 def _differ_by_skipped(saved: ImageDataset, data: PreparedData, gone: set[str], new: set[str], folder: RunDir) -> bool:
     """Whether images differ only by a few unreadable ones, of now or then. Of splits only given ones are compared."""
     now = data.dataset
-    # What the run could not read may have been removed since.
+    # What the run could not read may have been removed since. Then other splits are drawn.
     lost = {path for path, _ in data.skipped} | folder.skipped
-    if not (gone or new) or not gone <= lost or not new <= folder.skipped:
+    if not (gone or new or lost) or not gone <= lost or not new <= folder.skipped:
         return False
     if not set(now.table.columns) <= set(saved.table.columns) or not now.table["path"].is_unique:
         return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -12,7 +14,8 @@ import torch
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import default_check_dir
-from efficientnetv2.nas.results import best
+from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.nas.results import TrialRow, best
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training.recipe import MAX_COUNT
 from efficientnetv2.utils.errors import InputError
@@ -67,8 +70,11 @@ class Study:
         ``state`` is "finished", "stopped" (early) or "failed".
         """
         rows = [row.to_json() for row in self._load().rows]
-        measured = pd.DataFrame([row.pop("measurement") for row in rows])
-        return pd.concat([pd.DataFrame(rows).rename(columns={"end": "state"}), measured], axis=1)
+        measured = [row.pop("measurement") for row in rows]
+        columns, more = ([field.name for field in fields(kind)] for kind in (TrialRow, Measurement))
+        columns.remove("measurement")
+        table = pd.DataFrame(rows, columns=columns).rename(columns={"end": "state"})
+        return pd.concat([table, pd.DataFrame(measured, columns=more)], axis=1)
 
     @property
     def best_trial(self) -> int:
@@ -196,7 +202,7 @@ def search(
         number("threads", threads, 1),
         number("memory_gib", memory_gib, 0, whole=False),
         strict,
-        number("wait_minutes", wait_minutes, 0, whole=False),
+        number("wait_minutes", wait_minutes, 0, whole=False, default=WorkerOptions.wait),
     )
     if resume:
         study_data = StudyDir(folder).source(storage).data
@@ -211,18 +217,18 @@ def search(
         preset=preset,
         space=None if space is None else path_text("space", space),
         sampler=sampler,
-        w=step_exponent,
-        v=parameters_exponent,
-        inference_exponent=inference_exponent,
-        memory_exponent=memory_exponent,
+        w=number("step_exponent", step_exponent, -math.inf, 0, whole=False),
+        v=number("parameters_exponent", parameters_exponent, -math.inf, 0, whole=False),
+        inference_exponent=number("inference_exponent", inference_exponent, -math.inf, 0, whole=False),
+        memory_exponent=number("memory_exponent", memory_exponent, -math.inf, 0, whole=False),
         prune=prune,
         step_time=step_time,
         recipe=None if recipe is None else path_text("recipe", recipe),
-        epochs=epochs,
+        epochs=number("epochs", epochs, 0, whole=False),
         image_size=number("image_size", image_size, *IMAGE_SIZE),
         batch_size=number("batch_size", batch_size, 1, MAX_COUNT),
-        seeds=",".join(map(str, seeds)),
-        seed=number("seed", seed, 0),
+        seeds=",".join(map(str, [seeds] if isinstance(seeds, int) else (0,) if seeds is None else seeds)),
+        seed=number("seed", seed, 0, default=SearchOptions.seed),
         settings=settings_of(settings or {}),
     )
     with shown_by_default():

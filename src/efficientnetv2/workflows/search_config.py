@@ -190,6 +190,9 @@ class SearchConfig:
         for name, value in assigned.items():
             if value != "null" and name in _NOT_SETTABLE:
                 raise InputError(f"`{name}={value}`: {_NOT_SETTABLE[name]}. Leave it out.")
+        if assigned.get("cuda_graphs", "false").lower() != "false":
+            value = assigned["cuda_graphs"]
+            raise InputError(f"`cuda_graphs={value}`: the steps of a search are timed without them. Leave it out.")
         recipe, _ = requested_recipe(overrides, torch.device("cpu"))
         if recipe.minival is None and "minival" in assigned:
             raise InputError(
@@ -203,7 +206,8 @@ class SearchConfig:
         _require_supported(recipe)
         minival = CHOOSING if recipe.minival in (None, "auto") else recipe.minival
         model = recipe.model if options.recipe is None else "auto"
-        return recipe.model_copy(update={"model": model, "weights": "none", "minival": minival, "compile": False})
+        fixed = {"weights": "none", "compile": False, "global_pool": None}
+        return recipe.model_copy(update={"model": model, "minival": minival, **fixed})
 
     @property
     def requested(self) -> RequestedConfig:
@@ -226,8 +230,9 @@ def _require_supported(recipe: Recipe) -> None:
         value, default = getattr(recipe, name), Recipe.model_fields[name].default
         # Of a run that has measured stage_time, progressive.stage_fractions is read.
         is_measured = name == "stage_time" and recipe.progressive.stage_fractions is not None
-        is_uncompiled = name == "compile" and value is False
-        if value != default and not is_measured and not is_uncompiled:
+        # A run from pretrained weights stores their pooling, avg.
+        is_usual = (name == "compile" and value is False) or (name == "global_pool" and value == "avg")
+        if value != default and not is_measured and not is_usual:
             usual = "null" if default is None else default
             raise InputError(
                 f"the recipe {recipe.name} sets {name}={value}, but {reason}. Use `{name}={usual}`, or leave it out."

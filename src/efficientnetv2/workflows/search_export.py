@@ -22,7 +22,7 @@ from efficientnetv2.nas.results import TrialRow
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import silenced
-from efficientnetv2.utils.shell import shell_join
+from efficientnetv2.utils.shell import option_args, shell_join
 from efficientnetv2.workflows.arguments import note_replaced, refuse_foreign_file
 from efficientnetv2.workflows.search_report import LoadedStudy
 
@@ -63,7 +63,7 @@ def export_trial(
     if split_file.exists():
         command = ["effnetv2", "train", str(split_file), "--model", str(target), *_size_args(scaled)]
         # Without minival, the selection images of the search would not be trained on.
-        command += [*_band_args(read), "--set", "minival=0.1"]
+        command += [*_raster_args(read), "--set", "minival=0.1"]
         _logger.info(f"Train it fully, judged by images that the search did not see: {shell_join(command)}")
 
 
@@ -82,14 +82,13 @@ def _scaled_trial(
     return scaled.architecture, f"{comment}.\nGrown by {grown_by}: {sizes}", scaled
 
 
-def _band_args(read: LoadedStudy) -> list[str]:
-    """The raster bands of the search, as arguments of ``train``: the split file does not have them."""
-    bands = read.study.config.bands
-    if bands is not None:
-        text = ",".join(map(str, bands))
-    else:  # A study of a version that did not record them.
-        text = (read.folder.source().bands if read.folder.file.exists() else None) or ""
-    return ["--bands", text] if text else []
+def _raster_args(read: LoadedStudy) -> list[str]:
+    """How the search reads rasters, as arguments of ``train``: the split file does not have it."""
+    source = read.folder.source() if read.folder.file.exists() else None
+    numbers = read.study.config.bands
+    # A study of an earlier version did not record them.
+    bands = (source.bands if source else None) if numbers is None else ",".join(map(str, numbers))
+    return option_args(bands=bands or None, nodata=source.nodata if source else None)
 
 
 def _size_args(scaled: ScaledArchitecture | None) -> list[str]:

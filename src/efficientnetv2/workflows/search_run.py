@@ -12,12 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.imagenet_check import recognized
 from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
 from efficientnetv2.nas.space import Space
@@ -94,8 +96,9 @@ class SearchContext:
     def requested(self, config: RequestedConfig) -> RequestedConfig:
         """A configuration with the fields that depend on data and machine."""
         dataset, hardware = self.data.dataset, device_title(self.device)
-        bands = () if dataset.bands is None else dataset.bands.numbers
-        return replace(config, dataset_digest=dataset.digest(), bands=bands, hardware=hardware)
+        rule = dataset.bands
+        bands, nodata = ((), ()) if rule is None else (rule.numbers, rule.nodata)
+        return replace(config, dataset_digest=dataset.digest(), bands=bands, nodata=nodata, hardware=hardware)
 
     def resolve(self, recipe: Recipe, stored_size: float | None = None) -> ResolvedRecipe:
         """A recipe with no "auto" left, its model and its groups, see ``resolve_recipe``."""
@@ -144,6 +147,12 @@ def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> Pre
             "the bands (`bands`), then train the architecture on all."
         )
     _logger.info(data.split_note.replace("the weights to keep", "among architectures"))
+    if data.dataset.published or recognized(data.dataset):  # its splits stay, but no held-out image is for the search
+        held_out = np.isin(data.dataset.split, ("val", "test"))
+        kept = held_out | ~np.isin(data.contents, data.contents[held_out])
+        if num_left_out := int((~kept).sum()):
+            _logger.info(f"Left out {pluralize(num_left_out, 'image')} of train or minival, also in val or test.")
+        data = replace(data, dataset=data.dataset.select(np.flatnonzero(kept)), contents=data.contents[kept])
     require_no_leakage(data.dataset, data.contents)
     return data
 

@@ -206,6 +206,7 @@ def train_run(
     """
     job = TrainJob(overrides, source, options, pick_hardware(options, world), log, began)
     with ExitStack() as locks:
+        locks.callback(limit_memory, job.hardware.device, None)  # for what else this process does
         try:
             # Of several processes the launcher stops the others.
             with nullcontext() if world.is_distributed else signals_as_ctrl_c():
@@ -236,10 +237,9 @@ def _train(job: TrainJob, run: ResolvedRun, callbacks: Sequence[Callback]) -> Tr
 
 
 def pick_hardware(options: RunOptions, world: World = SINGLE_PROCESS) -> Hardware:
-    """What this process of a run computes on; its memory is limited from now on."""
+    """What this process of a run computes on; its memory is limited until ``limit_memory(device, None)``."""
     device = pick_own_device(options.device, world.local_rank, world.local_size)
-    if options.memory_gib is not None:
-        limit_memory(device, options.memory_gib)
+    limit_memory(device, options.memory_gib)
     workers = workers_for(options.workers, device, sharing=world.local_size)
     return Hardware(device, options.memory_gib, with_tensor_group(world, device), workers)
 
