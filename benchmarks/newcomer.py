@@ -14,10 +14,14 @@ EfficientNetV2-B0. The peers start from this file, or with ``offline`` from the 
 - ``timm``: train.py of timm with options for fine-tuning.
 
 Each peer runs in the first PYTHON that has its library; this interpreter is tried last. A peer without its library is
-"not measured". ``newcomer_sides`` has the details. Nothing is tuned on these images. fastai and timm validate on the
-same fifth of the training images; ``train`` and AutoGluon choose their validation images. All sides run one after
-another on all processors, in another order for each seed. Runs of a seed count if the pace of the machine is within a
-tenth before and after all of them. Finished runs are read again if data and weights are unchanged.
+"not measured". ``newcomer_sides`` has the details. Nothing is tuned on these images, but a first run on one set
+changed the rule for the initial weights (docs/benchmarks/first-run.md). fastai and timm validate on the same fifth of
+the training images; ``train`` and AutoGluon choose their validation images. All sides run one after another on all
+processors, in another order for each seed. Runs of a seed count if the pace of the machine is within a tenth before and
+after all of them. Finished runs are read again if data and weights are unchanged.
+
+With several values of ``--timm-lr``, timm trains with each of them and seed 0, in the same minutes. The best on the
+validation images is the learning rate of all seeds.
 
 PREFIX is ``newcomer_NAME_START_Mmin``, where START is ``offline`` or ``weights``:
 
@@ -40,6 +44,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -113,6 +118,12 @@ def run_ours(task: Task, folder: Path) -> dict[str, Any]:
     return train(task, folder, None, os.sched_getaffinity(0))
 
 
+def chosen_lr(rates: list[str], val_top1: Callable[[str], float]) -> tuple[str, dict[str, float]]:
+    """Return the learning rate with the best top-1 on the validation images, and that of each; one rate is not run."""
+    tried = {rate: val_top1(rate) for rate in rates} if len(rates) > 1 else {}
+    return max(tried, key=lambda rate: tried[rate], default=rates[0]), tried
+
+
 def interpreter(side: str, pythons: list[str]) -> str | None:
     """Return the first interpreter with the library of a side."""
     test = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
@@ -151,6 +162,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="peers to measure")
     parser.add_argument("--peers-python", nargs="+", default=[], help="interpreters with the libraries of the peers")
     parser.add_argument("--timm-train", default="", help="train.py of timm")
+    parser.add_argument("--timm-lr", nargs="+", default=[Job.timm_lr], help="learning rates to choose from")
     parser.add_argument("--output", type=Path, default=RESULTS / "newcomer")
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
@@ -166,6 +178,21 @@ def main() -> None:
         print(f"{side}: not measured ({'no --timm-train' if side == 'timm' else 'not installed'})", flush=True)
     sides = ["ours", *(side for side in options.sides if side not in missing)]
     run_name = f"{name}_{start}_{options.minutes:g}min"
+
+    def job_of(side: str, folder: Path, seed: int, rate: str) -> partial[dict[str, Any]]:
+        job = Job(
+            **inputs, out=str(folder / "test"), minutes=options.minutes, seed=seed, timm_train=timm_train, timm_lr=rate
+        )
+        return partial(run_peer, side, pythons[side], job)
+
+    def val_top1(rate: str) -> float:
+        folder = out / f"{run_name}_timm_lr_{rate}"
+        run = job_of("timm", folder, 0, rate)
+        return float(paced(out / "sides" / f"{folder.name}.json", run, {**decides, "lr": rate})["val_top1"])
+
+    lr, tried = chosen_lr(options.timm_lr if "timm" in sides else options.timm_lr[:1], val_top1)
+    for rate, one in tried.items():
+        print(f"timm, learning rate {rate}: top-1 {one:.1%} on the validation images", flush=True)
     rows: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     tables: dict[str, list[pd.DataFrame]] = {side: [] for side in sides}
     for seed in range(options.seeds):
@@ -174,19 +201,20 @@ def main() -> None:
             folder = out / f"{run_name}_{side}_{seed}"
             run = partial(run_ours, replace(whole, seed=seed), folder)
             if side != "ours":
-                job = Job(**inputs, out=str(folder / "test"), minutes=options.minutes, seed=seed, timm_train=timm_train)
-                run = partial(run_peer, side, pythons[side], job)
-            rows[side].append(paced(out / "sides" / f"{folder.name}.json", run, {**decides, "seed": seed}))
+                run = job_of(side, folder, seed, lr)
+            conditions = {**decides, "seed": seed, **({"lr": lr} if side == "timm" else {})}
+            rows[side].append(paced(out / "sides" / f"{folder.name}.json", run, conditions))
             tables[side].append(load_predictions(folder / "test"))
         # Not the versions: the peers have their own torch.
         compared = ("seed", "hardware", "pace", "file")
         refuse_drift([{key: rows[side][seed][key] for key in compared} for side in sides], SAME_PACE)
     every = [row for side in sides for row in rows[side]]
     chosen = f"--sides {' '.join(options.sides)} " if options.sides != list(SIDES) else ""
+    rates = f"--timm-lr {' '.join(options.timm_lr)} " if tried else ""
     typed = (
         f"python -m benchmarks.newcomer {name}=TRAIN,TEST --minutes {options.minutes:g} "
-        f"--start {start.replace('weights', 'WEIGHTS')} --seeds {options.seeds} {chosen}--timm-train TIMM_TRAIN_PY "
-        "--peers-python PYTHON --record"
+        f"--start {start.replace('weights', 'WEIGHTS')} --seeds {options.seeds} {chosen}{rates}"
+        "--timm-train TIMM_TRAIN_PY --peers-python PYTHON --record"
     )
     measured = {
         "hardware": machines(every),
@@ -196,6 +224,7 @@ def main() -> None:
             side: {"top1": [top1(one) for one in tables[side]], "wall_s": [row["wall_s"] for row in rows[side]]}
             for side in sides
         },
+        **({"timm_lr_tried": tried} if tried else {}),
         "minus": {side: differences(tables["ours"], tables[side]) for side in sides[1:]},
     }
     for side, one in measured["sides"].items():

@@ -128,7 +128,10 @@ def test_fastai_step_is_timed_without_validation(tmp_path, monkeypatch, steps, e
     assert facts["epochs"] == round(6000 / (step_s * (steps + 2)))
 
 
-def test_claims_are_recorded_and_missing_peers_are_named(tmp_path, monkeypatch, capsys, class_folders):
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """Runs of all sides, which are replaced. The learning rate 2e-3 is the best on the validation images."""
+
     def run(folder, wrong, **facts):
         true = ["a", "b"] * 10
         predicted = ["b" if row in wrong else label for row, label in enumerate(true)]
@@ -140,8 +143,9 @@ def test_claims_are_recorded_and_missing_peers_are_named(tmp_path, monkeypatch, 
     calls = []
 
     def peer(side, python, job):
-        calls.append((side, job.seed))
-        return run(tmp_path / job.out, {0, 2}, wall_s=50 + job.seed)
+        calls.append((side, job.seed) if side != "timm" else (side, job.seed, job.timm_lr))
+        facts = {"lr": job.timm_lr, "val_top1": {"5e-4": 0.5, "2e-3": 0.6}[job.timm_lr]} if side == "timm" else {}
+        return run(tmp_path / job.out, {0, 2}, wall_s=50 + job.seed, **facts)
 
     def ours(task, folder, checkout, cores):
         assert not folder.exists(), "a stopped run starts again"
@@ -156,6 +160,27 @@ def test_claims_are_recorded_and_missing_peers_are_named(tmp_path, monkeypatch, 
     monkeypatch.setattr(newcomer, "train", ours)
     monkeypatch.setitem(newcomer._LIBRARIES, "autogluon", "a_library_that_is_not_installed")
     monkeypatch.setattr(in_turn, "pace", lambda: 10.0)
+    return calls
+
+
+def test_learning_rate_of_timm_is_the_best_on_validation_images(calls, tmp_path, monkeypatch, class_folders, capsys):
+    (tmp_path / "train.py").write_text("")
+    words = ["--minutes", "1", "--seeds", "2", "--sides", "timm", "--timm-lr", "5e-4", "2e-3", "--record"]
+    files = ["--timm-train", str(tmp_path / "train.py"), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["newcomer", f"tiny={class_folders},{class_folders}", *words, *files])
+    for _ in range(2):  # finished runs are only read
+        newcomer.main()
+        assert [call for call in calls if call[0] == "timm"] == [
+            ("timm", 0, "5e-4"), ("timm", 0, "2e-3"), ("timm", 0, "2e-3"), ("timm", 1, "2e-3"),
+        ]  # fmt: skip
+    assert "timm, learning rate 2e-3: top-1 60.0% on the validation images" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert " --timm-lr 5e-4 2e-3 " in summary["newcomer_tiny_offline_1min_minus_timm_top1"]["command"]
+    more = json.loads((tmp_path / "newcomer.json").read_text())["tiny_offline_1min"]
+    assert more["timm_lr_tried"] == {"5e-4": 0.5, "2e-3": 0.6}
+
+
+def test_claims_are_recorded_and_missing_peers_are_named(calls, tmp_path, monkeypatch, capsys, class_folders):
     (tmp_path / "out/tiny_offline_1min_ours_0/run").mkdir(parents=True)
     saved = {f"newcomer_tiny_offline_{minutes}min_minus_fastai_top1": {} for minutes in (1, 6)}
     (tmp_path / "summary.json").write_text(json.dumps(saved))
