@@ -10,9 +10,10 @@ cached side reads decoded images from memory, as with ``--cache ram`` at this si
 
 DATA is a folder of images. The benchmark makes JPEG files of 500 x 375 px from some of them, with about as many bytes
 per pixel as Imagenette. Rounds alternate. A run gives the median and quartiles of its rounds, in images per second of
-ours / images per second of timm. Runs take some minutes and differ more than rounds. Claims
-(``input_{128,300}px_vs_timm``, ``input_128px_cached_vs_timm``): the median of the runs, from the lowest to the highest
-quartile. The steps of ours are also timed separately.
+ours / images per second of the other. Runs take some minutes and differ more than rounds. Claims
+(``input_{128,300}px_vs_{timm,torchvision}``, ``input_128px_cached_vs_timm``; on a processor without AVX-512 with
+``_without_avx512``): the median of the runs, from the lowest to the highest quartile. The steps of ours are also timed
+separately.
 
 With ``--as-is``, one run reads any DATA that ``effnetv2 train`` accepts, without resized copies. The default DATA is
 the images of the repository.
@@ -39,7 +40,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.record import RESULTS, hardware, record
+from benchmarks.record import RESULTS, hardware, record, without_avx512
 from benchmarks.train_step import OURS, Speeds
 from PIL import Image
 from torch import Tensor
@@ -67,7 +68,7 @@ from efficientnetv2.utils.random_key import Key
 IMAGES, SIZE, QUALITY = 256, (500, 375), 95
 ROUNDS = 15
 _RUNS = 3
-CACHED = f"{OURS} cached"
+CACHED, _TORCHVISION = f"{OURS} cached", "torchvision v2"
 # Crops of Inception; RandAugment of timm's documentation, for all sides.
 AREA_MIN, MAGNITUDE, LAYERS, TIMM_RANDAUGMENT = 0.08, 9, 2, "rand-m9-mstd0.5"
 # Default detail of ``--cache ram``; fraction of free memory that the cache may use. Ours.
@@ -98,7 +99,7 @@ class Reading:
         """
         sides = {"timm": timm_round(self)} if importlib.util.find_spec("timm") else {}
         if hasattr(import_torchvision("io"), "decode_image"):  # its decoders are deprecated
-            sides["torchvision v2"] = torchvision_round(self)
+            sides[_TORCHVISION] = torchvision_round(self)
         sides[OURS] = Ours.of(self).round_
         if cached:
             sides[CACHED] = Ours.of(self, kept_in_memory(self)).round_
@@ -335,8 +336,12 @@ def measured(folder: Path) -> dict[str, TimingStats]:
         sides = reading.sides(cached=px == 128)
         speeds = Speeds(interleave(sides, rounds=ROUNDS), len(dataset))
         print(f"{px} px:", *speeds.lines(), sep="\n")
-        claims = {f"input_{px}px_vs_timm": OURS, f"input_{px}px_cached_vs_timm": CACHED}
-        ratios = {name: speeds.ahead_of("timm", ours=side) for name, side in claims.items() if side in sides}
+        claims = {"vs_timm": (OURS, "timm"), "cached_vs_timm": (CACHED, "timm"), "vs_torchvision": (OURS, _TORCHVISION)}
+        ratios = {
+            f"input_{px}px_{name}{without_avx512()}": speeds.ahead_of(other, ours=side)
+            for name, (side, other) in claims.items()
+            if {side, other} <= sides.keys()
+        }
         for name, stats in ratios.items():
             print(f"{name}: {stats.median:.2f} ({stats.low:.2f} to {stats.high:.2f})", flush=True)
         found |= ratios
@@ -372,7 +377,7 @@ def as_is(options: argparse.Namespace) -> None:
 
 
 def keep(runs: Sequence[Mapping[str, TimingStats]]) -> None:
-    """Record the claims, and write the ratios of each run to input_path.json."""
+    """Record the claims, and write the ratios of each run."""
     more = "" if len(runs) == _RUNS else f" --runs {len(runs)}"
     for name in runs[0]:
         run_stats = [run[name] for run in runs]
@@ -387,7 +392,7 @@ def keep(runs: Sequence[Mapping[str, TimingStats]]) -> None:
         )
     rows = [{name: asdict(stats) for name, stats in run.items()} for run in runs]
     raw = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "runs": rows}
-    (RESULTS / "input_path.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (RESULTS / f"input_path{without_avx512()}.json").write_text(json.dumps(raw, indent=1) + "\n")
 
 
 def main() -> None:
@@ -395,7 +400,7 @@ def main() -> None:
     add = parser.add_argument
     add("data", nargs="?", help="folder of JPEG files, or with --as-is any DATA")
     add("--runs", type=int, default=_RUNS)
-    add("--record", action="store_true", help="write results/summary.json and input_path.json")
+    add("--record", action="store_true", help="write results/summary.json and the ratios of each run")
     other = parser.add_argument_group("original files, not recorded")
     other.add_argument("--as-is", action="store_true", help="read the original files of DATA, not resized copies")
     other.add_argument("--image-size", type=int, action="append", help="may be repeated (default: 128 and 300)")
