@@ -19,6 +19,7 @@ from benchmarks.peers_training import Timm, link_folders, once
 from benchmarks.record import hardware, read
 
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.io import write_text_atomically
 
 CHOOSING, _TUNING = 2000, 1_000  # images that tuning chooses by, and the seed that draws them
@@ -143,6 +144,34 @@ def with_warmup(timm: Timm, share: float) -> Timm:
     """Return a copy with this share of its epochs of warm-up, at least one: timm takes whole epochs."""
     *others, epochs = timm.parts["schedule"]
     return timm.with_part("schedule", (*others, str(max(1, round(share * int(epochs))))))
+
+
+def with_values_of_quick(timm: Timm) -> Timm:
+    """Return a copy with the values of recipe ``quick`` in timm's options, and the sizes that it has.
+
+    Timm has no option for residual blocks that start as their shortcuts, for dropout that grows with the size, and for
+    preprocessing that stretches images to squares. It takes whole epochs of warm-up.
+    """
+    recipe = get_recipe("quick")
+    optimizer, progressive = recipe.optimizer, recipe.progressive
+    parts = {
+        "optimizer": (
+            *_OPTIMIZERS["adamw"][:4], "--opt-betas", optimizer.momentum, optimizer.beta2,
+            "--weight-decay", optimizer.weight_decay, "--lr", optimizer.lr,
+        ),
+        "schedule": ("--sched", recipe.schedule.name, "--warmup-epochs", round(recipe.schedule.warmup_epochs)),
+        "clipping": ("--clip-grad", optimizer.clip_norm),
+        "head": ("--head-init-scale", 0),
+        "batch": ("-b", recipe.batch_size),
+        "strength": (
+            "--scale", recipe.crop_scale_min, 1, "--color-jitter", recipe.augment.color,
+            "--drop", progressive.dropout.end, "--smoothing", progressive.label_smoothing,
+            "--model-ema", "--model-ema-decay", recipe.ema_decay, "--model-ema-warmup",
+        ),
+    }  # fmt: skip
+    for part, arguments in parts.items():
+        timm = timm.with_part(part, [str(word) for word in arguments])
+    return timm
 
 
 def _optimizing(timm: Timm, optimizer: str, factor: float) -> Timm:

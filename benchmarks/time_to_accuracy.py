@@ -1,7 +1,8 @@
 """Minutes to the same top-1: recipe ``quick`` and timm's train script after tuning, at one size and progressive.
 
 Run: python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --tune
-     python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY [--lengths 2 5] [--seeds 3] [--record]
+     python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY [--values quick] [--lengths 2 5] [--seeds 3]
+       [--record]
 
 EfficientNetV2-B0 from scratch, up to 128 px. TIMM_TRAIN_PY is the train.py of timm's repository, which the package does
 not contain. Each program evaluates all images of val once, at the end, with its own preprocessing.
@@ -24,7 +25,11 @@ tuning started from, and whether to clip gradients. The progressive side begins 
 rate again: this rate, half, and further while the best is at an end, one run each. Of the sizes it takes the fastest
 that are at most a point below the best. Compilation is removed if the run is faster without it.
 
-The claims:
+With ``--values quick``, both sides of timm have the values of recipe ``quick`` instead, where timm has an option for
+them (``benchmarks.peers_tuning.with_values_of_quick``): the programs are compared, not their tuning. Their rows, and
+those of ``quick`` at the same pace, are in OUT/values_of_quick.
+
+The claims, with names of timm's sides that end in ``_with_values_of_quick`` with ``--values quick``:
 
 - ``time_to_timm_progressive_top1_speedup``, ``time_to_timm_top1_speedup``: time of timm / time of ``quick``
 - ``same_minutes_top1_gain_over_timm_progressive``: quick − timm_progressive in points, in no more minutes
@@ -62,7 +67,7 @@ from benchmarks.in_turn import (
     seconds,
 )
 from benchmarks.paper.runs import Runs
-from benchmarks.peers_tuning import CHOOSING, here, regime_of_timm, timm_of, tune, with_warmup
+from benchmarks.peers_tuning import CHOOSING, here, regime_of_timm, timm_of, tune, with_values_of_quick, with_warmup
 from benchmarks.record import RESULTS, read
 
 from efficientnetv2.data.config import DataConfig
@@ -70,6 +75,7 @@ from efficientnetv2.utils.io import write_text_atomically
 
 _SPEEDUP, _GAIN = "time_to_{}_top1_speedup", "same_minutes_top1_gain_over_{}"
 PEERS = ("timm_progressive", "timm")  # stages of tuning
+_NAMES = {"tuned": "time_to_accuracy", "quick": "time_to_accuracy_values_of_quick"}  # raw rows, by --values
 _LENGTHS = (2.0, 5.0)
 _EPOCH_S = {"timm_progressive": 200, "timm": 300, "quick": 160}  # about, on two cores without AVX-512
 
@@ -77,20 +83,29 @@ _EPOCH_S = {"timm_progressive": 200, "timm": 300, "quick": 160}  # about, on two
 def peers_of(options: argparse.Namespace, chosen: Mapping[str, Any]) -> list[Side]:
     """Return the sides of timm."""
     share = options.epochs / options.tune_epochs
+    sides = {name: with_warmup(timm_of(chosen[name], options), share) for name in PEERS}
+    if options.values == "quick":
+        sides = {name: with_values_of_quick(side) for name, side in sides.items()}
     return [
-        peer_side(
-            name, with_warmup(timm_of(chosen[name], options), share), (options.epochs,), options.pictures,
-            options.output, _EPOCH_S[name],
-        )
-        for name in PEERS
-    ]  # fmt: skip
+        peer_side(title, sides[name], (options.epochs,), options.pictures, _out(options), _EPOCH_S[name])
+        for name, title in zip(PEERS, _titles(options), strict=True)
+    ]
+
+
+def _titles(options: argparse.Namespace) -> list[str]:
+    return [name if options.values == "tuned" else f"{name}_with_values_of_quick" for name in PEERS]
+
+
+def _out(options: argparse.Namespace) -> Path:
+    out: Path = options.output
+    return out if options.values == "tuned" else out / "values_of_quick"
 
 
 def claims(theirs: Mapping[str, Rows], quick: Mapping[float, Rows]) -> dict[str, Claim]:
     """Compute the speedups to the same top-1, and the gain over timm_progressive in its minutes.
 
     Args:
-        theirs: Rows by side of timm.
+        theirs: Rows by side of timm, the progressive side first.
         quick: Rows by epochs.
     """
     claimed = {}
@@ -99,33 +114,35 @@ def claims(theirs: Mapping[str, Rows], quick: Mapping[float, Rows]) -> dict[str,
             epochs, ours = found
             print(f"{name}: {mean_top1(rows):.1%}; quick: {mean_top1(ours):.1%} after {epochs:g} epochs")
             claimed[_SPEEDUP.format(name)] = Claim(ratio(seconds(rows), seconds(ours)), "ratio", [*rows, *ours])
-    first = theirs[PEERS[0]]
+    name, first = next(iter(theirs.items()))
     allowed_s = statistics.fmean(seconds(first))
     if fitting := [epochs for epochs, rows in quick.items() if statistics.fmean(seconds(rows)) <= allowed_s]:
         ours = quick[max(fitting)]
         top1s = [[100 * row["top1"] for row in rows] for rows in (ours, first)]
-        claimed[_GAIN.format(PEERS[0])] = Claim(gain(*top1s), "points", [*ours, *first])
+        claimed[_GAIN.format(name)] = Claim(gain(*top1s), "points", [*ours, *first])
     return claimed
 
 
 def measure(options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
     """Run what is missing, print the claims, and record them with --record."""
-    runs = Runs(DataConfig(str(options.pictures)), options.seeds, "none", "cpu", options.output, print)
+    runs = Runs(DataConfig(str(options.pictures)), options.seeds, "none", "cpu", _out(options), print)
     ours = our_side(runs, options.image_size, options.lengths, _EPOCH_S["quick"])
     rows = rows_of_sides([*peers_of(options, chosen), ours], options.seeds)
-    theirs, quick = {name: rows[name][options.epochs] for name in PEERS}, rows[ours.name]
+    theirs, quick = {name: rows[name][options.epochs] for name in _titles(options)}, rows[ours.name]
     claimed = claims(theirs, quick)
     for name, claim in claimed.items():
         print(f"{name}: {claim.figure} {claim.unit}")
     if options.record:
         raw = {"when": time.strftime("%Y-%m-%d"), "tuned": chosen, **theirs, "quick": quick}
-        write_text_atomically(RESULTS / "time_to_accuracy.json", json.dumps(raw, indent=1) + "\n")
+        write_text_atomically(RESULTS / f"{_NAMES[options.values]}.json", json.dumps(raw, indent=1) + "\n")
         lengths = " ".join(f"{epochs:g}" for epochs in options.lengths)
+        values = "" if options.values == "tuned" else f" --values {options.values}"
         command = (
-            f"python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --lengths {lengths} "
+            f"python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY{values} --lengths {lengths} "
             f"--seeds {options.seeds} --record"
         )
-        record_claims(claimed, [form.format(name) for form in (_SPEEDUP, _GAIN) for name in PEERS], command)
+        names = [form.format(name) for form in (_SPEEDUP, _GAIN) for name in _titles(options)]
+        record_claims(claimed, names, command)
 
 
 def tuned(options: argparse.Namespace) -> dict[str, Any]:
@@ -149,6 +166,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("script", type=Path, help="train.py of timm's repository")
     parser.add_argument("--tune", action="store_true", help="choose the values of timm, and stop")
+    parser.add_argument("--values", choices=_NAMES, default="tuned", help="values of timm's options")
     parser.add_argument("--lengths", type=float, nargs="+", default=_LENGTHS, help="epochs of quick")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS / "time_to_accuracy")

@@ -75,7 +75,7 @@ def options(tmp_path):
     script.write_text("")
     return Namespace(
         pictures=tmp_path, script=script, image_size=64, epochs=2, tune_epochs=4, seeds=2, output=tmp_path / "out",
-        lengths=(1, 2), record=False,
+        lengths=(1, 2), record=False, values="tuned",
     )  # fmt: skip
 
 
@@ -111,6 +111,25 @@ def test_saved_run_has_the_same_options_and_script(options, number):
     options.image_size = 96
     with pytest.raises(SystemExit, match=mentioning("_2_0.json", "96")):
         saved()
+
+
+def test_timm_has_the_values_of_quick(options):
+    """The tuned values of the same options are replaced, and sizes and workers are kept."""
+    options.values = "quick"
+    progressive, constant = (side.run(2, 0) for side in time_to_accuracy.peers_of(options, CHOSEN))
+    for run, sizes in ((progressive, ["--train-img-sizes", "32", "64"]), (constant, [])):
+        assert run.file.parent.parent.name == "values_of_quick"
+        words = run.conditions["words"]
+        text = f"{' '.join(words)} "
+        names = [word for word in words if word.startswith("-")]
+        assert len(names) == len(set(names))
+        assert ("--train-img-sizes" in words) == bool(sizes)
+        for expected in (
+            "-j 1", "--opt adamw", "fused=True", "--lr 0.002", "--opt-betas 0.9 0.99", "--weight-decay 0.05",
+            "--clip-grad 1.0", "--warmup-epochs 1", "-b 32", "--head-init-scale 0", "--color-jitter 0.0",
+            "--drop 0.1", "--smoothing 0.1", "--model-ema-decay 0.998", " ".join(sizes),
+        ):  # fmt: skip
+            assert f"{expected} " in text
 
 
 def test_linked_folders_have_the_same_images(tmp_path):
@@ -339,9 +358,11 @@ def test_measurement_is_recorded_and_earlier_claims_are_removed(options, tmp_pat
     assert len(raw["timm"]) == len(raw["timm_progressive"]) == len(raw["quick"]["9.0"]) == 2
 
 
-def test_recorded_claims_follow_from_the_saved_runs():
-    raw, summary = record.read(record.RESULTS / "time_to_accuracy.json"), record.read(record.SUMMARY)
-    theirs = {name: raw[name] for name in time_to_accuracy.PEERS}
+@pytest.mark.parametrize("name", ["time_to_accuracy", "time_to_accuracy_values_of_quick"])
+def test_recorded_claims_follow_from_the_saved_runs(name):
+    raw, summary = record.read(record.RESULTS / f"{name}.json"), record.read(record.SUMMARY)
+    theirs = {name: raw[name] for name in raw.keys() - {"when", "tuned", "quick"}}
+    theirs = {name: theirs[name] for name in sorted(theirs, key=lambda name: "progressive" not in name)}
     quick = {float(epochs): of for epochs, of in raw["quick"].items()}
     for runs in zip(*theirs.values(), *quick.values(), strict=True):
         in_turn.refuse_drift(runs, SAME_PACE)
