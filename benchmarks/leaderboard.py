@@ -147,9 +147,9 @@ def measure(options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
         given = [(" --models ", options.models, _MODELS), (" --entry-lengths ", options.entry_lengths, _ENTRY_LENGTHS)]
         given += [(" --lengths ", options.lengths, _LENGTHS)]
         more_options = f" --seeds {options.seeds}"
-        more_options += "".join(
-            f"{name}{' '.join(map(str, value))}" for name, value, default in given if [*value] != [*default]
-        )
+        for name, value, default in given:
+            if [*value] != [*default]:
+                more_options += name + " ".join(str(one).removesuffix(".0") for one in value)
         names = [
             form.format(epochs, side.name)
             for form in (_TOP1, _SECONDS, _SPEEDUP) for epochs in options.entry_lengths for side in (entry, *models)
