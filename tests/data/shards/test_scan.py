@@ -407,6 +407,19 @@ def test_image_without_a_suffix_is_that_of_the_sample(jpegs, tmp_path):
     assert [source_reader(dataset).source(row) for row in range(12)] == jpegs
 
 
+def test_names_of_images_are_those_of_the_members(jpegs, tmp_path):
+    """As cameras and ``tar cf photos.tar -C photos .`` write them. A table can name them with or without ``./``."""
+    names = [f"{'ab'[number % 2]}/IMG_{number}.JPG" for number in range(12)]
+    tar = write(tmp_path / "x.tar", {f"./{name}": jpeg for name, jpeg in zip(names, jpegs, strict=True)})
+    paths = [f"x.tar#{name}" for name in names]
+    assert load_dataset(str(tar), require_labels=False).paths == paths
+    rows = [f"x.tar#{'./' * (number % 3 == 0)}{name},{name[0]}\n" for number, name in enumerate(names)]
+    (tmp_path / "t.csv").write_text("path,label\n" + "".join(rows))
+    dataset = load_dataset(tmp_path / "t.csv")
+    assert dataset.paths == paths
+    assert [source_reader(dataset).source(row) for row in range(12)] == jpegs
+
+
 def test_own_shards_are_read_without_their_index(class_folders, tmp_path):
     from efficientnetv2.data.shards.writer import PackOptions, write_shards
 

@@ -137,6 +137,9 @@ def locate_paths(records: Records) -> Records:
         raise InputError(f"{records.source}: the shards of {there.root} hold '{twice}' twice. Rename one.")
     wanted = [f"{tars[tar][1]}#{inner}" for tar, inner in parts]
     places = paths.get_indexer(pd.Index(wanted))
+    if (places < 0).any():  # a list of members, as tar prints it, can have ./ before names
+        plain = [name.replace("#./", "#", 1) for name in wanted]
+        places = np.where(places < 0, paths.get_indexer(pd.Index(plain)), places)
     if len(missing := np.flatnonzero(places < 0)):
         row = int(missing[0])
         shards = there.shards.shards if there.shards is not None else ()

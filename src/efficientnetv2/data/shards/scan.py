@@ -36,7 +36,7 @@ _KNOWN = ("path", "label", "split", "group", "latitude", "longitude", "augmented
 # Maximum size of a member with a label or JSON. Ours.
 _MAX_TEXT_BYTES = 1_000_000
 # Version of the rules below: kept scans of other versions are ignored.
-_RULES = 6
+_RULES = 7
 
 
 class _Sample(NamedTuple):
@@ -272,7 +272,7 @@ def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[
             raise _DamagedMemberError(f"{key}.cls")
     image = members[extension].info
     place = {"shard_offset": image.offset_data, "shard_bytes": image.size}
-    columns = {"path": f"{key}.{extension}", "split": split_in_name(name) or "", **place}
+    columns = {"path": image.name.removeprefix("./"), "split": split_in_name(name) or "", **place}
     return _Sample(key, columns | known, None if in_json == [] else in_json, in_cls, "json" in members)
 
 
