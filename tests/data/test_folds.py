@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_folds_by_place_or_group_need_their_columns():
         assign_folds(data, k=2, seed=0, by="place")
     with pytest.raises(InputError, match=mentioning("by=", "all.csv", "group_column")):
         assign_folds(data, k=2, seed=0, by="group")
+
+
+def test_classes_missing_from_a_fold_are_named_by_all_labels_of_the_images():
+    """b is never alone, but in all folds. d is never the rarest class of an image, and in at most four folds."""
+    labels = ["a;b"] * 6 + ["b;c"] * 2 + ["c"] * 10 + ["e;d"] * 2 + ["f;d"] * 2
+    data = dataset(range(22), label=labels)
+    data = replace(data, class_names=tuple("abcdef"), separator=";")
+    note = assign_folds(data, k=5, seed=0, by="class").note
+    assert "class 'd', 'e', 'f':" in note
 
 
 def test_class_in_one_group_is_named():
@@ -314,6 +324,16 @@ def test_parquet_timestamps_are_dates(last, zone, tmp_path):
     else:
         note = time_holdout(data, share=0.3, column="date").note
         assert note.startswith("date from 2017-03-01T0")
+
+
+def test_images_of_test_need_no_time():
+    split = np.array(["test", *("train",) * 8, "test"])
+    year = pd.Series([np.nan, *np.arange(8) // 2 + 2014.0, np.nan])
+    data = dataset([0, 1] * 5, year=year).with_split(split)
+    assert len(time_folds(data, k=3, column="year").parts) == 3
+    assert time_holdout(data, share=0.25, column="year").val_rows.tolist() == [7, 8]
+    with pytest.raises(InputError, match=mentioning("year", "empty")):
+        time_folds(dataset([0, 1] * 5, year=year), k=3, column="year")
 
 
 def test_parquet_days_are_dates(tmp_path):

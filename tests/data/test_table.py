@@ -376,6 +376,12 @@ def test_group_may_be_called_nan(folder):
     assert dataset.class_names == ("Nan", "b")
 
 
+def test_groups_that_may_be_missing_are_reported(folder):
+    dataset = load_dataset(write(folder, "path,label,group\n0.png,a,NA\n1.png,b,NA\n2.png,a,P1\n3.png,b,P2\n"))
+    assert dataset.table["group"].tolist() == ["NA", "NA", "P1", "P2"]
+    assert each_mentions(dataset.notes, ("group", "'NA'", "2"))
+
+
 @pytest.mark.parametrize("header", ["Path,Label,Group", "path, label, group"])
 def test_group_is_recognized_in_any_case(header, folder):
     dataset = load_dataset(write(folder, f"{header}\n0.png,a,P17\n1.png,b,P17\n2.png,a,18\n3.png,b,18\n"))

@@ -13,7 +13,13 @@ import pandas as pd
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, grouping_names, groupings, select_groupings
 from efficientnetv2.data.records import Ints, copy_groups, is_copy, missing_column
-from efficientnetv2.data.splits import class_targets, describe_split, split_by_groupings, validate_two_per_class
+from efficientnetv2.data.splits import (
+    class_targets,
+    describe_split,
+    image_labels,
+    split_by_groupings,
+    validate_two_per_class,
+)
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.random_key import Key
 
@@ -111,7 +117,8 @@ def assign_folds(
     parts = tuple(Fold(rows[fold != number], rows[(fold == number) & is_original]) for number in range(k))
     how = describe_split(levels, level)
     note = f"Divided {len(rows)} images into {k} folds, {how}, seed {seed}."
-    present = pd.crosstab(part.labels, fold) > 0
+    images, classes = image_labels(part)
+    present = pd.crosstab(classes, fold[images]) > 0
     absent = [part.class_names[int(label)] for label in present.index[present.sum(axis=1) < k]]
     if absent:
         note += f" Not every fold has an image of class {shorten(absent)}: there are too few, or they are too close."
@@ -182,7 +189,7 @@ def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | N
     Raises InputError where times are missing, there are fewer than periods, or a class first appears too late.
     """
     rows = np.flatnonzero(dataset.split != "test")
-    times = _times(dataset, column)[rows]
+    times = _times(dataset.select(rows), column)
     period = _periods(times, k, column)
     parts = []
     for number in range(1, k + 1):
@@ -206,7 +213,7 @@ def time_holdout(dataset: ImageDataset, *, share: float, column: str, contents: 
     The caller adds a fix to errors, which depends on the images.
     """
     rows = np.flatnonzero(dataset.split != "test")
-    times = _times(dataset, column)[rows]
+    times = _times(dataset.select(rows), column)
     moments, counts = np.unique(times, return_counts=True)
     if len(moments) < 2:
         raise InputError(f"{dataset.source}: column '{column}' has one value only, so no image is later.")

@@ -117,7 +117,7 @@ def split_by_groupings(
     grouping and the (N,) part of each image. Raises InputError if every grouping loses a class.
     """
     fallback: tuple[Grouping, Ints] | None = None
-    images, classes = _image_labels(part)
+    images, classes = image_labels(part)
     for grouping in available:
         parts = stratified_group_split(grouping.clusters, part.labels, target=target, key=key)
         if keeps_every_class(class_counts(parts[images], classes, *target.shape)):
@@ -151,7 +151,8 @@ def split_by_groupings(
     )
 
 
-def _image_labels(part: ImageDataset) -> tuple[Ints, Ints]:
+def image_labels(part: ImageDataset) -> tuple[Ints, Ints]:
+    """Row and class of each label of each image."""
     targets = part.targets.reshape(len(part), -1)
     images, places = np.nonzero(targets >= 0)
     return images, targets[images, places]
@@ -162,7 +163,7 @@ def validate_two_per_class(part: ImageDataset, clusters: Ints, *, held_out: int 
 
     ``clusters`` are (N,) numbers, equal for identical files. ``held_out`` images of each class were held out before.
     """
-    images, classes = _image_labels(part)
+    images, classes = image_labels(part)
     pairs = pd.DataFrame({"label": classes, "cluster": clusters[images]}).drop_duplicates()
     distinct = np.bincount(pairs["label"], minlength=len(part.class_names))
     scarce = np.flatnonzero(distinct < 2)

@@ -81,11 +81,12 @@ def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
     if table.empty:
         raise InputError(f"{source} has a header but no rows. Add a row for each image.")
     table = _clean(table, file.parent, name, rows, options)
-    counts = table["label"].value_counts().items() if options.strict else ()
-    odd = [(label, count) for label, count in counts if str(label).strip().casefold() in _MISSING_WORDS]
-    if odd:
-        classes = ", ".join(f"'{label}' ({pluralize(count, 'row')})" for label, count in odd)
-        notes.append(f"Read as a class: label {classes}. If the label is missing, empty the cell.")
+    for column, what in (("label", "class"), ("group", "group")):
+        counts = table[column].value_counts().items() if options.strict and column in table else ()
+        odd = [(name, count) for name, count in counts if str(name).strip().casefold() in _MISSING_WORDS]
+        if odd:
+            found = ", ".join(f"'{name}' ({pluralize(count, 'row')})" for name, count in odd)
+            notes.append(f"Read as a {what}: {column} {found}. If the {column} is missing, empty the cell.")
     records = ImageRecords(root=file.parent, source=source, table=table, rows=rows, notes=tuple(notes))
     return locate_paths(records) if points_into_shards(table) else _with_files(records)
 
