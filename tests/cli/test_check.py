@@ -18,7 +18,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.cli.data import check as run_command
 from efficientnetv2.cli.main import app
-from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.config import DataConfig, default_check_dir
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.utils.errors import InputError
@@ -130,6 +130,13 @@ def test_dataset_name_with_a_dot_keeps_its_suffix(class_folders):
     shutil.copytree(class_folders, class_folders.parent / "photos.v1")
     run_ok("check", "photos.v1", cwd=class_folders.parent)
     assert (class_folders.parent / "inspection/photos.v1/inspection.html").is_file()
+
+
+@pytest.mark.parametrize(("data", "name"), [("..", "photos"), (".", "work"), ("../a.csv", "a"), ("cifar10", "cifar10")])
+def test_report_folder_has_the_name_of_the_data(data, name, tmp_path, monkeypatch):
+    (tmp_path / "photos/work").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "photos/work")
+    assert default_check_dir(data) == Path("inspection", name)
 
 
 def test_json_on_stdout_equals_the_json_file(listed):

@@ -226,6 +226,6 @@ def report_notes(dataset: ImageDataset, *, strict: bool) -> ShardDamage:
 
 def default_check_dir(data: str) -> Path:
     """Where a check writes its page unless a folder is given: ``inspection/NAME``."""
-    path = Path(os.path.expanduser(data))
+    path = Path(os.path.abspath(os.path.expanduser(data)))  # `.` and `..` have names too
     # A folder's name may have dots: photos.v1 and photos.v2 are two datasets.
     return Path("inspection") / ((path.name if path.is_dir() else path.stem) or "images")
