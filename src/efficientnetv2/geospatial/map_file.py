@@ -83,6 +83,11 @@ def write_map(
                 checksums.append((window, zlib.crc32(block.tobytes())))
                 target.write(block, window=window)
 
+            points, crs = source.gcps
+            if points and crs is not None and source.transform.is_identity:  # with points, GDAL clears a transform
+                target.gcps = points, crs
+            if rpcs := source.tags(ns="RPC"):
+                target.update_tags(ns="RPC", **rpcs)
             _write_metadata(target, class_names, metadata)
             fill(write_block)
         # GDAL reports no errors while it closes a file.
