@@ -393,6 +393,13 @@ def test_only_an_earlier_export_is_replaced(model, photos, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["classify.py", "thesis.txt"]
 
 
+@pytest.mark.parametrize(("format", "name", "suffix"), [("onnx", "net", ".onnx"), ("torch", "net.pt", ".pt2")])
+def test_name_that_could_not_be_replaced_later_is_refused(format, name, suffix, model, tmp_path):
+    with pytest.raises(ev2.InputError, match=mentioning(name, suffix, format)):
+        ev2.export(model, format, tmp_path / name)
+    assert not any(tmp_path.glob("net*"))
+
+
 @pytest.mark.parametrize(
     ("format", "other"),
     [("triton", "bert/1/model.onnx"), ("triton", "efficientnetv2/2/model.onnx"), ("openvino", "notes/thesis.txt")],

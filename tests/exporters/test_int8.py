@@ -38,11 +38,11 @@ def run(tmp_path_factory):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_int8_loses_little_accuracy_and_reports_the_loss(format, run, tmp_path, capsys):
+@pytest.mark.parametrize(("format", "name"), [("onnx", "exported.onnx"), ("openvino", "exported")])
+def test_int8_loses_little_accuracy_and_reports_the_loss(format, name, run, tmp_path, capsys):
     if format == "openvino":
         pytest.importorskip("nncf")
-    made = ev2.export(run, format, tmp_path / "exported", int8=True)
+    made = ev2.export(run, format, tmp_path / name, int8=True)
     found = made.accuracy
     assert made.precision == "int8"
     assert found.num_images == int((run.predictions["true_label"] != "").sum())

@@ -163,12 +163,12 @@ def export(
     if runtime is not None and format != "web":
         raise InputError("`runtime` is for `format=web`. Give both, or leave it out.")
     target = path_of("output", output) or (path if path.is_dir() else path.parent) / NAMES[format]
-    if format == "coreml" and target.suffix != ".mlpackage":  # coremltools writes no other name
-        raise InputError(f"`output` {target} must end with .mlpackage for `format=coreml`. Add it to the name.")
     other = next((name for name, file in NAMES.items() if target.suffix and Path(file).suffix == target.suffix), format)
     if other != format:
         raise InputError(f"`output` {target} is a name for `format={other}`. Give this format, or another name.")
     _check_target(target, format, overwrite=overwrite)
+    if (suffix := Path(NAMES[format]).suffix) and target.suffix != suffix:
+        raise InputError(f"`output` {target} must end with {suffix} for `format={format}`. Add it to the name.")
     runtime_files = read_runtime(path_of("runtime", runtime)) if format == "web" else {}
     network = load_classifier(path)
     if format == "web" and network.preprocessing.bands is not None:
