@@ -616,6 +616,23 @@ def test_resume_accepts_a_link_to_the_images(finished, tmp_path):
     assert (tmp_path / "folds/report.json").is_file()
 
 
+def test_next_steps_leave_out_what_the_first_fold_tried(finished, tmp_path):
+    for name in ("pictures", "folds"):
+        shutil.copytree(finished / name, tmp_path / name)
+    page, first = tmp_path / "folds/report.html", tmp_path / "folds/fold1/report.json"
+    facts = json.loads(first.read_text())
+    facts["recipe"]["model"] = "efficientnetv2_b0"
+    compared = {"candidates": [{"weights": "efficientnetv2_b0.in1k"}]}
+    tried = {"stopped_early": True, "weights_compared": compared}
+    for more in ({}, tried):
+        first.write_text(json.dumps(facts | more))
+        (tmp_path / "folds/report.json").unlink()
+        run_ok("crossval", "pictures", "--output", "folds", "--resume", "--device", "cpu", cwd=tmp_path)
+        for step in ("Start from ImageNet weights", "Train longer"):
+            assert (step in page.read_text()) == (more == {})
+    assert json.loads((tmp_path / "folds/report.json").read_text())["weights_compared"] == compared
+
+
 def test_images_unreadable_in_a_fold_are_listed(finished, tmp_path):
     """For example with a valid header only. An image that only training lost is predicted all the same."""
     for name in ("pictures", "folds"):

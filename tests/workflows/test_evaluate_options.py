@@ -60,6 +60,11 @@ def test_each_size_equals_an_evaluation_at_that_size(trained, tmp_path):
     assert json.loads((tmp_path / "sizes" / "report.json").read_text())["sizes"] == output["sizes"]
 
 
+def test_size_of_the_model_is_compared_too(trained, tmp_path):
+    output = _json("evaluate", trained / "run", trained / "val.csv", "--eval-sizes", "96", cwd=tmp_path)
+    assert [point["image_size"] for point in output["sizes"]] == [64, 96]
+
+
 def test_training_images_may_select_the_size_and_convert_saves_it(trained, tmp_path):
     done = effnetv2("evaluate", trained / "run", trained / "train.csv", "--eval-sizes", "64,96", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

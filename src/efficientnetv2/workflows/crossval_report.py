@@ -187,7 +187,9 @@ def write_crossval_report(results: CrossValResults, on_result: Callable[[Evaluat
     files = [f"{run}/{model_file.NAME}" for run in runs]
     ensemble_note = write_ensemble(folder, runs, members, trainer.dataset.separator)
     hashed = {name: digest for name in ("dataset.csv", *files) for digest in file_hashes(folder / name).values()}
-    extra = {"run": str(folder), **summary.to_json()}
+    first = results.results[0].reports[0]
+    extra: dict[str, Any] = {"run": str(folder), **summary.to_json()}
+    extra |= {name: first[name] for name in ("weights_compared", "stopped_early") if name in first}
     if not (folder / ensemble.NAME).is_file():
         extra["model_for_new_images"] = str(folder / run_name(0))
     metadata = results.metadata(baseline, ensemble_note, hashed, extra)

@@ -188,7 +188,7 @@ def _size_curve(
     with suppress(ValidationError):  # of another project, or without a recipe
         schedule = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
         trained_px = schedule.last.image_size
-    points = size_metrics({px: by_size[px] for px in evaluation.sizes}, network.class_names)
+    points = size_metrics(dict(sorted(by_size.items())), network.class_names)
     return SizeCurve(points, network.preprocessing.image_size, trained_px, "may select" if may_choose else "shown")
 
 
