@@ -149,7 +149,8 @@ class Predictor:
                 A model of rasters takes their paths, and arrays (H, W, bands) with the values of the raster, in the
                 order of the ``bands`` that it was trained with. A uint8 array of three bands is an ordinary image,
                 unless the training set had 8-bit and deeper rasters. A model of the first band alone also takes PIL
-                images of 16 or 32 bits. In arrays and PIL images only values that are not finite count as missing.
+                images of 16 or 32 bits. In arrays and PIL images, values that are not finite and the ``nodata`` values
+                of the training count as missing. What a file declares as missing is not known there.
 
         Raises:
             InputError: An image can't be read, or is none of these; or the network gives NaN.

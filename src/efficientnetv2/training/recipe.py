@@ -154,7 +154,9 @@ class Recipe(StrictModel):
     train_crop_mode: CropMode | None = None
     """Framing of random training crops; with `center` their aspect ratio is in pixels. null is as `crop_mode`."""
     crop_pct: float = Field(default=1.0, gt=0, le=1)
-    """Fraction of the shorter side in the center square at evaluation. For `crop_mode` `center`."""
+    """Fraction of the image that is kept at evaluation: of its shorter side with `crop_mode` `center`, of each side
+    with `squash`.
+    """
     eval_image_size: ImageSize | None = None
     """Image size at evaluation, in pixels. null takes the last training size."""
     eval_image_size_candidates: Literal["auto"] | Annotated[tuple[ImageSize, ...], Field(min_length=1)] | None = None
