@@ -27,7 +27,7 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.random_key import Key
 
-AID = Path(__file__).parents[3].parent / "shared" / "data" / "aid"
+AID = Path(__file__).parents[3] / "shared" / "data" / "aid"
 UCMERCED = AID.with_name("ucmerced")
 
 

@@ -33,7 +33,7 @@ from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key
 
-DEFORESTATION = Path(__file__).parents[3].parent / "shared" / "data" / "deforestation" / "train.csv"
+DEFORESTATION = Path(__file__).parents[3] / "shared" / "data" / "deforestation" / "train.csv"
 
 
 @pytest.fixture(scope="module")
