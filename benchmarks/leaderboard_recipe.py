@@ -9,7 +9,8 @@ Both entries: ``xse_resnext50`` with Mish and self-attention, MaxBlurPool in pla
 learning rate of 0.008 and a cosine in the last quarter, weight decay 0.01, label smoothing.
 
 - up to 5 epochs: batches of 32, the whole image cropped to a square, flips. 87.43 % there
-  (radekosmulski/imagenette-LB-entry, "imagenette - 5 epochs.ipynb").
+  (radekosmulski/imagenette-LB-entry at f96d0a0, "imagenette - 5 epochs.ipynb"; its first version had weight decay
+  0.0001 and 87.53 %).
 - more epochs: batches of 64, random crops of at least 0.35 of the area, flips. 91.57 % there after 20 epochs
   (ducha-aiki/imagewoofv2-fastv2-maxpoolblur; values: fastai/imagenette, 2020-01-train.md).
 
