@@ -83,9 +83,9 @@ def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
     table = _clean(table, file.parent, name, rows, options)
     for column, what in (("label", "class"), ("group", "group")):
         counts = table[column].value_counts().items() if options.strict and column in table else ()
-        odd = [(name, count) for name, count in counts if str(name).strip().casefold() in _MISSING_WORDS]
+        odd = [(value, count) for value, count in counts if str(value).strip().casefold() in _MISSING_WORDS]
         if odd:
-            found = ", ".join(f"'{name}' ({pluralize(count, 'row')})" for name, count in odd)
+            found = ", ".join(f"'{value}' ({pluralize(count, 'row')})" for value, count in odd)
             notes.append(f"Read as a {what}: {column} {found}. If the {column} is missing, empty the cell.")
     records = ImageRecords(root=file.parent, source=source, table=table, rows=rows, notes=tuple(notes))
     return locate_paths(records) if points_into_shards(table) else _with_files(records)
