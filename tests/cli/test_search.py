@@ -245,6 +245,13 @@ def test_dry_run_estimates_the_search_and_leaves_no_files(finished, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["space.json"]
 
 
+@pytest.mark.slow
+def test_dry_run_of_a_study_estimates_the_trials_that_are_left(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "here")
+    done = run_ok(*words(tmp_path / "here", tmp_path / "here/pictures", "--dry-run", "--json"), cwd=tmp_path)
+    assert json.loads(done.stdout)["trials"] == 0
+
+
 @pytest.mark.parametrize(
     ("change", "facts"),
     [
@@ -368,6 +375,16 @@ def test_number_of_trials_is_never_lowered(class_folders, untrained, tmp_path):
     invoke_ok(*words(tmp_path, class_folders))
 
 
+def test_machine_that_joins_is_not_told_to_resume(class_folders, untrained, tmp_path):
+    """`search resume` needs the study's folder, which another machine does not have."""
+    invoke_ok(*words(tmp_path, class_folders, "--trials", 4))
+    (tmp_path / "other").mkdir()
+    database = ("--storage", sqlite_url(tmp_path / "study/study.db"))
+    for change in (("--trials", 6), ("--seeds", "0,1")):
+        done = invoke_refused(*words(tmp_path / "other", class_folders, *database, *change))
+        assert "resume" not in done.stderr
+
+
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_study_with_other_bands_or_missing_data_is_refused(more, on_rasters):
     before = (on_rasters / "study/study.yaml").read_bytes()
@@ -451,6 +468,11 @@ def test_study_with_other_images_is_refused(finished, tmp_path):
 def test_invalid_search_options_are_refused(more, facts, finished, tmp_path):
     invoke_refused(*words(tmp_path, finished / "pictures", *more), names=facts)
     assert not (tmp_path / "study").exists()
+
+
+def test_too_large_minival_is_refused_without_advice_that_a_search_refuses(finished, tmp_path):
+    done = invoke_refused(*words(tmp_path, finished / "pictures", "--set", "minival=9999"), names=["9999"])
+    assert "null" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -419,6 +419,13 @@ def test_too_small_and_too_large_minival_is_rejected(size):
         with_minival(train_dataset([0, 1, 2] * 10), size=size)
 
 
+def test_only_a_possible_minival_is_suggested():
+    """A tenth of 30 images has no image of each of 15 classes."""
+    with pytest.raises(InputError, match=mentioning("minival would be 3", "15 to 15")) as error:
+        with_minival(train_dataset([*range(15)] * 2), size=0.1)
+    assert "minival=0.1" not in str(error.value)
+
+
 def test_class_of_one_image_has_no_minival():
     """Also a class of two identical files."""
     with pytest.raises(InputError, match=mentioning("12", "c001", "minival=null")):
@@ -455,6 +462,17 @@ def test_auto_minival_skips_rare_classes_and_their_groups():
     assert minival_counts(split_dataset)[:2] == [50, 50]
     assert not held[[498, 499]].any()
     assert not held[1_000:].any()
+
+
+def test_auto_minival_states_that_groups_are_divided():
+    """Each group has an image of a rare class, which stays in train."""
+    labels = [number % 30 % 2 if number % 30 else 2 + number // 30 % 8 for number in range(1_200)]
+    group = [f"g{number // 30}" for number in range(1_200)]
+    split_dataset, note, selects = with_auto_minival(train_dataset(labels, group=group))
+    held = np.array(split_dataset.split) == "minival"
+    assert selects
+    assert set(np.array(group)[held]) <= set(np.array(group)[~held])
+    assert "groups not kept whole" in note
 
 
 def test_auto_minival_uses_existing_images_and_skips_multilabel():

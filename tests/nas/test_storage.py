@@ -364,6 +364,17 @@ def test_password_comes_from_the_environment_and_a_wrong_one_is_not_retried(url,
     assert given not in str(error.value)
 
 
+def test_missing_database_of_a_server_is_not_retried(monkeypatch):
+    import pg8000
+
+    def connect(**words: object) -> None:
+        raise pg8000.DatabaseError({"S": "FATAL", "C": "3D000", "M": 'database "searches" does not exist'})
+
+    monkeypatch.setattr(pg8000, "connect", connect)
+    with pytest.raises(InputError, match=mentioning("searches", "createdb")):
+        Storage("postgresql://me@host/searches", timeout_s=600, create=True)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pg8000 leaves it open after a failed login
 def test_server_with_a_password(monkeypatch):
@@ -380,6 +391,8 @@ def test_server_with_a_password(monkeypatch):
         theirs = one.url.replace("tester", "reader")
         with pytest.raises(InputError, match="PGPASSWORD"):
             Storage(theirs, timeout_s=600)
+        with pytest.raises(InputError, match=mentioning("no_such", "createdb")):
+            Storage(one.url.replace("/postgres", "/no_such"), timeout_s=600)
         for environment, url in [("s%c", theirs), ("old", theirs.replace("reader", "reader:s%25c"))]:
             monkeypatch.setenv("PGPASSWORD", environment)
             let_in = Storage(url, timeout_s=30)

@@ -210,6 +210,7 @@ def test_image_size_is_at_most_480_px():
     assert [
         scale_up(EFFICIENTNETV2_S, compound_scaling(phi), eval_image_size=384).eval_image_size for phi in (0, 1, 2, 5)
     ] == [384, 440, 480, 480]
+    assert scale_up(EFFICIENTNETV2_S, compound_scaling(1), eval_image_size=512).eval_image_size == 512, "not smaller"
 
 
 def test_architecture_of_few_stages_can_be_scaled():

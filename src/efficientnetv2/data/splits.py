@@ -44,6 +44,17 @@ _MINIVAL_FRACTION, _MIN_MINIVAL, _MAX_MINIVAL = 0.05, 100, 1_000
 _MAX_MINIVAL_FRACTION, _RARE_CLASS = 1 / 8, 10
 
 
+class MinivalError(InputError):
+    """Minival cannot be held out. ``reason`` is the message without the advice to train without it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.reason} Or train without minival: `minival=null`."
+
+
 def with_holdout(
     dataset: ImageDataset,
     *,
@@ -274,6 +285,10 @@ def with_auto_minival(dataset: ImageDataset, *, contents: Ints | None = None) ->
         if not _MIN_MINIVAL / 2 <= (result.split == "minival").sum() <= _MAX_MINIVAL_FRACTION * len(rows):
             continue
         few = [part.class_names[label] for label in np.unique(part.labels[rare])]
+        if has_groups(result):
+            group, held_out = result.table["group"], result.split == "minival"
+            if set(group[held_out].dropna()) & set(group[result.in_train].dropna()):  # with images of rare classes
+                note = note.replace("groups whole", "groups not kept whole")
         if few:
             note += f" Classes with fewer than {_RARE_CLASS} training images give none of them: {shorten(few)}."
         return result, note, True
@@ -305,7 +320,7 @@ def _hold_out(dataset: ImageDataset, rows: Ints, size: int, contents: Ints | Non
         target = np.stack([np.bincount(part.labels) - quotas, quotas]).astype(np.float64)
         level, parts = split_by_groupings(part, levels, target, Key.of(0).fold("minival"))
     except InputError as error:
-        raise InputError(f"{error} Or train without minival: `minival=null`.") from error
+        raise MinivalError(str(error)) from error
     split = dataset.split.copy()
     split[rows[parts == 1]] = "minival"
     held, how = int((parts == 1).sum()), describe_split(levels, level, parts == 1)
@@ -318,10 +333,12 @@ def _hold_out(dataset: ImageDataset, rows: Ints, size: int, contents: Ints | Non
 def _quotas(part: ImageDataset, count: int) -> Ints:
     """(K,) images that each class gives: its share of ``count``, at least one and not all."""
     sizes, classes = np.bincount(part.labels), len(part.class_names)
-    if not classes <= count <= len(part) - classes:
+    most = len(part) - classes
+    if not classes <= count <= most:
+        tenth = ", or `minival=0.1`" if classes <= round(0.1 * len(part)) <= most else ""
         raise InputError(
             f"{part.source}: minival would be {count} of {len(part)} training images. It must have one of each of the "
-            f"{classes} classes and leave one in train: {classes} to {len(part) - classes}, or `minival=0.1`."
+            f"{classes} classes and leave one in train: {classes} to {most}{tenth}."
         )
     ideal = count * sizes / len(part)
     quotas = np.clip(np.floor(ideal).astype(np.int64), 1, sizes - 1)

@@ -151,7 +151,7 @@ class Storage:
         """Call a function of the database, again and again for ``timeout_s`` while the database does not respond.
 
         It may be called again after it failed, even where the database did what was asked. Raises InputError where the
-        database did not respond in time, is damaged, or refuses the password.
+        database did not respond in time, is damaged, does not exist, or refuses the password.
         """
         until = time.monotonic() + self.timeout_s
         pause, has_failed = 0.5, False
@@ -182,10 +182,15 @@ class Storage:
             return result
 
     def _refuse_fatal(self, error: Exception, reason: str) -> None:
-        """Refuse what waiting does not solve: not a database, or a wrong password."""
+        """Refuse what waiting does not solve: not a database, one that does not exist, or a wrong password."""
         codes = {getattr(getattr(cause, "orig", None), "sqlite_errorcode", 0) & 0xFF for cause in _causes(error)}
         if codes & {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR}:
             raise InputError(f"{self.file} is not a database of a study ({reason}). Restore a copy.") from error
+        if "3D000" in reason:  # the code of PostgreSQL for it
+            raise InputError(
+                f"the study's database {redact_password(self.url)} does not exist ({reason}). Create it (createdb), or "
+                "correct the name in `storage`."
+            ) from error
         if "password" in reason:
             raise InputError(
                 f"the study's database {redact_password(self.url)} refuses the password: {reason}. Set the environment "

@@ -107,10 +107,13 @@ class RequestedConfig:
     hardware: str | None = None
 
 
-def require_same_config(config: StudyConfig, requested: RequestedConfig, where: str, *, resumed: bool = False) -> None:
+def require_same_config(
+    config: StudyConfig, requested: RequestedConfig, where: str, *, resumed: bool = False, joined: bool = True
+) -> None:
     """Refuse to work for a study with another configuration; the message names all differences.
 
-    ``resumed``: the worker takes all options from the study, so that only data and hardware can differ.
+    ``resumed``: the worker takes all options from the study, so that only data and hardware can differ. ``joined``:
+    this machine has worked for the study, so that it can resume it.
     """
     differences = []
     if requested.space is not None and (space := describe_difference(requested.space, config.space)):
@@ -131,7 +134,9 @@ def require_same_config(config: StudyConfig, requested: RequestedConfig, where: 
             differences.append(f"`{name}` of the rasters: {texts[0]} there, {texts[1]} here")
     fix = "Use hardware, threads and PyTorch as it was started with"
     if differences:
-        fix = "Restore the images of its dataset.csv" if resumed else "Continue it (effnetv2 search resume)"
+        fix = "Continue it (effnetv2 search resume)" if joined else "Use the options and data it was started with"
+        if resumed:
+            fix = "Restore the images of its dataset.csv"
     if requested.hardware not in (None, config.hardware):
         differences.append(f"hardware, and so step times: {config.hardware} there, {requested.hardware} here")
     if differences:

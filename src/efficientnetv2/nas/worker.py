@@ -94,7 +94,8 @@ class Worker:
             if failure and num_failures == _MAX_FAILURES:
                 raise InputError(
                     f"the last {_MAX_FAILURES} trials have failed, the last with: {failure.rstrip('.')} (details: "
-                    "log.txt). Fix it, then continue with effnetv2 search resume."
+                    "log.txt). Fix it, then continue with effnetv2 search resume. The recipe of a study is fixed: for "
+                    "another learning rate or batch size, start another study."
                 )
 
     def progress(self) -> StudyProgress:

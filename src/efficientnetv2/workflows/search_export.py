@@ -183,7 +183,7 @@ def scale_up(base: Architecture, scaling: Scaling, *, eval_image_size: int) -> S
         channels = round_channels(scaling.new_width * base.stages[-1].channels, rounding="v2")
         stages.append(replace(stages[-1], stride=1, channels=channels, layers=scaling.new_layers))
     architecture = replace(scaled, stages=tuple(stages), head_channels=base.head_channels)
-    larger = min(MAX_EVAL_IMAGE_SIZE, round(scaling.px * eval_image_size / 8) * 8)
+    larger = max(eval_image_size, min(MAX_EVAL_IMAGE_SIZE, round(scaling.px * eval_image_size / 8) * 8))
     return ScaledArchitecture(architecture, larger, max(architecture.stride, train_size_for(larger)))
 
 

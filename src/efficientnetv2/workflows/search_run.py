@@ -21,6 +21,7 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.imagenet_check import recognized
 from efficientnetv2.data.prepared_data import PreparedData
+from efficientnetv2.data.splits import MinivalError
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.step_time import min_timed_steps
@@ -140,7 +141,10 @@ class SearchResult:
 
 def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> PreparedData:
     """The dataset of a search, split. Raises InputError, also for images of train or minival in val or test."""
-    data = load_run_data(recipe, source, strict=strict)
+    try:
+        data = load_run_data(recipe, source, strict=strict)
+    except MinivalError as error:
+        raise InputError(error.reason) from error  # a search needs minival
     if (channels := data.dataset.channels) != RGB:
         raise InputError(
             f"{source.data}: search supports images of {RGB} channels, but these have {channels}. Search on three of "
@@ -238,11 +242,13 @@ def _find_study(config: SearchConfig, context: SearchContext, storage: Storage) 
         return None
     study = open_study(storage, folder.name)
     where = folder.describe(storage.url)
-    require_same_config(study.config, context.requested(config.requested), where)
+    joined = folder.file.exists()  # `search resume` works here
+    require_same_config(study.config, context.requested(config.requested), where, joined=joined)
     requested, target = config.requested_trials, study.target
     if requested not in (None, target):
         extend = shell_join(["effnetv2", "search", "resume", str(config.study), "--trials", str(requested)])
-        fix = f"Extend it ({extend}), or leave" if requested is not None and requested > target else "Leave"
+        can_extend = joined and requested is not None and requested > target
+        fix = f"Extend it ({extend}), or leave" if can_extend else "Leave"
         raise InputError(f"`trials` {requested}: {where} has {target}. {fix} `trials` out.")
     return study
 
@@ -318,7 +324,7 @@ def _work(
 class StudyCost:
     """The estimated cost of a study. The dictionaries are by name of the measured architecture."""
 
-    trials: int
+    trials: int  # Of a study that exists: those that are left.
     space: Space
     recipe: Recipe
     images: int
@@ -344,10 +350,11 @@ class StudyCost:
 
 def dry_run(config: SearchConfig) -> StudyCost:
     """Estimate a study from short measurements. Raises InputError for what `run_study` would refuse."""
-    context = _new_context(config)
+    context, num_trials = _new_context(config), config.trials
     with suppress(EmptyDatabaseError):  # There is no study yet.
         storage = context.folder.open_storage(_storage_url(config), wait=config.worker.wait)
-        _find_study(config, context, storage)
+        if (study := _find_study(config, context, storage)) is not None:
+            num_trials = max(0, study.target - sum(trial.state.is_finished() for trial in study.trials()))
     recipe = _trial_recipe(_backbone_recipe(config, context), config)
     networks = {"the backbone": config.space.backbone}
     for number in range(1, _NUM_SAMPLES + 1):
@@ -362,7 +369,7 @@ def dry_run(config: SearchConfig) -> StudyCost:
     reference_s = reference_timed * step_s["the backbone"]
     train = context.data.train
     return StudyCost(
-        config.trials,
+        num_trials,
         config.space,
         recipe,
         len(train),
