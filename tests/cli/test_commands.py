@@ -169,6 +169,12 @@ def test_value_split_by_the_shell_must_be_quoted(args, split_part, tmp_path):
     assert ('--set "progressive.image_size={start: 64, end: 128}"' in output) == (split_part is not None)
 
 
+def test_shards_listed_by_the_shell_must_be_quoted(tmp_path):
+    done = effnetv2("train", "set/train-0.tar", "set/train-1.tar", cwd=tmp_path)
+    assert done.returncode == 2
+    assert mentions(done.stderr, "shards", "quotes")
+
+
 def test_recipes_prints_the_stages_of_the_paper(tmp_path):
     shown = json.loads(effnetv2("recipes", "efficientnetv2_s_paper", "--json", cwd=tmp_path).stdout)
     assert [stage["image_size"] for stage in shown["stages"]] == [128, 185, 243, 300]

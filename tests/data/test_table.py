@@ -251,6 +251,11 @@ def test_prediction_needs_no_labels(folder):
     assert np.isnan(dataset.table["latitude"][0])
 
 
+def test_prediction_ignores_unknown_splits(folder):
+    file = write(folder, "path,split\n0.png,dev\n1.png,test\n")
+    assert load_dataset(file, require_labels=False).split.tolist() == ["", "test"]
+
+
 REJECTED = {
     "no path column": (
         "where,label\n0.png,a\n",

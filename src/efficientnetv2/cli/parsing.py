@@ -204,6 +204,8 @@ class Command(_WithoutTypes, TyperCommand):
             if equals and name.isidentifier() and (ours := self._ours(f"--{name}", value)):
                 return f"An option begins with two dashes: {shell_join(ours)}"
         if "DATA" in self._arguments():
+            if sum(word.endswith(".tar") for word in words) > 1:
+                return "Put a pattern of several shards in quotes: 'shards/train-*.tar'"
             return f"{ctx.command_path} takes one DATA: for several images, a folder, or a CSV with a column path."
         return usage
 

@@ -224,7 +224,7 @@ def _clean(table: pd.DataFrame, root: Path, name: str, rows: Ints, options: Read
     for column in _MAX_DEGREES:
         if column in table:
             table[column] = _degrees(table[column], name, rows)
-    table["split"] = _splits(table["split"], name, rows) if "split" in table else ""
+    table["split"] = _splits(table["split"], name, rows, checked=options.strict) if "split" in table else ""
     empty = np.flatnonzero(table["path"].isna())
     if len(empty):
         raise InputError(
@@ -233,7 +233,9 @@ def _clean(table: pd.DataFrame, root: Path, name: str, rows: Ints, options: Read
         )
     table["path"] = _normal_paths(table["path"], root)
     if AUGMENTED_FROM in table:
-        table[AUGMENTED_FROM] = _normal_paths(_text(table[AUGMENTED_FROM]), root)
+        origins = _text(table[AUGMENTED_FROM])
+        in_tars = table["path"].str.contains(f"{SUFFIX}#", case=False, regex=False).any()  # then it names members
+        table[AUGMENTED_FROM] = origins if in_tars else _normal_paths(origins, root)
     first = ["path", "label", "split"]
     return table[first + [column for column in table.columns if column not in first]]
 
@@ -261,9 +263,10 @@ def _degrees(column: pd.Series[float], name: str, rows: Ints) -> pd.Series[float
     return degrees
 
 
-def _splits(column: pd.Series[str], name: str, rows: Ints) -> pd.Series[str]:
+def _splits(column: pd.Series[str], name: str, rows: Ints, *, checked: bool) -> pd.Series[str]:
+    """Splits, '' for none. If not ``checked``, as for prediction, other words are none."""
     words = {word: parse_split(word) for word in column.dropna().unique()}
-    if unknown := [word for word, split in words.items() if split is None]:
+    if checked and (unknown := [word for word, split in words.items() if split is None]):
         wrong = np.flatnonzero(column.isin(unknown))
         raise InputError(
             f"{name}, row {rows[wrong[0]]}: {shorten(unknown)} is not a split{_more(len(wrong))}. A split is train "
@@ -283,11 +286,14 @@ def _normal_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
     # A backslash may belong to an existing file's name. Otherwise it separates folders, as on Windows.
     named = np.array(column.str.contains("\\", regex=False, na=False), dtype=bool) & (os.sep == "/")
     named[named] = map_chunks(lambda paths: [(root / path).is_file() for path in paths], column[named].tolist())
+    in_tar = np.array(column.str.contains(f"{SUFFIX}#", case=False, regex=False, na=False), dtype=bool)
     paths = column.where(named, column.str.replace("\\", "/", regex=False))
+    if in_tar.any():  # the name of a member stays
+        before_member = re.compile(rf"\\(?=.*{re.escape(SUFFIX)}#)", re.IGNORECASE)
+        paths = paths.where(~in_tar | named, column.str.replace(before_member, "/", regex=True))
     paths = paths.str.removeprefix(root.as_posix().rstrip("/") + "/")
     loose = paths.str.contains(r"(?:^|/)\.{0,2}/", regex=True, na=False)  # ./a, a//b, a/../b
-    # But not URLs and names within a tar.
-    loose &= ~paths.str.contains(f"{SUFFIX}#", case=False, regex=False, na=False)
+    loose &= ~in_tar  # may be a URL
     # Once per folder, not once per image.
     normal_folder = lru_cache(maxsize=None)(lambda folder: _normal_folder(folder, root))
 

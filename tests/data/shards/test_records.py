@@ -417,7 +417,7 @@ def test_missing_shard_is_damage_for_dataset_csv_too(packed, tmp_path):
         load_dataset(tmp_path / "runs/one/dataset.csv")
 
 
-def test_images_of_the_same_path_are_ambiguous_in_a_table(class_folders, tmp_path):
+def test_images_of_the_same_path_have_the_names_of_their_members(class_folders, tmp_path):
     """Tars of other tools may have one path for two images."""
     with tarfile.open(tmp_path / "theirs.tar", "w") as tar:
         for number, name in enumerate(("red", "blue")):
@@ -428,8 +428,10 @@ def test_images_of_the_same_path_are_ambiguous_in_a_table(class_folders, tmp_pat
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     load_dataset(tmp_path / "theirs.tar").select([0]).to_csv(tmp_path / "one.csv")
-    with pytest.raises(InputError, match=mentioning("one.csv", "theirs.tar#one.jpg")):
-        load_dataset(tmp_path / "one.csv", for_training=False)
+    assert load_dataset(tmp_path / "one.csv", for_training=False).paths == ["theirs.tar#0.jpg"]
+    (tmp_path / "two.csv").write_text("path,label\ntheirs.tar#one.jpg,red\n")
+    with pytest.raises(InputError, match=mentioning("two.csv", "theirs.tar#one.jpg")):
+        load_dataset(tmp_path / "two.csv", for_training=False)
 
 
 def test_dataset_csv_written_through_a_link_is_read(packed, tmp_path):

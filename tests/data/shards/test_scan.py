@@ -84,6 +84,33 @@ def test_json_has_label_split_group_and_location(jpegs, tmp_path):
     assert load_dataset(str(file), for_training=False).class_names == ("7",)
 
 
+def test_repeated_paths_in_json_are_not_the_names_of_images(jpegs, tmp_path):
+    """Images of two folders, with their names in these."""
+    members = {}
+    for number, jpeg in enumerate(jpegs):
+        record = {"path": f"{number % 6}.jpg", "label": f"folder {number // 6}"}
+        members |= {f"{number}.jpg": jpeg, f"{number}.json": json.dumps(record).encode()}
+    file = write(tmp_path / "x.tar", members)
+    assert load_dataset(str(file)).paths == [f"x.tar#{number}.jpg" for number in range(12)]
+    members["3.json"] = json.dumps({"path": "3.jpg", "label": "folder 0", "augmented_from": "2.jpg"}).encode()
+    with pytest.raises(InputError, match=mentioning("y.tar", "3.json", "augmented_from")):
+        load_dataset(str(write(tmp_path / "y.tar", members)))
+
+
+def test_backslash_in_the_path_of_a_member_is_preserved(jpegs, tmp_path):
+    """The table of a run is read again, also with the tar in a folder of Windows."""
+    members = {}
+    for number, jpeg in enumerate(jpegs):
+        record = {"path": f"C:\\photos\\{number}.jpg", "label": number % 2}
+        members |= {f"{number}.jpg": jpeg, f"{number}.json": json.dumps(record).encode()}
+    file = write(tmp_path / "set/x.tar", members)
+    paths = load_dataset(str(file)).paths
+    assert paths[0] == "x.tar#C:\\photos\\0.jpg"
+    rows = "".join(f"set\\{path},{number % 2}\n" for number, path in enumerate(paths))
+    (tmp_path / "dataset.csv").write_text(f"path,label\n{rows}")
+    assert load_dataset(tmp_path / "dataset.csv").paths == paths
+
+
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_every_tar_format_is_read(format_, jpegs, tmp_path):
     folder = "a very long folder name/" * (2 if format_ == tarfile.USTAR_FORMAT else 12)

@@ -229,7 +229,7 @@ def _expand_stars(store: Store, names: list[str], data: str) -> list[str]:
         there = store.matching(f"*{SUFFIX}")
         raise InputError(
             f"{data}: there are no such shards{did_you_mean(names[0], there)} Give a folder or URL with {INDEX_NAME}, "
-            "or name the shards: train-{000000..000146}.tar"
+            "or name the shards: 'train-{000000..000146}.tar'"
         )
     return found
 

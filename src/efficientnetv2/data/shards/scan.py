@@ -36,13 +36,14 @@ _KNOWN = ("path", "label", "split", "group", "latitude", "longitude", "augmented
 # Maximum size of a member with a label or JSON. Ours.
 _MAX_TEXT_BYTES = 1_000_000
 # Version of the rules below: kept scans of other versions are ignored.
-_RULES = 7
+_RULES = 8
 
 
 class _Sample(NamedTuple):
     """Members of one key: values by column without the label, and its label in ``.json`` and in ``.cls``."""
 
     key: str
+    member: str  # name of the image
     columns: dict[str, Any]
     in_json: Any  # a label, a list of labels, or None
     in_cls: str | None  # '' if it is empty, None if it is missing or not used
@@ -117,6 +118,7 @@ def scan(store: Store, names: list[str], options: ReadOptions) -> tuple[ShardInd
         source = "json"
     tables = []
     for number, tar in enumerate(tars):
+        _make_paths_unique(tar, names[number])
         tables.append(pd.DataFrame(_labeled_rows(tar, source, options.label_column)).assign(shard=number))
         tar.samples.clear()  # samples of millions of images take gigabytes, tables much less
     del samples
@@ -130,6 +132,19 @@ def scan(store: Store, names: list[str], options: ReadOptions) -> tuple[ShardInd
     table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)
     unread = [name for name, tar in zip(names, tars, strict=True) if tar.unread]
     return ShardIndex(table, tuple(shards)), unread
+
+
+def _make_paths_unique(tar: _Tar, name: str) -> None:
+    """Name images by their members if ``.json`` repeats a path, as of several folders. Raises InputError for copies."""
+    if len({sample.columns["path"] for sample in tar.samples}) == len(tar.samples):
+        return
+    for sample in tar.samples:
+        if "augmented_from" in sample.columns:
+            raise InputError(
+                f"{name}: '{sample.key}.json' has augmented_from, but samples of this tar have equal paths. Give them "
+                "different paths."
+            )
+        sample.columns["path"] = sample.member
 
 
 def _labeled_rows(tar: _Tar, source: str, label_field: str) -> list[dict[str, Any]]:
@@ -272,8 +287,9 @@ def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[
             raise _DamagedMemberError(f"{key}.cls")
     image = members[extension].info
     place = {"shard_offset": image.offset_data, "shard_bytes": image.size}
-    columns = {"path": image.name.removeprefix("./"), "split": split_in_name(name) or "", **place}
-    return _Sample(key, columns | known, None if in_json == [] else in_json, in_cls, "json" in members)
+    member = image.name.removeprefix("./")
+    columns = {"path": member, "split": split_in_name(name) or "", **place}
+    return _Sample(key, member, columns | known, None if in_json == [] else in_json, in_cls, "json" in members)
 
 
 def _validate_facts(known: dict[str, Any], name: str, key: str) -> None:
