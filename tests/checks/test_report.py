@@ -250,10 +250,20 @@ def test_images_of_one_hour_are_found(planted, row, kinds):
 
 
 def test_dates_without_a_time_of_day_are_not_midnight(planted):
-    """If some cells have a time of day, two images of one date in both splits may be hours apart."""
+    """If some cells have a time of day, two images of one date may be hours apart. They are still of one date."""
     planted.table.loc[[11, 90], "date"] = planted.table.loc[10, "date"]
     planted.table.loc[20, "date"] += "T10:00:00"
-    assert found_in(planted.read()) == {}
+    dataset = planted.read()
+    assert found_in(dataset) == {"time_across_splits": []}
+    facts = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).sections["time"].facts
+    assert (facts["shared_with_training"], facts["within_an_hour"]) == ({"val": 1}, 0)
+
+
+def test_years_of_both_splits_are_compared(planted):
+    dates = pd.to_datetime(planted.table["date"])
+    planted.table = planted.table.assign(date=2000 + np.arange(len(dates)))
+    planted.table.loc[90, "date"] = planted.table.loc[10, "date"]
+    assert found_in(planted.read()) == {"time_across_splits": []}
 
 
 @pytest.mark.parametrize("form", ["text", "dates"])

@@ -20,7 +20,7 @@ from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.data.bands import load_raster, measure_bands
-from efficientnetv2.data.config import DataConfig, with_bands
+from efficientnetv2.data.config import DataConfig, parse_nodata, with_bands
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_eval_image, load_image
 from efficientnetv2.data.file_probe import probe
@@ -513,6 +513,15 @@ def test_undeclared_nodata_is_found(tmp_path, fill, low, high, dtype):
     with open_raster(files[0]) as dataset:
         assert read_raster(dataset, rule)[1].sum() == 40 * 34
     assert measure_bands(files, "all", seed=0, nodata=()).nodata == (), "--nodata none"
+
+
+@pytest.mark.parametrize("typed", ["-3.4028235e+38", "-9999.9"])
+def test_nodata_of_an_option_is_rounded_as_in_the_file(tmp_path, typed):
+    """The lowest number of float32 as numpy prints it, and a number that no binary fraction equals."""
+    files = with_fill(tmp_path, float(np.float32(typed)))
+    rule = measure_bands(files, "all", seed=0, nodata=parse_nodata(typed))
+    with open_raster(files[0]) as dataset:
+        assert read_raster(dataset, rule)[1].sum() == 40 * 34
 
 
 def test_declared_nodata_and_measurements_are_not_undeclared_nodata(tmp_path):

@@ -103,11 +103,12 @@ def test_missing_values_of_one_band(tmp_path):
     assert valid.sum() == 15
     dark = np.full((4, 4, 4), 500, np.uint16)
     dark[3, 0, 0], dark[:, 0, 1] = 0, 0
-    with open_raster(write_raster(tmp_path / "dark.tif", dark, nodata=0)) as dataset:
-        found, valid = read_raster(dataset, bands)
-    assert found[0, 0].tolist() == [128, 128, 128, 0]
-    assert found[0, 1].tolist() == [10, 20, 30, 40]
-    assert valid.sum() == 15
+    for name, declared, rule in (("dark", 0, bands), ("undeclared", None, replace(bands, nodata=(0.0,)))):
+        with open_raster(write_raster(tmp_path / f"{name}.tif", dark, nodata=declared)) as dataset:
+            found, valid = read_raster(dataset, rule)
+        assert found[0, 0].tolist() == [128, 128, 128, 0], name
+        assert found[0, 1].tolist() == [10, 20, 30, 40], name
+        assert valid.sum() == 15, name
     # Missing values of a band are not measured.
     rule = measure_bands([str(path)], "all", seed=0)
     assert min(rule.low) == 500

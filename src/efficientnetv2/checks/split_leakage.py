@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -149,22 +150,26 @@ def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSe
         return CheckSection({})
     times, split = times_of(dataset, name), split_names(dataset)
     timed = known & _has_time_of_day(dataset.table[name], times)
-    by_hour = bool(timed.any())
-    used = timed if by_hour else known
-    issues, shared = [], {}
-    for part in sorted(set(split) - {"train"}):
-        held_out = (split == part) & used
-        shared[part] = _num_shared(times[held_out], times[(split == "train") & used], by_hour=by_hour)
-        if shared[part]:
+    dated = known & ~timed
+    days = _local_times(dataset.table[name]).dt.normalize() if timed.any() else times
+    issues, shared = [], dict.fromkeys(sorted(set(split) - {"train"}), 0)
+    for part, by_hour in itertools.product(shared, (True, False) if timed.any() else (False,)):
+        held_out = (split == part) & (timed if by_hour else dated)
+        if by_hour:
+            found = _num_shared(times[held_out], times[(split == "train") & timed], by_hour=True)
+        else:  # with all training images of the day
+            found = _num_shared(days[held_out], days[(split == "train") & known], by_hour=False)
+        shared[part] += found
+        if found:
             text = f"were taken within an hour of a training image, by column {name}"
             advice = "Put each burst into one split, or split by time: a burst in two splits leaks training images."
             if not by_hour:
                 text = f"share their {name} with training images"
                 advice = f"Their metrics do not hold for a later {name}. To measure that, split by time."
-            sentence = f"{share_text(shared[part], int(held_out.sum()))} in {part} {text}."
+            sentence = f"{share_text(found, int(held_out.sum()))} in {part} {text}."
             severity: Severity = "doubtful" if by_hour else "note"
             issues.append(issue("time_across_splits", sentence, advice=advice, severity=severity))
-    in_bursts = _num_in_bursts(times[timed]) if by_hour else 0
+    in_bursts = _num_in_bursts(times[timed]) if timed.any() else 0
     if in_bursts:
         images = share_text(in_bursts, len(dataset))
         issues.append(issue("time", f"{images} were taken within an hour of another, by column {name}."))
@@ -187,12 +192,17 @@ def _has_time_of_day(given: pd.Series[Any], times: pd.Series[Any]) -> Bools:
     """(N,) whether the time of day is known: a date alone reads like midnight, where the image was taken."""
     if not pd.api.types.is_datetime64_any_dtype(times):
         return np.zeros(len(times), dtype=bool)
-    if pd.api.types.is_datetime64_any_dtype(given):
-        local = given.dt.tz_localize(None)
-    else:
-        texts = given.astype("string").str.replace(_OFFSET, r"\1", regex=True)
-        local = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
+    local = _local_times(given)
     return np.asarray(local.notna() & (local != local.dt.normalize()), dtype=bool)
+
+
+def _local_times(given: pd.Series[Any]) -> pd.Series[Any]:
+    """(N,) dates as on a clock where the image was taken."""
+    if pd.api.types.is_datetime64_any_dtype(given):
+        naive: pd.Series[Any] = given.dt.tz_localize(None)
+        return naive
+    texts = given.astype("string").str.replace(_OFFSET, r"\1", regex=True)
+    return pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
 
 
 def _num_shared(held_out: pd.Series[Any], training: pd.Series[Any], *, by_hour: bool) -> int:

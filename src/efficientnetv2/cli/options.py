@@ -137,7 +137,7 @@ class LabeledOptions:
     path_column: Annotated[str, reading("Column of the image path.", "NAME")] = "path"
     label_column: Annotated[str, reading("Column of the label.", "NAME")] = "label"
     group_column: Annotated[
-        str | None, reading("Column of a group, such as a patient, never split.  [default: group, if present]", "NAME")
+        str | None, reading("Column of groups to keep together, such as patients.  [default: group, if any]", "NAME")
     ] = None
     labels: Annotated[
         Literal["exact", "casefold"],

@@ -173,9 +173,16 @@ def read_values(
 
 
 def mask_nodata(values: npt.NDArray[Any], present: Valid, nodata: Sequence[float]) -> Valid:
-    """Where (bands, H, W) values are present and none of the nodata values."""
+    """Where (bands, H, W) values are present and none of the nodata values. 0 is valid where another band has data."""
     for value in nodata:
-        present = present & (values.astype(np.float64) != np.float64(value))
+        if values.dtype.kind == "f":  # the value as the file stores it, such as the lowest of float32
+            with np.errstate(over="ignore"):
+                lacks = values == values.dtype.type(value)
+        else:
+            lacks = values.astype(np.float64) == np.float64(value)
+        if value == 0:
+            lacks &= (lacks | ~present).all(axis=0)
+        present = present & ~lacks
     return present
 
 

@@ -86,7 +86,8 @@ def run_check(
         if dataset.bands is not None:
             dataset = replace(dataset, bands=dataset.bands.shown)
         with progress("looking", len(dataset)) as update:
-            stats = collect_image_stats(dataset, workers=_THREADS_PER_CORE * cores(), progress=update)
+            threads = _THREADS_PER_CORE * cores() if options.workers is None else max(1, options.workers)
+            stats = collect_image_stats(dataset, workers=threads, progress=update)
         if not len(stats.readable):
             raise none_readable_error(dataset, 0, stats.table["reason"].iloc[0])
         embeddings = None
@@ -174,7 +175,7 @@ class DatasetCheck:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(os.path.expanduser(path))
 
     @cached_property
     def report(self) -> dict[str, Any]:
