@@ -194,6 +194,7 @@ def test_protocol_returns_the_requested_outputs(client):
         ({"inputs": [{"name": "images", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [0, 1, 256]}]}, (0, 255)),
         ({"inputs": [{"name": "images", "shape": [1, 9, 9, 3], "datatype": "UINT8", "data": [0]}]}, (0, 255)),
         ({"inputs": [{"name": "images", "shape": [1], "datatype": "UINT8", "data": [0]}]}, ("(N, H, W, channels)",)),
+        ({"inputs": [{"name": "images", "shape": [1, 8, 8, 5], "datatype": "UINT8", "data": [9] * 320}]}, (5,)),
     ],
 )
 def test_invalid_requests_of_the_protocol_are_refused(client, change, facts):

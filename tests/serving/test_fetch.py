@@ -1,5 +1,6 @@
 """URLs are fetched only if this is allowed, and never from an address that is not public."""
 
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -83,10 +84,25 @@ def test_private_address_is_refused(fetching, url):
     [
         "file:///etc/passwd", "ftp://example.com/a.jpg", "http://", "a.jpg", "http://u:p@h/a", "http://x:y/",
         "http://8.8.8.8:99999/a.jpg", "http://8.8.8.8:0/a.jpg", "http://8.8.8.8:-1/a.jpg",
+        pytest.param(f"http://8.8.8.8/{'é' * 30_000}", id="too long when quoted"),
     ],
 )  # fmt: skip
 def test_url_of_another_scheme_is_refused(fetching, wrong):
     assert fetching.post("/predict", json={"url": wrong}).status_code == 400
+
+
+def test_host_is_looked_up_as_it_is_encoded(fetching, monkeypatch):
+    """Python encodes faß.de as fass.de, which is another domain."""
+    hosts = []
+
+    def lookup(host, *_, **__):
+        hosts.append(host)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    for host in ("xn--fa-hia.de", "faß.de", "xn--bcher-kva.my_bucket.example"):
+        assert fetching.post("/predict", json={"url": f"https://{host}/a.jpg"}).status_code == 422
+    assert hosts == ["xn--fa-hia.de", "xn--fa-hia.de", "xn--bcher-kva.my_bucket.example"]
 
 
 def test_image_is_fetched_from_a_public_address(fetching, url, monkeypatch):

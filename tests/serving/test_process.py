@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -18,11 +19,13 @@ import numpy as np
 import pytest
 import yaml
 from tests.command_line import started
-from tests.messages import mentions
+from tests.messages import mentioning, mentions
 from tests.processes import free_port
 from tests.serving.model_files import NAMES, encoded, write_model
 
 import efficientnetv2 as ev2
+from efficientnetv2.serving import serve
+from efficientnetv2.utils.errors import InputError
 
 JPEG = encoded(0)
 EXAMPLES = Path(__file__).parents[2] / "examples/serving"
@@ -220,6 +223,30 @@ def test_triton_client_library_classifies_files(served, tmp_path):
     assert done.stdout.splitlines() == [
         f"{file},{found.label},{found.probability:.4f}" for file, found in zip(files, predicted, strict=True)
     ]
+
+
+def test_notebook_can_serve_in_a_thread_only(model):
+    """Its own thread has an event loop."""
+
+    async def cell():
+        serve({"tiny": model}, port=free_port())
+
+    with pytest.raises(InputError, match=mentioning("event loop", "effnetv2 serve")):
+        asyncio.run(cell())
+    program = (
+        "import os, queue, sys, threading\n"
+        "import httpx2\n"
+        "from efficientnetv2.serving import ServerOptions, serve\n"
+        "urls, options = queue.Queue(), ServerOptions(device='cpu', engine='torch')\n"
+        "told = {'port': int(sys.argv[2]), 'on_start': lambda url, app: urls.put(url)}\n"
+        "threading.Thread(target=serve, args=(sys.argv[1], options), kwargs=told, daemon=True).start()\n"
+        "client = httpx2.Client(transport=httpx2.HTTPTransport(retries=20), trust_env=False)\n"
+        "print(client.get(urls.get(timeout=60) + '/v2/health/live', timeout=60).status_code, flush=True)\n"
+        "os._exit(0)\n"
+    )
+    command = [sys.executable, "-c", program, str(model), str(free_port())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "200\n", done.stderr
 
 
 def test_kserve_manifest_starts_a_server_with_working_probes(model, tmp_path):

@@ -196,13 +196,13 @@ async def fetch(url: str, count: Callable[[int], object], timeout_s: float) -> b
     async with httpx2.AsyncClient(trust_env=False, timeout=timeout_s) as client:
         for _ in range(_REDIRECTS + 1):
             address = await _resolve(target)
-            request = client.build_request(
-                "GET",
-                target.copy_with(host=address),
-                headers={"Host": target.netloc.decode("ascii"), "Accept-Encoding": "identity", "Accept": "image/*"},
-                extensions={"sni_hostname": target.host},
-            )
             try:
+                request = client.build_request(
+                    "GET",
+                    target.copy_with(host=address),
+                    headers={"Host": target.netloc.decode("ascii"), "Accept-Encoding": "identity", "Accept": "image/*"},
+                    extensions={"sni_hostname": _host(target)},
+                )
                 response = await client.send(request, stream=True)
                 try:
                     if not response.has_redirect_location:
@@ -210,10 +210,17 @@ async def fetch(url: str, count: Callable[[int], object], timeout_s: float) -> b
                     target = _parsed(response.headers["location"], target)
                 finally:
                     await response.aclose()
-            except httpx2.HTTPError as error:
+            except httpx2.InvalidURL as error:  # too long, once it is quoted
+                raise RequestError(400, f"{short_repr(url)} is not a URL.") from error
+            except (httpx2.HTTPError, UnicodeError) as error:  # the latter for the host of a redirect
                 shown = short_repr(str(target))
                 raise RequestError(422, f"{shown} can't be fetched ({type(error).__name__}).") from error
     raise RequestError(422, f"{short_repr(url)} redirects more than {_REDIRECTS} times. Send the image.")
+
+
+def _host(target: httpx2.URL) -> str:
+    """The host as DNS has it. ``target.host`` is decoded, and may be encoded again as another name."""
+    return target.raw_host.decode("ascii")
 
 
 def _parsed(url: str, base: httpx2.URL | None = None) -> httpx2.URL:
@@ -222,7 +229,7 @@ def _parsed(url: str, base: httpx2.URL | None = None) -> httpx2.URL:
         target = httpx2.URL(url) if base is None else base.join(url)
     except (httpx2.InvalidURL, ValueError) as error:
         raise RequestError(400, f"{short_repr(url)} is not a URL.") from error
-    if target.scheme not in ("http", "https") or not target.host or target.userinfo:
+    if target.scheme not in ("http", "https") or not _host(target) or target.userinfo:
         raise RequestError(400, f"{short_repr(url)} must begin with http:// or https://, without a password.")
     if target.port is not None and not 0 < target.port < 2**16:
         raise RequestError(400, f"the port of {short_repr(url)} must be 1 to 65535, not {short_repr(target.port)}.")
@@ -233,12 +240,12 @@ async def _resolve(target: httpx2.URL) -> str:
     """An address of the URL's host; all of them must be public."""
     port = target.port or (443 if target.scheme == "https" else 80)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(target.host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().getaddrinfo(_host(target), port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise RequestError(422, f"the host {short_repr(target.host)} is not found.") from error
+        raise RequestError(422, f"the host {short_repr(_host(target))} is not found.") from error
     addresses = [str(one[4][0]) for one in found]
     if not addresses or not all(map(is_public, addresses)):
-        raise RequestError(403, f"the host {short_repr(target.host)} has a private address. Send the image.")
+        raise RequestError(403, f"the host {short_repr(_host(target))} has a private address. Send the image.")
     return addresses[0]
 
 

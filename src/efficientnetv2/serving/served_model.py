@@ -122,8 +122,9 @@ class ServedModel:
             raise RequestError(error.status, f"{image.name}: {error.message}.") from error
         except UnreadableImageError as error:
             raise RequestError(422, f"{image.name}: {error.reason}.") from error
-        except InputError as error:
-            raise RequestError(422, f"{image.name}: {error}") from error
+        except InputError as error:  # for an array, its shape
+            status = 422 if isinstance(image.content, bytes) else 400
+            raise RequestError(status, f"{image.name}: {error}") from error
 
     def _compute(self, images: Sequence[Pixels]) -> list[Prediction]:
         return self.predictor.predict_decoded(images, self._pick_engine)

@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -44,9 +45,12 @@ def serve(
         on_start: Called with the URL and the application before the first request.
 
     Raises:
-        InputError: A model can't be loaded, or the address is in use.
+        InputError: A model can't be loaded, the address is in use, or this thread runs an event loop.
     """
     options = options or ServerOptions()
+    with suppress(RuntimeError):  # there is none
+        asyncio.get_running_loop()
+        raise InputError("`serve` needs a thread without an event loop. In a notebook, use effnetv2 serve.")
     listener = _listen(host, port)
     with listener:
         app = create_app(models, options)
@@ -64,12 +68,14 @@ def serve(
             # A request takes as long as its time limit at most, and a moment for its response.
             timeout_graceful_shutdown=int(options.timeout) + 5,
         )
+        is_main = threading.current_thread() is threading.main_thread()  # the others get no signals
         # Uvicorn raises the signal again after it has stopped: a planned end is no failure.
-        earlier = signal.signal(signal.SIGTERM, lambda *_: None)
+        earlier = signal.signal(signal.SIGTERM, lambda *_: None) if is_main else None
         try:
             asyncio.run(_run(_Server(config), listener, app))
         finally:
-            signal.signal(signal.SIGTERM, earlier)
+            if is_main:
+                signal.signal(signal.SIGTERM, earlier)
 
 
 class _Server(uvicorn.Server):
@@ -93,7 +99,8 @@ async def _run(server: uvicorn.Server, listener: socket.socket, app: FastAPI) ->
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    with suppress(AttributeError, NotImplementedError):  # Windows has no such signal
+    # Windows has no such signal, and a thread gets none.
+    with suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     await server.serve(sockets=[listener])
 
