@@ -390,11 +390,18 @@ def test_missing_class_name_file_is_refused():
         ({"std": (0.5, 0, 0.5)}, ("std", "0.5,0,0.5", "0", "1")),
         ({"crop_pct": 87.5}, ("crop_pct", "87.5", "0", "1")),
         ({"crop_pct": float("nan")}, ("crop_pct",)),
+        ({"crop_pct": "0.9"}, ("crop_pct", "number")),
+        ({"mean": 0.5}, ("mean", "channel", "0.5")),
     ],
 )
 def test_invalid_preprocessing_values_are_refused(values, facts):
     with pytest.raises(InputError, match=mentioning(*facts)):
         user_metadata(None, values)
+
+
+def test_class_names_may_be_a_path(tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    assert user_metadata(tmp_path / "names.txt", {}).class_names == ("a", "b")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import copy
 from contextlib import nullcontext
 
 import pytest
+import timm
 import torch
 from tests.messages import mentioning
 from timm.models._manipulate import adapt_input_conv
@@ -41,6 +42,26 @@ def test_weights_for_other_channels_equal_timm(in_channels):
     torch.testing.assert_close(
         adapted_weight(weight, in_channels), adapt_input_conv(in_channels, weight.clone()), rtol=1e-6, atol=1e-7
     )
+
+
+def test_every_convolution_that_reads_the_image_is_adapted():
+    network = adapt(create("timm:mobileone_s0", num_classes=2), in_channels=4).eval()
+    theirs = timm.create_model("mobileone_s0", num_classes=2, in_chans=4)
+    assert {name: tensor.shape for name, tensor in network.module.state_dict().items()} == {
+        name: tensor.shape for name, tensor in theirs.state_dict().items()
+    }
+    assert create(network.module).in_channels == 4, "also wrapped again"
+    with torch.inference_mode():
+        assert network(torch.randn(1, 4, 64, 64)).shape == (1, 2)
+
+
+def test_model_that_rearranges_the_image_before_its_stem():
+    """TResNet makes 48 channels of blocks of 4 x 4 pixels."""
+    with torch.device("meta"):
+        network = create("timm:tresnet_m", num_classes=2)
+    assert network.in_channels == 3, "of the image"
+    with pytest.raises(InputError, match=mentioning("channels", "cannot be changed")):
+        adapt(network, in_channels=4)
 
 
 def test_metrics_calibration_and_activation_are_reset_for_other_classes():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -262,6 +263,20 @@ def test_backbone_of_a_timm_model():
     theirs = timm.create_model("resnet10t", features_only=True)
     assert list(backbone.channels) == theirs.feature_info.channels()
     assert list(backbone.strides) == theirs.feature_info.reduction()
+
+
+def test_backbone_of_weights_without_a_classifier():
+    """DINOv2's embed images."""
+    with torch.device("meta"), pytest.raises(InputError, match="num_classes"):
+        create("timm:vit_small_patch14_dinov2")
+    assert list(create("timm:vit_small_patch14_dinov2", features_only=True).channels) == [384]
+
+
+def test_rates_without_an_effect_are_reported():
+    lines = logged_lines()
+    create("torchvision:resnet18", dropout=0.3, drop_path=0.2)
+    assert any("dropout 0.3 has no effect" in line for line in lines)
+    assert any("drop_path 0.2 has no effect" in line for line in lines)
 
 
 def test_backbone_of_a_model_with_several_classifiers():

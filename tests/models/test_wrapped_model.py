@@ -5,6 +5,7 @@ import copy
 import sys
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Barrier
 
 import numpy as np
@@ -328,6 +329,35 @@ def test_predictor_accepts_a_custom_module():
     picture = np.full((20, 30, 3), 128, np.uint8)
     (answer,) = Predictor(network)(picture)
     assert set(answer.probabilities) == {"0", "1", "2"}
+
+
+class Flattening(nn.Module):
+    """As many tutorials write it; ``view`` takes no maps in channels-last memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.classifier = nn.Conv2d(3, 4, 3, stride=8, padding=1), nn.Linear(4 * 4 * 4, 3)
+
+    def forward(self, x):
+        x = self.convolution(x)
+        return self.classifier(x.view(x.size(0), -1))
+
+
+@pytest.mark.parametrize("tta", ["none", "d4"])
+def test_custom_module_may_flatten_with_view(tta):
+    module = Flattening()
+    network = create(module)
+    network.preprocessing = replace(network.preprocessing, image_size=32, tta=tta)
+    Predictor(network, device="cpu")([np.full((32, 32, 3), value, np.uint8) for value in (9, 99)])
+    module(torch.randn(2, 3, 32, 32))
+
+
+def test_classifier_of_torchvision_without_a_bias_gets_one():
+    """A new classifier has one; the tensors of a run and of its resumed start must be the same."""
+    with torch.device("meta"):
+        as_built, adapted = create("torchvision:maxvit_t", num_classes=2), create("torchvision:maxvit_t")
+        adapt(adapted, num_classes=2)
+    assert as_built.state_dict().keys() == adapted.state_dict().keys()
 
 
 def test_copy_has_equal_embeddings():

@@ -61,7 +61,7 @@ def nearest_images(embeddings: str | os.PathLike[str], queries: npt.ArrayLike, *
     Raises:
         InputError: ``embeddings`` is not such a file, or the queries have another width.
     """
-    if not is_embeddings_file(file := Path(embeddings)):
+    if not is_embeddings_file(file := Path(os.path.expanduser(embeddings))):
         raise InputError(f"{file} is not a file of embeddings. Write one with effnetv2 predict --embeddings {file}")
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise InputError(f"`k` must be 1 or more, not {k!r}.")

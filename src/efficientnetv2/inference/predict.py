@@ -22,6 +22,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.efficientnet import Network, require_classes
 from efficientnetv2.models.ensemble import Ensemble
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import TTA, Preprocessing
 from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.transforms.pipeline import normalize
@@ -305,10 +306,11 @@ def _run_network(
     on_batch: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
     """``_run_batches`` of what a network computes, in evaluation mode on a device."""
-    place(network, device)
+    memory_format = _memory_format(network)
+    place(network, device, memory_format)
 
     def compute_part(images: Tensor) -> Tensor:
-        on_device = to_device(images, device, memory_format=torch.channels_last)
+        on_device = to_device(images, device, memory_format=memory_format)
         return compute(on_device).float().cpu()
 
     return _run_batches(compute_part, batches, device, shape, progress, on_batch, eval_mode(network))
@@ -364,6 +366,12 @@ def calibrated_outputs(network: Network, inputs: Tensor, tta: TTA, *, unknown: b
     return torch.cat([logits, network.unknown.scores(embeddings[0])[:, None]], dim=1)
 
 
+def _memory_format(network: Network) -> torch.memory_format:
+    """Channels-last; but the user's own module may use ``view``, which cannot flatten that."""
+    is_own = isinstance(network, WrappedModel) and network.source is None
+    return torch.contiguous_format if is_own else torch.channels_last
+
+
 def view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:
     """(N, K) logits without the network's temperature; members of an ensemble apply their own."""
     if isinstance(network, Ensemble):
@@ -373,6 +381,6 @@ def view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:
         return logits
     total = torch.zeros(inputs.shape[0], network.num_classes, device=inputs.device)  # len() fixes an exported batch
     for index in range(8):
-        view = symmetry(inputs, index).contiguous(memory_format=torch.channels_last)
+        view = symmetry(inputs, index).contiguous(memory_format=_memory_format(network))
         total += probabilities(network(view).float(), network.activation)
     return to_logits(total / 8, network.activation)

@@ -117,7 +117,7 @@ class Predictor:
             )
         self.device, self.batch_size = pick_device(str(device)), batch_size
         self.network = model if isinstance(model, Network) else model_file.load(model)
-        self._file = None if isinstance(model, Network) else os.fspath(model)
+        self._file = None if isinstance(model, Network) else os.path.expanduser(os.fspath(model))
         require_classes(self.network, self._file)
         require_image_channels(self.network, self._file)
         self._pick_engine: PickEngine | None = None

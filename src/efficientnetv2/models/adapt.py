@@ -119,17 +119,23 @@ def _set_head(network: Network, num_classes: int) -> None:
 def _set_channels(network: Network, in_channels: int) -> None:
     require_single_model(network)
     wrapped = network if isinstance(network, WrappedModel) else None
-    stem = wrapped.module.get_submodule(wrapped.stem_name) if wrapped else network.get_submodule("stem.conv")
-    assert isinstance(stem, nn.Conv2d)
-    if stem.groups != 1:
-        raise InputError(f"the first convolution has {stem.groups} groups, so its channels cannot be changed.")
+    module, names = (wrapped.module, wrapped.stem_names) if wrapped else (network, ("stem.conv",))
+    stems = [module.get_submodule(name) for name in names]
+    for stem in stems:
+        assert isinstance(stem, nn.Conv2d)
+        if stem.groups != 1:
+            raise InputError(f"the first convolution has {stem.groups} groups, so its channels cannot be changed.")
+        if stem.in_channels != network.in_channels:
+            raise InputError("the first convolution does not read the image itself, so its channels cannot be changed.")
     if wrapped and network.in_channels == RGB:
         scale_in_stem(wrapped)
-    with torch.no_grad():
-        stem.weight = nn.Parameter(
-            adapted_weight(stem.weight.detach(), in_channels), requires_grad=stem.weight.requires_grad
-        )
-    stem.in_channels = network.in_channels = in_channels
+    for stem in stems:
+        assert isinstance(stem, nn.Conv2d)
+        with torch.no_grad():
+            weight = adapted_weight(stem.weight.detach(), in_channels)
+            stem.weight = nn.Parameter(weight, requires_grad=stem.weight.requires_grad)
+        stem.in_channels = in_channels
+    network.in_channels = in_channels
     if wrapped and in_channels == RGB:
         scale_before_stem(wrapped)
     network.preprocessing = network.preprocessing.with_channels(in_channels)

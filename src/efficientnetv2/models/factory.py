@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ from efficientnetv2.models.wrapped_model import wrap_model
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.optional_deps import import_optional, import_torchvision
+
+_logger = logging.getLogger(__name__)
 
 _DROP_PATH = 0.2  # 1 - 0.8, the survival probability of every released model (arXiv:2104.00298, section 5.1)
 _DROPOUT = 0.2  # of an unpublished architecture: that of the smallest released models
@@ -102,10 +105,12 @@ def create(
         network = ev2.create("efficientnetv2_s.in21k_ft_in1k", num_classes=10)
     """
     check_classes_and_channels(num_classes, in_channels)
+    has_rates = dropout is not None or drop_path is not None
     if isinstance(model, nn.Module):
         network = model if isinstance(model, Network) else wrap_model(model)
     elif isinstance(model, str) and is_library_model(model):
-        network = build_library_model(model, num_classes=num_classes, in_channels=in_channels)
+        classes = 0 if features_only and num_classes is None else num_classes
+        network = build_library_model(model, num_classes=classes, in_channels=in_channels)
     else:
         network = _create_or_load(model, num_classes, in_channels)
         if isinstance(network, EfficientNet):
@@ -113,7 +118,9 @@ def create(
             released = get_model_info(name).dropout if name else _DROPOUT
             dropout = released if dropout is None else dropout
             drop_path = _DROP_PATH if drop_path is None else drop_path
-    apply_regularization(network, dropout=dropout, drop_path=drop_path)
+    report = apply_regularization(network, dropout=dropout, drop_path=drop_path)
+    for note in report.notes if has_rates else ():
+        _logger.warning(note)
     network = adapt(network, num_classes=num_classes, in_channels=in_channels)
     return Backbone(network) if features_only else network
 

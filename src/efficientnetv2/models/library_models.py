@@ -160,7 +160,11 @@ def _build_torchvision(sized: str, tag: str, *, num_classes: int | None) -> Wrap
                 setattr(module, head, None)
         module.aux_logits, module.transform_input = False, True
     source = name if image_size in ("", _DEFAULT_SIZE) else f"{name}@{image_size}"
-    return WrappedModel(module, source=f"torchvision:{source}", preprocessing=preprocessing_of(documented))
+    network = WrappedModel(module, source=f"torchvision:{source}", preprocessing=preprocessing_of(documented))
+    classifier = module.get_submodule(network.classifier_name)
+    if classifier.bias is None:  # maxvit_t: so that a new classifier has the same tensors
+        classifier.bias = nn.Parameter(classifier.weight.new_zeros(classifier.out_features))
+    return network
 
 
 def _input_size(name: str, size: str, weights: WeightsEnum | None, every: type[WeightsEnum]) -> tuple[str, WeightsEnum]:

@@ -76,7 +76,7 @@ def save(
             f"save takes a path and a model, not {type(path).__name__} and {type(network).__name__}. "
             "efficientnetv2.create(module) makes a model of a module."
         )
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     try:
         if path.suffix != SUFFIX:
             raise InputError(f"a model file ends in {SUFFIX}. Name it so.")
@@ -134,7 +134,8 @@ def load(
         raise InputError(
             f"device is {str(device)!r}, but PyTorch cannot use it here ({error_summary(error)}). Give 'cpu'."
         ) from error
-    if members := ensemble_members(Path(path)):
+    path = Path(os.path.expanduser(path))
+    if members := ensemble_members(path):
         if network is not None:
             raise InputError(
                 f"{path} is an ensemble of {len(members)} models, and network is one module. Leave network out."
@@ -142,7 +143,7 @@ def load(
         # The model file of a run is called by its directory.
         names = [member.parent.name if member.name == NAME else member.name for member in members]
         return Ensemble([load(member, device) for member in members], names)
-    path = _file(Path(path))
+    path = _file(path)
     file = safetensors_io.read_header(path)
     header, written = model_header.read(path, file.metadata)
     # Hash while building: both take about as long, mostly outside the interpreter.

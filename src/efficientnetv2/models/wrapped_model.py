@@ -24,8 +24,9 @@ _DISTINCT_MAPS_SIZE = 64
 class WrappedModel(Network):
     """A module of someone else with the interface of ``Network``.
 
-    The first ``nn.Conv2d`` reads the image and the last ``nn.Linear`` is the classifier, in the order in which the
-    module lists its parts. If a timm model names several classifiers, as distilled models have, they are all of them.
+    The first ``nn.Conv2d`` reads the image, or those that a timm model names, and the last ``nn.Linear`` is the
+    classifier, in the order in which the module lists its parts. If a timm model names several classifiers, as
+    distilled models have, they are all of them.
     ``module`` is used, not copied. ``source`` is the name by which ``create`` builds it again ("timm:resnet50",
     "torchvision:vit_b_16@384"). Raises InputError if one of the two layers is missing.
     """
@@ -46,18 +47,24 @@ class WrappedModel(Network):
         stem, classifier = module.get_submodule(convolutions[0]), module.get_submodule(classifiers[-1])
         assert isinstance(stem, nn.Conv2d)
         assert isinstance(classifier, nn.Linear)
-        super().__init__(
-            num_classes=classifier.out_features, in_channels=stem.in_channels, embed_dim=classifier.in_features
-        )
+        in_channels = stem.in_channels
+        if (source or "").startswith("timm:"):  # it may rearrange the image before its first convolution
+            in_channels = getattr(module, "in_chans", in_channels)
+        super().__init__(num_classes=classifier.out_features, in_channels=in_channels, embed_dim=classifier.in_features)
         optimize_convolutions(module)
         self.module = module
         self.source = source
         self.stem_name = convolutions[0]
+        stated = getattr(module, "pretrained_cfg", None)
+        stems = (stated.get("first_conv") or ()) if isinstance(stated, Mapping) else ()
+        stems = (stems,) if isinstance(stems, str) else stems
+        # Several where more than one convolution reads the image.
+        self.stem_names = tuple(name for name in stems if name in convolutions) or (convolutions[0],)
         self.classifier_names = classifiers  # in the order of the module
         self.classifier_name = classifiers[-1]
         self._map_indices: tuple[int, ...] | None = None  # of the maps to return; set by ``features``
         if preprocessing is not None:
-            self.preprocessing = preprocessing.with_channels(stem.in_channels)
+            self.preprocessing = preprocessing.with_channels(in_channels)
 
     def display_name(self) -> str:
         """The source, or the class of the module."""

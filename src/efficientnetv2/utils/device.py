@@ -117,7 +117,8 @@ def pick_own_device(word: str, number: int, count: int) -> torch.device:
     gpus = torch.cuda.device_count()
     if count > gpus:
         raise InputError(
-            f"{count} processes were started, but this machine has {pluralize(gpus, 'GPU')}. Start at most {gpus}."
+            f"{count} processes were started, but this one sees {pluralize(gpus, 'GPU')}. Start at most {gpus}, or "
+            "show each process all GPUs of its machine."
         )
     own = torch.device("cuda", number)
     torch.cuda.set_device(own)
@@ -180,9 +181,11 @@ def workers_for(requested: int | None, device: torch.device, *, sharing: int = 1
     return most
 
 
-def place(network: nn.Module, device: torch.device) -> nn.Module:
+def place(
+    network: nn.Module, device: torch.device, memory_format: torch.memory_format = torch.channels_last
+) -> nn.Module:
     """Move a model to a device, in channels-last memory, which is the fastest for convolutions."""
-    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
 
 
 def synchronizer(device: torch.device) -> Callable[[], object]:

@@ -75,7 +75,7 @@ def convert(
     *,
     to: Target | None = None,
     model: str | None = None,
-    class_names: str | Sequence[str] | None = None,
+    class_names: PathLike | Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     half: bool = False,
     overwrite: bool = False,
@@ -125,20 +125,26 @@ def convert(
     return Conversion(out, to, recognized, network, tuple(notes))
 
 
-def user_metadata(class_names: str | Sequence[str] | None, preprocessing: Mapping[str, Any]) -> UserMetadata:
+def user_metadata(class_names: PathLike | Sequence[str] | None, preprocessing: Mapping[str, Any]) -> UserMetadata:
     """Class names and preprocessing of the caller; InputError for an invalid value."""
     for name, choices in _CHOICES.items():
         choice(name, preprocessing.get(name), choices)
     for name in {"mean", "std"} & preprocessing.keys():
-        values = tuple(preprocessing[name])
+        try:
+            values = tuple(map(float, preprocessing[name]))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"`{name}` must have a number per channel, not {preprocessing[name]!r}.") from error
         if not all(abs(value) <= 1 and (name == "mean" or value > 0) for value in values):
             rule = "at most 1" if name == "mean" else "above 0 and at most 1"
             given = ",".join(f"{value:g}" for value in values)
             raise InputError(f"`{name}={given}` must be {rule} per channel. Divide by 255.")
     fraction = preprocessing.get("crop_pct", 1)
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+        raise InputError(f"`crop_pct` must be a number, not {fraction!r}.")
     if not 0 < fraction <= 1:
         raise InputError(f"`crop_pct={fraction:g}` must be above 0 and at most 1, not a percentage.")
-    if isinstance(class_names, str):
+    if isinstance(class_names, str | os.PathLike):
+        class_names = os.fspath(class_names)
         class_names = read_class_names(class_names)
     return UserMetadata(dict(preprocessing), None if class_names is None else tuple(class_names))
 

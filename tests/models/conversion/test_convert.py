@@ -269,6 +269,20 @@ def test_timm_model_is_exported_only_to_timm(tmp_path):
         convert.write(tmp_path / "out.pth", network, "torchvision")
 
 
+@pytest.mark.parametrize("out", ["out.pth", "out.safetensors"])
+@pytest.mark.parametrize("name", ["efficientnet_b0", "tf_efficientnet_b0"])
+def test_timm_model_that_this_package_has_too_is_read_back(name, out, tmp_path):
+    """The tensors of both paddings are equal; the metadata of this package has the name."""
+    network = create(f"timm:{name}", num_classes=2).eval()
+    network.class_names, network.activation = ("a", "b"), "sigmoid"
+    convert.write(tmp_path / out, network, "timm")
+    found = convert.read(tmp_path / out).network
+    assert (found.class_names, found.activation) == (("a", "b"), "sigmoid")
+    pictures = torch.randn(2, 3, 65, 65)
+    with torch.inference_mode():
+        assert torch.allclose(network(pictures), found(pictures), atol=1e-5)
+
+
 def test_timm_model_of_a_fixed_size_keeps_it(tmp_path):
     """Its position embeddings are of 160 px, and timm's default is 224 px."""
     network = create("timm:test_vit", num_classes=2).eval()

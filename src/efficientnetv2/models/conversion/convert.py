@@ -58,9 +58,12 @@ def read(
     Raises InputError if the file cannot be read, holds another model, lacks tensors or has extra ones, or holds NaN.
     """
     file = weight_reader.read(path)
-    if file.source == "timm" and file.model is None and file.header and file.header.architecture:
+    if file.source == "timm" and file.model is None and (stated := file.header):
         with suppress(InputError):  # timm has no such model, so the tensors are of another one
-            file = replace(file, model=timm_config.model_name(file.header.architecture)[0])
+            if stated.architecture:
+                file = replace(file, model=timm_config.model_name(stated.architecture)[0])
+            elif stated.foreign and stated.foreign.startswith("timm:"):
+                file = replace(file, model=stated.foreign.removeprefix("timm:"))
     notes = list(file.notes)
     wanted = None if model is None else named(file.path, file.source, model)
     named_by_user = False

@@ -83,8 +83,8 @@ def matching_header(file: WeightFile, found: DetectedModel, notes: list[str]) ->
     header = file.header
     if header is None:
         return None
-    embedded = (header.architecture, header.num_classes, header.in_channels)
-    if embedded != (found.architecture, found.num_classes, found.in_channels):
+    is_same = header.architecture == found.architecture or header.foreign == f"timm:{found.theirs}"
+    if not is_same or (header.num_classes, header.in_channels) != (found.num_classes, found.in_channels):
         notes.append(
             f"the metadata of this package in the file is of another model ({header.num_classes} classes, "
             f"{pluralize(header.in_channels, 'channel')}) and is ignored"

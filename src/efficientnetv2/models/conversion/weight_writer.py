@@ -134,9 +134,9 @@ def rounded_crop(preprocessing: Preprocessing) -> float | None:
 
 def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet | WrappedModel) -> dict[str, Any]:
     preprocessing = network.preprocessing
-    stem, classifiers = "conv_stem", ["classifier"]
+    stems, classifiers = ["conv_stem"], ["classifier"]
     if isinstance(network, WrappedModel):
-        stem, classifiers = network.stem_name, list(network.classifier_names)
+        stems, classifiers = list(network.stem_names), list(network.classifier_names)
         built = getattr(network.module, "pretrained_cfg", {})
         if built.get("fixed_input_size"):  # timm would take the default of its network
             arguments = arguments | {"img_size": list(built["input_size"][-2:])}
@@ -161,7 +161,7 @@ def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet | W
             "std": list(preprocessing.std),
             "num_classes": network.num_classes,
             "pool_size": None,
-            "first_conv": stem,
+            "first_conv": stems[0] if len(stems) == 1 else stems,
             "classifier": classifiers[0] if len(classifiers) == 1 else classifiers,
         },
     }
