@@ -16,6 +16,7 @@ from tests.messages import mentions
 
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.calibration_section import calibration_section
+from efficientnetv2.evaluation.distribution_shift import TrainDistance
 from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
@@ -315,8 +316,19 @@ def test_page_shows_how_to_use_the_model(tmp_path):
     _, page = _write(tmp_path, extra={"run": "runs/a"})
     assert mentions(page.text, "effnetv2 predict runs/a IMAGES")
     assert 'ev2.Predictor("runs/a")' in page.text
+    command = "effnetv2 evaluate runs/a test.csv --tta d4 --label-separator ';'"
+    _, page = _write(tmp_path, model="runs/a", command=command, tta="d4")
+    assert 'ev2.predict("runs/a", "IMAGES", tta="d4", label_separator=";")' in page.text, "as the command"
     _, page = _write(tmp_path, extra={"run": "runs\\new"})  # as Windows writes it
     assert r'ev2.Predictor("runs\\new")' in page.text
+
+
+def test_suggested_cross_validation_reads_the_same_data(tmp_path):
+    command = "effnetv2 train my.csv --label-column diagnosis --group-column patient --epochs 3"
+    context = ReportContext(train_distance=TrainDistance("group", 40, 40))
+    _, page = _write(tmp_path, data="my.csv", command=command, num_train_images=60, context=context)
+    suggested = "effnetv2 crossval my.csv --label-column diagnosis --group-column patient --by group"
+    assert suggested in page.text
 
 
 def test_label_conflicts_are_reported(tmp_path):

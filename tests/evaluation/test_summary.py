@@ -38,7 +38,7 @@ def rendered(template, metrics, intervals, metadata, context, steps=()):
     multilabel = hasattr(metrics, "mean_average_precision")
     return render(
         template, metrics=metrics, intervals=intervals, metadata=metadata, context=context, steps=steps,
-        multilabel=multilabel, sections_shown=[],
+        multilabel=multilabel, sections_shown=[], dataset="DATA",
     )  # fmt: skip
 
 

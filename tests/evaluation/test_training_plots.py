@@ -161,7 +161,8 @@ def _curve(**changes):
 
 def test_best_size_is_the_smallest_of_equal_sizes():
     assert best_size(POINTS).image_size == 128
-    assert mentions(_curve().advice, "128")
+    assert mentions(_curve().advice, "128", "effnetv2 convert")
+    assert "convert" not in _curve(is_ensemble=True).advice, "it takes one model"
 
 
 def test_sizes_of_evaluation_images_give_no_advice():

@@ -58,7 +58,7 @@ def _print_comparison(found: Comparison, screen: Screen) -> None:
     first, *others = found.runs
     for run, paired, unpaired in zip(others, found.paired, found.unpaired, strict=True):
         if paired is None:
-            different = f"{run.name} and {first.name} were evaluated on different classes, so they cannot be compared."
+            different = f"{run.name} and {first.name} have images of different classes, so they cannot be compared."
             screen.say(different if unpaired is None else unpaired.describe(run.name, first.name))
             continue
         screen.say(f"Is {run.name} better than {first.name}? {paired.over.verdict} {paired.over.text}")

@@ -36,7 +36,7 @@ def predict(
     """Predict the classes of new images, and write a CSV file.
 
     The file has the predicted class and the probability of each class. With more than 1,000 classes, it has the
-    five most probable. Another file of predictions with the same name is replaced.
+    five most probable. An earlier file of predictions of the same classes is replaced.
     Repeat a stopped command to continue it.
 
     Examples:

@@ -151,12 +151,18 @@ def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
     return None
 
 
+def predict_options(metadata: ReportMetadata) -> dict[str, str]:
+    """Arguments with which ``predict`` predicts as the model of a report was evaluated."""
+    options = {
+        "tta": metadata.tta if evaluated_with(metadata, "--tta") else None,
+        "label_separator": _option_value(metadata.command, "--label-separator"),
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def predict_command(metadata: ReportMetadata) -> str:
     """The command that predicts new images with the model of a report, as it was evaluated."""
-    options = option_args(
-        tta=metadata.tta if evaluated_with(metadata, "--tta") else None,
-        label_separator=_option_value(metadata.command, "--label-separator"),
-    )
+    options = option_args(**predict_options(metadata))
     return shell_join(["effnetv2", "predict", model_of(metadata), "IMAGES", *options])
 
 
@@ -263,10 +269,14 @@ def _label_errors(metadata: ReportMetadata, suspects: int) -> NextStep | None:
         )
     if not reasons:
         return None
-    given = {name: _option_value(metadata.command, name) for name in _TABLE}
-    table = [part for name, value in given.items() if value is not None for part in (name, value)]
-    command = ["effnetv2", "check", metadata.data, *table, *(["--weights", "auto"] if suspects else [])]
+    command = ["effnetv2", "check", *dataset_words(metadata), *(["--weights", "auto"] if suspects else [])]
     return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), shell_join(command))
+
+
+def dataset_words(metadata: ReportMetadata) -> list[str]:
+    """DATA of a report, and the options that it was read with, as words of a command."""
+    given = {name: _option_value(metadata.command, name) for name in _TABLE}
+    return [metadata.data, *(part for name, value in given.items() if value is not None for part in (name, value))]
 
 
 def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:

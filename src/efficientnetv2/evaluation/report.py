@@ -21,7 +21,15 @@ from scipy.sparse import coo_array
 from efficientnetv2.evaluation import thumbnails, training_plots
 from efficientnetv2.evaluation.baseline_warnings import majority_warning, probe_evaluated_images, probe_warning
 from efficientnetv2.evaluation.html import TemplateSection, json_text, json_values, render
-from efficientnetv2.evaluation.next_steps import NextStep, evaluated_with, model_of, next_steps, predict_command
+from efficientnetv2.evaluation.next_steps import (
+    NextStep,
+    dataset_words,
+    evaluated_with,
+    model_of,
+    next_steps,
+    predict_command,
+    predict_options,
+)
 from efficientnetv2.evaluation.plot_style import text_width, wrap_name
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
 from efficientnetv2.metrics.confidence_intervals import Interval
@@ -34,6 +42,7 @@ from efficientnetv2.metrics.multilabel import (
 )
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
+from efficientnetv2.utils.shell import shell_join
 
 # Rows of the per-class table: shown, and in total with those to unfold; more would be megabytes. Ours.
 _ROWS_OPEN, _ROWS = 25, 2_000
@@ -171,6 +180,7 @@ class Report:
             # Classes whose F1 is below that of the linear probe, and whether significantly.
             below_probe={name: each.certain for name, each in probe_f1.items() if each.value < 0},
             steps=self.next_steps,
+            dataset=shell_join(dataset_words(metadata)),
             sections=self.sections,
             rule=ASSIGNMENT_RULES[metrics.activation] if isinstance(metrics, MultilabelMetrics) else None,
             calibration=data.get("calibration"),
@@ -220,7 +230,7 @@ _SIZE_OPTIONS = ("--image-size", "--imgsz", "--img-size", "--image-px")
 
 
 def _usage(metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How to use the model: the command, the command with a threshold, and the model.
+    """How to use the model: the command, the command with a threshold, and the model and options in Python.
 
     The second is None if no target is reached, or the evaluation had another image size.
     """
@@ -234,7 +244,8 @@ def _usage(metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping
         threshold = next((up for up in rounded if up < 1), least)
         abstain = {"target": reached[0]["target"], "command": f"{command} --abstain-below {threshold:.9g}"}
     model = json.dumps(model_of(metadata), ensure_ascii=False)
-    return {"command": command, "model": model, "abstain": abstain}
+    options = ", ".join(f"{name}={json.dumps(value)}" for name, value in predict_options(metadata).items())
+    return {"command": command, "model": model, "options": options, "abstain": abstain}
 
 
 def matrix_layout(confusion: coo_array, class_names: Sequence[str]) -> dict[str, Any]:

@@ -134,6 +134,7 @@ class ReportContext:
     bootstrap_unit: str | None = None  # what intervals draw whole: "places", "groups"; None for images
     train_distance: TrainDistance | None = None
     tta: PairedDifference | None = None  # with test-time augmentation minus without
+    is_ensemble: bool = False  # has no model file to convert
     unseen: str | None = None  # metrics without the images that trained the model, as a sentence
     more_labels: Verdict | None = None
     calibration: Verdict | None = None

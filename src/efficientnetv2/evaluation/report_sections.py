@@ -151,6 +151,7 @@ def build_sections(
         last=last,
         train_distance=inputs.train_distance,
         tta=inputs.tta,
+        is_ensemble=bool(inputs.members),
         unseen=inputs.unseen,
         more_labels=inputs.more_labels,
         new_places=inputs.new_places,

@@ -272,6 +272,7 @@ class SizeCurve:
     own_px: int  # of the model file
     trained_px: int | None  # of the last training step, if known
     role: Literal["selected", "may select", "shown"]
+    is_ensemble: bool = False  # has no model file to convert
 
     @property
     def advice(self) -> str:
@@ -280,7 +281,8 @@ class SizeCurve:
             return f"The selection set (minival) chose {self.own_px} px among these."
         if self.role == "may select":
             px = best_size(self.points).image_size
-            return f"Best at {px} px. To keep it in a model file: effnetv2 convert MODEL OUT --image-size {px}."
+            keep = f" To keep it in a model file: effnetv2 convert MODEL OUT --image-size {px}."
+            return f"Best at {px} px.{'' if self.is_ensemble else keep}"
         return (
             "A size chosen by this curve makes these metrics optimistic. Choose it on training images: dataset.csv "
             "of the run, split train."

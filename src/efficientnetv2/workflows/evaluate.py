@@ -30,7 +30,7 @@ from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, ma
 from efficientnetv2.metrics.subgroups import SMALL_SLICE
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.ensemble import member_calibrations
+from efficientnetv2.models.ensemble import Ensemble, member_calibrations
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.preprocessing import TTA
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
@@ -189,7 +189,9 @@ def _size_curve(
         schedule = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
         trained_px = schedule.last.image_size
     points = size_metrics(dict(sorted(by_size.items())), network.class_names)
-    return SizeCurve(points, network.preprocessing.image_size, trained_px, "may select" if may_choose else "shown")
+    role: Literal["may select", "shown"] = "may select" if may_choose else "shown"
+    own_px, is_ensemble = network.preprocessing.image_size, isinstance(network, Ensemble)
+    return SizeCurve(points, own_px, trained_px, role, is_ensemble)
 
 
 def _overlap(evaluation: ResolvedEvaluation, evaluated: ImageDataset) -> TrainOverlap:
