@@ -746,6 +746,23 @@ def test_class_with_only_test_images_is_refused(tmp_path):
         crossval.load_images(DataConfig(str(file)), RunOptions(device="cpu"), 0)
 
 
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [
+        ({"by": "group"}, "group_column"),
+        ({"by": "place"}, "latitude"),
+        ({"by": "time"}, "time_column"),
+        ({"block_degrees": 0.5}, "block_degrees"),
+        ({"compare_splits": True}, "compare_splits"),
+    ],
+)
+def test_missing_columns_are_refused_before_the_images_are_read(options, facts, tmp_path, monkeypatch):
+    monkeypatch.setattr(crossval, "validate_images", None)
+    source = DataConfig(str(six_images(tmp_path)))
+    with pytest.raises(InputError, match=mentioning("six.csv", facts)):
+        crossval.load_images(source, RunOptions(device="cpu"), 0, config=CrossValConfig(**options))
+
+
 @pytest.mark.usefixtures("on_screen")
 def test_groups_shared_with_test_are_reported(tmp_path, capsys):
     file = six_images(tmp_path, group=list("xxyyzz"), split=["", "test", "train", "val", "", ""])
@@ -986,12 +1003,12 @@ def test_options_for_locations_need_locations():
     data, contents = dataset([0, 1] * 10, group=list("abcd") * 5), np.arange(20)
     plan = CrossValConfig(folds=2, compare_splits=True)
     with pytest.raises(InputError, match=mentioning("compare_splits", "all.csv")):
-        plan.comparison_folds(data, contents, 0, plan.make_folds(data, contents, 0))
+        plan.validate_columns(data)
     one_place = dataset([0, 1] * 10, latitude=[1.0] * 20, longitude=[2.0] * 20)
     with pytest.raises(InputError, match=mentioning("compare_splits", "all.csv", "1", "2")):
         plan.comparison_folds(one_place, contents, 0, plan.make_folds(one_place, contents, 0))
     with pytest.raises(InputError, match=mentioning("block_degrees", "0.25", "all.csv")):
-        CrossValConfig(folds=2, block_degrees=0.25).make_folds(data, contents, 0)
+        CrossValConfig(folds=2, block_degrees=0.25).validate_columns(data)
 
 
 def test_compare_splits_refuses_multilabel_images():
@@ -1002,7 +1019,7 @@ def test_compare_splits_refuses_multilabel_images():
         plan = CrossValConfig(folds=4, by=by, compare_splits=True)
         folds = plan.make_folds(data, contents, 0)
         with pytest.raises(InputError, match=mentioning("compare_splits", "all.csv")):
-            plan.comparison_folds(data, contents, 0, folds)
+            plan.validate_columns(data)
         assert replace(plan, compare_splits=False).comparison_folds(data, contents, 0, folds) is not None
 
 

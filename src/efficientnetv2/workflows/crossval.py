@@ -187,7 +187,9 @@ def run_crossval(
         refuse_inside_data(source.data, folder, "`output`", command=command)
     # Recipes first: the check of every image takes longer.
     recipe = check_recipes(overrides, config, options, source.label_separator)
-    dataset, contents, skipped = load_images(source, options, recipe.seed, folder if saved else None)
+    dataset, contents, skipped = load_images(
+        source, options, recipe.seed, folder if saved else None, None if saved else config
+    )
     folds = config.make_folds(dataset, contents, recipe.seed)
     other_folds = config.comparison_folds(dataset, contents, recipe.seed, folds)
     is_new, created = saved is None, list[Path]()
@@ -311,7 +313,7 @@ def check_recipes(
 
 
 def load_images(
-    source: DataConfig, options: RunOptions, seed: int, folder: Path | None = None
+    source: DataConfig, options: RunOptions, seed: int, folder: Path | None = None, config: CrossValConfig | None = None
 ) -> tuple[ImageDataset, Ints, list[tuple[str, str]]]:
     """The readable images, ids equal for identical files, and path and reason of each unreadable image.
 
@@ -323,6 +325,8 @@ def load_images(
         classes = f"{len(dataset.class_names):,} classes, but crossval takes at most {MOST_CLASSES:,}"
         raise InputError(f"{dataset.source} has {classes}. Use train with a val split.")
     validate_copy_splits(dataset)
+    if config is not None:
+        config.validate_columns(dataset)
     with progress("looking", len(dataset)) as counted:
         found = validate_images(dataset, strict=options.strict, progress=counted)
     for note in (*dataset.notes, *found.notes):

@@ -17,7 +17,7 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import TIMES, Folds, assign_folds, time_column, time_folds, time_holdout
-from efficientnetv2.data.groups import BLOCKS, SplitBy, has_places
+from efficientnetv2.data.groups import BLOCKS, SplitBy, groupings, has_places, select_groupings
 from efficientnetv2.data.records import Ints, is_copy
 from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, sets_length, setting_name
@@ -98,23 +98,31 @@ class CrossValConfig:
         per_fold = self.members + (len(self.tries) if self.selects else 0)
         return self.folds * per_fold * (2 if self.compare_splits else 1)
 
+    def validate_columns(self, dataset: ImageDataset) -> None:
+        """Refuse folds that need columns which the table lacks; no image has been read. Raises InputError."""
+        divided = dataset.select(np.flatnonzero(dataset.split != "test"))
+        if self.by == "time":
+            self._find_time_column(divided)
+        elif self.by in ("group", "place"):
+            select_groupings(divided, groupings(divided, None), cast(SplitBy, self.by))
+        if self.block_degrees is not None and self.by == "auto":
+            _require_places(divided, f"`block_degrees={self.block_degrees:g}`")
+        if self.compare_splits and dataset.separator is not None:
+            raise InputError(f"`compare_splits`: {dataset.source} has several labels per image. Leave it out.")
+        if self.compare_splits:
+            _require_places(divided, "`compare_splits`")
+
     def make_folds(self, dataset: ImageDataset, contents: Ints, seed: int) -> Folds:
         """The folds of labeled, readable images; ``contents`` are (N,) ids, equal for identical files."""
         if self.by == "time":
             column = self._find_time_column(dataset)
             return time_folds(dataset, k=self.folds, column=column, contents=contents)
-        if self.block_degrees is not None and self.by == "auto":
-            _require_places(dataset, f"`block_degrees={self.block_degrees:g}`")
         return self._assign(dataset, contents, seed, cast(SplitBy, self.by))
 
     def comparison_folds(self, dataset: ImageDataset, contents: Ints, seed: int, folds: Folds) -> Folds | None:
         """Random folds if ``folds`` are by place, else folds by place; None if they can't be made and need not be."""
-        if self.compare_splits and dataset.separator is not None:
-            raise InputError(f"`compare_splits`: {dataset.source} has several labels per image. Leave it out.")
         if folds.by not in ("auto", "class", "place"):
             return None
-        if self.compare_splits:
-            _require_places(dataset, "`compare_splits`")
         try:
             return self._assign(dataset, contents, seed, "class" if folds.block is not None else "place")
         except InputError as error:
