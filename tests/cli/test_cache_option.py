@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import random
 from dataclasses import replace
 from functools import partial
@@ -316,6 +317,16 @@ def test_existing_cache_on_disk_takes_no_time(large, caches, monkeypatch):
     assert estimate_cache("disk", quick_recipe(), data, CPU).seconds >= 100
     build_cache("disk", quick_recipe(), data, HARDWARE)
     assert estimate_cache("disk", quick_recipe(), data, CPU).seconds == 0
+
+
+def test_machines_with_a_shared_home_have_a_cache_each(large, caches, monkeypatch):
+    """The times of their image files may differ, and each would replace the cache of the other."""
+    data, hardware = prepared(large), replace(HARDWARE, world=World(size=2))
+    files = set()
+    for name in ("first", "second"):
+        monkeypatch.setattr(platform, "node", lambda name=name: name)
+        files.add(build_cache("disk", quick_recipe(), data, hardware).reader.path)
+    assert len(files) == 2
 
 
 def test_estimate_refuses_a_cache_larger_than_memory(large, monkeypatch):

@@ -14,6 +14,7 @@ from tests.recipes import with_overrides
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
+from efficientnetv2.progressive.schedule import Revision, StepPlan
 from efficientnetv2.training.callbacks import (
     Callback,
     ModelSelection,
@@ -216,6 +217,19 @@ def test_auto_minival_chooses_between_initial_and_last_model(start, kept):
         assert network.weight.item() == filled[0 if kept == "start" else 30]
         told = one.to_json()
         assert (told["kept_model"], told["start_metric"], told["trained_metric"]) == (kept, start, 0.6)
+
+
+def test_patience_does_not_count_the_end_of_the_stage_before():
+    """With fewer steps than scheduled, that stage ends within a step. The last one begins at 80 of 120."""
+    recipe = with_overrides(get_recipe("finetune"), ["epochs=3", "minival=0.1", "patience=2", "progressive.stages=3"])
+    plan = StepPlan(120, [Revision(decided=0, step=1, steps=100)])
+    assert plan.scheduled_step(66) < 80 < plan.position(67)
+    selection = ModelSelection(recipe, RunLength(120, 40), plan)
+    over = []
+    for step, figure in ((50, 0.9), (67, 0.8), (80, 0.5), (90, 0.4), (95, 0.3)):
+        selection.add(step, {"top1": figure, "macro_f1": figure}, torch.nn.Linear(1, 1))
+        over.append(selection.over)
+    assert over == [False, False, False, True, True]
 
 
 def test_training_stops_after_patience(job, scripted):

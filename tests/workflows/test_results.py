@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pkgutil
 import shutil
 import subprocess
@@ -11,9 +12,12 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import pandas as pd
+import psutil
 import pytest
 from tests.command_line import effnetv2
+from tests.messages import mentions
 from tests.nas.tiny import SPACE
+from tests.processes import in_processes
 from tests.workflows.conftest import MACHINE, MACHINE_WORDS, TINY
 
 import efficientnetv2 as ev2
@@ -33,6 +37,15 @@ def test_run_displays_its_metrics(run):
     assert run.model.class_names == ("blue", "green", "red")
     right = (run.predictions["predicted_label"] == run.predictions["true_label"]).mean()
     assert right == pytest.approx(run.metrics["top1"])
+
+
+def test_tilde_is_the_home_folder(run, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.path.parent))
+    path = f"~/{run.path.name}"
+    assert ev2.Run(path).metrics == run.metrics
+    assert ev2.load(path).class_names == run.model.class_names
+    for result in (ev2.DatasetCheck("~/look"), ev2.Study("~/look")):
+        assert result.path == run.path.parent / "look"
 
 
 def test_missing_run_is_an_error_without_a_hint_to_resume(tmp_path):
@@ -214,6 +227,38 @@ def test_search_needs_no_main_guard_in_a_script(photos, tmp_path):
     assert done.stdout.splitlines() == ["runs", f"['finished'] {script}"], done.stderr
 
 
+def test_workers_need_no_main_guard_in_a_script(photos, tmp_path):
+    """Where the system starts them anew, as on macOS and Windows."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from types import SimpleNamespace\n"
+        "import efficientnetv2 as ev2\n"
+        "from efficientnetv2.data import loader\n"
+        "loader.sys = SimpleNamespace(platform='darwin')\n"
+        "multiprocessing.set_start_method('spawn')\n"
+        "print('runs')\n"
+        f"run = ev2.train({str(photos)!r}, output='run', **{ONE_STAGE | {'workers': 1}!r})\n"
+        "print(run.path, __file__)\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["runs", f"run {script}"], done.stderr
+
+
+class Stop(ev2.Callback):
+    def on_step_end(self, *_arguments, **_more):
+        raise KeyboardInterrupt
+
+
+def test_interrupted_run_leaves_no_workers(photos, tmp_path):
+    """Even while the exception is kept, as in a notebook."""
+    before = {child.pid for child in psutil.Process().children()}
+    with pytest.raises(KeyboardInterrupt) as kept:
+        ev2.train(photos, output=tmp_path / "run", callbacks=[Stop()], **ONE_STAGE | {"workers": 1})
+    assert mentions(str(kept.value), "resume")
+    assert {child.pid for child in psutil.Process().children()} <= before
+
+
 def test_model_object_must_be_saved_first(run, photos):
     with pytest.raises(ev2.InputError, match=r"`model` must be a path or a name, not \w+\. Write a model to a file"):
         ev2.predict(run.model, photos)
@@ -225,6 +270,27 @@ def test_functions_are_not_replaced_by_imported_subpackages():
             import_module(module.name)
     functions = ("train", "evaluate", "predict", "cross_validate", "check", "estimate", "search")
     assert all(callable(getattr(ev2, name)) for name in functions)
+
+
+def train_and_read(photos, output):
+    return ev2.train(photos, output=output, settings={"ghost_batch_size": 4}, **TINY).metrics["top1"]
+
+
+def test_every_process_of_a_launched_script_can_read_the_result(photos, tmp_path):
+    first, second = in_processes(train_and_read, 2, photos, tmp_path / "run")
+    assert first == second == ev2.Run(tmp_path / "run").metrics["top1"]
+
+
+def train_twice(photos, folder, restarts):
+    os.chdir(folder)
+    os.environ |= {"TORCHELASTIC_RUN_ID": "a launch", "TORCHELASTIC_RESTART_COUNT": str(restarts)}
+    return [ev2.train(photos, seed=seed, **ONE_STAGE).path for seed in range(2)]
+
+
+def test_restarted_script_resumes_each_of_its_runs(photos, tmp_path):
+    (made,) = in_processes(train_twice, 1, photos, tmp_path, 0)
+    assert len(set(made)) == 2
+    assert in_processes(train_twice, 1, photos, tmp_path, 1) == [made]
 
 
 @pytest.mark.parametrize("name", ["evaluate", "predict", "cross_validate", "check", "estimate", "search"])

@@ -38,6 +38,7 @@ from efficientnetv2.preprocessing import RGB, CropMode
 from efficientnetv2.utils.errors import InputError, format_bytes
 from efficientnetv2.utils.io import UNUSED_DAYS, is_unused, remove_partial, write_atomically
 from efficientnetv2.utils.logs import progress, silenced
+from efficientnetv2.utils.processes import own_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def cache_in_memory(job: CacheJob, *, room_bytes: int) -> CacheFile:
         handle = os.memfd_create("effnetv2-images")
         path, holder = Path(f"/proc/{os.getpid()}/fd/{handle}"), _Open(handle)
     else:  # a temporary file, which the system keeps in memory while there is room
-        folder = tempfile.TemporaryDirectory(prefix="effnetv2-", ignore_cleanup_errors=True)
+        folder = tempfile.TemporaryDirectory(prefix="cache-", dir=own_folder(), ignore_cleanup_errors=True)
         path, holder = Path(folder.name) / "images.bin", folder
     digest = job.digest()
     _write_cache(path, job, offsets, digest)

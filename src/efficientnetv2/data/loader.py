@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import parent_process
@@ -31,7 +31,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, ReaderKilledError
-from efficientnetv2.utils.processes import end_with_parent, own_folder
+from efficientnetv2.utils.processes import end_with_parent, own_folder, without_script
 from efficientnetv2.utils.random_key import Key
 
 Result = TypeVar("Result")
@@ -123,7 +123,9 @@ def _start_loader(dataset: Dataset[Any], requests: Any, workers: int, pin_memory
         loader: DataLoader[Any] = DataLoader(
             dataset, batch_size=None, sampler=requests, num_workers=workers, pin_memory=pin_memory, **options
         )
-        return iter(loader)
+        # Workers that are not forked would run the user's script.
+        with nullcontext() if sys.platform == "linux" or not workers else without_script():
+            return iter(loader)
 
 
 def _start_worker(_: int, parent: int | None) -> None:

@@ -14,8 +14,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -49,11 +48,10 @@ from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.benchmark import MachineLock
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError, error_summary
 from efficientnetv2.utils.memory import is_out_of_memory, limit_memory, peak_bytes, reset_peak_memory
-from efficientnetv2.utils.processes import keep_freed_memory, own_folder
+from efficientnetv2.utils.processes import keep_freed_memory, own_folder, without_script
 
 # Of the output of a process that ended unexpectedly, so many last lines go into the failure. Ours.
 _LAST_LINES = 12
-_STARTING = threading.Lock()
 
 
 def run_trial(
@@ -77,7 +75,7 @@ def run_trial(
         )
         result = TrialResult()
         try:
-            with defer_signals(), _without_script():  # Interrupted while it starts, nobody could stop the process.
+            with defer_signals(), without_script():  # Interrupted while it starts, nobody could stop the process.
                 process.start()
             sender.close()
             while True:
@@ -106,20 +104,6 @@ def run_trial(
             receiver.close()
 
 
-@contextmanager
-def _without_script() -> Iterator[None]:
-    """Keep a new process from running the user's script, which may have no ``if __name__ == "__main__":``."""
-    main = vars(sys.modules["__main__"])
-    with _STARTING:
-        hidden: dict[str, Any] = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
-        main["__spec__"] = None  # multiprocessing reads it
-        try:
-            yield
-        finally:
-            del main["__spec__"]
-            main.update(hidden)
-
-
 def _exit_reason(code: int | None, scratch: Path) -> str:
     ended = f"ended with code {code}"
     if code is not None and code < 0:
@@ -131,8 +115,8 @@ def _exit_reason(code: int | None, scratch: Path) -> str:
 
 
 def _context() -> BaseContext:
-    """A fork server that has imported everything, where the system has one."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    """A fork server that has imported everything, where the system has one; not on macOS, whose GPU no fork can use."""
+    if sys.platform == "darwin" or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # PyTorch imports the second for the first optimizer, which takes seconds.

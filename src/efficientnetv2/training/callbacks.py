@@ -199,8 +199,12 @@ class ModelSelection:
         if self._patience is None:
             return False
         steps = (validation.step for validation in self._validations)
-        before = max((step for step in steps if self._plan.position(step) <= self._last_stage), default=0)
+        before = max((step for step in steps if not self._is_in_last_stage(step)), default=0)
         return validations_without_improvement(self._validations, first_step=before) >= self._patience
+
+    def _is_in_last_stage(self, step: int) -> bool:
+        """Whether the last of ``step`` steps is of the last stage."""
+        return step > 0 and self._plan.scheduled_step(step - 1) >= self._last_stage
 
     def apply(self, network: nn.Module) -> None:
         """Load the best weights into a model of the same shape."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import re
 import time
 from dataclasses import dataclass, replace
@@ -69,7 +70,8 @@ def build_cache(
     px = image_size or max(setting.image_size for setting in settings_by_size(recipe))
     job = _job(images, recipe, px)
     ram = where == "ram"
-    file = _in_memory(job, hardware.device) if ram else cache_on_disk(_folder(images, job.spec, data), job)
+    folder = _folder(images, job.spec, data, hardware.world)
+    file = _in_memory(job, hardware.device) if ram else cache_on_disk(folder, job)
     seconds = time.perf_counter() - began
     done = "there already" if file.reused else f"filled in {seconds:.0f} s"
     place = "of memory" if ram else f"in {file.path.parent} (delete that folder to free it)"
@@ -88,7 +90,7 @@ def estimate_cache(where: str | None, recipe: Recipe, data: PreparedData, device
     images, _ = _images(where, data)
     job = _job(images, recipe)
     began = time.perf_counter()
-    exists = where == "disk" and is_cached(_folder(images, job.spec, data), job)
+    exists = where == "disk" and is_cached(_folder(images, job.spec, data, SINGLE_PROCESS), job)
     lookup_s = time.perf_counter() - began
     order = Key.of(recipe.seed).fold("foreseen").generator().permutation(len(data.train))
     some, file, began = _as_many_as_fit(data.train, order[:_ESTIMATED], recipe, device)
@@ -203,16 +205,19 @@ def _room(device: torch.device) -> int:
     return int(fraction * free_bytes(torch.device("cpu")))
 
 
-def _folder(images: ImageDataset, spec: CacheSpec, data: PreparedData) -> Path:
+def _folder(images: ImageDataset, spec: CacheSpec, data: PreparedData, world: World) -> Path:
     """The folder of this data at this size and by this rule; when the images change, its content is replaced.
 
     The rule of rasters is measured on the training images, so each seed and fold has its own. Folds train on other
-    images than other folds of the same data, and than a plain run.
+    images than other folds of the same data, and than a plain run. Several machines may share the folder of caches, but
+    the times of their image files may differ.
     """
     name = Path(images.source).name
     about = f"{images.root}\0{name}\0{spec}" + ("" if images.bands is None else f"\0{images.bands!r}")
     if data.common is not None:
         about = "\0".join([about, *images.paths])
+    if world.machines > 1:
+        about += f"\0{platform.node()}"
     digest = hashlib.blake2b(about.encode(), digest_size=6).hexdigest()
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:40]
     return cache_folder("images") / f"{stem}-{spec.px}px-{digest}"

@@ -13,18 +13,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from efficientnetv2.utils.errors import InputError
 
 Result = TypeVar("Result")
+
+_STARTING = threading.Lock()
 
 # Rounds that a waiting thread of GNU's OpenMP spins before it sleeps; the default is 300,000. While it spins it holds a
 # core. Ours: on two idle cores 10,000 cost a step nothing, 1,000 half of it; with two other busy programs 10,000 were
@@ -97,6 +99,20 @@ def end_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+@contextmanager
+def without_script() -> Iterator[None]:
+    """Keep a new process from running the user's script, which may have no ``if __name__ == "__main__":``."""
+    main = vars(sys.modules["__main__"])
+    with _STARTING:
+        hidden: dict[str, Any] = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
+        main["__spec__"] = None  # multiprocessing reads it
+        try:
+            yield
+        finally:
+            del main["__spec__"]
+            main.update(hidden)
 
 
 def own_folder() -> Path:

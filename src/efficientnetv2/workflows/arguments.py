@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from inspect import signature
@@ -104,10 +105,21 @@ def api(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except ValidationError as error:
             raise InputError("; ".join(map(format_rule, error.errors()))) from error
+        except KeyboardInterrupt as stop:
+            _release(stop)
+            raise
         finally:
             CALL.reset(token)
 
     return called
+
+
+def _release(stop: BaseException) -> None:
+    """Free the variables of the stopped calls: a notebook keeps the exception, and with it the model and workers."""
+    cause: BaseException | None = stop
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
 
 
 def refuse_launched(function: str) -> None:

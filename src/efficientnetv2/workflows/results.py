@@ -38,7 +38,7 @@ class Result:
         report: dict[str, Any] | None = None,
         predictions: pd.DataFrame | None = None,
     ) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else Path(os.path.expanduser(path))
         if report is not None:
             self.report = report
         if predictions is not None:
@@ -163,7 +163,7 @@ class Run(TrainedResult):
 
         run = ev2.Run("runs/mine")
         run.metrics["top1"], run.report_path
-        errors = run.predictions.query("predicted_label != true_label")  # of the validation images
+        errors = run.predictions.query("predicted_label != true_label")  # of validation, one label per image
 
     Args:
         path: Folder of the run.

@@ -61,7 +61,7 @@ class Study:
     """
 
     def __init__(self, path: str | os.PathLike[str], storage: str | None = None) -> None:
-        self.path, self.storage = Path(path), storage
+        self.path, self.storage = Path(os.path.expanduser(path)), storage
 
     @property
     def trials(self) -> pd.DataFrame:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import time
@@ -40,6 +41,7 @@ from efficientnetv2.utils.device import Hardware, pick_device, pick_own_device, 
 from efficientnetv2.utils.distributed import (
     SINGLE_PROCESS,
     World,
+    all_gather_object,
     broadcast_from_main,
     process_group,
     with_tensor_group,
@@ -64,6 +66,7 @@ from efficientnetv2.workflows.resume import AlreadyFinished, report_finished, re
 from efficientnetv2.workflows.run_report import save_probe, write_run_report
 
 _logger = logging.getLogger(__name__)
+_calls = itertools.count(1)  # numbers the runs of a launched script without a given folder
 
 
 @api
@@ -84,7 +87,6 @@ def train(
     The run is the one of ``effnetv2 train`` with the same options and seed, to the bit. It logs its progress to
     ``logging.getLogger("efficientnetv2")``. If the program has not set up logging, the progress is printed to stderr;
     ``logging.getLogger("efficientnetv2").setLevel("WARNING")`` turns this off.
-    With ``workers`` above 0 on macOS or Windows, call it under ``if __name__ == "__main__":``.
 
     Example::
 
@@ -148,6 +150,8 @@ def train_and_report(
     ``on_result`` gets the result, or of a run that had finished before, the file of its report.
     """
     world, log = world_from_env(), RunLog()
+    if world.launch is not None and options.out is None and (call := next(_calls)) > 1:
+        world = replace(world, launch=f"{world.launch}#{call}")
     with (
         process_group(world, fix="The last checkpoint is intact: resume with `resume=True`."),
         attached(log) if world.is_main_process else silenced(),
@@ -166,6 +170,7 @@ def train_and_report(
             predict = f"For new images: {shell_join(['effnetv2', 'predict', str(trained.path), 'IMAGES', *several])}"
             for line in (*paths, *trained.result.next_lines, predict):
                 _logger.info(line)
+        all_gather_object(world, None)  # the report is there when any process goes on
         return trained.path
 
 
