@@ -68,14 +68,18 @@ def serve(
             # A request takes as long as its time limit at most, and a moment for its response.
             timeout_graceful_shutdown=int(options.timeout) + 5,
         )
-        is_main = threading.current_thread() is threading.main_thread()  # the others get no signals
         # Uvicorn raises the signal again after it has stopped: a planned end is no failure.
-        earlier = signal.signal(signal.SIGTERM, lambda *_: None) if is_main else None
+        earlier = signal.signal(signal.SIGTERM, lambda *_: None) if _gets_signals() else None
         try:
             asyncio.run(_run(_Server(config), listener, app))
         finally:
-            if is_main:
+            if _gets_signals():
                 signal.signal(signal.SIGTERM, earlier)
+
+
+def _gets_signals() -> bool:
+    """Whether Python runs the handlers of signals in this thread."""
+    return threading.current_thread() is threading.main_thread()
 
 
 class _Server(uvicorn.Server):
@@ -99,9 +103,9 @@ async def _run(server: uvicorn.Server, listener: socket.socket, app: FastAPI) ->
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    # Windows has no such signal, and a thread gets none.
-    with suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    if _gets_signals():
+        with suppress(AttributeError, NotImplementedError):  # Windows has no such signal
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     await server.serve(sockets=[listener])
 
 

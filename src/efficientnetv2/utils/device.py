@@ -184,7 +184,7 @@ def workers_for(requested: int | None, device: torch.device, *, sharing: int = 1
 def place(
     network: nn.Module, device: torch.device, memory_format: torch.memory_format = torch.channels_last
 ) -> nn.Module:
-    """Move a model to a device, in channels-last memory, which is the fastest for convolutions."""
+    """Move a model to a device; channels-last memory is the fastest for convolutions."""
     return network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
 
 

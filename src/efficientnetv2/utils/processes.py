@@ -26,7 +26,7 @@ from efficientnetv2.utils.errors import InputError
 
 Result = TypeVar("Result")
 
-_STARTING = threading.Lock()
+_STARTING = threading.Lock()  # one thread at a time changes __main__
 
 # Rounds that a waiting thread of GNU's OpenMP spins before it sleeps; the default is 300,000. While it spins it holds a
 # core. Ours: on two idle cores 10,000 cost a step nothing, 1,000 half of it; with two other busy programs 10,000 were
