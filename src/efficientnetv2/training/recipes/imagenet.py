@@ -7,7 +7,7 @@ from typing import Literal
 
 from efficientnetv2.architectures.registry import get_model_info
 from efficientnetv2.progressive.presets import paper_schedule, released_schedule
-from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
+from efficientnetv2.progressive.schedule import Ramp
 from efficientnetv2.training.recipe import NamedRecipe, Optimizer, Recipe, Schedule
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
@@ -255,31 +255,16 @@ def _progressive(name: str, model: str, image_size: int, drop_path: float) -> Re
     Ours: optimizer, schedule and minival of the paper's section 5.1, S's row of Table 6 for RandAugment and dropout,
     sizes from 128 px to the model's own. The baseline is ``--set progressive.stages=1``.
     """
-    return Recipe(
-        name=name,
-        expected_dataset="imagenet1k",
-        model=model,
-        weights="none",
-        epochs=350,
-        batch_size=4096,
-        progressive=ProgressiveSchedule(
-            stages=4,
-            image_size=Ramp(128, image_size),
-            randaugment=Ramp(5, 15),
-            dropout=Ramp(0.1, 0.3),
-            drop_path=drop_path,
-            label_smoothing=0.1,
-        ),
-        optimizer=_RMSPROP,
-        schedule=Schedule(name="staircase", warmup_epochs=5),
-        ema_decay=0.9999,
-        batch_norm_momentum=0.99,
-        crop_mode="center",
-        crop_pct=image_size / (image_size + 32),  # the margin of the released code
-        eval_image_size=image_size,
-        crop_scale_min=0.05,
-        augment=AugmentPlan(flip="horizontal", randaugment_preset="released"),
-        minival=25_000,
+    return S_PAPER.model_copy(
+        update={
+            "name": name,
+            "model": model,
+            "progressive": replace(S_PAPER.progressive, image_size=Ramp(128, image_size), drop_path=drop_path),
+            "crop_mode": "center",
+            "train_crop_mode": None,
+            "crop_pct": image_size / (image_size + 32),  # the margin of the released code
+            "eval_image_size": image_size,
+        }
     )
 
 
