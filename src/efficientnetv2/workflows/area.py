@@ -37,16 +37,6 @@ class Estimate:
     value: float
     margin: float
 
-    @property
-    def low(self) -> float:
-        """Lower end, at least 0."""
-        return max(0.0, self.value - self.margin)
-
-    @property
-    def high(self) -> float:
-        """Upper end, at most 1."""
-        return min(1.0, self.value + self.margin)
-
 
 @dataclass(frozen=True)
 class ClassArea:
