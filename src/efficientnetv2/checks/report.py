@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from efficientnetv2.evaluation.html import is_page, json_text, render
 from efficientnetv2.evaluation.plot_style import COLORS, INK, label_text, single_plot, style_axes
 from efficientnetv2.evaluation.thumbnails import CONTRAST_NOTE, encode_thumbnail
 from efficientnetv2.utils.errors import pluralize
-from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.io import read_object_or_empty, write_text_atomically
 from efficientnetv2.utils.random_key import Key
 
 JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
@@ -56,11 +55,7 @@ def write_check_report(
 
 def is_check_json(file: Path) -> bool:
     """Whether a file is an ``inspection.json`` of this package."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and {"data", "num_images", "weights", "findings"} <= values.keys()
+    return {"data", "num_images", "weights", "findings"} <= read_object_or_empty(file).keys()
 
 
 def is_check_page(file: Path) -> bool:

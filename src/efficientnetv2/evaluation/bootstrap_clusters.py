@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from efficientnetv2.data.groups import BLOCKS, groupings, has_groups, has_places
 from efficientnetv2.data.records import Ints, copy_groups
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import read_object_or_empty
 from efficientnetv2.utils.legacy import run_file
 
 
@@ -85,10 +84,8 @@ def data_root(folder: Path, paths: Sequence[str]) -> str | None:
         return ""
     dataset = _run_dataset(folder)
     if dataset is None:  # an evaluation
-        with suppress(OSError, ValueError, AttributeError):
-            found = json.loads((folder / "report.json").read_text("utf-8")).get("data_root")
-            return found if isinstance(found, str) else None
-        return None
+        found = read_object_or_empty(folder / "report.json").get("data_root")
+        return found if isinstance(found, str) else None
     prefix = relative_prefix(dataset.paths, relative)
     if prefix is None:
         return None

@@ -27,7 +27,7 @@ from efficientnetv2.metrics.metric_intervals import unpaired_difference
 from efficientnetv2.metrics.multilabel import METRIC_NAMES
 from efficientnetv2.training.run_dir import RUN_MARKERS, RunDir, is_running
 from efficientnetv2.utils.errors import InputError, did_you_mean
-from efficientnetv2.utils.io import read_object
+from efficientnetv2.utils.io import read_object, read_object_or_empty
 from efficientnetv2.utils.legacy import run_file, upgrade
 from efficientnetv2.utils.shell import shell_join
 
@@ -206,7 +206,7 @@ class PreviousRun:
         """The same, to compare with a table of ``true_label`` by path; ``root`` is its ``data_root``."""
         if separator is not None:
             raise InputError("`baseline` needs one label per image, but these images have several. Leave it out.")
-        report = _read_report(folder)
+        report = read_object_or_empty(folder / "report.json")
         if "mean_average_precision" in report:
             raise InputError(f"`baseline` {folder} is multi-label, but these images have one label each. Leave it out.")
         there = data_root(folder, list(predictions.index))
@@ -242,15 +242,6 @@ class PreviousRun:
             return cls(str(saved["against"]), load_predictions(folder / _SAVED), *notes)
         except (KeyError, InputError):
             return None
-
-
-def _read_report(folder: Path) -> dict[str, Any]:
-    """The report of predictions; empty without a report."""
-    try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) else {}
 
 
 def find_previous_run(

@@ -31,6 +31,7 @@ from efficientnetv2.utils.io import (
     locked,
     output_dir,
     read_object,
+    read_object_or_empty,
     remove_partial,
     write_atomically,
     write_text_atomically,
@@ -283,11 +284,7 @@ def validate_new_run_dir(path: Path) -> None:
 
 def _is_beginning(file: Path) -> bool:
     """Whether a run has written it."""
-    try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(plain, dict) and {"command", "preprocessing"} <= plain.keys()
+    return {"command", "preprocessing"} <= read_object_or_empty(file).keys()
 
 
 def new_run_path(runs: Path, name: str) -> Path:

@@ -69,6 +69,15 @@ def read_object(file: Path, *keys: str, fix: str) -> dict[str, Any]:
     return plain
 
 
+def read_object_or_empty(file: Path) -> dict[str, Any]:
+    """A JSON object as it is stored; empty if the file is missing, damaged or holds something else."""
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return plain if isinstance(plain, dict) else {}
+
+
 def write_text_atomically(path: str | Path, text: str) -> None:
     """Write text atomically, in UTF-8 with plain line ends."""
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))

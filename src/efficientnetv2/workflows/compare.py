@@ -21,7 +21,7 @@ from efficientnetv2.evaluation.run_comparison import (
 )
 from efficientnetv2.evaluation.training_plots import draw_costs, draw_hyperparameters, draw_top1_over_time, stage_costs
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import check_writable_dir, write_atomically, write_text_atomically
+from efficientnetv2.utils.io import check_writable_dir, read_object_or_empty, write_atomically, write_text_atomically
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.workflows.arguments import PathLike, api, note_replaced, path_of, path_text, refuse_foreign_file
 
@@ -133,11 +133,7 @@ def compare(runs: Sequence[PathLike], *, output: PathLike | None = None) -> Comp
 
 
 def _is_comparison(file: Path) -> bool:
-    try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(plain, dict) and plain.keys() - {"schema_version", "unpaired"} == {"runs", "gains"}
+    return read_object_or_empty(file).keys() - {"schema_version", "unpaired"} == {"runs", "gains"}
 
 
 def _write(out: Path, found: Comparison) -> None:
