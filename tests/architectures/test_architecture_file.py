@@ -34,6 +34,12 @@ def test_architecture_is_read_back_equal(name, comment, suffix, tmp_path_factory
         assert json.loads(file.read_text())["head_channels"] == get_architecture(name).head_channels
 
 
+def test_json_may_be_indented_by_tabs(tmp_path):
+    architecture = get_architecture("efficientnetv2_s")
+    (tmp_path / "s.json").write_text(json.dumps(architecture.to_json(), indent="\t"))
+    assert read_architecture(tmp_path / "s.json") == architecture
+
+
 def test_file_of_version_0_1_is_read(tmp_path):
     write_architecture(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"))
     text = (tmp_path / "s.yaml").read_text()

@@ -243,4 +243,7 @@ def read_yaml(file: Path, option: str = "") -> Any:
         raise InputError(f"{called}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{called} is not YAML: {error}") from error
+    if file.suffix.lower() == ".json" and "\t" in text:  # which YAML does not allow
+        with suppress(ValueError, RecursionError):
+            return json.loads(text)
     return parse_yaml(text, called)
