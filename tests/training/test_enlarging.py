@@ -147,6 +147,14 @@ def test_run_resumes_with_automatic_evaluation_sizes(tmp_path):
         gone_on(other, file)
 
 
+def test_renamed_run_resumes(tmp_path):
+    words = TrainOverrides(
+        model=NETWORK, recipe="finetune", weights="none", settings=(*QUICKLY, "name=mine", "max_upscale=3")
+    )
+    run, file = settled_run(words, tmp_path)
+    assert (run.name, gone_on(words, file)) == ("mine", run)
+
+
 def test_run_with_requested_size_and_max_upscale_resumes(tmp_path):
     words = TrainOverrides(
         model=NETWORK, recipe="quick", weights="none", image_size=256, settings=(*QUICKLY, "max_upscale=3")
@@ -166,6 +174,17 @@ def test_recipe_file_may_name_the_architecture_without_the_padding_of_the_weight
     with pytest.raises(InputError, match="model"):
         gone_on(replace(words, model="efficientnetv2_b0"), tmp_path / "recipe.yaml")
     assert gone_on(replace(words, model="efficientnetv2_s"), tmp_path / "recipe.yaml").model == padded
+
+
+@pytest.mark.parametrize(
+    "edit", [{"padding": "symmetric"}, {"batch_norm_epsilon": 1e-5}, {"global_pool": "avg+center"}]
+)
+def test_run_from_scratch_is_not_resumed_with_an_edited_architecture(edit, tmp_path):
+    words = TrainOverrides(model=NETWORK, recipe="quick", weights="none", settings=QUICKLY)
+    run, file = settled_run(words, tmp_path)
+    assert gone_on(words, file) == run
+    with pytest.raises(InputError, match="model"):
+        gone_on(replace(words, model=replace(words.model, **edit)), file)
 
 
 def in_time(images: float):

@@ -1,5 +1,6 @@
 """Initial state of a run: weights, architecture and classifier."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -160,6 +161,15 @@ def test_global_pool_is_from_the_recipe_or_else_from_the_weights(given, tmp_path
     kept = begun(f"weights={tmp_path / 'wide.safetensors'}", "global_pool=null")
     assert kept.network.embed_dim == 2 * 1280
     assert kept.model == "efficientnetv2_b0"
+
+
+def test_architecture_with_another_pooling_than_the_weights_is_refused(given):
+    wide = replace(get_architecture("efficientnetv2_b0"), global_pool="avg+center")
+    settings = (f"weights={given[1]}", f"model={json.dumps(wide.to_json())}")
+    with pytest.raises(InputError, match=mentioning("global_pool=avg+center", "global_pool=avg")):
+        begun(*settings, "global_pool=null")
+    assert begun(*settings, "global_pool=avg").network.embed_dim == 1280
+    assert begun(*settings, "global_pool=avg+center").network.embed_dim == 2 * 1280
 
 
 def test_layers_are_frozen_by_the_recipe_but_never_without_weights(given):

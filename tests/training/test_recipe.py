@@ -60,6 +60,56 @@ def test_stages_of_a_measured_run_have_their_epochs():
     assert [stage["epochs"] for stage in measured.stages()] == pytest.approx([7.5, 2.5])
 
 
+@pytest.mark.parametrize("field", ["weights", "model"])
+def test_settings_of_model_and_weights_are_those_of_the_options(field):
+    """They decide the recipe, and which weights are looked for."""
+    value, cpu = {"weights": "none", "model": "efficientnetv2_b1"}[field], torch.device("cpu")
+    for recipe in (None, "finetune"):
+        option, setting = TrainOverrides(recipe=recipe, **{field: value}), (f"{field} = {value}",)
+        for found in (
+            TrainOverrides(recipe=recipe, settings=setting),
+            replace(TrainOverrides(recipe=recipe), settings=setting),
+        ):
+            assert found == option
+    twice = TrainOverrides(settings=(f"{field}=null", f"{field}={value}"))
+    assert twice == TrainOverrides(**{field: value})
+    recipe, notes = requested_recipe(TrainOverrides(settings=("weights=none",)), cpu)
+    assert (recipe.name, recipe.weights) == ("quick", "none")
+    assert not any("Weights" in note for note in notes)
+
+
+def of_run(folder, *settings):
+    """The recipe file of a run of seed 0, from a recipe with these settings."""
+    recipe = with_overrides(get_recipe("quick"), ["seed=0", "progressive.stages=2", *settings])
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    return TrainOverrides(recipe=str(folder / "recipe.yaml"), weights="none")
+
+
+@pytest.mark.parametrize("seed", [{"seed": 1}, {"settings": ("seed=1",)}])
+def test_another_seed_of_a_recipe_of_a_run_draws_another_order_of_sizes(seed, tmp_path):
+    words, cpu = of_run(tmp_path, "progressive.order=random", "progressive.seed=0"), torch.device("cpu")
+    assert requested_recipe(words, cpu)[0].progressive.seed == 0
+    assert requested_recipe(replace(words, **seed), cpu)[0].progressive.seed is None
+    chosen = replace(words, seed=1, settings=("progressive.seed=0",))
+    assert requested_recipe(chosen, cpu)[0].progressive.seed == 0
+    words = of_run(tmp_path, "progressive.order=random", "progressive.seed=7")
+    assert requested_recipe(replace(words, **seed), cpu)[0].progressive.seed == 7
+
+
+@pytest.mark.parametrize(
+    "change", [{"settings": ("stage_time=[1, 2]",)}, {"image_size": 96}, {"model": "efficientnetv2_b1"}]
+)
+def test_stage_lengths_of_a_run_are_measured_again_for_other_stages(change, tmp_path):
+    words, cpu = of_run(tmp_path, "stage_time=equal", "progressive.stage_fractions=[3, 1]"), torch.device("cpu")
+    assert requested_recipe(words, cpu)[0].progressive.stage_fractions == (3, 1)
+    assert requested_recipe(replace(words, **change), cpu)[0].measures_stages
+    assert requested_recipe(replace(words, settings=("progressive.stages=4",)), cpu)[0].measures_stages
+    constant = requested_recipe(replace(words, settings=("stage_time=null",)), cpu)[0]
+    assert constant.progressive.stage_fractions is None
+    words = of_run(tmp_path, "progressive.stage_fractions=[3, 1]")
+    assert requested_recipe(replace(words, image_size=96), cpu)[0].progressive.stage_fractions == (3, 1)
+
+
 def test_only_own_recipes_use_sigmoid_for_multilabel():
     own = {name for name in named_recipes() if get_recipe(name).multilabel == "sigmoid"}
     assert own == {"quick", "finetune", "proxy_small"}

@@ -216,16 +216,19 @@ def model_title(model: str | Architecture) -> str:
     return f"{near} with {model.padding} padding and batch-norm epsilon {model.batch_norm_epsilon:g}"
 
 
-def same_shape(one: str | Architecture, other: str | Architecture) -> bool:
-    """Whether weights of one model fit the other. Padding and epsilon come with the weights."""
-    return _shape(one) == _shape(other)
+def same_shape(one: str | Architecture, other: str | Architecture, *, exact: bool = False) -> bool:
+    """Whether weights of one model fit the other.
+
+    Padding, epsilon and pooling come with the weights; ``exact`` compares them too.
+    """
+    return _shape(one, exact=exact) == _shape(other, exact=exact)
 
 
-def _shape(model: str | Architecture) -> Architecture | str:
+def _shape(model: str | Architecture, *, exact: bool) -> Architecture | str:
     if isinstance(model, str) and is_library_model(model):
         return model.partition(".")[0].partition("@")[0]
     table = get_architecture(model) if isinstance(model, str) else model
-    return replace(table, padding="same", batch_norm_epsilon=1e-3, global_pool="avg")
+    return table if exact else replace(table, padding="same", batch_norm_epsilon=1e-3, global_pool="avg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,6 +298,13 @@ def _from_weights(
             f"`weights={word}`: the model is {model_title(model)}, not {model_title(recipe.model)}. Use `model=auto` "
             "to train the model of the weights, or other weights."
         )
+    if isinstance(recipe.model, Architecture) and isinstance(network, EfficientNet) and recipe.global_pool is None:
+        pool, theirs = recipe.model.global_pool, network.architecture.global_pool
+        if pool != theirs:
+            raise InputError(
+                f"`model`: its global_pool is {pool}, but that of `weights={word}` is {theirs}. Choose one with "
+                f"`global_pool={pool}` or `global_pool={theirs}`."
+            )
     if network.in_channels != in_channels:
         notes.append(_adapt_channels(network, word, in_channels))
     _seed(recipe)

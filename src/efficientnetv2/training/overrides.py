@@ -67,6 +67,16 @@ class TrainOverrides:
     settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        kept: list[str] = []
+        for setting in self.settings:
+            name = setting_name(setting)
+            value = apply_overrides({name: None}, [setting])[name] if name in ("model", "weights") else None
+            if isinstance(value, str):  # decides the recipe and the weights, as the option does
+                object.__setattr__(self, name, value)
+                kept = [each for each in kept if setting_name(each) != name]  # the last one counts
+            else:
+                kept.append(setting)
+        object.__setattr__(self, "settings", tuple(kept))
         if isinstance(self.model, str) and is_architecture_file(self.model):
             object.__setattr__(self, "model", read_architecture(Path(self.model)))
         if isinstance(self.recipe, str) and recipe_file(self.recipe) is not None:
@@ -236,6 +246,13 @@ def _override(recipe: Recipe, overrides: TrainOverrides) -> Recipe:
             plain["eval_image_size"] = None
         if recipe.eval_image_size_candidates == default_eval_sizes(before_px):
             plain["eval_image_size_candidates"] = "auto"
+    # A run's own recipe has the random order of its seed, and the stage lengths measured for its model and sizes.
+    if recipe.progressive.seed == recipe.seed and (overrides.seed is not None or "seed" in set_fields):
+        plain["progressive"] = plain["progressive"] | {"seed": None}
+    changed_stages = {"stage_time", "progressive.stages", "model"} & set_fields
+    is_remeasured = bool(changed_stages) or is_sized or overrides.model is not None
+    if recipe.stage_time is not None and is_remeasured:
+        plain["progressive"] = plain["progressive"] | {"stage_fractions": None}
     plain = apply_overrides(plain, overrides.settings)
     changed = validate_recipe(plain, where=recipe.name, options=_option_texts(overrides))
     last_px, eval_image_size = changed.progressive.last.image_size, changed.eval_image_size
@@ -279,14 +296,16 @@ def resumed_recipe(overrides: TrainOverrides, recipe_file: Path) -> Recipe:
         dataset = ImageDataset.from_csv(run.path / "dataset.csv", root=run.path, source=str(run.path))
         epochs = requested.steps * requested.batch_size / len(dataset.subset("train"))
         changes |= {"steps": None, "epochs": epochs}
-    if requested.model not in ("auto", saved.model) and same_shape(requested.model, saved.model):
+    is_scratch = saved.weights == "none"
+    if requested.model != "auto" and same_shape(requested.model, saved.model, exact=is_scratch):
         changes["model"] = saved.model  # with the padding of its weights
     lowers = overrides.minutes is not None and not sets_sizes(overrides)
     requested = _with_run_sizes(requested.model_copy(update=changes), saved, lowers=lowers)
     is_open = _OPEN | ({"progressive.stage_fractions"} if requested.stage_time is not None else set())
     differing = diff_recipes(saved, requested, leave_open=is_open)
-    if isinstance(overrides.recipe, str) and get_recipe(overrides.recipe).name != saved.name:
-        differing.insert(0, f"recipe: {saved.name} there, {overrides.recipe} here")
+    named = overrides.recipe
+    if isinstance(named, str) and "name" not in fields and get_recipe(named).name != saved.name:
+        differing.insert(0, f"recipe: {saved.name} there, {named} here")
     if differing:
         fix = "Leave those out to resume it, or give another `output` to start a new run."
         if run.finished:

@@ -185,7 +185,7 @@ class SearchConfig:
             batch_size=options.batch_size,
             settings=tuple(options.settings or ()),
         )
-        pairs = [setting.partition("=") for setting in overrides.settings]
+        pairs = [setting.partition("=") for setting in options.settings or ()]
         assigned = {name.strip(): value.strip() for name, _, value in pairs}
         for name, value in assigned.items():
             if value != "null" and name in _NOT_SETTABLE:
