@@ -145,6 +145,8 @@ def test_search_page_is_self_contained(finished):
     page = (finished / "study/search.html").read_text()
     assert "Accuracy and cost" in page
     assert "Reward over trials" in page
+    assert mentions(page, "S is the time of a training step", "P is the number of parameters")
+    assert "I is" not in page
     addresses = re.findall(r'(?:src|srcset|href)="([^"]{1,20})', page)
     assert addresses
     assert all(one.startswith("data:image/svg") for one in addresses)

@@ -58,6 +58,8 @@ def test_costs_with_an_exponent_are_included():
     reward = Reward(step_seconds=0, parameters=0, inference_seconds=-0.1, peak_memory_bytes=-0.2)
     assert reward.compute(measured, backbone) == pytest.approx(0.378929, abs=1e-6)
     assert Reward().compute(measured, backbone) == 0.5
+    assert str(reward) == "A · I^-0.1 · M^-0.2"
+    assert [*reward.costs] == ["I", "M"]
 
 
 def test_failed_model_has_reward_zero():

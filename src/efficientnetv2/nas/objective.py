@@ -14,6 +14,12 @@ from efficientnetv2.utils.errors import InputError
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Exponent = Annotated[float, Field(le=0, allow_inf_nan=False)]  # Above 0, a higher cost would be rewarded.
+_COSTS = {
+    "step_seconds": ("S", "the time of a training step"),
+    "parameters": ("P", "the number of parameters"),
+    "inference_seconds": ("I", "the time of an image at inference"),
+    "peak_memory_bytes": ("M", "the peak memory of training"),
+}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -105,8 +111,12 @@ class Reward:
 
     def __str__(self) -> str:
         """The formula: ``A · S^-0.07 · P^-0.05``."""
-        powers = zip("SPIM", self.to_json().values(), strict=True)
-        return " · ".join(["A", *(f"{letter}^{power:g}" for letter, power in powers if power)])
+        return " · ".join(["A", *(f"{_COSTS[name][0]}^{power:g}" for name, power in self.to_json().items() if power)])
+
+    @property
+    def costs(self) -> dict[str, str]:
+        """The letters of the formula other than A, and what they are."""
+        return dict(_COSTS[name] for name, power in self.to_json().items() if power)
 
     def to_json(self) -> dict[str, float]:
         """The exponents by field; `from_json` is the inverse."""

@@ -24,6 +24,7 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import option_args, shell_join
 from efficientnetv2.workflows.arguments import note_replaced, refuse_foreign_file
+from efficientnetv2.workflows.search_config import PRESETS
 from efficientnetv2.workflows.search_report import LoadedStudy
 
 _logger = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ def export_trial(
         # Without minival, the selection images of the search would not be trained on.
         command += [*_raster_args(read), "--set", "minival=0.1"]
         _logger.info(f"Train it fully, judged by images that the search did not see: {shell_join(command)}")
+        if read.study.config.recipe.name == PRESETS["paper"].recipe:
+            _logger.info("On ImageNet, add `--recipe efficientnetv2_s_paper`: 350 epochs instead of a short training.")
 
 
 def _scaled_trial(

@@ -108,6 +108,7 @@ def _page(read: LoadedStudy, plots: Mapping[str, Figure | None]) -> str:
         target=study.target,
         networks=config.space.count,
         formula=str(config.reward),
+        costs=config.reward.costs,
         failed=len(failures),
         failures=failures[:LEADERS],
         leaders=leaders,
