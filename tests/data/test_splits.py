@@ -17,6 +17,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.data import groups
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import assign_folds
+from efficientnetv2.data.records import copy_groups, is_copy
 from efficientnetv2.data.splits import split_groups_warning, with_auto_minival, with_holdout, with_minival
 from efficientnetv2.utils.errors import InputError
 
@@ -448,6 +449,29 @@ def test_auto_minival_is_5_percent_between_100_and_1000_images():
         split_dataset, note, selects = with_auto_minival(train_dataset(labels.tolist()))
         assert (sum(minival_counts(split_dataset)), selects) == (expected, expected > 0), images
         assert ("select the weights" in note) == selects
+
+
+def test_minival_counts_originals_and_copies_follow_them():
+    """720 originals are too few for an automatic minival, with however many copies."""
+
+    def balanced(common: int, rare: int) -> ImageDataset:
+        labels = [0] * common + [1] * rare
+        origin = [np.nan] * len(labels)
+        for copy in range(common - rare):
+            labels.append(1)
+            origin.append(f"c001/{common + copy % rare}.jpg")
+        return train_dataset(labels, augmented_from=origin)
+
+    assert not with_auto_minival(balanced(660, 60))[2]
+    for split_dataset, expected in (
+        (with_auto_minival(balanced(900, 100))[0], [90, 10]),
+        (with_minival(balanced(660, 60), size=0.1)[0], [66, 6]),
+    ):
+        held, copies = split_dataset.split == "minival", is_copy(split_dataset)
+        assert np.bincount(split_dataset.labels[held & ~copies]).tolist() == expected
+        families = copy_groups(split_dataset)
+        assert not set(families[held]) & set(families[~held])
+        assert (held & copies).any()
 
 
 def test_auto_minival_skips_rare_classes_and_their_groups():

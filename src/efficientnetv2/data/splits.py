@@ -26,7 +26,7 @@ from efficientnetv2.data.groups import (
     select_groupings,
     stratified_group_split,
 )
-from efficientnetv2.data.records import SPLITS, Ints, is_copy
+from efficientnetv2.data.records import SPLITS, Ints, copy_groups, is_copy
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.random_key import Floats, Key
 
@@ -243,8 +243,9 @@ def with_minival(dataset: ImageDataset, *, size: int | float, contents: Ints | N
     ``with_holdout`` kept together. The images depend only on their own paths, not on a seed or an order: runs
     with other seeds, and the same data in shards, select by the same images. Images given as minival are used instead.
 
-    ``size`` is a number of images (int), or a fraction of the training images (float). Raises InputError if it is too
-    small or too large for the classes, a class has one image, or images have several labels.
+    ``size`` is a number of images (int), or a fraction of the training images (float), without augmented copies.
+    Raises InputError if it is too small or too large for the classes, a class has one image, or images have several
+    labels.
     """
     if dataset.separator is not None:
         raise InputError(
@@ -282,7 +283,7 @@ def with_auto_minival(dataset: ImageDataset, *, contents: Ints | None = None) ->
         except InputError:
             continue
         # Groups stay together, so that the size may be far from the wanted one.
-        if not _MIN_MINIVAL / 2 <= (result.split == "minival").sum() <= _MAX_MINIVAL_FRACTION * len(rows):
+        if not _MIN_MINIVAL / 2 <= (result.split[rows] == "minival").sum() <= _MAX_MINIVAL_FRACTION * len(rows):
             continue
         few = [part.class_names[label] for label in np.unique(part.labels[rare])]
         if has_groups(result):
@@ -300,8 +301,8 @@ def with_auto_minival(dataset: ImageDataset, *, contents: Ints | None = None) ->
 
 
 def _train_by_path(dataset: ImageDataset) -> Ints:
-    """Training rows, sorted by the images' own paths."""
-    train = np.flatnonzero(dataset.in_train)
+    """Training rows without augmented copies, sorted by the images' own paths."""
+    train = np.flatnonzero(dataset.in_train & ~is_copy(dataset))
     names = [dataset.paths[row].rpartition(".tar#")[2] for row in train]
     ordered: Ints = train[np.argsort(np.array(names, dtype=object), kind="stable")]  # of one width they take gigabytes
     return ordered
@@ -323,9 +324,11 @@ def _hold_out(dataset: ImageDataset, rows: Ints, size: int, contents: Ints | Non
         raise MinivalError(str(error)) from error
     split = dataset.split.copy()
     split[rows[parts == 1]] = "minival"
+    if (families := copy_groups(dataset)) is not None:  # copies follow their original
+        split[dataset.in_train & np.isin(families, families[split == "minival"])] = "minival"
     held, how = int((parts == 1).sum()), describe_split(levels, level, parts == 1)
     return dataset.with_split(split), (
-        f"Minival: {held} of {int(dataset.in_train.sum())} training images, {how}, are not trained on. They "
+        f"Minival: {held} of {len(_train_by_path(dataset))} training images, {how}, are not trained on. They "
         "select the weights to keep."
     )
 
@@ -334,7 +337,7 @@ def _quotas(part: ImageDataset, count: int) -> Ints:
     """(K,) images that each class gives: its share of ``count``, at least one and not all."""
     sizes, classes = np.bincount(part.labels), len(part.class_names)
     most = len(part) - classes
-    if not classes <= count <= most:
+    if not 0 < classes <= count <= most:
         tenth = ", or `minival=0.1`" if classes <= round(0.1 * len(part)) <= most else ""
         raise InputError(
             f"{part.source}: minival would be {count} of {len(part)} training images. It must have one of each of the "
