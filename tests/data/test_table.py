@@ -85,6 +85,14 @@ def test_parquet_index_is_a_column(folder):
         assert load_dataset(folder / "t.parquet").digest() == expected.digest()
 
 
+def test_parquet_columns_of_bytes_are_ignored(folder):
+    table = pd.DataFrame({"path": ["0.png", "1.png"], "label": ["a", "b"], "year": [1, 2]})
+    expected = load_dataset(write(folder, table.to_csv(index=False)))
+    for index in ("path", "label"):
+        table.assign(thumbnail=[b"\xff\xd8", b"\x89P"]).set_index(index).to_parquet(folder / "t.parquet")
+        assert load_dataset(folder / "t.parquet").digest() == expected.digest()
+
+
 def test_missing_value_names_can_be_classes(folder):
     assert load_dataset(write(folder, "path,label\n0.png,None\n1.png,NA\n")).class_names == ("NA", "None")
 

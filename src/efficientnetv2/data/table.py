@@ -150,12 +150,20 @@ def _read_parquet(file: Path, roles: Mapping[str, str]) -> pd.DataFrame:
             "into the table."
         )
     try:
-        table = pd.read_parquet(file, dtype_backend="numpy_nullable")  # keeps integer labels
+        table = pd.read_parquet(file, columns=_columns_to_read(file, roles), dtype_backend="numpy_nullable")
     except (OSError, ValueError) as error:
         raise InputError(f"{file.name} cannot be read as Parquet: {error}") from None
     # A pandas index, such as the paths, is a column like the others.
     index = [level for level in table.index.names if level is not None and level not in table.columns]
     return table.reset_index(level=index) if index else table
+
+
+def _columns_to_read(file: Path, roles: Mapping[str, str]) -> list[str] | None:
+    """The columns without bytes, such as thumbnails, which no table of a run can hold. None: all."""
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    schema = pq.read_schema(file)
+    kept = [one.name for one in schema if one.name in roles or not any(is_kind(one.type) for is_kind in kinds)]
+    return None if len(kept) == len(schema) else kept
 
 
 def _roles(names: list[str], table: str, root: Path, options: ReadOptions) -> tuple[dict[str, str], list[str]]:

@@ -16,6 +16,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.readers import source_reader
+from efficientnetv2.data.records import is_copy
 from efficientnetv2.data.shards import scan
 from efficientnetv2.data.shards.storage import LocalStore
 from efficientnetv2.utils.errors import InputError
@@ -472,6 +473,28 @@ def test_split_aliases_are_accepted(jpegs, tmp_path):
     records = [{"split": name} for name in ("Train", "train", "validation", "valid", "test")]
     file = write(tmp_path / "x-train-000.tar", with_records(jpegs, records))
     assert load_dataset(str(file)).split.tolist() == ["train", "train", "val", "val", "test"]
+
+
+def test_other_splits_are_read_for_prediction(jpegs, tmp_path):
+    file = write(tmp_path / "x.tar", with_records(jpegs, [{"split": "extra"}, {"split": "test"}]))
+    for _ in range(2):  # a saved scan for prediction is not used for training
+        found = load_dataset(str(file), require_labels=False, for_training=False)
+        assert found.split.tolist() == ["", "test"]
+        with pytest.raises(InputError, match=mentioning("extra", "train, val or test")):
+            load_dataset(str(file))
+
+
+def test_nan_in_json_is_a_missing_value(jpegs, tmp_path):
+    """As Python writes the missing values of a table."""
+    nan = float("nan")
+    facts = {"patient": nan, "split": nan, "latitude": nan, "longitude": nan, "augmented_from": nan}
+    file = write(tmp_path / "x.tar", with_records(jpegs, [facts, facts, {"patient": "p1"}, {"patient": "p1"}]))
+    dataset = load_dataset(str(file), group_column="patient")
+    assert dataset.table["group"].isna().tolist() == [True, True, False, False]
+    assert not is_copy(dataset).any()
+    unlabeled = write(tmp_path / "y.tar", with_records(jpegs, [{"label": nan}, {}]))
+    with pytest.raises(InputError, match="label"):
+        load_dataset(str(unlabeled))
 
 
 @pytest.mark.parametrize(

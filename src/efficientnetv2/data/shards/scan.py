@@ -36,7 +36,7 @@ _KNOWN = ("path", "label", "split", "group", "latitude", "longitude", "augmented
 # Maximum size of a member with a label or JSON. Ours.
 _MAX_TEXT_BYTES = 1_000_000
 # Version of the rules below: kept scans of other versions are ignored.
-_RULES = 8
+_RULES = 9
 
 
 class _Sample(NamedTuple):
@@ -74,7 +74,7 @@ class _DamagedMemberError(Exception):
 def cached_scan(store: Store, names: list[str], options: ReadOptions) -> tuple[ShardIndex, str]:
     """Result of ``scan``, kept from the first time that these tars were read to their ends; and a sentence on it."""
     stats = list(zip(names, store.stats(names), strict=True))
-    about = json.dumps([store.base, stats, options.label_column, options.group_column, VERSION, _RULES])
+    about = json.dumps([store.base, stats, options.label_column, options.group_column, options.strict, VERSION, _RULES])
     digest = hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
     file = cache_folder("shards") / f"{digest}.parquet"
     shards = pluralize(len(names), "shard")
@@ -109,7 +109,7 @@ def scan(store: Store, names: list[str], options: ReadOptions) -> tuple[ShardInd
         given[options.group_column] = "group"
     roles = {name: name for name in _KNOWN if name not in given.values()} | given
     with ThreadPoolExecutor(_THREADS) as pool:
-        tars = list(pool.map(lambda name: _scan_tar(store, name, roles), names))
+        tars = list(pool.map(lambda name: _scan_tar(store, name, roles, strict=options.strict), names))
     # Our own tars have the class name in .json and its number in .cls. An image that lost one member must not get the
     # other's label.
     samples = [sample for tar in tars for sample in tar.samples]
@@ -176,13 +176,13 @@ def _labeled_rows(tar: _Tar, source: str, label_field: str) -> list[dict[str, An
     return rows
 
 
-def _scan_tar(store: Store, name: str, roles: Mapping[str, str]) -> _Tar:
+def _scan_tar(store: Store, name: str, roles: Mapping[str, str], *, strict: bool) -> _Tar:
     tar = _Tar()
     try:
         with store.open(name) as stream:
             for key, members in _group_by_key(_members(stream, tar.damage), name):
                 try:
-                    sample = _sample(name, key, members, roles)
+                    sample = _sample(name, key, members, roles, strict=strict)
                 except _DamagedMemberError as error:
                     tar.damage.append(f"holds a damaged {error}")
                     continue
@@ -256,7 +256,9 @@ def _group_by_key(found: Iterator[_Member], name: str) -> Iterator[tuple[str, di
         yield key, members
 
 
-def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[str, str]) -> _Sample | None:
+def _sample(
+    name: str, key: str, members: Mapping[str, _Member], roles: Mapping[str, str], *, strict: bool
+) -> _Sample | None:
     """The sample, or None without an image. Raises InputError for several images, _DamagedMemberError for bad text."""
     images = [extension for extension in members if is_image(f"x.{extension}")]
     if not images:
@@ -276,10 +278,10 @@ def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[
         except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end
             raise _DamagedMemberError(f"{key}.json") from error
     facts = facts if isinstance(facts, dict) else {}
-    known = {role: facts[field] for field, role in roles.items() if facts.get(field) not in (None, "")}
+    known = {role: facts[field] for field, role in roles.items() if _is_given(facts.get(field))}
     in_json = known.pop("label", None)
     known |= {column: str(known[column]) for column in ("path", "group", "augmented_from") if column in known}
-    _validate_facts(known, name, key)
+    _validate_facts(known, name, key, strict=strict)
     in_cls = None
     if "cls" in members and roles.get("label") == "label":
         in_cls = members["cls"].text.decode(errors="surrogateescape").strip()
@@ -292,14 +294,22 @@ def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[
     return _Sample(key, member, columns | known, None if in_json == [] else in_json, in_cls, "json" in members)
 
 
-def _validate_facts(known: dict[str, Any], name: str, key: str) -> None:
-    """Normalize the split, latitude and longitude in place. Raises InputError for invalid values."""
+def _is_given(value: Any) -> bool:
+    """Whether a value of a JSON member is one: not empty, and not NaN, which Python writes for a missing number."""
+    return value not in (None, "") and value == value
+
+
+def _validate_facts(known: dict[str, Any], name: str, key: str, *, strict: bool) -> None:
+    """Normalize the split, latitude and longitude in place. Raises InputError for invalid values.
+
+    Other splits are an error only if ``strict``; they are left out otherwise.
+    """
     where = f"{name}: the sample '{key}' has the"
     if "split" in known:
         split = parse_split(str(known["split"]))
-        if split is None:
+        if split is None and strict:
             raise InputError(f"{where} split '{known['split']}', but must have train, val or test.")
-        known["split"] = split
+        known["split"] = split or ""
     for axis, limit in (("latitude", 90), ("longitude", 180)):
         if axis in known:
             try:
