@@ -327,6 +327,19 @@ def test_too_little_disk_space_is_rejected_before_the_first_shard(table, tmp_pat
     write_shards(dataset, tmp_path / "out", PackOptions(10**9))
 
 
+def test_mounted_folder_is_rejected_before_the_first_shard(table, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+
+    def busy(self):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "rmdir", busy)
+    packed = []
+    with pytest.raises(InputError, match=mentioning("busy", tmp_path / "out/shards")):
+        write_shards(load_dataset(table), tmp_path / "out", SMALL, progress=packed.append)
+    assert not packed
+
+
 def test_partial_files_of_a_killed_run_free_their_space(table, tmp_path, monkeypatch):
     dataset, partial, usage = load_dataset(table), tmp_path / PARTIAL, shutil.disk_usage(tmp_path)
     needed = sum(Path(dataset.file(row)).stat().st_size for row in range(len(dataset)))

@@ -100,6 +100,7 @@ def write_shards(
     lock = Path(f"{partial}.lock")
     with output_dir(partial.parent, "OUT"), locked(lock, str(out), taken=taken, fix=fix):
         shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+        _require_replaceable(out)
         _require_room(dataset, out, packing)
         try:
             partial.mkdir(parents=True)
@@ -125,6 +126,17 @@ def _validate_no_rasters(dataset: ImageDataset, called: Sequence[str]) -> None:
                 f"{dataset.file(row)} is a raster ({content}), and shards hold ordinary images of three channels. "
                 f"Train on the files themselves: {shell_join(['effnetv2', 'train', *called])}"
             )
+
+
+def _require_replaceable(out: Path) -> None:
+    """Refuse an empty folder that cannot be replaced at the end, as a mounted one, before hours of packing."""
+    if out.is_dir():
+        try:
+            out.rmdir()
+            out.mkdir()
+        except OSError as error:
+            why = error.strerror or error
+            raise InputError(f"{out} can't be replaced ({why}). Give a folder in it: {out / 'shards'}") from error
 
 
 def _require_room(dataset: ImageDataset, out: Path, packing: PackOptions) -> None:
