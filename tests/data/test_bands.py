@@ -256,6 +256,9 @@ def test_decompression_bomb_is_not_opened_by_gdal(tmp_path, monkeypatch):
     assert "effnetv2 geo map" in probe(five).reason
     with pytest.raises(UnreadableImageError, match="Cut it into pieces"):
         load_raster(five, rule)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # no limit
+    assert not probe(five).reason
+    load_raster(five, rule)
 
 
 def test_rgb_tiffs_that_pillow_cannot_read_are_opened_by_gdal(tmp_path, monkeypatch):

@@ -174,6 +174,12 @@ def test_same_subfolders_are_ambiguous_without_a_layout(tmp_path, outer):
     assert load_dataset(tmp_path, layout="classes").class_names == tuple(sorted(outer))
 
 
+def test_unknown_options_are_rejected(tmp_path):
+    for options, choice in (({"layout": "class"}, "classes"), ({"labels": "merge"}, "casefold")):
+        with pytest.raises(InputError, match=mentioning(*options, choice)):
+            load_dataset(tmp_path, **options)
+
+
 def test_class_called_train_with_subfolders_is_ambiguous(tmp_path):
     write_images(*(tmp_path / f"{name}/{age}/1.jpg" for name in ("bus", "train", "truck") for age in ("old", "new")))
     for options in ({}, {"require_labels": False, "for_training": False, "strict_labels": True}):

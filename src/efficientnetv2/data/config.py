@@ -8,17 +8,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from efficientnetv2.data.bands import measure_bands
 from efficientnetv2.data.csv_dialect import read_header
-from efficientnetv2.data.dataset import ImageDataset, load_dataset
+from efficientnetv2.data.dataset import ImageDataset, load_dataset, validate_choices
 from efficientnetv2.data.image_checks import refuse_damage
-from efficientnetv2.data.label_rules import Spelling
 from efficientnetv2.data.raster_checks import count_dtypes, dtype_group, is_raster
-from efficientnetv2.data.records import SPLITS, Layout
+from efficientnetv2.data.records import SPLITS
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.shards.reader import ShardDamage, find_damage
 from efficientnetv2.preprocessing import RGB, Bands
@@ -61,12 +60,7 @@ class DataConfig:
 
     def validate(self) -> None:
         """Refuse wrong values before anything is read or downloaded. Raises InputError."""
-        for name, value, choices in (
-            ("labels", self.labels, get_args(Spelling)),
-            ("layout", self.layout, get_args(Layout)),
-        ):
-            if value not in choices:
-                raise InputError(f"`{name}` is '{value}', but must be one of {', '.join(choices)}.")
+        validate_choices(self.labels, self.layout)
         if self.nodata is not None:
             parse_nodata(self.nodata)
         if self.bands is not None:

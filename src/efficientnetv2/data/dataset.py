@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +148,16 @@ class ImageDataset(ImageRecords):
         return cls(root=root, source=source, table=table, class_names=names, separator=separator)
 
 
+def validate_choices(labels: str, layout: str) -> None:
+    """Refuse unknown values of ``load_dataset``. Raises InputError."""
+    for name, value, choices in (
+        ("labels", labels, get_args(label_rules.Spelling)),
+        ("layout", layout, get_args(Layout)),
+    ):
+        if value not in choices:
+            raise InputError(f"`{name}` is '{value}', but must be one of {', '.join(choices)}.")
+
+
 def load_dataset(
     data: str | Path,
     *,
@@ -198,6 +208,7 @@ def load_dataset(
         InputError: The data are missing or break a rule. The message names file, row, rule and fix.
     """
     table.validate_columns(path_column, label_column, group_column)
+    validate_choices(labels, layout)
     if for_training:  # a run writes the paths of its images to a table
         validate_path_text(str(data))
     options = ReadOptions(

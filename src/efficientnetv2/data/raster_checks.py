@@ -160,11 +160,12 @@ def _last_block_fault(dataset: RasterDataset) -> str:
 def size_fault(dataset: RasterDataset) -> str:
     """Why a raster is too large for an image."""
     pixels, most = dataset.width * dataset.height, max_pixels()
-    if pixels <= most and max(dataset.shape) <= MAX_SIDE:
+    if (not most or pixels <= most) and max(dataset.shape) <= MAX_SIDE:
         return ""
+    limit = f"{most // 1_000_000} million or " if most else ""
     return (
-        f"has {pixels / 1e6:,.0f} million pixels, {dataset.width:,} x {dataset.height:,}, above {most // 1_000_000} "
-        f"million or {MAX_SIDE:,} a side. Cut it into pieces (gdal_retile.py), or map it: effnetv2 geo map"
+        f"has {pixels / 1e6:,.0f} million pixels, {dataset.width:,} x {dataset.height:,}, above "
+        f"{limit}{MAX_SIDE:,} a side. Cut it into pieces (gdal_retile.py), or map it: effnetv2 geo map"
     )
 
 
