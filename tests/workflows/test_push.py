@@ -21,6 +21,7 @@ from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.ensemble import write_members
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.training.initial_weights import BUNDLED
 from efficientnetv2.workflows import push as workflow
 
 timm = pytest.importorskip("timm")
@@ -126,6 +127,10 @@ def test_card_has_the_facts_of_the_run(tmp_path, photos):
     other = saved(tmp_path / "other.safetensors")
     with pytest.raises(ev2.InputError, match=mentioning("evaluation", "another model", "effnetv2 evaluate")):
         ev2.push(other, output=tmp_path / "none", evaluation=tmp_path / "evaluation")
+    for options, facts in (({"tta": "d4"}, ("tta d4", "none")), ({"image_size": 80}, ("image_size 80",))):
+        ev2.evaluate(run, photos, split="all", output=tmp_path / "otherwise", **options, **MACHINE)
+        with pytest.raises(ev2.InputError, match=mentioning("evaluation", *facts, "effnetv2 evaluate")):
+            ev2.push(run, output=folder, evaluation=tmp_path / "otherwise", overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +139,8 @@ def test_card_has_the_facts_of_the_run(tmp_path, photos):
         ("efficientnetv2_b0.in1k", ("efficientnetv2_b0.in1k", "Apache-2.0"), "timm/tf_efficientnetv2_b0.in1k"),
         ("efficientnet_b0.tv_in1k", ("efficientnet_b0.tv_in1k", "BSD-3-Clause"), None),
         ("timm:resnet18.a1_in1k", ("resnet18.a1_in1k", "apache-2.0"), "timm/resnet18.a1_in1k"),
+        ("/srv/private/efficientnetv2_b0.in1k.safetensors", ("Apache-2.0",), "timm/tf_efficientnetv2_b0.in1k"),
+        (str(BUNDLED / "efficientnetv2_b0.safetensors"), ("bundled with efficientnetv2", "Apache-2.0"), None),
         ("/srv/private/mine.safetensors", ("mine.safetensors", "unknown"), None),
         ("../private/mine.safetensors", ("mine.safetensors", "unknown"), None),
         ("none", ("random weights",), None),

@@ -31,6 +31,7 @@ from efficientnetv2.models.library_models import is_library_model
 from efficientnetv2.models.pretrained import get_weights, weight_names
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import RGB
+from efficientnetv2.training.initial_weights import is_bundled
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import output_dir, read_object, write_text_atomically
@@ -42,6 +43,7 @@ _FILES = (CONFIG, WEIGHTS, "README.md")
 _REPORT_KEYS = (
     "num_images", "data", "evaluated_on", "optimistic", "intervals", "bootstrap_unit", "per_class", "sha256"
 )  # fmt: skip
+_BUNDLED = "bundled with efficientnetv2"
 _PATIENCE_S = 30.0  # for a reply of the hub about a repository. Ours
 TimmModel = EfficientNet | WrappedModel
 # Largest difference of logits as a fraction of the largest logit; wrong padding gives more than 0.01. Ours.
@@ -132,7 +134,7 @@ def push(
     hub = HfApi(library_name="efficientnetv2")
     parent = None if repo is None else _last_commit(hub, repo, private=private, overwrite=overwrite)
     network = _load(path)
-    report = _report(path, path_of("evaluation", evaluation))
+    report = _report(path, network, path_of("evaluation", evaluation))
     with (
         signals_as_ctrl_c(),
         output_dir(target.parent, "`output`") if target else nullcontext(),
@@ -176,6 +178,9 @@ def _load(path: Path) -> TimmModel:
         with torch.no_grad():
             for weight in (weight for layer in classifier_layers(network) for weight in layer.parameters()):
                 weight.div_(network.calibration.temperature)
+    word = str(network.recipe.get("weights", "none"))
+    if word not in weight_names() and is_bundled(word):
+        network.recipe = {**network.recipe, "weights": _BUNDLED}
     network.recipe = {
         name: Path(value).name if isinstance(value, str) and not is_library_model(value) else value
         for name, value in network.recipe.items()
@@ -183,8 +188,8 @@ def _load(path: Path) -> TimmModel:
     return network
 
 
-def _report(path: Path, evaluation: Path | None) -> dict[str, Any] | None:
-    """The given evaluation of this very model file, or else the report next to it; None for none."""
+def _report(path: Path, network: TimmModel, evaluation: Path | None) -> dict[str, Any] | None:
+    """The given evaluation of this very model file as it predicts, or else the report next to it; None for none."""
     file = path / model_file.NAME if path.is_dir() else path
     found = (evaluation or file.parent) / "report.json"
     try:
@@ -193,11 +198,13 @@ def _report(path: Path, evaluation: Path | None) -> dict[str, Any] | None:
         if evaluation is None:  # no report, or one of another program
             return None
         raise
-    if file_hashes(file)[file.name] in report["sha256"].values():
-        return report
-    if evaluation is not None:
-        raise InputError(f"`evaluation` is of another model file. Use: effnetv2 evaluate {path} DATA --output FOLDER")
-    return None
+    other = "" if file_hashes(file)[file.name] in report["sha256"].values() else "another model file"
+    for name in ("image_size", "tta"):
+        if name in report and report[name] != (own := getattr(network.preprocessing, name)):
+            other = other or f"{name} {report[name]}, but the model has {own}"
+    if other and evaluation is not None:
+        raise InputError(f"`evaluation` is of {other}. Use: effnetv2 evaluate {path} DATA --output FOLDER")
+    return None if other else report
 
 
 def _compare(folder: Path, network: TimmModel) -> None:
@@ -220,10 +227,13 @@ def _card(
 ) -> str:
     """The model card; ``title`` is the repository or the name of a folder."""
     word = str(network.recipe.get("weights", ""))
+    name = word.removesuffix(".safetensors")  # of a file of `effnetv2 models --fetch`
     terms, base_model = "unknown", None
-    if word in weight_names():
-        entry = get_weights(word)
+    if name in weight_names():
+        entry = get_weights(name)
         terms, base_model = entry.license, entry.repository if entry.source == "timm" else None
+    elif word == _BUNDLED:
+        terms = "Apache-2.0"
     elif word.startswith("timm:"):
         import timm  # which the model needs
 
