@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -74,6 +75,25 @@ def test_unseen_images_exclude_minival(trained, tmp_path):
     assert tuple(report[name] for name in counts) == (360, 180, 60)
     assert report["unseen"]["num_images"] == 120
     assert mentions(report["notes"][-1], "minival", "temperature")
+
+
+def test_minival_of_other_images_did_not_select_the_model(trained, tmp_path):
+    for number in range(30):
+        paint(tmp_path / f"{number}.jpg", COLORS["red"], 1000 + number, px=32)
+    rows = [(f"{number}.jpg", "red", "minival") for number in range(30)]
+    pd.DataFrame(rows, columns=["path", "label", "split"]).to_csv(tmp_path / "other.csv", index=False)
+    report = evaluate(trained / "run", "other.csv", "--split", "minival", cwd=tmp_path)
+    assert not report["optimistic"]
+    assert evaluate(trained / "run", trained / "all.csv", "--split", "minival", cwd=tmp_path)["optimistic"]
+
+
+def test_report_at_another_size_states_it(trained, tmp_path):
+    evaluate(
+        trained / "overconfident.safetensors", trained / "all.csv", "--image-size", 96, "--output", "out", cwd=tmp_path
+    )
+    page = (tmp_path / "out/report.html").read_text()
+    assert mentions(page, "metrics here are at 96 px", "effnetv2 convert MODEL OUT.safetensors --image-size 96")
+    assert mentions(re.sub("<[^>]+>", "", page), "then effnetv2 evaluate OUT.safetensors DATA --calibrate")
 
 
 def test_calibration_lowers_the_error_on_test_images(trained, tmp_path):

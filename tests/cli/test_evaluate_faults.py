@@ -12,6 +12,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.cli.result_tables import ResultPrinter
 from efficientnetv2.data import image_metadata
 from efficientnetv2.data.config import DataConfig
+from efficientnetv2.evaluation import report
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
@@ -79,6 +80,20 @@ def test_metrics_are_printed_despite_a_full_disk(images, tmp_path, monkeypatch, 
     with pytest.raises(InputError, match="No space left on device"):
         evaluate_and_report(model, images, EvaluateOptions(out=tmp_path / "out"), MACHINE, text_printer(on_screen))
     assert "top-1" in capsys.readouterr().out
+
+
+def test_stopped_evaluation_leaves_no_files_of_an_earlier_one(images, tmp_path, monkeypatch, on_screen):
+    model, options = save_model(tmp_path, "efficientnetv2_b0", 32), EvaluateOptions(out=tmp_path / "out")
+    evaluate_and_report(model, images, options, MACHINE, text_printer(on_screen))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.Report, "to_html", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_and_report(model, images, options, MACHINE, text_printer(on_screen))
+    assert not (tmp_path / "out/predictions.csv").exists()
+    assert not (tmp_path / "out/report.html").exists()
 
 
 def test_unreadable_image_is_not_a_slice(images, tmp_path, capsys, on_screen):

@@ -435,3 +435,12 @@ def test_recommended_threshold_is_reached_by_the_predictions_it_was_measured_on(
     facts = replace(facts, command="effnetv2 evaluate M x --image-size=96")
     found = report._usage(metrics, facts, [{"target": 0.99, "threshold": least}])
     assert found["abstain"] is None, "predict has another size, and other probabilities"
+
+
+def test_threshold_of_a_cross_validation_is_not_recommended_for_its_ensemble():
+    """It was measured on each model alone; together they have other probabilities."""
+    metrics, targets = SimpleNamespace(top1=0.9), [{"target": 0.99, "threshold": 0.9}]
+    facts = ReportMetadata("x", "out-of-fold", extra={"run": "folds"})
+    assert report._usage(metrics, facts, targets)["abstain"] is None
+    alone = replace(facts, extra={"run": "folds", "model_for_new_images": "folds/fold_0"})
+    assert "folds/fold_0" in report._usage(metrics, alone, targets)["abstain"]["command"]

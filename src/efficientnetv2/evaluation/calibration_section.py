@@ -35,6 +35,7 @@ _EQUAL = 0.01
 _COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
 # Accuracies that users ask for, and the minimum number of images that reach one. Ours.
 _TARGETS, _MIN_IMAGES = (0.8, 0.9, 0.95, 0.99), 10
+_CALIBRATE = "`effnetv2 evaluate MODEL DATA --calibrate NEW.safetensors`"
 # Points of the drawn curve: more than pixels. Ours.
 _POINTS = 500
 
@@ -55,6 +56,7 @@ def calibration_section(
     *,
     scaled: TemperatureScaling | None = None,
     members: Sequence[Calibration | None] = (),
+    how_to_scale: str | None = None,
     top1_interval: Interval | None = None,
     training_images: str = "",
     selection_images: str = "",
@@ -63,7 +65,8 @@ def calibration_section(
 ) -> TemplateSection:
     """The section for (N,) or (N, M) labels and (N, K) probabilities.
 
-    ``members`` are the temperatures of an ensemble. Without ``top1_interval``, of 95 %, images count as independent.
+    ``members`` are the temperatures of an ensemble. ``how_to_scale`` is how to fit a temperature, if not as usual.
+    Without ``top1_interval``, of 95 %, images count as independent.
     ``training_images`` and ``selection_images`` are the evaluated images that trained or selected the model, as
     phrases. The threshold ``abstain_below`` gets a row of its own.
     """
@@ -85,7 +88,7 @@ def calibration_section(
             f"correct for {percent(accuracy)} of {pluralize(len(correct), 'image')}{bias}."
         )
         if activation == "softmax":
-            text += f" {_temperature(calibration, members, training_images)}"
+            text += f" {_temperature(calibration, members, how_to_scale, training_images)}"
     curve = coverage_curve(correct, confidence)
     points, targets = _points(curve, abstain_below), _targets(curve)
     optimism = optimism_phrase(training_images, selection_images)
@@ -161,7 +164,9 @@ def _bias(values: Mapping[str, Any], accuracy: float, interval: Interval, traini
     return f", too few images to decide whether the model is {word}", verdict
 
 
-def _temperature(values: Mapping[str, Any], members: Sequence[Calibration | None], training_images: str) -> str:
+def _temperature(
+    values: Mapping[str, Any], members: Sequence[Calibration | None], how_to_scale: str | None, training_images: str
+) -> str:
     """What a temperature changed, or whether one is needed. On training images nothing is concluded."""
     if known := [each for each in members if each is not None]:
         temperatures = sorted(each.temperature for each in known)
@@ -183,12 +188,10 @@ def _temperature(values: Mapping[str, Any], members: Sequence[Calibration | None
         return "No temperature was fitted."
     if values["ece_within_chance"]:
         return f"The calibration error, {ece}, is within chance (up to {by_chance})."
-    how = "`effnetv2 evaluate MODEL DATA --calibrate NEW.safetensors`"
-    if members:
-        how = "train its models with `minival=0.1`"
+    usual = "train its models with `minival=0.1`" if members else _CALIBRATE
     return (
         f"The calibration error, {ece}, is more than chance explains (up to {by_chance}). A temperature that is fitted "
-        f"on other images lowers it: {how}."
+        f"on other images lowers it: {how_to_scale or usual}."
     )
 
 

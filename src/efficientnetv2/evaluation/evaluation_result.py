@@ -136,6 +136,9 @@ class EvaluationResult:
             images=self._image_links(folder, errors),
         )
         try:
+            # An interruption must not leave files of two evaluations.
+            for name in ("report.html", "predictions.csv"):  # written after report.json
+                (folder / name).unlink(missing_ok=True)
             report.write(folder)
         except OSError as error:
             raise InputError(f"{folder}: the report could not be written ({error.strerror or error}).") from error

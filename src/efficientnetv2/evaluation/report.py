@@ -232,10 +232,13 @@ _SIZE_OPTIONS = ("--image-size", "--imgsz", "--img-size", "--image-px")
 def _usage(metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How to use the model: the command, the command with a threshold, and the model and options in Python.
 
-    The second is None if no target is reached, or the evaluation had another image size.
+    The second is None if no target is reached, or the command gives other probabilities: at the image size of the model
+    instead of the evaluated ``px``, or of all models of a cross-validation together.
     """
     command, abstain = predict_command(metadata), None
-    if evaluated_with(metadata, *_SIZE_OPTIONS):  # `predict` has the size of the model, and other probabilities
+    sized = evaluated_with(metadata, *_SIZE_OPTIONS)
+    px = metadata.extra.get("image_size") if sized else None
+    if sized or (metadata.evaluated_on == "out-of-fold" and "model_for_new_images" not in metadata.extra):
         targets = ()
     if reached := [each for each in targets if each["target"] > metrics.top1 and each["threshold"]]:
         least = float(reached[0]["threshold"])
@@ -245,7 +248,7 @@ def _usage(metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping
         abstain = {"target": reached[0]["target"], "command": f"{command} --abstain-below {threshold:.9g}"}
     model = json.dumps(model_of(metadata), ensure_ascii=False)
     options = ", ".join(f"{name}={json.dumps(value)}" for name, value in predict_options(metadata).items())
-    return {"command": command, "model": model, "options": options, "abstain": abstain}
+    return {"command": command, "model": model, "options": options, "abstain": abstain, "px": px}
 
 
 def matrix_layout(confusion: coo_array, class_names: Sequence[str]) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class ReportInputs:
 
     calibration: Calibration | None = None  # temperature of the predictions
     members: tuple[Calibration | None, ...] = ()  # temperatures of an ensemble
+    how_to_scale: str | None = None  # how to fit a temperature, if not as usual
     probe: pd.DataFrame | None = None  # predictions of the linear probe, as of ``load_predictions``
     more_labels: Verdict | None = None
     new_places: NewPlaceEstimate | None = None  # from a cross-validation
@@ -111,6 +112,7 @@ def build_sections(
         probabilities,
         scaled=scaled,
         members=inputs.members,
+        how_to_scale=inputs.how_to_scale,
         top1_interval=top1_interval,
         training_images=metadata.training_images,
         selection_images=metadata.selection_images,

@@ -330,13 +330,18 @@ def remove_unfit_calibration(model: Network, preprocessing: Preprocessing) -> No
     fitted, px, tta = model.preprocessing, preprocessing.image_size, preprocessing.tta
     if (tta, px) == (fitted.tta, fitted.image_size) or not remove_calibration(model):
         return
-    another = (
-        f" To fit another: effnetv2 convert MODEL OUT.safetensors --image-size {px} --tta {tta}, then effnetv2 "
-        "evaluate OUT.safetensors DATA --calibrate NEW.safetensors"
-    )
+    another = f" To fit another: {how_to_calibrate(preprocessing)}"
     _logger.info(
         f"Temperature: removed, because it was fitted at {fitted.image_size} px with views '{fitted.tta}', not for "
         f"{px} px and '{tta}'.{'' if isinstance(model, Ensemble) else another}"
+    )
+
+
+def how_to_calibrate(preprocessing: Preprocessing) -> str:
+    """How to fit a temperature of a model for another size or other views."""
+    return (
+        f"`effnetv2 convert MODEL OUT.safetensors --image-size {preprocessing.image_size} --tta {preprocessing.tta}`, "
+        "then `effnetv2 evaluate OUT.safetensors DATA --calibrate NEW.safetensors`"
     )
 
 

@@ -52,6 +52,7 @@ from efficientnetv2.workflows.arguments import (
 from efficientnetv2.workflows.batch_predict import (
     InferenceOptions,
     engine_of,
+    how_to_calibrate,
     log_skipped_count,
     log_unreadable,
     run_prediction,
@@ -159,9 +160,16 @@ def _result(
     if evaluation.options.out is not None:
         seen_as = replace(network.preprocessing, image_size=preprocessing.image_size)
         sections = explain_predictions(network, predictions, dataset, names, seen_as)
+    how_to_scale, own = None, network.preprocessing
+    if (preprocessing.image_size, preprocessing.tta) != (own.image_size, own.tta):
+        how_to_scale = how_to_calibrate(preprocessing)
+        if isinstance(network, Ensemble):
+            px, tta = preprocessing.image_size, preprocessing.tta
+            how_to_scale = f"train its models with `--set minival=0.1 --set eval_image_size={px} --set tta={tta}`"
     inputs = ReportInputs(
         network.calibration,
         member_calibrations(network),
+        how_to_scale,
         tta=view_gain,
         unseen=None if unseen is None else unseen.sentence,
         clusters=clusters,
@@ -210,7 +218,9 @@ def _metadata(
     recipe, metrics = network.recipe, network.metrics
     # Metrics of a training split are called optimistic anyway.
     note = None if overlap.num_trained is None and split in ("train", "minival") else overlap.training_note
-    selected = split == metrics.get("selected_on")  # by name, not by contents
+    # By name where the contents are not known.
+    all_compared = overlap.unseen is not None and not overlap.num_selected
+    selected = split == metrics.get("selected_on") and not all_compared
     notes = (
         note,
         "These images chose its weights." if selected else overlap.selection_note,
