@@ -133,7 +133,13 @@ def test_runs_on_different_images_are_independent_samples():
     top1 = found.metrics["top1"]
     assert (top1.value, top1.low, top1.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
     assert (found.images, found.shared, found.optimistic) == ((70, 80), 0, "")
-    assert compare_unpaired(_evaluated("a", 56, 70, 0), _evaluated("b", 48, 80, 60)).shared == 10
+    both = compare_unpaired(_evaluated("a", 56, 70, 0), _evaluated("b", 48, 80, 60))
+    assert both.shared == 10
+    assert mentions(both.describe("a", "b"), "10 images are in both")
+    sites = [
+        replace(run, root=f"/data/{run.name}") for run in (_evaluated("a", 56, 70, 0), _evaluated("b", 48, 80, 60))
+    ]
+    assert mentions(compare_unpaired(*sites).describe("a", "b"), "10 images have the same name", "If they are the same")
     other = _evaluated("c", 5, 9, 500)
     assert compare_unpaired(other, replace(other, predictions=other.predictions.assign(true_label="z"))) is None
 

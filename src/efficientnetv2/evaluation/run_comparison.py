@@ -107,6 +107,7 @@ class UnpairedComparison:
     images: tuple[int, int]
     shared: int  # images in both
     metrics: Mapping[str, Difference]  # by the metric's name in report.json
+    by_name: bool = False  # whether images in both are those of the same name in two folders
     optimistic: str = ""  # ``optimistic_warning`` of the runs
 
     def describe(self, name: str, first: str) -> str:
@@ -116,6 +117,8 @@ class UnpairedComparison:
             for metric, one in self.metrics.items()
         )
         shared = f" {self.shared:,} images are in both, so the intervals are too wide." if self.shared else ""
+        if shared and self.by_name:
+            shared = f" {self.shared:,} images have the same name. If they are the same, the intervals are too wide."
         return (
             f"{name} and {first} were evaluated on different images ({self.images[0]:,} and {self.images[1]:,}), and "
             f"are compared as independent samples of one population. {name} - {first}: {points}; 95 % intervals."
@@ -146,6 +149,7 @@ def compare_unpaired(first: FinishedRun, second: FinishedRun) -> UnpairedCompari
         (len(tables[0]), len(tables[1])),
         len(tables[0].index.intersection(tables[1].index)),
         metrics,
+        tables[0] is first.predictions and bool(different_root_note(first.root, second.root)),
         optimistic_warning([each.name for each in (first, second) if each.optimistic]),
     )
 
