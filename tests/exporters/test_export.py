@@ -186,6 +186,8 @@ def test_classify_skips_unreadable_images(model, photos, tmp_path):
     done = subprocess.run(args, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 1 + 12
+    binary = subprocess.run(args, capture_output=True, check=False).stdout
+    assert binary == done.stdout.replace("\n", os.linesep).encode()
     skipped = done.stderr.splitlines()
     assert mentions(skipped[0], "skipped", "broken.jpg")
     assert mentions(skipped[1], "skipped", "missing.jpg")

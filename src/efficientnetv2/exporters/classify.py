@@ -119,7 +119,7 @@ def main() -> None:
     files: list[Path] = []
     for path in map(Path, paths):
         files += sorted(file for file in path.rglob("*") if file.suffix.lower() in known) if path.is_dir() else [path]
-    table, classifier = csv.writer(sys.stdout), Classifier(model)
+    table, classifier = csv.writer(sys.stdout, lineterminator="\n"), Classifier(model)
     table.writerow(["path", "predicted_label", "probability"])
     skipped = 0
     for file in files:

@@ -80,7 +80,7 @@ def save(
     try:
         if path.suffix != SUFFIX:
             raise InputError(f"a model file ends in {SUFFIX}. Name it so.")
-        tensors = _independent(_module_of(network).state_dict())
+        tensors = safetensors_io.independent(_module_of(network).state_dict())
         safetensors_io.check_values(tensors, "the weights are damaged", fix="Train again with a lower learning rate.")
         if half:
             tensors = safetensors_io.to_half(tensors)
@@ -110,7 +110,8 @@ def load(
     """The model of a model file, in evaluation mode. Weights in half precision become float32.
 
     Its logits are not calibrated: for the probabilities of `Predictor`, divide them by ``calibration.temperature``
-    where ``calibration`` is not None.
+    where ``calibration`` is not None. What the file records of its training (``metrics``, ``calibration``, ``unknown``,
+    ``trained_on``) does not hold after further training.
 
     Args:
         path: A model file, a run directory, or a directory of model files that form an ensemble.
@@ -240,19 +241,6 @@ def _file(path: Path) -> Path:
 def _module_of(network: Network) -> nn.Module:
     """The module that holds the weights under their own names."""
     return network.module if isinstance(network, WrappedModel) else network
-
-
-def _independent(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, none sharing memory with another."""
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, weight in weights.items():
-        tensor = weight.detach().cpu().contiguous()
-        if (address := tensor.untyped_storage().data_ptr()) in seen:
-            tensor = tensor.clone()
-        seen.add(address)
-        tensors[name] = tensor
-    return tensors
 
 
 def _state_dict(

@@ -106,6 +106,19 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         raise InputError(f"{path} could not be written ({error}). Make room, or give another folder.") from error
 
 
+def independent(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU, contiguous, none sharing memory with another, as ``save_file`` needs them."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, weight in weights.items():
+        tensor = weight.detach().cpu().contiguous()
+        if (address := tensor.untyped_storage().data_ptr()) in seen:
+            tensor = tensor.clone()
+        seen.add(address)
+        tensors[name] = tensor
+    return tensors
+
+
 def to_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Kernels and matrices in float16, each value within 1/2048 of itself (or 3e-8); all else as it is.
 

@@ -124,6 +124,8 @@ def test_half_precision_is_read_exactly_with_a_note(tmp_path, kind):
             },
             "'state_dict_ema'",
         ),
+        (lambda tensors: {"state_dict": tensors, "arch": f"hf-hub:timm/tf_{B0}.in1k"}, None),
+        (lambda tensors: {"state_dict": tensors, "arch": "local-dir:for_timm"}, None),
         (
             lambda tensors: {
                 "model": {k: torch.zeros_like(v) for k, v in tensors.items()},
@@ -317,6 +319,17 @@ def test_timm_folder_is_read_back_with_equal_bits(tmp_path, crop_mode, table, ch
     assert back.class_names == network.class_names
     theirs = their_timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
     pictures = torch.randn(1, channels, 70, 70)
+    with torch.inference_mode():
+        assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_timm_model_that_shares_modules_is_written(tmp_path):
+    """CoaT stores the encodings of positions also in each of its blocks."""
+    network = create("timm:coat_lite_tiny", num_classes=3).eval()
+    convert.write(tmp_path / "hub", network, "timm")
+    theirs = their_timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
+    pictures = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
         assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
 

@@ -174,8 +174,9 @@ def _state_dict(path: Path, loaded: Any) -> WeightFile:
     for _ in range(_MAX_DEPTH):
         if not isinstance(loaded, Mapping):
             break
-        if isinstance(loaded.get("arch"), str) and loaded["arch"] != _GENERIC_ARCH:
-            model = loaded["arch"]
+        arch = loaded.get("arch")
+        if isinstance(arch, str) and arch != _GENERIC_ARCH and ":" not in arch:  # not hf-hub:OWNER/NAME, local-dir:PATH
+            model = arch
         keys = [key for key in _KEYS if isinstance(loaded.get(key), Mapping)]
         if not keys:
             break

@@ -36,6 +36,7 @@ from efficientnetv2.models.conversion.weight_file import header_text
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.model_header import CARRIED
 from efficientnetv2.models.pretrained import timm_crop_pct
+from efficientnetv2.models.safetensors_io import independent
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary
@@ -94,7 +95,7 @@ def write_torchvision(path: Path, network: EfficientNet) -> None:
 
 def _write_tensors(path: Path, network: EfficientNet | WrappedModel, names: Mapping[str, str], name: str) -> None:
     """Write tensors under the library's names, with the embedded header, whole or not at all."""
-    tensors = {names[ours]: value.detach().cpu().contiguous() for ours, value in network.state_dict().items()}
+    tensors = independent({names[ours]: value for ours, value in network.state_dict().items()})
     header = header_text(network)
 
     def fill(partial: Path) -> None:
