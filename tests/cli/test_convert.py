@@ -392,6 +392,7 @@ def test_missing_class_name_file_is_refused():
         ({"crop_pct": float("nan")}, ("crop_pct",)),
         ({"crop_pct": "0.9"}, ("crop_pct", "number")),
         ({"mean": 0.5}, ("mean", "channel", "0.5")),
+        (Preprocessing(image_size=96), ("preprocessing", "{'image_size': 224}")),
     ],
 )
 def test_invalid_preprocessing_values_are_refused(values, facts):

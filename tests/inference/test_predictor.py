@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from tests.messages import mentioning
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
@@ -114,6 +114,26 @@ def test_iterable_is_read_batch_by_batch(model):
     batches = predictor._batches(images())
     next(batches)
     assert read == [*range(5), 0, 1]
+
+
+def test_frames_of_one_image_have_their_own_predictions(model, tmp_path):
+    """Pillow's iterator gives one object, which it moves from frame to frame."""
+    frames = [Image.fromarray(_pixels(seed)) for seed in range(4)]
+    frames[0].save(tmp_path / "stack.tif", save_all=True, append_images=frames[1:])
+    predictor = Predictor(model)
+    with Image.open(tmp_path / "stack.tif") as image:
+        found = predictor(ImageSequence.Iterator(image))
+    assert len(found) == 4
+    for prediction, expected in zip(found, predictor(frames), strict=True):
+        assert prediction.probabilities == pytest.approx(expected.probabilities, rel=1e-4)
+    with Image.open(tmp_path / "stack.tif") as closed:
+        pass
+    with pytest.raises(InputError, match=r"images\[0\]"):
+        predictor([closed])
+    frames[0].save(tmp_path / "still.gif")
+    with Image.open(tmp_path / "still.gif") as loaded:
+        loaded.load()
+    assert predictor([loaded])[0].label == predictor([tmp_path / "still.gif"])[0].label
 
 
 def test_embeddings_are_the_input_of_the_classifier(model):

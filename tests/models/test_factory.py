@@ -28,6 +28,7 @@ from efficientnetv2.models.factory import Backbone, create
 from efficientnetv2.preprocessing import IMAGENET_MEAN, SYMMETRIC_MEAN, SYMMETRIC_STD
 from efficientnetv2.progressive.presets import released_schedule
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.results import Run
 
 timm = pytest.importorskip("timm")
 
@@ -114,11 +115,12 @@ def test_default_preprocessing_is_the_published_one():
 OWN = Architecture(8, (Stage(mbconv(expand=2, kernel=3), 1, 8, 4),), 16)
 
 
-@pytest.mark.parametrize("how", ["path", "text", "folder"])
+@pytest.mark.parametrize("how", ["path", "text", "folder", "run"])
 def test_model_is_created_from_a_model_file(tmp_path, how):
     given = create(OWN, num_classes=2)
     model_file.save(tmp_path / "model.safetensors", given, class_names=("cat", "dog"))
-    path = {"path": tmp_path / "model.safetensors", "folder": tmp_path}.get(how, str(tmp_path / "model.safetensors"))
+    paths = {"path": tmp_path / "model.safetensors", "folder": tmp_path, "run": Run(tmp_path)}
+    path = paths.get(how, str(tmp_path / "model.safetensors"))
     same = create(path)
     assert (same.class_names, same.num_classes) == (("cat", "dog"), 2)
     assert torch.equal(same.classifier.weight, given.classifier.weight)

@@ -143,6 +143,9 @@ def test_check_equals_that_of_the_command(photos, tmp_path):
     assert "duplicates=48" in repr(found)
     assert "the same file is trained on and evaluated" in found._repr_html_()
     assert ev2.DatasetCheck(tmp_path / "here").findings == found.findings
+    once = ev2.check(photos, output=tmp_path / "here", **MACHINE)
+    twice = ev2.check(data, output=tmp_path / "here", **MACHINE)
+    assert len(once.duplicates) < 48 == len(twice.duplicates), "each has what its own call found"
 
 
 def test_estimate_is_the_sum_of_its_parts(photos, tmp_path, monkeypatch, capfd):

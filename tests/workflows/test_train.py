@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tests.command_line import NETWORK, effnetv2
 from tests.workflows.conftest import TINY, TINY_WORDS
+from torch import nn
 
 import efficientnetv2 as ev2
 
@@ -106,6 +107,11 @@ def test_columns_of_a_table_can_be_named(photos, tmp_path):
         ({"model": "efficientnetv2_z"}, "efficientnetv2_z"),
         ({"data": pd.DataFrame()}, r"`data` must be a path or a name, not DataFrame.*table.to_csv"),
         ({"data": "nowhere/"}, "'nowhere/' does not exist"),
+        ({"cache": True}, "`cache` must be one of ram, disk, not True"),
+        ({"group_column": ["patient", "site"]}, "`group_column` must be text"),
+        ({"label_column": 1}, "`label_column` must be text, not 1"),
+        ({"model": nn.Linear(1, 2)}, "`model` must be a path or a name, not Linear.*own-training-loop.md"),
+        ({"model": ev2.create(NETWORK, num_classes=3)}, r"efficientnetv2\.save.*`weights`"),
     ],
 )
 def test_invalid_argument_is_an_input_error(given, said, photos, tmp_path, monkeypatch):

@@ -224,7 +224,7 @@ class Predictor:
 
     def _batches(self, images: ImageInput | Iterable[ImageInput]) -> Iterator[Tensor]:
         remaining, start, own = iter(_as_images(images)), 0, self.preprocessing
-        while chunk := list(islice(remaining, self.batch_size)):
+        while chunk := [_frame(image) for image in islice(remaining, self.batch_size)]:
             pixels = np.empty((len(chunk), own.image_size, own.image_size, own.channels), np.uint8)
 
             def load(
@@ -267,6 +267,20 @@ def _as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput
             "images or uint8 arrays (H, W, 3)."
         )
     return images
+
+
+def _frame(image: ImageInput) -> ImageInput:
+    """An image of several frames as it is now: Pillow's iterators give one object for all frames."""
+    if not isinstance(image, Image.Image):
+        return image
+    try:
+        if not getattr(image, "is_animated", False):  # of a GIF, this reads the file
+            return image
+        frame = image.copy()
+    except Exception:  # Pillow raises nearly everything; described where the image is decoded
+        return image
+    frame.format = image.format  # decides how 16 bits are read
+    return frame
 
 
 def _is_stream(image: object) -> bool:

@@ -41,7 +41,7 @@ _DROPOUT = 0.2  # of an unpublished architecture: that of the smallest released 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".h5", ".keras", ".ckpt")
 _IMAGENET_CLASSES = 1000
 
-Model = str | Path | Architecture | nn.Module
+Model = str | os.PathLike[str] | Architecture | nn.Module
 
 _LARGEST_STRIDE = 64
 
@@ -125,10 +125,14 @@ def create(
     return Backbone(network) if features_only else network
 
 
-def _create_or_load(model: str | Path | Architecture, num_classes: int | None, in_channels: int | None) -> Network:
+def _create_or_load(
+    model: str | os.PathLike[str] | Architecture, num_classes: int | None, in_channels: int | None
+) -> Network:
     """With random weights for the given classes and channels, or with weights and their own classes and channels."""
-    if isinstance(model, str) and (model.endswith(_SUFFIXES) or "/" in model or os.sep in model):
-        model = Path(model)
+    if isinstance(model, os.PathLike) or (
+        isinstance(model, str) and (model.endswith(_SUFFIXES) or "/" in model or os.sep in model)
+    ):
+        model = Path(os.path.expanduser(model))
     if isinstance(model, str | Path) and is_architecture_file(str(model)) and not Path(model).is_dir():
         model = read_architecture(Path(model))
     if isinstance(model, Path):

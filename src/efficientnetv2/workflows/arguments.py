@@ -19,6 +19,7 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.builtin_datasets import is_cifar_folder
@@ -26,6 +27,8 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import refuse_missing
 from efficientnetv2.data.image_folder import lists_images
 from efficientnetv2.data.shards.records import is_shards
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import CropMode
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training import recipe_fields
@@ -152,6 +155,12 @@ def run_arguments(
     lr = number("lr", given.get("lr"), 0, whole=False)
     settings = with_lr(settings_of(given.get("settings", {})), None if lr is None else float(lr))
     model = given.get("model")
+    if isinstance(model, nn.Module):
+        own = model.source is None if isinstance(model, WrappedModel) else not isinstance(model, Network)
+        fix = "Save it (efficientnetv2.save), and give the file as `weights`."
+        if own:
+            fix = "Your own module trains in your own loop, see docs/how-to/own-training-loop.md."
+        raise InputError(f"`model` must be a path or a name, not {type(model).__name__}. {fix}")
     changes = TrainOverrides(
         model=model if model is None or isinstance(model, Architecture) else path_text("model", model),
         recipe=recipe if recipe is None or isinstance(recipe, Recipe) else path_text("recipe", recipe),
@@ -162,7 +171,7 @@ def run_arguments(
         batch_size=number("batch_size", given.get("batch_size"), 1, MAX_COUNT),
         crop_mode=choice("crop_mode", given.get("crop_mode"), get_args(CropMode)),
         seed=number("seed", given.get("seed"), -math.inf),
-        cache=given.get("cache"),
+        cache=choice("cache", given.get("cache"), ("ram", "disk")),
         settings=settings,
     )
     options = RunOptions(
@@ -192,6 +201,10 @@ def source_of(data: PathLike, table: Mapping[str, Any]) -> DataConfig:
     """A dataset, and how to read it."""
     given = {name: table[name] for name in TableArguments.__annotations__ if table.get(name) is not None}
     number("min_images_per_class", given.get("min_images_per_class"), 0)
+    for name in ("path_column", "label_column", "group_column", "label_separator"):
+        if not isinstance(given.get(name, ""), str):
+            fix = " Join several columns into one first." if isinstance(given[name], Sequence) else ""
+            raise InputError(f"`{name}` must be text, not {given[name]!r}.{fix}")
     for name in ("bands", "nodata"):
         if name in given and not isinstance(given[name], str):
             values = given[name] if isinstance(given[name], Sequence) else [given[name]]

@@ -274,4 +274,6 @@ def check(
         workers=number("workers", workers, 0),
     )
     run_check(source, options)
-    return DatasetCheck(folder)
+    found = DatasetCheck(folder)
+    _ = found.report  # read now: another check into this folder replaces it
+    return found

@@ -127,6 +127,8 @@ def convert(
 
 def user_metadata(class_names: PathLike | Sequence[str] | None, preprocessing: Mapping[str, Any]) -> UserMetadata:
     """Class names and preprocessing of the caller; InputError for an invalid value."""
+    if not isinstance(preprocessing, Mapping):
+        raise InputError(f"`preprocessing` must be fields such as {{'image_size': 224}}, not {preprocessing!r}.")
     for name, choices in _CHOICES.items():
         choice(name, preprocessing.get(name), choices)
     for name in {"mean", "std"} & preprocessing.keys():
