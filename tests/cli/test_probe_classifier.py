@@ -207,7 +207,7 @@ def sampled(tmp_path_factory):
     )  # fmt: skip
     output = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
-        patch.setattr(linear_probe_module, "_MAX_IMAGES", 48)
+        patch.setattr(linear_probe_module, "MAX_IMAGES", 48)
         with Screen(verbose=True) as screen:
             train_and_report(
                 overrides,

@@ -183,5 +183,5 @@ def test_sizes_without_the_rare_class_are_omitted(monkeypatch):
         return learning_curve(train, train, predicted, fit=FIT, num_labeled=2000, key=Key.of(0))
 
     assert [one.num_images for one in found().points] == [250, 500, 1000, 2000]
-    monkeypatch.setattr(label_curve_module, "_MOST_WORK", 2e6)  # of a sixteenth and an eighth
+    monkeypatch.setattr(label_curve_module, "MOST_WORK", 2e6)  # of a sixteenth and an eighth
     assert found() is None

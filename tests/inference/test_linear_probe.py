@@ -230,7 +230,7 @@ def test_image_limit_follows_the_cost_on_a_cpu():
 
 
 def test_large_datasets_are_sampled(network, parts, monkeypatch):
-    monkeypatch.setattr(room, "_MAX_IMAGES", 12)
+    monkeypatch.setattr(room, "MAX_IMAGES", 12)
     found = linear_probe(network, *parts, PREPROCESSING, ProbeOptions(KEY)).metrics
     assert (found.num_train_images, found.num_images) == (12, 12)
 

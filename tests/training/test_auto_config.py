@@ -19,6 +19,7 @@ from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.progressive.schedule import Ramp
 from efficientnetv2.training import initial_weights, memory_probe, time_budget
 from efficientnetv2.training import memory_probe as preflight
+from efficientnetv2.training.head_init import probe_notes, resolve_head_init, wants_probe
 from efficientnetv2.training.initial_weights import build_model
 from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups, smallest_group
 from efficientnetv2.training.microbatch import MicrobatchPlan
@@ -176,6 +177,18 @@ def test_linear_probe_is_not_used_for_a_model_with_two_classifiers(known, begins
     assert mentions(result.notes, *facts) == (begins == "random")
     both = [result.network.module.head.weight, result.network.module.head_dist.weight]
     assert all((weight.abs().max() == 0) == (begins == "random") for weight in both)
+
+
+@pytest.mark.parametrize(("classes", "images", "begins"), [(1_666, 10**6, "linear_probe"), (1_667, 10**6, "random"),
+                                                           (3_000, 4_000, "linear_probe")])  # fmt: skip
+def test_linear_probe_has_three_images_per_class(classes, images, begins):
+    """Of at most 5,000; fewer images in all are all used."""
+    train = type("Part", (), {"class_names": range(classes), "__len__": lambda self: images})()
+    prepared = SimpleNamespace(train=train, dataset=SimpleNamespace(separator=None))
+    recipe = resolve_head_init(get_recipe("finetune"), prepared)
+    assert recipe.head_init == begins
+    assert mentions(probe_notes(recipe, prepared), "No linear probe", "1,667 classes") == (begins == "random")
+    assert wants_probe(recipe, True, prepared) == (begins == "linear_probe")
 
 
 def test_model_that_does_not_fit_into_memory_is_rejected(room_for):

@@ -23,7 +23,7 @@ _FRACTIONS, _DRAWS = (1 / 16, 1 / 8, 1 / 4, 1 / 2), 5
 # Minimum mean number of images per class. Ours.
 _MIN_CLASS_IMAGES = 4
 # Multiply-adds of all fits, at most: about 10 s on a core. Larger fractions are left out. Ours.
-_MOST_WORK = 4e10
+MOST_WORK = 4e10
 _ITERATIONS = 100
 # Bootstrap resamples of images and draws. Ours.
 _RESAMPLES = 300
@@ -111,7 +111,7 @@ def _sizes(labels: Ints, groups: GroupedData, width: int, num_classes: int) -> l
     sizes = [size for size in sizes if size >= _MIN_CLASS_IMAGES * len(counts)]
     outputs = 1 if num_classes == 2 else num_classes
     copies = len(labels) / len(originals)
-    while sizes and _DRAWS * sum(sizes) * copies * width * outputs * 2 * _ITERATIONS > _MOST_WORK:
+    while sizes and _DRAWS * sum(sizes) * copies * width * outputs * 2 * _ITERATIONS > MOST_WORK:
         sizes.pop()
     return sizes
 

@@ -49,7 +49,7 @@ _MAX_TUNING_WORK = 5e11
 _ITERATIONS = 100
 # Images of either part at most; on a CPU as many as take about the multiply-adds of 5,000 images in V2-B0 at 224 px
 # (half a minute on two cores), but no fewer than the least. Ours.
-_MAX_IMAGES = 5_000
+MAX_IMAGES = 5_000
 _MAX_MULTIPLY_ADDS = 3.6e12
 _MIN_IMAGES, _MIN_CLASS_IMAGES = 500, 5
 
@@ -358,9 +358,15 @@ def sample_training_rows(labels: Ints, most: int, key: Key, distinct: npt.NDArra
 def max_probe_images(network: Network, image_size: int, num_classes: int, device: torch.device) -> int:
     """Number of images of either part that a probe embeds within seconds, on a CPU too."""
     if device.type != "cpu":
-        return _MAX_IMAGES
+        return MAX_IMAGES
     least = max(_MIN_IMAGES, _MIN_CLASS_IMAGES * num_classes)
-    return int(min(_MAX_IMAGES, max(least, _MAX_MULTIPLY_ADDS / multiply_adds(network, image_size))))
+    return int(min(MAX_IMAGES, max(least, _MAX_MULTIPLY_ADDS / multiply_adds(network, image_size))))
+
+
+def max_fit_work(images: int, num_classes: int, width: int) -> float:
+    """Multiply-adds of the fits of a probe on this number of embeddings, at most; one split chooses the penalty."""
+    fit = 2.0 * _ITERATIONS * images * min(num_classes, images) * width
+    return fit + min((1 - _TUNING_FRACTION) * len(_STRENGTHS) * fit, _MAX_TUNING_WORK)
 
 
 def multiply_adds(network: Network, image_size: int) -> float:

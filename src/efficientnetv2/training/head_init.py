@@ -7,7 +7,15 @@ from bisect import bisect_right
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.prepared_data import PreparedData
-from efficientnetv2.inference.linear_probe import ProbeOptions, ProbeResult, linear_probe, to_linear_layer
+from efficientnetv2.inference.learning_curve import MOST_WORK
+from efficientnetv2.inference.linear_probe import (
+    MAX_IMAGES,
+    ProbeOptions,
+    ProbeResult,
+    linear_probe,
+    max_fit_work,
+    to_linear_layer,
+)
 from efficientnetv2.inference.predict import Runtime
 from efficientnetv2.models.adapt import set_classifier_weights
 from efficientnetv2.models.efficientnet import Network
@@ -17,8 +25,8 @@ from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key
 
-# Seconds of fitting and of the learning curve per image, class and feature, on a slow core. Ours.
-_FIT_S = 1e-6
+# Multiply-adds per second of fitting, on a slow core. Ours.
+_FIT_SPEED = 4e9
 # With fewer images per class, on average, the probe of a run is not informative. Ours.
 _MIN_PROBE_CLASS_IMAGES = 3
 # Images of val for each training image of a probe that has no time for all. Ours: the head learns from the latter.
@@ -26,19 +34,30 @@ _VAL_FRACTION = 0.5
 
 
 def resolve_head_init(recipe: Recipe, data: PreparedData) -> Recipe:
-    """Resolve ``head_init: auto``: the linear probe, or random weights for images with several labels."""
+    """Resolve ``head_init: auto``: the linear probe, or random weights for several labels or very many classes."""
     multilabel = data.dataset.separator is not None
     if multilabel and recipe.head_init == "linear_probe":
         raise InputError("A linear probe predicts one label, but images have several. Use `head_init=random`.")
     if recipe.head_init != "auto":
         return recipe
-    return recipe.model_copy(update={"head_init": "random" if multilabel else "linear_probe"})
+    is_informative = not multilabel and min_probe_images(data) <= MAX_IMAGES
+    return recipe.model_copy(update={"head_init": "linear_probe" if is_informative else "random"})
+
+
+def probe_notes(recipe: Recipe, data: PreparedData) -> tuple[str, ...]:
+    """A note if there is no linear probe because of too many classes."""
+    excluded = recipe.weights == "none" or data.dataset.separator is not None
+    if excluded or recipe.head_init == "linear_probe" or min_probe_images(data) <= MAX_IMAGES:
+        return ()
+    classes = len(data.train.class_names)
+    return (f"No linear probe of the initial weights ({classes:,} classes are too many for {MAX_IMAGES:,} images).",)
 
 
 def wants_probe(recipe: Recipe, probe: bool, data: PreparedData, images: int | None = None) -> bool:
     """Whether to fit a linear probe of the initial weights; there is time for ``images``, None all."""
-    wanted = recipe.weights != "none" and (probe or recipe.head_init == "linear_probe")
-    return images != 0 and wanted and data.dataset.separator is None
+    if recipe.weights == "none" or images == 0 or data.dataset.separator is not None:
+        return False
+    return recipe.head_init == "linear_probe" or (probe and min_probe_images(data) <= MAX_IMAGES)
 
 
 def fit_head(
@@ -89,8 +108,8 @@ def _val_images(images: int) -> int:
 def probe_s(most: int, train: ImageDataset, val_images: int, network: Network, image_s: float) -> float:
     """Estimated seconds of a linear probe on at most ``most`` images of train and some of val."""
     learning = min(len(train), most)
-    fit_s = _FIT_S * len(train.class_names) * network.embed_dim
-    return image_s * (learning + val_images) + fit_s * learning
+    work = max_fit_work(learning, len(train.class_names), network.embed_dim)
+    return image_s * (learning + val_images) + (work + min(work, MOST_WORK)) / _FIT_SPEED
 
 
 def min_probe_images(data: PreparedData) -> int:

@@ -106,7 +106,8 @@ class Recipe(StrictModel):
     """
     head_init: Literal["random", "linear_probe", "auto"] = "random"
     """Classifier on pretrained weights: `random` (see `init`), or `linear_probe`, that of a linear probe
-    (arXiv:2202.10054). `auto` takes the probe where there is a probe. Several classifiers start at random.
+    (arXiv:2202.10054). `auto` takes the probe, but not with several labels, or with more than 1,666 classes and
+    5,000 images. Several classifiers start at random.
     """
     global_pool: GlobalPool | None = None
     """Pooling of the last feature maps: `avg` over all positions, as published, or `avg+center`, which adds the mean

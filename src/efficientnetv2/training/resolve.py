@@ -28,7 +28,7 @@ from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.autotune import choose_precision
 from efficientnetv2.training.callbacks import unused_patience
 from efficientnetv2.training.ddp import parallel_speed, validate_sharing
-from efficientnetv2.training.head_init import resolve_head_init
+from efficientnetv2.training.head_init import probe_notes, resolve_head_init
 from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.initial_weights import (
     NOTHING_FROZEN,
@@ -169,6 +169,7 @@ def resolve_unmeasured(
             *resolved.notes,
             *better_weights_note(recipe, request.candidates),
             *multilabel_notes(recipe, data.dataset.separator),
+            *probe_notes(recipe, data),
             *overlap.notes,
         ),
         warnings=frozenset(overlap.notes),

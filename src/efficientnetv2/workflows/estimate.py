@@ -25,7 +25,7 @@ from efficientnetv2.inference.linear_probe import max_probe_images
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.hub import DownloadError
-from efficientnetv2.training.head_init import probe_s
+from efficientnetv2.training.head_init import probe_s, wants_probe
 from efficientnetv2.training.image_cache import CacheEstimate, estimate_cache
 from efficientnetv2.training.initial_weights_selection import select_weights
 from efficientnetv2.training.overrides import TrainOverrides
@@ -250,7 +250,7 @@ def _other_costs(
     run.close()
     seconds = {"start-up": time.perf_counter() - began}
     class_names = setup.train.class_names
-    if setup.recipe.weights != "none" and setup.train.separator is None:
+    if wants_probe(setup.recipe, True, data):
         px, each_s = setup.preprocessing.image_size, timings.curve.each_s
         most = max_probe_images(setup.network, px, len(class_names), setup.device)
         seconds["linear probe"] = probe_s(most, setup.train, min(most, len(setup.val)), setup.network, each_s)
