@@ -10,7 +10,9 @@ FROM python:3.12-slim
 RUN pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/cpu
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir "$(ls /wheels/*.whl)[serve,onnx]"
-RUN useradd --create-home effnetv2
+# Writable for any user of `docker run --user`: weights are downloaded there.
+RUN useradd --create-home effnetv2 && chmod 1777 /home/effnetv2
+ENV HOME=/home/effnetv2
 USER effnetv2
 WORKDIR /work
 EXPOSE 8000
