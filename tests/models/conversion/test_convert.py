@@ -285,12 +285,15 @@ def test_timm_model_that_this_package_has_too_is_read_back(name, out, tmp_path):
         assert torch.allclose(network(pictures), found(pictures), atol=1e-5)
 
 
-def test_timm_model_of_a_fixed_size_keeps_it(tmp_path):
-    """Its position embeddings are of 160 px, and timm's default is 224 px."""
-    network = create("timm:test_vit", num_classes=2).eval()
+@pytest.mark.parametrize(
+    ("name", "px"), [("test_vit", 160), pytest.param("coat_lite_tiny", 224, marks=pytest.mark.slow)]
+)
+def test_timm_opens_a_model_of_a_fixed_size_and_one_of_shared_modules(name, px, tmp_path):
+    """Position embeddings of 160 px, where timm's default is 224 px; CoaT has its encodings in each block too."""
+    network = create(f"timm:{name}", num_classes=2).eval()
     convert.write(tmp_path / "hub", network, "timm")
     theirs = their_timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
-    pictures = torch.randn(2, 3, 160, 160)
+    pictures = torch.randn(2, 3, px, px)
     with torch.inference_mode():
         assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
 
@@ -319,17 +322,6 @@ def test_timm_folder_is_read_back_with_equal_bits(tmp_path, crop_mode, table, ch
     assert back.class_names == network.class_names
     theirs = their_timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
     pictures = torch.randn(1, channels, 70, 70)
-    with torch.inference_mode():
-        assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
-
-
-@pytest.mark.slow
-def test_timm_model_that_shares_modules_is_written(tmp_path):
-    """CoaT stores the encodings of positions also in each of its blocks."""
-    network = create("timm:coat_lite_tiny", num_classes=3).eval()
-    convert.write(tmp_path / "hub", network, "timm")
-    theirs = their_timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
-    pictures = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
         assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
 
