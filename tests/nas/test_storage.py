@@ -22,16 +22,16 @@ from tests.messages import each_mentions, mentioning
 from tests.postgres import server
 
 from efficientnetv2.nas import storage as module
+from efficientnetv2.nas import trial_queue
 from efficientnetv2.nas.storage import (
     EmptyDatabaseError,
     Storage,
-    TrialQueue,
     import_optuna,
-    machine_id,
     redact_password,
     sqlite_file,
     sqlite_url,
 )
+from efficientnetv2.nas.trial_queue import TrialQueue, machine_id
 from efficientnetv2.utils.errors import InputError
 
 
@@ -67,7 +67,7 @@ def test_password_is_not_shown(url, shown):
     assert redact_password(url) == shown
 
 
-@pytest.mark.parametrize("url", ["mysql://host/db", "study.db", "sqlite://", "http://host"])
+@pytest.mark.parametrize("url", ["mysql://host/db", "study.db", "sqlite://", "http://host", "postgresql://host/db"])
 def test_other_databases_are_rejected(url):
     with pytest.raises(InputError, match=mentioning(url, "sqlite:///FILE")):
         Storage(url, timeout_s=0, create=True)
@@ -202,10 +202,10 @@ def test_trial_taken_during_a_lost_connection_is_not_left_behind(call, word, tmp
 def on_two_machines(tmp_path, monkeypatch):
     """Queues on two machines that cannot see each other's processes, the lease of the other, and the time here."""
     here, there = study(tmp_path), TrialQueue(opened(tmp_path), "study", heartbeat_s=0.05, lost_after_s=0.3)
-    monkeypatch.setattr(module, "machine_id", lambda: "there")
+    monkeypatch.setattr(trial_queue, "machine_id", lambda: "there")
     claim, now = there.acquire(1), [0.0]
-    monkeypatch.setattr(module, "machine_id", machine_id)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    monkeypatch.setattr(trial_queue, "machine_id", machine_id)
+    monkeypatch.setattr(trial_queue, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     return here, there, claim, now
 
 
@@ -252,12 +252,12 @@ def test_time_without_database_does_not_count_as_missing_heartbeat(tmp_path, mon
 def others() -> Iterator[dict[str, object]]:
     """Lost workers: no such process, another process of this number, and a zombie process."""
     yield {"pid": 2**22 - 1}
-    yield {"since": module.process_start_time(os.getpid()) - 1}
+    yield {"since": trial_queue.process_start_time(os.getpid()) - 1}
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         process = psutil.Process(ended.pid)
         while process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
-        yield {"pid": ended.pid, "since": module.process_start_time(ended.pid)}
+        yield {"pid": ended.pid, "since": trial_queue.process_start_time(ended.pid)}
 
 
 def test_local_worker_is_lost_with_its_process(tmp_path):
@@ -362,6 +362,24 @@ def test_password_comes_from_the_environment_and_a_wrong_one_is_not_retried(url,
         Storage(url, timeout_s=600, create=True)
     assert [(words["user"], words["password"]) for words in requests] == [("me", given)]
     assert given not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"S": "FATAL", "C": "28P01", "M": "Passwort-Authentifizierung fehlgeschlagen"},
+        {"S": "FATAL", "C": "28000", "M": 'role "mee" does not exist'},
+    ],
+)
+def test_refused_login_is_not_retried_in_any_language(reply, monkeypatch):
+    import pg8000
+
+    def connect(**words: object) -> None:
+        raise pg8000.DatabaseError(reply)
+
+    monkeypatch.setattr(pg8000, "connect", connect)
+    with pytest.raises(InputError, match=mentioning("PGPASSWORD", "user")):
+        Storage("postgresql://mee@host/searches", timeout_s=600, create=True)
 
 
 def test_missing_database_of_a_server_is_not_retried(monkeypatch):

@@ -14,7 +14,7 @@ from tests.recipes import with_overrides
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.samplers import BottomQuartilePruner, suggest
 from efficientnetv2.nas.space import small_space
-from efficientnetv2.nas.storage import Storage, TrialQueue, import_optuna
+from efficientnetv2.nas.storage import Storage, import_optuna
 from efficientnetv2.nas.study import (
     RequestedConfig,
     StudyConfig,
@@ -24,6 +24,7 @@ from efficientnetv2.nas.study import (
     require_same_config,
     version_warning,
 )
+from efficientnetv2.nas.trial_queue import TrialQueue
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 

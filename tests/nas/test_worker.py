@@ -17,9 +17,10 @@ from efficientnetv2.nas import samplers
 from efficientnetv2.nas import worker as work
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.results import load_rows
-from efficientnetv2.nas.storage import MAX_ATTEMPTS, TrialLease, import_optuna
+from efficientnetv2.nas.storage import import_optuna
 from efficientnetv2.nas.study import StudyConfig, create_study, open_study
 from efficientnetv2.nas.trial import EpochDone, StepTimed, TrialResult, to_measurement
+from efficientnetv2.nas.trial_queue import MAX_ATTEMPTS, TrialLease
 from efficientnetv2.nas.worker import SearchCallback, Worker
 from efficientnetv2.utils.benchmark import TimingStats
 

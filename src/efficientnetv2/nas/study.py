@@ -12,7 +12,8 @@ from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.proxy_task import StepTimeBy
 from efficientnetv2.nas.space import Space, describe_difference
 from efficientnetv2.nas.step_time import ReferenceTiming
-from efficientnetv2.nas.storage import Storage, TrialQueue, import_optuna, redact_password
+from efficientnetv2.nas.storage import Storage, import_optuna, redact_password
+from efficientnetv2.nas.trial_queue import TrialQueue
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import diff_recipes
 from efficientnetv2.utils.errors import InputError, first_error

@@ -15,10 +15,11 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import ProxyTask
 from efficientnetv2.nas.stage_choices import Point
-from efficientnetv2.nas.storage import MAX_ATTEMPTS, TrialLease, import_optuna, lease_token
+from efficientnetv2.nas.storage import import_optuna
 from efficientnetv2.nas.study import OpenStudy
 from efficientnetv2.nas.trial import EpochDone, Failed, StepTimed, TrialResult, to_measurement
 from efficientnetv2.nas.trial_process import run_trial
+from efficientnetv2.nas.trial_queue import MAX_ATTEMPTS, TrialLease, lease_token
 from efficientnetv2.utils.errors import InputError
 
 _logger = logging.getLogger(__name__)
