@@ -20,8 +20,9 @@ from efficientnetv2.inference.learning_curve import (
     _macro_f1,
     learning_curve,
 )
-from efficientnetv2.inference.linear_probe import GroupedData, fit_classifier
+from efficientnetv2.inference.linear_probe import fit_classifier
 from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.inference.probe_splits import GroupedData
 from efficientnetv2.utils.random_key import Key
 
 FIT = partial(fit_classifier, strength=0.01, balanced=False)

@@ -17,8 +17,9 @@ from tests.messages import mentioning
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference import linear_probe as room
-from efficientnetv2.inference.linear_probe import GroupedData, ProbeOptions, deduplicate, fit_probe, linear_probe
+from efficientnetv2.inference.linear_probe import ProbeOptions, fit_probe, linear_probe
 from efficientnetv2.inference.predict import Embeddings, embed_dataset
+from efficientnetv2.inference.probe_splits import GroupedData, deduplicate, sample_training_rows
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
@@ -242,14 +243,14 @@ def test_sample_prefers_images_to_copies():
     made = pictures(labels, path=[f"{row}.jpg" for row in range(1800)], augmented_from=origin)
     contents = np.arange(1800)
     contents[450:900] = np.arange(450)  # half of the first class are duplicate files
-    rows = room.sample_training_rows(labels, 200, KEY, deduplicate(made, contents))
+    rows = sample_training_rows(labels, 200, KEY, deduplicate(made, contents))
     assert len(rows) == len(np.unique(rows)) == 200
     of_first, of_second = rows[labels[rows] == 0], rows[labels[rows] == 1]
     assert 75 <= len(of_first) <= 125
     assert len(np.unique(contents[of_first])) == len(of_first)
     assert set(range(900, 960)) <= set(of_second.tolist()), "copies beside all of these fill the rest"
-    plain = room.sample_training_rows(labels, 200, KEY)
-    np.testing.assert_array_equal(plain, room.sample_training_rows(labels, 200, KEY, np.ones(1800, dtype=bool)))
+    plain = sample_training_rows(labels, 200, KEY)
+    np.testing.assert_array_equal(plain, sample_training_rows(labels, 200, KEY, np.ones(1800, dtype=bool)))
     assert np.bincount(labels[plain]).tolist() == np.bincount(labels[rows]).tolist()
 
 

@@ -14,8 +14,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from efficientnetv2.checks.issues import CheckSection, Issue, connected_groups, issue, share_text, single_rows
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
-from efficientnetv2.inference.linear_probe import DEFAULT_STRENGTH, GroupedData, fit_classifier, tuning_splits
+from efficientnetv2.inference.linear_probe import DEFAULT_STRENGTH, fit_classifier
 from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.inference.probe_splits import GroupedData, tuning_splits
 from efficientnetv2.utils.errors import shorten
 from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.random_key import Key

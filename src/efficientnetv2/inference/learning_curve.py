@@ -14,8 +14,8 @@ import numpy.typing as npt
 from sklearn.pipeline import Pipeline
 
 from efficientnetv2.data.records import Ints
-from efficientnetv2.inference.linear_probe import GroupedData
 from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.inference.probe_splits import GroupedData
 from efficientnetv2.utils.random_key import Floats, Key
 
 # Fractions of the training images that probes are fitted on, and draws of each. Ours.

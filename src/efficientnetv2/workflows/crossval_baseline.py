@@ -17,14 +17,9 @@ from efficientnetv2.data.records import Ints, is_copy
 from efficientnetv2.evaluation.distribution_shift import SplitComparison
 from efficientnetv2.evaluation.report_sections import predictions_frame
 from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
-from efficientnetv2.inference.linear_probe import (
-    GroupedData,
-    fit_classifier,
-    fit_probe,
-    max_probe_images,
-    out_of_fold_predictions,
-)
+from efficientnetv2.inference.linear_probe import fit_classifier, fit_probe, max_probe_images, out_of_fold_predictions
 from efficientnetv2.inference.predict import Embeddings, Predictions, Runtime, embed_dataset
+from efficientnetv2.inference.probe_splits import GroupedData
 from efficientnetv2.metrics.classification import ClassificationMetrics, classification_metrics
 from efficientnetv2.metrics.metric_intervals import paired_difference
 from efficientnetv2.training.initial_weights import build_initial_model
