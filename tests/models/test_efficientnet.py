@@ -1,6 +1,5 @@
 """The complete model: shapes, memory format, compilation, initialization."""
 
-import io
 from dataclasses import replace
 
 import pytest
@@ -116,19 +115,6 @@ def test_model_with_squeeze_excite_can_be_traced():
     network = create("efficientnetv2_b0", num_classes=3).eval()
     images = torch.randn(1, 3, 32, 32)
     assert torch.equal(torch.jit.trace(network, images)(images), network(images))
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated by PyTorch, but in use
-@pytest.mark.parametrize("padding", ["same", "symmetric"])
-@pytest.mark.parametrize("global_pool", ["avg", "avg+center"])
-def test_scripted_model_has_equal_logits(padding, global_pool):
-    network = create(replace(TINY, padding=padding, global_pool=global_pool), num_classes=5).eval()
-    file = io.BytesIO()
-    torch.jit.save(torch.jit.script(network), file)
-    file.seek(0)
-    scripted = torch.jit.load(file)
-    for images in (torch.randn(2, 3, 64, 64), torch.randn(1, 3, 65, 130)):
-        torch.testing.assert_close(scripted(images), network(images))
 
 
 def test_each_weight_is_initialized_once():

@@ -65,6 +65,11 @@ def count_flops(
 
         ev2.count_flops(ev2.get_architecture("efficientnetv2_s"), image_size=384).total.multiply_adds
     """
+    if not isinstance(architecture, Architecture):
+        raise InputError(
+            f"`architecture` is a {type(architecture).__name__}. Give an `Architecture`, such as "
+            "`efficientnetv2.get_architecture('efficientnetv2_s')`."
+        )
     for name, value, least in (
         ("image_size", image_size, 1),
         ("in_channels", in_channels, 1),

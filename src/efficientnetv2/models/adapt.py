@@ -46,6 +46,7 @@ def adapt(
 
         network = ev2.adapt(ev2.create("efficientnetv2_s.in21k"), num_classes=10)
     """
+    _require_network(network)
     check_classes_and_channels(num_classes, in_channels)
     present_pool = network.architecture.global_pool if isinstance(network, EfficientNet) else "avg"
     if global_pool is not None and global_pool != present_pool:
@@ -60,6 +61,13 @@ def adapt(
     if in_channels is not None and in_channels != network.in_channels:
         _set_channels(network, in_channels)
     return network
+
+
+def _require_network(network: object) -> None:
+    if not isinstance(network, Network):
+        raise InputError(
+            f"a {type(network).__name__} is not a model of this package. `efficientnetv2.create(module)` makes one."
+        )
 
 
 def classifier_layers(network: Network) -> list[nn.Module]:
@@ -216,6 +224,7 @@ def layer_groups(network: Network) -> list[list[nn.Parameter]]:
     first child if it is an ``nn.Sequential`` with most of the weights outside the head (torchvision's ``features``). So
     a ResNet has a stem and four stages, and a transformer a stem and its blocks.
     """
+    _require_network(network)
     require_single_model(network)
     if isinstance(network, EfficientNet):
         rest = iter(network.blocks)

@@ -33,14 +33,6 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(groups * n, C, H, W), the groups one after another; shape unchanged."""
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return self._grouped(input)
-        # TorchScript does not support ``super``.
-        return F.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, self.training, eps=self.eps
-        )
-
-    def _grouped(self, input: Tensor) -> Tensor:
         if self.groups == 1 or not self.training:
             return super().forward(input)
         assert self.running_mean is not None
@@ -95,8 +87,7 @@ class DepthwiseConv2d(nn.Conv2d):
         """(N, C, H, W) to (N, C, H, W)."""
         if self.training and input.device.type == "cpu" and max(input.shape[-2:]) < self.kernel_size[0]:
             return F.conv2d(F.pad(input, (1, 1, 1, 1)), self.weight, self.bias, groups=self.groups)
-        out: Tensor = self._conv_forward(input, self.weight, self.bias)  # not ``super``, for TorchScript
-        return out
+        return super().forward(input)
 
 
 class ProductConv2d(nn.Conv2d):
@@ -107,12 +98,6 @@ class ProductConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return self._fastest(input)
-        out: Tensor = self._conv_forward(input, self.weight, self.bias)
-        return out
-
-    def _fastest(self, input: Tensor) -> Tensor:
         if not (self.training and input.device.type == "cpu" and self._product_is_faster(input)):
             return super().forward(input)
         # Permuted so that the gradient has the channels-last layout of the weight: DDP copies it otherwise, and warns.
@@ -187,9 +172,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
-        # TorchScript, which only predicts, does not support the autocast of a CPU.
-        convolved: Tensor = self.conv(x) if torch.jit.is_scripting() else self._convolved(x)  # type: ignore[attr-defined]
-        out: Tensor = self.act(self.norm(convolved))
+        out: Tensor = self.act(self.norm(self._convolved(x)))
         return out
 
     def _convolved(self, x: Tensor) -> Tensor:

@@ -195,14 +195,7 @@ class EfficientNet(Network):
 
     def embed(self, x: Tensor) -> Tensor:
         """The pooled features before dropout: (N, in_channels, H, W) float, normalized, to (N, embed_dim)."""
-        # TorchScript, which only predicts, does not support a list of maps.
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            x = self.stem(x)
-            for block in self.blocks:
-                x = block(x)
-        else:
-            x = self.features(x)[-1]
-        maps: Tensor = self.head(x)  # (N, head_channels, H/32, W/32)
+        maps: Tensor = self.head(self.features(x)[-1])  # (N, head_channels, H/32, W/32)
         pooled = maps.mean((2, 3))
         if self.embed_dim == pooled.shape[1]:
             return pooled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, overload
@@ -30,7 +30,7 @@ from efficientnetv2.models.output_shapes import infer_shapes
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.models.wrapped_model import wrap_model
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.utils.errors import InputError, did_you_mean
+from efficientnetv2.utils.errors import InputError, did_you_mean, short_repr
 from efficientnetv2.utils.optional_deps import import_optional, import_torchvision
 
 _logger = logging.getLogger(__name__)
@@ -111,6 +111,8 @@ def create(
     elif isinstance(model, str) and is_library_model(model):
         classes = 0 if features_only and num_classes is None else num_classes
         network = build_library_model(model, num_classes=classes, in_channels=in_channels)
+    elif not isinstance(model, str | os.PathLike | Architecture):
+        raise InputError(f"`model` is {short_repr(model)}. Give a name, a file, an `Architecture` or a module.")
     else:
         network = _create_or_load(model, num_classes, in_channels)
         if isinstance(network, EfficientNet):
@@ -201,12 +203,12 @@ class Backbone(nn.Module):
     """The feature maps of a model, largest first, without the layers after the last map.
 
     ``torchvision.ops.FeaturePyramidNetwork(backbone.channels, 256)`` takes them as an ordered dict. ``network`` is
-    consumed: its classifier is removed, and the head convolution of an ``EfficientNet`` too. ``out_strides`` None
-    returns all maps: strides 2, 4, 8, 16 and 32 in every published model. ``strides`` and ``channels`` are those of the
-    returned maps. Raises InputError if the model has no map of such a stride, or gives no maps.
+    consumed: its classifier is removed, and the head convolution of an ``EfficientNet`` too. ``strides`` and
+    ``channels`` are those of the maps: strides 2, 4, 8, 16 and 32 in every published model. Raises InputError if the
+    model gives no maps.
     """
 
-    def __init__(self, network: Network, out_strides: Sequence[int] | None = None) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.training = network.training
         self.preprocessing = network.preprocessing
@@ -216,24 +218,15 @@ class Backbone(nn.Module):
             network.head = nn.Identity()
             network.frozen = tuple(name for name in network.frozen if not name.startswith("head."))
         self.network = network
-        self._indices: tuple[int, ...] | None = None
-        strides, channels = self._strides_and_channels()
-        wanted = strides if out_strides is None else list(out_strides)
-        if not wanted or not set(wanted) <= set(strides):
-            raise InputError(
-                f"out_strides are {wanted}, but this model has maps of the strides {strides}. Choose from those."
-            )
-        self._indices = tuple(strides.index(stride) for stride in wanted)
-        self.strides = tuple(wanted)
-        self.channels = tuple(channels[index] for index in self._indices)
+        self.strides, self.channels = self._strides_and_channels()
+        if not self.strides:
+            raise InputError(f"{network.display_name()} gives no feature maps. Leave out `features_only`.")
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) float, normalized, to (N, channels[i], H / strides[i], W / strides[i]), rounded up."""
-        maps = self.network.features(x)
-        return maps if self._indices is None else [maps[index] for index in self._indices]
+        return self.network.features(x)
 
-    def _strides_and_channels(self) -> tuple[list[int], list[int]]:
-        """Of every map that the model gives."""
+    def _strides_and_channels(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         size, training, channels = self.preprocessing.image_size, self.training, self.network.in_channels
         # Sides that halve without a remainder give exact strides, but a transformer takes only its own size.
         even_size = -(-size // _LARGEST_STRIDE) * _LARGEST_STRIDE
@@ -245,4 +238,4 @@ class Backbone(nn.Module):
             maps = infer_shapes(self, in_channels=channels, image_size=size)
         finally:
             self.train(training)
-        return [round(size / m.shape[-1]) for m in maps], [m.shape[1] for m in maps]
+        return tuple(round(size / m.shape[-1]) for m in maps), tuple(m.shape[1] for m in maps)
