@@ -194,6 +194,18 @@ def test_classify_skips_unreadable_images(model, photos, tmp_path):
     assert skipped[2] == "2 of 14 images could not be read."
 
 
+def test_classify_reads_images_with_damaged_metadata_and_any_name(model, photos, tmp_path):
+    made = ev2.export(model, data=photos)
+    (tmp_path / "odd").mkdir()
+    for name, metadata_bytes in (("empty.webp", b"Exif\0\0nothing"), ("short.webp", b"Exif\0\0II*\0")):
+        Image.new("RGB", (40, 30), "red").save(tmp_path / "odd" / name, exif=metadata_bytes)
+    Image.new("RGB", (40, 30), "red").save(os.fsencode(tmp_path / "odd") + b"/caf\xe9.png")
+    args = [sys.executable, made.path.with_name("classify.py"), made.path, tmp_path / "odd"]
+    done = subprocess.run(args, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 + 3
+
+
 def _odd_files(folder):
     """Write files that decoders may read differently: depth, alpha, palettes, orientation, large JPEG files."""
     rng = np.random.default_rng(0)

@@ -2,8 +2,7 @@
 
     python classify.py model.onnx photo.jpg folder/
 
-prints a line of CSV per image: path, predicted label, probability. A multi-label model gives all labels, separated by
-";".
+prints a line of CSV per image: path, predicted label (of a multi-label model all, joined by ";") and probability.
 In a program: ``Classifier("model.onnx")(["photo.jpg"])``.
 """
 
@@ -75,8 +74,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image, stored: Image.Image) -> Image.Image:
-    turn = _UPRIGHT.get(stored.getexif().get(0x0112, 1))
-    return image if turn is None else image.transpose(turn)
+    try:
+        return image.transpose(_UPRIGHT[stored.getexif()[0x0112]])
+    except Exception:  # upright, or damaged metadata, which does not spoil the pixels
+        return image
 
 
 class Classifier:
@@ -85,9 +86,8 @@ class Classifier:
     def __init__(self, model: str | Path) -> None:
         import onnxruntime  # type: ignore[import-untyped,unused-ignore]
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        onnxruntime.set_default_logger_severity(3)
+        self.session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
         self.info = self.session.get_modelmeta().custom_metadata_map
         if "bands" in self.info:
             raise ValueError("this model reads bands of rasters; read them with efficientnetv2")
@@ -119,13 +119,14 @@ def main() -> None:
     files: list[Path] = []
     for path in map(Path, paths):
         files += sorted(file for file in path.rglob("*") if file.suffix.lower() in known) if path.is_dir() else [path]
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     table, classifier = csv.writer(sys.stdout, lineterminator="\n"), Classifier(model)
     table.writerow(["path", "predicted_label", "probability"])
     skipped = 0
     for file in files:
         try:
             label, probabilities = classifier.predict(file)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # of Pillow
+        except Exception as error:  # Pillow raises nearly everything
             print(f"skipped {file}: {error}", file=sys.stderr)
             skipped += 1
         else:

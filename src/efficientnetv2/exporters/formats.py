@@ -266,8 +266,10 @@ def write(network: Network, target: Path, format: Format, encoding: Encoding) ->
         in_float = _WRITERS[format](ExportGraph(network), file, encoding, metadata(network, encoding.input))
     if format == "triton":
         folder = file.parent.parent
-        (folder / "config.pbtxt").write_text(_triton_config(_SERVED, network, encoding.input), encoding="utf-8")
-        (folder / "labels.txt").write_text("\n".join([*output_names(network), ""]), encoding="utf-8")
+        (folder / "config.pbtxt").write_text(
+            _triton_config(_SERVED, network, encoding.input), encoding="utf-8", newline="\n"
+        )
+        (folder / "labels.txt").write_text("\n".join([*output_names(network), ""]), encoding="utf-8", newline="\n")
     return file, in_float
 
 

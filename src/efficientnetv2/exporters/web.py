@@ -67,7 +67,7 @@ def write_page(folder: Path, network: Network, runtime: Mapping[str, bytes]) -> 
     # The worker is a file of the folder. Compiling WebAssembly needs the permission in browsers whose workers inherit.
     html, policy = load_page("'self' 'wasm-unsafe-eval'")
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<meta name="worker" content="worker.js">\n'
-    (folder / "index.html").write_text(html.replace("<title>", f"{head}<title>", 1), encoding="utf-8")
+    (folder / "index.html").write_text(html.replace("<title>", f"{head}<title>", 1), encoding="utf-8", newline="\n")
     (folder / "worker.js").write_bytes(_ASSETS.joinpath("worker.js").read_bytes())
     info = metadata(network, "uint8")
     decoded = {name: json.loads(info[name]) for name in ("names", "image_size", "crop_pct", "mean", "std")}

@@ -271,6 +271,19 @@ def test_timm_model_is_exported_only_to_timm(tmp_path):
         convert.write(tmp_path / "out.pth", network, "torchvision")
 
 
+def test_several_labels_are_read_from_the_config_of_a_hub_folder(tmp_path):
+    """Transformers drops the metadata of this package when it saves a model again, and keeps problem_type."""
+    network = our_network()
+    network.activation = "sigmoid"
+    convert.write(tmp_path / "hub", network, "timm")
+    weights = tmp_path / "hub/model.safetensors"
+    save_file(load_file(weights), weights, metadata={"format": "pt"})
+    assert convert.read(tmp_path / "hub").network.activation == "sigmoid"
+    config = json.loads((tmp_path / "hub/config.json").read_text())
+    (tmp_path / "hub/config.json").write_text(json.dumps(config | {"problem_type": "single_label_classification"}))
+    assert convert.read(tmp_path / "hub").network.activation == "softmax"
+
+
 @pytest.mark.parametrize("out", ["out.pth", "out.safetensors"])
 @pytest.mark.parametrize("name", ["efficientnet_b0", "tf_efficientnet_b0"])
 def test_timm_model_that_this_package_has_too_is_read_back(name, out, tmp_path):

@@ -86,6 +86,8 @@ def read(
         network = EfficientNet(found.architecture, num_classes=found.num_classes, in_channels=found.in_channels)
     network.load_state_dict(weights, assign=True)
     network.preprocessing, network.class_names = preprocessing, class_names
+    if file.activation is not None:
+        network.activation = file.activation
     if header is not None:
         network.activation, network.recipe = header.activation, header.recipe
         network.metrics = metadata.valid_metrics(header.metrics, header.preprocessing, preprocessing, notes)

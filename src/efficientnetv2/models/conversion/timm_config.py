@@ -24,6 +24,7 @@ from efficientnetv2.preprocessing import CropMode, Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary, shorten
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # in a hub directory
+MULTI_LABEL = "multi_label_classification"  # ``problem_type`` of transformers in config.json
 # Fields of the preprocessing in a pretrained_cfg.
 STATED = ("image_size", "crop_mode", "crop_pct", "interpolation", "mean", "std")
 _DEFAULT_CROP_PCT = 0.875
@@ -206,6 +207,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         "preprocessing": preprocessing,
         "stated": STATED,
         "class_names": tuple(labels),
+        "activation": "sigmoid" if config.get("problem_type") == MULTI_LABEL else None,
     }
     return fields, notes
 

@@ -14,6 +14,7 @@ from efficientnetv2.models.efficientnet import Network, output_names
 from efficientnetv2.models.model_header import CARRIED, Header
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.probability import Activation
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,7 @@ class WeightFile:
     preprocessing: Preprocessing | None = None
     stated: tuple[str, ...] = ()  # fields of ``preprocessing`` that the file states; the others are as published
     class_names: tuple[str, ...] = ()
+    activation: Activation | None = None  # None if the file does not state it
     header: Header | None = None
     notes: tuple[str, ...] = ()  # how the file was read
 

@@ -150,7 +150,7 @@ def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet | W
         **({"label_names": list(network.class_names)} if network.class_names else {}),
         **({"model_args": arguments} if arguments else {}),
         # Read by transformers, whose pipeline then takes the sigmoid.
-        **({"problem_type": "multi_label_classification"} if network.activation == "sigmoid" else {}),
+        **({"problem_type": timm_config.MULTI_LABEL} if network.activation == "sigmoid" else {}),
         "pretrained_cfg": {
             "custom_load": False,
             "input_size": [network.in_channels, preprocessing.image_size, preprocessing.image_size],
