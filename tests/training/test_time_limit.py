@@ -18,12 +18,14 @@ from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training import time_limit
+from efficientnetv2.training import trainer as training
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_setup import RunSetup, stage_ends, validation_steps
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.training.validation import Validator
 from efficientnetv2.utils.legacy import upgrade
 
 RATES = StepTimings(
@@ -326,6 +328,26 @@ def test_resumed_run_has_the_remaining_time(timed, tmp_path, monkeypatch):
     Trainer(second, limit=limit).fit(resume=True)
     assert kept["used_s"] > 10
     assert clock.now - before == pytest.approx(60 - 4 - kept["used_s"], abs=6)
+
+
+class _Slow(Callback):
+    def on_step_end(self, done, *facts):
+        time.sleep(0.05)
+
+
+def test_time_of_callbacks_and_of_frequent_checkpoints_counts_and_that_of_validations_does_not(timed, monkeypatch):
+    """Validations and the checkpoints of stages are planned apart."""
+    one, took = timed("run"), []
+    one = replace(one, recipe=with_overrides(one.recipe, ["checkpoint_minutes=0"]))
+    one.folder.begin(one.recipe, one.train, BEGINNING)
+    monkeypatch.setattr(Pacer, "stepped", lambda pacer, image_size, seconds: took.append(seconds))
+    save, validate = training.save_checkpoint, Validator.validate
+    monkeypatch.setattr(training, "save_checkpoint", lambda *words: (time.sleep(0.1), save(*words)))
+    monkeypatch.setattr(Validator, "validate", lambda self: (time.sleep(1.5), validate(self)))
+    Trainer(one, [_Slow()], limit=replace(limit_of(0.25, 40), began=time.monotonic())).fit()
+    ordinary = sorted(took[1:])
+    assert ordinary[len(ordinary) // 2] > 0.15
+    assert max(took[1:]) < 1.5
 
 
 def test_each_step_is_measured_separately(timed, monkeypatch):

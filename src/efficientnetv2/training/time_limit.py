@@ -109,7 +109,7 @@ class Pacer:
         return self._limit.used_s + time.monotonic() - self._limit.began
 
     def stepped(self, image_size: int, seconds: float) -> None:
-        """Note the time of a step."""
+        """Note the time of a step, with all that followed the step before but validations and checkpoints of stages."""
         self._took_s += seconds
         self._expected_s += self._limit.rates.step_s(image_size)
 

@@ -88,6 +88,8 @@ class Trainer:
         self._microbatches = setup.microbatches
         self._worker_death = WorkerDeath()
         self._last_checkpoint = self._last_step = time.perf_counter()
+        # Seconds since the last step that a time limit plans apart, and those of the last checkpoint.
+        self._apart_s = self._checkpoint_s = 0.0
 
     def _load_checkpoint(self, resume: bool) -> dict[str, Any]:
         """Load the newest whole checkpoint; returns its values, or none. Those of earlier versions have fewer."""
@@ -166,7 +168,7 @@ class Trainer:
         if self.context.pacer is not None:
             self.context.pacer.plan(self.context.state.step, begins=True)
         self.context.start_stage(self._stage_ends)
-        self._last_step = time.perf_counter()
+        self._last_step, self._apart_s = time.perf_counter(), 0.0
         self.log.start()
 
     def _on_step_end(self, output: StepOutput) -> None:
@@ -177,16 +179,19 @@ class Trainer:
         self.divergence.add(output)
         self.validator.schedule(step)
         if context.pacer is not None:
-            context.pacer.stepped(output.setting.image_size, time.perf_counter() - self._last_step)
+            # With the waits for a GPU, which is read only now and then, and with the callbacks.
+            now = time.perf_counter()
+            context.pacer.stepped(output.setting.image_size, now - self._last_step - self._apart_s)
+            self._last_step, self._apart_s = now, 0.0
         with self._checkpoint_on_error():
             self._log_and_validate(output)
         every_s = self.setup.recipe.checkpoint_minutes * 60
         if ends_stage or context.is_done or time.perf_counter() - self._last_checkpoint >= every_s:
             self.save_checkpoint()
+            self._apart_s += self._checkpoint_s if ends_stage else 0.0
         context.notify(lambda callback: callback.on_step_end(step, context.plan.steps, output.setting))
         if ends_stage and not context.is_done:
             context.start_stage(self._stage_ends)
-        self._last_step = time.perf_counter()
 
     def _log_and_validate(self, output: StepOutput) -> None:
         context, step = self.context, self.context.state.step
@@ -215,15 +220,17 @@ class Trainer:
             context.pacer.plan(step)
 
     def _validate(self) -> None:
+        began = time.perf_counter()
         with self.log.paused():
             self.validator.validate()
+        self._apart_s += time.perf_counter() - began
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint if the weights are finite, in the first process, as all have the same state."""
         if not self.setup.world.is_main_process:
             return
         self.divergence.check_weights()
-        context = self.context
+        began, context = time.perf_counter(), self.context
         saved = self.log.state_dict() | {"to_validate": self.validator.is_due}
         with self.log.paused():
             saved |= context.state.state_dict()
@@ -233,6 +240,7 @@ class Trainer:
                 saved["selection"] = context.selection.state_dict()
             save_checkpoint(self.setup.folder.checkpoints, saved, context.state.step)
         self._last_checkpoint = time.perf_counter()
+        self._checkpoint_s = self._last_checkpoint - began
 
 
 def training_steps(
