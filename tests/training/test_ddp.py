@@ -51,10 +51,10 @@ def test_parallel_speed_of_four_processes_per_machine(device, machines, threads,
     assert ddp.parallel_speed(world, device) == expected
 
 
-def refused(group, processes, *, batch=24, device=CPU, begun=False, **changes):
+def refused(group, processes, *, batch=24, device=CPU, begun=False, least=1, is_set=True, **changes):
     recipe = recipe_of(ProgressiveSchedule(image_size=32), batch_size=batch, ghost_batch_size=group, **changes)
     with pytest.raises(InputError) as error:
-        validate_sharing(recipe, device, World(size=processes), begun=begun)
+        validate_sharing(recipe, device, World(size=processes), least=least, is_set=is_set, begun=begun)
     return str(error.value)
 
 
@@ -65,6 +65,13 @@ def test_fewer_ghost_batches_than_processes_are_rejected_with_a_fix():
     assert mentions(message, "at most 3")
     assert mentions(refused(24, 2), "only 1")
     assert mentions(refused(8, 30), "batch_size=30")
+
+
+def test_advice_keeps_the_fewest_images_of_a_group():
+    """Mixup needs two; an open group size could be as small."""
+    message = refused(8, 8, batch=8, least=2, is_set=False)
+    assert mentions(message, "at most 4", "batch_size=16")
+    assert "ghost_batch_size=1" not in message
 
 
 def test_resumed_run_with_too_many_processes_suggests_fewer_processes():

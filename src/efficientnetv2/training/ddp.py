@@ -143,20 +143,25 @@ def parallel_speed(world: World, device: torch.device) -> int:
     return world.machines * min(world.local_size, max(1, cores() // torch.get_num_threads()))
 
 
-def validate_sharing(recipe: Recipe, device: torch.device, world: World, *, begun: bool = False) -> None:
+def validate_sharing(
+    recipe: Recipe, device: torch.device, world: World, *, least: int = 1, is_set: bool = True, begun: bool = False
+) -> None:
     """Check that each process gets a group of every step and, with ``sync_batch_norm``, equally many on a GPU each.
 
-    ``begun`` is whether the run exists already, so that its groups are fixed.
+    A group must have ``least`` images. ``is_set`` is whether the user set its size; ``begun`` whether the run exists
+    already, so that its groups are fixed.
 
     Raises InputError if a process would get no group, or an unequal number.
     """
     batch, group, groups, processes = recipe.batch_size, recipe.group_size, recipe.num_groups, world.size
     if groups < processes:
-        smaller = [size for size in divisors(batch, most=group) if batch // size >= processes]
-        setting = f"`ghost_batch_size={smaller[-1]}`" if smaller else f"`batch_size={processes}`"
+        possible = [size for size in divisors(batch, most=group) if size >= least]
+        smaller = [size for size in possible if batch // size >= processes]
+        setting = f"`ghost_batch_size={smaller[-1]}`" if smaller else f"`batch_size={processes * least}`"
+        most = groups if is_set else batch // possible[0]
         raise InputError(
             f"{processes} processes share the groups of a step, but there {'is' if groups == 1 else 'are'} only "
-            f"{groups}: `ghost_batch_size` is {group}, of {pluralize(batch, 'image')} a batch. Start at most {groups}"
+            f"{groups}: `ghost_batch_size` is {group}, of {pluralize(batch, 'image')} a batch. Start at most {most}"
             f"{'' if begun else f', or set {setting}'}."
         )
     if recipe.sync_batch_norm and world.is_distributed and device.type != "cuda":

@@ -37,7 +37,14 @@ from efficientnetv2.training.initial_weights import (
     is_bundled,
     model_title,
 )
-from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups, group_size, takes_sizes, validate_sizes
+from efficientnetv2.training.memory_probe import (
+    MemoryProbe,
+    fit_groups,
+    group_size,
+    smallest_group,
+    takes_sizes,
+    validate_sizes,
+)
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.recipe import Recipe
@@ -231,7 +238,8 @@ def resolve_recipe(
     validate_sizes(recipe, probe)
     group = group_size(recipe, probe, is_set=is_set, is_fixed=repeated)
     recipe = _changed(recipe, {"ghost_batch_size": group})
-    validate_sharing(recipe, hardware.device, hardware.world)
+    least, _ = smallest_group(recipe, probe)
+    validate_sharing(recipe, hardware.device, hardware.world, least=least, is_set=is_set)
     choice = choose_precision(
         recipe,
         network,
@@ -245,7 +253,7 @@ def resolve_recipe(
     # In that precision, compiled, and with the memory that is free by now, a chosen group may have to be smaller.
     group, microbatches, group_notes = fit_groups(recipe, probe.for_recipe(recipe), is_set=is_set, is_fixed=repeated)
     recipe = _changed(recipe, {"ghost_batch_size": group})
-    validate_sharing(recipe, hardware.device, hardware.world)
+    validate_sharing(recipe, hardware.device, hardware.world, least=least, is_set=is_set)
     notes += [*([choice.note] if choice.note else []), *group_notes]
     return ResolvedRecipe(recipe, network, microbatches, tuple(notes))
 

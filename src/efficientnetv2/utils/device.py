@@ -98,10 +98,13 @@ def pick_own_device(word: str, number: int, count: int) -> torch.device:
 
     On a CPU each takes a part of PyTorch's threads, unless OMP_NUM_THREADS is set. Raises InputError.
     """
-    device = pick_device(word)
+    own_is_there = 0 < number < torch.cuda.device_count()
+    # Its own, as the check takes memory of the device that it checks.
+    device = pick_device(f"cuda:{number}" if word == "cuda" and own_is_there else word)
+    takes_own = device.type == "cuda" and word in ("auto", "cuda")
     if count == 1:
         # Some launchers set LOCAL_RANK without LOCAL_WORLD_SIZE, and some show each process only its own GPU.
-        if device == torch.device("cuda") and 0 < number < torch.cuda.device_count():
+        if takes_own and own_is_there:
             device = torch.device("cuda", number)
             torch.cuda.set_device(device)
         return device
@@ -110,7 +113,7 @@ def pick_own_device(word: str, number: int, count: int) -> torch.device:
         if os.environ.get("OMP_NUM_THREADS", "1") == "1":
             torch.set_num_threads(max(1, cores() // count))
         return device
-    if device != torch.device("cuda"):
+    if not takes_own:
         raise InputError(
             f"`device={word}`: {count} processes can't share one device. Set `device=cuda` or `device=cpu`."
         )

@@ -33,7 +33,7 @@ from efficientnetv2.training.head_init import fit_head
 from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.initial_weights import build_initial_model, build_model
 from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups
-from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.overrides import train_longer_hint
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import RunDir
@@ -78,6 +78,8 @@ def resume_run(
         _logger.debug(cache.note)
     network = _initial_model(folder, facts, recipe, data, hardware)
     microbatches = MicrobatchPlan.from_json(facts["microbatches"])
+    if recipe.sync_batch_norm and hardware.world.is_distributed:  # as in a new run of several processes
+        microbatches = ONE_GROUP_PER_PASS
     if hardware.memory_gib is not None:
         probe = MemoryProbe(recipe, network, hardware)
         _, microbatches, notes = fit_groups(recipe, probe, is_set=True, is_fixed=True)
