@@ -150,6 +150,16 @@ def test_late_gain_is_of_the_selection_images():
     assert late_gain([row | {"num_images": 500} for row in few]) == pytest.approx(0.02)
 
 
+def test_late_gain_compares_equal_images_and_views():
+    """Without a selection set, the last row is the evaluation: of all images, and with TTA."""
+    rows = [{"kind": "val", "epoch": e, "top1": 0.5, "num_images": 512} for e in range(1, 8)]
+    assert late_gain([*rows, {"kind": "val", "epoch": 8, "top1": 0.6, "num_images": 4000}]) is None
+    rows.append({"kind": "val", "epoch": 8, "top1": 0.6, "num_images": 512})
+    assert late_gain(rows) == pytest.approx(0.1)
+    assert late_gain(rows, tta="d4") is None
+    assert late_gain([row | {"kind": "minival"} for row in rows], tta="d4") == pytest.approx(0.1)
+
+
 def test_late_gain_is_interpolated_between_validations():
     """At epochs 2 and 4 of 4, epoch 3 is half of the way."""
     rows = [{"kind": "val", "epoch": epoch, "top1": top1} for epoch, top1 in ((2.0, 0.5), (4.0, 0.7))]
@@ -192,6 +202,33 @@ def test_larger_images_get_more_minutes():
     assert step.command == "effnetv2 train flowers --image-size 256 --minutes 20"
     facts = metadata(px=128, stored_size=300.0, command="effnetv2 train flowers --minutes 600 --output runs/a")
     assert next_steps(RIGHT, facts)[0].command.endswith("--minutes 2400"), "no separator of thousands"
+
+
+def test_larger_images_replace_every_setting_of_the_size():
+    facts = metadata(px=96, stored_size=300.0, command="effnetv2 train f --set progressive.image_size.end=96 --seed 1")
+    assert next_steps(RIGHT, facts)[0].command == "effnetv2 train f --seed 1 --image-size 192"
+    whole = "--set 'progressive={image_size: 96, stages: 1}'"
+    assert topics(next_steps(RIGHT, replace(facts, command=f"effnetv2 train f {whole}"))) == ["use"]
+
+
+def test_time_of_larger_images_is_that_of_the_training_size():
+    """From 224 to 480 px: 4.6 times the pixels, whatever the size of the evaluation."""
+    recipe = metadata(px=224).recipe | {"eval_image_size": 288}
+    (step,) = next_steps(RIGHT, metadata(recipe=recipe, stored_size=512.0, command="effnetv2 train f --minutes 30"))
+    assert mentions(step.reason, "288 px", "4.6 times")
+    assert step.command == "effnetv2 train f --image-size 480 --minutes 140"
+
+
+def test_step_that_a_candidate_would_undo_is_left_out():
+    low_recall = classification_metrics(TRUE, np.eye(3)[np.where(TRUE == 2, 0, TRUE)], NAMES)
+    support = {"daisy": 300, "rose": 150, "tulip": 30}
+    for candidate, found in (
+        ("class_sampling=null", ["use"]),
+        ("optimizer.lr=0.1 class_sampling=equal", ["use"]),
+        ("optimizer.lr=0.1", ["class_imbalance"]),
+    ):
+        facts = metadata(command=f"effnetv2 crossval f --candidate '{candidate}'", train_images_per_class=support)
+        assert topics(next_steps(low_recall, facts)) == found
 
 
 def test_rare_classes_with_low_recall_suggest_class_balance():

@@ -56,6 +56,15 @@ def test_few_clusters_are_reported(num_clusters, warned):
     assert "places" not in line, "clusters may be images with their copies"
 
 
+def test_clustering_with_a_single_cluster_on_the_common_images_is_not_used():
+    """The earlier run knows sites, all common images are of one; the new one knows 4 patients there."""
+    names = [f"{row}.jpg" for row in range(20)]
+    new = pd.DataFrame({"predicted_label": "x", "true_label": "x"}, index=names)
+    patients = pd.Series(np.arange(20) % 4, index=names)
+    found = compare_predictions(new, new.assign(cluster="site a"), clusters=patients)
+    assert found.num_clusters == 4
+
+
 def test_no_common_images_or_other_labels(tmp_path):
     first, second = (load_predictions(written_table(tmp_path / name, [(name, "x", "x")])) for name in "ab")
     assert compare_predictions(first, second) is None

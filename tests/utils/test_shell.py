@@ -21,6 +21,7 @@ def test_windows_quoting(monkeypatch):
     """The shell of Windows has only double quotes and no escapes by backslash."""
     monkeypatch.setattr("efficientnetv2.utils.shell.os", SimpleNamespace(name="nt"))
     assert shell_join(WORDS) == 'effnetv2 train "my photos/" --output runs\\mine --resume'
+    assert shell_join(["a", ";", "R&D\\", "x{y}"]) == 'a ";" "R&D\\\\" "x{y}"', "characters of PowerShell and cmd"
 
 
 def test_only_given_options_are_in_the_command():

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import json
-import os
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +15,9 @@ from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.calibration import CoverageCurve
 from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
 from efficientnetv2.models import pretrained
+from efficientnetv2.preprocessing import TTA
 from efficientnetv2.utils.errors import pluralize
-from efficientnetv2.utils.shell import option_args, shell_join
+from efficientnetv2.utils.shell import command_words, option_args, option_value, shell_join, split_settings
 
 Topic = Literal[
     "weights", "epochs", "learning_rate", "image_size", "label_errors", "class_imbalance", "more_labels", "use"
@@ -103,18 +100,21 @@ def next_steps(
             5.0: _imbalance(metrics, metadata),
             6.0: _more_labels(metadata, data_scaling_curve),
         }
-    steps = [step for _, step in sorted(candidates.items()) if step is not None]
+    found = [step for _, step in sorted(candidates.items()) if step is not None]
+    steps = [step for step in found if step.command]
     if steps and steps[-1].topic == "more_labels" and {step.topic for step in steps} & _CHANGE_THE_PROBE:
         reason = f"{steps[-1].reason} Do the steps above first: they change this estimate."
         steps[-1] = replace(steps[-1], reason=reason)
     if not steps and metadata.optimistic and not metadata.is_training_report:
         reason = "These metrics are optimistic, so they do not show whether a change is needed."
-        separator = _option_value(metadata.command, "--label-separator")
+        separator = option_value(metadata.command, "--label-separator")
         again = ["effnetv2", "evaluate", model_of(metadata), "DATA", *option_args(label_separator=separator)]
         command = shell_join(again)
         steps = [NextStep(1, "use", "Evaluate the model on other images", reason, command)]
     if not steps:
         reason = "Nothing that was measured suggests a change."
+        if found:
+            reason = "What was measured suggests a change of settings that the candidates have."
         if not metadata.is_training_report:
             reason = "An evaluation does not suggest changes of the training. See the report of the run for these."
         steps = [NextStep(1, "use", "Use the model", reason, predict_command(metadata))]
@@ -130,11 +130,12 @@ def suspect_labels(curve: CoverageCurve) -> int:
     return 0 if accuracy is None or accuracy < _MOSTLY_RIGHT else round(count * (1 - accuracy))
 
 
-def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
+def late_gain(history: Sequence[Mapping[str, Any]], *, tta: TTA = "none") -> float | None:
     """Gain of validation top-1 in the last quarter of the training, as a fraction. None if not measured.
 
     Between two validations, top-1 is interpolated, if one is in the second half before the end. Rows are those of
-    ``metrics.jsonl``; the selection set counts if there is one. Fewer than 3 images count as 0.
+    ``metrics.jsonl``; the selection set counts if there is one. Otherwise the last row is the evaluation of the run,
+    and is compared only if it has the same images and views (``tta``). Fewer than 3 images count as 0.
     """
     for kind in ("minival", "val"):
         points = [
@@ -144,6 +145,8 @@ def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
         ]
         if len(points) > 1:
             epochs, scores, images = np.array(points, dtype=np.float64).T
+            if kind == "val" and (tta != "none" or images.min() < images.max()):
+                return None
             if not ((epochs >= epochs[-1] / 2) & (epochs < epochs[-1])).any():
                 return None
             gain = float(scores[-1] - np.interp((1 - _LAST_PART) * epochs[-1], epochs, scores))
@@ -155,7 +158,7 @@ def predict_options(metadata: ReportMetadata) -> dict[str, str]:
     """Arguments with which ``predict`` predicts as the model of a report was evaluated."""
     options = {
         "tta": metadata.tta if evaluated_with(metadata, "--tta") else None,
-        "label_separator": _option_value(metadata.command, "--label-separator"),
+        "label_separator": option_value(metadata.command, "--label-separator"),
     }
     return {name: value for name, value in options.items() if value is not None}
 
@@ -169,7 +172,7 @@ def predict_command(metadata: ReportMetadata) -> str:
 def evaluated_with(metadata: ReportMetadata, *options: str) -> bool:
     """Whether the command of an evaluation has one of these options, which the model file does not have."""
     return not metadata.is_training_report and any(
-        _option_value(metadata.command, option) is not None for option in options
+        option_value(metadata.command, option) is not None for option in options
     )
 
 
@@ -210,7 +213,7 @@ def _epochs(metadata: ReportMetadata) -> NextStep | None:
     if gain > _RISING:
         reason += f" Validation top-1 still rose by about {100 * gain:.1f} points in the last quarter."
     length = ["--epochs", f"{max(2 * epochs, 2 * _FEW_EPOCHS):.3g}"]
-    if (minutes := _option_value(metadata.command, "--minutes")) is not None:
+    if (minutes := option_value(metadata.command, "--minutes")) is not None:
         length = ["--minutes", _rounded(2 * float(minutes))]
     command = _repeat(metadata, length, without=("--epochs", "--minutes"), without_fields=("steps", "epochs"))
     return NextStep(0, "epochs", "Train longer", reason, command)
@@ -232,21 +235,23 @@ def _learning_rate(metadata: ReportMetadata) -> NextStep | None:
 def _image_size(metadata: ReportMetadata) -> NextStep | None:
     """Larger images, if they are stored larger than the model sees them."""
     recipe, stored = metadata.recipe or {}, metadata.stored_size
-    px = recipe.get("eval_image_size") or recipe.get("progressive", {}).get("image_size")
-    if isinstance(px, Mapping):
-        px = px.get("end")
+    trained = recipe.get("progressive", {}).get("image_size")
+    if isinstance(trained, Mapping):
+        trained = trained.get("end")
+    px = recipe.get("eval_image_size") or trained
     if not isinstance(px, (int, float)) or stored is None or stored < _LARGER * px:
         return None
     larger = int(min(stored, 2 * px, _MAX_PX)) // _MULTIPLE_PX * _MULTIPLE_PX
     if larger <= px:
         return None
+    times = (larger / (trained or px)) ** 2
     reason = (
         f"Images are stored at {stored:,.0f} px (median shorter side). The model sees {px:,.0f} px. "
-        f"Training at {larger} px takes about {number(float(f'{(larger / px) ** 2:.2g}'))} times as long."
+        f"Training at {larger} px takes about {number(float(f'{times:.2g}'))} times as long."
     )
     options = ["--image-size", str(larger)]
-    if (minutes := _option_value(metadata.command, "--minutes")) is not None:
-        options += ["--minutes", _rounded(float(minutes) * (larger / px) ** 2)]
+    if (minutes := option_value(metadata.command, "--minutes")) is not None:
+        options += ["--minutes", _rounded(float(minutes) * times)]
     command = _repeat(
         metadata,
         options,
@@ -275,7 +280,7 @@ def _label_errors(metadata: ReportMetadata, suspects: int) -> NextStep | None:
 
 def dataset_words(metadata: ReportMetadata) -> list[str]:
     """DATA of a report, and the options that it was read with, as words of a command."""
-    given = {name: _option_value(metadata.command, name) for name in _TABLE}
+    given = {name: option_value(metadata.command, name) for name in _TABLE}
     return [metadata.data, *(part for name, value in given.items() if value is not None for part in (name, value))]
 
 
@@ -328,8 +333,11 @@ def _repeat(
     without: Collection[str] = (),
     without_fields: Collection[str] = (),
 ) -> str:
-    """The training command with other options; a plain one if another command started the run."""
-    words = _split(metadata.command)
+    """The training command with other options; a plain one if another command started the run.
+
+    '' if ``without_fields`` are in a candidate, or in a larger field of ``--set`` that would replace an option.
+    """
+    words = command_words(metadata.command)
     if words[:2] not in (["effnetv2", "train"], ["effnetv2", "crossval"]):
         return shell_join(["effnetv2", "train", metadata.data, *options])
     repeated, rest = words[:2], iter(words[2:])
@@ -338,10 +346,14 @@ def _repeat(
         name = name.replace("_", "-")  # as the command line takes it
         if name in _RUN_FLAGS:
             continue
-        if name == "--set":
+        if name in ("--set", "--candidate"):
             value = value if equals else next(rest, "")
-            if value.partition("=")[0] not in without_fields:
-                repeated += ["--set", value]
+            fields = [one.partition("=")[0] for one in (split_settings(value) if name == "--candidate" else [value])]
+            parts = any(_is_part(field, of) for field in fields for of in without_fields)
+            larger = any(_is_part(one, field) and one != field for field in fields for one in without_fields)
+            if (larger and options[0] != "--set") or ((larger or parts) and name == "--candidate"):
+                return ""
+            repeated += [] if parts else [name, value]
         elif name not in (*_RUN_OPTIONS, *without):
             repeated.append(word)
         elif not equals:
@@ -349,50 +361,5 @@ def _repeat(
     return shell_join([*repeated, *options])
 
 
-def _option_value(command: str | None, option: str) -> str | None:
-    words = iter(_split(command))
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name.replace("_", "-") == option:  # as the command line takes it
-            return value if equals else next(words, "")
-    return None
-
-
-def _split(command: str | None) -> list[str]:
-    """The words of a command that ``utils.shell.command_line`` returned, or of the command for a call."""
-    if (command or "").startswith("efficientnetv2."):
-        return _call_words(command or "")
-    if os.name != "nt":
-        return shlex.split(command or "")
-    return [word.strip('"') for word in shlex.split(command or "", posix=False)]
-
-
-def _call_words(call: str) -> list[str]:
-    """The words of the command for a recorded call of ``train``, ``cross_validate`` or ``evaluate``; else none."""
-    try:
-        tree = ast.parse(call, mode="eval").body
-        if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Attribute):
-            return []
-        values = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in tree.keywords}
-        command = {"train": "train", "cross_validate": "crossval", "evaluate": "evaluate"}[tree.func.attr]
-        names = ("model", "data") if command == "evaluate" else ("data",)  # all other arguments have names
-        values |= dict(zip(names, map(ast.literal_eval, tree.args), strict=False))
-        values.pop("callbacks", None)
-        if command == "evaluate":  # its other options are needed even so
-            values = {name: value for name, value in values.items() if value is not ...}
-        if ... in values.values():
-            return []
-        repeated = [("--set", one) for one in _settings(values.pop("settings", None))]
-        repeated += [("--candidate-set", one) for one in _settings(values.pop("candidate_settings", None))]
-        repeated += [("--candidate", shell_join(_settings(one))) for one in values.pop("candidates", None) or ()]
-        values["ensemble"] = values.pop("members", None)
-    except (SyntaxError, ValueError, KeyError, TypeError, AttributeError):  # an object that has no text
-        return []
-    joined = {name: ",".join(map(str, value)) for name, value in values.items() if isinstance(value, list | tuple)}
-    data, options = str(values.pop("data", "")), values | joined
-    return ["effnetv2", command, data, *option_args(**options), *(word for pair in repeated for word in pair)]
-
-
-def _settings(values: Mapping[str, Any] | None) -> list[str]:
-    """Fields of a recipe as ``--set`` takes them."""
-    return [f"{name}={json.dumps(value)}" for name, value in (values or {}).items()]
+def _is_part(field: str, of: str) -> bool:
+    return f"{field}.".startswith(f"{of}.")

@@ -165,10 +165,10 @@ def compare_predictions(
     num_clusters, units = None, np.arange(len(both), dtype=np.int64)
     candidates = (clusters, saved_clusters(first), saved_clusters(second))
     known = [each.loc[both] for each in candidates if each is not None]
-    if known:
-        fewest = min(known, key=lambda each: each.nunique())
-        if 1 < fewest.nunique() < len(both):
-            num_clusters, units = fewest.nunique(), pd.factorize(fewest)[0].astype(np.int64)
+    # A single cluster has no spread to estimate from; clusters of single images are the images.
+    if usable := [each for each in known if 1 < each.nunique() < len(both)]:
+        fewest = min(usable, key=lambda each: each.nunique())
+        num_clusters, units = fewest.nunique(), pd.factorize(fewest)[0].astype(np.int64)
     # In a fixed order, so that both directions have the same draws.
     differing = np.flatnonzero(one != other)
     swapped = bool(len(differing)) and bool(one[differing[0]] > other[differing[0]])

@@ -33,6 +33,7 @@ from efficientnetv2.evaluation.training_plots import SizeCurve, stage_costs
 from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
 from efficientnetv2.inference.linear_probe import ProbeResult, fit_classifier
 from efficientnetv2.models import model_file
+from efficientnetv2.models.output_shapes import stride
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.training.checkpoints import remove_checkpoints
 from efficientnetv2.training.initial_weights import model_title
@@ -151,10 +152,11 @@ def _metadata(
         images_per_s=round(result.images / result.seconds, 2),
         data_wait_fraction=data_wait_fraction(result.history),
         num_skipped=len(setup.folder.skipped),
-        stored_size=data.stored_size,
+        # A model of one input size cannot see more of the stored images.
+        stored_size=data.stored_size if stride(setup.network) else None,
         check_notes=data.check_notes,
         label_conflicts=data.label_conflicts,
-        late_gain=late_gain(result.history),
+        late_gain=late_gain(result.history, tta=recipe.tta),
         extra={
             "train_s": round(training_seconds(result.history), 2),
             "run": str(setup.folder.path),
