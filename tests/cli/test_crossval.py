@@ -22,6 +22,7 @@ from tests.data.test_folds import places
 from tests.data.test_splits import dataset
 from tests.messages import mentioning, mentions
 from tests.metrics.test_metric_differences import alike_places
+from tests.recipes import with_overrides
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
@@ -429,6 +430,30 @@ def test_untrainable_candidate_is_refused_before_training(tried, try_settings, s
         crossval.check_recipes(overrides, invalid, options, separator)
     assert str(error.value).startswith(f"`candidates`: {tried}")
     assert mentions(str(error.value), *facts)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "facts"),
+    [
+        (CrossValConfig(folds=3, tries=("", "class_sampling=equal")), (), ("`candidates`", "fold", "'c2'")),
+        (CrossValConfig(folds=3), ("minival=0.2",), ("fold", "'c2'")),
+    ],
+)
+def test_fold_that_its_runs_cannot_split_is_refused_before_the_first_run(config, settings, facts):
+    """Of a class of two images, one is left where the other is predicted. Earlier folds would have trained."""
+    data, contents = dataset([0, 1] * 20 + [2, 2]), np.arange(42)
+    recipe = with_overrides(get_recipe("quick"), settings)
+    folds = config.make_folds(data, contents, 0)
+    with pytest.raises(InputError, match=mentioning(*facts)):
+        config.validate_splits(data, contents, folds, None, recipe)
+    CrossValConfig(folds=3).validate_splits(data, contents, folds, None, get_recipe("quick"))
+
+
+def test_backslashes_of_a_candidate_are_kept_on_windows(monkeypatch):
+    config = CrossValConfig(tries=(r"weights=C:\models\a.safetensors seed=1", "'name=a b'"))
+    assert config.candidate_settings(1) == ("name=a b",)
+    monkeypatch.setattr("efficientnetv2.utils.shell.os", SimpleNamespace(name="nt"))
+    assert config.candidate_settings(0) == (r"weights=C:\models\a.safetensors", "seed=1")
 
 
 def test_probe_with_a_single_class_is_skipped(tmp_path, monkeypatch):

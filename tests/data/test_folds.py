@@ -256,6 +256,17 @@ def test_holdout_by_time_is_the_latest_quarter():
         time_holdout(late, share=0.25, column="year")
 
 
+def test_time_folds_leave_out_copies_of_an_image_that_is_identical_to_a_predicted_one():
+    """Image 4 (2019) is image 6 (2020), and image 5 (2019) is an augmented copy of image 4."""
+    data = dataset([0, 1, 0, 1, 0, 0, 0, 1], year=[2019] * 6 + [2020] * 2)
+    copies = [np.nan] * 8
+    copies[5] = data.paths[4]
+    data = replace(data, table=data.table.assign(augmented_from=copies))
+    (fold,) = time_folds(data, k=1, column="year", contents=np.array([0, 1, 2, 3, 4, 5, 4, 7])).parts
+    assert fold.train_rows.tolist() == [0, 1, 2, 3]
+    assert fold.val_rows.tolist() == [6, 7]
+
+
 def test_conflicting_labels_of_identical_files_are_named_as_the_cause():
     """Three classes and three files, each file in two classes."""
     data, contents = dataset([0, 1, 1, 2, 2, 0]), np.array([0, 0, 1, 1, 2, 2])

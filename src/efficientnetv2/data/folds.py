@@ -12,7 +12,7 @@ import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, grouping_names, groupings, select_groupings
-from efficientnetv2.data.records import Ints, copy_groups, is_copy, missing_column
+from efficientnetv2.data.records import Ints, is_copy, missing_column
 from efficientnetv2.data.splits import (
     class_targets,
     describe_split,
@@ -232,9 +232,9 @@ def _fold_by_time(
     Raises InputError unless the past has two classes and all of the predicted ``images``.
     """
     val = now[~is_copy(dataset)[now]]
-    for same in (contents, copy_groups(dataset)):
-        if same is not None:
-            past = past[~np.isin(np.asarray(same)[past], np.asarray(same)[val])]
+    # Joined: also a copy of an image that is identical to a predicted one.
+    same = groupings(dataset, contents, blocks=())[-1].clusters
+    past = past[~np.isin(same[past], same[val])]
     trained = np.setdiff1d(dataset.targets[past], [-1])
     unseen = np.setdiff1d(dataset.targets[val], [*trained, -1])
     if len(unseen) or len(trained) < 2:

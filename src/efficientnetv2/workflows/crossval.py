@@ -48,7 +48,7 @@ from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, ReaderKilledError, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_dir
 from efficientnetv2.utils.logs import progress, shown_by_default, silenced
-from efficientnetv2.utils.shell import shell_join
+from efficientnetv2.utils.shell import join_settings, shell_join
 from efficientnetv2.workflows.arguments import (
     Overrides,
     PathLike,
@@ -142,7 +142,7 @@ def cross_validate(
         by=CrossValConfig.by if by is None else by,
         block_degrees=number("block_degrees", block_degrees, 0.001, 90, whole=False),
         time_column=time_column,
-        tries=tuple(shell_join(settings_of(settings, "candidates[...]")) for settings in candidates or ()),
+        tries=tuple(join_settings(settings_of(settings, "candidates[...]")) for settings in candidates or ()),
         try_settings=settings_of(candidate_settings or {}, "candidate_settings"),
         members=number("members", members, 1, 100, default=CrossValConfig.members),
         compare_splits=compare_splits,
@@ -192,11 +192,12 @@ def run_crossval(
     )
     folds = config.make_folds(dataset, contents, recipe.seed)
     other_folds = config.comparison_folds(dataset, contents, recipe.seed, folds)
+    if saved is None:
+        config.validate_splits(dataset, contents, folds, other_folds, recipe)
     is_new, created = saved is None, list[Path]()
     if saved is None:
-        name = _NAME if options.out is None else None
         created = [path for path in (folder, *folder.parents) if not path.exists()]
-        with create_run_dir(folder, name=name, refuse=_refuse_occupied) as folder:
+        with create_run_dir(folder, name=_NAME if options.out is None else None, refuse=_refuse_occupied) as folder:
             saved = SavedCrossVal(overrides, config, source, folds_digest(dataset, folds))
             write_start(folder, saved, dataset, folds)
             created[:1] = [folder] if created else []  # perhaps under another name
@@ -337,8 +338,7 @@ def load_images(
         rows, skipped = readable_at_start(folder, dataset, rows)
     else:
         if skipped:
-            images = pluralize(len(skipped), "unreadable image")
-            _logger.info(f"Skipped {images}, the first: {' '.join(skipped[0])}.")
+            _logger.info(f"Skipped {pluralize(len(skipped), 'unreadable image')}, the first: {' '.join(skipped[0])}.")
         evaluated = rows[dataset.split[rows] != "test"]
         with silenced():  # each fold measures the bands of its own rasters
             part = with_bands(dataset.select(evaluated), source, seed=seed)

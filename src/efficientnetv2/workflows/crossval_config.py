@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,7 +18,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import TIMES, Folds, assign_folds, time_column, time_folds, time_holdout
 from efficientnetv2.data.groups import BLOCKS, SplitBy, groupings, has_places, select_groupings
 from efficientnetv2.data.records import Ints, is_copy
-from efficientnetv2.data.splits import with_holdout
+from efficientnetv2.data.splits import with_holdout, with_minival
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, sets_length, setting_name
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
@@ -27,7 +26,7 @@ from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.utils.logs import silenced
-from efficientnetv2.utils.shell import command_line, shell_join
+from efficientnetv2.utils.shell import command_line, shell_join, split_settings
 
 RULES = ("auto", "class", "group", "place", "time")
 CROSSVAL_JSON = "crossval.json"
@@ -72,7 +71,7 @@ class CrossValConfig:
                 raise InputError(problem)
         for text in self.tries:
             try:
-                settings = _split_settings(text)
+                settings = split_settings(text)
             except ValueError as error:
                 fix = "Put a value with spaces into brackets or quotes."
                 raise InputError(f"`candidates`: {text}: {error}. {fix}") from error
@@ -81,7 +80,7 @@ class CrossValConfig:
 
     def candidate_settings(self, index: int, *, selecting: bool = False) -> tuple[str, ...]:
         """Settings of a candidate, with those that hold only during the selection if it is ``selecting``."""
-        return (*_split_settings(self.tries[index]), *(self.try_settings if selecting else ()))
+        return (*split_settings(self.tries[index]), *(self.try_settings if selecting else ()))
 
     def candidate_name(self, index: int) -> str:
         """The settings of a candidate as text."""
@@ -152,6 +151,22 @@ class CrossValConfig:
             raise InputError(f"`candidates`: {problem}: {error} Or leave `candidates` out.") from error
         return rows[held_out.split == "train"], rows[(held_out.split == "val") & ~is_copy(held_out)]
 
+    def validate_splits(
+        self, dataset: ImageDataset, contents: Ints, folds: Folds, other_folds: Folds | None, recipe: Recipe
+    ) -> None:
+        """Refuse folds whose training images can't be split as their runs do, before any has trained."""
+        every = [folds, other_folds] if self.compare_splits and other_folds else [folds]
+        for used, number in ((each, number) for each in every for number in range(len(each.parts))):
+            if self.selects:
+                self.selection_split(dataset, contents, used, number, recipe.seed)
+            if isinstance(recipe.minival, int | float) and not self.tries:  # a candidate may leave it out
+                rows = used.parts[number].train_rows
+                train = dataset.select(rows).with_split(np.full(len(rows), "train", dtype=object))
+                try:
+                    with_minival(train, size=recipe.minival, contents=contents[rows])
+                except InputError as error:
+                    raise InputError(f"The training images of fold {number + 1}: {error}") from error
+
     @property
     def _blocks(self) -> Sequence[float]:
         return BLOCKS if self.block_degrees is None else (self.block_degrees,)
@@ -172,21 +187,6 @@ def _require_places(dataset: ImageDataset, option: str) -> None:
     if not has_places(dataset):
         columns = "columns latitude and longitude with a value in every row"
         raise InputError(f"{option}: {dataset.source} has no {columns}. Add them, or leave the option out.")
-
-
-def _split_settings(text: str) -> tuple[str, ...]:
-    """``A=1 B={c: 2}`` split at spaces outside quotes and brackets; ValueError if one of these is not closed."""
-    settings: list[str] = []
-    depth = 0
-    for word in shlex.split(text):
-        if depth:
-            settings[-1] += f" {word}"
-        else:
-            settings.append(word)
-        depth = max(0, depth + sum(map(word.count, "{[")) - sum(map(word.count, "}]")))
-    if depth:
-        raise ValueError("No closing bracket")
-    return tuple(settings)
 
 
 def with_settings(overrides: TrainOverrides, settings: Sequence[str]) -> TrainOverrides:
