@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,18 @@ def test_enlarged_images_are_a_finding(tmp_path):
     (found,) = [one for one in json.loads(done.stdout)["findings"] if one["kind"] == "enlarged"]
     assert "24 of 24" in found["sentence"]
     assert "image_size=32" in found["advice"]
+
+
+def test_tars_without_labels_get_no_advice_on_folders(class_folders, tmp_path):
+    """Sub-folders would make them no shards any more."""
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars/a.tar", "w") as tar:
+        for number, file in enumerate(sorted(class_folders.rglob("*.jpg"))):
+            tar.add(file, arcname=f"{number}.jpg")
+    done = effnetv2("check", tmp_path / "tars", "--json", cwd=tmp_path)
+    (found,) = [one for one in json.loads(done.stdout)["findings"] if one["kind"] == "no_labels"]
+    assert "label_column" in found["advice"]
+    assert "folder" not in found["advice"]
 
 
 def test_ignored_files_are_a_finding(class_folders):

@@ -295,5 +295,30 @@ def test_rare_labels_that_no_split_keeps_are_named_as_the_cause(tmp_path):
     draw = np.random.default_rng(0)
     rows = {f"{n}.png": ";".join(sorted({f"l{label}" for label in draw.integers(0, 150, 4)})) for n in range(200)}
     data = load_dataset(write_csv(tmp_path, rows), label_separator=";", min_images_per_class=2)
-    with pytest.raises(InputError, match=mentioning("2 images", "min_images_per_class=3", "seed")):
+    with pytest.raises(InputError, match=mentioning("3 images", "min_images_per_class=4", "seed")):
         with_holdout(data, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_label_that_is_never_the_rarest_is_in_both_parts_and_groups_stay_whole(seed, tmp_path):
+    """`z` is only beside rarer labels. A division by those can leave it in one part; g1 or g3 in val do not."""
+    cells = ["r1;z", "r1;z", "r1", "r1", "r2;z", "r2;z", "r2", "r2", "x", "x", "x", "x"]
+    groups = [f"g{number // 2}" for number in range(12)]
+    paths = [f"{number}.png" for number in range(12)]
+    for path in paths:
+        Image.new("RGB", (8, 8)).save(tmp_path / path)
+    table = pd.DataFrame({"path": paths, "label": cells, "group": groups})
+    table.to_csv(tmp_path / "images.csv", index=False)
+    data = load_dataset(tmp_path / "images.csv", label_separator=";")
+    held, _ = with_holdout(data, fraction=0.4, seed=seed, contents=np.arange(12))
+    is_val = held.split == "val"
+    assert not set(held.table["group"][is_val]) & set(held.table["group"][~is_val])
+    z = np.array(["z" in cell for cell in cells])
+    assert 0 < (is_val & z).sum() < z.sum()
+
+
+def test_words_for_missing_values_among_several_labels_are_noted(tmp_path):
+    data = load_dataset(
+        write_csv(tmp_path, {"a.png": "dog;nan", "b.png": "dog;cat", "c.png": "cat"}), label_separator=";"
+    )
+    assert any("'nan' (1 row)" in note for note in data.notes)

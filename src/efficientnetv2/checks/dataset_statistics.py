@@ -66,11 +66,12 @@ def class_count_section(dataset: ImageDataset) -> CheckSection:
         where = ", ".join(f"{count:,} in '{name or dataset.source}'" for name, count in folders.items())
         issues.append(issue("ignored_files", f"{files} {suffix or 'without a suffix'} ignored: {where}."))
     if not num_labeled and len(dataset):
-        advice = None if dataset.rows is None else "Name the column of their labels in `label_column`."
+        in_folders = dataset.rows is None and dataset.shards is None
+        advice = None if in_folders else "Name the column or field of their labels in `label_column`."
         issues.append(issue("no_labels", "No image has a label, so classes are not checked.", advice=advice))
     elif lost := single_rows(np.flatnonzero(unlabeled)):
         issues.append(issue("unlabeled", f"{share_text(len(lost), len(dataset))} have no label.", lost))
-    return CheckSection(facts, [*issues, *_class_sizes(totals, num_labeled)])
+    return CheckSection(facts, [*issues, *_class_sizes(totals, num_labeled, dataset.separator)])
 
 
 def class_table(dataset: ImageDataset) -> pd.DataFrame:
@@ -90,7 +91,7 @@ def column_headings(table: pd.DataFrame) -> list[str]:
     return ["images"] if names == [_NO_SPLIT] else names
 
 
-def _class_sizes(totals: pd.Series[int], num_images: int) -> Iterator[Issue]:
+def _class_sizes(totals: pd.Series[int], num_images: int, separator: str | None) -> Iterator[Issue]:
     """A single class, small classes, and class imbalance among labeled images."""
     if len(totals) == 1 and num_images > 1:  # a single image is inspected, not trained on
         yield issue("one_class", f"All labels are the same: '{totals.index[0]}'.")
@@ -114,7 +115,8 @@ def _class_sizes(totals: pd.Series[int], num_images: int) -> Iterator[Issue]:
             "many.",
             severity="doubtful" if ratio >= _STRONGLY else "note",
             advice=f"Always predicting '{largest}' is correct for {100 * totals.max() / num_images:.0f} %, so use "
-            "macro-F1 and balanced accuracy. To balance the classes: `class_sampling=sqrt`.",
+            f"{'macro-F1 and balanced accuracy' if separator is None else 'mean average precision'}. To balance the "
+            "classes: `class_sampling=sqrt`.",
         )
 
 

@@ -14,6 +14,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import format_time, time_column, times_of
 from efficientnetv2.data.records import copy_groups
 from efficientnetv2.data.sampler import class_members
+from efficientnetv2.data.splits import image_labels
 from efficientnetv2.evaluation.distribution_shift import DEGREES, NEAR_KM, Bools, Places
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
@@ -102,14 +103,14 @@ def group_section(dataset: ImageDataset) -> CheckSection:
     """Groups that are split, and groups that determine the label."""
     if "group" not in dataset.table or not dataset.table["group"].notna().any():
         return CheckSection({})
-    columns = {"group": dataset.table["group"], "label": dataset.labels, "split": split_names(dataset)}
-    table = pd.DataFrame(columns)
+    table = pd.DataFrame({"group": dataset.table["group"], "split": split_names(dataset)})
     known = table.dropna(subset="group")
     groups = known.groupby("group")
     num_splits = groups["split"].nunique()
     across = num_splits[num_splits > 1].index
     several = groups.size() > 1
-    labeled = known[known["label"] >= 0]
+    images, labels = image_labels(dataset)
+    labeled = pd.DataFrame({"group": table["group"].to_numpy()[images], "label": labels}).dropna(subset="group")
     pure = labeled.groupby("group")["label"].nunique().reindex(several[several].index) == 1
     issues = []
     if len(across):

@@ -243,7 +243,7 @@ def join_lists(
         )
     between = separator or _DEFAULT_SEPARATOR
     for row in lists:
-        labels = list(map(str, texts[row]))
+        labels = [str(label) for label in texts[row] if not (pd.api.types.is_scalar(label) and pd.isna(label))]
         if checked and (containing := [label for label in labels if between in label]):
             raise InputError(
                 f"{where(row)}: the label '{containing[0]}' holds the separator '{between}'. Use another "

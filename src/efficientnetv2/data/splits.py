@@ -32,6 +32,8 @@ from efficientnetv2.utils.random_key import Floats, Key
 
 # A part held out by blocks should have between 0.5 and 1.5 times the wanted size. Else smaller blocks are tried. Ours.
 _SIZE_RANGE = (0.5, 1.5)
+# Splits of images with several labels that are tried before a grouping counts as one that loses a label. Ours.
+_LABEL_ATTEMPTS = 16
 
 #: Split that a run is evaluated on: val, held out of train or given, or the given test.
 EvalSplit = Literal["val", "test"]
@@ -130,8 +132,15 @@ def split_by_groupings(
     fallback: tuple[Grouping, Ints] | None = None
     images, classes = image_labels(part)
     for grouping in available:
-        parts = stratified_group_split(grouping.clusters, part.labels, target=target, key=key)
-        if keeps_every_class(class_counts(parts[images], classes, *target.shape)):
+        # Images are divided by their rarest label. Only then can another one be missing from a part.
+        can_vary = part.separator is not None and _fewest_clusters(grouping, images, classes) > 1
+        for attempt in range(_LABEL_ATTEMPTS if can_vary else 1):
+            own_key = key.fold("labels", attempt) if attempt else key
+            parts = stratified_group_split(grouping.clusters, part.labels, target=target, key=own_key)
+            counts = class_counts(parts[images], classes, *target.shape)
+            if keeps_every_class(counts):
+                break
+        if keeps_every_class(counts):
             fallback = fallback or (grouping, parts)
             if grouping.block is None:  # uneven sizes do not justify dividing blocks or groups
                 return fallback
@@ -142,9 +151,10 @@ def split_by_groupings(
         return fallback
     if not (names := available[-1].names):
         if part.separator is not None:
-            least = int(np.bincount(classes)[np.unique(classes)].min())
+            sizes, lacking = counts.sum(axis=0), (counts > 0).sum(axis=0) < 2
+            least = int(sizes[lacking & (sizes > 0)].min(initial=sizes.max()))
             raise InputError(
-                f"{part.source}: no random split was found that has every label in two parts: the rarest label is in "
+                f"{part.source}: no random split was found that has every label in two parts. The rarest that has not: "
                 f"{pluralize(least, 'image')}. Leave out rare labels with `min_images_per_class={least + 1}`, or try "
                 "another `seed`."
             )
@@ -160,6 +170,11 @@ def split_by_groupings(
         f"{part.source}: with {together} kept together, {which} would vanish from a part. Add images of other "
         f"{together}, leave the class out, or use `by=class`."
     )
+
+
+def _fewest_clusters(grouping: Grouping, images: Ints, classes: Ints) -> int:
+    """Of all labels, the fewest clusters that have it: with one, no split has it in two parts."""
+    return int(pd.Series(grouping.clusters[images]).groupby(classes).nunique().min())
 
 
 def image_labels(part: ImageDataset) -> tuple[Ints, Ints]:
@@ -195,7 +210,7 @@ def validate_two_per_class(part: ImageDataset, clusters: Ints, *, held_out: int 
     raise InputError(
         f"{part.where(first)}: class '{names[0]}' has only one distinct image{among} ('{part.paths[first]}'){more}. "
         "Training and evaluation need one each. Add images, or leave out such classes with "
-        f"`min_images_per_class={minimum}`."
+        f"`min_images_per_class={minimum}` (more if DATA lists other images of them)."
     )
 
 

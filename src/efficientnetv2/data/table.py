@@ -82,8 +82,13 @@ def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
         raise InputError(f"{source} has a header but no rows. Add a row for each image.")
     table = _clean(table, file.parent, name, rows, options)
     for column, what in (("label", "class"), ("group", "group")):
-        counts = table[column].value_counts().items() if options.strict and column in table else ()
-        odd = [(value, count) for value, count in counts if str(value).strip().casefold() in _MISSING_WORDS]
+        counts: dict[object, int] = {}
+        if options.strict and column in table:
+            cells = table[column]
+            if column == "label" and options.label_separator:
+                cells = cells.dropna().astype(str).str.split(options.label_separator, regex=False).explode()
+            counts = cells.value_counts().to_dict()
+        odd = [(value, count) for value, count in counts.items() if str(value).strip().casefold() in _MISSING_WORDS]
         if odd:
             found = ", ".join(f"'{value}' ({pluralize(count, 'row')})" for value, count in odd)
             notes.append(f"Read as a {what}: {column} {found}. If the {column} is missing, empty the cell.")

@@ -348,6 +348,9 @@ def validate_label_settings(recipe: Recipe, overrides: TrainOverrides, separator
     settings = [setting for setting in overrides.settings if setting_name(setting) == "multilabel"]
     if settings and separator is None:
         raise InputError(f"`{settings[-1]}`: these images have one label each. Give `label_separator`.")
+    for name in ("patience", "eval_image_size_candidates") if separator is not None else ():
+        if getattr(recipe, name) is not None:
+            raise InputError(f"{name} needs minival, which needs one label per image. Use `{name}=null`.")
     if recipe.activation(separator) == "softmax":
         return
     for name in ("class_weights", "logit_adjustment"):

@@ -93,8 +93,8 @@ def resolve_evaluation(model: str, data: DataConfig, options: EvaluateOptions, *
     preprocessing = with_tta(replace(default, image_size=px), options.tta)
     if network.activation == "sigmoid" and data.label_separator is None:
         raise InputError(
-            f"{model} predicts each class independently (sigmoid), and is compared with all labels of an image. Give "
-            "the text between these, even if each image has a single label: `label_separator=;`."
+            f"{model} predicts each class independently (sigmoid), and is compared with all labels of an image. Give a "
+            "table of labels, and the text between these, even if each image has one: `label_separator=;`."
         )
     dataset, split = _select_split(data.read(for_training=False), options.split)
     dataset = replace(dataset, bands=default.bands)
