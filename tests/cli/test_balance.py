@@ -138,6 +138,14 @@ def test_copies_are_not_written_into_the_class_folders(imbalanced, tmp_path):
     run_ok("data", "balance", "pictures", "pictures/fewer.csv", "--fewer", cwd=tmp_path)  # a table is not a class
 
 
+def test_copies_are_not_written_next_to_a_single_split(imbalanced, tmp_path):
+    """`train/` and another folder with images could be two classes."""
+    (tmp_path / "photos").mkdir()
+    imbalanced.rename(tmp_path / "photos/train")
+    run_refused("data", "balance", "photos", "photos/even", cwd=tmp_path, names=("OUT", "DATA"))
+    assert load_dataset(tmp_path / "photos").class_names == ("blue", "green", "red")
+
+
 def test_empty_augmented_from_column_means_no_copies(imbalanced, tmp_path):
     table = load_dataset(imbalanced).table.assign(augmented_from="", path=lambda rows: "pictures/" + rows["path"])
     table.drop(columns="split").to_csv(tmp_path / "all.csv", index=False)

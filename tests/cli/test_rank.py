@@ -15,6 +15,7 @@ from tests.command_line import run_ok, run_refused
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.inference.predict import Predictions, Runtime
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
@@ -114,3 +115,20 @@ def test_label_column_option_applies_to_the_ranking(class_folders, model_path):
     ranked = pd.read_csv(model_path.parent / "next.csv")["path"]
     assert sorted(ranked) == sorted(paths[row] for row in (1, 3, 4))
     assert len(pd.read_csv(model_path.parent / "predictions.csv")) == 6, "all images are predicted"
+
+
+def test_paths_of_a_ranking_of_shards_are_found_next_to_their_table(class_folders, model_path, tmp_path):
+    """A table in another folder names images in shards, as the dataset.csv of a run does."""
+    (tmp_path / "lists").mkdir()
+    write_shards(load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9))
+    packed = load_dataset(tmp_path / "shards")
+    table = pd.DataFrame({"path": [f"../shards/{path}" for path in packed.paths[:6]]})
+    table.to_csv(tmp_path / "lists/unlabeled.csv", index=False)
+    dataset = load_dataset(str(tmp_path / "lists/unlabeled.csv"), require_labels=False)
+    run = SimpleNamespace(network=model_file.load(model_path), dataset=dataset)
+    predictions = Predictions(np.arange(6), dataset.labels, torch.randn(6, 3))
+    active_learning.write_ranking(tmp_path / "lists/next.csv", run, predictions, Runtime(torch.device("cpu")))
+    ranked = pd.read_csv(tmp_path / "lists/next.csv")
+    assert sorted(ranked["path"]) == sorted(table["path"])
+    ranked.assign(label=["a", "b"] * 3).to_csv(tmp_path / "lists/labeled.csv", index=False)
+    assert len(load_dataset(tmp_path / "lists/labeled.csv")) == 6

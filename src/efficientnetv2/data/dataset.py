@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Self, get_args
 
@@ -378,12 +378,20 @@ def _prefix(file: Path, root: Path | str) -> str:
 
 def resolved_files(dataset: ImageDataset) -> list[str]:
     """(N) files of the images without links."""
-    # Links of a folder are followed once: for each of a million images it would take tens of seconds.
+    # Once for each folder: for each of a million images it would take tens of seconds, and on a network share longer.
     folder_of = lru_cache(maxsize=None)(os.path.realpath)
+
+    @cache
+    def links_in(folder: str) -> frozenset[str]:
+        try:
+            with os.scandir(folder) as entries:
+                return frozenset(entry.name for entry in entries if entry.is_symlink())
+        except OSError:  # a tar, or a folder that has gone
+            return frozenset()
 
     def resolved(path: str) -> str:
         folder, name = os.path.split(path)
         file = os.path.join(folder_of(folder), name)
-        return os.path.realpath(file) if os.path.islink(file) else file
+        return os.path.realpath(file) if name in links_in(folder_of(folder)) else file
 
     return [resolved(dataset.file(row)) for row in range(len(dataset))]

@@ -53,7 +53,7 @@ def validate_images(
 ) -> ImageValidation:
     """Check every file of a dataset. Of shards, check the tars, and the images that packing has not checked.
 
-    ``progress`` gets the number of checked files, but not for shards.
+    ``progress`` gets the number of checked images.
     Raises InputError where more than 5 % of the files are unreadable (``strict``: any file or shard), a shard was
     replaced, or identical files are in two splits. In a published dataset they stay, so that metrics compare.
     """
@@ -64,7 +64,7 @@ def validate_images(
     else:
         damage = find_damage(dataset.table, dataset.shards)
         refuse_damage(dataset, damage, strict)
-        hashes, reasons, colors, brightest = probe_images(dataset.table, dataset.shards, damage.reasons)
+        hashes, reasons, colors, brightest = probe_images(dataset.table, dataset.shards, damage.reasons, progress)
         known = np.flatnonzero(hashes >= 0)
         _share_ids(contents, known, hashes[known])
     _refuse_unreadable(dataset, reasons, strict)

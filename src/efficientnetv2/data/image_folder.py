@@ -20,6 +20,7 @@ from efficientnetv2.data.records import (
     split_in_name,
 )
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
+from efficientnetv2.utils.shell import shell_join
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 # Files that are often stored with images: text, tables, metadata and leftovers of systems. A note names any other
@@ -180,7 +181,7 @@ class _Listing:
             place = os.path.join(self.source, name)
             self.notes.append(
                 f"Skipped {pluralize(len(images), 'image')} of {place}, which has no folders of the training classes. "
-                f"Predict them: effnetv2 predict RUN {place}"
+                f"Predict them: {shell_join(['effnetv2', 'predict', 'RUN', place])}"
             )
 
     def split_within_classes(self) -> None:

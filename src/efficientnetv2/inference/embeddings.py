@@ -62,7 +62,8 @@ def nearest_images(embeddings: str | os.PathLike[str], queries: npt.ArrayLike, *
         InputError: ``embeddings`` is not such a file, or the queries have another width.
     """
     if not is_embeddings_file(file := Path(os.path.expanduser(embeddings))):
-        raise InputError(f"{file} is not a file of embeddings. Write one with effnetv2 predict --embeddings {file}")
+        write = "effnetv2 predict MODEL IMAGES --embeddings NEW.parquet"
+        raise InputError(f"{file} is not a file of embeddings. Write one: {write}")
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise InputError(f"`k` must be 1 or more, not {k!r}.")
     table = pq.read_table(file).combine_chunks()

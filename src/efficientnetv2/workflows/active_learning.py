@@ -10,6 +10,7 @@ prediction far from all others would be drawn early.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import pandas as pd
 import torch
 
 from efficientnetv2.data.csv_dialect import write_table
+from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.data.records import Ints
@@ -168,6 +170,14 @@ def require_rankable(network: Network, model: str) -> None:
         raise InputError(f"`rank`: {model} has a single class, so it is always sure. Leave `rank` out.")
 
 
+def _trainable_paths(dataset: ImageDataset, file: Path) -> list[str]:
+    """Paths that a table has in the folder of DATA. For shards at a URL they are whole, so it may have any folder."""
+    if dataset.shards is None or (dataset.rows is None and not isinstance(dataset.root, str)):
+        return list(dataset.paths)
+    beside = file if dataset.rows is None else Path(os.path.expanduser(dataset.source))
+    return list(dataset.relative_to(beside.absolute())["path"])
+
+
 def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runtime: Runtime) -> None:
     """Rank the predicted images, those without a label if some have one, and write the table and the sheet (.html)."""
     network = job.network
@@ -184,7 +194,8 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
     key = Key.of(_SEED).fold("label next")
     with progress("choosing", min(MAX_DIVERSE, len(rows))) as update:
         ranking = rank_for_labeling(shares, embedded.vectors, key=key, progress=update)
-    table = _ranking_table([dataset.paths[row] for row in rows], shares, ranking, network.class_names)
+    paths = _trainable_paths(dataset, file)
+    table = _ranking_table([paths[row] for row in rows], shares, ranking, network.class_names)
     sheet, shown = table.head(_ON_SHEET), rows[ranking.order][:_ON_SHEET].tolist()
     reader = BestEffortReader(display_reader(dataset))
     images = [reader.read(row, lambda source: thumbnails.shrink(load_image(source))) for row in shown]

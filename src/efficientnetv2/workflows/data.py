@@ -37,7 +37,7 @@ from efficientnetv2.utils.io import write_atomically
 from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.arguments import choice, is_inside_data, refuse_inside_data
+from efficientnetv2.workflows.arguments import choice, is_inside_data
 
 _logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def write_balanced(
         )
     _check_out(out, fewer)
     if not fewer:  # a table has no images
-        refuse_inside_data(source.data, out, "`out`")
+        _refuse_inside(source, out)
     overrides = TrainOverrides(recipe=recipe, weights="none", seed=seed, settings=settings)
     with silenced():
         requested, _ = requested_recipe(overrides, pick_device("cpu"))
@@ -224,6 +224,12 @@ def write_copies(
     return table.assign(path=paths)
 
 
+def _refuse_inside(source: DataConfig, out: Path) -> None:
+    """Refuse images in DATA, which would be read with it, or make its folders ambiguous."""
+    if is_inside_data(source.data, out):
+        raise InputError(f"`out` {out} is in DATA {source.data}. Give a folder outside it.")
+
+
 def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[ImageDataset, PackResult]:
     """Pack labeled images into shards in a new folder outside the dataset; returns the dataset and the result."""
     if is_url(str(out).replace(":/", "://", 1)):
@@ -232,8 +238,7 @@ def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[Im
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = "not empty" if folder.is_dir() else "a file"
         raise InputError(f"`out` {out} is {problem}. Give a new or empty folder.")
-    if is_inside_data(source.data, folder):
-        raise InputError(f"`out` {out} is in DATA {source.data}. Give a folder outside it.")
+    _refuse_inside(source, out)
     dataset = source.read(for_training=False)
     report_notes(dataset, strict=packing.strict)
     with progress("packing", len(dataset)) as update:

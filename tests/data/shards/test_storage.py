@@ -295,6 +295,13 @@ def test_unavailable_server_is_not_an_empty_folder(server, monkeypatch):
         RemoteStore("http://127.0.0.1:9/shards").matching("*.tar")
 
 
+@pytest.mark.parametrize(("status", "facts"), [(403, ("403", "credentials")), (404, ("there are no such shards",))])
+def test_server_that_refuses_access_is_named(status, facts, server):
+    server.head_fails = status
+    with pytest.raises(InputError, match=mentioning(*facts)):
+        load_dataset(f"{server.url}/shards/images-{{000000..000004}}.tar")
+
+
 @pytest.mark.parametrize("status", [403, 404, 405])
 def test_server_without_listings_matches_nothing(status, server):
     store = RemoteStore(f"{server.url}/shards")

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import zlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,9 +115,9 @@ def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
 
 
 def probe_images(
-    table: pd.DataFrame, shards: ShardSet, lost: Collection[int]
+    table: pd.DataFrame, shards: ShardSet, lost: Collection[int], progress: Callable[[int], object] | None = None
 ) -> tuple[Ints, dict[int, str], Counter[str], list[int]]:
-    """Check the images of shards, but the ``lost`` rows, unless packing has checked them.
+    """Check the images of shards, but the ``lost`` rows, unless packing has checked them; they are read whole.
 
     Returns (N,) hashes, equal for identical files, -1 if unknown; reasons of unusable images by row; counts of
     conversions to RGB; and the maximum level of each image of more than 8 bits.
@@ -139,7 +139,7 @@ def probe_images(
                 probes.append(FileProbe(error.reason))
         return probes
 
-    probes = map_chunks(probe_chunk, rows)
+    probes = map_chunks(probe_chunk, rows, progress)
     reasons = {row: found.reason for row, found in zip(rows, probes, strict=True) if found.reason}
     contents[list(reasons)] = -1
     return contents, reasons, Counter(found.colors for found in probes if found.colors), max_levels(probes)

@@ -227,6 +227,11 @@ def _expand_stars(store: Store, names: list[str], data: str) -> list[str]:
     found = list(dict.fromkeys(name for several in matched for name in several))
     if not found or all(stat is None for stat in store.stats(found)):
         there = store.matching(f"*{SUFFIX}")
+        if store.refused and not there:
+            raise InputError(
+                f"{data}: no shards can be read ({store.refused}). Check the link and the credentials, or name the "
+                "shards: 'train-{000000..000146}.tar'"
+            )
         raise InputError(
             f"{data}: there are no such shards{did_you_mean(names[0], there)} Give a folder or URL with {INDEX_NAME}, "
             "or name the shards: 'train-{000000..000146}.tar'"

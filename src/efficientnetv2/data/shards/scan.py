@@ -27,6 +27,7 @@ from efficientnetv2.data.shards.index import LABEL_LIST, VERSION, Shard, ShardIn
 from efficientnetv2.data.shards.storage import Store
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.io import cache_folder, is_unused
+from efficientnetv2.utils.logs import progress
 
 _MAX_FAULTS = 3  # of a shard that a message lists
 _THREADS = 8  # shards that are read at a time
@@ -108,8 +109,11 @@ def scan(store: Store, names: list[str], options: ReadOptions) -> tuple[ShardInd
     if options.group_column is not None:
         given[options.group_column] = "group"
     roles = {name: name for name in _KNOWN if name not in given.values()} | given
-    with ThreadPoolExecutor(_THREADS) as pool:
-        tars = list(pool.map(lambda name: _scan_tar(store, name, roles, strict=options.strict), names))
+    tars = []
+    with ThreadPoolExecutor(_THREADS) as pool, progress("reading headers", len(names), "shards") as update:
+        for tar in pool.map(lambda name: _scan_tar(store, name, roles, strict=options.strict), names):
+            tars.append(tar)
+            update(len(tars))
     # Our own tars have the class name in .json and its number in .cls. An image that lost one member must not get the
     # other's label.
     samples = [sample for tar in tars for sample in tar.samples]

@@ -44,7 +44,7 @@ _EXTRAS = {
 }  # fmt: skip
 _KNOWN = "Use https://, s3://, gs:// or az://, or copy the shards to this machine."
 # HTTP status codes that repeating will not change, but those of busy or slow servers.
-_FINAL, _BUSY = range(400, 500), (408, 425, 429)
+_FINAL, _BUSY, _REFUSED = range(400, 500), (408, 425, 429), (401, 403)
 
 Result = TypeVar("Result")
 
@@ -76,6 +76,7 @@ class Store(ABC):
 
     def __init__(self, base: str) -> None:
         self.base = base
+        self.refused = ""  # the last response that access is not allowed; some stores give it for missing files
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return type(self), (self.base,)
@@ -280,6 +281,8 @@ class RemoteStore(Store):
                 # fsspec's http reports every failure as "not found", with the real one as its cause.
                 problem = error.__cause__ or error
                 if _is_final(problem):
+                    if isinstance(problem, PermissionError) or getattr(problem, "status", None) in _REFUSED:
+                        self.refused = _describe(problem)
                     return None
         silent = time.monotonic() - began >= _LIMIT_S
         tried = f"{_LIMIT_S:g} s without a response" if silent else f"{_ATTEMPTS} attempts"
