@@ -72,6 +72,25 @@ def test_closed_stdout_is_not_an_error(tmp_path):
     assert stderr == b""
 
 
+def test_work_goes_on_after_the_reader_of_the_output_has_ended(class_folders, tmp_path):
+    """As in ``effnetv2 check photos | head -1``: the report is written nevertheless."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "efficientnetv2", "check", class_folders, "--output", "report"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    process.stdout.close()
+    stderr = process.communicate()[1]
+    assert (process.returncode, stderr) == (0, b"")
+    assert list((tmp_path / "report").glob("*.html"))
+
+
+def test_flag_with_a_value_is_refused_with_the_flag_alone(tmp_path):
+    done = run_refused("train", "photos", "--resume=True", cwd=tmp_path)
+    assert mentions(done.stderr, "--resume: it takes no value", "Write it alone: --resume")
+
+
 def test_version_is_printed(tmp_path):
     done = run_ok("--version", cwd=tmp_path)
     assert done.stdout.startswith(f"effnetv2 {metadata.version('efficientnetv2')} (Python ")

@@ -78,6 +78,20 @@ def test_caption_lists_both_mixed_labels(class_folders):
     assert any((one != other).any() for one, other in zip(plain.images, trained.images, strict=True))
 
 
+def test_terms_of_the_loss_are_not_mixing(class_folders):
+    """With logit adjustment, label smoothing goes to the classes by their frequency."""
+    for number in range(3, 16):
+        (class_folders / "red" / f"red_{number:02d}.jpg").unlink()
+    settings = (
+        "class_sampling=sqrt",
+        "logit_adjustment=1",
+        "minority_randaugment_scale=2",
+        "progressive.randaugment=2",
+    )
+    _, trained = rows(load_dataset(class_folders), *settings, "progressive.label_smoothing=0.3")
+    assert set(trained.captions) == {""}
+
+
 def test_preview_covers_all_stages_and_a_continuous_ramp():
     stages = ProgressiveSchedule(stages=3, image_size=Ramp(32, 64))
     assert [setting.image_size for setting in stage_settings(stages)] == [stages.stage(i).image_size for i in range(3)]

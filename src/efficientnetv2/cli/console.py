@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -13,7 +14,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from textwrap import fill
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import typer
 from pydantic import ValidationError
@@ -172,7 +173,7 @@ class Bar:
     def line_is_due(self) -> bool:
         """Whether to print a line in the place of a bar that nobody sees; then none is due for a while."""
         now = time.perf_counter()
-        if self._console.is_terminal or now < self._next:
+        if self._console.is_interactive or now < self._next:
             return False
         self._next = now + _EVERY_S
         return True
@@ -191,13 +192,33 @@ class _Printed(logging.Handler):
         show(record.getMessage())
 
 
+class _Console(Console):
+    """A console whose reader may end, such as ``head``: the work goes on, and its files are written."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing from now on, where rich ends the program."""
+        self.quiet = True
+        _silence(sys.stderr if self.stderr else sys.stdout)
+
+
+def _silence(stream: TextIO) -> None:
+    """Let all that a stream has and gets go nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
 def _console(*, stderr: bool) -> Console:
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    return _Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def print_json(value: Any) -> None:
     """Print the result of a command with ``--json``: one JSON value on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    try:
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
 
 
 @contextmanager

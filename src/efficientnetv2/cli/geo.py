@@ -23,7 +23,7 @@ def draw_map(
     model: options.Model,
     raster: Annotated[Path, argument("RASTER", "A GeoTIFF, or another raster that GDAL opens.")],
     out: Annotated[Path, option("GeoTIFF to write.", "TIF", "--output")] = Path("map.tif"),
-    window_m: Annotated[float | None, option("Window in meters.  [default: as in training]", "M")] = None,
+    window_m: Annotated[float | None, option("Window in meters.  [default: as in training, if known]", "M")] = None,
     window_px: Annotated[
         int | None, option("Window size in pixels.  [default: the model's, without meters]", "PX")
     ] = None,

@@ -190,6 +190,8 @@ class Command(_WithoutTypes, TyperCommand):
                 or (meant and f"Did you mean '{meant}'?")
                 or f"All options: {ctx.command_path} --help-all"
             )
+        if "does not take a value" in error.message:
+            return f"Write it alone: {error.option_name}"
         if missing := [param for param in self.params if getattr(error, "option_name", None) in param.opts]:
             return f"Give it a value: {error.option_name} {missing[0].metavar or 'VALUE'}"
         if "extra argument" not in error.message:
@@ -282,7 +284,8 @@ def _usage_message(error: Any) -> tuple[str, str | None]:
     if hasattr(error, "possibilities"):
         return f"{error.option_name}: no such option", hint or f"All options: {error.ctx.command_path} --help"
     if getattr(error, "option_name", None):
-        return f"{error.option_name}: a value is missing", hint
+        what = "it takes no value" if "does not take a value" in error.message else "a value is missing"
+        return f"{error.option_name}: {what}", hint
     extra = r"^Got unexpected extra argument(?:s|\(s\))? "
     return re.sub(extra, "unexpected extra argument ", error.message).rstrip("."), hint
 

@@ -119,7 +119,7 @@ def _published(model: str) -> tuple[WeightsCandidate | None, str]:
         except InputError as error:
             reason = reason or str(error)
             continue
-        note = f"Weights: {name}, from {where}. To train from scratch: `weights=none`."
+        note = f"Weights: {name}, from {where}."
         if reason:
             note = f"Weights: {name}, from the cache; better ones are not available: {reason}"
         return WeightsCandidate(name, note, name, reason), reason

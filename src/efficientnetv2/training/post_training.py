@@ -26,6 +26,7 @@ from efficientnetv2.models.unknown import MAX_IMAGES, MIN_IMAGES, UnknownDetecto
 from efficientnetv2.training.callbacks import ModelSelection, RunContext
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.resolve_image_sizes import eval_size_candidates
+from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.run_setup import RunSetup, eval_network
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.training.validation import DivergenceCheck, Validator
@@ -99,6 +100,8 @@ def finish_training(context: RunContext, log: MetricsLog, validator: Validator, 
             setup.folder.model_file.unlink(missing_ok=True)
         raise divergence.output_error() from error
     except InputError as error:
+        if isinstance(setup.folder, NullRunDir):  # of a search, or of another process
+            raise
         raise type(error)(f"{error} The model is saved: {setup.folder.model_file}") from error
     validator.record_final(predictions)
     for note in unreadable_note(setup, predictions):

@@ -222,6 +222,9 @@ class _YamlLoader(yaml.SafeLoader):
 
 
 _YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_whole)
+_YamlLoader.add_constructor(
+    "tag:yaml.org,2002:timestamp", lambda _, node: str(node.value)
+)  # text, as no field is a date
 
 
 def parse_yaml(text: str, called: str) -> Any:
@@ -230,7 +233,7 @@ def parse_yaml(text: str, called: str) -> Any:
         return yaml.load(text, Loader=_YamlLoader)
     except RecursionError as error:
         raise InputError(f"{called} is nested too deeply.") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist.
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{called} is not YAML: {error}") from error
 
 

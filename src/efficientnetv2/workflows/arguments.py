@@ -37,7 +37,7 @@ from efficientnetv2.training.recipe import MAX_COUNT, Recipe
 from efficientnetv2.training.run_dir import RUNS
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.distributed import world_from_env
-from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule
+from efficientnetv2.utils.errors import InputError, MemoryShortError, ReaderKilledError, did_you_mean, format_rule
 from efficientnetv2.utils.processes import rank_and_world_size
 from efficientnetv2.utils.shell import CALL, shell_join
 
@@ -108,7 +108,7 @@ def api(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except ValidationError as error:
             raise InputError("; ".join(map(format_rule, error.errors()))) from error
-        except KeyboardInterrupt as stop:
+        except (KeyboardInterrupt, MemoryShortError, ReaderKilledError) as stop:
             _release(stop)
             raise
         finally:

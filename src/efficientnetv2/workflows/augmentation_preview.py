@@ -24,7 +24,7 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepSetting
 from efficientnetv2.training.image_cache import preview_cache
 from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.loop import StepContext, augment_batch
-from efficientnetv2.training.losses import NO_CLASS_TERMS, class_terms
+from efficientnetv2.training.losses import ClassTerms, class_terms
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve_image_sizes import limit_upscaling
@@ -130,9 +130,8 @@ def train_row(
     key, names = Key.of(recipe.seed), train.class_names
     request = BatchRequest(number, 0, settings, samples, np.full(len(samples), number, dtype=np.int64))
     batch = training_images(train, preprocessing, recipe, reader=reader).batch(request)
-    terms = NO_CLASS_TERMS  # the captions are without class weights
-    if recipe.minority_randaugment_scale != 1:
-        terms = class_terms(train.targets, len(names), recipe)
+    # The captions are without the terms of the loss.
+    terms = ClassTerms(stronger=class_terms(train.targets, len(names), recipe).stronger)
     cpu = torch.device("cpu")
     context = StepContext(recipe, preprocessing, num_classes=len(names), key=key, device=cpu, class_terms=terms)
     images, labels = augment_batch(batch, context)

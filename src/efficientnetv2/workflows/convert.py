@@ -21,6 +21,7 @@ from efficientnetv2.models.pretrained import weight_names
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import TTA, CropMode
 from efficientnetv2.utils.errors import InputError, shorten
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import PathLike, api, choice, path_text
 from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON
 
@@ -202,7 +203,7 @@ def _check_paths(source: Path, out: Path, to: str | None, *, overwrite: bool) ->
     elif to == "timm" and out.is_dir() and is_model_file(out):
         problem = f" has a model file of this package, {model_file.NAME}. Give another folder."
     elif out.suffix in (".onnx", ".pt2", ".engine"):
-        problem = f": convert does not write this format. Use: effnetv2 export {source}"
+        problem = f": convert does not write this format. Use: {shell_join(['effnetv2', 'export', str(source)])}"
     elif to is None and (out.is_dir() or out.suffix != ".safetensors"):
         problem = " must end in .safetensors, as a model file. For another library, give `to`."
     if problem:

@@ -36,6 +36,7 @@ from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import output_dir, read_object, write_text_atomically
 from efficientnetv2.utils.processes import call_with_timeout
+from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import PathLike, api, path_of, path_text
 
 _FILES = (CONFIG, WEIGHTS, "README.md")
@@ -173,7 +174,8 @@ def _load(path: Path) -> TimmModel:
     try:
         in_timm(network)
     except InputError as error:
-        raise InputError(f"`model` {path}: {error}. For other programs, use: effnetv2 export {path}") from error
+        export = shell_join(["effnetv2", "export", str(path)])
+        raise InputError(f"`model` {path}: {error}. For other programs, use: {export}") from error
     if network.calibration is not None:
         with torch.no_grad():
             for weight in (weight for layer in classifier_layers(network) for weight in layer.parameters()):
@@ -203,7 +205,8 @@ def _report(path: Path, network: TimmModel, evaluation: Path | None) -> dict[str
         if name in report and report[name] != (own := getattr(network.preprocessing, name)):
             other = other or f"{name} {report[name]}, but the model has {own}"
     if other and evaluation is not None:
-        raise InputError(f"`evaluation` is of {other}. Use: effnetv2 evaluate {path} DATA --output FOLDER")
+        again = shell_join(["effnetv2", "evaluate", str(path), "DATA", "--output", "FOLDER"])
+        raise InputError(f"`evaluation` is of {other}. Use: {again}")
     return None if other else report
 
 
