@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.record import RESULTS, hardware, record_spread
+from benchmarks.record import RESULTS, hardware, installed, record_spread
 from benchmarks.train_step import OURS, Reader, Workload, our_losses, our_recipe, our_steps, time_steps
 from PIL import Image
 from torch import Tensor
@@ -181,12 +181,23 @@ def main() -> int:
 
 def keep(found: dict[str, TimingStats], raw: dict, rounds: int, flags: Sequence[str] = ()) -> None:
     """Record the claims and write the raw seconds."""
-    on = hardware(torch.device("cuda"))
+    on, suffix = hardware(torch.device("cuda")), "_cudnn_benchmark" if "--cudnn-benchmark" in flags else ""
     more = "".join(f" {flag}" for flag in flags) + ("" if rounds == _ROUNDS else f" --rounds {rounds}")
     for name, spread in found.items():
         unit = "ratio" if "_vs_" in name else "fraction"
-        record_spread(name, spread, unit=unit, command=f"python -m benchmarks.gpu{more}", on=on)
-    (RESULTS / "gpu.json").write_text(json.dumps({"hardware": on, OURS: raw}, indent=1) + "\n")
+        record_spread(
+            name + suffix,
+            spread,
+            unit=unit,
+            command=f"python -m benchmarks.gpu{more}",
+            on=on,
+            versions=installed("timm"),
+        )
+    file = RESULTS / "gpu.json"
+    saved = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    earlier = saved.get(OURS, {}) if saved.get("hardware") == on else {}
+    cases = earlier | {case + suffix: row for case, row in raw.items()}
+    file.write_text(json.dumps({"hardware": on, OURS: cases}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -38,9 +38,9 @@ The lengths of ``quick`` are chosen on the evaluated seeds and images. The inter
 
 The missing runs of a seed are trained at the same time, in slices of 15 seconds (``benchmarks.slices``): one runs, the
 others are stopped. A seed is refused if the mean paces of the machine during two of its runs differ by more than a
-tenth. Minutes are from the first training step to the last, with what a program does between them: both save
-checkpoints, and ``quick`` validates after each stage. OUT stores all stages of tuning and all runs; they are not
-repeated. Each row of timm has timm's version and the SHA-256 of TIMM_TRAIN_PY.
+tenth. Minutes are from the first training step to the last, with what a program does between them: ``quick`` saves
+checkpoints and validates after each stage, and timm saves only after its last step. OUT stores all stages of tuning and
+all runs; they are not repeated. Each row of timm has timm's version and the SHA-256 of TIMM_TRAIN_PY.
 """
 
 from __future__ import annotations

@@ -32,6 +32,18 @@ def test_claim_names_the_gpu_and_the_machine(results, monkeypatch):
     assert json.loads((results / "gpu.json").read_text())["hardware"] == on
 
 
+def test_cases_of_several_calls_are_kept(results, monkeypatch):
+    """A case takes more than ten minutes, so each may have its own call."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    for case, flags in (("s_300", []), ("b0_192", []), ("b0_192", ["--cudnn-benchmark"])):
+        gpu.keep({f"gpu_step_{case}_vs_timm_best": TimingStats.of([1.1])}, {case: {}}, 2, flags)
+    cases = ["s_300", "b0_192", "b0_192_cudnn_benchmark"]
+    assert list(json.loads((results / "gpu.json").read_text())[gpu.OURS]) == cases
+    claims = json.loads((results / "summary.json").read_text())
+    assert "timm" in claims["gpu_step_s_300_vs_timm_best"]["versions"]
+    assert len(claims) == 3
+
+
 STEP_S, WORKERS = 0.02, 2
 
 
