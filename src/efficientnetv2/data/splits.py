@@ -133,7 +133,7 @@ def split_by_groupings(
     images, classes = image_labels(part)
     for grouping in available:
         # Images are divided by their rarest label. Only then can another one be missing from a part.
-        can_vary = part.separator is not None and _fewest_clusters(grouping, images, classes) > 1
+        can_vary = part.separator is not None and len(images) > 0 and _fewest_clusters(grouping, images, classes) > 1
         for attempt in range(_LABEL_ATTEMPTS if can_vary else 1):
             own_key = key.fold("labels", attempt) if attempt else key
             parts = stratified_group_split(grouping.clusters, part.labels, target=target, key=own_key)
@@ -154,9 +154,9 @@ def split_by_groupings(
             sizes, lacking = counts.sum(axis=0), (counts > 0).sum(axis=0) < 2
             least = int(sizes[lacking & (sizes > 0)].min(initial=sizes.max()))
             raise InputError(
-                f"{part.source}: no random split was found that has every label in two parts. The rarest that has not: "
-                f"{pluralize(least, 'image')}. Leave out rare labels with `min_images_per_class={least + 1}`, or try "
-                "another `seed`."
+                f"{part.source}: no random split was found that has every label in two parts. The rarest that is in "
+                f"one part only has {pluralize(least, 'image')}. Leave out rare labels with "
+                f"`min_images_per_class={least + 1}`, or try another `seed`."
             )
         raise InputError(
             f"{part.source}: no split has every class in two parts. Correct the labels of identical files, or leave a "
