@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import yaml
 from pydantic import ValidationError
@@ -165,14 +165,7 @@ def get_model_info(name: str) -> Published:
     """A published model by name. Raises InputError for another name, with the nearest."""
     if name not in _TABLE:
         raise InputError(f"there is no published model '{name}'{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}.")
-    row = _TABLE[name]
-    return Published(
-        name=name,
-        architecture=row.base if row.scaling is None else scale(row.base, **row.scaling._asdict()),
-        eval_image_size=row.eval_image_size,
-        dropout=row.dropout,
-        preprocessing=row.preprocessing(row.eval_image_size),
-    )
+    return _TABLE[name]
 
 
 def get_architecture(name: str) -> Architecture:
@@ -194,20 +187,6 @@ def published_shape(architecture: Architecture) -> str | None:
         if replace(architecture, padding=table.padding, batch_norm_epsilon=table.batch_norm_epsilon) == table:
             return name
     return None
-
-
-class _Scaling(NamedTuple):
-    width: float
-    depth: float
-    rounding: Rounding
-
-
-class _Row(NamedTuple):
-    base: Architecture
-    scaling: _Scaling | None
-    eval_image_size: int
-    dropout: float
-    preprocessing: Callable[[int], Preprocessing]
 
 
 def _crop_pct(eval_image_size: int) -> float:
@@ -236,32 +215,36 @@ def _symmetric(eval_image_size: int) -> Preprocessing:
     )
 
 
-_v1, _v2 = partial(_Scaling, rounding="v1"), partial(_Scaling, rounding="v2")
+_v1 = partial(scale, EFFICIENTNET_B0, rounding="v1")
+_v2 = partial(scale, EFFICIENTNETV2_B0, rounding="v2")
 
 # Scaling coefficients, sizes and dropout as the released code of the two papers has them.
 # fmt: off
-_TABLE = {
-    #                         base               width, depth   eval drop  evaluation
-    "efficientnetv2_b0": _Row(EFFICIENTNETV2_B0, None,          224, 0.2, _imagenet),
-    "efficientnetv2_b1": _Row(EFFICIENTNETV2_B0, _v2(1.0, 1.1), 240, 0.2, _imagenet),
-    "efficientnetv2_b2": _Row(EFFICIENTNETV2_B0, _v2(1.1, 1.2), 260, 0.3, _imagenet),
-    "efficientnetv2_b3": _Row(EFFICIENTNETV2_B0, _v2(1.2, 1.4), 300, 0.3, _imagenet),
-    "efficientnetv2_s":  _Row(EFFICIENTNETV2_S,  None,          384, 0.2, _symmetric),
-    "efficientnetv2_m":  _Row(EFFICIENTNETV2_M,  None,          480, 0.3, _symmetric),
-    "efficientnetv2_l":  _Row(EFFICIENTNETV2_L,  None,          480, 0.4, _symmetric),
-    "efficientnetv2_xl": _Row(EFFICIENTNETV2_XL, None,          512, 0.4, _symmetric),
-    "efficientnet_b0":   _Row(EFFICIENTNET_B0,   None,          224, 0.2, _imagenet),
-    "efficientnet_b1":   _Row(EFFICIENTNET_B0,   _v1(1.0, 1.1), 240, 0.2, _imagenet),
-    "efficientnet_b2":   _Row(EFFICIENTNET_B0,   _v1(1.1, 1.2), 260, 0.3, _imagenet),
-    "efficientnet_b3":   _Row(EFFICIENTNET_B0,   _v1(1.2, 1.4), 300, 0.3, _imagenet),
-    "efficientnet_b4":   _Row(EFFICIENTNET_B0,   _v1(1.4, 1.8), 380, 0.4, _imagenet),
-    "efficientnet_b5":   _Row(EFFICIENTNET_B0,   _v1(1.6, 2.2), 456, 0.4, _imagenet),
-    "efficientnet_b6":   _Row(EFFICIENTNET_B0,   _v1(1.8, 2.6), 528, 0.5, _imagenet),
-    "efficientnet_b7":   _Row(EFFICIENTNET_B0,   _v1(2.0, 3.1), 600, 0.5, _imagenet),
-    "efficientnet_b8":   _Row(EFFICIENTNET_B0,   _v1(2.2, 3.6), 672, 0.5, _imagenet),
-    "efficientnet_l2":   _Row(EFFICIENTNET_B0,   _v1(4.3, 5.3), 800, 0.5, _imagenet),
-}
+_ROWS: tuple[tuple[str, Architecture, int, float, Callable[[int], Preprocessing]], ...] = (
+    #                     table                        eval drop  evaluation
+    ("efficientnetv2_b0", EFFICIENTNETV2_B0,           224, 0.2, _imagenet),
+    ("efficientnetv2_b1", _v2(width=1.0, depth=1.1),   240, 0.2, _imagenet),
+    ("efficientnetv2_b2", _v2(width=1.1, depth=1.2),   260, 0.3, _imagenet),
+    ("efficientnetv2_b3", _v2(width=1.2, depth=1.4),   300, 0.3, _imagenet),
+    ("efficientnetv2_s",  EFFICIENTNETV2_S,            384, 0.2, _symmetric),
+    ("efficientnetv2_m",  EFFICIENTNETV2_M,            480, 0.3, _symmetric),
+    ("efficientnetv2_l",  EFFICIENTNETV2_L,            480, 0.4, _symmetric),
+    ("efficientnetv2_xl", EFFICIENTNETV2_XL,           512, 0.4, _symmetric),
+    ("efficientnet_b0",   EFFICIENTNET_B0,             224, 0.2, _imagenet),
+    ("efficientnet_b1",   _v1(width=1.0, depth=1.1),   240, 0.2, _imagenet),
+    ("efficientnet_b2",   _v1(width=1.1, depth=1.2),   260, 0.3, _imagenet),
+    ("efficientnet_b3",   _v1(width=1.2, depth=1.4),   300, 0.3, _imagenet),
+    ("efficientnet_b4",   _v1(width=1.4, depth=1.8),   380, 0.4, _imagenet),
+    ("efficientnet_b5",   _v1(width=1.6, depth=2.2),   456, 0.4, _imagenet),
+    ("efficientnet_b6",   _v1(width=1.8, depth=2.6),   528, 0.5, _imagenet),
+    ("efficientnet_b7",   _v1(width=2.0, depth=3.1),   600, 0.5, _imagenet),
+    ("efficientnet_b8",   _v1(width=2.2, depth=3.6),   672, 0.5, _imagenet),
+    ("efficientnet_l2",   _v1(width=4.3, depth=5.3),   800, 0.5, _imagenet),
+)
 # fmt: on
+_TABLE = {
+    name: Published(name, table, px, dropout, preprocessing(px)) for name, table, px, dropout, preprocessing in _ROWS
+}
 
 NAMES: tuple[str, ...] = tuple(_TABLE)
 
