@@ -498,6 +498,24 @@ def test_torchvision_model_with_a_replaced_layer_is_not_saved(tmp_path):
         _save(tmp_path / "m.safetensors", network)
 
 
+@pytest.mark.parametrize(
+    ("name", "layer"), [("relu", nn.GELU()), ("maxpool", nn.Identity()), ("bn1", nn.BatchNorm2d(64, eps=1e-3))]
+)
+def test_torchvision_model_with_another_layer_of_equal_tensors_is_not_saved(name, layer, tmp_path):
+    """It would be loaded with the original layer, and predict something else."""
+    network = create("torchvision:resnet18", num_classes=3)
+    setattr(network.module, name, layer)
+    with pytest.raises(InputError, match=name):
+        _save(tmp_path / "m.safetensors", network)
+
+
+def test_rates_of_another_library_may_change(tmp_path):
+    network = create("timm:convnext_atto", num_classes=3, dropout=0.1, drop_path=0.1)
+    loaded = model_file.load(_save(tmp_path / "m.safetensors", network.eval()))
+    pixels = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(loaded(pixels), network(pixels))
+
+
 def test_layers_without_an_effect_in_evaluation_may_be_replaced(tmp_path):
     network = _network()
     network.dropout = nn.Identity()

@@ -9,7 +9,7 @@ from tests.messages import each_mentions, mentioning, mentions
 from torch import nn
 
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.regularization import apply_regularization, set_batch_norm
+from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.progressive.presets import paper_schedule
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepSettings
 from efficientnetv2.utils.errors import InputError
@@ -229,16 +229,6 @@ def test_rate_must_be_from_0_to_below_1(wrong):
         apply_regularization(network, dropout=wrong, drop_path=0)
     with pytest.raises(InputError, match=mentioning("drop_path")):
         apply_regularization(network, dropout=0, drop_path=wrong)
-
-
-def test_batch_norm_momentum_is_the_weight_of_the_new_batch():
-    """Keras' 0.9, as released, is 0.1 here: a batch of mean 10 changes a running mean of 0 to 1."""
-    norms = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
-    assert set_batch_norm(norms, momentum=0.1) == 2
-    norms[0].train()(torch.full((2, 1, 2, 2), 10.0))
-    assert norms[0].running_mean.item() == pytest.approx(1.0)
-    with pytest.raises(InputError, match="momentum is 0"):
-        set_batch_norm(norms, momentum=0.0)
 
 
 def test_values_that_a_model_cannot_hold_are_reported():

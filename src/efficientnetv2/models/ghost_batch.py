@@ -11,7 +11,6 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from efficientnetv2.models.blocks import BatchNorm2d, Dropout, DropPath
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.models.regularization import set_batch_norm
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, all_reduce_sum
 
 
@@ -79,7 +78,8 @@ class GhostBatchNormStats:
         self.manual = groups > 1 or may_overflow or bool(getattr(network, "recomputed", False))
         norms = [module for module in network.modules() if isinstance(module, _NormBase)]
         self.norms = [norm for norm in norms if norm.track_running_stats]
-        set_batch_norm(network, momentum=1.0 if self.manual else momentum)
+        for norm in self.norms:
+            norm.momentum = 1.0 if self.manual else momentum
 
     @torch.no_grad()
     def begin_step(self) -> None:

@@ -6,6 +6,7 @@ Weights are plain tensors; everything else is JSON in the file's metadata (``mod
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 
 from efficientnetv2.models import model_header, pretrained, provenance, safetensors_io, unknown
 from efficientnetv2.models.adapt import adapt
-from efficientnetv2.models.blocks import DropPath, SameConv2d
+from efficientnetv2.models.blocks import SameConv2d
 from efficientnetv2.models.efficientnet import EfficientNet, Network, require_classes, require_image_channels
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members
 from efficientnetv2.models.library_models import build_library_model, is_library_model
 from efficientnetv2.models.model_header import Header, conversion_hint
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
+from efficientnetv2.models.regularization import has_rate
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, did_you_mean, error_summary, shorten
@@ -30,7 +32,6 @@ from efficientnetv2.utils.errors import InputError, did_you_mean, error_summary,
 SUFFIX = ".safetensors"
 NAME = f"model{SUFFIX}"  # in a run directory
 _COPY_AGAIN = "The file was damaged or changed: copy it again from its source."
-_NO_OPS = (nn.Dropout, DropPath, nn.Identity)  # in evaluation
 
 
 def save(
@@ -52,7 +53,8 @@ def save(
     Args:
         path: Ends in .safetensors.
         network: On any device. Layers that were replaced after ``create`` are refused, since ``load`` could not build
-            them: use ``adapt`` for other classes or channels.
+            them: use ``adapt`` for other classes or channels, and wrap a variant of your own:
+            ``create(torch.nn.Sequential(network))``.
         class_names: Of the outputs, in order, all different.
         recipe: Plain JSON values.
         metrics: Plain JSON values.
@@ -351,12 +353,11 @@ def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> s
 
 
 def _changes(path: Path, header: Header, network: Network, tensors: Mapping[str, Tensor]) -> str:
-    """How a model differs from what ``load`` would build from its file; "" if not. Of other libraries, only tensors."""
-    again = _empty_model(path, header, tensors, None)
-    different = _differences(_module_of(again).state_dict(), tensors)
-    if different or not isinstance(network, EfficientNet):
+    """How a model differs from what ``load`` would build from its file; "" if not."""
+    again = _module_of(_empty_model(path, header, tensors, None))
+    if different := _differences(again.state_dict(), tensors):
         return different
-    built, now = dict(_computations(again)), dict(_computations(network))
+    built, now = dict(_computations(again)), dict(_computations(_module_of(network)))
     return "; ".join(
         f"'{name}' is {now.get(name, 'nothing')} instead of {built.get(name, 'nothing')}"
         for name in built | now
@@ -364,13 +365,13 @@ def _changes(path: Path, header: Header, network: Network, tensors: Mapping[str,
     )
 
 
-def _computations(network: nn.Module) -> Iterator[tuple[str, str]]:
+def _computations(model: nn.Module) -> Iterator[tuple[str, str]]:
     """What each layer computes besides its tensors: two models that differ here predict differently."""
-    for name, module in network.named_modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             padded = " padded as same" * isinstance(module, SameConv2d)
             yield name, f"Conv2d({str(module).partition('(')[2]}{padded}"
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             yield name, f"batch-norm with epsilon {module.eps:g}"
-        elif not (any(module.children()) or module.state_dict() or isinstance(module, _NO_OPS)):
-            yield name, str(module)
+        elif not (any(module.children()) or module.state_dict() or isinstance(module, nn.Identity) or has_rate(module)):
+            yield name, re.sub(r"(, )?inplace=(True|False)", "", str(module))

@@ -93,14 +93,9 @@ def apply_regularization(
     return RegularizationReport(dropouts, drop_paths, (*dropout_notes, *drop_path_notes, *notes))
 
 
-def set_batch_norm(module: nn.Module, *, momentum: float) -> int:
-    """Set the momentum of every batch-norm, in (0, 1] as in PyTorch (1 minus TensorFlow's). Returns their number."""
-    if not 0 < momentum <= 1:
-        raise InputError(f"momentum is {momentum:g}, but must be in (0, 1]")
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.momentum = momentum
-    return len(norms)
+def has_rate(module: nn.Module) -> bool:
+    """Whether a module is dropout or stochastic depth, which do nothing in evaluation."""
+    return isinstance(module, DropPath | nn.modules.dropout._DropoutNd) or _rate_attribute(module) is not None
 
 
 def _rate_attribute(module: nn.Module) -> str | None:
