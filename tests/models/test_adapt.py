@@ -60,8 +60,15 @@ def test_model_that_rearranges_the_image_before_its_stem():
     with torch.device("meta"):
         network = create("timm:tresnet_m", num_classes=2)
     assert network.in_channels == 3, "of the image"
+    assert create(network.module).in_channels == 3, "also as a module"
     with pytest.raises(InputError, match=mentioning("channels", "cannot be changed")):
         adapt(network, in_channels=4)
+
+
+@pytest.mark.parametrize("pool", ["max", ""])
+def test_unknown_pooling_is_rejected(pool):
+    with pytest.raises(InputError, match=mentioning("global_pool", "avg+center")):
+        adapt(create(TINY, num_classes=2), global_pool=pool)
 
 
 def test_metrics_calibration_and_activation_are_reset_for_other_classes():

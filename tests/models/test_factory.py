@@ -54,6 +54,12 @@ def test_default_dropout_and_drop_path_are_the_released_ones(name, dropout, bloc
     assert regularization(network) == (dropout, pytest.approx(0.2 * (blocks - 1) / blocks))
 
 
+def test_another_pooling_keeps_the_released_dropout():
+    with torch.device("meta"):
+        network = create(replace(get_architecture("efficientnetv2_m"), global_pool="avg+center"))
+    assert regularization(network)[0] == 0.3
+
+
 def test_dropout_of_every_architecture_equals_the_released_code():
     """V2: the released training configurations. V1: the table of coefficients of the released code."""
     found = {name: get_model_info(name).dropout for name in NAMES}
@@ -349,6 +355,7 @@ def test_names_of_other_libraries_suggest_those_of_this_package(word, meant):
         ("resnet18.IMAGENET1K_V1", ["torchvision:resnet18.IMAGENET1K_V1"]),
         ("resnet18.no_such_tag", ["timm:resnet18", "torchvision:resnet18"]),
         ("efficientnetv2_rw_s", ["timm:efficientnetv2_rw_s"]),
+        ("efficientnet_b0.ra_in1k", ["timm:efficientnet_b0.ra_in1k"]),
     ],
 )
 def test_models_of_other_libraries_suggest_the_prefix(word, there):

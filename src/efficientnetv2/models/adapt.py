@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,8 @@ def adapt(
         global_pool: Of the last maps of an ``EfficientNet``; another one needs a new classifier. None keeps it.
 
     Raises:
-        InputError: A number out of range, a grouped first convolution, pooling or several classifiers of a wrapped
-            model, or an ensemble.
+        InputError: A number out of range, an unknown ``global_pool``, a grouped first convolution, pooling or several
+            classifiers of a wrapped model, or an ensemble.
 
     Example::
 
@@ -52,6 +52,8 @@ def adapt(
     if global_pool is not None and global_pool != present_pool:
         if not isinstance(network, EfficientNet):
             raise InputError(f"`global_pool` is {global_pool}, which only models of this package have. Leave it out.")
+        if global_pool not in get_args(GlobalPool):
+            raise InputError(f"`global_pool` is {global_pool!r}, but must be {' or '.join(get_args(GlobalPool))}.")
         network.architecture = replace(network.architecture, global_pool=global_pool)
         network.embed_dim = network.architecture.embed_dim
         num_classes = network.num_classes if num_classes is None else num_classes

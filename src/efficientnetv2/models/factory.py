@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, overload
 
@@ -94,6 +95,10 @@ def create(
             libraries.
         features_only: Return a ``Backbone``, which gives a list of feature maps.
 
+    Returns:
+        In evaluation mode with this package's pretrained weights and from a file, else in training mode, also with
+        weights of timm and torchvision. Call ``network.train()`` before a training loop of your own.
+
     Raises:
         InputError: No such model (names the nearest), weights that cannot be downloaded, weights of another library
             (the message has the command to convert them), or a value out of range.
@@ -116,7 +121,8 @@ def create(
     else:
         network = _create_or_load(model, num_classes, in_channels)
         if isinstance(network, EfficientNet):
-            name = published_shape(network.architecture)  # whatever its padding
+            # Whatever its padding and pooling.
+            name = published_shape(replace(network.architecture, global_pool="avg"))
             released = get_model_info(name).dropout if name else _DROPOUT
             dropout = released if dropout is None else dropout
             drop_path = _DROP_PATH if drop_path is None else drop_path
@@ -144,6 +150,8 @@ def _create_or_load(
         if model.partition(".")[0] in NAMES and "." in model:
             from efficientnetv2.models import hub  # imports an HTTP client
 
+            if model not in pretrained.weight_names() and [*_library_names(*model.split(".", 1))]:
+                raise unknown_model_error(model)
             return convert.read_pretrained(hub.fetch(model), model)
         if model not in NAMES:
             if Path(model).exists():
@@ -165,7 +173,7 @@ def unknown_model_error(model: str) -> InputError:
     """The error for an unknown model name, with the names that it has here, in timm, torchvision or Keras."""
     name, _, tag = model.partition(".")
     meant = []
-    if (ours := _published_name(name)) is not None:
+    if (ours := _published_name(name)) is not None and ours != name:
         meant.append(f"{ours}.{tag}" if f"{ours}.{tag}" in pretrained.weight_names() else ours)
     meant += [*_library_names(name, tag)] or _library_names(name, "")
     if meant:

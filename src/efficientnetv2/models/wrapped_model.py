@@ -48,8 +48,10 @@ class WrappedModel(Network):
         assert isinstance(stem, nn.Conv2d)
         assert isinstance(classifier, nn.Linear)
         in_channels = stem.in_channels
-        if (source or "").startswith("timm:"):  # it may rearrange the image before its first convolution
-            in_channels = getattr(module, "in_chans", in_channels)
+        first = next(part for part, m in module.named_modules() if part and next(m.children(), None) is None)
+        is_timm = isinstance(getattr(module, "pretrained_cfg", None), Mapping)
+        if (source or "").startswith("timm:") or (is_timm and first != convolutions[0]):
+            in_channels = getattr(module, "in_chans", in_channels)  # a layer rearranges the image before the stem
         super().__init__(num_classes=classifier.out_features, in_channels=in_channels, embed_dim=classifier.in_features)
         optimize_convolutions(module)
         self.module = module

@@ -150,8 +150,10 @@ def test_deprecated_tags_are_mapped_to_current_ones(old):
 
 @pytest.mark.parametrize("name", ["efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l", "efficientnetv2_xl"])
 def test_timm_s_to_xl_without_tf_are_bicubic_and_published_ones_bilinear(name):
-    plain, _ = timm_config.default_preprocessing(name, tf=False)
-    assert plain.interpolation == their_timm.get_pretrained_cfg(name).interpolation == "bicubic"
+    plain, title = timm_config.default_preprocessing(name, tf=False)
+    theirs, _ = timm_config.stated_preprocessing(their_timm.get_pretrained_cfg(name).to_dict(), "config.json")
+    assert (plain, title) == (theirs, f"{name}.untrained")
+    assert plain.interpolation == "bicubic"
     assert get_model_info(name).preprocessing.interpolation == "bilinear"
 
 

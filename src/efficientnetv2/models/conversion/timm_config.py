@@ -56,8 +56,8 @@ _OLD_TAGS = {
     "_ra2": "ra2_in1k",
 }
 
-# Evaluation size, crop_pct, crop mode, and mean with std of timm's weights of plain models, the default tag first:
-# default_cfgs in timm/models/efficientnet.py.
+# Evaluation size, crop_pct, crop mode, and mean with std of timm's plain models by tag, the default tag first
+# (untrained: without weights): default_cfgs in timm/models/efficientnet.py.
 _PLAIN_WEIGHTS: Mapping[str, tuple[int, float, CropMode, Statistics]] = {
     "efficientnet_b0.ra_in1k": (224, 0.875, "center", IMAGENET),
     "efficientnet_b0.ra4_e3600_r224_in1k": (256, 1.0, "center", HALF),
@@ -68,6 +68,10 @@ _PLAIN_WEIGHTS: Mapping[str, tuple[int, float, CropMode, Statistics]] = {
     "efficientnet_b4.ra2_in1k": (384, 1.0, "center", IMAGENET),
     "efficientnet_b5.sw_in12k_ft_in1k": (448, 1.0, "squash", IMAGENET),
     "efficientnet_b5.sw_in12k": (416, 0.95, "center", IMAGENET),
+    "efficientnetv2_s.untrained": (384, 1.0, "center", IMAGENET),
+    "efficientnetv2_m.untrained": (416, 1.0, "center", IMAGENET),
+    "efficientnetv2_l.untrained": (480, 1.0, "center", IMAGENET),
+    "efficientnetv2_xl.untrained": (512, 1.0, "center", IMAGENET),
 }
 
 # Arguments of timm's models that change nothing in evaluation, or that the shapes of the tensors show as well.
@@ -105,9 +109,8 @@ def default_preprocessing(
 ) -> tuple[Preprocessing, str]:
     """Timm's preprocessing of a published model, if the file states none, and the name of the weights it belongs to.
 
-    If timm has no weights of the model, the published preprocessing; for plain S to XL, bicubic with ImageNet's mean
-    and std and a center crop. Without a tag, ``tf_`` weights with as many classes go first. Raises InputError for a
-    wrong tag.
+    Plain B6 to L2, of which timm has no weights, have the published one. Without a tag, ``tf_`` weights with as many
+    classes go first. Raises InputError for a wrong tag.
     """
     if tf:
         weights = [pretrained.get_weights(full_name) for full_name in pretrained.ranked_weights(name)]
@@ -127,11 +130,7 @@ def default_preprocessing(
         image_size, crop_pct, crop_mode, (mean, std) = known[tag]
         crop = timm_crop_pct(image_size, crop_pct)
         return Preprocessing(image_size, crop_mode, crop, "bicubic", mean, std), f"{name}.{tag}"
-    preprocessing = get_model_info(name).preprocessing
-    if name.startswith("efficientnetv2_") and name in PLAIN:
-        mean, std = IMAGENET
-        preprocessing = replace(preprocessing, interpolation="bicubic", mean=mean, std=std, crop_mode="center")
-    return preprocessing, name
+    return get_model_info(name).preprocessing, name
 
 
 def _check_tag(model: str, tag: str, known: Iterable[str]) -> None:
