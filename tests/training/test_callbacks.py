@@ -27,7 +27,7 @@ from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.trainer import Trainer, UnreadableImages
-from efficientnetv2.training.validation import Validator
+from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
 from efficientnetv2.utils.logs import RunLog, attached
 
@@ -296,6 +296,25 @@ def test_non_finite_loss_stops_training_at_its_step_without_a_row(job, monkeypat
         Trainer(one).fit()
     assert len(passes) == 5
     assert checkpoint_steps(one.folder.checkpoints) == []
+
+
+def test_one_overflow_in_fp16_is_not_divergence(job):
+    """The scaler leaves the step out; only twenty in a row are divergence, and here a run has more steps."""
+    one = job("run")
+    check = DivergenceCheck(replace(one, recipe=one.recipe.model_copy(update={"precision": "fp16"})), None)
+
+    def step(number, loss):
+        last = one.recipe.progressive.last
+        check.add(StepOutput(number, last, torch.tensor(loss), 0.1, 8, (), 0.0, ONE_GROUP_PER_PASS))
+        check.check_loss()
+
+    for number in range(19):
+        step(number, float("nan"))
+    step(19, 1.0)
+    for number in range(20, 39):
+        step(number, float("inf"))
+    with pytest.raises(DivergedError, match=mentioning("20", "step")):
+        step(39, float("nan"))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

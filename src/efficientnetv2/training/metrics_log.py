@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ class MetricsLog:
     def write(self, output: StepOutput) -> None:
         """Write a row, and report progress."""
         now = time.perf_counter()
-        train_s = max(1e-9, now - self._row_start)
+        train_s, loss = max(1e-9, now - self._row_start), float(output.loss)
         images_per_s = self._images / train_s
         settings = {name: value for name, value in output.setting.to_json().items() if name != "extra"}
         self._context.setup.folder.record(
@@ -86,7 +87,7 @@ class MetricsLog:
                 "kind": "train",
                 "step": self._context.state.step,
                 "epoch": self._context.epoch,
-                "loss": float(output.loss),
+                "loss": loss if math.isfinite(loss) else None,  # in fp16, a step may overflow
                 "lr": output.lr,
                 **settings,
                 "images_per_s": round(images_per_s, 2),

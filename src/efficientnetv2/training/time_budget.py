@@ -28,7 +28,7 @@ from efficientnetv2.training.ddp import parallel_speed
 from efficientnetv2.training.head_init import images_within, min_probe_images, wants_probe
 from efficientnetv2.training.memory_probe import MemoryProbe, takes_sizes
 from efficientnetv2.training.overrides import sets_sizes
-from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe import MAX_COUNT, Recipe
 from efficientnetv2.training.resolve_image_sizes import lower_sizes_for_budget, settings_by_size
 from efficientnetv2.training.run_estimate import estimate_run
 from efficientnetv2.training.run_request import ResolvedRun
@@ -185,7 +185,7 @@ class LengthBudget:
         while needed(too_many) <= self.minutes:
             too_many *= 2
         fits = bisect_right(range(too_many), self.minutes, lo=fewest, key=needed) - 1
-        return float(f"{fits * self.recipe.batch_size / self.counts.train:.4g}")
+        return min(float(MAX_COUNT), float(f"{fits * self.recipe.batch_size / self.counts.train:.4g}"))
 
     def lower_sizes(
         self, timings: StepTimings, takes: Callable[[Recipe], bool]

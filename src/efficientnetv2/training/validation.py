@@ -26,6 +26,8 @@ _logger = logging.getLogger(__name__)
 
 # Factor of the learning rate to try next, and the largest rate that is advised. Ours.
 _LOWER, _LARGEST_LR = 0.1, 0.1
+# Steps in a row without a finite loss that are divergence in fp16. Ours.
+_LASTING = 20
 
 
 class Validator:
@@ -133,22 +135,24 @@ class DivergenceCheck:
 
     def add(self, output: StepOutput) -> None:
         """Collect the loss of a step."""
-        # In fp16 the scaler leaves out a step that overflows, so that only lasting overflow is divergence.
-        self._unchecked = [] if self._recipe.precision == "fp16" else self._unchecked
         self._unchecked.append((output.step, output.lr, output.loss))
+        # In fp16 the scaler leaves out steps that overflow, so that only lasting overflow is divergence.
+        self._unchecked = self._unchecked[-_LASTING:] if self._recipe.precision == "fp16" else self._unchecked
         self._lr = output.lr
 
     def check_loss(self) -> None:
-        """Check all losses since the last check; waits for the device.
+        """Check all losses since the last check, in fp16 the last ones; waits for the device.
 
-        Raises DivergedError if a loss is not finite. The message names the first such step.
+        Raises DivergedError if a loss is not finite, in fp16 if none of the last is. The message names the first step.
         """
         steps, self._unchecked = self._unchecked, []
         if not steps:
             return
         losses = torch.stack([loss for _, _, loss in steps]).cpu()
         broken = (~losses.isfinite()).nonzero().flatten().tolist()
-        if broken:
+        if self._recipe.precision == "fp16" and len(broken) < min(_LASTING, self._length.steps):
+            self._unchecked = steps
+        elif broken:
             step, lr, _ = steps[broken[0]]
             raise self._error(f"the loss is {float(losses[broken[0]])}", step, lr)
 
