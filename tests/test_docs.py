@@ -26,7 +26,7 @@ from efficientnetv2 import serving
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.folds import TIMES
 from efficientnetv2.training.recipes import get_recipe, named_recipes
-from efficientnetv2.training.run_setup import RunLength, stage_ends, validation_steps
+from efficientnetv2.training.run_setup import RunLength, validation_steps
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 FINE_TUNE = ROOT / "docs/how-to/fine-tune.md"
@@ -158,7 +158,7 @@ def test_shown_patience_can_end_the_run(page, args):
     for default in ("finetune", "quick"):
         recipe = with_overrides(get_recipe(default), [*given["settings"], f"epochs={given['epochs'] or 10}"])
         length = RunLength.of(recipe, 3000)
-        last_stage = [0, *stage_ends(recipe, length)][-2]
+        last_stage = [0, *recipe.progressive.stage_ends(length.steps)][-2]
         assert sum(step > last_stage for step in validation_steps(recipe, length)) > recipe.patience
 
 

@@ -222,7 +222,7 @@ def test_stage_fractions_set_the_lengths_of_stages():
     plan = ProgressiveSchedule(stages=2, image_size=Ramp(32, 64), stage_fractions=(3, 1))
     assert [plan.at(step, total_steps=100).image_size for step in (0, 74, 75, 99)] == [32, 32, 64, 64]
     assert plan.weights == (0.75, 0.25)
-    assert (plan.stage_end(10, total_steps=100), plan.stage_end(75, total_steps=100)) == (75, 100)
+    assert plan.stage_ends(100) == [75, 100]
 
 
 @given(stage_fractions=st.lists(st.floats(0.01, 100), min_size=1, max_size=6), more=st.integers(0, 50))
@@ -235,18 +235,17 @@ def test_every_stage_has_a_step_for_any_fraction(stage_fractions, more):
     sizes = [plan.at(step, total_steps=steps).image_size for step in range(steps)]
     assert len(set(sizes)) == stages
     assert sizes == sorted(sizes)
-    ends = {plan.stage_end(step, total_steps=steps) for step in range(steps)}
-    assert ends == {step for step in range(1, steps) if sizes[step] != sizes[step - 1]} | {steps}
+    assert plan.stage_ends(steps) == [step for step in range(1, steps) if sizes[step] != sizes[step - 1]] + [steps]
 
 
 def test_equal_stages_end_as_in_algorithm_1():
     plan = paper_schedule("efficientnetv2_s")
-    assert [plan.stage_end(step, total_steps=40) for step in (0, 9, 10, 39)] == [10, 10, 20, 40]
+    assert plan.stage_ends(40) == [10, 20, 30, 40]
 
 
 def test_continuous_and_random_schedules_are_one_stage():
     growing = ProgressiveSchedule(stages=2, image_size=64, dropout=Ramp(0, 0.2, continuous=True))
-    assert RANDOM.stage_end(3, total_steps=40) == growing.stage_end(3, total_steps=40) == 40
+    assert RANDOM.stage_ends(40) == growing.stage_ends(40) == [40]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +283,7 @@ def test_each_stage_has_its_fraction_of_the_time(stages, steps):
     plan = ProgressiveSchedule(stages=len(stages), image_size=Ramp(1, 1 + 7 * (len(stages) - 1))).with_stage_times(
         step_s, wanted
     )
-    ends = sorted({plan.stage_end(step, total_steps=steps) for step in range(steps)})
+    ends = plan.stage_ends(steps)
     lengths = [end - first for first, end in zip([0, *ends], ends, strict=False)]
     seconds = [length * each for length, each in zip(lengths, step_s, strict=True)]
     for took, each, share in zip(seconds, step_s, wanted, strict=True):

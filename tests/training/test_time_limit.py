@@ -21,7 +21,7 @@ from efficientnetv2.training import time_limit
 from efficientnetv2.training import trainer as training
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_setup import RunSetup, stage_ends, validation_steps
+from efficientnetv2.training.run_setup import RunSetup, validation_steps
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.training.trainer import Trainer
@@ -97,7 +97,8 @@ def simulated(
     time_limit.time.monotonic = clock.monotonic
     pacer, validating_s = Pacer(job, plan, limit, thins=thins), 0.0
     clock.now += limit_s / 5
-    ends, validations = stage_ends(job.recipe, job.length), sorted(validation_steps(job.recipe, job.length))
+    ends = job.recipe.progressive.stage_ends(job.length.steps)
+    validations = sorted(validation_steps(job.recipe, job.length))
     pacer.plan(0, begins=True)
     step, positions = 0, [0.0]
     while step < plan.steps:

@@ -14,7 +14,7 @@ from efficientnetv2.training import optim
 from efficientnetv2.training.checkpoints import checkpoint_steps, load_latest_checkpoint, save_checkpoint
 from efficientnetv2.training.recipe import Optimizer
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_setup import RunLength, log_steps, stage_ends, validation_steps
+from efficientnetv2.training.run_setup import RunLength, log_steps, validation_steps
 from efficientnetv2.training.train_state import EMA, TrainState
 from efficientnetv2.utils.errors import InputError
 
@@ -27,7 +27,7 @@ def recipe(*settings: str, stages: int = 2):
 def test_validations_are_at_each_epoch_and_at_the_end_of_each_stage():
     """Two stages of 20 steps, epochs of 8. Step 16 is half an epoch before the end of a stage, so it has one."""
     length = RunLength(40, 8.0)
-    assert stage_ends(recipe(), length) == [20, 40]
+    assert recipe().progressive.stage_ends(40) == [20, 40]
     assert validation_steps(recipe(), length) == {8, 16, 20, 24, 32, 40}
 
 
@@ -50,7 +50,7 @@ def test_continuous_ramp_is_one_stage():
     always = with_overrides(
         get_recipe("quick"), ["progressive={stages: 4, image_size: {start: 64, end: 128, continuous: true}}"]
     )
-    assert stage_ends(always, RunLength(40, 8.0)) == [40]
+    assert always.progressive.stage_ends(40) == [40]
     assert validation_steps(always, RunLength(40, 8.0)) == {8, 16, 24, 32, 40}
 
 
@@ -58,8 +58,8 @@ def test_short_run_has_a_row_per_step_and_a_long_run_about_200_rows():
     """1,001 steps: every fifth, and the last of each stage, 501 (half, rounded up) and 1,001."""
     assert log_steps(recipe(), RunLength(40, 8.0)) == set(range(1, 41))
     long = RunLength(1001, 8.0)
-    assert log_steps(recipe(), long) == set(range(5, 1002, 5)) | set(stage_ends(recipe(), long))
-    assert stage_ends(recipe(), long)[-1] == 1001
+    assert log_steps(recipe(), long) == set(range(5, 1002, 5)) | set(recipe().progressive.stage_ends(1001))
+    assert recipe().progressive.stage_ends(1001)[-1] == 1001
 
 
 @pytest.mark.parametrize(

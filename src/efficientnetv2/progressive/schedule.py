@@ -197,11 +197,12 @@ class ProgressiveSchedule:
         stage = self._stage_at(step, total_steps)
         return self._setting(stage, run_fraction=step / (total_steps - 1) if total_steps > 1 else 1.0)
 
-    def stage_end(self, step: int, *, total_steps: int) -> int:
-        """The first step after the stage of this step. A schedule that always changes is one stage."""
-        if self.changes_always:
-            return total_steps
-        return self._first_steps(total_steps)[self._stage_at(step, total_steps) + 1]
+    def stage_ends(self, total_steps: int) -> list[int]:
+        """The steps after which a stage ends, in order; the last is the run's end.
+
+        A schedule that always changes is one stage.
+        """
+        return [total_steps] if self.changes_always else self._first_steps(total_steps)[1:]
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from efficientnetv2.metrics.multilabel import METRIC_NAMES
 from efficientnetv2.progressive.schedule import StepPlan, StepSettings
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_setup import RunLength, RunSetup, stage_ends, validation_steps
+from efficientnetv2.training.run_setup import RunLength, RunSetup, validation_steps
 from efficientnetv2.training.time_limit import Pacer
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.errors import InputError, did_you_mean, format_duration, pluralize, short_repr
@@ -144,7 +144,7 @@ def validations_without_improvement(validations: Sequence[Validation], *, first_
 
 def unused_patience(recipe: Recipe, length: RunLength) -> list[str]:
     """A note if ``patience`` is set but can't end the run early."""
-    last_stage = [0, *stage_ends(recipe, length)][-2]
+    last_stage = [0, *recipe.progressive.stage_ends(length.steps)][-2]
     count = sum(step > last_stage for step in validation_steps(recipe, length))
     if recipe.patience is None or recipe.patience < count:
         return []
@@ -166,7 +166,7 @@ class ModelSelection:
         self._by, self._patience, self._length = recipe.monitor, recipe.patience, length
         self.ends_only = recipe.minival == "auto" and recipe.patience is None
         self._plan = plan or StepPlan(length.steps)
-        self._last_stage = [0, *stage_ends(recipe, length)][-2]
+        self._last_stage = [0, *recipe.progressive.stage_ends(length.steps)][-2]
         self._validations: list[Validation] = []
         self._weights: dict[str, Tensor] = {}
         self._start_name = ""

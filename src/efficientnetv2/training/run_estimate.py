@@ -15,7 +15,7 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve_image_sizes import eval_size_candidates
-from efficientnetv2.training.run_setup import ImageCounts, RunLength, stage_ends, validation_steps
+from efficientnetv2.training.run_setup import ImageCounts, RunLength, validation_steps
 from efficientnetv2.training.timing import StepTimings
 
 # Evenly spaced steps whose sizes are sampled where the size may change at every step. Ours.
@@ -114,9 +114,7 @@ def steps_by_size(plan: ProgressiveSchedule, steps: int, measured: list[int]) ->
     Where the size changes all the time, one entry per ``measured`` size (growing), which takes the steps up to it.
     """
     if not plan.changes_always:
-        firsts = [0]
-        while (end := plan.stage_end(firsts[-1], total_steps=steps)) < steps:
-            firsts.append(end)
+        firsts = [0, *plan.stage_ends(steps)[:-1]]
         sizes = [plan.at(first, total_steps=steps).image_size for first in firsts]
         counts = np.diff([*firsts, steps]).tolist()
         return [(px, [px], count) for px, count in zip(sizes, counts, strict=True)]
@@ -156,6 +154,6 @@ def _checkpoints(recipe: Recipe, length: RunLength, stages: tuple[StageEstimate,
     every_s = recipe.checkpoint_minutes * 60
     if every_s == 0:
         return length.steps
-    ends = len(stage_ends(recipe, length))
+    ends = len(recipe.progressive.stage_ends(length.steps))
     lasting = [stage.seconds for stage in stages] if ends > 1 else [sum(stage.seconds for stage in stages)]
     return ends + sum(math.floor(seconds / every_s) for seconds in lasting)

@@ -206,21 +206,13 @@ def train_sampler(setup: RunSetup, *, steps: int, first_step: int = 0, plan: Ste
     )
 
 
-def stage_ends(recipe: Recipe, length: RunLength) -> list[int]:
-    """The steps after which a stage ends, in order; the last is the run's end."""
-    ends: list[int] = []
-    while not ends or ends[-1] < length.steps:
-        ends.append(recipe.progressive.stage_end(ends[-1] if ends else 0, total_steps=length.steps))
-    return ends
-
-
 def validation_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
     """The steps before a validation: each stage's end, and every ``val_interval_epochs`` unless a stage ends near.
 
     Near is within half an interval after the step, or a tenth before it. Ours.
     """
     every = max(1, round(recipe.val_interval_epochs * length.steps_per_epoch))
-    ends = stage_ends(recipe, length)
+    ends = recipe.progressive.stage_ends(length.steps)
     between = range(every, length.steps, every)
     near = {step for step in between for end in ends if -every / 10 < end - step < every / 2}
     return frozenset(ends) | frozenset(between) - near
@@ -229,4 +221,4 @@ def validation_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
 def log_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
     """The steps before a log row: evenly spaced, and each stage's end."""
     every = max(1, length.steps // _LOG_ROWS)
-    return frozenset(range(every, length.steps + 1, every)) | frozenset(stage_ends(recipe, length))
+    return frozenset(range(every, length.steps + 1, every)) | frozenset(recipe.progressive.stage_ends(length.steps))

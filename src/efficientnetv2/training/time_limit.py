@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from efficientnetv2.progressive.schedule import Revision, StepPlan
 from efficientnetv2.training.run_estimate import estimate_run, validation_s
-from efficientnetv2.training.run_setup import RunSetup, stage_ends, validation_steps
+from efficientnetv2.training.run_setup import RunSetup, validation_steps
 from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.utils.distributed import all_gather_object, broadcast_from_main
 from efficientnetv2.utils.legacy import upgrade
@@ -89,7 +89,7 @@ class Pacer:
         self._setup, self._plan, self._thins = setup, plan, thins
         self._limit = limit if used_s is None else replace(limit, used_s=used_s)
         recipe, length = setup.recipe, setup.length
-        self._ends = stage_ends(recipe, length)
+        self._ends = recipe.progressive.stage_ends(length.steps)
         self._validations = sorted(validation_steps(recipe, length))
         evenly = (round(number * length.steps / _PLANS) for number in range(1, _PLANS))
         self._plan_steps = sorted({*self._ends[:-1], *evenly} - {0})

@@ -17,7 +17,7 @@ from efficientnetv2.training.ddp import AsyncFlags
 from efficientnetv2.training.loop import StepOutput, step_context, train_steps
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.post_training import Result, finish_training
-from efficientnetv2.training.run_setup import RunSetup, stage_ends, train_sampler, training_images
+from efficientnetv2.training.run_setup import RunSetup, train_sampler, training_images
 from efficientnetv2.training.signals import GracefulStop, WorkerDeath
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.train_state import init_state
@@ -41,7 +41,7 @@ class Trainer:
         assert minival == "auto" or (setup.minival is None) == (minival is None), "prepare_data() first"
         self.setup, self.limit = setup, limit
         self._callbacks = tuple(callbacks) if setup.world.is_main_process else ()
-        self._stage_ends = stage_ends(setup.recipe, setup.length)
+        self._stage_ends = setup.recipe.progressive.stage_ends(setup.length.steps)
 
     def fit(self, *, resume: bool = False) -> Result:
         """Train to the end, then evaluate and save the model; ``resume`` starts from the newest checkpoint, if any.
