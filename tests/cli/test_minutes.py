@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import timeit
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tests.command_line import NETWORK
@@ -13,8 +15,10 @@ from tests.recipes import with_overrides
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.training import time_budget
-from efficientnetv2.training.head_init import images_within, probe_s
+from efficientnetv2.inference.linear_probe import fit_probe, max_fit_work
+from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.training import head_init, time_budget
+from efficientnetv2.training.head_init import fit_speed, images_within, probe_s
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_request import RunOptions
@@ -22,6 +26,7 @@ from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.time_budget import LengthBudget
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows import estimate
 from efficientnetv2.workflows.estimate import plan_run
 
@@ -73,12 +78,13 @@ def test_step_times_scale_with_the_number_of_pixels():
     ("seconds", "most", "images"),
     [(1000.0, 5000, None), (10.0, 5000, 506), (0.0, 5000, 0), (10.0, 200, None), (3.01, 200, 152)],
 )
-def test_probe_uses_as_many_images_as_time_permits(seconds, most, images):
+def test_probe_uses_as_many_images_as_time_permits(seconds, most, images, monkeypatch):
     """Embedding takes 10 ms per image, half as many of val as of train.
 
     A fit of 100 iterations has 2 * 100 * 10 * 1,000 multiply-adds per training image. Those that choose the penalty
     have 3.75 times as many, and all of them once more are the learning curve: 19 million, 4.75 ms.
     """
+    monkeypatch.setattr(head_init, "fit_speed", lambda: 4e9)
     train = type("Part", (), {"class_names": ("a",) * 10, "__len__": lambda self: 600})()
     val = type("Part", (), {"__len__": lambda self: 400})()
     prepared, model = SimpleNamespace(train=train, val=val), SimpleNamespace(embed_dim=1000)
@@ -86,6 +92,16 @@ def test_probe_uses_as_many_images_as_time_permits(seconds, most, images):
     if images:
         took, more = (probe_s(count, train, count // 2, model, 0.01) for count in (images, images + 2))
         assert took <= seconds < more
+
+
+def test_speed_of_fitting_is_not_overestimated():
+    """Of 700 images in 30 classes. With another process on the machine, one may be twice as slow as the other."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 30, 700)
+    vectors = (generator.normal(size=(30, 1280))[labels] + 5 * generator.normal(size=(700, 1280))).astype(np.float32)
+    embeddings = Embeddings(np.arange(700), labels, vectors)
+    shortest_s = min(timeit.repeat(lambda: fit_probe(embeddings, key=Key.of(0), balanced=False), number=1, repeat=3))
+    assert max_fit_work(700, 30, 1280) / shortest_s > fit_speed() / 2
 
 
 def test_parallel_workers_reduce_the_time_per_image(class_folders, monkeypatch):
