@@ -31,15 +31,25 @@ def _image(width, height, format="PNG"):
     return encoded(Image.fromarray(np.zeros((height, width, 3), np.uint8)), format)
 
 
-def _tiff_header(side, bands, bits):
+def _tiff_header(side, bands, bits, tile=None):
     """Return the header of a square raster that only GDAL reads, without its pixels."""
     entries = [(256, 4, 1, side), (257, 4, 1, side), (277, 3, 1, bands << 16), (258, 3, 1, bits << 16)]
+    if tile:
+        entries += [(322, 4, 1, tile), (323, 4, 1, tile)]
     return (
         b"MM\0*"
         + struct.pack(">IH", 8, len(entries))
         + b"".join(struct.pack(">HHII", *one) for one in entries)
         + bytes(4)
     )
+
+
+def _rle_bmp(width, height):
+    """Return a run-length encoded bitmap of four bytes a row."""
+    rows = b"\1\0\0\0" * height
+    start = 14 + 40 + 1024
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + header + bytes(1024) + rows
 
 
 def _icon(content):
@@ -57,6 +67,8 @@ BAD = {
         413,
         ("7,000×7,000", 104, "50,000,000", 3),
     ),
+    "a small raster whose tile is a bomb": (_tiff_header(16, 3, 8, tile=26_000), 413, ("26,000×26,000",)),
+    "a format that is decoded in Python": (_rle_bmp(65_000, 760), 413, ("65,000×760", 48)),
     "an icon that unpacks to more than its header states": (_icon(_png_header(10_000, 9_000)), 415, ("ICO", "PNG")),
     "an empty file": (b"", 422, ("0 bytes",)),
     "text as JPEG": (b"this is no image", 415, ("image",)),

@@ -1,8 +1,10 @@
 """Simultaneous requests: shared batches, a full queue, a reload without lost requests, and time limits."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from contextlib import contextmanager
 
 import httpx2
@@ -222,6 +224,24 @@ def test_model_is_reloaded_without_losing_a_request(tmp_path):
         assert models.num_reloads == 1
         with pytest.raises(RuntimeError):  # the thread of the earlier model has ended
             await earlier.batcher.run(lambda: None)
+
+    run(app, scenario)
+
+
+def test_reloaded_model_frees_the_earlier_one_at_once(tmp_path):
+    """Waiting for the garbage collector would keep several models in memory."""
+    app = app_of(write_model(tmp_path / "tiny.safetensors"))
+    models = app.state.service.models
+    network = weakref.ref(models.get("tiny").predictor.network)
+
+    async def scenario(client):
+        await send(client)
+        gc.disable()
+        try:
+            await models.reload("tiny")
+            await until(lambda: network() is None)
+        finally:
+            gc.enable()
 
     run(app, scenario)
 

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
@@ -87,8 +87,13 @@ class Batcher(Generic[Item, Result]):
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def close(self) -> None:
-        """End the thread after the work that it has."""
+        """End the thread after the work that it has, and then forget ``compute``, which may hold a model."""
+        with suppress(RuntimeError):  # closed before
+            self._thread.submit(self._forget)
         self._thread.shutdown(wait=False)
+
+    def _forget(self) -> None:
+        self._compute = lambda items: ()
 
     def _schedule(self) -> None:
         """Start a batch now or later."""

@@ -22,8 +22,10 @@ from efficientnetv2.utils.errors import format_bytes
 _BODIES = 16
 # Seconds in which the rest of a refused body is read: a client that still sends does not read the response. Ours.
 _DISCARD_S = 1.0
-# Tags. Source: TIFF 6.0, section 8.
-_WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277
+# Tags. Source: TIFF 6.0, sections 8 and 15.
+_WIDTH, _HEIGHT, _BITS, _SAMPLES, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 258, 277, 322, 323
+# Bytes that a pixel counts as if Pillow decodes it in Python, which stops all other threads meanwhile. Ours.
+_SLOW_BYTES = 16 * RGB
 _ICO = b"\0\0\1\0"  # first bytes of an icon. Source: Pillow, IcoImagePlugin
 
 
@@ -126,20 +128,22 @@ def check_header(content: bytes, max_pixels: int) -> None:
     except Exception as error:  # Pillow raises nearly everything on damaged files
         raise RequestError(422, fault_of(error)) from error
     if width * height * max(1, pixel_bytes // RGB) > max_pixels:
-        size, most = f"{width:,}×{height:,} pixels", f"{max_pixels:,}"
+        size, most, fix = f"{width:,}×{height:,} pixels", f"{max_pixels:,}", "Send a smaller image"
         if pixel_bytes > RGB:
-            size, most = f"{size} of {pixel_bytes} bytes", f"{most} of {RGB} bytes"
-        raise RequestError(413, f"has {size}, above {most}. Send a smaller image")
+            size, most = f"{size} that count as {pixel_bytes} bytes each", f"{most} of {RGB} bytes"
+            fix += ", or a JPEG or PNG"
+        raise RequestError(413, f"has {size}, above {most}. {fix}")
 
 
 def _size_of(content: bytes) -> tuple[int, int, int]:
-    """Width, height and bytes of a pixel, by the header alone. Pixels of all formats but TIFF count as RGB."""
+    """Width, height and bytes that a pixel counts as, by the header alone; of a tiled TIFF, at least its tile's."""
     with IGNORED_WARNINGS:
         try:
             with open_image(content) as image:
                 width, height = image.size
+                is_slow = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ()))
             if not is_tiff(content):
-                return width, height, RGB
+                return width, height, _SLOW_BYTES if is_slow else RGB
         except UnidentifiedImageError:
             if not is_tiff(content):  # otherwise a raster that GDAL reads and Pillow does not
                 raise
@@ -149,4 +153,6 @@ def _size_of(content: bytes) -> tuple[int, int, int]:
         file.seek(directory.next)
         directory.load(file)
         pixel_bits = int(directory.get(_SAMPLES, 1)) * int(np.max(directory.get(_BITS, 1)))
-        return int(directory[_WIDTH]), int(directory[_HEIGHT]), pixel_bits // 8
+        width = max(int(directory[_WIDTH]), int(directory.get(_TILE_WIDTH, 0)))
+        height = max(int(directory[_HEIGHT]), int(directory.get(_TILE_HEIGHT, 0)))
+        return width, height, pixel_bits // 8

@@ -28,7 +28,8 @@ class ServerOptions:
         queue: Number of images that a model holds at a time, at most. Further requests get status 429.
         max_bytes: Bytes of a request, at most; those of its URLs count too.
         max_pixels: Pixels of an image, at most. They are read from its header. A pixel of a TIFF counts once per 3
-            bytes: with 6 bytes as two pixels. Above twice ``PIL.Image.MAX_IMAGE_PIXELS``, no image is decoded.
+            bytes: with 6 bytes as two pixels; one that Pillow decodes in Python (QOI, BMP with RLE), as 16. Above twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``, no image is decoded.
         max_images: Number of images in a request, at most.
         timeout: Seconds from the start of a request to its response, at most.
         allow_urls: Whether a request may name the URL of an image. Private addresses are never fetched.
