@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.decode import load_eval_image, load_image
-from efficientnetv2.data.image_io import UnreadableImageError, max_level
+from efficientnetv2.data.image_io import UnreadableImageError, fault_of, max_level
 from efficientnetv2.preprocessing import Preprocessing
 
 SIDE = 8
@@ -233,3 +233,9 @@ def test_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(UnreadableImageError("a.jpg", "the file is empty")))
     assert mentions(str(error), "a.jpg", "empty")
     assert (error.name, error.reason) == ("a.jpg", "the file is empty")
+
+
+def test_reason_is_not_taken_from_the_name_of_a_folder():
+    error = PermissionError(13, "Permission denied", "/data/truncated_set/a.jpg")
+    assert fault_of(error) == "may not be read (permission denied)"
+    assert "truncated" in fault_of(OSError("image file is truncated"))

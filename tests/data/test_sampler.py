@@ -197,6 +197,13 @@ def test_every_image_is_drawn_once_per_epoch(images, batch, epochs, seed):
         assert sorted(part) == list(range(len(part))) or len(part) < images
 
 
+@pytest.mark.parametrize(("name", "value"), [("steps", 31.25), ("images", [1, 2]), ("batch_size", True)])
+def test_counts_of_the_batch_sampler_are_whole_numbers(name, value):
+    counts = {"images": 100, "batch_size": 4, "steps": 10} | {name: value}
+    with pytest.raises(InputError, match=mentioning(name, "whole number")):
+        ProgressiveBatchSampler(counts.pop("images"), progressive=SCHEDULE, **counts)
+
+
 def test_index_has_the_hyperparameters_of_its_step():
     batches = list(ProgressiveBatchSampler(10, batch_size=4, progressive=SCHEDULE, steps=6))
     assert [{setting.image_size for _, setting in batch} for batch in batches] == [

@@ -85,6 +85,44 @@ def test_parquet_index_is_a_column(folder):
         assert load_dataset(folder / "t.parquet").digest() == expected.digest()
 
 
+def test_parquet_index_without_a_name_can_be_the_paths(folder):
+    table = pd.DataFrame({"label": ["a", "b"]}, index=["0.png", "1.png"])
+    table.to_parquet(folder / "t.parquet")
+    found = load_dataset(folder / "t.parquet", path_column="__index_level_0__")
+    assert found.paths == ["0.png", "1.png"]
+
+
+def test_parquet_images_as_of_hugging_face_are_not_read_beside_paths(folder):
+    """Their bytes would become text in the table of a run."""
+    image = pa.array([{"bytes": b"\xff\xd8", "path": "x"}] * 2)
+    table = pa.table({"path": ["0.png", "1.png"], "label": ["a", "b"], "image": image, "views": pa.array([[b"1"]] * 2)})
+    pq.write_table(table, folder / "t.parquet")
+    assert not {"image", "views"} & set(load_dataset(folder / "t.parquet").table)
+
+
+@pytest.mark.parametrize("name", ["set", "partition"])
+def test_column_that_looks_like_splits_is_named(name, folder):
+    dataset = load_dataset(write(folder, f"path,label,{name}\n0.png,a,train\n1.png,b,train\n2.png,a,test\n"))
+    assert each_mentions(dataset.notes, (name, "split"))
+    named = load_dataset(write(folder, f"path,label,split,{name}\n0.png,a,train,train\n1.png,b,train,test\n"))
+    assert named.notes == ()
+
+
+def test_columns_that_look_like_locations_are_named(folder):
+    dataset = load_dataset(write(folder, "path,label,Lat,lng\n0.png,a,1,2\n1.png,b,3,4\n"))
+    assert each_mentions(dataset.notes, ("Lat", "lng", "latitude"))
+
+
+def test_table_in_memory_is_rejected_with_the_call_that_writes_it():
+    with pytest.raises(InputError, match=mentioning("DataFrame", "to_csv")):
+        load_dataset(pd.DataFrame({"path": [f"{number}.png" for number in range(99)], "label": "a"}))
+
+
+def test_mask_selects_rows(folder):
+    dataset = load_dataset(write(folder, "path,label\n0.png,a\n1.png,b\n2.png,b\n"))
+    assert dataset.select(dataset.labels == 1).paths == dataset.select([1, 2]).paths == ["1.png", "2.png"]
+
+
 def test_parquet_columns_of_bytes_are_ignored(folder):
     table = pd.DataFrame({"path": ["0.png", "1.png"], "label": ["a", "b"], "year": [1, 2]})
     expected = load_dataset(write(folder, table.to_csv(index=False)))

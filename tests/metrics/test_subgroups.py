@@ -22,6 +22,8 @@ def test_years_are_values_and_areas_are_quarters():
         }
     )
     assert sliceable_columns(table, without=["path"]) == ["year", "area"]
+    numbered = table.assign(**{"Unnamed: 0": range(len(table))})
+    assert sliceable_columns(numbered, without=["path"]) == ["year", "area"], "row numbers that pandas has written"
     assert sorted(slice_values(table["year"]).unique()) == ["2010", "2011", "2012", "2013"]
     assert slice_values(table["area"]).value_counts().tolist() == [25] * 4
 

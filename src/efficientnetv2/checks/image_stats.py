@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -19,10 +17,10 @@ from PIL import Image
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_resized_image
-from efficientnetv2.data.file_probe import probe_bytes
+from efficientnetv2.data.file_probe import map_chunks, probe_bytes
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
-from efficientnetv2.data.open_image import NotRegularFileError, image_extensions, open_image
+from efficientnetv2.data.open_image import NotRegularFileError, open_image
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.shards.reader import content_hash
@@ -73,25 +71,16 @@ def collect_image_stats(
 
     ``progress`` is called with the number of images so far. Raises InputError if remote storage does not respond.
     """
-    image_extensions()  # loads Pillow's plugins once, before the threads
     reader = source_reader(dataset)
     # Pixels of rasters are read by the rule of their bands. Two different files can have equal pixels then.
     files = reader if dataset.bands is None else source_reader(replace(dataset, bands=None))
     detailed = set(np.linspace(0, len(dataset) - 1, min(len(dataset), _DETAILED)).astype(np.int64).tolist())
-    found: list[_ImageRecord] = []
 
     def of_chunk(rows: Sequence[int]) -> list[_ImageRecord]:
         ahead = reader.ahead(rows)
         return [_read_image(ahead, files, row, detailed=row in detailed) for row in rows]
 
-    chunks = [range(first, min(first + _CHUNK, len(dataset))) for first in range(0, len(dataset), _CHUNK)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
-        for part in pool.map(of_chunk, chunks):
-            found += part
-            if progress is not None:
-                progress(len(found))
-    return _stack(found)
+    return _stack(map_chunks(of_chunk, range(len(dataset)), progress, threads=workers, size=_CHUNK))
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ class DataConfig:
         if is_url(self.data):
             _logger.warning(f"Reading shards from {self.data}.")
         folder = Path(os.path.expanduser(self.data))
-        if (folder / "recipe.yaml").is_file() and run_file(folder, "run.json").is_file():
+        if os.path.isfile(folder / "recipe.yaml") and run_file(folder, "run.json").is_file():
             table = run_file(folder, "dataset.csv").name
             raise InputError(f"{self.data} is a run, not images. Give {self.data.rstrip('/')}/{table}")
         if require_labels and self.label_column == "label" and _holds_predictions(folder):
@@ -162,7 +162,7 @@ def describe_bands(bands: Bands, *, given: bool) -> str:
 
 
 def _holds_predictions(file: Path) -> bool:
-    if not file.is_file() or file.suffix.lower() != ".csv":
+    if file.suffix.lower() != ".csv" or not file.is_file():
         return False
     try:
         header = read_header(file)[1]
@@ -222,4 +222,4 @@ def default_check_dir(data: str) -> Path:
     """Where a check writes its page unless a folder is given: ``inspection/NAME``."""
     path = Path(os.path.abspath(os.path.expanduser(data)))  # `.` and `..` have names too
     # A folder's name may have dots: photos.v1 and photos.v2 are two datasets.
-    return Path("inspection") / ((path.name if path.is_dir() else path.stem) or "images")
+    return Path("inspection") / ((path.name if os.path.isdir(path) else path.stem) or "images")

@@ -207,6 +207,11 @@ def load_dataset(
     Raises:
         InputError: The data are missing or break a rule. The message names file, row, rule and fix.
     """
+    if not isinstance(data, str | os.PathLike):
+        raise InputError(
+            f"`data` must be a path or a name, not a {type(data).__name__}. Write a table to a file: "
+            "table.to_csv('images.csv', index=False)"
+        )
     table.validate_columns(path_column, label_column, group_column)
     validate_choices(labels, layout)
     if for_training:  # a run writes the paths of its images to a table
@@ -252,8 +257,9 @@ def refuse_missing(data: str) -> None:
 def _read(data: str, options: ReadOptions) -> ImageRecords:
     path = Path(os.path.expanduser(data)).absolute()
     in_shards = is_shards(data)
-    is_cifar = path.is_dir() and not in_shards and builtin_datasets.is_cifar_folder(path)
-    if options.layout != "auto" and (not path.is_dir() or in_shards or is_cifar):
+    # The names of shards may be longer than a path can be.
+    is_cifar = not in_shards and path.is_dir() and builtin_datasets.is_cifar_folder(path)
+    if options.layout != "auto" and (in_shards or not path.is_dir() or is_cifar):
         raise InputError(f"`layout={options.layout}`: {data} is not a folder of images. Leave it out.")
     if in_shards:
         if options.path_column != "path":

@@ -116,12 +116,16 @@ def map_chunks(
     function: Callable[[Sequence[Item]], list[Result]],
     items: Sequence[Item],
     progress: Callable[[int], object] | None = None,
+    *,
+    threads: int = _THREADS,
+    size: int | None = None,
 ) -> list[Result]:
-    """Results of a function that takes a few hundred items at a time, in threads, in the order of the items."""
+    """Results of a function that takes ``size`` items at a time, in threads, in the order of the items."""
+    size = size or _CHUNK
     image_extensions()  # loads Pillow's plugins once, before the threads would
     # Around the threads, since filters belong to the process.
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(_THREADS) as pool:
-        chunks = pool.map(lambda first: function(items[first : first + _CHUNK]), range(0, len(items), _CHUNK))
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(threads) as pool:
+        chunks = pool.map(lambda first: function(items[first : first + size]), range(0, len(items), size))
         done: list[Result] = []
         for results in chunks:
             done += results

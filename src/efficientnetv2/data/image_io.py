@@ -294,8 +294,8 @@ def fault_of(error: Exception) -> str:
         return str(error) or "needs more memory than is available"
     if fault := next((text for kind, text in _FAULTS.items() if isinstance(error, kind)), ""):
         return fault
-    if "truncated" in str(error).lower() or isinstance(error, EOFError):
-        return "is cut short (truncated)"
     if isinstance(error, OSError) and error.strerror:
         return f"may not be read ({error.strerror.lower()})"
+    if "truncated" in str(error).lower() or isinstance(error, EOFError):
+        return "is cut short (truncated)"
     return f"cannot be decoded ({type(error).__name__}: {error})"

@@ -39,17 +39,6 @@ Result = TypeVar("Result")
 PREFETCH = 4
 
 
-@dataclass(frozen=True)
-class BatchFailure:
-    """An error message from a worker, returned as a value: an exception would arrive as text with a traceback."""
-
-    message: str
-
-    def pin_memory(self) -> BatchFailure:
-        """For the DataLoader, which pins what goes to a GPU."""
-        return self
-
-
 @dataclass
 class Batch:
     """Training images of one request: (n, C, image_size, image_size) uint8, in channels-last memory.
@@ -101,8 +90,11 @@ def iter_batches(dataset: Dataset[Any], requests: Any, workers: int, pin_memory:
     with worker_errors():
         # Without a name, so that the traceback of an error does not keep the workers alive.
         for batch in _start_loader(dataset, requests, workers, pin_memory):
-            if isinstance(batch, BatchFailure):
-                raise InputError(batch.message)
+            if isinstance(batch, InputError):
+                try:
+                    raise batch
+                finally:
+                    del batch  # else the error would keep this frame, and its callers, alive
             yield batch
 
 
@@ -176,7 +168,7 @@ def thread_map(function: Callable[[int], Result], count: int, threads: int) -> l
         return list(pool.map(function, range(count)))
 
 
-class TrainingImages(Dataset["Batch | BatchFailure"]):
+class TrainingImages(Dataset["Batch | InputError"]):
     """Training batches by request: draws the crop of each image, decodes only that, and resizes it.
 
     ``area_min`` is the minimum fraction of an image that a crop covers. ``threads`` read a group without workers.
@@ -195,8 +187,8 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
         self.area_min, self.key, self.threads = area_min, key, threads
         self.labels, self.targets = dataset.labels, dataset.targets
 
-    def __getitem__(self, request: BatchRequest) -> Batch | BatchFailure:
-        return _batch_or_failure(self.batch, request)
+    def __getitem__(self, request: BatchRequest) -> Batch | InputError:
+        return _batch_or_error(self.batch, request)
 
     def batch(self, request: BatchRequest) -> Batch:
         """The images of a request. Raises InputError if a whole class has become unreadable."""
@@ -248,14 +240,14 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
         yield from np.roll(members, -int(np.searchsorted(members, sample)))[1:].tolist()
 
 
-class _EvaluationImages(Dataset["EvaluationBatch | BatchFailure"]):
+class _EvaluationImages(Dataset["EvaluationBatch | InputError"]):
     def __init__(self, dataset: ImageDataset, preprocessing: Preprocessing, threads: int) -> None:
         # Rasters are read by the model's bands; by the dataset's for a model without bands.
         self.reader = eval_reader(replace(dataset, bands=preprocessing.bands or dataset.bands))
         self.preprocessing, self.threads = preprocessing, threads
 
-    def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch | BatchFailure:
-        return _batch_or_failure(self.batch, samples)
+    def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch | InputError:
+        return _batch_or_error(self.batch, samples)
 
     def batch(self, samples: Sequence[int]) -> EvaluationBatch:
         """The readable images of these samples. Raises InputError if a remote store does not respond."""
@@ -277,8 +269,9 @@ class _EvaluationImages(Dataset["EvaluationBatch | BatchFailure"]):
         return EvaluationBatch(np.array(readable, dtype=np.int64), batch, unreadable)
 
 
-def _batch_or_failure(make: Callable[[Any], Result], request: Any) -> Result | BatchFailure:
+def _batch_or_error(make: Callable[[Any], Result], request: Any) -> Result | InputError:
+    """The error as a value: a worker's exception would arrive as text with a traceback."""
     try:
         return make(request)
     except InputError as error:
-        return BatchFailure(str(error))
+        return error

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from efficientnetv2.data import raster_checks
 from efficientnetv2.data.bands import load_raster
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.file_probe import map_chunks
 from efficientnetv2.data.geotiff import open_raster, visible_bands
 from efficientnetv2.data.image_io import Source, UnreadableImageError, is_high_bit_depth
 from efficientnetv2.data.raster_checks import is_raster
@@ -72,7 +73,7 @@ class _FileReader:
         return self
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
-        return [_stamp(self.dataset.file(sample)) for sample in samples]
+        return map_chunks(lambda some: [_stamp(self.dataset.file(sample)) for sample in some], samples)
 
 
 def _stamp(file: str) -> str:

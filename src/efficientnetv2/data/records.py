@@ -132,8 +132,9 @@ class ImageRecords:
         return np.isin(self.split, ("train", ""))
 
     def select(self, indices: npt.ArrayLike) -> Self:
-        """Images at these indices, in this order, with all classes."""
-        chosen = np.asarray(indices, dtype=np.int64)
+        """Images at these indices, in this order, or where a mask is true, with all classes."""
+        chosen = np.asarray(indices)
+        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
         rows = None if self.rows is None else self.rows[chosen]
         return replace(self, table=self.table.iloc[chosen].reset_index(drop=True), rows=rows)
 

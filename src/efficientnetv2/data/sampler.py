@@ -221,6 +221,8 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
             )
         counts = {"images": images, "batch_size": batch_size, "accumulate": accumulate, "steps": steps}
         for name, count in counts.items():
+            if isinstance(count, bool) or not isinstance(count, int | np.integer):
+                raise InputError(f"`{name}` is {short_repr(count)}, but must be a whole number.")
             if count < 1:
                 raise InputError(f"`{name}` is {count}, but must be at least 1.")
         if not 0 <= rank < world:

@@ -92,8 +92,29 @@ def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
         if odd:
             found = ", ".join(f"'{value}' ({pluralize(count, 'row')})" for value, count in odd)
             notes.append(f"Read as a {what}: {column} {found}. If the {column} is missing, empty the cell.")
+    if options.strict:
+        notes += _unread_columns(table)
     records = ImageRecords(root=file.parent, source=source, table=table, rows=rows, notes=tuple(notes))
     return locate_paths(records) if points_into_shards(table) else _with_files(records)
+
+
+def _unread_columns(table: pd.DataFrame) -> list[str]:
+    """Notes on columns that look like splits or locations, but have another name."""
+    notes = []
+    if not table["split"].any():
+        for name in table.columns:
+            cells = table[name].dropna()
+            words = cells.unique() if pd.api.types.is_string_dtype(cells) else ()
+            if all(parse_split(str(word)) for word in words) and len({parse_split(str(word)) for word in words}) > 1:
+                notes.append(f"Column '{name}' is not read as splits. If it holds them, call it split.")
+    plain = {str(name).strip().casefold(): name for name in table.columns}
+    longitude = next((plain[word] for word in ("lon", "lng", "long") if word in plain), None)
+    if "lat" in plain and longitude is not None and "latitude" not in plain:
+        notes.append(
+            f"Columns '{plain['lat']}' and '{longitude}' are not read as locations. If they hold degrees, call them "
+            "latitude and longitude."
+        )
+    return notes
 
 
 def validate_columns(path_column: str, label_column: str, group_column: str | None) -> None:
@@ -159,16 +180,28 @@ def _read_parquet(file: Path, roles: Mapping[str, str]) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise InputError(f"{file.name} cannot be read as Parquet: {error}") from None
     # A pandas index, such as the paths, is a column like the others.
+    unnamed = [f"__index_level_{level}__" for level in range(table.index.nlevels)]  # as pandas writes them
+    table.index.names = [
+        other if name is None and other in roles else name
+        for name, other in zip(table.index.names, unnamed, strict=True)
+    ]
     index = [level for level in table.index.names if level is not None and level not in table.columns]
     return table.reset_index(level=index) if index else table
 
 
 def _columns_to_read(file: Path, roles: Mapping[str, str]) -> list[str] | None:
     """The columns without bytes, such as thumbnails, which no table of a run can hold. None: all."""
-    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
     schema = pq.read_schema(file)
-    kept = [one.name for one in schema if one.name in roles or not any(is_kind(one.type) for is_kind in kinds)]
+    kept = [one.name for one in schema if one.name in roles or not _holds_bytes(one.type)]
     return None if len(kept) == len(schema) else kept
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether values are bytes, or hold some within."""
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(is_kind(kind) for is_kind in kinds) or any(
+        _holds_bytes(kind.field(place).type) for place in range(kind.num_fields)
+    )
 
 
 def _roles(names: list[str], table: str, root: Path, options: ReadOptions) -> tuple[dict[str, str], list[str]]:

@@ -132,6 +132,6 @@ def slice_metrics(
 
 
 def sliceable_columns(table: pd.DataFrame, *, without: Sequence[str]) -> list[str]:
-    """Columns of a table that give subgroups, except the names in ``without``."""
-    names = [name for name in table.columns if name not in without]
+    """Columns of a table that give subgroups, except the names in ``without`` and the row numbers of pandas."""
+    names = [name for name in table.columns if name not in without and not str(name).startswith("Unnamed: ")]
     return [name for name in names if slice_values(table[name]) is not None]

@@ -355,8 +355,8 @@ def load_predictor(model: str, data: str | Path, command: str) -> Network:
 
 def _is_model(path: str | Path) -> bool:
     folder = Path(path)
-    if not folder.is_dir():
-        return folder.is_file() and is_model_file(folder)
+    if not os.path.isdir(folder):  # the names of shards may be longer than a path can be
+        return os.path.isfile(folder) and is_model_file(folder)
     return is_model_file(folder) or (folder / "recipe.yaml").is_file() or bool(ensemble_members(folder))
 
 

@@ -173,7 +173,7 @@ def _is_log(file: Path) -> bool:
 def absolute_source(data: str) -> str:
     """A dataset independent of the working directory: paths and patterns become absolute, URLs and names stay."""
     path = Path(os.path.expanduser(data))
-    if path.exists():
+    if os.path.exists(path):
         return str(path.absolute())
     if is_url(data) or not is_pattern(data):
         return data

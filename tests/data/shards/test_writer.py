@@ -374,3 +374,15 @@ def test_second_process_for_the_same_folder_is_rejected(table, tmp_path):
         write_shards(load_dataset(table), tmp_path / "out", PackOptions(10**9))
     write_shards(load_dataset(table), tmp_path / "out", PackOptions(10**9))
     assert len(load_dataset(tmp_path / "out")) == len(load_dataset(table))
+
+
+def test_lists_stay_lists(tmp_path):
+    """Also longer ones than numpy prints."""
+    paint(tmp_path / "a.png", 0)
+    paint(tmp_path / "b.png", 1)
+    boxes = [[[10.0, 20.0]], [np.arange(2_000).tolist()]]
+    pd.DataFrame({"path": ["a.png", "b.png"], "label": ["x", "y"], "boxes": boxes}).to_parquet(tmp_path / "t.parquet")
+    write_shards(load_dataset(tmp_path / "t.parquet"), tmp_path / "out", SMALL)
+    shard = next((tmp_path / "out").glob("*.tar"))
+    facts = [json.loads(data) for name, data in members(shard).items() if name.endswith(".json")]
+    assert {each["path"]: each["boxes"] for each in facts} == dict(zip(("a.png", "b.png"), boxes, strict=True))

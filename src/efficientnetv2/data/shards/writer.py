@@ -26,7 +26,7 @@ from PIL import Image
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_resized_image
-from efficientnetv2.data.file_probe import MAX_UNREADABLE, probe_bytes
+from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks, probe_bytes
 from efficientnetv2.data.image_io import UnreadableImageError, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
 from efficientnetv2.data.open_image import image_extensions, is_image, open_image
@@ -139,6 +139,10 @@ def _require_replaceable(out: Path) -> None:
             raise InputError(f"{out} can't be replaced ({why}). Give a folder in it: {out / 'shards'}") from error
 
 
+def _plain(value: object) -> object:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
+
+
 def _require_room(dataset: ImageDataset, out: Path, packing: PackOptions) -> None:
     """Refuse a disk that is too small before hours of packing. The size of shrunk images is unknown."""
     if packing.image_size is not None:
@@ -146,8 +150,9 @@ def _require_room(dataset: ImageDataset, out: Path, packing: PackOptions) -> Non
     if dataset.shards is not None:
         needed = int(dataset.table["shard_bytes"].sum())
     else:
-        files = map(dataset.file, range(len(dataset)))
-        needed = sum(os.stat(file).st_size for file in files if os.path.isfile(file))  # not records
+        files = [dataset.file(row) for row in range(len(dataset))]
+        sizes = map_chunks(lambda some: [os.path.getsize(file) for file in some if os.path.isfile(file)], files)
+        needed = sum(sizes)  # without records
     free = shutil.disk_usage(next(place for place in out.absolute().parents if place.is_dir())).free
     if needed > free:
         fault = f"the images are {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free"
@@ -256,8 +261,7 @@ class _Packer:
             if self.dataset.separator is not None:
                 label = self.dataset.separator.join(str(i) for i in self.dataset.targets[row] if i >= 0)
             facts = {k: v for k, v in facts.items() if np.ndim(v) > 0 or not (pd.isna(v) or v == "")}
-            facts = {k: v.item() if isinstance(v, np.generic) else v for k, v in facts.items()}
-            text = json.dumps(facts | {"path": self.paths[row]}, ensure_ascii=False, default=str)
+            text = json.dumps(facts | {"path": self.paths[row]}, ensure_ascii=False, default=_plain)
             members = {image.extension: image.data, "cls": label.encode(), "json": text.encode()}
             needed = sum(_BLOCK + -(-len(data) // _BLOCK) * _BLOCK for data in members.values())
             tar = self._tar_with_room(needed, f"{name}-{{:06d}}{shard_index.SUFFIX}", before)
