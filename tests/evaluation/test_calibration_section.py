@@ -97,6 +97,14 @@ def test_page_has_the_calibration_error_before_and_after_scaling(overconfident, 
     assert mentions(write_page(tmp_path, labels, after, found), f"{100 * ece_before:.1f}", "temperature")
 
 
+def test_few_correct_predictions_are_not_called_reliable(tmp_path):
+    """Five of five correct at 99.5 %: the accuracy may be 57 %. No threshold is drawn from them."""
+    labels, probabilities = np.zeros(5, int), np.tile([0.995, 0.005], (5, 1))
+    found = calibration_section(labels, probabilities)
+    assert found.verdict == "Too few images."
+    assert "never reached" not in write_page(tmp_path, labels, probabilities, found)
+
+
 def test_temperature_is_proposed_only_for_a_significant_error():
     """Confidence 58.4 % with 58.3 % right needs no scaling. Confidence 90 % does."""
     labels = 1 * (np.arange(689) >= 402)

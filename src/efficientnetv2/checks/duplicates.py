@@ -250,7 +250,7 @@ def _issues(
     redundant = len(dataset) - len(np.unique(connected_groups(len(dataset), harmless)))
     share = share_text(redundant, len(dataset))
     for kind, found, text in (
-        ("across_splits", across, f"in two splits: {what} is trained on and evaluated."),
+        ("across_splits", across, f"in two splits: {what} is in both."),
         ("other_label", unlike, f"with different labels: {what}, but two labels."),
         ("image", harmless, f"of {what}, with equal labels and splits: {share} are redundant."),
     ):

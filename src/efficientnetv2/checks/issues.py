@@ -19,7 +19,7 @@ from efficientnetv2.utils.errors import pluralize
 Severity = Literal["wrong", "doubtful", "note"]
 _SEVERITIES: tuple[Severity, ...] = ("wrong", "doubtful", "note")
 
-_REMOVE_FROM_SPLIT = "Remove them from one of the splits: metrics of the other are too high."
+_REMOVE_FROM_SPLIT = "Remove them from one of the splits: copies of training images make metrics too high."
 _INSPECT_LABELS = "At least one label is wrong, or the image shows several things. Inspect them."
 _STRETCH = "If they were made from other values (reflectances, 16 bits), stretch all images alike when you make them."
 _GROUP = (
@@ -64,7 +64,10 @@ _CATALOG: Mapping[str, tuple[Severity, str]] = {
     "place": ("doubtful", "A random split divides neighbors. Training holds out spatial blocks if all are located."),
     "no_place": ("wrong", "Fill them in, or remove both columns: training refuses a dataset that is located in part."),
     "half_a_place": ("wrong", ""),
-    "group_across_splits": ("wrong", "Put each group into one split: metrics are too high."),
+    "group_across_splits": (
+        "wrong",
+        "Put each group into one split: groups with training images make metrics too high.",
+    ),
     "group_tells_label": ("note", "A model may recognize the group, not the class. Keep each group in one split."),
     "no_group": ("note", ""),
     "time_across_splits": ("note", ""),

@@ -31,6 +31,8 @@ from efficientnetv2.utils.random_key import Key
 
 # Difference of mean probability and accuracy that is not worth a word. Ours.
 _EQUAL = 0.01
+# Width of an interval of the accuracy above which the images are too few to call probabilities reliable. Ours.
+_WIDE = 0.3
 # Coverages of the table. Ours.
 _COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
 # Accuracies that users ask for, and the minimum number of images that reach one. Ours.
@@ -157,7 +159,8 @@ def _bias(values: Mapping[str, Any], accuracy: float, interval: Interval, traini
     mean, within_chance = values["mean_probability"], values["ece_within_chance"]
     word = "overconfident" if mean > accuracy else "underconfident"
     if abs(mean - accuracy) < _EQUAL:
-        return "", "Yes." if within_chance else "In part."
+        equal = "Yes." if interval[1] - interval[0] <= _WIDE else "Too few images."
+        return "", equal if within_chance else "In part."
     if not interval[0] <= mean <= interval[1]:
         return f": the model is {word}", f"No, {word}."
     verdict = "Too few images." if within_chance else "In part."
@@ -191,7 +194,7 @@ def _temperature(
     usual = "train its models with `minival=0.1`" if members else _CALIBRATE
     return (
         f"The calibration error, {ece}, is more than chance explains (up to {by_chance}). A temperature that is fitted "
-        f"on other images lowers it: {how_to_scale or usual}."
+        f"on other images can lower it: {how_to_scale or usual}."
     )
 
 

@@ -103,7 +103,7 @@ class ReportMetadata:
             "test": "test images",
             "minival": "selection images (minival)",
             "all images": "all images",
-            "out-of-fold": f"all images, each predicted by {models} not trained on it (out-of-fold)",
+            "out-of-fold": f"images of all folds, each predicted by {models} not trained on it (out-of-fold)",
         }
         if self.on_training_split:
             return "training images"

@@ -254,7 +254,7 @@ def subgroup_verdict(slices: Sequence[SliceMetrics]) -> str:
     """Whether the model is equally good in all subgroups, in a few words."""
     if below := sum(each.below for each in slices):
         return f"No, {below} of {len(slices)} worse."
-    return "Too few images." if all(each.small for each in slices) else "Yes."
+    return "Too few images." if all(each.small for each in slices) else "No clear difference."
 
 
 def cost_section(

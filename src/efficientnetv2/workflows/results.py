@@ -176,7 +176,7 @@ class Run(TrainedResult):
 
 
 class CrossValidation(TrainedResult):
-    """A cross-validation: its metrics are of the out-of-fold predictions of all images.
+    """A cross-validation: its metrics are of the out-of-fold predictions of all folds.
 
     Its `model` averages the probabilities of the models of the folds.
 
