@@ -46,6 +46,8 @@ def test_tilde_is_the_home_folder(run, monkeypatch):
     assert ev2.load(path).class_names == run.model.class_names
     for result in (ev2.DatasetCheck("~/look"), ev2.Study("~/look")):
         assert result.path == run.path.parent / "look"
+        assert "cannot be read" in repr(result), "a notebook shows results that are not there"
+        assert "cannot be read" in result._repr_html_()
 
 
 def test_missing_run_is_an_error_without_a_hint_to_resume(tmp_path):
@@ -141,7 +143,7 @@ def test_check_equals_that_of_the_command(photos, tmp_path):
     assert found.label_errors == []
     assert found.report_path.is_file()
     assert "duplicates=48" in repr(found)
-    assert "the same file is trained on and evaluated" in found._repr_html_()
+    assert "in two splits: the same file is in both" in found._repr_html_()
     assert ev2.DatasetCheck(tmp_path / "here").findings == found.findings
     once = ev2.check(photos, output=tmp_path / "here", **MACHINE)
     twice = ev2.check(data, output=tmp_path / "here", **MACHINE)
@@ -296,11 +298,14 @@ def test_restarted_script_resumes_each_of_its_runs(photos, tmp_path):
     assert in_processes(train_twice, 1, photos, tmp_path, 1) == [made]
 
 
-@pytest.mark.parametrize("name", ["evaluate", "predict", "cross_validate", "check", "estimate", "search"])
+@pytest.mark.parametrize(
+    "name",
+    ["evaluate", "predict", "cross_validate", "check", "estimate", "search", "export", "push", "convert", "compare"],
+)
 def test_several_processes_are_rejected_except_for_train(name, monkeypatch):
     launch = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     for variable, value in launch.items():
         monkeypatch.setenv(variable, value)
-    arguments = ("model", "data") if name in ("evaluate", "predict") else ("data",)
+    arguments = ("data",) if name in ("cross_validate", "check", "estimate", "search", "export") else ("model", "data")
     with pytest.raises(ev2.InputError, match=rf"{name}\(\) runs in one process"):
         getattr(ev2, name)(*arguments)

@@ -138,7 +138,7 @@ def run(
     )
     with Screen(quiet=as_json) as screen:
         if dry_run:
-            _print_cost(search_run.dry_run(config), screen, as_json=as_json)
+            _print_cost(search_run.dry_run(config), minutes, screen, as_json=as_json)
             return
         with StudyBar(screen) as bar:
             result = search_run.run_study(config, bar)
@@ -216,7 +216,7 @@ def export(
         export_trial(study, storage, wait, out=out, trial=trial, grown_by=grow)
 
 
-def _print_cost(cost: StudyCost, screen: Screen, *, as_json: bool) -> None:
+def _print_cost(cost: StudyCost, minutes: float | None, screen: Screen, *, as_json: bool) -> None:
     """Print what a study would take."""
     if as_json:
         print_json(cost.to_json())
@@ -237,6 +237,9 @@ def _print_cost(cost: StudyCost, screen: Screen, *, as_json: bool) -> None:
         f"In total about {format_duration(cost.seconds)} for {pluralize(cost.trials, 'trial')} by one worker, less "
         f"by several; {format_bytes(cost.most_memory_bytes)} of memory. Trials that are stopped early take less."
     )
+    if minutes is not None and 60 * minutes < cost.seconds:
+        limit = pluralize(minutes, "minute")
+        screen.say(f"A worker stops after {limit} (--minutes). One alone would not reach the last trial.")
 
 
 def _print_end(worked: SearchResult, screen: Screen, *, as_json: bool) -> None:

@@ -47,7 +47,7 @@ def train(
     if preview is not None:
         from efficientnetv2.workflows.augmentation_preview import draw_sheet
 
-        with Screen():
+        with Screen(quiet=machine.as_json, verbose=machine.verbose):
             draw_sheet(
                 recipe.overrides(), table.data_config(data), preview,
                 num_images=preview_images, device=machine.device, strict=machine.strict

@@ -102,6 +102,9 @@ def api(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        if function.__name__ != "train" and world_from_env().is_distributed:  # only the first would have a result
+            name = f"{function.__name__}()"
+            raise InputError(f"{name} runs in one process, unlike train(). Start the script without torchrun.")
         given = [*map(_shown, args), *(f"{name}={_shown(value)}" for name, value in kwargs.items())]
         token = CALL.set(f"efficientnetv2.{function.__name__}({', '.join(given)})")
         try:
@@ -123,12 +126,6 @@ def _release(stop: BaseException) -> None:
     while cause is not None:
         traceback.clear_frames(cause.__traceback__)
         cause = cause.__cause__ or cause.__context__
-
-
-def refuse_launched(function: str) -> None:
-    """Refuse several processes, of which only the first would have a result."""
-    if world_from_env().is_distributed:
-        raise InputError(f"{function}() runs in one process, unlike train(). Start the script without torchrun.")
 
 
 def run_arguments(
@@ -280,7 +277,7 @@ def _shown(value: Any) -> str:
 def is_inside_data(data: str, path: Path) -> bool:
     """Whether a path, which need not exist, is in the folder of a dataset."""
     source = Path(os.path.expanduser(data))
-    return source.is_dir() and path.resolve().is_relative_to(source.resolve())
+    return os.path.isdir(source) and path.resolve().is_relative_to(source.resolve())
 
 
 def refuse_inside_data(data: str, out: Path, option: str, *, command: str | None = None) -> None:
@@ -314,7 +311,7 @@ def validate_run_paths(data: str, out: Path | None, command: str) -> None:
 def refuse_replacing_data(data: str, out: Path, names: Iterable[str], option: str) -> None:
     """Refuse a folder where a result, of one of these names, would replace the dataset itself."""
     source, folder = Path(os.path.expanduser(data)), out.resolve()
-    if not source.exists() or not source.resolve().is_relative_to(folder):
+    if not os.path.exists(source) or not source.resolve().is_relative_to(folder):
         return
     parts = source.resolve().relative_to(folder).parts
     if parts and parts[0] in names:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
+from markupsafe import escape
 
 from efficientnetv2.checks.dataset_check import CheckResult, check_dataset
 from efficientnetv2.checks.image_stats import ImageStats, collect_image_stats
@@ -41,7 +42,6 @@ from efficientnetv2.workflows.arguments import (
     path_text,
     refuse_foreign_file,
     refuse_inside_data,
-    refuse_launched,
     refuse_unknown,
     source_of,
 )
@@ -217,11 +217,17 @@ class DatasetCheck:
 
     def __repr__(self) -> str:
         names = ("findings", "duplicates", "leakage", "label_errors")
-        counts = [f"{name}={len(getattr(self, name))}" for name in names]
+        try:
+            counts = [f"{name}={len(getattr(self, name))}" for name in names]
+        except InputError:
+            counts = ["cannot be read"]
         return f"DatasetCheck({str(self.path)!r}, {', '.join(counts)})"
 
     def _repr_html_(self) -> str:
-        rows = [(each["severity"], each["sentence"], each["advice"]) for each in self.findings]
+        try:
+            rows = [(each["severity"], each["sentence"], each["advice"]) for each in self.findings]
+        except InputError:
+            return f"<code>{escape(repr(self))}</code>"
         title = f"{self.report['data']}: {self.report['num_images']:,} images, {len(rows)} findings"
         return html_table(title, ["severity", "finding", "advice"], rows, self.report_path)
 
@@ -260,7 +266,6 @@ def check(
     Raises:
         InputError: An argument or a file that the caller can fix.
     """
-    refuse_launched("check")
     refuse_unknown(check, table, TableArguments)
     source = source_of(data, table)
     folder = path_of("output", output) or default_check_dir(source.data)

@@ -147,8 +147,7 @@ def user_metadata(class_names: PathLike | Sequence[str] | None, preprocessing: M
     if not 0 < fraction <= 1:
         raise InputError(f"`crop_pct={fraction:g}` must be above 0 and at most 1, not a percentage.")
     if isinstance(class_names, str | os.PathLike):
-        class_names = os.fspath(class_names)
-        class_names = read_class_names(class_names)
+        class_names = read_class_names(os.path.expanduser(class_names))
     return UserMetadata(dict(preprocessing), None if class_names is None else tuple(class_names))
 
 

@@ -55,7 +55,6 @@ from efficientnetv2.workflows.arguments import (
     api,
     number,
     refuse_inside_data,
-    refuse_launched,
     run_arguments,
     settings_of,
     validate_run_paths,
@@ -133,7 +132,6 @@ def cross_validate(
     Raises:
         InputError: An argument, a file or an image that the caller can fix.
     """
-    refuse_launched("cross_validate")
     train_overrides, source, options = run_arguments(
         cross_validate, data, recipe, overrides, output=output, device=device, workers=workers, resume=resume
     )

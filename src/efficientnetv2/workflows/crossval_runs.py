@@ -34,7 +34,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe
 from efficientnetv2.training.run_dir import quarantine, read_skipped
 from efficientnetv2.training.run_request import RunOptions
-from efficientnetv2.utils.errors import InputError, ReaderKilledError, format_duration, pluralize
+from efficientnetv2.utils.errors import InputError, MemoryShortError, ReaderKilledError, format_duration, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
 from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.utils.logs import RunLog, attached, hushed
@@ -284,7 +284,7 @@ class _Fold:
             note = ""
             if trainer.overrides.minutes is not None and overrides.minutes is not None:
                 note = f" This run gets {overrides.minutes:.3g} of `minutes={trainer.overrides.minutes:g}`."
-            kind = ReaderKilledError if isinstance(error, ReaderKilledError) else InputError
+            kind = next((one for one in (ReaderKilledError, MemoryShortError) if isinstance(error, one)), InputError)
             raise kind(f"{self.title}: {error}{note}") from error
         row_of = {name: int(row) for name, row in zip(images.paths, used, strict=True)}
         return _read_run(path, row_of, rows[1], dataset)

@@ -26,6 +26,7 @@ from efficientnetv2.data.records import AUGMENTED_FROM, Ints, is_copy
 from efficientnetv2.data.sampler import ClassSampling, class_members, target_counts
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.shards.writer import PackOptions, PackResult, write_shards
+from efficientnetv2.evaluation.predictions import SKIPPED
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
@@ -33,7 +34,6 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images, cache_sized_slices
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
-from efficientnetv2.utils.io import write_atomically
 from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
@@ -43,6 +43,7 @@ _logger = logging.getLogger(__name__)
 
 TABLE = "dataset.csv"
 _COPIES = "augmented"  # the folder of copies
+_LOGGED = 5  # skipped images that get a line each. Ours.
 _QUALITY = 95  # of the JPEG, its colors at full resolution: a copy of a copy should not look like one. Ours.
 _INSTEAD = "Use `fewer=True`, or let training draw rare classes more often: `class_sampling=equal`."
 
@@ -216,7 +217,7 @@ def write_copies(
         for number, copy in enumerate(made, start=1):
             paths.append(f"{_COPIES}/{row:06d}_{number}.jpg")
             save = partial(Image.fromarray(copy).save, format="JPEG", quality=_QUALITY, subsampling=0)
-            write_atomically(folder / paths[-1], save)
+            save(folder / paths[-1])  # a stopped command writes all copies again, and the table last
             rows.append(row)
             progress(len(rows))
     table = dataset.table.iloc[rows].reset_index(drop=True)
@@ -243,6 +244,8 @@ def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[Im
     report_notes(dataset, strict=packing.strict)
     with progress("packing", len(dataset)) as update:
         packed = write_shards(dataset, folder, packing, progress=update, called=source.words)
-    for path, reason in packed.skipped:
+    for path, reason in packed.skipped[:_LOGGED]:
         _logger.info(f"Left out {path}: {reason}.")
+    if (more := len(packed.skipped) - _LOGGED) > 0:
+        _logger.info(f"Left out {more:,} more, see {out / SKIPPED}.")
     return dataset, packed

@@ -49,14 +49,7 @@ from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.random_key import Key
-from efficientnetv2.workflows.arguments import (
-    Overrides,
-    PathLike,
-    api,
-    refuse_launched,
-    run_arguments,
-    validate_run_paths,
-)
+from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arguments, validate_run_paths
 from efficientnetv2.workflows.results import html_table
 from efficientnetv2.workflows.train import data_line, pick_hardware, valid_request
 
@@ -327,7 +320,6 @@ def estimate(
         InputError: What `train` would refuse before its first step.
     """
     began = time.monotonic()
-    refuse_launched("estimate")
     request, source, options = run_arguments(
         estimate, data, recipe, overrides, output=output, device=device, workers=workers
     )

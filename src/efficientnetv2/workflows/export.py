@@ -223,9 +223,12 @@ def comparison_images(network: Network, model: Path, data: PathLike | None, most
         return _part(network, dataset, _spread(np.arange(len(dataset)), most))
     dataset = _run_dataset(model, "to compare on", "data")
     rows = _spread(np.flatnonzero(dataset.split == "val"), most)
+    has_val = len(rows) > 0
     for split in ("minival", "train"):  # the test images are for `evaluate` alone
         lacking = min(most, _IMAGES) - len(rows)
         rows = np.concatenate([rows, _spread(np.flatnonzero(dataset.split == split), lacking)])
+    if not has_val and (dataset.split[rows] == "train").any():
+        _logger.info("There are no validation images: the comparison is on images that trained the model.")
     return _part(network, dataset, rows)
 
 
@@ -257,8 +260,6 @@ def paired_accuracy(
     rows = np.flatnonzero(compared_images.split == "val")
     if not len(rows):
         rows = np.arange(len(compared_images))
-        if (compared_images.split == "train").any():
-            _logger.info("There are no validation images: the accuracy is on images that trained the model.")
     images = compared_images.select(rows)
     clusters = evaluation_clusters(find_run(model), images)
     units = None if clusters is None else clusters.clusters

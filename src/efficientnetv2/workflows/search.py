@@ -11,6 +11,7 @@ from typing import Any, Literal, Unpack
 
 import pandas as pd
 import torch
+from markupsafe import escape
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import default_check_dir
@@ -27,7 +28,6 @@ from efficientnetv2.workflows.arguments import (
     number,
     path_of,
     path_text,
-    refuse_launched,
     refuse_unknown,
     settings_of,
     source_of,
@@ -103,15 +103,22 @@ class Study:
         return LoadedStudy.of(self.path, self.storage, 1.0)
 
     def __repr__(self) -> str:
-        loaded = self._load()
+        try:
+            loaded = self._load()
+        except InputError:
+            return f"Study({str(self.path)!r}, cannot be read)"
         has_finished = any(row.end == "finished" for row in loaded.rows)
         reward = f", best_reward={best(loaded.rows)[0].reward:.4f}" if has_finished else ""
         return f"Study({str(self.path)!r}, trials={len(loaded.rows)} of {loaded.study.target}{reward})"
 
     def _repr_html_(self) -> str:
+        try:
+            rows = self._load().rows
+        except InputError:
+            return f"<code>{escape(repr(self))}</code>"
         cells = [
             (row.number, f"{row.reward:.4f}", row.measurement.top1, row.measurement.step_seconds, row.end)
-            for row in sorted(self._load().rows, key=lambda row: -row.reward)[:_SHOWN]
+            for row in sorted(rows, key=lambda row: -row.reward)[:_SHOWN]
         ]
         page = self.report_path if self.report_path.is_file() else None
         return html_table(repr(self), ["trial", "reward", "top1", "step_seconds", "state"], cells, page)
@@ -190,7 +197,6 @@ def search(
     Raises:
         InputError: An argument, a file or an image that the caller can fix.
     """
-    refuse_launched("search")
     refuse_unknown(search, table, TableArguments)
     source = source_of(data, table)
     folder = path_of("output", output) or Path("studies") / default_check_dir(source.data).name
