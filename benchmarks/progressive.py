@@ -1,7 +1,8 @@
 """Progressive learning with adaptive regularization against a fixed image size, from scratch on Imagenette.
 
 Run: python -m benchmarks.progressive IMAGENETTE [--regime paper|short|resnet50] --tune [fixed|progressive]
-     python -m benchmarks.progressive IMAGENETTE [--regime paper|short|resnet50] [--seeds 5] [--record]
+     python -m benchmarks.progressive IMAGENETTE [--regime paper|short|resnet50] [--seeds 5] [--second-processor]
+         [--record]
 
 Regime paper: V2-B0, 1,000 training images (other images for each seed), 60 epochs. Training without regularization
 overfits, as on ImageNet after 350 epochs. Regime short: V2-B0, all images, 10 epochs. Regime resnet50: torchvision's
@@ -34,6 +35,9 @@ NAME is b0_imagenette, b0_imagenette_short or resnet50_imagenette:
 OUT stores each run. A stopped run resumes; a finished run is read again. Only the results are committed.
 ``others_cores`` is the number of cores that other programs used at the same time. ``--record`` also draws
 docs/images/progressive_REGIME.png: top-1 against minutes, and the minutes at each image size.
+
+``--second-processor`` measures the choices of the first record again on another processor. The names of its claims and
+files end in _second_processor, and nothing is drawn.
 """
 
 from __future__ import annotations
@@ -222,6 +226,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="default: 5, for resnet50 3")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/progressive_REGIME")
+    parser.add_argument("--second-processor", action="store_true", help="record it beside the first processor's")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and the raw results")
     add_smaller(parser)
     options = parser.parse_args()
@@ -230,11 +235,12 @@ def main() -> None:
     if options.record and (regime != REGIMES[options.regime] or seeds < 2 or options.tune):
         parser.error("--record is for a whole regime and 2 seeds or more, and not for --tune.")
     refuse_to_record_elsewhere(parser, options)
-    out = options.output or RESULTS / f"progressive_{options.regime}"
+    first = RESULTS / f"progressive_{options.regime}"
+    out = options.output or Path(f"{first}{_suffix(options)}")
     out.mkdir(parents=True, exist_ok=True)
     dataset = load_dataset(options.pictures)
     runs = Runs(DataConfig(options.pictures), seeds, "none", options.device, out, print)
-    chosen_file = out / "tuned.json"
+    chosen_file = (first if options.second_processor else out) / "tuned.json"
     if options.tune == "both":
         both = tuned(dataset, regime, runs)
         write_text_atomically(chosen_file, json.dumps(both, indent=1) + "\n")
@@ -248,7 +254,7 @@ def main() -> None:
     refuse_other_regime(chosen_file, chosen, asdict(regime))
     choices = {arm: _chosen(**arm_tuning["chosen"]) for arm, arm_tuning in chosen["arms"].items()}
     found = compared(dataset, regime, choices, runs)
-    paired = claims(found, regime.claimed)
+    paired = claims(found, regime.claimed + _suffix(options))
     for name, (value, unit) in paired.items():
         print(f"{name}: {value} {unit}")
     if options.record:
@@ -266,16 +272,23 @@ def _record(
     rows = [row for rows in found.values() for row in rows]
     on = machines(rows)
     raw = {"when": time.strftime("%Y-%m-%d"), "hardware": on, "regime": asdict(regime), "tuned": chosen, "arms": found}
-    (RESULTS / f"progressive_{options.regime}.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (RESULTS / f"progressive_{options.regime}{_suffix(options)}.json").write_text(json.dumps(raw, indent=1) + "\n")
     more = "" if options.seeds in (None, regime.seeds) else f" --seeds {options.seeds}"
+    more += " --second-processor" if options.second_processor else ""
     command = f"python -m benchmarks.progressive IMAGENETTE --regime {options.regime}{more} --record"
-    for name, (value, unit) in claims(found, regime.claimed).items():
+    for name, (value, unit) in claims(found, regime.claimed + _suffix(options)).items():
         record(name, unit=unit, command=command, on=on, versions=versions_of(rows), **asdict(value))
+    if options.second_processor:
+        return
     progressive_figure.write(options.regime)
     if options.regime == "resnet50":
         made = small_tables.table_12(found, {arm: one.column for arm, one in choices.items()}, regime)
         write_record("12", made, "small", command, on)
     paper_page.write()
+
+
+def _suffix(options: argparse.Namespace) -> str:
+    return "_second_processor" if options.second_processor else ""
 
 
 def _chosen(strength: str, lr: float, shares: Sequence[int] | None) -> Choice:

@@ -156,7 +156,7 @@ def raw_of(name, command):
     end = re.search(r"--regime (\w+)|default_train (\w+)=", command)
     record_name = "_".join([script[1], *(one for one in end.groups() if one)] if end else [script[1]]) if script else ""
     record_name += "_values_of_quick" if "--values quick" in command else ""
-    record_name += "_without_avx512" if name.endswith("_without_avx512") else ""
+    record_name += next((end for end in ("_without_avx512", "_second_processor") if name.endswith(end)), "")
     found = [RESULTS / f"{record_name}.json", RESULTS / record_name / "measured.json"]
     raw = [read(file) for file in found if file.is_file()]
     if record_name == "train_step":
