@@ -7,13 +7,14 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.io import write_atomically
 
 _SEPARATORS = ",;\t"
@@ -29,6 +30,38 @@ def read_header(file: Path) -> tuple[str, list[str]]:
         header = lines.readline().rstrip("\r\n")
     separator = max(_SEPARATORS, key=_QUOTED.sub("", header).count)
     return separator, next(csv.reader([header], delimiter=separator), [])
+
+
+def csv_names(file: Path) -> tuple[str, list[str]]:
+    """Separator and names of the columns of a dataset's table. Raises InputError if there are none."""
+    try:
+        separator, names = read_header(file)
+    except UnicodeDecodeError:
+        raise InputError(f"{file.name} is not UTF-8 text. Save it as CSV in UTF-8.") from None
+    if not any(names) or names[0] == "sep=":  # some programs write this for Excel
+        what = "is empty" if not any(names) else f"begins with 'sep={separator}'"
+        raise InputError(f"{file.name} {what}. Its first line must name the columns, such as path,label.")
+    return separator, names
+
+
+def read_csv(file: Path, separator: str, names: list[str], roles: Collection[str]) -> pd.DataFrame:
+    """The table of a dataset; columns with roles are text. Raises InputError for malformed rows."""
+    text = {name: str for name in names if name in roles}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                file, sep=separator, encoding="utf-8-sig", dtype={**text, "group": str}, index_col=False,
+                keep_default_na=False, na_values=[""],  # 'NA' and 'None' may be classes
+                skip_blank_lines=False, low_memory=False,
+            )  # fmt: skip
+    except UnicodeDecodeError:
+        raise InputError(f"{file.name} is not UTF-8 text. Save it as CSV in UTF-8.") from None
+    except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
+        problem = str(error).strip()
+        if isinstance(error, pd.errors.ParserWarning):
+            problem = f"rows have more cells than the first line names ({shorten(names)})"
+        raise InputError(f"{file.name} is not a valid table: {problem}. Correct the rows.") from None
 
 
 def read_cells(file: Path) -> pd.DataFrame:

@@ -208,10 +208,7 @@ def load_dataset(
         InputError: The data are missing or break a rule. The message names file, row, rule and fix.
     """
     if not isinstance(data, str | os.PathLike):
-        raise InputError(
-            f"`data` must be a path or a name, not a {type(data).__name__}. Write a table to a file: "
-            "table.to_csv('images.csv', index=False)"
-        )
+        raise InputError(f"`data` is a {type(data).__name__}, not a path. Write a table to a file: table.to_csv(PATH).")
     table.validate_columns(path_column, label_column, group_column)
     validate_choices(labels, layout)
     if for_training:  # a run writes the paths of its images to a table

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
@@ -17,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from efficientnetv2.data.csv_dialect import read_header
+from efficientnetv2.data.csv_dialect import csv_names, read_csv
 from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks
 from efficientnetv2.data.label_rules import further_faults, join_lists
 from efficientnetv2.data.open_image import is_image
@@ -60,14 +59,14 @@ def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
     validate_path_text(str(file))
     name = Path(source).name
     is_parquet = file.suffix.lower() == ".parquet"
-    separator, names = (",", _parquet_names(file)) if is_parquet else _csv_names(file)
+    separator, names = (",", _parquet_names(file)) if is_parquet else csv_names(file)
     try:
         roles, notes = _roles(names, name, file.parent, options)
     except InputError:
         if not is_parquet:
-            _read_csv(file, separator, names, ())  # malformed tables are refused as such
+            read_csv(file, separator, names, ())  # malformed tables are refused as such
         raise
-    table = _read_parquet(file, roles) if is_parquet else _read_csv(file, separator, names, roles)
+    table = _read_parquet(file, roles) if is_parquet else read_csv(file, separator, names, roles)
     columns: list[str] = []
     for column in map(str, table.columns):  # another column of such a name gets the suffix _given
         role = roles.get(column, column)
@@ -126,36 +125,6 @@ def validate_columns(path_column: str, label_column: str, group_column: str | No
                 f"`{first}_column` and `{second}_column` both name the column '{named[first]}'. Name the column of "
                 f"the {second} with `{second}_column`."
             )
-
-
-def _csv_names(file: Path) -> tuple[str, list[str]]:
-    try:
-        separator, names = read_header(file)
-    except UnicodeDecodeError:
-        raise InputError(f"{file.name} is not UTF-8 text. Save it as CSV in UTF-8.") from None
-    if not any(names) or names[0] == "sep=":  # some programs write this for Excel
-        what = "is empty" if not any(names) else f"begins with 'sep={separator}'"
-        raise InputError(f"{file.name} {what}. Its first line must name the columns, such as path,label.")
-    return separator, names
-
-
-def _read_csv(file: Path, separator: str, names: list[str], roles: Collection[str]) -> pd.DataFrame:
-    text = {name: str for name in names if name in roles}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                file, sep=separator, encoding="utf-8-sig", dtype={**text, "group": str}, index_col=False,
-                keep_default_na=False, na_values=[""],  # 'NA' and 'None' may be classes
-                skip_blank_lines=False, low_memory=False,
-            )  # fmt: skip
-    except UnicodeDecodeError:
-        raise InputError(f"{file.name} is not UTF-8 text. Save it as CSV in UTF-8.") from None
-    except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
-        problem = str(error).strip()
-        if isinstance(error, pd.errors.ParserWarning):
-            problem = f"rows have more cells than the first line names ({shorten(names)})"
-        raise InputError(f"{file.name} is not a valid table: {problem}. Correct the rows.") from None
 
 
 def _parquet_names(file: Path) -> list[str]:
