@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -67,29 +66,38 @@ def write_study(table, path):
     return path
 
 
-TABLE = synthetic_study(200, noise=0.012)
+@pytest.fixture(scope="module")
+def study():
+    """The table of 200 models. Tests may only read it."""
+    return synthetic_study(200, noise=0.012)
 
 
-def test_table_is_read_back_as_written(tmp_path):
-    found = read(write_study(TABLE, tmp_path / "study.csv"))
-    assert (found.space, found.backbone, found.points) == (SPACE, TABLE.backbone, TABLE.points)
-    assert found.rewards == pytest.approx(TABLE.rewards)
+def test_table_is_read_back_as_written(study, tmp_path):
+    found = read(write_study(study, tmp_path / "study.csv"))
+    assert (found.space, found.backbone, found.points) == (SPACE, study.backbone, study.points)
+    assert found.rewards == pytest.approx(study.rewards)
 
 
-def test_repeated_models_are_averaged_and_failed_ones_skipped(tmp_path):
-    path = write_study(TABLE, tmp_path / "study.csv")
+def test_committed_study_is_read():
+    found = read(record.RESULTS / "search_record.csv")
+    assert len(found.points) > 150
+    assert found.space.decisions == SPACE.decisions
+
+
+def test_repeated_models_are_averaged_and_failed_ones_skipped(study, tmp_path):
+    path = write_study(study, tmp_path / "study.csv")
     rows = pd.read_csv(path)
     repeated, failed = rows.iloc[:1].copy(), rows.iloc[5:6].copy()
     repeated["top1"] += 0.1
     failed["top1"] = float("nan")
     pd.concat([rows.drop(index=5), repeated, failed]).to_csv(path, index=False)
     found = read(path)
-    assert len(found.points) == len(TABLE.points) - 1
-    assert found.top1[0] == pytest.approx(TABLE.top1[0] + 0.05)
+    assert len(found.points) == len(study.points) - 1
+    assert found.top1[0] == pytest.approx(study.top1[0] + 0.05)
 
 
-def test_invalid_tables_are_rejected(tmp_path):
-    path = write_study(TABLE, tmp_path / "study.csv")
+def test_invalid_tables_are_rejected(study, tmp_path):
+    path = write_study(study, tmp_path / "study.csv")
     rows = pd.read_csv(path)
     rows.drop(columns="stage2.kind").to_csv(path, index=False)
     with pytest.raises(InputError, match=mentioning("stage2.kind", "column")):
@@ -102,28 +110,28 @@ def test_invalid_tables_are_rejected(tmp_path):
         read(path)
 
 
-def test_surrogate_ranks_unseen_models():
+def test_surrogate_ranks_unseen_models(study):
     """Against the synthetic truth without noise; parameters are exact."""
-    surrogate = Surrogate.fitted(TABLE)
+    surrogate = Surrogate.fitted(study)
     unseen = [SPACE.sample(Key.of(seed).fold("unseen")) for seed in range(150)]
     predicted = [surrogate.reward(point) for point in unseen]
     counted = [count_flops(SPACE.decode(point), image_size=64, num_classes=10).total for point in unseen]
     true = [
         measured
-        * (counts.multiply_adds / 1e8 / TABLE.backbone.step_seconds) ** -0.07
-        * (counts.parameters / TABLE.backbone.parameters) ** -0.05
+        * (counts.multiply_adds / 1e8 / study.backbone.step_seconds) ** -0.07
+        * (counts.parameters / study.backbone.parameters) ** -0.05
         for measured, counts in zip(top1(unseen), counted, strict=True)
     ]
     assert kendalltau(predicted, true).statistic > 0.6
     assert surrogate.classifier == 640 * 10 + 10
 
 
-def test_agreement_is_computed_on_held_out_models():
+def test_agreement_is_computed_on_held_out_models(study):
     """If accuracy is only noise, nothing can be predicted, although it could be memorized."""
-    tau, low, high = agreement(TABLE)["top1"]
+    tau, low, high = agreement(study)["top1"]
     assert 0.5 < low < tau < high < 1
-    noise = Key.of(9).generator().normal(0.5, 0.05, size=len(TABLE.points))
-    noise_table = Table(SPACE, TABLE.backbone, TABLE.points, noise, TABLE.step_seconds, TABLE.parameters)
+    noise = Key.of(9).generator().normal(0.5, 0.05, size=len(study.points))
+    noise_table = Table(SPACE, study.backbone, study.points, noise, study.step_seconds, study.parameters)
     found = agreement(noise_table)
     tau, low, high = found["top1"]
     assert abs(tau) < 0.15
@@ -132,10 +140,10 @@ def test_agreement_is_computed_on_held_out_models():
 
 
 @pytest.mark.slow
-def test_policy_gradient_and_evolution_beat_random_search():
+def test_policy_gradient_and_evolution_beat_random_search(study):
     """At 100 trials over 8 seeds, with intervals above zero."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    curves = compare(Surrogate.fitted(TABLE), seeds=8, trials=100)
+    curves = compare(Surrogate.fitted(study), seeds=8, trials=100)
     found = differences(curves)
     assert set(found) == {"policy_gradient", "evolution", "tpe"}
     assert all(low > 0 for _, low, _ in (found["policy_gradient"], found["evolution"]))
@@ -148,19 +156,19 @@ def test_differences_are_paired():
     assert differences(curves) == {"other": (1.5, *interval([1.0, 2.0]))}
 
 
-def test_tuning_names_the_best_settings(monkeypatch):
+def test_tuning_names_the_best_settings(study, monkeypatch):
     settings = [RegularizedEvolution(population=5, tournament=5), RegularizedEvolution(population=5, tournament=1)]
     monkeypatch.setattr(samplers_replay, "POLICIES", [])
     monkeypatch.setattr(samplers_replay, "EVOLUTIONS", settings)
     monkeypatch.setattr(samplers_replay, "TUNING_SEEDS", range(1000, 1004))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    scored = tune(Surrogate.fitted(TABLE), trials=25)
+    scored = tune(Surrogate.fitted(study), trials=25)
     assert [setting for _, setting in scored] == settings
 
 
-def test_tuning_is_saved_and_checked_by_the_comparison(tmp_path, monkeypatch, capsys):
+def test_tuning_is_saved_and_checked_by_the_comparison(study, tmp_path, monkeypatch, capsys):
     """With the table, the seeds and all scores; the comparison uses other seeds."""
-    table = write_study(TABLE, tmp_path / "study.csv")
+    table = write_study(study, tmp_path / "study.csv")
     monkeypatch.setattr(samplers_replay, "RESULTS", tmp_path)
     monkeypatch.setattr(samplers_replay, "POLICIES", [PolicyGradient(), PolicyGradient(learning_rate=0.2)])
     monkeypatch.setattr(samplers_replay, "EVOLUTIONS", [RegularizedEvolution()])
@@ -183,8 +191,8 @@ def test_tuning_is_saved_and_checked_by_the_comparison(tmp_path, monkeypatch, ca
         assert message in capsys.readouterr().err
 
 
-def test_settings_that_are_not_the_best_are_reported(tmp_path, monkeypatch):
-    table = write_study(TABLE, tmp_path / "study.csv")
+def test_settings_that_are_not_the_best_are_reported(study, tmp_path, monkeypatch):
+    table = write_study(study, tmp_path / "study.csv")
     monkeypatch.setattr(samplers_replay, "RESULTS", tmp_path)
     scored = [(0.7, PolicyGradient(warmup=5)), (0.6, RegularizedEvolution()), (0.5, PolicyGradient())]
     samplers_replay.keep_tuned(table, scored, 100, "python -m ...")
@@ -194,7 +202,7 @@ def test_settings_that_are_not_the_best_are_reported(tmp_path, monkeypatch):
     assert samplers_replay.not_tuned(table)[0].startswith("samplers_tuned.json is of another table")
 
 
-def test_claims_are_written(tmp_path, monkeypatch):
+def test_claims_are_written(study, tmp_path, monkeypatch):
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(samplers_replay, "RESULTS", tmp_path)
@@ -202,7 +210,7 @@ def test_claims_are_written(tmp_path, monkeypatch):
         name: np.array([[0.1, 0.5 + shift], [0.2, 0.6 + shift], [0.3, 0.7 + 2 * shift]])
         for name, shift in {"random": 0.0, "policy_gradient": 0.1, "evolution": 0.2, "tpe": -0.1}.items()
     }
-    samplers_replay.keep(TABLE, {"top1": (0.6, 0.5, 0.7)}, curves, "python -m ...")
+    samplers_replay.keep(study, {"top1": (0.6, 0.5, 0.7)}, curves, "python -m ...")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert set(summary) == {
         "search_policy_gradient_minus_random_reward_low",
@@ -218,10 +226,11 @@ def test_claims_are_written(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "samplers_replay.json").read_text())["trials"] == 2
 
 
-def test_command_line(tmp_path):
+def test_command_line(study, tmp_path, monkeypatch, capsys):
     """Two seeds, a dozen trials."""
-    path = write_study(TABLE, tmp_path / "study.csv")
-    command = [sys.executable, "-m", "benchmarks.samplers_replay", str(path), "--seeds", "2", "--trials", "12"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("200 networks; tau: top1 0.")
-    assert "evolution minus random: " in result.stdout
+    path = write_study(study, tmp_path / "study.csv")
+    monkeypatch.setattr(sys, "argv", ["samplers_replay", str(path), "--seeds", "2", "--trials", "12"])
+    samplers_replay.main()
+    told = capsys.readouterr().out
+    assert told.startswith("200 networks; tau: top1 0.")
+    assert "evolution minus random: " in told
