@@ -43,7 +43,7 @@ def draw_map(
 
     Examples:
     - `effnetv2 geo map runs/land_cover scene.tif`
-    - `effnetv2 geo map runs/land_cover sentinel2.tif --bands 4,3,2 --value-range 0,3000`
+    - `effnetv2 geo map runs/land_cover sentinel2.tif --bands 4,3,2 --value-range 0,3000 --window-m 5000`
     """
     from efficientnetv2.workflows.predict_map import MapOptions, predict_map
 

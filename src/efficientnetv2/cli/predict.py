@@ -42,7 +42,7 @@ def predict(
     Examples:
     - `effnetv2 predict runs/demo new_photos/`
     - `effnetv2 predict runs/demo new_photos/ --abstain-below 0.8 --output labels.csv`
-    - `effnetv2 predict runs/demo unlabeled/ --rank next.csv`
+    - `effnetv2 predict runs/demo unlabeled/ --rank unlabeled/next.csv`
     """
     from efficientnetv2.data.config import DataConfig
     from efficientnetv2.workflows.batch_predict import InferenceOptions
