@@ -52,7 +52,6 @@ from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.image_io import open_stored
 from efficientnetv2.data.loader import TrainingImages
 from efficientnetv2.data.readers import Reader, source_reader
-from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.preprocessing import Preprocessing
@@ -263,17 +262,12 @@ def sample(data: str | None, most: int) -> ImageDataset:
     """Readable training images, evenly spaced in DATA. None takes the images of the repository.
 
     Raises:
-        InputError: DATA can't be read, or has no encoded images.
+        InputError: DATA can't be read, or has no readable training images.
     """
     dataset = load_dataset(data or os.path.relpath(EXAMPLES / "land_cover/images.csv"))
     rows = np.flatnonzero(dataset.in_train)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))]
     chosen = dataset.select(rows)
-    if dataset.shards is None and any(packed_record(chosen.file(row)) for row in range(len(chosen))):
-        raise InputError(
-            f"{dataset.source}: its images are stored as bare pixels, so there is nothing to decode. Give a folder, "
-            "table or shards of JPEG or PNG files as DATA."
-        )
     chosen = chosen.select(validate_images(chosen).readable)
     if not len(chosen):
         raise InputError(f"{dataset.source} has no readable training images. Give others as DATA.")

@@ -11,25 +11,19 @@ import scipy.io
 from tests.conftest import paint
 from torchvision import datasets
 
-from efficientnetv2.data import builtin_datasets
 
-
-def write_cifar(folder: Path, layout: builtin_datasets.Layout, *, train: int, test: int) -> None:
-    """Write CIFAR in its binary format, with three alternating classes.
+def write_cifar(folder: Path, *, train: int, test: int) -> None:
+    """Write CIFAR as the PNG files that are made from it, with three alternating classes.
 
     Args:
         folder: Folder to create.
-        layout: Layout of CIFAR-10 or CIFAR-100.
         train: Number of training images, which are noise.
         test: Number of test images.
     """
-    draws = np.random.default_rng(0)
-
-    def part(count: int) -> tuple[builtin_datasets.Bytes, builtin_datasets.Bytes]:
-        return draws.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count, dtype=np.uint8) % 3
-
     names = ["airplane", "automobile", "bird"]
-    builtin_datasets.write_cifar_folder(folder, layout, names, train=part(train), test=part(test))
+    for number in range(train + test):
+        split = "train" if number < train else "test"
+        paint(folder / split / names[number % 3] / f"{number:05d}.png", (60, 90, 160), number, px=32)
 
 
 def write_flowers(place: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int], **splits: list[int]) -> None:

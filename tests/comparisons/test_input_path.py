@@ -67,13 +67,6 @@ def test_sample_has_all_classes_and_is_readable(class_folders):
     assert not any("blue_00" in path for path in chosen.paths)
 
 
-def test_raw_pixels_are_rejected(tmp_path):
-    (tmp_path / "data_batch_1.bin").write_bytes(b"\1" + bytes(3072) + b"\0" + bytes(range(256)) * 12)
-    (tmp_path / "batches.meta.txt").write_text("cat\ndog\n")
-    with pytest.raises(InputError, match="nothing to decode"):
-        sample(str(tmp_path), 2)
-
-
 def make_reading(folder: Path) -> Reading:
     dataset = load_dataset(str(folder))
     return Reading(dataset.select(np.arange(0, len(dataset), 8)), image_size=16, batch_size=4)

@@ -5,23 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
-from tests.messages import mentioning, mentions
+from tests.messages import mentions
 from tests.standard_sets import write_flowers
 from torchvision import datasets
 
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.builtin_datasets import BUILTIN_NAMES
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.image_checks import validate_images
+from efficientnetv2.data.decode import load_image
 from efficientnetv2.utils.errors import InputError
 
-CLASSES = ["airplane", "automobile", "bird"]
+CLASSES = ["airplane", "bird", "train"]
+BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
 
 
 @pytest.fixture
@@ -54,111 +56,38 @@ def write_python_cifar(
     monkeypatch.setattr(cifar, "meta", {"filename": name, "key": names_key, "md5": md5})
 
 
-def test_cifar10_is_converted_once_and_equals_torchvision(data_dir, monkeypatch):
-    cifar = datasets.CIFAR10
-    batches = [f"data_batch_{i}" for i in range(1, 6)]
-    write_python_cifar(monkeypatch, data_dir / "cifar-10-batches-py", cifar, "labels", "label_names", batches)
-    dataset = load_dataset("cifar10")
-    train, test = cifar("data", train=True), cifar("data", train=False)
-    assert dataset.published == "cifar10"
-    assert dataset.split.tolist() == ["train"] * 30 + ["test"] * 4
-    assert dataset.labels.tolist() == train.targets + test.targets
-    for index, pixels in enumerate(np.concatenate([train.data, test.data])):
-        file, number = dataset.file(index).split("#")
-        record = np.fromfile(file, dtype=np.uint8, count=3073, offset=3073 * int(number))
-        assert record[0] == dataset.labels[index]
-        np.testing.assert_array_equal(record[1:].reshape(3, 32, 32).transpose(1, 2, 0), pixels)
-    assert sorted(p.name for p in data_dir.iterdir()) == ["cifar-10-batches-bin", "cifar-10-batches-py"]
+@pytest.mark.parametrize(
+    ("name", "cifar", "label_key", "names_key", "train"),
+    [
+        ("cifar10", datasets.CIFAR10, "labels", "label_names", BATCHES),
+        ("cifar100", datasets.CIFAR100, "fine_labels", "fine_label_names", ["train"]),
+    ],
+)
+def test_cifar_is_converted_once_and_equals_torchvision(
+    name, cifar, label_key, names_key, train, data_dir, monkeypatch
+):
+    write_python_cifar(monkeypatch, data_dir / cifar.base_folder, cifar, label_key, names_key, train)
+    dataset = load_dataset(name)
+    assert dataset.published == name
+    assert dataset.class_names == tuple(CLASSES)
+    parts = {split: cifar("data", train=split == "train") for split in ("train", "test")}
+    assert Counter(dataset.split) == {split: len(images) for split, images in parts.items()}
+    for row, path in enumerate(dataset.paths):
+        image, label = parts[dataset.split[row]][int(Path(path).stem)]
+        assert dataset.labels[row] == label
+        np.testing.assert_array_equal(load_image(dataset.file(row)), image)
+    assert {entry.name for entry in data_dir.iterdir()} == {cifar.base_folder, f"{name}-images"}
     monkeypatch.setattr(cifar, "__init__", None)  # a second reading does not need torchvision
-    assert load_dataset("cifar10").digest() == dataset.digest()
-    assert load_dataset(data_dir / "cifar-10-batches-bin").digest() == dataset.digest()
-
-
-def test_cifar100_labels_are_in_the_second_byte(data_dir, monkeypatch):
-    cifar = datasets.CIFAR100
-    write_python_cifar(monkeypatch, data_dir / "cifar-100-python", cifar, "fine_labels", "fine_label_names", ["train"])
-    dataset = load_dataset("cifar100")
-    assert dataset.labels.tolist() == cifar("data", train=True).targets + cifar("data", train=False).targets
-    assert (data_dir / "cifar-100-binary/train.bin").stat().st_size == 6 * 3074
-    assert dataset.paths[6] == "test.bin#0"
+    assert load_dataset(name).digest() == dataset.digest()
 
 
 def test_damaged_cifar_is_rejected_before_unpickling(data_dir, monkeypatch):
-    batches = [f"data_batch_{i}" for i in range(1, 6)]
     folder = data_dir / "cifar-10-batches-py"
-    write_python_cifar(monkeypatch, folder, datasets.CIFAR10, "labels", "label_names", batches)
+    write_python_cifar(monkeypatch, folder, datasets.CIFAR10, "labels", "label_names", BATCHES)
     (folder / "data_batch_2").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
     with pytest.raises(InputError, match="not found or corrupted"):
         load_dataset("cifar10")
     assert not (data_dir.parent / "executed").exists()
-
-
-def write_binary_cifar(folder: Path, records: dict[str, bytes], names: str = "cat\ndog\n\n") -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, data in records.items():
-        (folder / name).write_bytes(data)
-    (folder / "batches.meta.txt").write_text(names)
-    return folder
-
-
-def test_binary_files_are_read_with_their_class_names(tmp_path):
-    pixels = [np.random.default_rng(i).bytes(3072) for i in range(3)]
-    folder = write_binary_cifar(
-        tmp_path,
-        {
-            "data_batch_1.bin": b"\1" + pixels[0] + b"\0" + pixels[1],
-            "data_batch_3.bin": b"\0" + pixels[2],
-            "test_batch.bin": b"\1" + pixels[1],  # the same image, another label
-        },
-    )
-    dataset = load_dataset(folder)
-    assert dataset.paths == ["data_batch_1.bin#0", "data_batch_1.bin#1", "data_batch_3.bin#0", "test_batch.bin#0"]
-    assert dataset.labels.tolist() == [1, 0, 0, 1]
-    report = validate_images(dataset)
-    assert report.contents.tolist() == [0, 1, 2, 1]
-    assert mentions(report.notes[0], "cifar10", "split")
-
-
-def test_table_of_packed_images_equals_the_folder(tmp_path):
-    pixels = [np.random.default_rng(i).bytes(3072) for i in range(2)]
-    folder = write_binary_cifar(tmp_path, {"data_batch_1.bin": b"\1" + pixels[0] + b"\0" + pixels[1]})
-    dataset = load_dataset(folder)
-    dataset.to_csv(tmp_path / "all.csv")
-    assert load_dataset(tmp_path / "all.csv").digest() == dataset.digest()
-    (tmp_path / "all.csv").write_text("path,label\ndata_batch_9.bin#0,a\ndata_batch_1.bin#1,b\n")
-    with pytest.raises(InputError, match=mentioning("2", "data_batch_9.bin#0")):
-        load_dataset(tmp_path / "all.csv")
-    (tmp_path / "all.csv").write_text("path,label\ndata_batch_1.bin#2,a\ndata_batch_1.bin#1,b\n")
-    with pytest.raises(InputError, match=mentioning("2", "records")):
-        validate_images(load_dataset(tmp_path / "all.csv"))
-
-
-@pytest.mark.parametrize(
-    ("records", "names", "message"),
-    [
-        ({"data_batch_1.bin": bytes(3073 + 5)}, "cat\ndog\n", ("3078", "3073")),
-        ({"data_batch_1.bin": b"\2" + bytes(3072)}, "cat\ndog\n", ("data_batch_1.bin#0", "2")),
-        ({"data_batch_1.bin": b""}, "cat\ndog\n", ("without a record",)),
-    ],
-)
-def test_broken_binary_files_are_rejected(tmp_path, records, names, message):
-    with pytest.raises(InputError, match=mentioning(*message)):
-        load_dataset(write_binary_cifar(tmp_path, records, names))
-
-
-def test_train_bin_next_to_class_folders_is_ignored(tmp_path):
-    """CIFAR-100 has a file of this name; without class folders its class names are required."""
-    (tmp_path / "train.bin").write_bytes(b"weights of something")
-    with pytest.raises(InputError, match=r"fine_label_names\.txt"):
-        load_dataset(tmp_path)
-    write_images(*(tmp_path / name / "1.jpg" for name in ("cat", "dog")))
-    assert load_dataset(tmp_path).class_names == ("cat", "dog")
-
-
-def test_binary_files_need_their_class_names(tmp_path):
-    (tmp_path / "data_batch_1.bin").write_bytes(bytes(3073))
-    with pytest.raises(InputError, match=mentioning("batches.meta.txt")):
-        load_dataset(tmp_path)
 
 
 def write_images(*files: Path) -> None:
@@ -242,23 +171,17 @@ def test_missing_dataset_names_the_folder_and_the_download(data_dir, name):
     assert list(data_dir.iterdir()) == []
 
 
-def test_two_processes_that_convert_a_dataset_write_it_once(tmp_path, monkeypatch):
+def test_two_processes_that_convert_a_dataset_write_it_once(data_dir, monkeypatch):
     """The other process is slightly faster, and its result is used."""
-    images = (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.uint8))
-
-    def make() -> None:
-        builtin_datasets.write_cifar_folder(
-            tmp_path / "packed", builtin_datasets.CIFAR10, CLASSES, train=images, test=images
-        )
-
+    folder = data_dir / "cifar-10-batches-py"
+    write_python_cifar(monkeypatch, folder, datasets.CIFAR10, "labels", "label_names", BATCHES)
     os_replace = os.replace
 
     def replace_too_late(source: Path, target: Path) -> None:
         monkeypatch.setattr(builtin_datasets.os, "replace", os_replace)
-        make()
+        load_dataset("cifar10")
         os_replace(source, target)
 
     monkeypatch.setattr(builtin_datasets.os, "replace", replace_too_late)
-    make()
-    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
-    assert len(builtin_datasets.read_cifar_folder(tmp_path / "packed", "x")) == 4
+    assert len(load_dataset("cifar10")) == 34
+    assert {path.name for path in data_dir.iterdir()} == {folder.name, "cifar10-images"}

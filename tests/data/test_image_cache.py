@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -522,28 +521,6 @@ def test_ctrl_c_stops_writing_and_leaves_no_files(large, tmp_path):
         process.wait(timeout=120)
         assert "KeyboardInterrupt" in process.stderr.read()
     assert not any(path.suffix for path in (tmp_path / "cache").iterdir())
-
-
-def test_stopping_cancels_images_that_have_not_started(class_folders, monkeypatch):
-    """All images except the first wait until the pool shuts down."""
-    started, stopped, threads = [], threading.Event(), threading.active_count()
-
-    def work(reader, row, spec):
-        started.append(row)
-        assert row == 0 or stopped.wait(60)
-        return row
-
-    class Pool(cache_writer.ThreadPoolExecutor):
-        def shutdown(self, **options):
-            super().shutdown(**options | {"wait": False})
-            stopped.set()
-            super().shutdown(wait=options.get("wait", True))
-
-    monkeypatch.setattr(cache_writer, "ThreadPoolExecutor", Pool)
-    with cache_writer._map_images(work, cache_job(load_dataset(class_folders), threads=2), 1) as results:
-        assert next(results) == [0]
-    assert set(started) <= {0, 1, 2}, "the first, and one in each of two threads"
-    assert threading.active_count() <= threads, "no thread is left"
 
 
 def test_two_processes_write_the_same_cache_once(large, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
 import zlib
 from dataclasses import replace
@@ -17,7 +18,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.data import file_probe
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.decode import load_image
-from efficientnetv2.data.file_probe import probe
+from efficientnetv2.data.file_probe import map_chunks, probe
 from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.utils.errors import InputError
@@ -266,3 +267,28 @@ def test_progress_is_the_number_of_checked_images(good, monkeypatch):
     progress = []
     validate_images(good, progress=progress.append)
     assert progress == [16, 32, 40]
+
+
+def test_stopping_cancels_chunks_that_have_not_started(monkeypatch):
+    """All chunks except the first wait until the pool shuts down."""
+    started, stopped, threads = [], threading.Event(), threading.active_count()
+
+    def work(items):
+        started.extend(items)
+        assert items[0] == 0 or stopped.wait(60)
+        return list(items)
+
+    class Pool(file_probe.ThreadPoolExecutor):
+        def shutdown(self, **options):
+            super().shutdown(**options | {"wait": False})
+            stopped.set()
+            super().shutdown(wait=options.get("wait", True))
+
+    def interrupt(done):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(file_probe, "ThreadPoolExecutor", Pool)
+    with pytest.raises(KeyboardInterrupt):
+        map_chunks(work, range(48), interrupt, threads=2, size=1)
+    assert set(started) <= {0, 1, 2}, "the first, and one in each of two threads"
+    assert threading.active_count() <= threads, "no thread is left"

@@ -157,22 +157,6 @@ def test_pillow_image_is_accepted_and_unchanged():
     assert np.array_equal(np.asarray(load_image(image)), np.asarray(image))
 
 
-def test_records_of_both_cifar_layouts(tmp_path):
-    """Planes red, green, blue after 1 label byte (CIFAR-10) or 2 (CIFAR-100)."""
-    planes = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
-    for name, labels in (("data_batch_1.bin", 1), ("train.bin", 2)):
-        rows = np.concatenate([np.full((3, labels), 9, np.uint8), planes.reshape(3, -1)], axis=1)
-        (tmp_path / name).write_bytes(rows.tobytes())
-        for index in range(3):
-            image = np.asarray(load_image(f"{tmp_path / name}#{index}"))
-            assert np.array_equal(image, planes[index].transpose(1, 2, 0))
-        with pytest.raises(UnreadableImageError, match=mentioning("#3", "3 records")):
-            load_image(f"{tmp_path / name}#3")
-    (tmp_path / "test.bin").write_bytes(b"x" * 100)
-    with pytest.raises(UnreadableImageError, match=mentioning("test.bin", "100")):
-        load_image(f"{tmp_path / 'test.bin'}#0")
-
-
 def truncated_png():
     content = encoded(Image.effect_noise((64, 64), 90))
     return content[: len(content) // 2]

@@ -43,17 +43,6 @@ def test_index_has_the_hashes_of_the_originals_of_resized_images(class_folders, 
     assert small == hashes_by_name(load_dataset(class_folders))
 
 
-def test_cifar_record_has_the_hash_of_its_packed_image(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set/batches.meta.txt").write_text("cat\ndog\n")
-    records = [bytes([row % 2]) + pixels[row].tobytes() for row in range(4)]
-    (tmp_path / "set/data_batch_1.bin").write_bytes(b"".join(records))
-    packed = load_dataset(tmp_path / "set")
-    write_shards(packed, tmp_path / "shards", PackOptions(10**9))
-    assert content_hashes(packed)[1].tolist() == content_hashes(load_dataset(tmp_path / "shards"))[1].tolist()
-
-
 def write_files(folder, count):
     """Files with an image suffix that are not decoded."""
     for number in range(count):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data import open_image
@@ -23,9 +23,9 @@ from efficientnetv2.data.image_metadata import longer_sides
 from efficientnetv2.data.open_image import is_image
 
 
-def encoded(image, format_="PNG", **options):
+def encoded(image):
     file = io.BytesIO()
-    image.save(file, format_, **options)
+    image.save(file, "PNG")
     return file.getvalue()
 
 
@@ -96,28 +96,16 @@ def chunk(name, data):
 
 
 @pytest.mark.parametrize("after_pixels", [False, True], ids=["before the pixels", "after the pixels"])
-@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt", b"tEXt"])
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
 def test_long_text_in_a_png_is_not_damage(tmp_path, kind, after_pixels):
     content, large = encoded(noise()), zlib.compress(b'{"node": 1} ' * 200_000)
-    body = {
-        b"zTXt": b"workflow\0\0" + large,
-        b"iCCP": b"profile\0\0" + large,
-        b"iTXt": b"workflow\0\1\0\0\0" + large,
-        b"tEXt": b"workflow\0" + bytes(65) * 2**20,
-    }[kind]
+    names = {b"zTXt": b"workflow\0\0", b"iCCP": b"profile\0\0", b"iTXt": b"workflow\0\1\0\0\0"}
+    body = names[kind] + large
     position = content.index(b"IEND") - 4 if after_pixels else content.index(b"IDAT") - 4
     (tmp_path / "x.png").write_bytes(content[:position] + chunk(kind, body) + content[position:])
     assert probe(str(tmp_path / "x.png")).reason == ""
     assert np.array_equal(np.asarray(load_image(tmp_path / "x.png")), np.asarray(noise()))
     assert image_size(tmp_path / "x.png") == (64, 64)
-
-
-def test_text_within_the_limits_is_preserved():
-    """For example an orientation. Text is dropped only above the limit."""
-    info = PngImagePlugin.PngInfo()
-    info.add_text("workflow", "x" * 1000, zip=True)
-    with open_image.open_image(encoded(noise(), pnginfo=info)) as image:
-        assert image.info["workflow"] == "x" * 1000
 
 
 def header_only_png(width, height):

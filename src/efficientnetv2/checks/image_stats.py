@@ -18,11 +18,10 @@ from PIL import Image
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_resized_image
 from efficientnetv2.data.file_probe import map_chunks, probe_bytes
-from efficientnetv2.data.image_io import Pixels, UnreadableImageError, open_stored
+from efficientnetv2.data.image_io import Pixels, UnreadableImageError, fault_of, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
-from efficientnetv2.data.open_image import NotRegularFileError, open_image
+from efficientnetv2.data.open_image import open_image
 from efficientnetv2.data.readers import Reader, source_reader
-from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.shards.reader import content_hash
 
 # Side of the hashed square: four times the eight frequencies of the hash. Source: imagehash.
@@ -105,22 +104,14 @@ def _read_image(reader: Reader, files: Reader, row: int, *, detailed: bool) -> _
             return _ImageRecord(reason)
         with open_image(content) as image:
             kind, mode, (width, height) = image.format or "", image.mode, image.size
-        if isinstance(source, str) and packed_record(source) is not None:
-            kind = "binary record"
         size, digest = len(content), content_hash(content)
         if isinstance(source, np.ndarray) and isinstance(file := files.source(row), str):
             kind = f"raster ({os.path.splitext(file)[1].lower()})"
             size, digest = os.path.getsize(file), _file_hash(file)
         square = Image.fromarray(load_resized_image(content, lambda *_size: (_HASHED_PX, _HASHED_PX)))
         enlarged = _enlarged(content) if detailed else math.nan
-    except FileNotFoundError:
-        return _ImageRecord("does not exist")
-    except NotRegularFileError:
-        return _ImageRecord("is not a regular file, but a pipe or a device")
-    except OSError as error:
-        return _ImageRecord(f"may not be read ({(error.strerror or str(error)).lower()})")
-    except UnreadableImageError as error:
-        return _ImageRecord(error.reason)
+    except (OSError, UnreadableImageError) as error:
+        return _ImageRecord(fault_of(error))
     small, bits = np.asarray(square.reduce(_HASHED_PX // SMALL_PX)), imagehash.phash(square).hash.ravel()
     return _ImageRecord("", kind, mode, width, height, size, digest, enlarged, small, bits)
 

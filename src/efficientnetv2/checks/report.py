@@ -18,7 +18,7 @@ from efficientnetv2.checks.issues import Issue
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import times_of
 from efficientnetv2.evaluation.distribution_shift import Places
-from efficientnetv2.evaluation.html import is_page, json_text, render
+from efficientnetv2.evaluation.html import json_text, render
 from efficientnetv2.evaluation.plot_style import COLORS, INK, label_text, single_plot, style_axes
 from efficientnetv2.evaluation.thumbnails import CONTRAST_NOTE, encode_thumbnail
 from efficientnetv2.utils.errors import pluralize
@@ -56,11 +56,6 @@ def write_check_report(
 def is_check_json(file: Path) -> bool:
     """Whether a file is an ``inspection.json`` of this package."""
     return {"data", "num_images", "weights", "findings"} <= read_object_or_empty(file).keys()
-
-
-def is_check_page(file: Path) -> bool:
-    """Whether a file is an ``inspection.html`` of this package; early pages are known by the JSON next to them."""
-    return is_page(file) or is_check_json(file.with_name(JSON_NAME))
 
 
 def _page(

@@ -1,21 +1,21 @@
-"""Built-in datasets by name, found on disk by torchvision and never downloaded; and the binary files of CIFAR."""
+"""Built-in datasets by name, found on disk by torchvision and never downloaded."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from efficientnetv2.data.records import ImageRecords, records_table
+from efficientnetv2.data.image_folder import read_folder
+from efficientnetv2.data.records import ImageRecords, ReadOptions, records_table
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import hint_for_os_error
+from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.optional_deps import import_torchvision
 
 VARIABLE = "EFFNETV2_DATA"
@@ -70,7 +70,7 @@ def read_builtin(name: str) -> ImageRecords:
         if not place.is_dir():
             continue
         try:
-            if name in _LAYOUTS:
+            if name in ("cifar10", "cifar100"):
                 return _read_cifar(place, name)
             list_rows = _list_pets if name == "oxford_iiit_pet" else _list_torchvision
             table = records_table(*zip(*list_rows(place, known), strict=True))
@@ -117,120 +117,34 @@ def _list_pets(place: Path, known: _TorchvisionDataset) -> list[tuple[str, str, 
     return rows
 
 
-PIXELS = 3072  # 32 × 32 × 3: the red plane, the green, the blue
-Bytes = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Binary layout of CIFAR-10 or CIFAR-100. The last label byte is the class."""
-
-    published: str
-    folder: str
-    label_bytes: int
-    train: tuple[str, ...]
-    test: str
-    names: str
-
-    @property
-    def record(self) -> int:
-        """Bytes of an image and its labels."""
-        return self.label_bytes + PIXELS
-
-
-_BATCHES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
-CIFAR10 = Layout("cifar10", "cifar-10-batches-bin", 1, _BATCHES, "test_batch.bin", "batches.meta.txt")
-CIFAR100 = Layout("cifar100", "cifar-100-binary", 2, ("train.bin",), "test.bin", "fine_label_names.txt")
-_LAYOUTS = {layout.published: layout for layout in (CIFAR10, CIFAR100)}
-
-
 def _read_cifar(place: Path, name: str) -> ImageRecords:
-    """The binary version, made once from the Python version, whose checksums torchvision checks."""
-    layout = _LAYOUTS[name]
-    folder = place / layout.folder
-    if not is_cifar_folder(folder):
+    """PNG files, made once from the Python version, whose checksums torchvision checks."""
+    folder = place / f"{name}-images"
+    if not folder.is_dir():
         make: Callable[..., Any] = getattr(import_torchvision("datasets"), _DATASETS[name].name)
-        parts = [make(place, train=train) for train in (True, False)]
-        train, test = ((part.data, np.asarray(part.targets, dtype=np.uint8)) for part in parts)
+        parts = {split: make(place, train=split == "train") for split in _TRAIN_TEST}
+        partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
         try:
-            write_cifar_folder(folder, layout, parts[0].classes, train=train, test=test)
-        except PermissionError:
-            raise InputError(
-                f"{place} may not be written to, but {folder.name} must be made there once. Change its permissions."
-            ) from None
-    return read_cifar_folder(folder, name)
+            for split, images in parts.items():
+                _write_images(partial / split, images, f"converting {name}, {split}")
+            os.replace(partial, folder)
+        except OSError as error:
+            if not folder.is_dir():  # otherwise another process has made it
+                raise InputError(
+                    f"{folder} must be made once, but can't be written ({error.strerror or error}). "
+                    f"{hint_for_os_error(error)}."
+                ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return replace(read_folder(folder, name, ReadOptions(layout="splits")), published=name)
 
 
-def is_cifar_folder(folder: Path) -> bool:
-    """Whether a folder has CIFAR's binary training files. ``train.bin`` next to class folders is another file."""
-    if any(folder.glob("data_batch_*.bin")):
-        return True
-    if not (folder / CIFAR100.train[0]).is_file():
-        return False
-    return (folder / CIFAR100.names).is_file() or not any(entry.is_dir() for entry in folder.iterdir())
-
-
-def read_cifar_folder(folder: Path, source: str) -> ImageRecords:
-    """List the records of a folder of binary files, ``data_batch_1.bin#0`` and so on.
-
-    Raises InputError if a file is truncated, the class names are missing, or a label has no name.
-    """
-    layout = CIFAR10 if any(folder.glob("data_batch_*.bin")) else CIFAR100
-    try:
-        lines = (folder / layout.names).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{source} lacks {layout.names}. Copy it there from CIFAR's archive.") from None
-    names = [line.strip() for line in lines if line.strip()]
-    rows: list[tuple[str, str, str]] = []
-    for file in (*layout.train, layout.test):
-        if not (folder / file).is_file():
-            continue
-        ids = cifar_records(folder / file)[:, layout.label_bytes - 1]
-        if len(ids) and ids.max() >= len(names):
-            row = int(ids.argmax())
-            raise InputError(f"{file}#{row}: label {ids[row]} is not one of the {len(names)} in {layout.names}.")
-        split = "test" if file == layout.test else "train"
-        rows += [(f"{file}#{index}", names[label], split) for index, label in enumerate(ids)]
-    if not rows:
-        raise InputError(f"{source} holds CIFAR binary files without a record. Get them again.")
-    table = records_table(*zip(*rows, strict=True))
-    return ImageRecords(root=folder, source=source, table=table, published=layout.published)
-
-
-def cifar_records(file: Path) -> Bytes:
-    """(N, label bytes + 3072) of a binary file, mapped into memory. Raises InputError if it is truncated."""
-    layout = CIFAR100 if file.name in (*CIFAR100.train, CIFAR100.test) else CIFAR10
-    record, size = layout.record, file.stat().st_size
-    if size % record:
-        raise InputError(f"{file.name} has {size} bytes, not a multiple of {record}: it is cut short. Get it again.")
-    if not size:
-        return np.empty((0, record), dtype=np.uint8)
-    return np.memmap(file, dtype=np.uint8, mode="r").reshape(-1, record)
-
-
-def write_cifar_folder(
-    folder: Path, layout: Layout, names: Sequence[str], *, train: tuple[Bytes, Bytes], test: tuple[Bytes, Bytes]
-) -> None:
-    """Write the binary layout atomically, unless the folder exists.
-
-    ``train`` and ``test`` are (N, 32, 32, 3) images and (N,) class ids. CIFAR-100's coarse labels become 0.
-    """
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    partial.mkdir()  # a folder of tempfile would be private
-    try:
-        (partial / layout.names).write_text("\n".join(names) + "\n", encoding="utf-8")
-        pieces = np.array_split(np.arange(len(train[1])), len(layout.train))
-        parts = [(name, train[0][rows], train[1][rows]) for name, rows in zip(layout.train, pieces, strict=True)]
-        for name, images, ids in [*parts, (layout.test, *test)]:
-            rows = np.zeros((len(ids), layout.record), dtype=np.uint8)
-            rows[:, layout.label_bytes - 1] = ids
-            rows[:, layout.label_bytes :] = images.transpose(0, 3, 1, 2).reshape(len(ids), PIXELS)
-            rows.tofile(partial / name)
-        if not folder.exists():
-            try:
-                os.replace(partial, folder)
-            except OSError:
-                if not folder.is_dir():  # otherwise another process has made it
-                    raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _write_images(folder: Path, images: Any, description: str) -> None:
+    """Write a dataset of torchvision as PNG files in class folders."""
+    classes = [folder / name for name in images.classes]
+    for class_folder in classes:
+        class_folder.mkdir(parents=True)
+    with progress(description, len(images)) as update:
+        for number, (image, label) in enumerate(images):
+            image.save(classes[label] / f"{number:05d}.png")
+            update(number + 1)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import math
 import os
 import shutil
 import tempfile
-import warnings
+import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -31,6 +28,7 @@ from efficientnetv2.data.cache_reader import (
     is_cache,
 )
 from efficientnetv2.data.decode import ASPECT, load_resized_image
+from efficientnetv2.data.file_probe import map_chunks
 from efficientnetv2.data.image_io import MIN_SIDE, Pixels, UnreadableImageError, image_size
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.data.records import Ints
@@ -38,20 +36,18 @@ from efficientnetv2.preprocessing import RGB, CropMode
 from efficientnetv2.utils.errors import InputError, format_bytes
 from efficientnetv2.utils.io import UNUSED_DAYS, is_unused, remove_partial, write_atomically
 from efficientnetv2.utils.logs import progress, silenced
-from efficientnetv2.utils.processes import own_folder
 
 _logger = logging.getLogger(__name__)
 
 _GRID = 401  # points each way for the quantile of crop sizes. Ours.
-# Tasks queued per thread, so that none waits; images per task, for headers and for decoding. Larger tasks need fewer
-# remote requests and more memory. Ours.
-_QUEUED, _HEADERS, _IMAGES = 2, 64, 8
+# Images per task of a thread, for headers and for decoding. Larger tasks need fewer remote requests and more memory.
+# Ours.
+_HEADERS, _IMAGES = 64, 16
 # Bytes of the index: offset and size of an image, and the rest.
 _INDEX_BYTES_EACH, _INDEX_BYTES = 16, 4096
 _SPARE_BYTES = 2**30  # disk space that the run itself needs. Ours.
 _LESS = "keep less detail by `cache_resolution=0.25`"
 
-Result = TypeVar("Result")
 Side = Literal["shorter", "mean", "longer"]
 _SIDES: dict[CropMode, Side] = {"squash": "shorter", "center": "mean", "border": "longer"}
 
@@ -102,9 +98,9 @@ class CacheJob:
             digest.update(f"\0{self.reader.name(sample)}\0{stamp}".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
-    def require_room(self, offsets: Ints, room: int, where: str, fix: str) -> None:
-        """Raise InputError if the cache file takes more than ``room`` bytes."""
-        needed = int(offsets[-1]) + _INDEX_BYTES_EACH * self.count + _INDEX_BYTES
+    def require_room(self, pixel_bytes: int, room: int, where: str, fix: str) -> None:
+        """Raise InputError if ``pixel_bytes`` and the index take more than ``room`` bytes."""
+        needed = pixel_bytes + _INDEX_BYTES_EACH * self.count + _INDEX_BYTES
         if needed > room:
             raise InputError(
                 f"{where}: {self.count:,} images, kept decoded with their {self.spec.side} side up to {self.spec.px} "
@@ -129,18 +125,17 @@ class CacheFile:
 
 def cache_in_memory(job: CacheJob, *, room_bytes: int) -> CacheFile:
     """Cache images in memory that worker processes share, until this process ends. Raises InputError."""
-    offsets = _image_offsets(job)
-    job.require_room(offsets, room_bytes, "`cache=ram`", "Set `cache=disk`")
+    job.require_room(_pixel_bytes(job), room_bytes, "`cache=ram`", "Set `cache=disk`")
     holder: object
     if hasattr(os, "memfd_create"):
         # The file has no name and no limit but the memory's, unlike /dev/shm in a container.
         handle = os.memfd_create("effnetv2-images")
         path, holder = Path(f"/proc/{os.getpid()}/fd/{handle}"), _Open(handle)
     else:  # a temporary file, which the system keeps in memory while there is room
-        folder = tempfile.TemporaryDirectory(prefix="cache-", dir=own_folder(), ignore_cleanup_errors=True)
+        folder = tempfile.TemporaryDirectory(prefix="effnetv2-cache-", ignore_cleanup_errors=True)
         path, holder = Path(folder.name) / "images.bin", folder
     digest = job.digest()
-    _write_cache(path, job, offsets, digest)
+    _write_cache(path, job, digest)
     return CacheFile(path, digest, path.stat().st_size, reused=False, holder=holder)
 
 
@@ -165,10 +160,10 @@ def cache_on_disk(folder: Path, job: CacheJob) -> CacheFile:
                 file.unlink(missing_ok=True)
                 remove_partial(folder)
                 remove_unused_caches(folder.parent)
-                offsets = _image_offsets(job)
+                needed = _pixel_bytes(job)
                 free = max(0, shutil.disk_usage(folder).free - _SPARE_BYTES)
-                job.require_room(offsets, free, f"`cache=disk`: {folder}", fix)
-                write_atomically(file, lambda partial: _write_cache(partial, job, offsets, digest))
+                job.require_room(needed, free, f"`cache=disk`: {folder}", fix)
+                write_atomically(file, lambda partial: _write_cache(partial, job, digest))
             return CacheFile(file, digest, file.stat().st_size, reused)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -199,39 +194,44 @@ def remove_unused_caches(caches: Path) -> None:
                 _logger.info(f"Removed the cache {file.parent}, not used for {UNUSED_DAYS} days.")
 
 
-def _write_cache(path: Path, job: CacheJob, offsets: Ints, digest: str) -> None:
+def _write_cache(path: Path, job: CacheJob, digest: str) -> None:
     """Decode every image and write the cache file. Its index lists the unreadable ones. Raises OSError."""
-    sizes = np.zeros((job.count, 2), np.int32)
-    starts, end = offsets[:-1].copy(), int(offsets[-1])
+    starts, sizes = np.zeros(job.count, np.int64), np.zeros((job.count, 2), np.int32)
     reasons: dict[int, str] = {}
-    channels = RGB
+    channels, end, lock = RGB, PIXELS_OFFSET, threading.Lock()
     path.touch()
-    images = _map_images(_decode, job, _IMAGES)
-    with path.open("r+b") as file, progress("filling the cache", job.count) as counted, images as decoded:
-        for row, image in enumerate(itertools.chain.from_iterable(decoded)):
-            if isinstance(image, str):
-                reasons[row] = image
-            else:
-                if image.nbytes > offsets[row + 1] - offsets[row]:  # its header was wrong, or has changed
+    with path.open("r+b") as file, progress("filling the cache", job.count) as counted:
+
+        def write_chunk(rows: Sequence[int]) -> list[int]:
+            nonlocal channels, end
+            reader = job.reader.ahead(rows)
+            for row in rows:
+                image = _decode(reader, row, job.spec)
+                if isinstance(image, str):
+                    reasons[row] = image
+                    continue
+                with lock:
+                    file.write(image.data)
                     starts[row], end = end, end + image.nbytes
-                sizes[row], channels = image.shape[:2], image.shape[2]
-                file.seek(int(starts[row]))
-                file.write(image.data)
-            if (row + 1) % _IMAGES == 0 or row + 1 == job.count:
-                counted(row + 1)
-        file.truncate(end)  # the last images may be unreadable
+                    sizes[row], channels = image.shape[:2], image.shape[2]
+            return list(rows)
+
+        file.seek(end)
+        map_chunks(write_chunk, range(job.count), counted, threads=job.threads, size=_IMAGES)
+        file.truncate(end)  # there may be no readable image
         CacheIndex(digest, starts, sizes, reasons, channels).write(file)
 
 
-def _image_offsets(job: CacheJob) -> Ints:
-    """(N + 1,) offsets of the images and of their end in the file, from their headers."""
-    lengths: list[int] = []
-    chunks = _map_images(_image_bytes, job, _HEADERS)
-    with progress("measuring images", job.count) as counted, chunks as found:
-        for chunk in found:
-            lengths += chunk
-            counted(len(lengths))
-    return PIXELS_OFFSET + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+def _pixel_bytes(job: CacheJob) -> int:
+    """Bytes of the cache file without its index, from the headers of the images."""
+
+    def measure(rows: Sequence[int]) -> list[int]:
+        reader = job.reader.ahead(rows)
+        return [_image_bytes(reader, row, job.spec) for row in rows]
+
+    with progress("measuring images", job.count) as counted:
+        lengths = map_chunks(measure, range(job.count), counted, threads=job.threads, size=_HEADERS)
+    return PIXELS_OFFSET + sum(lengths)
 
 
 def _image_bytes(reader: Reader, row: int, spec: CacheSpec) -> int:
@@ -249,35 +249,6 @@ def _decode(reader: Reader, row: int, spec: CacheSpec) -> Pixels | str:
         return load_resized_image(reader.source(row), spec.size)
     except UnreadableImageError as error:
         return error.reason
-
-
-@contextmanager
-def _map_images(
-    function: Callable[[Reader, int, CacheSpec], Result], job: CacheJob, chunk: int
-) -> Iterator[Iterator[list[Result]]]:
-    """``function`` of every image, in order, in chunks, by threads slightly ahead. Leaving the block stops them."""
-
-    def map_chunk(first: int) -> list[Result]:
-        rows = range(first, min(first + chunk, job.count))
-        reader = job.reader.ahead(rows)
-        return [function(reader, row, job.spec) for row in rows]
-
-    def results() -> Iterator[list[Result]]:
-        waiting: deque[Future[list[Result]]] = deque()
-        for first in range(0, job.count, chunk):
-            waiting.append(pool.submit(map_chunk, first))
-            if len(waiting) > _QUEUED * job.threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    pool = ThreadPoolExecutor(job.threads)
-    # Around the threads, since filters belong to the process: each opener within them sets its own aside.
-    with warnings.catch_warnings(action="ignore"):
-        try:
-            yield results()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _is_valid(file: Path, digest: str, job: CacheJob) -> bool:

@@ -16,13 +16,12 @@ from efficientnetv2.data.bands import measure_bands
 from efficientnetv2.data.csv_dialect import read_header
 from efficientnetv2.data.dataset import ImageDataset, load_dataset, validate_choices
 from efficientnetv2.data.image_checks import refuse_damage
-from efficientnetv2.data.raster_checks import count_dtypes, dtype_group, is_raster
+from efficientnetv2.data.raster_checks import dtype_group
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.shards.reader import ShardDamage, find_damage
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.utils.shell import option_args
 
 _logger = logging.getLogger(__name__)
@@ -83,11 +82,10 @@ class DataConfig:
         if is_url(self.data):
             _logger.warning(f"Reading shards from {self.data}.")
         folder = Path(os.path.expanduser(self.data))
-        if os.path.isfile(folder / "recipe.yaml") and run_file(folder, "run.json").is_file():
-            table = run_file(folder, "dataset.csv").name
-            raise InputError(f"{self.data} is a run, not images. Give {self.data.rstrip('/')}/{table}")
+        if os.path.isfile(folder / "recipe.yaml") and os.path.isfile(folder / "run.json"):
+            raise InputError(f"{self.data} is a run, not images. Give {self.data.rstrip('/')}/dataset.csv")
         if require_labels and self.label_column == "label" and _holds_predictions(folder):
-            listed = run_file(folder.parent, "dataset.csv")
+            listed = folder.parent / "dataset.csv"
             fix = f"the images of the run: {listed}" if listed.is_file() else "the table of the images"
             raise InputError(f"{self.data} holds the predictions of a model. Give {fix}")
         options = asdict(self)
@@ -138,11 +136,9 @@ def with_bands(dataset: ImageDataset, source: DataConfig, *, seed: int) -> Image
             "use `nodata=none`."
         )
     if len(set(map(dtype_group, bands.kinds))) > 1:
-        counts = count_dtypes(filter(is_raster, train), bands)
-        kinds = " and ".join(f"{count:,} of {kind}" for kind, count in sorted(counts.items()))
         _logger.info(
-            f"Rasters of different types are read by one rule, {kinds}, which may make some of them dark. Scale all of "
-            "them alike: gdal_translate -ot TYPE -scale FROM TO LOW HIGH."
+            f"Rasters of {' and '.join(bands.kinds)} are read by one rule, which may make some of them dark. Scale all "
+            "of them alike: gdal_translate -ot TYPE -scale FROM TO LOW HIGH."
         )
     return replace(dataset, bands=bands)
 
@@ -168,10 +164,7 @@ def _holds_predictions(file: Path) -> bool:
         header = read_header(file)[1]
     except (OSError, ValueError):
         return False
-    return [name for name in header if name != "probability"][:3] in (
-        ["path", "predicted_label", "true_label"],
-        ["path", "label", "true_label"],  # of version 0.1
-    )
+    return [name for name in header if name != "probability"][:3] == ["path", "predicted_label", "true_label"]
 
 
 def parse_nodata(text: str) -> tuple[float, ...]:

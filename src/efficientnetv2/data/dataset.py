@@ -185,8 +185,8 @@ def load_dataset(
 
     Args:
         data: A folder with one sub-folder per class. Or a folder with train/, val/ and test/ of class folders. Or a
-            CSV, TSV or Parquet file, shards (``shards.records``), a folder of CIFAR binary files, or the name of a
-            built-in dataset. Without ``require_labels`` also a folder of images, or one image.
+            CSV, TSV or Parquet file, shards (``shards.records``), or the name of a built-in dataset. Without
+            ``require_labels`` also a folder of images, or one image.
         path_column: Column of paths in a table.
         label_column: Column of labels in a table, or field of the JSON members of shards.
         group_column: Column of groups (a patient, a site) that splits keep together. A column ``group`` is used
@@ -255,8 +255,7 @@ def _read(data: str, options: ReadOptions) -> ImageRecords:
     path = Path(os.path.expanduser(data)).absolute()
     in_shards = is_shards(data)
     # The names of shards may be longer than a path can be.
-    is_cifar = not in_shards and path.is_dir() and builtin_datasets.is_cifar_folder(path)
-    if options.layout != "auto" and (in_shards or not path.is_dir() or is_cifar):
+    if options.layout != "auto" and (in_shards or not path.is_dir()):
         raise InputError(f"`layout={options.layout}`: {data} is not a folder of images. Leave it out.")
     if in_shards:
         if options.path_column != "path":
@@ -264,8 +263,6 @@ def _read(data: str, options: ReadOptions) -> ImageRecords:
         return read_shards(data, options)
     if path.is_dir():
         _refuse_columns(data, options)
-        if is_cifar:
-            return builtin_datasets.read_cifar_folder(path, data)
         return image_folder.read_folder(path, data, options)
     if not path.is_file():
         if data in builtin_datasets.BUILTIN_NAMES:

@@ -123,12 +123,12 @@ def map_chunks(
     """Results of a function that takes ``size`` items at a time, in threads, in the order of the items."""
     size = size or _CHUNK
     image_extensions()  # loads Pillow's plugins once, before the threads would
+    done: list[Result] = []
     # Around the threads, since filters belong to the process.
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(threads) as pool:
-        chunks = pool.map(lambda first: function(items[first : first + size]), range(0, len(items), size))
-        done: list[Result] = []
-        for results in chunks:
+        # Not in a variable: where the loop ends early, its end cancels what has not started.
+        for results in pool.map(lambda first: function(items[first : first + size]), range(0, len(items), size)):
             done += results
             if progress is not None:
                 progress(len(done))
-        return done
+    return done

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,12 +26,6 @@ RasterDataset = Any  # rasterio.DatasetReader; rasterio has no types
 # GDAL's cache of decoded blocks; its default is a twentieth of the machine's memory. Ours.
 CACHE_MB = 128
 COLORS = ("red", "green", "blue")  # GDAL's color interpretations
-# Mercator's projection in WKT, with one or two standard parallels, on the ellipsoid or on a sphere. Names of others,
-# such as the transverse one, begin otherwise.
-_MERCATOR = re.compile(
-    r'\b(PROJECTION|METHOD)\["(Mercator|Popular[ _]Visualisation[ _]Pseudo[ _]Mercator)', re.IGNORECASE
-)
-_STEP_M = 1_000.0  # step in Mercator's projection whose length on the equator is measured. Ours.
 # Enabled drivers of GDAL: formats with pixels in the file, or in local files of its name. None reads from a network or
 # from files that the content names, as VRT, WMS and HTTP do. Ours.
 DRIVERS = (
@@ -80,15 +72,6 @@ def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterD
             if overview_file := dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):
                 raise InputError(f"{path} has its overviews in '{overview_file}'. Remove its tag OVERVIEW_FILE.")
             yield dataset
-
-
-@contextmanager
-def ignore_not_georeferenced() -> Iterator[None]:
-    """Suppress rasterio's warning about missing georeferencing: commands explain its consequences."""
-    rasterio = import_optional("rasterio", "geo", "Reading a raster")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        yield
 
 
 def color_bands(dataset: RasterDataset) -> tuple[int, ...]:
@@ -211,28 +194,9 @@ def pixel_side_m(dataset: RasterDataset) -> float | None:
     """
     if dataset.crs is None or not dataset.crs.is_projected:
         return None
-    meters: float = dataset.crs.linear_units_factor[1]
-    side = math.sqrt(abs(dataset.transform.determinant)) * meters
-    if is_mercator(dataset.crs):
-        return side * _ground_m(dataset, meters)
+    side: float = math.sqrt(abs(dataset.transform.determinant)) * dataset.crs.linear_units_factor[1]
     share = ground_share(dataset, dataset.height // 2, dataset.width // 2)
     return side if share is None or abs(share - 1) <= AREA_TOLERANCE else side * math.sqrt(share)
-
-
-def _ground_m(dataset: RasterDataset, meters: float) -> float:
-    """Meters on the ground per meter in Mercator's projection, at the center of a raster."""
-    from rasterio.warp import transform
-
-    east, north = dataset.xy(dataset.height // 2, dataset.width // 2)
-    places = ([east, east + _STEP_M / meters], [north, north])
-    (first, second), (latitude, _) = transform(dataset.crs, "EPSG:4326", *places)
-    angle = math.radians((second - first) % 360)  # longitudes continue at -180 beyond the date line
-    return EARTH_RADIUS_M * angle / _STEP_M * math.cos(math.radians(latitude))
-
-
-def is_mercator(crs: Any) -> bool:
-    """Whether coordinates are in Mercator's projection, whose scale is the secant of the latitude."""
-    return _MERCATOR.search(crs.to_wkt()) is not None
 
 
 def ground_share(dataset: Any, row: int, column: int) -> float | None:

@@ -6,22 +6,19 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks, max_levels, probe
 from efficientnetv2.data.image_io import UnreadableImageError, max_level
 from efficientnetv2.data.imagenet_check import recognized
 from efficientnetv2.data.open_image import regular_file
 from efficientnetv2.data.readers import source_reader
-from efficientnetv2.data.records import Ints, packed_record
+from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.reader import ShardDamage, find_damage, probe_images
 from efficientnetv2.utils.errors import InputError, escape_controls, pluralize
 
@@ -121,34 +118,22 @@ def _check_files(
 
     Identical files get one id in ``contents``. Only files of equal size and end are read whole.
     """
-    is_packed = np.array(["#" in path and packed_record(path) is not None for path in dataset.paths], dtype=bool)
-    rows = np.flatnonzero(~is_packed)
-    files = [dataset.file(row) for row in rows.tolist()]
+    files = [dataset.file(row) for row in range(len(dataset))]
     probes = map_chunks(lambda chunk: [probe(file) for file in chunk], files, progress)
-    reasons = {row: found.reason for row, found in zip(rows.tolist(), probes, strict=True) if found.reason}
-    marks = pd.DataFrame([(found.size, found.tail) for found in probes], rows)
+    reasons = {row: found.reason for row, found in enumerate(probes) if found.reason}
+    marks = pd.DataFrame([(found.size, found.tail) for found in probes])
     marks = marks.drop(index=list(reasons))
-    records = lru_cache(maxsize=None)(builtin_datasets.cifar_records)
 
     def digest(file: str) -> bytes:
-        """The hash of a file, or of the pixels of a packed record; empty where there is no such record."""
-        if place := packed_record(file):
-            pixels = records(Path(place[0]))[place[1] : place[1] + 1, -builtin_datasets.PIXELS :].tobytes()
-            return hashlib.blake2b(pixels).digest() if pixels else b""
         try:
             with regular_file(file) as stream:
                 return hashlib.file_digest(stream, "blake2b").digest()
         except OSError:  # removed since the check; reading it reports that
             return file.encode(errors="surrogateescape")
 
-    alike = [*marks.index[marks.duplicated(keep=False)].tolist(), *np.flatnonzero(is_packed).tolist()]
-    digests = map_chunks(lambda chunk: [digest(dataset.file(row)) for row in chunk], alike)
-    for row, found in zip(alike, digests, strict=True):
-        if not found:
-            count = len(records(Path(dataset.file(row).rpartition("#")[0])))
-            reasons[row] = f"is not among the {count} records of its file"
-    known = [found or str(row) for row, found in zip(alike, digests, strict=True)]
-    _share_ids(contents, np.array(alike, dtype=np.intp), np.array(known, dtype=object))
+    alike = marks.index[marks.duplicated(keep=False)].tolist()
+    digests = map_chunks(lambda chunk: [digest(files[row]) for row in chunk], alike)
+    _share_ids(contents, np.array(alike, dtype=np.intp), np.array(digests, dtype=object))
     return reasons, Counter(found.colors for found in probes if found.colors), max_levels(probes)
 
 

@@ -13,29 +13,26 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from efficientnetv2.data import builtin_datasets, jpeg
+from efficientnetv2.data import jpeg
 from efficientnetv2.data.open_image import (
     IGNORED_WARNINGS,
     ForeignFormatError,
     NotRegularFileError,
-    loaded,
     open_image,
     read_file,
 )
-from efficientnetv2.data.records import packed_record
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.utils.errors import InputError, pluralize
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import MemoryBudget
 
 Pixels = npt.NDArray[np.uint8]
 
-# A path, the bytes of a file, a record of a CIFAR file ("data_batch_1.bin#17"), a Pillow image, or decoded pixels:
-# (height, width, channels), upright, RGB or the bands of a raster as ``data.bands`` reads them.
+# A path, the bytes of a file, a Pillow image, or decoded pixels: (height, width, channels), upright, RGB or the bands
+# of a raster as ``data.bands`` reads them.
 Source = str | Path | bytes | Image.Image | Pixels
 
 #: Minimum shorter side of an image, in pixels. Ours.
 MIN_SIDE = 2
-_CIFAR_PX = 32
 _HIGH_BIT_DEPTH = ("I", "F")  # prefixes of Pillow's modes with 16 and 32 bits
 # Formats that can be decoded at a smaller scale, and so must not be loaded before the scale is chosen.
 _SCALABLE = ("JPEG", "MPO")
@@ -116,7 +113,7 @@ def open_stored(source: Source) -> Iterator[StoredImage]:
 
 def image_size(source: Source) -> tuple[int, int]:
     """Width and height as stored, from the header only. Raises UnreadableImageError."""
-    if isinstance(source, str | Path) and packed_record(str(source)) is None:
+    if isinstance(source, str | Path):
         try:
             with IGNORED_WARNINGS, open_image(source) as image:
                 return image.size
@@ -128,7 +125,7 @@ def image_size(source: Source) -> tuple[int, int]:
 
 def is_high_bit_depth(source: Source) -> bool:
     """Whether an image has more than 8 bits and one channel, by its header. Pillow reads 16-bit colors as 8 bits."""
-    if isinstance(source, np.ndarray) or (isinstance(source, str | Path) and packed_record(str(source))):
+    if isinstance(source, np.ndarray):
         return False
     if isinstance(source, Image.Image):
         return source.mode.startswith(_HIGH_BIT_DEPTH)
@@ -167,7 +164,7 @@ def _from_pillow(image: Image.Image, content: bytes = b"") -> StoredImage:
         pixels = partial(_pillow_pixels, image, content)
         return StoredImage(*image.size, _orientation(image), jpeg.SCALES, pixels)
     # TIFF images turn themselves upright while loading, and the metadata of a PNG may follow the pixels.
-    image = loaded(image, content)
+    image.load()
     validate_size(*image.size)
     return StoredImage(*image.size, _orientation(image), (1,), partial(_pillow_pixels, image, b""))
 
@@ -263,16 +260,7 @@ def _content(source: Source) -> bytes | Image.Image | Pixels:
     """The content of a file. Pillow images and pixels stay."""
     if isinstance(source, Image.Image | np.ndarray):
         return source
-    if isinstance(source, bytes):
-        content = source
-    elif "#" in str(source) and (record := packed_record(str(source))):
-        rows = builtin_datasets.cifar_records(Path(record[0]))
-        if record[1] >= len(rows):
-            raise UnreadableImageError("", f"does not exist: the file has {pluralize(len(rows), 'record')}")
-        planes = rows[record[1], -builtin_datasets.PIXELS :].reshape(3, _CIFAR_PX, _CIFAR_PX)
-        return np.ascontiguousarray(planes.transpose(1, 2, 0))
-    else:
-        content = read_file(source)
+    content = source if isinstance(source, bytes) else read_file(source)
     if not content:
         raise UnreadableImageError("", "is empty (0 bytes)")
     return content

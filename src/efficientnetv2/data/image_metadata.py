@@ -16,7 +16,7 @@ from efficientnetv2.data.file_probe import map_chunks
 from efficientnetv2.data.image_io import Source, UnreadableImageError, image_size
 from efficientnetv2.data.open_image import open_image, read_file
 from efficientnetv2.data.readers import BestEffortReader, source_reader
-from efficientnetv2.data.records import Ints, packed_record
+from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import CONTENT
 from efficientnetv2.data.shards.reader import content_hash
 from efficientnetv2.utils.errors import InputError
@@ -58,10 +58,10 @@ def content_hashes(dataset: ImageDataset, *, most: int = MAX_HASHED) -> tuple[In
 
 
 def file_bytes(source: Source) -> bytes:
-    """The file of an image; a PNG of a record in a binary file. Raises UnreadableImageError and OSError."""
+    """The file of an image; a PNG of decoded pixels. Raises UnreadableImageError and OSError."""
     if isinstance(source, bytes):
         return source
-    if isinstance(source, str | Path) and packed_record(str(source)) is None:
+    if isinstance(source, str | Path):
         return read_file(source)
     png = io.BytesIO()
     load_image(source).save(png, "PNG")
@@ -73,8 +73,6 @@ def longer_sides(dataset: ImageDataset) -> Floats | None:
     if dataset.shards is not None or dataset.bands is not None or len(dataset) > MAX_MEASURED:
         return None
     files = [dataset.file(row) for row in range(len(dataset))]
-    if any(packed_record(file) is not None for file in files):
-        return None
 
     def longer_side(file: str) -> float:
         try:

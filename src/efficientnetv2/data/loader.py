@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import parent_process
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,7 +30,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, ReaderKilledError
-from efficientnetv2.utils.processes import end_with_parent, own_folder, without_script
+from efficientnetv2.utils.processes import end_with_parent, without_script
 from efficientnetv2.utils.random_key import Key
 
 Result = TypeVar("Result")
@@ -101,8 +100,6 @@ def iter_batches(dataset: Dataset[Any], requests: Any, workers: int, pin_memory:
 def _start_loader(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
     options: dict[str, Any] = {}
     if workers:
-        if parent_process() is None:  # otherwise the parent's folder holds multiprocessing's files
-            own_folder()
         # The system ends a worker with the thread that started it, and only the main thread lasts until the end.
         parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
         options = {"worker_init_fn": partial(_start_worker, parent=parent), "prefetch_factor": PREFETCH}

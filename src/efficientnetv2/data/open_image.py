@@ -15,7 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+# Pillow's default of 1 MiB refuses photos with a large color profile, and images with the workflow that made them.
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 
 #: Supported formats of Pillow, whatever the name of a file. Missing are those that start other programs (EPS), need
 #: other decoders, or unpack without a limit. TGA is last, since it has no signature. Ours.
@@ -29,9 +32,6 @@ MAX_SIDE = 65_535
 MAX_BYTES = 2**31
 # Without O_NONBLOCK, which Windows lacks, opening a pipe waits for its writer. For files it changes nothing.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-_PNG = b"\x89PNG\r\n\x1a\n"
-# Chunks of a PNG with text or a color profile. Source: the PNG specification, section 11.3.
-_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 # First bytes of other formats, their name and a fix. Source: the formats' specifications, and the tests of file(1).
 _CONVERT = "convert it to JPEG first"
@@ -114,33 +114,23 @@ def _known() -> tuple[str, ...]:
 
 def regular_file(path: str | Path) -> io.FileIO:
     """Open a regular file for unbuffered reading. Raises OSError; NotRegularFileError for a pipe or device."""
-    return io.FileIO(_opened(path)[0])
+    descriptor = os.open(path, _FLAGS)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return io.FileIO(descriptor)
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise NotRegularFileError(errno.EINVAL, "Not a regular file", str(path))
 
 
 def read_file(path: str | Path) -> bytes:
     """Content of a regular file, up to its current size. Raises as ``regular_file``, and OSError above 2 GiB."""
-    descriptor, size = _opened(path)
-    try:
+    with io.BufferedReader(regular_file(path)) as file:
+        size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
             raise OSError(errno.EFBIG, f"File of {size / 2**30:.1f} GiB, more than 2", str(path))
-        content = os.read(descriptor, size)
-        while len(content) < size and (more := os.read(descriptor, size - len(content))):
-            content += more
-        return content
-    finally:
-        os.close(descriptor)
-
-
-def _opened(path: str | Path) -> tuple[int, int]:
-    """Descriptor and size of a regular file."""
-    descriptor = os.open(path, _FLAGS)
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode):
-        return descriptor, status.st_size
-    os.close(descriptor)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise NotRegularFileError(errno.EINVAL, "Not a regular file", str(path))
+        return file.read(size)
 
 
 def image_in(file: IO[bytes]) -> Image.Image:
@@ -156,11 +146,6 @@ def image_in(file: IO[bytes]) -> Image.Image:
                 fault = f"is not an image in a supported format, but {what}: {fix}"
                 raise ForeignFormatError(fault) from None
         raise
-    except ValueError as error:
-        if not _is_text_limit(error):
-            raise
-        file.seek(start)
-        image = Image.open(io.BytesIO(_without_text(file.read())), formats=_known())
     if max(image.size) > MAX_SIDE:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} px; a side may have {MAX_SIDE}")
     return image
@@ -174,32 +159,3 @@ def open_image(source: str | Path | bytes) -> Iterator[Image.Image]:
         image_in(file) as image,
     ):
         yield image
-
-
-def loaded(image: Image.Image, content: bytes = b"") -> Image.Image:
-    """Load the pixels. With the content of its file, also those of a PNG whose texts are too long for Pillow."""
-    try:
-        image.load()
-    except ValueError as error:
-        if not (content and _is_text_limit(error)):
-            raise
-        image = image_in(io.BytesIO(_without_text(content)))
-        image.load()
-    return image
-
-
-def _is_text_limit(error: ValueError) -> bool:
-    return "MAX_TEXT_" in str(error)
-
-
-def _without_text(content: bytes) -> bytes:
-    """A PNG without texts and color profile, which do not change the pixels. Other content stays."""
-    if not content.startswith(_PNG):
-        return content
-    kept, place = [_PNG], len(_PNG)
-    while place + 8 <= len(content):
-        end = place + 12 + int.from_bytes(content[place : place + 4])  # length, name, data, checksum
-        if content[place + 4 : place + 8] not in _PNG_TEXT:
-            kept.append(content[place:end])
-        place = end
-    return b"".join(kept)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -172,15 +171,6 @@ def size_fault(dataset: RasterDataset) -> str:
 def dtypes_of(dataset: RasterDataset, numbers: Sequence[int]) -> tuple[str, ...]:
     """Distinct types of bands, sorted: ``uint16``."""
     return tuple(sorted({dataset.dtypes[number - 1] for number in numbers}))
-
-
-def count_dtypes(rasters: Iterable[str], bands: Bands) -> Counter[str]:
-    """Number of readable rasters with each type of the bands of a rule: ``uint16`` -> 40."""
-    found: Counter[str] = Counter()
-    for file in rasters:
-        with suppress(InputError), open_raster(file) as dataset:
-            found.update(dtypes_of(dataset, bands.numbers))
-    return found
 
 
 def dtype_group(kind: str) -> str:

@@ -14,7 +14,6 @@ from efficientnetv2.data.file_probe import map_chunks
 from efficientnetv2.data.geotiff import open_raster, visible_bands
 from efficientnetv2.data.image_io import Source, UnreadableImageError, is_high_bit_depth
 from efficientnetv2.data.raster_checks import is_raster
-from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.shards.reader import ShardReader
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError
@@ -59,7 +58,7 @@ def display_reader(dataset: ImageDataset) -> Reader:
 
 @dataclass(frozen=True)
 class _FileReader:
-    """Files, and records of packed files."""
+    """Reads files."""
 
     dataset: ImageDataset
 
@@ -78,9 +77,8 @@ class _FileReader:
 
 def _stamp(file: str) -> str:
     """Size and modification time of a file."""
-    record = packed_record(file)
     try:
-        status = os.stat(record[0] if record else file)
+        status = os.stat(file)
     except OSError as error:
         return type(error).__name__
     return f"{status.st_size} {status.st_mtime_ns}"

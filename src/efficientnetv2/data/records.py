@@ -38,7 +38,6 @@ _SYSTEM_FOLDERS = frozenset(
         "recycler", "system volume information", "lost+found", "lost.dir", "__macosx",
     )
 )  # fmt: skip
-_PACKED = re.compile(r"(.*\.bin)#(\d+)", re.DOTALL)
 # Column of augmented copies: the path of the original, or empty. Splits keep a copy with its original, and metrics
 # are of originals only.
 AUGMENTED_FROM = "augmented_from"
@@ -61,12 +60,6 @@ def is_system_folder(name: str) -> bool:
     return name.casefold() in _SYSTEM_FOLDERS
 
 
-def packed_record(path: str) -> tuple[str, int] | None:
-    """File and record number of an image in a binary file (``test.bin#12``), or None."""
-    match = _PACKED.fullmatch(path)
-    return (match[1], int(match[2])) if match else None
-
-
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """How a source is read; see ``dataset.load_dataset``. strict: apply the rules of training to existing labels."""
@@ -87,10 +80,10 @@ class ImageRecords:
 
     ``root`` is the absolute folder, or URL, of relative paths; ``source`` the user's input, for messages. ``table`` has
     index 0 to N-1, the columns ``path`` (relative to root where possible), ``label`` (text or NaN) and ``split`` ('' or
-    one of SPLITS), then others; splits use ``group``, ``latitude`` and ``longitude``. Paths into larger files are
-    ``file.bin#12`` and ``train-000003.tar#its/own/path.jpg``. ``rows`` are (N,) row numbers in the user's file, whose
-    header is row 1. ``published`` names the published dataset of these splits. ``unsupported_files`` counts skipped
-    files: extension -> folder below root -> count.
+    one of SPLITS), then others; splits use ``group``, ``latitude`` and ``longitude``. Paths into shards are
+    ``train-000003.tar#its/own/path.jpg``. ``rows`` are (N,) row numbers in the user's file, whose header is row 1.
+    ``published`` names the published dataset of these splits. ``unsupported_files`` counts skipped files: extension ->
+    folder below root -> count.
     """
 
     root: Path | str
@@ -139,7 +132,7 @@ class ImageRecords:
         return replace(self, table=self.table.iloc[chosen].reset_index(drop=True), rows=rows)
 
     def file(self, index: int) -> str:
-        """Absolute path or URL of an image. Images in a larger file: ``/…/file.bin#12``."""
+        """Absolute path or URL of an image. Images in a shard: ``/…/train-000003.tar#its/own/path.jpg``."""
         # Not from ``paths``: each process that reads images would make its own list.
         path = str(self._path_cells[index])
         if is_url(path):

@@ -27,7 +27,6 @@ from efficientnetv2.data.records import (
     Ints,
     ReadOptions,
     missing_column,
-    packed_record,
     parse_split,
     validate_path_text,
 )
@@ -331,21 +330,12 @@ def _normal_folder(folder: str, root: Path) -> str:
 def _with_files(records: ImageRecords) -> ImageRecords:
     """The same rows, with paths in the Unicode form of the file names. Refuses more than 5 % of rows without file."""
     root, paths = Path(records.root), records.paths
-    is_file = lru_cache(maxsize=None)(os.path.isfile)  # a packed file is checked once
-
-    def is_missing(index: int) -> bool:
-        record = packed_record(paths[index]) if "#" in paths[index] else None
-        if record is not None and is_file(root / record[0]):
-            return False
-        return not os.path.isfile(records.file(index))
-
     # In threads, since a network file system takes a while for each.
-    absent = map_chunks(lambda rows: [is_missing(row) for row in rows], range(len(records)))
+    absent = map_chunks(lambda rows: [not os.path.isfile(records.file(row)) for row in rows], range(len(records)))
     gone = np.flatnonzero(absent).tolist()
     respelled = {path: _other_form(path, root) for path in {paths[index] for index in gone}}
     gone = [index for index in gone if respelled[paths[index]] is None]
-    in_packed = any(packed_record(paths[index]) for index in gone)  # a file of many images is missing
-    if gone and (in_packed or len(gone) > MAX_UNREADABLE * len(records)):
+    if len(gone) > MAX_UNREADABLE * len(records):
         names, near = shorten([paths[index] for index in gone], 3), _near(paths[gone[0]], root)
         raise InputError(
             f"{records.where(gone[0])}: '{paths[gone[0]]}' does not exist under {root} (no file in {len(gone)} of "

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # 1 MiB refuses PNGs with a large color profile
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _TURN = Image.Transpose
 # By the EXIF tag Orientation.
@@ -120,9 +121,8 @@ def main() -> None:
     for path in map(Path, paths):
         files += sorted(file for file in path.rglob("*") if file.suffix.lower() in known) if path.is_dir() else [path]
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    table, classifier = csv.writer(sys.stdout, lineterminator="\n"), Classifier(model)
+    table, classifier, skipped = csv.writer(sys.stdout, lineterminator="\n"), Classifier(model), 0
     table.writerow(["path", "predicted_label", "probability"])
-    skipped = 0
     for file in files:
         try:
             label, probabilities = classifier.predict(file)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import colorsys
 import json
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,6 @@ from efficientnetv2.data.geotiff import (
     RasterDataset,
     Window,
     ground_share,
-    ignore_not_georeferenced,
-    is_mercator,
     open_raster,
     pixel_side_m,
     read_errors,
@@ -97,7 +96,8 @@ def write_map(
         _add_overviews(partial)
 
     try:
-        with ignore_not_georeferenced():
+        # Commands explain the consequences of a missing location.
+        with warnings.catch_warnings(action="ignore", category=rasterio.errors.NotGeoreferencedWarning):
             write_atomically(path, write)
     except OSError as error:
         # GDAL's message is the cause of rasterio's "see previous exception".
@@ -252,12 +252,11 @@ def distortion_warning(dataset: RasterDataset) -> str:
     middle = (dataset.height // 2, dataset.width // 2)
     places = [middle, (0, 0), (0, right), (bottom, 0), (bottom, right)]
     shares = [share for place in places if (share := ground_share(dataset, *place)) is not None]
-    if shares and not is_mercator(crs) and max(abs(share - 1) for share in shares) <= AREA_TOLERANCE:
+    if shares and max(abs(share - 1) for share in shares) <= AREA_TOLERANCE:
         return ""
     ends = [f"{share:.0%}" for share in (min(shares), max(shares))] if shares else ["an unknown share"]
     covered = " to ".join(dict.fromkeys(ends))
-    projection = "Mercator's projection" if is_mercator(crs) else "this projection"
     return (
-        f"Areas are given in pixels: in {projection} a pixel covers {covered} of its stated area. Project the raster "
-        "first, such as with gdalwarp -t_srs EPSG:32721 (the number of your zone)."
+        f"Areas are given in pixels: in this projection a pixel covers {covered} of its stated area. Project the "
+        "raster first, such as with gdalwarp -t_srs EPSG:32721 (the number of your zone)."
     )

@@ -22,7 +22,6 @@ from pydantic import ValidationError
 from torch import nn
 
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.data.builtin_datasets import is_cifar_folder
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import refuse_missing
 from efficientnetv2.data.image_folder import lists_images
@@ -287,7 +286,7 @@ def refuse_inside_data(data: str, out: Path, option: str, *, command: str | None
     ``out``; where the user gave none, ``command`` has chosen it in the working directory.
     """
     source = Path(os.path.expanduser(data))
-    if not is_inside_data(data, out) or is_shards(data) or is_cifar_folder(source):
+    if not is_inside_data(data, out) or is_shards(data):
         return
     if not lists_images(source, out):
         return

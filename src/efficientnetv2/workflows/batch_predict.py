@@ -21,7 +21,7 @@ from torch import Tensor
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.loader import evaluation_batches
-from efficientnetv2.data.records import Ints, packed_record
+from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
@@ -254,9 +254,9 @@ class PredictionCheckpoint:
     def _file_states(self, rows: Ints) -> Ints:
         """(n, 2) size in bytes and hashed state of the file that holds each image; -1 if unknown."""
         dataset = self._dataset
-        find = packed_record if dataset.shards is None else shard_of
-        paths = [dataset.paths[row] for row in rows.tolist()]
-        files = [path if (within := find(path)) is None else within[0] for path in paths]
+        files = [dataset.paths[row] for row in rows.tolist()]
+        if dataset.shards is not None:
+            files = [path if (within := shard_of(path)) is None else within[0] for path in files]
         states = {} if dataset.shards is None else self._states
         if new := [name for name in dict.fromkeys(files) if name not in states]:
             states |= zip(new, store_at(str(dataset.root)).stats(new), strict=True)

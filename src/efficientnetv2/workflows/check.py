@@ -15,13 +15,14 @@ from markupsafe import escape
 
 from efficientnetv2.checks.dataset_check import CheckResult, check_dataset
 from efficientnetv2.checks.image_stats import ImageStats, collect_image_stats
-from efficientnetv2.checks.report import JSON_NAME, PAGE_NAME, is_check_json, is_check_page, write_check_report
+from efficientnetv2.checks.report import JSON_NAME, PAGE_NAME, is_check_json, write_check_report
 from efficientnetv2.checks.split_leakage import check_time_column
 from efficientnetv2.data.config import DataConfig, default_check_dir, report_notes, with_bands
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, source_reader
 from efficientnetv2.evaluation.evaluation_result import library_versions
+from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB
@@ -76,7 +77,7 @@ def run_check(
     dataset = data.read_any()
     check_time_column(dataset, options.time_column)
     with output_dir(folder, "`output`"):  # removed again if the check fails
-        for name, is_own in ((JSON_NAME, is_check_json), (PAGE_NAME, is_check_page)):
+        for name, is_own in ((JSON_NAME, is_check_json), (PAGE_NAME, is_page)):
             refuse_foreign_file(folder / name, f"`output` {folder}:", is_own, "is not a report of effnetv2 check")
         note_replaced(folder / PAGE_NAME)
         network, weights = _load_network(options.weights)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import errno
-import io
 import os
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from fsspec.core import url_to_fs
 from fsspec.registry import available_protocols
-from fsspec.spec import AbstractFileSystem
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from fsspec.utils import merge_offset_ranges
 
 from efficientnetv2.data.shards.index import is_url
@@ -312,42 +311,21 @@ class RemoteStore(Store):
         if stat is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.base}/{name}")
         self.read([Range(name, 0, min(4, stat.bytes))])  # fails early if the server does not support ranges
-        return cast(IO[bytes], io.BufferedReader(_RemoteFile(self, name, stat.bytes), _READ_AHEAD_BYTES))
+        return cast(IO[bytes], _RemoteFile(self, name, stat.bytes))
 
 
-class _RemoteFile(io.RawIOBase):
-    """A raw file of a store. Each read is a request."""
+class _RemoteFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
+    """A file of a store, read some megabytes ahead."""
 
     def __init__(self, store: RemoteStore, name: str, size: int) -> None:
-        self._store, self._name, self._size, self._at = store, name, size, 0
+        super().__init__(None, f"{store.base}/{name}", block_size=_READ_AHEAD_BYTES, size=size)
+        self._store, self._name = store, name
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._read_to(min(self._at + len(buffer), self._size))
-        buffer[: len(content)] = content
-        return len(content)
-
-    def readall(self) -> bytes:
-        return self._read_to(self._size)
-
-    def _read_to(self, stop: int) -> bytes:
-        starts = range(self._at, stop, _MAX_BYTES)
-        parts = self._store.read([Range(self._name, at, min(at + _MAX_BYTES, stop)) for at in starts])
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        starts = range(start, end, _MAX_BYTES)
+        parts = self._store.read([Range(self._name, at, min(at + _MAX_BYTES, end)) for at in starts])
         if reasons := [part for part in parts if isinstance(part, str)]:
-            raise OSError(errno.EIO, reasons[0], f"{self._store.base}/{self._name}")
-        self._at = max(self._at, stop)
+            raise OSError(errno.EIO, reasons[0], self.path)
         return b"".join(cast(list[bytes], parts))
 
 

@@ -27,7 +27,7 @@ from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_resized_image
 from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks, probe_bytes
-from efficientnetv2.data.image_io import UnreadableImageError, open_stored
+from efficientnetv2.data.image_io import UnreadableImageError, fault_of, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
 from efficientnetv2.data.open_image import image_extensions, is_image, open_image
 from efficientnetv2.data.raster_checks import is_raster, raster_content
@@ -152,7 +152,7 @@ def _require_room(dataset: ImageDataset, out: Path, packing: PackOptions) -> Non
     else:
         files = [dataset.file(row) for row in range(len(dataset))]
         sizes = map_chunks(lambda some: [os.path.getsize(file) for file in some if os.path.isfile(file)], files)
-        needed = sum(sizes)  # without records
+        needed = sum(sizes)
     free = shutil.disk_usage(next(place for place in out.absolute().parents if place.is_dir())).free
     if needed > free:
         fault = f"the images are {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free"
@@ -180,10 +180,8 @@ def _pack_image(reader: Reader, sample: int, path: str, image_size: int | None) 
             with open_image(data) as image:
                 extension = (image.format or "img").lower()
         small = None if image_size is None else shrink(data, image_size)
-    except UnreadableImageError as error:
-        return error.reason
-    except OSError as error:
-        return f"may not be read ({(error.strerror or str(error)).lower()})"
+    except (OSError, UnreadableImageError) as error:
+        return fault_of(error)
     stored, extension = small or (data, extension)
     return _Packed(stored, extension, content_hash(data), zlib.crc32(stored))
 
