@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -38,15 +37,6 @@ def test_json_may_be_indented_by_tabs(tmp_path):
     architecture = get_architecture("efficientnetv2_s")
     (tmp_path / "s.json").write_text(json.dumps(architecture.to_json(), indent="\t"))
     assert read_architecture(tmp_path / "s.json") == architecture
-
-
-def test_file_of_version_0_1_is_read(tmp_path):
-    write_architecture(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"))
-    text = (tmp_path / "s.yaml").read_text()
-    (tmp_path / "old.yaml").write_text(text.replace("global_pool: avg\n", "pooling: mean+centre\n"))
-    assert read_architecture(tmp_path / "old.yaml") == replace(
-        get_architecture("efficientnetv2_s"), global_pool="avg+center"
-    )
 
 
 def test_each_stage_is_one_line(tmp_path):

@@ -398,14 +398,8 @@ def test_study_with_other_bands_or_missing_data_is_refused(more, on_rasters):
     invoke_ok(*words(on_rasters, on_rasters / "pictures", "--bands", "4,3,2"))
 
 
-@pytest.mark.parametrize("is_saved", [True, False])
-def test_suggested_training_has_the_bands_of_the_search(is_saved, on_rasters):
-    """Also for a study of an earlier version, whose plan has no bands."""
+def test_suggested_training_has_the_bands_of_the_search(on_rasters):
     storage = Storage(sqlite_url(on_rasters / "study/study.db"), timeout_s=5)
-    if not is_saved:
-        plain = load_config(storage, "study").to_json() | {"bands": None}
-        study_id = storage.rdb.get_study_id_from_name("study")
-        storage.rdb.set_study_user_attr(study_id, "plan", plain)
     measured = Measurement(1000, 1000, top1=0.5, step_seconds=0.1).to_json()
     output = {"measurement": measured, "point": list(SPACE.encode(SPACE.backbone))}
     open_study(storage, "study").optuna_study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs=output))

@@ -70,8 +70,8 @@ def test_failed_model_has_reward_zero():
 def test_positive_exponent_is_rejected(name):
     with pytest.raises(ValidationError, match=mentioning(name, "0.07", "0")):
         Reward(**{name: 0.07})
-    with pytest.raises(InputError, match=mentioning(name)):
-        Reward.from_json({name: float("nan")})
+    with pytest.raises(ValidationError, match=name):
+        Reward(**{name: float("nan")})
 
 
 def test_missing_measurement_of_a_used_cost_is_rejected():
@@ -84,12 +84,9 @@ def test_missing_measurement_of_a_used_cost_is_rejected():
         Reward().compute(BACKBONE, untimed)
 
 
-def test_measurement_and_reward_survive_json():
+def test_measurement_survives_json():
     failed = replace(BACKBONE, top1=None, failure="killed by signal 11", peak_memory_bytes=7)
     assert Measurement.from_json(failed.to_json()) == failed
-    assert Reward.from_json(Reward(parameters=-0.1).to_json()) == Reward(parameters=-0.1)
-    with pytest.raises(InputError, match="latency"):
-        Reward.from_json({"latency": -0.1})
 
 
 @pytest.mark.parametrize(

@@ -59,35 +59,6 @@ def test_config_is_read_back_equal(tmp_path):
     assert [there.study_name for there in study.storage.rdb.get_all_studies()] == ["study"]
 
 
-def test_study_without_version_and_bands_is_opened(tmp_path):
-    one = storage(tmp_path)
-    create_study(one, "study", PLAN, trials=7)
-    study_id = one.rdb.get_study_id_from_name("study")
-    plain = PLAN.to_json()
-    del plain["version"], plain["bands"], plain["nodata"]
-    one.rdb.set_study_user_attr(study_id, "plan", plain)
-    plan = open_study(one, "study").config
-    assert plan == PLAN.model_copy(update={"bands": None, "nodata": None})
-    require_same_config(plan, RequestedConfig(bands=(3, 2, 1), nodata=(0.0,)), "the study 'study'")
-
-
-def test_study_of_version_0_1_is_opened(tmp_path):
-    one = storage(tmp_path)
-    create_study(one, "study", PLAN, trials=7)
-    study_id = one.rdb.get_study_id_from_name("study")
-    plain = PLAN.to_json()
-    plain["asked"], plain["pictures"] = plain.pop("requested_recipe"), plain.pop("dataset_digest")
-    plain["space"]["backbone"]["pooling"] = {"avg": "mean"}[plain["space"]["backbone"].pop("global_pool")]
-    for name in ("recipe", "asked"):
-        old = plain[name]
-        old["batch_images"], old["framing"] = old.pop("batch_size"), {"squash": "whole"}[old.pop("crop_mode")]
-        for part in ("optimizer", "schedule"):
-            old[part]["kind"] = old[part].pop("name")
-        old["progressive"]["image_px"] = old["progressive"].pop("image_size")
-    one.rdb.set_study_user_attr(study_id, "plan", plain)
-    assert open_study(one, "study").config == PLAN
-
-
 @pytest.mark.parametrize(("begun", "said"), [("0.1", ("efficientnetv2", "0.1")), (None, ("of an earlier version",))])
 def test_other_package_version_gives_a_warning(begun, said):
     assert version_warning("1.0", "1.0") is None

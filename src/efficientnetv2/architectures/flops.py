@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds and activation memory of an architecture, counted from its table without torch."""
+"""Parameters and multiply-adds of an architecture, counted from its table without torch."""
 
 from __future__ import annotations
 
@@ -15,21 +15,14 @@ class Cost:
     """Cost of a part of a model, for one image.
 
     ``multiply_adds`` are those of all convolutions and linear layers, squeeze-excite included: what the papers call
-    FLOPs. ``activation_bytes`` is what the forward pass keeps for the backward pass, in fp32: the input of every
-    convolution, linear layer, batch-norm and SiLU, and both factors of squeeze-excite's product; a shared tensor counts
-    once. Weights, batch statistics, dropout masks and the kernels' workspace are extra.
+    FLOPs.
     """
 
     parameters: int = 0
     multiply_adds: int = 0
-    activation_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.parameters + other.parameters,
-            self.multiply_adds + other.multiply_adds,
-            self.activation_bytes + other.activation_bytes,
-        )
+        return Cost(self.parameters + other.parameters, self.multiply_adds + other.multiply_adds)
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class NetworkCost:
 def count_flops(
     architecture: Architecture, *, image_size: int, num_classes: int = 1000, in_channels: int = 3
 ) -> NetworkCost:
-    """Count parameters, multiply-adds and activation memory at an image size.
+    """Count parameters and multiply-adds at an image size.
 
     Args:
         image_size: Height and width of the image.
@@ -78,20 +71,17 @@ def count_flops(
         if value < least:
             raise InputError(f"{name} is {value}, but must be at least {least}.")
     size = output_size(image_size, stride=2)
-    stem = Cost(activation_bytes=in_channels * image_size**2 * FLOAT_BYTES)
-    stem += _convolution(in_channels, architecture.stem_channels, kernel=3, size=size)
+    stem = _convolution(in_channels, architecture.stem_channels, kernel=3, size=size)
     rows = []
     for block in blocks(architecture):
         in_size, size = size, output_size(size, stride=block.stride)
         rows.append(_block(block, in_size=in_size, size=size))
     channels, width = architecture.stages[-1].channels, architecture.embed_dim
-    classifier = Cost(width * num_classes + num_classes, width * num_classes, width * FLOAT_BYTES)
     return NetworkCost(
         stem=stem,
         blocks=tuple(rows),
-        # Pooling needs no more than the shape of what it pools: the last SiLU's output is not kept.
-        head=_convolution(channels, architecture.head_channels, kernel=1, size=size, kept_tensors=2),
-        classifier=classifier if num_classes else Cost(),
+        head=_convolution(channels, architecture.head_channels, kernel=1, size=size),
+        classifier=Cost(width * num_classes + num_classes, width * num_classes),
     )
 
 
@@ -111,22 +101,13 @@ def _block(block: Block, *, in_size: int, size: int) -> Cost:
         total += _convolution(block.in_channels, inner, kernel=block.kernel, size=size)
     if block.se_channels is not None:
         weights = 2 * inner * block.se_channels
-        # Pooled, before and after SiLU, gate; and the gated product.
-        kept = 2 * inner + 2 * block.se_channels + inner * size**2
-        total += Cost(weights + inner + block.se_channels, weights, kept * FLOAT_BYTES)
+        total += Cost(weights + inner + block.se_channels, weights)
     if block.projects:
-        # No SiLU follows; what is kept is the sum with the shortcut where there is one.
-        total += _convolution(inner, out, kernel=1, size=size, kept_tensors=2)
+        total += _convolution(inner, out, kernel=1, size=size)
     return total
 
 
-def _convolution(
-    in_channels: int, out_channels: int, *, kernel: int, size: int, groups: int = 1, kept_tensors: int = 3
-) -> Cost:
-    """Convolution, batch-norm, SiLU; each output is the next one's input and kept for it."""
+def _convolution(in_channels: int, out_channels: int, *, kernel: int, size: int, groups: int = 1) -> Cost:
+    """Convolution and batch-norm."""
     weights = kernel**2 * (in_channels // groups) * out_channels
-    return Cost(
-        parameters=weights + 2 * out_channels,
-        multiply_adds=weights * size**2,
-        activation_bytes=kept_tensors * out_channels * size**2 * FLOAT_BYTES,
-    )
+    return Cost(weights + 2 * out_channels, weights * size**2)

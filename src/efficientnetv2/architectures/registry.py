@@ -22,7 +22,6 @@ from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv,
 from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
 from efficientnetv2.utils.errors import InputError, did_you_mean, first_error
 from efficientnetv2.utils.io import read_yaml, write_text_atomically
-from efficientnetv2.utils.legacy import upgrade
 
 Rounding = Literal["v1", "v2"]
 
@@ -254,7 +253,7 @@ def is_architecture_file(word: str) -> bool:
     return Path(word).suffix.lower() in (".yaml", ".yml", ".json")
 
 
-def architecture_text(architecture: Architecture, *, comment: str = "") -> str:
+def _architecture_text(architecture: Architecture, *, comment: str = "") -> str:
     """An architecture as ``write_architecture`` writes it, with the lines of a comment at its head."""
     head = "".join(f"# {line}\n" for line in comment.splitlines())
     plain = architecture.to_json()
@@ -267,7 +266,7 @@ def architecture_text(architecture: Architecture, *, comment: str = "") -> str:
 
 def write_architecture(path: Path, architecture: Architecture, *, comment: str = "") -> None:
     """Write an architecture; a JSON file has no comment. Raises InputError if the file can't be written."""
-    text = architecture_text(architecture, comment=comment)
+    text = _architecture_text(architecture, comment=comment)
     if path.suffix.lower() == ".json":
         text = json.dumps(architecture.to_json(), indent=1) + "\n"
     try:
@@ -279,8 +278,6 @@ def write_architecture(path: Path, architecture: Architecture, *, comment: str =
 def read_architecture(path: Path) -> Architecture:
     """The architecture of a YAML or JSON file. Raises InputError if there is none; names the wrong field."""
     plain = read_yaml(path, "`model`")
-    if isinstance(plain, dict) and "pooling" in plain:  # a file of version 0.1
-        plain = upgrade(plain)
     try:
         return Architecture.from_json(plain)
     except ValidationError as error:

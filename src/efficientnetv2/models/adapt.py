@@ -13,9 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from efficientnetv2.architectures.spec import GlobalPool
 from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels
 from efficientnetv2.models.ensemble import require_single_model
-from efficientnetv2.models.library_models import scale_before_stem, scale_in_stem
 from efficientnetv2.models.wrapped_model import WrappedModel
-from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError
 
 N = TypeVar("N", bound=Network)
@@ -37,8 +35,8 @@ def adapt(
         global_pool: Of the last maps of an ``EfficientNet``; another one needs a new classifier. None keeps it.
 
     Raises:
-        InputError: A number out of range, an unknown ``global_pool``, a grouped first convolution, pooling or several
-            classifiers of a wrapped model, or an ensemble.
+        InputError: A number out of range, an unknown ``global_pool``, a grouped first convolution, pooling, several
+            classifiers or built-in scaling of a wrapped model, or an ensemble.
 
     Example::
 
@@ -130,6 +128,8 @@ def _set_channels(network: Network, in_channels: int) -> None:
     require_single_model(network)
     wrapped = network if isinstance(network, WrappedModel) else None
     module, names = (wrapped.module, wrapped.stem_names) if wrapped else (network, ("stem.conv",))
+    if getattr(module, "transform_input", False) is True:  # GoogLeNet and Inception v3 of torchvision
+        raise InputError(f"{network.display_name()} scales three channels itself, so they cannot be changed.")
     stems = [module.get_submodule(name) for name in names]
     for stem in stems:
         assert isinstance(stem, nn.Conv2d)
@@ -137,8 +137,6 @@ def _set_channels(network: Network, in_channels: int) -> None:
             raise InputError(f"the first convolution has {stem.groups} groups, so its channels cannot be changed.")
         if stem.in_channels != network.in_channels:
             raise InputError("the first convolution does not read the image itself, so its channels cannot be changed.")
-    if wrapped and network.in_channels == RGB:
-        scale_in_stem(wrapped)
     for stem in stems:
         assert isinstance(stem, nn.Conv2d)
         with torch.no_grad():
@@ -146,8 +144,6 @@ def _set_channels(network: Network, in_channels: int) -> None:
             stem.weight = nn.Parameter(weight, requires_grad=stem.weight.requires_grad)
         stem.in_channels = in_channels
     network.in_channels = in_channels
-    if wrapped and in_channels == RGB:
-        scale_before_stem(wrapped)
     network.preprocessing = network.preprocessing.with_channels(in_channels)
     network.metrics, network.calibration, network.unknown = {}, None, None  # of images of other channels
 

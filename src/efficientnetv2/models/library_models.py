@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -16,7 +15,6 @@ from efficientnetv2.models.conversion.timm_config import stated_preprocessing
 from efficientnetv2.models.conversion.torchvision_config import preprocessing_of
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.models.wrapped_model import WrappedModel
-from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from efficientnetv2.utils.errors import InputError, did_you_mean, error_summary
 from efficientnetv2.utils.optional_deps import import_optional, import_torchvision
 
@@ -182,35 +180,3 @@ def _input_size(name: str, size: str, weights: WeightsEnum | None, every: type[W
         return (str(weights.meta["min_size"][0]) if sizes else ""), weights
     size = (size or _DEFAULT_SIZE) if sizes else ""
     return size, sizes.get(size, every["DEFAULT"])
-
-
-def scale_in_stem(network: WrappedModel) -> None:
-    """Move the input scaling of GoogLeNet or Inception (``transform_input``) into the stem; else do nothing.
-
-    It brings ImageNet's mean and standard deviation to 0.5, for three channels only. Outputs stay, except at borders
-    that a convolution pads with zeros (GoogLeNet).
-    """
-    module = network.module
-    if getattr(module, "transform_input", False) is True and hasattr(module, "_transform_input"):
-        _move_scaling(network, into_stem=True)
-
-
-def scale_before_stem(network: WrappedModel) -> None:
-    """Undo ``scale_in_stem`` for the two models that torchvision builds with a scaling of three channels."""
-    if network.source in [f"torchvision:{name}" for name in _WITH_AUX_HEADS]:
-        _move_scaling(network, into_stem=False)
-
-
-def _move_scaling(network: WrappedModel, *, into_stem: bool) -> None:
-    stem = network.module.get_submodule(network.stem_name)
-    norm = network.module.get_submodule(f"{network.stem_name.rpartition('.')[0]}.bn")
-    assert isinstance(stem, nn.Conv2d), "both models begin with a convolution"
-    assert isinstance(norm, nn.BatchNorm2d), "followed by a batch-norm, which takes the constant part"
-    assert norm.running_mean is not None
-    weight = stem.weight.detach()
-    mean, std = (torch.tensor(values).to(weight).view(1, -1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    before = weight.clone() if into_stem else weight / (std / 0.5)
-    constant = (before * ((mean - 0.5) / 0.5)).sum(dim=(1, 2, 3))
-    weight.copy_(before * (std / 0.5) if into_stem else before)
-    norm.running_mean.add_(-constant if into_stem else constant)
-    network.module.transform_input = not into_stem  # type: ignore[assignment]

@@ -13,12 +13,8 @@ from torch import Tensor, nn
 from efficientnetv2.models.blocks import optimize_convolutions
 from efficientnetv2.models.conversion.timm_config import stated_preprocessing
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.output_shapes import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
-
-# At this image size every stride up to 32 has maps of another size; in smaller images, several may be one pixel.
-_DISTINCT_MAPS_SIZE = 64
 
 
 class WrappedModel(Network):
@@ -73,7 +69,7 @@ class WrappedModel(Network):
         return self.source or type(self.module).__name__
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The last feature map at each resolution, (N, C, H/s, W/s), largest first; the same for images of any size.
+        """The last feature map at each resolution, (N, C, H/s, W/s), largest first.
 
         A transformer, which has one resolution, gives the map of its last block. Raises InputError unless the module is
         a timm model with ``forward_intermediates``.
@@ -83,16 +79,11 @@ class WrappedModel(Network):
                 f"{self.display_name()} gives no feature maps. Use a model of this package, or a timm model "
                 "that has forward_intermediates."
             )
-        intermediates = _Intermediates(self.module)
-        maps = intermediates(x)
+        module: Any = self.module
+        maps: list[Tensor] = module.forward_intermediates(x, intermediates_only=True)
         if self._map_indices is None:
-            sizes = maps
-            if min(x.shape[-2:]) < _DISTINCT_MAPS_SIZE:
-                with suppress(InputError):  # the model takes only one size
-                    sizes = infer_shapes(
-                        intermediates, in_channels=self.in_channels, image_size=_DISTINCT_MAPS_SIZE, images=2
-                    )
-            self._map_indices = tuple({tuple(m.shape[-2:]): index for index, m in enumerate(sizes)}.values())
+            # Decided once, by the first images: in tiny ones, several maps may have one pixel.
+            self._map_indices = tuple({tuple(m.shape[-2:]): index for index, m in enumerate(maps)}.values())
         return [maps[index] for index in self._map_indices]
 
     def embed(self, x: Tensor) -> Tensor:
@@ -123,20 +114,6 @@ class WrappedModel(Network):
                 "begins with them, or a mapping with 'logits'. Wrap it into a module that does."
             )
         return output
-
-
-class _Intermediates(nn.Module):
-    """All feature maps of a timm model."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Takes (N, C, H, W)."""
-        module: Any = self.module
-        maps: list[Tensor] = module.forward_intermediates(x, intermediates_only=True)
-        return maps
 
 
 def _declared_classifiers(module: nn.Module) -> list[nn.Module]:

@@ -119,10 +119,5 @@ class Reward:
         return dict(_COSTS[name] for name, power in self.to_json().items() if power)
 
     def to_json(self) -> dict[str, float]:
-        """The exponents by field; `from_json` is the inverse."""
+        """The exponents by field."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, plain: Any) -> Reward:
-        """Validate plain values. Raises InputError, which names the field."""
-        return validate_json(cls, plain, "a reward")

@@ -73,7 +73,7 @@ def load_rows(study: OpenStudy) -> list[TrialRow]:
                 reward=study.config.reward.compute(found, study.config.reference),
                 end="failed" if found.failure else end,
                 seconds=0.0 if trial.duration is None else trial.duration.total_seconds(),
-                predicted_step_s=attributes.get("predicted_step_s", attributes.get("foretold")),  # of version 0.1
+                predicted_step_s=attributes.get("predicted_step_s"),
                 same_as=attributes.get("same_as"),
             )
         )

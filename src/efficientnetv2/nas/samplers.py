@@ -15,7 +15,6 @@ from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from scipy.special import softmax
 
@@ -70,10 +69,6 @@ class RegularizedEvolution:
     population: int = 20
     tournament: int = 12
 
-    def __post_init__(self) -> None:
-        if min(self.population, self.tournament) < 1:
-            raise ValueError("population and tournament must be at least 1")
-
     def propose(self, space: Space, past: Sequence[PastTrial], key: Key) -> Point:
         """The point to try next. ``past`` is in the order of trial numbers."""
         rewarded = [(trial.reward, trial.point) for trial in past if trial.reward is not None]
@@ -121,10 +116,6 @@ class PolicyGradient:
     baseline_decay: float = 0.9
     entropy: float = 0.01
     most_advantage: float = 1.5
-
-    def __post_init__(self) -> None:
-        if self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}, but must be at least 1")
 
     def propose(self, space: Space, past: Sequence[PastTrial], key: Key) -> Point:
         """The point to try next. ``past`` is in the order of trial numbers."""
@@ -201,7 +192,7 @@ class SpaceSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The options of the point to try next. Raises InputError unless the study maximizes one reward."""
+        """The options of the point to try next. The study must maximize one reward."""
         past = past_trials(study, self.space)
         return dict(self.space.choices(self.proposer.propose(self.space, past, self.key.fold(trial.number))))
 
@@ -256,11 +247,8 @@ def past_trials(study: Study, space: Space) -> list[PastTrial]:
     """The trials of a study in the order of their numbers, as our samplers see them.
 
     Pruned and failed trials count with the lowest reward above 0: a single 0 among rewards that hardly differ would
-    hide their differences. Trials whose process was killed are left out. Raises InputError for other directions.
+    hide their differences. Trials whose process was killed are left out.
     """
-    if study.directions != [StudyDirection.MAXIMIZE]:
-        directions = ", ".join(direction.name.lower() for direction in study.directions)
-        raise InputError(f"this sampler must maximize one reward, not {directions}. Use the sampler nsga2.")
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
     names = {name for name, _ in space.decisions}
     # A trial that has just started may have no decisions yet.

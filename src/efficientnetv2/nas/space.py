@@ -22,7 +22,6 @@ from pydantic.dataclasses import dataclass
 from efficientnetv2.architectures.registry import EFFICIENTNETV2_B0, get_architecture, round_channels, scale
 from efficientnetv2.architectures.spec import Architecture, Stage
 from efficientnetv2.nas.stage_choices import (
-    FIELDS,
     SE,
     Decision,
     Option,
@@ -92,35 +91,23 @@ class Space:
         return math.prod(len(stage.parts) for stage in self.stages)
 
     def choices(self, point: Point) -> dict[str, Option]:
-        """The options of a point by the decision's name: ``{"stage2.kind": "fused", ...}``. Raises InputError."""
-        if len(point) != len(self.decisions):
-            raise InputError(f"a point of this space has {len(self.decisions)} numbers, not {len(point)}")
-        for index, (name, options) in zip(point, self.decisions, strict=True):
-            if not 0 <= index < len(options):
-                raise InputError(f"{name} has options 0 to {len(options) - 1}, but the point has {index}")
+        """The options of a point by the decision's name: ``{"stage2.kind": "fused", ...}``."""
         return {name: options[index] for index, (name, options) in zip(point, self.decisions, strict=True)}
 
     def point(self, choices: Mapping[str, Option]) -> Point:
-        """The canonical point of options by name. Raises InputError."""
-        names = {decision.name for decision in self.decisions}
-        if wrong := sorted(names ^ set(choices)):
-            state = "is missing" if wrong[0] in names else "is not a decision of this space"
-            raise InputError(f"'{wrong[0]}' {state}; decisions: {', '.join(sorted(names))}")
-        for name, options in self.decisions:
-            if choices[name] not in options:
-                raise InputError(f"{name} is {choices[name]}, but must be one of {format_options(options)}")
+        """The canonical point of options by name."""
         return self.canonical(tuple(options.index(choices[name]) for name, options in self.decisions))
 
     def canonical(self, point: Point) -> Point:
-        """The canonical point of the same architecture. Raises InputError."""
+        """The canonical point of the same architecture."""
         return tuple(itertools.chain(*map(StageChoices.canonical, self.stages, self._parts(point))))
 
     def effective(self, point: Point) -> tuple[bool, ...]:
-        """Which decisions of a point have an effect. Raises InputError."""
+        """Which decisions of a point have an effect."""
         return tuple(itertools.chain(*map(StageChoices.effective, self.stages, self._parts(point))))
 
     def decode(self, point: Point) -> Architecture:
-        """The architecture of a point, canonical or not. Raises InputError."""
+        """The architecture of a point, canonical or not."""
         stages = []
         for choices, stage, part in zip(self.stages, self.backbone.stages, self._parts(point), strict=True):
             values = choices.values(part)
@@ -184,7 +171,6 @@ class Space:
         return validate_json(cls, plain, "a search space")
 
     def _parts(self, point: Point) -> list[Point]:
-        self.choices(point)
         rest = iter(point)
         return [tuple(itertools.islice(rest, len(stage.decided))) for stage in self.stages]
 
@@ -218,22 +204,6 @@ def _runs(stages: Iterable[Stage]) -> list[list[int]]:
             runs.append([])
         runs[-1].append(index)
     return runs
-
-
-def describe_difference(here: Space, there: Space) -> str | None:
-    """The first difference between the requested space and that of a study; None if they are equal."""
-    for field in (name for name in here.backbone.to_json() if name != "stages"):
-        mine, other = getattr(here.backbone, field), getattr(there.backbone, field)
-        if mine != other:
-            return f"the backbone's {field} is {mine} here and {other} there"
-    if len(here.stages) != len(there.stages):
-        return f"{len(here.stages)} stages here and {len(there.stages)} there"
-    for number, (mine, other) in enumerate(zip(here.stages, there.stages, strict=True), 1):
-        for field in FIELDS:
-            if mine.options[field] != other.options[field]:
-                options, others = format_options(mine.options[field]), format_options(other.options[field])
-                return f"stage {number}: {field} is one of {options} here and {others} there"
-    return None if here == there else "the backbone's stages differ"
 
 
 def require_image_size(space: Space, image_size: int) -> None:

@@ -10,21 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.proxy_task import StepTimeBy
-from efficientnetv2.nas.space import Space, describe_difference
+from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.step_time import ReferenceTiming
 from efficientnetv2.nas.storage import Storage, import_optuna, redact_password
 from efficientnetv2.nas.trial_queue import TrialQueue
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import diff_recipes
 from efficientnetv2.utils.errors import InputError, first_error
-from efficientnetv2.utils.legacy import upgrade
 
 if TYPE_CHECKING:
     from optuna import Study
 
 # Attributes of Optuna's study: the configuration, and the number of trials that it is to have.
 CONFIG, TARGET = "plan", "trials"
-_OLD_NAMES = {"asked": "requested_recipe", "pictures": "dataset_digest"}  # of version 0.1
 
 
 class StudyConfig(BaseModel):
@@ -50,8 +48,8 @@ class StudyConfig(BaseModel):
     seed: int
     prune: bool
     dataset_digest: str
-    bands: tuple[int, ...] | None = None
-    nodata: tuple[float, ...] | None = None
+    bands: tuple[int, ...]
+    nodata: tuple[float, ...]
     class_names: tuple[str, ...]
     hardware: str
     reference: Measurement
@@ -78,10 +76,7 @@ class StudyConfig(BaseModel):
 
     @classmethod
     def from_json(cls, plain: Any, *, where: str) -> StudyConfig:
-        """Validate plain values, also of version 0.1. Raises InputError."""
-        if isinstance(plain, dict):
-            plain = {_OLD_NAMES.get(name, name): value for name, value in plain.items()}
-            plain |= {name: upgrade(plain[name]) for name in ("space", "recipe", "requested_recipe") if name in plain}
+        """Validate plain values. Raises InputError."""
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
@@ -117,10 +112,10 @@ def require_same_config(
     this machine has worked for the study, so that it can resume it.
     """
     differences = []
-    if requested.space is not None and (space := describe_difference(requested.space, config.space)):
-        differences.append(f"space: {space}")
+    if requested.space not in (None, config.space):
+        differences.append("space: other architectures")
     if requested.recipe is not None:
-        changes = diff_recipes(config.requested_recipe, requested.recipe, leave_open=set())
+        changes = diff_recipes(config.requested_recipe, requested.recipe)
         differences += [f"recipe: {change}" for change in changes]
     for name in ("reward", "seeds", "step_time", "sampler", "seed", "prune"):
         there, here = getattr(config, name), getattr(requested, name)
@@ -130,7 +125,7 @@ def require_same_config(
         differences.append("data: other images, labels or splits")
     for name in ("bands", "nodata"):
         there, here = getattr(config, name), getattr(requested, name)
-        if None not in (there, here) and there != here:
+        if here not in (None, there):
             texts = [",".join(f"{value:g}" for value in values) or "none" for values in (there, here)]
             differences.append(f"`{name}` of the rasters: {texts[0]} there, {texts[1]} here")
     fix = "Use hardware, threads and PyTorch as it was started with"

@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from efficientnetv2.architectures.registry import (
-    architecture_text,
-    is_architecture_file,
-    round_channels,
-    scale,
-    write_architecture,
-)
+from efficientnetv2.architectures.registry import is_architecture_file, round_channels, scale, write_architecture
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.nas.results import TrialRow
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import option_args, shell_join
-from efficientnetv2.workflows.arguments import note_replaced, refuse_foreign_file
 from efficientnetv2.workflows.search_config import PRESETS
 from efficientnetv2.workflows.search_report import LoadedStudy
 
 _logger = logging.getLogger(__name__)
 
-# The first comment of a file written here: the trial, and how it was scaled.
-_COMMENT = re.compile(r"# Trial (?P<trial>\d+) of the search [^\n]*(?:\n# Grown by (?P<grown>\S+): )?")
 MAX_EVAL_IMAGE_SIZE = 480  # Source: arXiv:2104.00298, section 3.3.
 # Largest phi of compound scaling, about a million times the multiply-adds. Ours; the largest published EfficientNet,
 # L2, is 4.3 = 1.1**15.3 times as wide as B0 (arXiv:1911.04252).
 MAX_PHI = 20
 TRAIN_FRACTION = 0.8  # "About 20 % smaller": Table 6 has 300 px for 384 (S) and 380 px for 480 (M, L).
-_EDITED = "an architecture file may have been edited"
 
 
 def export_trial(
@@ -50,13 +39,10 @@ def export_trial(
     target = out or path / "found.yaml"
     if out is None:
         read.folder.make()
-        if target.exists() and not _is_unchanged(read, target):
-            raise InputError(f"{target}: {_EDITED}, and would be lost. Set `output`, or remove the file.")
     elif not is_architecture_file(str(out)):
         raise InputError(f"`output` {out} must end in .yaml, .yml or .json, so that train recognizes it.")
-    else:
-        refuse_foreign_file(out, "`output`", lambda file: False, _EDITED)
-    note_replaced(target)
+    if target.exists():
+        raise InputError(f"`output` {target} exists, and may have been edited. Give another name, or remove it.")
     write_architecture(target, architecture, comment=comment)
     _logger.info(f"{comment}.")
     _logger.info(f"Written: {target}")
@@ -88,9 +74,7 @@ def _scaled_trial(
 def _raster_args(read: LoadedStudy) -> list[str]:
     """How the search reads rasters, as arguments of ``train``: the split file does not have it."""
     source = read.folder.source() if read.folder.file.exists() else None
-    numbers = read.study.config.bands
-    # A study of an earlier version did not record them.
-    bands = (source.bands if source else None) if numbers is None else ",".join(map(str, numbers))
+    bands = ",".join(map(str, read.study.config.bands))
     return option_args(bands=bands or None, nodata=source.nodata if source else None)
 
 
@@ -106,19 +90,6 @@ def _size_args(scaled: ScaledArchitecture | None) -> list[str]:
     if recipe.progressive.stage(0).image_size < stride:
         args += ["--set", f"progressive.image_size={{start: {stride}, end: {train_image_size}}}"]
     return args
-
-
-def _is_unchanged(read: LoadedStudy, file: Path) -> bool:
-    """Whether a file is exactly what an export of the trial in its comment writes."""
-    try:
-        text = file.read_text(encoding="utf-8")
-        comment = _COMMENT.match(text)
-        if comment is None:
-            return False
-        architecture, written, _ = _scaled_trial(read, read.row(int(comment["trial"])), comment["grown"])
-    except (OSError, UnicodeDecodeError, InputError):
-        return False
-    return text == architecture_text(architecture, comment=written)
 
 
 @dataclass(frozen=True)
