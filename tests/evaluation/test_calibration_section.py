@@ -8,7 +8,7 @@ from scipy.special import softmax
 from tests.messages import mentions
 
 from efficientnetv2.evaluation import report
-from efficientnetv2.evaluation.calibration_section import TemperatureScaling, calibration_section
+from efficientnetv2.evaluation.calibration_section import calibration_section
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.calibration import expected_calibration_error, fit_temperature
 from efficientnetv2.metrics.classification import classification_metrics
@@ -39,7 +39,8 @@ def test_temperature_of_another_split_lowers_the_error(overconfident):
     labels, logits = overconfident
     temperature = fit_temperature(labels[:500], logits[:500])
     before, after = softmax(logits[500:], axis=1), softmax(logits[500:] / temperature, axis=1)
-    section = calibration_section(labels[500:], after, scaled=TemperatureScaling(temperature, 500, "minival", before))
+    scaled = Calibration(temperature, 500, "minival")
+    section = calibration_section(labels[500:], after, scaled=scaled, before=before)
     calibration = section.data["calibration"]
     assert calibration["ece"] == pytest.approx(expected_calibration_error(labels[500:], after))
     assert calibration["ece"] < 0.05 < 0.15 < calibration["ece_before"]
@@ -92,7 +93,7 @@ def test_few_images_are_too_few_to_show_miscalibration():
 def test_page_has_the_calibration_error_before_and_after_scaling(overconfident, tmp_path):
     labels, logits = overconfident
     after, before = softmax(logits / 3, axis=1), softmax(logits, axis=1)
-    found = calibration_section(labels, after, scaled=TemperatureScaling(3.0, 500, "minival", before))
+    found = calibration_section(labels, after, scaled=Calibration(3.0, 500, "minival"), before=before)
     ece_before = found.data["calibration"]["ece_before"]
     assert mentions(write_page(tmp_path, labels, after, found), f"{100 * ece_before:.1f}", "temperature")
 
@@ -140,10 +141,10 @@ def test_thresholds_reach_the_target_accuracy():
 @pytest.mark.parametrize("temperature", [None, 1.5])
 def test_training_images_give_no_conclusion(temperature, overconfident):
     labels, logits = overconfident
-    scaled = temperature and TemperatureScaling(temperature, 60, "minival", softmax(logits, axis=1))
+    scaled, before = temperature and Calibration(temperature, 60, "minival"), softmax(logits, axis=1)
     for probabilities in (softmax(logits, axis=1), softmax(logits / 9, axis=1)):
         text = calibration_section(
-            labels, probabilities, scaled=scaled, training_images="1,200 of these images"
+            labels, probabilities, scaled=scaled, before=before, training_images="1,200 of these images"
         ).calibrated
         assert mentions(text, "1,200")
         assert "confident" not in text

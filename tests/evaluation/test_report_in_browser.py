@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from efficientnetv2.evaluation import explain, report
-from efficientnetv2.evaluation.calibration_section import TemperatureScaling, calibration_section
+from efficientnetv2.evaluation.calibration_section import calibration_section
 from efficientnetv2.evaluation.crossval_summary import Candidate, CrossValidationSummary, FoldScore
 from efficientnetv2.evaluation.distribution_shift import SplitComparison
 from efficientnetv2.evaluation.html import render
@@ -36,6 +37,7 @@ from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.subgroups import slice_metrics
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils.random_key import Key
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -132,9 +134,9 @@ def page(folder, classes):
     metrics = classification_metrics(true, probabilities, names)
     region = pd.DataFrame({"region with a long name": [f"the {k % 19}th of many regions" for k in range(len(true))]})
     parts = slice_metrics(region, true, predicted, true == predicted)
-    scaled = TemperatureScaling(1.4321, 123, "minival", probabilities)
+    scaled = Calibration(1.4321, 123, "minival")
     sections = [
-        calibration_section(true, probabilities, scaled=scaled, abstain_below=0.8),
+        calibration_section(true, probabilities, scaled=scaled, before=probabilities, abstain_below=0.8),
         subgroup_section(parts),
         cost_section(true, probabilities, ErrorCosts(1.0 - np.eye(classes), 0.3), names, key=Key.of(0)),
     ]
@@ -234,16 +236,29 @@ def to_label(folder, classes):
     (folder / "report.html").write_text(html, encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A function that writes a page once, and returns its folder."""
+
+    @cache
+    def folder(write_page, classes):
+        made = tmp_path_factory.mktemp(write_page.__name__)
+        write_page(made, classes)
+        return made
+
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the report is not opened in a browser")
 @pytest.mark.parametrize("write_page", [page, cross_validated, to_label])
 @pytest.mark.parametrize("classes", [3, 100])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_page_does_not_overflow_or_overlap(write_page, classes, width, tmp_path):
-    write_page(tmp_path, classes)
-    layout = measure(tmp_path / "report.html", width, tmp_path / "profile")
+def test_page_does_not_overflow_or_overlap(write_page, classes, width, written, tmp_path):
+    file = written(write_page, classes) / "report.html"
+    layout = measure(file, width, tmp_path / "profile")
     assert layout_faults(layout, width) == {}
-    assert (tmp_path / "report.html").stat().st_size < 5_000_000
+    assert file.stat().st_size < 5_000_000
 
 
 def colors(path):
@@ -255,10 +270,9 @@ def colors(path):
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the report is not opened in a browser")
 @pytest.mark.parametrize(("dark", "paper"), [(False, "#ffffff"), (True, "#161616")])
-def test_plots_follow_the_color_scheme_of_the_page(dark, paper, tmp_path):
+def test_plots_follow_the_color_scheme_of_the_page(dark, paper, written, tmp_path):
     """A page of plots only, with the style sheet of the report."""
-    page(tmp_path, 3)
-    html = (tmp_path / "report.html").read_text()
+    html = (written(page, 3) / "report.html").read_text()
     style = html[html.index("<style>") : html.index("</style>")]
     images = re.findall(r'<img class="curve"[^>]*>', html)
     assert len(images) == 3
@@ -282,13 +296,12 @@ def test_plots_follow_the_color_scheme_of_the_page(dark, paper, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the report is not printed")
-def test_report_prints_completely(tmp_path):
+def test_report_prints_completely(written, tmp_path):
     """Including the matrix of 100 classes, wider than paper, and the classes collapsed on screen."""
-    page(tmp_path, 100)
     subprocess.run(
         [
             str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--no-pdf-header-footer",
-            f"--print-to-pdf={tmp_path / 'report.pdf'}", (tmp_path / "report.html").as_uri(),
+            f"--print-to-pdf={tmp_path / 'report.pdf'}", (written(page, 100) / "report.html").as_uri(),
         ],
         capture_output=True, timeout=300, check=True,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from efficientnetv2.evaluation.training_plots import (
     stage_costs,
     top1_over_time,
 )
-from efficientnetv2.metrics.classification import SizeMetrics, best_size
+from efficientnetv2.metrics.classification import SizeMetrics
 
 
 def _train(step, px, seconds, waited, *, images=32, **hyperparameters):
@@ -159,8 +159,7 @@ def _curve(**changes):
     return SizeCurve(**(fields | changes))
 
 
-def test_best_size_is_the_smallest_of_equal_sizes():
-    assert best_size(POINTS).image_size == 128
+def test_size_advice_names_the_smallest_of_equal_sizes():
     assert mentions(_curve().advice, "128", "effnetv2 convert")
     assert "convert" not in _curve(is_ensemble=True).advice, "it takes one model"
 

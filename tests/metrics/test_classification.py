@@ -1,7 +1,6 @@
 """Metrics equal those of scikit-learn, also if classes have no images or predictions."""
 
 import tracemalloc
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,12 +145,10 @@ def test_top_classes_are_found_without_a_full_sort(monkeypatch):
 
 def test_metrics_of_a_size_are_computed_from_its_predictions():
     """3 of 4 right in 2 s, with F1 of 2/3 and 4/5. Then all right in 8 s."""
-    labels = np.array([0, 0, 1, 1])
-    by_size = {
-        px: (SimpleNamespace(labels=labels, probabilities=_one_hot(predicted, 2)), seconds)
+    small, large = (
+        size_metrics(px, [0, 0, 1, 1], _one_hot(predicted, 2), ("cat", "dog"), seconds)
         for px, predicted, seconds in ((64, [0, 1, 1, 1], 2.0), (128, [0, 0, 1, 1], 8.0))
-    }
-    small, large = size_metrics(by_size, ("cat", "dog"))
+    )
     assert (small.image_size, small.top1, small.images_per_s) == (64, 0.75, 2.0)
     assert small.macro_f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
     assert (large.image_size, large.top1, large.images_per_s) == (128, 1.0, 0.5)

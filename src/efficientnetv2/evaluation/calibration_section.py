@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -42,21 +42,12 @@ _CALIBRATE = "`effnetv2 evaluate MODEL DATA --calibrate NEW.safetensors`"
 _POINTS = 500
 
 
-@dataclass(frozen=True)
-class TemperatureScaling:
-    """The temperature of the evaluated probabilities, the images that fitted it, and (N, K) probabilities without."""
-
-    temperature: float
-    num_images: int
-    fitted_on: str
-    before: npt.NDArray[np.floating[Any]]
-
-
 def calibration_section(
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     *,
-    scaled: TemperatureScaling | None = None,
+    scaled: Calibration | None = None,
+    before: npt.ArrayLike | None = None,
     members: Sequence[Calibration | None] = (),
     how_to_scale: str | None = None,
     top1_interval: Interval | None = None,
@@ -67,17 +58,17 @@ def calibration_section(
 ) -> TemplateSection:
     """The section for (N,) or (N, M) labels and (N, K) probabilities.
 
-    ``members`` are the temperatures of an ensemble. ``how_to_scale`` is how to fit a temperature, if not as usual.
-    Without ``top1_interval``, of 95 %, images count as independent.
-    ``training_images`` and ``selection_images`` are the evaluated images that trained or selected the model, as
-    phrases. The threshold ``abstain_below`` gets a row of its own.
+    ``scaled`` is their temperature, ``before`` (N, K) probabilities without it, ``members`` the temperatures of an
+    ensemble. ``how_to_scale`` is how to fit a temperature, if not as usual. Without ``top1_interval``, of 95 %, images
+    count as independent. ``training_images`` and ``selection_images`` are the evaluated images that trained or selected
+    the model, as phrases. The threshold ``abstain_below`` gets a row of its own.
     """
     scores = np.asarray(probabilities)
     predicted, confidence = scores.argmax(axis=1), scores.max(axis=1)
     correct = is_correct(labels, predicted)
     true = np.where(correct, predicted, -1)
     bins = reliability_bins(true, scores)
-    calibration = _calibration(true, scores, bins, scaled, members)
+    calibration = _calibration(true, scores, bins, scaled, before, members)
     shared = np.ndim(labels) > 1 and activation == "softmax"  # labels of an image share its probability
     if shared:
         text, verdict = ("The labels of an image share its probability: they rank predictions only.", "Not measured.")
@@ -126,7 +117,8 @@ def _calibration(
     true: npt.NDArray[np.int64],
     scores: npt.NDArray[np.floating[Any]],
     bins: Sequence[ReliabilityBin],
-    scaled: TemperatureScaling | None,
+    scaled: Calibration | None,
+    before: npt.ArrayLike | None,
     members: Sequence[Calibration | None],
 ) -> dict[str, Any]:
     ece = expected_calibration_error(true, scores)
@@ -139,17 +131,15 @@ def _calibration(
         "mean_probability": float(scores.max(axis=1).mean()),
         "bins": [asdict(each) for each in bins],
     }
-    if scaled is not None:
-        before = expected_calibration_error(true, scaled.before)
-        fitted = (scaled.temperature, scaled.fitted_on, scaled.num_images)
-        values |= {**_fitted(*fitted), "ece_before": before}
+    if scaled is not None and before is not None:
+        values |= {**_fitted(scaled), "ece_before": expected_calibration_error(true, before)}
     if any(members):
-        values["members"] = [each and _fitted(each.temperature, each.fitted_on, each.num_images) for each in members]
+        values["members"] = [each and _fitted(each) for each in members]
     return values
 
 
-def _fitted(temperature: float, fitted_on: str, num_images: int) -> dict[str, Any]:
-    return {"temperature": temperature, "fitted_on": fitted_on, "num_fitted_images": num_images}
+def _fitted(one: Calibration) -> dict[str, Any]:
+    return {"temperature": one.temperature, "fitted_on": one.fitted_on, "num_fitted_images": one.num_images}
 
 
 def _bias(values: Mapping[str, Any], accuracy: float, interval: Interval, training_images: str) -> tuple[str, str]:

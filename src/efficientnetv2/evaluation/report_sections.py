@@ -17,7 +17,7 @@ from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.image_metadata import MAX_MEASURED, longer_sides
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
 from efficientnetv2.evaluation.bootstrap_clusters import Clusters
-from efficientnetv2.evaluation.calibration_section import TemperatureScaling, calibration_section
+from efficientnetv2.evaluation.calibration_section import calibration_section
 from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate, TrainDistance
 from efficientnetv2.evaluation.html import TemplateSection, format_interval, number, percent
 from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
@@ -103,14 +103,14 @@ def build_sections(
     """
     labels, probabilities = predictions.labels, predictions.probabilities
     shown = dataset.select(predictions.samples)
-    scaled = None
-    if (found := inputs.calibration) is not None:
-        before = probability.probabilities(found.temperature * predictions.logits, predictions.activation).numpy()
-        scaled = TemperatureScaling(found.temperature, found.num_images, found.fitted_on, before)
+    before = None
+    if (scaled := inputs.calibration) is not None:
+        before = probability.probabilities(scaled.temperature * predictions.logits, predictions.activation).numpy()
     calibration = calibration_section(
         labels,
         probabilities,
         scaled=scaled,
+        before=before,
         members=inputs.members,
         how_to_scale=inputs.how_to_scale,
         top1_interval=top1_interval,

@@ -49,10 +49,7 @@ def engine_picker(engine: Engine, device: torch.device) -> PickEngine | None:
     """A function that picks what computes, for `inference.predict.predict`; None is always PyTorch.
 
     ``auto`` takes the fastest installed engine that agrees with PyTorch on the first batch, for many images on a CPU.
-
-    Raises:
-        InputError: The engine is unknown, or computes on a CPU only; later, that it is not installed or disagrees with
-            PyTorch.
+    Raises InputError for an unknown engine or the wrong device; later, if it is not installed or PyTorch disagrees.
     """
     return None if engine_on(device, engine) == "torch" else _Picker(engine)
 
@@ -83,9 +80,7 @@ def choose_engine(
     """The engine, and what it computes with; None is PyTorch. ``auto`` takes PyTorch for few images.
 
     ``read`` gives a batch (n, C, S, S) uint8 to try engines on, or None without images. ``num_images`` may be unknown.
-
-    Raises:
-        InputError: The engine is not installed, fails or disagrees with PyTorch.
+    Raises InputError if the engine is not installed, fails or disagrees with PyTorch.
     """
     installed = [name for name in EXACT if all(map(find_spec, (name, "onnx", "onnxscript")))]
     is_few = num_images is not None and num_images < _MIN_IMAGES

@@ -65,17 +65,12 @@ _FILES: dict[Format, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Session:
-    """An exported file that is ready to compute, on the CPU with as many threads as PyTorch.
+    """An exported file that is ready to compute, on the CPU with as many threads as PyTorch."""
 
-    Attributes:
-        name: Package and version.
-        run: Images, as the file takes them, to logits (N, K) and probabilities (N, K). Threads may share it.
-        metadata: See `graph.metadata`.
-    """
-
-    name: str
+    name: str  # package and version
+    # Images, as the file takes them, to logits (N, K) and probabilities (N, K). Threads may share it.
     run: Callable[[npt.NDArray[Any]], tuple[Floats, Floats]]
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, str]  # see ``graph.metadata``
 
 
 @contextmanager
@@ -208,11 +203,7 @@ OPEN: dict[str, Callable[[Path], Session]] = {
 
 
 def _write_program(graph: ExportGraph, path: Path, encoding: Encoding, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Write a program for normalized float32 images; the number of images is free.
-
-    Raises:
-        InputError: PyTorch cannot trace the network.
-    """
+    """Write a program for normalized float32 images; the number of images is free."""
     shapes = ({0: torch.export.Dim("batch")},)
     try:
         program = torch.export.export(graph.contiguous(), (graph.sample(),), dynamic_shapes=shapes)
@@ -230,11 +221,7 @@ _WRITERS: dict[Format, Callable[..., tuple[str, ...]]] = {
 
 
 def require_supported(format: Format, input: InputKind, precision: Precision) -> None:
-    """Refuse what a format does not take.
-
-    Raises:
-        InputError: The format takes other inputs or precisions only.
-    """
+    """Raise InputError for an input or a precision that a format does not take."""
     if input not in _INPUTS.get(format, (input,)):
         raise InputError(f"`format={format}` takes normalized images. Leave `input` out, or use `format=onnx`.")
     if precision not in _PRECISIONS.get(format, (precision,)):
@@ -248,11 +235,7 @@ def installed() -> list[tuple[Format, Precision]]:
 
 
 def write(network: Network, target: Path, format: Format, encoding: Encoding) -> tuple[Path, tuple[str, ...]]:
-    """Write a format; returns the file that its runtime opens, and the layers that int8 leaves in float.
-
-    Raises:
-        InputError: A package is missing, or fails for this network; or the format does not take the encoding.
-    """
+    """Write a format; returns the file for its runtime and the layers that int8 leaves in float. Raises InputError."""
     require_supported(format, encoding.input, encoding.precision)
     file = target
     if format == "openvino":

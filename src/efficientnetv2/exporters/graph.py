@@ -30,17 +30,11 @@ OUTPUTS = ("logits", "probabilities")
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """How a graph is written.
-
-    Attributes:
-        input: See ``InputKind``.
-        precision: Type of the weights; with ``int8`` also of the activations.
-        calibration: Images (n, S, S, C), as the model sees them, that give the ranges of the activations for ``int8``.
-    """
+    """How a graph is written."""
 
     input: InputKind = "float"
-    precision: Precision = "float32"
-    calibration: Pixels | None = None
+    precision: Precision = "float32"  # of the weights; with int8 also of the activations
+    calibration: Pixels | None = None  # (n, S, S, C), as the model sees them: ranges of the activations for int8
 
 
 class ExportGraph(nn.Module):

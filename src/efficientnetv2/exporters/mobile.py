@@ -55,9 +55,6 @@ def write_litert(graph: ExportGraph, path: Path, encoding: Encoding, metadata: M
 
     `labels.txt` and `metadata.json` are a zip archive at its end, which is where LiteRT's own metadata has its files.
     Source: ai.google.dev/edge/litert, "Adding metadata", "Pack metadata and associated files into the model".
-
-    Raises:
-        InputError: A package of the extra ``mobile`` is missing.
     """
     with quiet():
         litert = import_optional("litert_torch", "mobile", "Exporting to LiteRT")
@@ -74,11 +71,7 @@ def write_litert(graph: ExportGraph, path: Path, encoding: Encoding, metadata: M
 def write_executorch(
     graph: ExportGraph, path: Path, encoding: Encoding, metadata: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Write an ExecuTorch program of one image (1, C, S, S) for XNNPACK. Its method ``metadata`` returns JSON.
-
-    Raises:
-        InputError: A package of the extra ``mobile`` is missing.
-    """
+    """Write an ExecuTorch program of one image (1, C, S, S) for XNNPACK. Its method ``metadata`` returns JSON."""
     with quiet():
         exir = import_optional("executorch.exir", "mobile", "Exporting to ExecuTorch")
         backend = "executorch.backends.xnnpack.partition.xnnpack_partitioner"
@@ -94,9 +87,6 @@ def write_coreml(graph: ExportGraph, path: Path, encoding: Encoding, metadata: M
     """Write a Core ML package that nothing has run: with ``verified`` false in its metadata.
 
     ``float`` takes an array (1, C, S, S); ``uint8`` takes an image, which the Vision framework crops and resizes.
-
-    Raises:
-        InputError: A package of the extra ``mobile`` is missing, or an image would have other channels than RGB.
     """
     image = encoding.input == "uint8"
     if image and graph.preprocessing.channels != 3:

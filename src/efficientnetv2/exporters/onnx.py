@@ -27,10 +27,6 @@ def write_onnx(graph: ExportGraph, path: Path, encoding: Encoding, metadata: Map
     """Write a checked ONNX file and return the layers that ``int8`` leaves in float; the number of images is free.
 
     With ``float16`` weights and arithmetic are float16, inputs and outputs stay float32.
-
-    Raises:
-        InputError: The packages of the extra ``onnx`` are missing, PyTorch cannot trace the network, or it has more
-            than 2 GB.
     """
     onnx = import_optional("onnx", "onnx", "Exporting to ONNX")
     import_optional("onnxscript", "onnx", "Exporting to ONNX")

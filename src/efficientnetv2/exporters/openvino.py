@@ -57,9 +57,6 @@ def write_openvino(graph: ExportGraph, path: Path, encoding: Encoding, metadata:
     """Write ``path``, which ends in .xml, and its weights (.bin). Returns the layers that ``int8`` leaves in float.
 
     With ``float16`` only the stored weights are float16.
-
-    Raises:
-        InputError: The packages of an extra are missing, or raw images would need a crop.
     """
     openvino = import_optional("openvino", "openvino", "Exporting to OpenVINO")
     own = graph.preprocessing

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset, resolved_files
-from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.data.image_io import Pixels, UnreadableImageError
-from efficientnetv2.data.readers import eval_reader
+from efficientnetv2.data.image_io import Pixels
+from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.records import Ints
 from efficientnetv2.exporters import classify
 from efficientnetv2.exporters.formats import Session
@@ -72,22 +71,14 @@ class Agreement:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Probabilities (n, K) of the model and of its exported file on the readable images of a dataset.
+    """Probabilities (n, K) of the model and of its exported file on the readable images of a dataset."""
 
-    Attributes:
-        rows: (n,) rows of the dataset.
-        expected: By the model.
-        found: By the exported file, on the model's pixels.
-        from_file: By the exported file, from the image file; on the model's pixels where there is no file, or Pillow
-            alone cannot read it.
-        milliseconds: Median time of one image in the exported file.
-    """
-
-    rows: Ints
-    expected: Floats
-    found: Floats
+    rows: Ints  # (n,) of the dataset
+    expected: Floats  # by the model
+    found: Floats  # by the file, on the model's pixels
+    # By the file, from the image file; on the model's pixels where there is none, or Pillow alone cannot read it.
     from_file: Floats
-    milliseconds: float
+    milliseconds: float  # of the file, median of one image
 
     def select(self, places: Ints) -> Compared:
         """The comparison of some of the images."""
@@ -96,11 +87,7 @@ class Compared:
 
 
 def compare(network: Network, session: Session, dataset: ImageDataset, expected: Floats | None = None) -> Compared:
-    """Predict a dataset with a model and with its exported file; ``expected`` has what the model predicts, if known.
-
-    Raises:
-        InputError: No image can be read.
-    """
+    """Predict a dataset with a model and its exported file; ``expected``: the model's, if known. Raises InputError."""
     own, raw = network.preprocessing, session.metadata["input"] == "uint8"
     files = [""] * len(dataset) if own.bands is not None else resolved_files(dataset)
     rows: list[int] = []
@@ -142,25 +129,13 @@ def compare(network: Network, session: Session, dataset: ImageDataset, expected:
 
 def read_pixels(network: Network, dataset: ImageDataset) -> Iterator[tuple[list[int], Pixels]]:
     """Batches of the readable images of a dataset: their rows, and (n, S, S, C) pixels as the model sees them."""
-    reader = eval_reader(dataset)
-    for start in range(0, len(dataset), _BATCH):
-        rows, pixels = [], []
-        for row in range(start, min(start + _BATCH, len(dataset))):
-            try:
-                pixels.append(load_eval_image(reader.source(row), network.preprocessing))
-            except UnreadableImageError:
-                continue
-            rows.append(row)
-        if rows:
-            yield rows, np.stack(pixels)
+    for batch in evaluation_batches(dataset, network.preprocessing, batch_size=_BATCH, workers=0):
+        if len(batch.samples):
+            yield batch.samples.tolist(), batch.images.permute(0, 2, 3, 1).numpy()
 
 
 def check(compared: Compared, network: Network, dataset: ImageDataset, precision: Precision) -> Agreement:
-    """Summarize a comparison.
-
-    Raises:
-        InputError: The exported file disagrees by more than its precision explains.
-    """
+    """Summarize a comparison; raises InputError if the file disagrees by more than its precision explains."""
     limits, expected = _LIMITS[precision], compared.expected
     difference = float(np.abs(compared.found - expected).max())
     if not difference <= limits.probability:

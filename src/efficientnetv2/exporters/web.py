@@ -38,11 +38,7 @@ def load_page(script_sources: str = "") -> tuple[str, str]:
 
 
 def read_runtime(path: Path | None) -> dict[str, bytes]:
-    """Files of onnxruntime-web by their name in an export, from the file of `npm pack` or the package's folder.
-
-    Raises:
-        InputError: ``path`` is None, or does not have them.
-    """
+    """Files of onnxruntime-web by their name in an export, from `npm pack`'s file or the folder. Raises InputError."""
     fix = f"Run `npm pack {_PACKAGE}`, and give its file with `runtime`."
     if path is None:
         raise InputError(f"`format=web` needs the npm package onnxruntime-web. {fix}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from threading import get_ident
@@ -113,18 +113,13 @@ def predict(
     engine = pick_engine(network, preprocessing, first[0], num_images) if pick_engine is not None and first else None
 
     def logits(images: Tensor) -> Tensor:
+        if engine is not None:
+            return engine(images)[:, :width]
         inputs = normalize(images, mean=preprocessing.mean, std=preprocessing.std)
         return calibrated_outputs(network, inputs, preprocessing.tta, unknown=unknown)
 
-    shape, place_on = (num_images, width), torch.device(device)
-    batches = chain(first, batches)
-    if engine is None:
-        return _run_network(network, logits, batches, place_on, shape, progress, on_batch)
-
-    def compute(images: Tensor) -> Tensor:
-        return engine(images)[:, :width]
-
-    return _run_batches(compute, batches, place_on, shape, progress, on_batch, nullcontext())
+    computing, shape = network if engine is None else None, (num_images, width)
+    return _run_batches(computing, logits, chain(first, batches), torch.device(device), shape, progress, on_batch)
 
 
 def embed(
@@ -142,7 +137,7 @@ def embed(
         return network.embed(normalize(images, mean=preprocessing.mean, std=preprocessing.std))
 
     shape = (num_images, network.embed_dim)
-    return _run_network(network, vectors, batches, torch.device(device), shape, progress)
+    return _run_batches(network, vectors, batches, torch.device(device), shape, progress)
 
 
 def predict_dataset(
@@ -296,8 +291,8 @@ class _DatasetBatches:
         return np.concatenate([np.empty(0, dtype=np.int64), *self.rows])
 
 
-def _run_network(
-    network: Network,
+def _run_batches(
+    network: Network | None,
     compute: Callable[[Tensor], Tensor],
     batches: Iterable[Tensor],
     device: torch.device,
@@ -305,35 +300,26 @@ def _run_network(
     progress: Progress | None,
     on_batch: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
-    """``_run_batches`` of what a network computes, in evaluation mode on a device."""
-    memory_format = _memory_format(network)
-    place(network, device, memory_format)
+    """Apply ``compute`` to batches on a device; stop at the first result that is not finite.
+
+    The network is in evaluation mode meanwhile; None if an engine computes.
+    """
+    memory_format = torch.preserve_format
+    if network is not None:  # an engine has weights of its own
+        memory_format = _memory_format(network)
+        place(network, device, memory_format)
 
     def compute_part(images: Tensor) -> Tensor:
-        on_device = to_device(images, device, memory_format=memory_format)
-        return compute(on_device).float().cpu()
+        return compute(to_device(images, device, memory_format=memory_format)).float().cpu()
 
-    return _run_batches(compute_part, batches, device, shape, progress, on_batch, eval_mode(network))
-
-
-def _run_batches(
-    compute: Callable[[Tensor], Tensor],
-    batches: Iterable[Tensor],
-    device: torch.device,
-    shape: tuple[int | None, int],
-    progress: Progress | None,
-    on_batch: Callable[[Tensor], object] | None,
-    mode: AbstractContextManager[object],
-) -> Tensor:
-    """Apply ``compute`` to batches in a mode; stop at the first result that is not finite."""
     num_images, width = shape
     # Filled in place: concatenating would need the memory twice, 10 GB for a million embeddings.
     buffer = None if num_images is None else torch.empty(num_images, width)
     results: list[Tensor] = []
     done, most = 0, sys.maxsize
-    with mode:
+    with nullcontext() if network is None else eval_mode(network):
         for images in batches:
-            rows, most = retry_halving_batch(compute, images, most, device)
+            rows, most = retry_halving_batch(compute_part, images, most, device)
             broken = (~rows.isfinite().all(dim=1)).nonzero().flatten()
             if len(broken):
                 raise non_finite_error(len(broken), done + len(images), done + int(broken[0]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -223,27 +224,20 @@ class Predictor:
         return Prediction(names[best], values[best], by_class, labels)
 
     def _batches(self, images: ImageInput | Iterable[ImageInput]) -> Iterator[Tensor]:
-        remaining, start, own = iter(_as_images(images)), 0, self.preprocessing
+        remaining, start = iter(_as_images(images)), 0
         while chunk := [_frame(image) for image in islice(remaining, self.batch_size)]:
-            pixels = np.empty((len(chunk), own.image_size, own.image_size, own.channels), np.uint8)
-
-            def load(
-                index: int,
-                chunk: Sequence[ImageInput] = chunk,
-                start: int = start,
-                pixels: npt.NDArray[np.uint8] = pixels,
-            ) -> None:
-                try:
-                    pixels[index] = _load(chunk[index], own)
-                except UnreadableImageError as error:
-                    raise InputError(f"{error} (images[{start + index}]). Leave it out.") from error
-
             # Threads must not share an image: Pillow reads its file when the image is first used.
             opened = [id(image) for image in chunk if isinstance(image, Image.Image)]
             threads = 1 if len(set(opened)) < len(opened) else min(len(chunk), torch.get_num_threads())
-            thread_map(load, len(chunk), threads)
+            pixels = thread_map(partial(self._read, chunk, start), len(chunk), threads)
             start += len(chunk)
-            yield torch.from_numpy(pixels).permute(0, 3, 1, 2)
+            yield torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+
+    def _read(self, chunk: Sequence[ImageInput], start: int, index: int) -> npt.NDArray[np.uint8]:
+        try:
+            return _load(chunk[index], self.preprocessing)
+        except UnreadableImageError as error:
+            raise InputError(f"{error} (images[{start + index}]). Leave it out.") from error
 
 
 def preprocess_image(image: ImageInput, preprocessing: Preprocessing) -> Tensor:

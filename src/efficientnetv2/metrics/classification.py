@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -88,58 +88,28 @@ def classification_metrics(
 
 @dataclass(frozen=True)
 class SizeMetrics:
-    """Metrics at one image size. Metrics are fractions.
+    """Metrics at one image size, as fractions. The fields are keys of ``report.json``."""
 
-    Attributes:
-        image_size: Height and width in pixels.
-        top1: Top-1 accuracy.
-        low: Lower end of the 95 % confidence interval of top-1 (Wilson, independent images).
-        high: Upper end of this interval.
-        macro_f1: Mean F1 of the classes with images.
-        images_per_s: Throughput in images per second, image reading included.
-    """
-
-    image_size: int
+    image_size: int  # height and width in pixels
     top1: float
-    low: float
+    low: float  # with ``high``, the 95 % interval of top-1 (Wilson, independent images)
     high: float
-    macro_f1: float
-    images_per_s: float
+    macro_f1: float  # over the classes with images
+    images_per_s: float  # reading included
 
 
-class Scored(Protocol):
-    """Predictions with labels, such as ``inference.predict.Predictions``."""
-
-    @property
-    def labels(self) -> Integers:
-        """(N,) class ids."""
-
-    @property
-    def probabilities(self) -> npt.NDArray[np.float32]:
-        """(N, K); rows sum to 1."""
-
-
-def size_metrics(by_size: Mapping[int, tuple[Scored, float]], class_names: Sequence[str]) -> tuple[SizeMetrics, ...]:
-    """Metrics at each image size in pixels, from predictions and their wall time in seconds; the order stays.
-
-    Raises:
-        InputError: There are no images, a label is no class, or a probability is not finite.
-    """
-    points = []
-    for image_size, (predictions, seconds) in by_size.items():
-        score = classification_metrics(predictions.labels, predictions.probabilities, class_names)
-        low, high = wilson_interval(score.top1, score.num_images)
-        throughput = round(score.num_images / max(1e-9, seconds), 1)
-        points.append(SizeMetrics(image_size, score.top1, low, high, score.macro_f1, throughput))
-    return tuple(points)
+def size_metrics(
+    image_size: int, labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str], seconds: float
+) -> SizeMetrics:
+    """Metrics at an image size, from (N, K) probabilities for (N,) class ids and their wall time."""
+    score = classification_metrics(labels, probabilities, class_names)
+    low, high = wilson_interval(score.top1, score.num_images)
+    throughput = round(score.num_images / max(1e-9, seconds), 1)
+    return SizeMetrics(image_size, score.top1, low, high, score.macro_f1, throughput)
 
 
 def best_size(points: Sequence[SizeMetrics], by: Literal["top1", "macro_f1"] = "top1") -> SizeMetrics:
-    """The point with the highest metric; of equal points the smallest size, which is the fastest.
-
-    Raises:
-        ValueError: There are no points.
-    """
+    """The point with the highest metric; of equal points the smallest size, which is the fastest."""
     return max(points, key=lambda point: (getattr(point, by), -point.image_size))
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from efficientnetv2.serving.options import ServerOptions
@@ -22,10 +23,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'efficientnetv2.serving' has no attribute '{name}'")
     for package in ("fastapi", "uvicorn", "python_multipart"):
         import_optional(package, "serve", "Serving a model")
-    if name == "serve":
-        from efficientnetv2.serving.server import serve
-
-        return serve
-    from efficientnetv2.serving.app import create_app
-
-    return create_app
+    return getattr(import_module(f"efficientnetv2.serving.{'server' if name == 'serve' else 'app'}"), name)

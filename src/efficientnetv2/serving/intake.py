@@ -30,14 +30,7 @@ _ICO = b"\0\0\1\0"  # first bytes of an icon. Source: Pillow, IcoImagePlugin
 
 
 class RequestError(Exception):
-    """A request that is refused.
-
-    Attributes:
-        status: HTTP status code.
-        message: What is wrong, and what to do.
-        retry_after: Seconds after which the same request may succeed.
-        is_body_unread: Whether the client may still be sending.
-    """
+    """A refused request: HTTP status, reason, seconds until a retry, whether the client may still be sending."""
 
     def __init__(
         self, status: int, message: str, *, retry_after: int | None = None, is_body_unread: bool = False
@@ -48,18 +41,12 @@ class RequestError(Exception):
 
 
 class LimitedRequest(Request):
-    """A request whose bytes, received or fetched for it, count toward the limits of an intake.
-
-    Attributes:
-        num_bytes: Bytes in memory for the request.
-        is_received: Whether the whole body has arrived.
-        fetched_url: The URL that is fetched for the request; empty before.
-    """
+    """A request whose bytes, received or fetched for it, count toward the limits of an intake."""
 
     def __init__(self, request: Request, intake: Intake) -> None:
         super().__init__(request.scope, self._receive_counted)
         self._unlimited, self._intake, self.num_bytes = request, intake, 0
-        self.is_received, self.fetched_url = False, ""
+        self.is_received, self.fetched_url = False, ""  # whether the whole body has arrived; the URL that is fetched
 
     def count(self, num_bytes: int, *, is_body_unread: bool = False) -> None:
         """Count bytes that are in memory for the request. Raises RequestError."""

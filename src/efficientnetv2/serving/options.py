@@ -83,11 +83,7 @@ Models = str | PathLike[str] | Iterable[str | PathLike[str]] | Mapping[str, str 
 
 
 def name_models(models: Models) -> dict[str, str]:
-    """The path of each model by its name. A run is named after its folder; ``NAME=PATH`` names it.
-
-    Raises:
-        InputError: No model, two of one name, or a name that can't be in a URL.
-    """
+    """The path of each model by its name: that of a run's folder, or of ``NAME=PATH``. Raises InputError."""
     if isinstance(models, Mapping):
         named = [(str(name), fspath(path)) for name, path in models.items()]
     else:

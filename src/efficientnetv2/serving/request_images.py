@@ -21,13 +21,13 @@ from starlette.exceptions import HTTPException
 
 from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.serving.intake import RequestError
-from efficientnetv2.serving.schemas import InferRequest, InputTensor, PredictRequest
+from efficientnetv2.serving.schemas import InferRequest, InputTensor
 from efficientnetv2.serving.served_model import SentImage
 from efficientnetv2.utils.errors import escape_controls, first_error, short_repr, shorten, truncate
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
-_NO_IMAGE = "the request has no image. Send one: curl -F image=@photo.jpg URL"
+NO_IMAGE = "the request has no image. Send one: curl -F image=@photo.jpg URL"
 _DIGITS = 20  # of a number of bytes, at most. Ours
 _OTHER_FIELDS = 10  # fields of a form that are no files, at most. Ours
 # Errors of a JSON body of which the first is named: the texts of millions of errors take gigabytes. Ours.
@@ -38,28 +38,20 @@ _REDIRECTS = 3
 _TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 
 
-def content_type(request: Request) -> str:
-    """The type of the body, without its parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
 async def form_images(request: Request, max_images: int) -> list[SentImage]:
     """The files of a form, whatever their fields are called."""
     try:
         async with request.form(max_files=max_images, max_fields=_OTHER_FIELDS) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             images = [
-                SentImage(_file_name(file, number), await file.read()) for number, file in enumerate(files, start=1)
+                SentImage(truncate(escape_controls(file.filename or f"image {number}")), await file.read())
+                for number, file in enumerate(files, start=1)
             ]
     except HTTPException as error:  # Starlette's only one is 400
         raise RequestError(413 if error.detail.startswith("Too many files") else 400, error.detail) from error
     if not images:
-        raise RequestError(400, _NO_IMAGE)
+        raise RequestError(400, NO_IMAGE)
     return images
-
-
-def _file_name(file: UploadFile, number: int) -> str:
-    return truncate(escape_controls(file.filename or f"image {number}"))
 
 
 def parse(schema: type[Schema], body: bytes) -> Schema:
@@ -74,31 +66,13 @@ def parse(schema: type[Schema], body: bytes) -> Schema:
         raise RequestError(400, f"the JSON is not valid: {reason}.") from error
 
 
-def json_images(request: PredictRequest) -> list[SentImage]:
-    """The images of a JSON body; those of URLs are left out."""
-    texts = json_texts(request)
-    if not texts and not json_urls(request):
-        raise RequestError(400, _NO_IMAGE)
+def base64_images(texts: Sequence[str]) -> list[SentImage]:
+    """Images sent as base64."""
     return [SentImage(f"image {number}", _decoded(text, number)) for number, text in enumerate(texts, start=1)]
 
 
-def json_texts(request: PredictRequest) -> list[str]:
-    """The images of a JSON body, as they were sent."""
-    return [*([] if request.image is None else [request.image]), *request.images]
-
-
-def json_urls(request: PredictRequest) -> list[str]:
-    """The URLs of a JSON body."""
-    return [*([] if request.url is None else [request.url]), *request.urls]
-
-
 def split_binary(body: bytes, header: str | None) -> tuple[bytes, bytes]:
-    """The JSON of a body and the tensor after it. Source: Triton, extension binary tensor data.
-
-    Args:
-        body: The body.
-        header: Inference-Header-Content-Length: bytes of the JSON. None: all.
-    """
+    """The JSON of a body, ``header`` bytes or all, and the tensor after it. Source: Triton, binary tensor data."""
     if header is None:
         return body, b""
     # Python converts no number of thousands of digits.
@@ -119,7 +93,7 @@ def tensor_images(request: InferRequest, binary: bytes = b"") -> list[SentImage]
     if tensor.name != "images":
         raise RequestError(400, f"the input must be 'images', not {shorten([truncate(tensor.name)])}.")
     if not tensor.data and not binary:
-        raise RequestError(400, _NO_IMAGE)
+        raise RequestError(400, NO_IMAGE)
     count = num_tensor_images(request)
     read = _files(tensor, binary, count) if tensor.datatype == "BYTES" else _pixels(tensor, binary)
     return [SentImage(f"image {number}", content) for number, content in enumerate(read, start=1)]

@@ -39,14 +39,7 @@ class SentImage:
 
 
 class ServedModel:
-    """A model that predicts for concurrent requests.
-
-    Args:
-        name: Name in URLs.
-        path: A model file or a run.
-        options: See `ServerOptions`.
-        pool: Threads that decode images.
-    """
+    """A model (file or run) by its name in URLs that predicts for concurrent requests; ``pool`` decodes images."""
 
     def __init__(self, name: str, path: str, options: ServerOptions, pool: Executor) -> None:
         self.name, self.path = name, path
@@ -107,8 +100,9 @@ class ServedModel:
 
     async def explain(self, prediction: Prediction, pixels: Pixels) -> str:
         """An image with the heat map of its predicted class, as a data URL of a JPEG."""
-        # Importing takes seconds, once. The engine thread computes meanwhile.
-        await asyncio.get_running_loop().run_in_executor(self._pool, import_explainer)
+        # Importing what heat maps need takes seconds, once. The engine thread computes meanwhile.
+        for module in ("captum.attr", "matplotlib"):
+            await asyncio.get_running_loop().run_in_executor(self._pool, import_module, module)
         return await self.batcher.run(lambda: self._overlay(prediction, pixels))
 
     def _decode(self, image: SentImage) -> Pixels:
@@ -170,11 +164,7 @@ class ModelRegistry:
     async def reload(self, name: str) -> None:
         """Load a model again from its path. Until it is ready, requests use the earlier one.
 
-        A prediction ends with the model that has begun it.
-
-        Raises:
-            InputError: The model can't be loaded. The earlier one stays.
-            RequestError: There is no model of this name.
+        A prediction ends with the model that has begun it. Raises InputError (the earlier model stays), RequestError.
         """
         earlier = self.get(name)
         async with self._loading:  # one more model in memory at a time
@@ -197,12 +187,6 @@ class ModelRegistry:
         """End the threads of all models."""
         for model in self:
             model.retire()
-
-
-def import_explainer() -> None:
-    """Import what heat maps need."""
-    for module in ("captum.attr", "matplotlib"):
-        import_module(module)
 
 
 def _shape(predictor: Predictor) -> tuple[int, int, int]:

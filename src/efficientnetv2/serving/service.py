@@ -58,12 +58,7 @@ class Service:
         *,
         explain: bool = False,
     ) -> tuple[ServedModel, list[tuple[Prediction, str | None]]]:
-        """A model's predictions for the images of a request, with heat maps if wanted.
-
-        Raises:
-            RequestError: The request is refused.
-            ClientDisconnect: The client has gone.
-        """
+        """A model's predictions for a request, with heat maps if wanted. Raises RequestError or ClientDisconnect."""
         deadline = asyncio.get_running_loop().time() + self.options.timeout
         with self._model(name, explain=explain).reserve(1):  # a full queue refuses a request before it is read
             pass
@@ -75,7 +70,7 @@ class Service:
 
     async def read_predict(self, request: LimitedRequest) -> Sequence[SentImage]:
         """The images of `POST /predict`."""
-        body_type = request_images.content_type(request)
+        body_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if body_type == "multipart/form-data":
             return await request_images.form_images(request, self.options.max_images)
         if body_type.startswith("image/") or body_type == "application/octet-stream":
@@ -95,11 +90,14 @@ class Service:
     def _parse_predict(self, content: bytes) -> tuple[list[SentImage], list[str]]:
         """The images and the URLs of the JSON of `POST /predict`."""
         body = request_images.parse(PredictRequest, content)
-        urls = request_images.json_urls(body)
+        texts = [text for text in (body.image, *body.images) if text is not None]
+        urls = [url for url in (body.url, *body.urls) if url is not None]
         if urls and not self.options.allow_urls:
             raise RequestError(403, "this server fetches no URLs. Send the image.")
-        self._refuse_many(len(urls) + len(request_images.json_texts(body)))
-        return request_images.json_images(body), urls
+        if not texts and not urls:
+            raise RequestError(400, request_images.NO_IMAGE)
+        self._refuse_many(len(urls) + len(texts))
+        return request_images.base64_images(texts), urls
 
     async def read_infer(self, request: Request) -> tuple[InferRequest, Sequence[SentImage]]:
         """The request of `POST /v2/models/NAME/infer`, and its images."""

@@ -177,7 +177,14 @@ def _select_eval_size(setup: RunSetup, state: TrainState, minival: ImageDataset)
         began = time.perf_counter()
         resized = replace(setup, preprocessing=replace(setup.preprocessing, image_size=px))
         evaluated[px] = resized.predict(state, minival), time.perf_counter() - began
-    points = broadcast_from_main(setup.world, lambda: size_metrics(evaluated, setup.train.class_names))
+    names = setup.train.class_names
+    points = broadcast_from_main(
+        setup.world,
+        lambda: tuple(
+            size_metrics(px, found.labels, found.probabilities, names, seconds)
+            for px, (found, seconds) in evaluated.items()
+        ),
+    )
     return EvalSizeSelection(points, setup.recipe.monitor)
 
 

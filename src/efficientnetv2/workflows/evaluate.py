@@ -187,7 +187,10 @@ def _size_curve(
     with suppress(ValidationError):  # of another project, or without a recipe
         schedule = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
         trained_px = schedule.last.image_size
-    points = size_metrics(dict(sorted(by_size.items())), network.class_names)
+    points = tuple(
+        size_metrics(px, found.labels, found.probabilities, network.class_names, seconds)
+        for px, (found, seconds) in sorted(by_size.items())
+    )
     role: Literal["may select", "shown"] = "may select" if may_choose else "shown"
     own_px, is_ensemble = network.preprocessing.image_size, isinstance(network, Ensemble)
     return SizeCurve(points, own_px, trained_px, role, is_ensemble)
