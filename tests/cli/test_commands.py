@@ -492,9 +492,9 @@ def test_resume_keeps_the_length_set_by_minutes(trained, tmp_path):
     shutil.rmtree(tmp_path / "run/checkpoints", ignore_errors=True)
     for name in ("report.json", "model.safetensors"):  # as in an interrupted run
         (tmp_path / "run" / name).unlink()
-    args = ("train", trained / "pictures", "--output", tmp_path / "run", "--resume", "--minutes", "5")
-    done = run_ok(*args, cwd=tmp_path)
-    assert mentions(done.stdout, "--minutes", "0.5")
+    args = ("train", trained / "pictures", "--output", tmp_path / "run", "--resume", "--minutes")
+    run_refused(*args, "5", cwd=tmp_path, names=("--minutes: 0.5 there, 5 here",))
+    run_ok(*args, "0.5", cwd=tmp_path)
     assert json.loads((tmp_path / "run/report.json").read_text())["epochs"] == epochs
 
 

@@ -7,7 +7,6 @@ import signal
 
 import pytest
 import torch
-import yaml
 from tests.command_line import TINY, run_ok, run_refused
 from tests.messages import mentioning, mentions
 from tests.recipes import with_overrides
@@ -172,11 +171,7 @@ def test_resume_keeps_the_measured_stage_lengths(class_folders, tmp_path):
     assert run.recipe_file.read_text() == before
     sizes = [row["image_size"] for row in run.history() if row["kind"] == "train"]
     assert sizes == [row["image_size"] for row in rows]
-    run_refused(*args, "--resume", "--set", "stage_time=[1, 3]", cwd=tmp_path, names=("stage_time", "1.0", "3.0"))
-    requested = yaml.safe_load(before)
-    requested["progressive"]["stage_fractions"] = None
-    (tmp_path / "requested.yaml").write_text(yaml.safe_dump(requested))
-    run_ok("train", class_folders, "--recipe", "requested.yaml", "--output", "run", "--resume", cwd=tmp_path)
+    run_refused(*args, "--resume", "--set", "stage_time=[1, 3]", cwd=tmp_path, names=("stage_time=[1, 3]",))
 
 
 def test_dry_run_shows_the_stage_times(class_folders, tmp_path):

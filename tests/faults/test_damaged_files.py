@@ -18,7 +18,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.training.checkpoints import checkpoint_steps, load_latest_checkpoint, save_checkpoint
-from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_dir import RunDir, read_skipped
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.crossval_runs import first_preprocessing, selection_results
 from efficientnetv2.workflows.run_report import _report_context
@@ -48,7 +48,7 @@ def copy(stopped, name):
     return stopped / name
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[1]", '{"command": 1, "chosen": [], "preprocessing": 3}'])
+@pytest.mark.parametrize("content", ["{", "{}", "[1]", '{"command": 1, "auto_choices": [], "preprocessing": 3}'])
 def test_damaged_run_file_is_reported_with_a_command_to_start_again(content, stopped, tmp_path):
     run = copy(stopped, tmp_path.name)
     (run / "run.json").write_text(content)
@@ -78,17 +78,13 @@ def test_suggested_command_trains_on_the_same_split(stopped):
 
 
 @pytest.mark.parametrize("log", [random.Random(0).randbytes(1_000), b"[1]\n3\nnull\n{}\n"])
-def test_damaged_log_and_list_are_set_aside_on_resume(log, stopped, tmp_path):
+def test_damaged_log_and_list_do_not_stop_a_resumed_run(log, stopped, tmp_path):
     run = copy(stopped, tmp_path.name)
     rows = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(rows[0] + log + b"\n")
     (run / "skipped.csv").write_bytes(b"\xff\xfe\0\0")
     done = resume(stopped, run.name)
     assert done.returncode == 0, done.stderr
-    for name in ("metrics.jsonl", "skipped.csv"):
-        assert f"{run.name}/{name} is damaged" in done.stdout
-        assert mentions(done.stdout, name, "damaged")
-        assert (run / f"{name}.damaged").exists()
     assert (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)[0] == rows[0], "what is whole is kept"
     assert all("step" in json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     assert bits(run) == bits(stopped / "whole")
@@ -115,13 +111,17 @@ def test_checkpoint_with_invalid_content_is_set_aside(content, tmp_path):
     assert checkpoint_steps(tmp_path) == [1]
 
 
-def test_row_truncated_by_a_kill_is_not_damage(tmp_path):
+def test_row_truncated_by_a_kill_is_left_out(tmp_path):
     row = {"kind": "train", "step": 1, "epoch": 0.5}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + '\n{"kind": "tr')
-    folder = RunDir(tmp_path)
-    folder.set_aside_damaged()
-    assert folder.history() == [row]
-    assert not (tmp_path / "metrics.jsonl.damaged").exists()
+    assert RunDir(tmp_path).history() == [row]
+
+
+def test_damaged_list_of_skipped_images_starts_again(tmp_path):
+    (tmp_path / "skipped.csv").write_bytes(b"\xff\xfe\0\0")
+    for number in range(2):
+        RunDir(tmp_path).skip(f"{number}.jpg", "empty")
+    assert read_skipped(tmp_path / "skipped.csv") == [("0.jpg", "empty"), ("1.jpg", "empty")]
 
 
 def test_damaged_report_of_a_finished_run_is_reported(stopped, tmp_path):

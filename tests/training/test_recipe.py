@@ -1,3 +1,4 @@
+import json
 import re
 import shlex
 from dataclasses import replace
@@ -9,16 +10,19 @@ from benchmarks.paper.__main__ import parse_options, requests
 from benchmarks.paper.scale import SCALES
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.command_line import NETWORK
 from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
 from tests.recipes import with_overrides
 
 from efficientnetv2.cli.main import app
+from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
-from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, resumed_recipe
 from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe, load_recipe, named_recipes
+from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.errors import InputError
 
 
@@ -76,6 +80,32 @@ def test_settings_of_model_and_weights_are_those_of_the_options(field):
     recipe, notes = requested_recipe(TrainOverrides(settings=("weights=none",)), cpu)
     assert (recipe.name, recipe.weights) == ("quick", "none")
     assert not any("Weights" in note for note in notes)
+
+
+def test_run_is_resumed_only_with_the_options_that_it_was_started_with(tmp_path):
+    """Or with fewer of them, or from another cache. An earlier version did not save them."""
+    own, run = with_overrides(get_recipe("finetune"), ["epochs=2"]), RunDir(tmp_path)
+    options = TrainOverrides(model=NETWORK, recipe=own, minutes=0.5, cache="ram", settings=("patience=5",))
+    facts = {"command": "", "auto_choices": [], "microbatches": {}, "schema_version": 2}
+    facts |= {"preprocessing": Preprocessing(image_size=32).to_json()}
+    run.recipe_file.write_text(own.to_yaml())
+    run.beginning_file.write_text(json.dumps(facts | {"options": options.to_json()}))
+    for accepted in (options, replace(options, cache="disk"), TrainOverrides(minutes=0.5), TrainOverrides()):
+        assert resumed_recipe(accepted, run) == own
+    for change, said in (
+        ({"minutes": 5}, "`minutes`: 0.5 there, 5 here"),
+        ({"settings": ("patience=6",)}, "`settings`: patience=5 there, patience=6 here"),
+        ({"recipe": "quick"}, "`recipe`: finetune there, quick here"),
+        ({"recipe": with_overrides(own, ["epochs=3"])}, "epochs: 2.0 there, 3.0 here"),
+        ({"model": replace(options.model, padding="symmetric")}, "padding: same there, symmetric here"),
+    ):
+        with pytest.raises(InputError, match=said):
+            resumed_recipe(replace(options, **change), run)
+    run.beginning_file.write_text(json.dumps(facts | {"options": {"epochs": 1}}))
+    with pytest.raises(InputError, match="Leave out the options"):
+        resumed_recipe(options, run)
+    run.beginning_file.write_text(json.dumps(facts))
+    assert resumed_recipe(options, run) == own
 
 
 def of_run(folder, *settings):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +27,6 @@ from efficientnetv2.metrics.multilabel import METRIC_NAMES
 from efficientnetv2.training.run_dir import RUN_MARKERS, RunDir, is_running
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.io import read_object, read_object_or_empty
-from efficientnetv2.utils.legacy import run_file, upgrade
 from efficientnetv2.utils.shell import shell_join
 
 # Number of the newest runs that are considered as the previous one. Ours.
@@ -63,7 +61,8 @@ class FinishedRun:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Image sizes of the training, increasing."""
-        return tuple(sorted({row["image_size"] for row in self.history if row["kind"] == "train"}))
+        rows = [row for row in self.history if row["kind"] == "train" and "image_size" in row]
+        return tuple(sorted({row["image_size"] for row in rows}))
 
     @classmethod
     def read(cls, folder: Path, name: str) -> FinishedRun:
@@ -199,24 +198,16 @@ class PreviousRun:
 
         Raises InputError if the images have several or other labels, or none of them was predicted there.
         """
-        labels = {"true_label": list(images.table["label"])}
-        table = pd.DataFrame(labels, index=pd.Index(images.paths, name="path"))
-        return cls.for_predictions(folder, predictions, table, root=root_of(images), separator=images.separator)
-
-    @classmethod
-    def for_predictions(
-        cls, folder: Path, predictions: pd.DataFrame, table: pd.DataFrame, *, root: str | None, separator: str | None
-    ) -> PreviousRun:
-        """The same, to compare with a table of ``true_label`` by path; ``root`` is its ``data_root``."""
-        if separator is not None:
+        if images.separator is not None:
             raise InputError("`baseline` needs one label per image, but these images have several. Leave it out.")
         report = read_object_or_empty(folder / "report.json")
         if "mean_average_precision" in report:
             raise InputError(f"`baseline` {folder} is multi-label, but these images have one label each. Leave it out.")
-        there = data_root(folder, list(predictions.index))
-        known = root is not None and there is not None
+        labels = {"true_label": list(images.table["label"])}
+        table = pd.DataFrame(labels, index=pd.Index(images.paths, name="path"))
+        root, there = root_of(images), data_root(folder, list(predictions.index))
         ours, theirs, note = located(table, root), located(predictions, there), ""
-        both = common_images(ours, theirs) if known else ours.index[:0]
+        both = ours.index[:0] if there is None else common_images(ours, theirs)
         if not len(both):
             ours, theirs, note = table, predictions, different_root_note(root, there)
             both = common_images(ours, theirs)
@@ -256,20 +247,20 @@ def find_previous_run(
     Runs with optimistic metrics and multi-label runs are left out: without ``label_separator``, the joined labels of an
     image are one class. A cross-validation is compared with one of the same fold rule, ``split_by`` (None for a run).
     """
-    kind = next((name for name in RUN_MARKERS if run_file(folder, name).exists()), None)
+    kind = next((name for name in RUN_MARKERS if (folder / name).exists()), None)
     if kind is None:
         return None
     this, root = folder.resolve(), data_root(folder, list(predictions.index))
     reports = sorted(this.parent.glob("*/report.json"), key=lambda file: (file.stat().st_mtime_ns, file), reverse=True)
-    others = [file for file in reports if file.parent != this and run_file(file.parent, kind).exists()]
+    others = [file for file in reports if file.parent != this and (file.parent / kind).exists()]
     for file in others[:_MAX_RUNS]:
+        report = read_object_or_empty(file)
+        same_images = report.get("num_images") == len(predictions) and report.get("split_by") == split_by
+        if not same_images or report.get("optimistic") or "macro_f1" not in report:
+            continue
         try:
-            report = upgrade(json.loads(file.read_text(encoding="utf-8")))
-            same_images = report["num_images"] == len(predictions) and report.get("split_by") == split_by
-            if not same_images or report.get("optimistic") or "macro_f1" not in report:
-                continue
             theirs = load_predictions(file.parent)
-        except (InputError, OSError, ValueError, KeyError):  # unfinished, or of another version
+        except (InputError, OSError):  # unfinished, or of another user
             continue
         if theirs.index.symmetric_difference(predictions.index).empty:
             labels = theirs.loc[predictions.index, "true_label"]

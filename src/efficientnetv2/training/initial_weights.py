@@ -216,19 +216,16 @@ def model_title(model: str | Architecture) -> str:
     return f"{near} with {model.padding} padding and batch-norm epsilon {model.batch_norm_epsilon:g}"
 
 
-def same_shape(one: str | Architecture, other: str | Architecture, *, exact: bool = False) -> bool:
-    """Whether weights of one model fit the other.
-
-    Padding, epsilon and pooling come with the weights; ``exact`` compares them too.
-    """
-    return _shape(one, exact=exact) == _shape(other, exact=exact)
+def same_shape(one: str | Architecture, other: str | Architecture) -> bool:
+    """Whether weights of one model fit the other; padding, epsilon and pooling come with the weights."""
+    return _shape(one) == _shape(other)
 
 
-def _shape(model: str | Architecture, *, exact: bool) -> Architecture | str:
+def _shape(model: str | Architecture) -> Architecture | str:
     if isinstance(model, str) and is_library_model(model):
         return model.partition(".")[0].partition("@")[0]
     table = get_architecture(model) if isinstance(model, str) else model
-    return table if exact else replace(table, padding="same", batch_norm_epsilon=1e-3, global_pool="avg")
+    return replace(table, padding="same", batch_norm_epsilon=1e-3, global_pool="avg")
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from efficientnetv2.architectures.registry import is_architecture_file, read_architecture
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.training.initial_weights import (
-    NOTHING_FROZEN,
     WeightsCandidate,
     default_model,
     is_bundled,
-    same_shape,
+    model_title,
     stride_of,
     validate_model_name,
     weights_candidates,
@@ -28,7 +27,7 @@ from efficientnetv2.training.recipe_io import apply_overrides, diff_recipes, rea
 from efficientnetv2.training.recipes import get_recipe, load_recipe, recipe_file
 from efficientnetv2.training.resolve_image_sizes import default_eval_sizes, validate_stride
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
+from efficientnetv2.utils.errors import InputError, did_you_mean, error_summary
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import shell_join
 
@@ -40,11 +39,8 @@ _CACHES = ("ram", "disk")
 _CACHE_RESOLUTION = 0.5
 # Options that change a field of a recipe: all by their name, but image_size.
 _OPTIONS = ("model", "weights", "epochs", "image_size", "batch_size", "crop_mode", "seed")
-# Fields that ``resolve`` decides where they are open: for a resumed run, an open one asks for nothing else.
-_OPEN = {
-    "model", "weights", "head_init", "global_pool", "epochs", "eval_image_size", "ghost_batch_size", "precision",
-    "compile", "progressive.seed", "eval_image_size_candidates",
-}  # fmt: skip
+# Fields of ``CrossValConfig`` that have another name as an argument.
+_ARGUMENTS = {"tries": "candidates", "try_settings": "candidate_settings"}
 
 
 @dataclass(frozen=True)
@@ -97,6 +93,25 @@ class TrainOverrides:
         if self.cache not in (None, *_CACHES):
             raise InputError(f"`cache={self.cache}`: must be ram or disk{did_you_mean(self.cache, _CACHES)}")
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; files that the options name are stored as contents, because they may change."""
+        return {
+            name: value.to_json() if isinstance(value, Architecture | Recipe) else value
+            for name, value in vars(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> TrainOverrides:
+        """Inverse of ``to_json``. Raises ValueError, KeyError, TypeError or AttributeError for other values."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()
+        }
+        if isinstance(values["model"], dict):
+            values["model"] = Architecture.from_json(values["model"])
+        if isinstance(values["recipe"], dict):
+            values["recipe"] = validate_recipe(values["recipe"], where="its recipe")
+        return cls(**values)
+
 
 def setting_name(setting: str) -> str:
     """The field that a setting changes: ``optimizer.lr`` of ``optimizer.lr=0.1``."""
@@ -123,11 +138,11 @@ def sets_length(settings: Sequence[str]) -> bool:
 
 def sets_sizes(overrides: TrainOverrides) -> bool:
     """Whether image sizes are given, which are then not lowered."""
-    fields = [setting_name(setting).split(".") for setting in overrides.settings]
+    names = [setting_name(setting).split(".") for setting in overrides.settings]
     return overrides.image_size is not None or any(
-        field[0] in ("eval_image_size", "eval_image_size_candidates")
-        or field[:2] in (["progressive"], ["progressive", "image_size"])
-        for field in fields
+        name[0] in ("eval_image_size", "eval_image_size_candidates")
+        or name[:2] in (["progressive"], ["progressive", "image_size"])
+        for name in names
     )
 
 
@@ -177,13 +192,13 @@ def requested_recipe(
         found = found or weights_candidates(_model(overrides.model, device))[0]
         weights, overrides = found.word, replace(overrides, weights=None)
         notes.append(found.note)
-    name, why, fields = "finetune", "from given weights", {"weights": weights}
+    name, why, changes = "finetune", "from given weights", {"weights": weights}
     if weights == "none":
         name, why = "quick", "from scratch"
     elif is_bundled(weights):
-        name, why, fields = "quick", "from weights that saw few images", {**fields, "head_init": "auto"}
+        name, why, changes = "quick", "from weights that saw few images", {**changes, "head_init": "auto"}
     notes.append(f"Recipe: {name} ({why}).")
-    return _override(get_recipe(name).model_copy(update=fields), overrides), notes
+    return _override(get_recipe(name).model_copy(update=changes), overrides), notes
 
 
 def validate_overrides(overrides: TrainOverrides) -> None:
@@ -274,67 +289,60 @@ def _option_texts(overrides: TrainOverrides) -> dict[str, str]:
     return texts | {setting_name(setting): f"`{setting}`" for setting in overrides.settings}
 
 
-def resumed_recipe(overrides: TrainOverrides, recipe_file: Path) -> Recipe:
-    """The recipe of the run to resume; refuses overrides that differ from it."""
-    saved, run = read_recipe(recipe_file), RunDir(recipe_file.parent)
-    facts = run.beginning() if overrides.minutes is not None and run.beginning_file.exists() else {}
-    base = overrides.recipe if isinstance(overrides.recipe, Recipe) else saved
-    fields = {setting_name(setting) for setting in overrides.settings}
-    if overrides.minutes is not None or ("steps" in fields and "epochs" not in fields):
-        base = base.model_copy(update={"epochs": "auto"})  # which they decided
-    with silenced():
-        requested = _override(base, overrides)
-    changes: dict[str, object] = {}
-    if saved.weights == "none":  # what is for weights was left out
-        optimizer = requested.optimizer.model_copy(update={"gradual_unfreeze": None})
-        changes |= {**NOTHING_FROZEN, "head_init": "random", "optimizer": optimizer}
-    if requested.minival == "auto" and saved.minival is None:  # the data left none
-        changes["minival"] = None
-    if facts.get("probe_images") == 0:  # the time limit left none
-        changes["head_init"] = "random"
-    if requested.steps is not None:
-        dataset = ImageDataset.from_csv(run.path / "dataset.csv", root=run.path, source=str(run.path))
-        epochs = requested.steps * requested.batch_size / len(dataset.subset("train"))
-        changes |= {"steps": None, "epochs": epochs}
-    is_scratch = saved.weights == "none"
-    if requested.model != "auto" and same_shape(requested.model, saved.model, exact=is_scratch):
-        changes["model"] = saved.model  # with the padding of its weights
-    lowers = overrides.minutes is not None and not sets_sizes(overrides)
-    requested = _with_run_sizes(requested.model_copy(update=changes), saved, lowers=lowers)
-    is_open = _OPEN | ({"progressive.stage_fractions"} if requested.stage_time is not None else set())
-    differing = diff_recipes(saved, requested, leave_open=is_open)
-    named = overrides.recipe
-    if isinstance(named, str) and "name" not in fields and get_recipe(named).name != saved.name:
-        differing.insert(0, f"recipe: {saved.name} there, {named} here")
-    if differing:
-        fix = "Leave those out to resume it, or give another `output` to start a new run."
-        if run.finished:
-            fix = f"It has finished. {train_longer_hint(run.path)}"
-        raise InputError(f"`resume`: the run in {run.path} has another recipe. {'; '.join(differing)}. {fix}")
-    if overrides.minutes is not None:
-        limit = facts.get("time_limit")
-        length = (float(saved.epochs), "epoch") if limit is None else (limit["seconds"] / 60, "minute")
-        _logger.info(f"`minutes` changes nothing: this run was started with {pluralize(*length)}.")
-    return saved
+def option_differences(saved: Any, given: Any, typed: Collection[str] = ()) -> list[str]:
+    """Options that differ from those saved, as users write them; a default counts only if it is ``typed``."""
+    found: list[str] = []
+    for each in fields(given):
+        there, here = getattr(saved, each.name), getattr(given, each.name)
+        if here == there or (here == each.default and each.name not in typed):
+            continue
+        if each.name == "settings" and set(here) <= set(there):  # fewer of them, or in another order
+            continue
+        if isinstance(there, Recipe | Architecture) and type(here) is type(there):
+            found += diff_recipes(there, here)
+        else:
+            name = _ARGUMENTS.get(each.name, each.name)
+            found.append(f"`{name}`: {_option_text(there)} there, {_option_text(here)} here")
+    return found
 
 
-def _with_run_sizes(requested: Recipe, saved: Recipe, *, lowers: bool) -> Recipe:
-    """The requested recipe, with the run's sizes if ``max_upscale`` or (``lowers``) a time limit may have lowered them.
+def _option_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return shell_join(value) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Architecture):
+        return model_title(value)
+    return "none" if value is None else str(value.name if isinstance(value, Recipe) else value)
 
-    How small the run's images are stored is not checked: the same schedule that ends earlier is taken for that.
-    """
-    if requested.max_upscale is None and not lowers:
-        return requested
-    plan, run = requested.progressive, saved.progressive
-    changes: dict[str, object] = {"max_upscale": None}
-    if run.last.image_size < plan.last.image_size:
-        smaller = plan.with_image_size(run.last.image_size)
-        sizes = ([each.stage(index).image_size for index in range(each.stages)] for each in (smaller, run))
-        if next(sizes) == next(sizes):
-            changes["progressive"] = replace(plan, image_size=run.image_size, size_multiple=run.size_multiple)
-            if lowers:
-                changes |= {name: getattr(saved, name) for name in ("eval_image_size", "eval_image_size_candidates")}
-    return requested.model_copy(update=changes)
+
+def resumed_recipe(overrides: TrainOverrides, run: RunDir) -> Recipe:
+    """The recipe of the run to resume; refuses options that it was not started with."""
+    if isinstance(overrides.recipe, str):
+        get_recipe(overrides.recipe)  # raises for an unknown name
+    has_none = overrides == TrainOverrides() or (run.finished and not run.beginning_file.exists())
+    saved = None if has_none else _saved_options(run)
+    if saved is not None:
+        if overrides.cache and saved.cache:  # where the images are cached changes none of their pixels
+            overrides = replace(overrides, cache=saved.cache)
+        if differing := option_differences(saved, overrides):
+            fix = "Leave those out to resume it, or give another `output` to start a new run."
+            if run.finished:
+                fix = f"It has finished. {train_longer_hint(run.path)}"
+            raise InputError(
+                f"`resume`: the run in {run.path} was started with other options: {'; '.join(differing)}. {fix}"
+            )
+    return read_recipe(run.recipe_file)
+
+
+def _saved_options(run: RunDir) -> TrainOverrides | None:
+    """The options that a run was started with; None if an earlier version started it, which did not save them."""
+    plain = run.beginning().get("options")
+    try:
+        return None if plain is None else TrainOverrides.from_json(plain)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"the options in {run.beginning_file} cannot be read: {error_summary(error)}"
+        raise InputError(f"{problem.rstrip('.')}. Leave out the options of the recipe to resume the run.") from error
 
 
 def train_longer_hint(run: Path) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_fields import all_fields, canonical_field, recipe_parts
 from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule, short_repr, truncate
@@ -160,16 +161,13 @@ def _parse(text: str) -> Any:
         return text if _SEXAGESIMAL.fullmatch(text) else parse_yaml(text, short_repr(text))
 
 
-def diff_recipes(old: Recipe, new: Recipe, *, leave_open: Collection[str] = ()) -> list[str]:
-    """Differences of two recipes, one line each: ``epochs: 10 there, 20 here``.
-
-    Fields in ``leave_open`` do not count where the new recipe has None or "auto".
-    """
+def diff_recipes(old: Recipe | Architecture, new: Recipe | Architecture) -> list[str]:
+    """Differences of two recipes, or of two architectures, one line each: ``epochs: 10 there, 20 here``."""
     there, here = _flat(old.to_json()), _flat(new.to_json())
     return [
         f"{name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
         for name in {**there, **here}
-        if there.get(name) != here.get(name) and not (name in leave_open and here.get(name) in (None, "auto"))
+        if there.get(name) != here.get(name)
     ]
 
 

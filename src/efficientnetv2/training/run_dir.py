@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import re
 import shutil
 import sys
@@ -25,8 +24,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.checkpoints import checkpoint_steps
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.utils import legacy
-from efficientnetv2.utils.errors import InputError, error_summary, pluralize, shorten
+from efficientnetv2.utils.errors import InputError, error_summary, shorten
 from efficientnetv2.utils.io import (
     locked,
     output_dir,
@@ -37,14 +35,10 @@ from efficientnetv2.utils.io import (
     write_text_atomically,
     writing,
 )
-from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.utils.shell import shell_join
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-_logger = logging.getLogger(__name__)
-
 
 # What a finished run writes next to its model file, in this order.
 REPORT_FILES = ("report.json", "report.html", "predictions.csv")
@@ -56,7 +50,6 @@ LOCK, RUNNING = "beginning.lock", "running.lock"
 RUN_FILES = (
     "recipe.yaml", "run.json", "dataset.csv", "skipped.csv", "metrics.jsonl", "log.txt", "tensorboard",
     "checkpoints", "model.safetensors", "probe", "against", LOCK, RUNNING, *REPORT_FILES,
-    *legacy.FILES.values(),
 )  # fmt: skip
 # By which a run directory, and that of a cross-validation, is recognized.
 RUN_MARKERS = ("run.json", "crossval.json")
@@ -79,17 +72,17 @@ class RunDir:
         except OSError as error:
             raise InputError(f"`output` {path}: {error.strerror or error}. Give another folder.") from error
         self._set_paths(path)
-        self.skipped.update(name for name, _ in read_skipped(self.skipped_file) or ())
+        self.skipped.update(name for name, _ in read_skipped(self.skipped_file))
 
     def _set_paths(self, path: Path) -> None:
         self.path = path
         self.recipe_file = path / "recipe.yaml"  # Resolved recipe
-        self.dataset_file = run_file(path, "dataset.csv")  # Every image with its label and split
+        self.dataset_file = path / "dataset.csv"  # Every image with its label and split
         self.skipped_file = path / "skipped.csv"  # Unreadable images, and why
         self.metrics_file = path / "metrics.jsonl"  # A training or validation row per line
         self.checkpoints = path / "checkpoints"
         self.model_file = path / "model.safetensors"
-        self.beginning_file = run_file(path, "run.json")  # Command, and what was resolved
+        self.beginning_file = path / "run.json"  # Command, and what was resolved
         self.skipped: set[str] = set()  # Paths of the images skipped so far
         self._board: SummaryWriter | None = None
 
@@ -157,44 +150,27 @@ class RunDir:
         """List an unreadable image in ``skipped.csv``, once; returns whether it is new there."""
         if path in self.skipped:
             return False
-        with writing(self.skipped_file), self.skipped_file.open("a", encoding="utf-8", newline="") as file:
+        mode = "a" if self.skipped else "w"  # the first image starts the list, in place of a damaged or empty one
+        with writing(self.skipped_file), self.skipped_file.open(mode, encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            if file.tell() == 0:  # a disk that was full may have left it empty
+            if not self.skipped:
                 writer.writerow(["path", "reason"])
             writer.writerow([path, reason])
         self.skipped.add(path)
         return True
 
-    def set_aside_damaged(self) -> None:
-        """Rename a damaged log and a damaged list of skipped images before the run resumes; whole rows stay."""
-        if read_skipped(self.skipped_file) is None:
-            _logger.info(quarantine(self.skipped_file, "The list of skipped images starts again."))
-        rows, damaged = self._rows()
-        if damaged:
-            note = quarantine(self.metrics_file, f"The run keeps its {pluralize(len(rows), 'whole row')}.")
-            self._write_rows(rows)
-            _logger.info(note)
-
     def history(self) -> list[dict[str, Any]]:
-        """The whole rows of ``metrics.jsonl``."""
-        return self._rows()[0]
-
-    def _rows(self) -> tuple[list[dict[str, Any]], bool]:
-        """The whole rows of ``metrics.jsonl``, and whether it is damaged."""
+        """The whole rows of ``metrics.jsonl``: a kill or a full disk may cut off a line."""
         if not self.metrics_file.exists():
-            return [], False
-        *lines, cut = self.metrics_file.read_bytes().split(b"\n")
-        found = [_row(line) for line in lines]
-        last = _row(cut)  # a kill or a full disk may cut it off: the resumed run writes it again
-        return [row for row in (*found, last) if row is not None], None in found
-
-    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
-        with writing(self.metrics_file):
-            write_text_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+            return []
+        rows = map(_row, self.metrics_file.read_bytes().split(b"\n"))
+        return [row for row in rows if row is not None]
 
     def forget_after(self, step: int) -> None:
-        """Drop the rows of steps that a resumed run will repeat."""
-        self._write_rows([row for row in self.history() if row["step"] <= step])
+        """Drop the rows of steps that a resumed run will repeat, and damaged ones."""
+        rows = [json.dumps(row) + "\n" for row in self.history() if row["step"] <= step]
+        with writing(self.metrics_file):
+            write_text_atomically(self.metrics_file, "".join(rows))
 
     def close(self) -> None:
         """Flush TensorBoard's file."""
@@ -230,30 +206,22 @@ class NullRunDir(RunDir):
         """Done by the first process."""
 
 
-def read_skipped(file: Path) -> list[tuple[str, str]] | None:
-    """Path and reason of each image in ``skipped.csv``; none without the file, None if it is damaged."""
+def read_skipped(file: Path) -> list[tuple[str, str]]:
+    """Path and reason of each image in ``skipped.csv``; none if the file is missing or damaged."""
     if not file.exists():
         return []
     try:
         with file.open(encoding="utf-8", newline="") as lines:
             rows = list(csv.DictReader(lines))
     except (UnicodeDecodeError, csv.Error):
-        return None
+        return []
     return [(path, row.get("reason") or "") for row in rows if (path := row.get("path"))]
-
-
-def quarantine(file: Path, then: str) -> str:
-    """Rename a damaged file of a run, and return a line that reports it and ends with ``then``."""
-    aside = file.with_name(f"{file.name}.damaged")
-    with writing(file):
-        file.replace(aside)
-    return f"{file} is damaged. It was renamed to {aside.name}. {then}"
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
     """A row of ``metrics.jsonl``; None if the line is damaged."""
     try:
-        row = legacy.upgrade(json.loads(line))
+        row = json.loads(line)
     except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or not isinstance(row.get("kind"), str):
@@ -274,8 +242,8 @@ def validate_new_run_dir(path: Path) -> None:
         command = shell_join(["effnetv2", "train", "DATA", "--output", str(path), "--resume"])
         raise InputError(f"`output` {path} holds a run already. Resume it ({command}), or give another folder.")
     ours = {"probe", "against", "inspection", LOCK}
-    if _is_beginning(run_file(path, "run.json")):
-        ours |= {"run.json", "log.txt", "dataset.csv", "skipped.csv", *legacy.FILES.values()}
+    if _is_beginning(path / "run.json"):
+        ours |= {"run.json", "log.txt", "dataset.csv", "skipped.csv"}
     names = [file.name for file in path.iterdir()] if path.is_dir() else []
     others = [name for name in names if name not in ours and not name.endswith(".partial")]
     if others:

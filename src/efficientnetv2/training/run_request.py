@@ -132,7 +132,7 @@ def repeat_recipe(request: RunRequest) -> RunRequest:
 
 
 def _resumed(path: Path, overrides: TrainOverrides, options: RunOptions) -> RunRequest:
-    recipe = resumed_recipe(overrides, path / "recipe.yaml")
+    recipe = resumed_recipe(overrides, RunDir(path))
     return RunRequest(path, recipe, overrides, options, resumed=True)
 
 

@@ -40,7 +40,6 @@ from efficientnetv2.training.run_dir import (
     create_run_dir,
     lock_run_dir,
     new_run_path,
-    quarantine,
     read_skipped,
 )
 from efficientnetv2.training.run_request import RunOptions
@@ -167,7 +166,7 @@ def run_crossval(
     ``given`` are the options that the user typed. ``on_result`` gets the result, or of a cross-validation that had
     finished before, the path of its report.
     """
-    folder, saved, by = _folder(options), None, config.by
+    folder, saved = _folder(options), None
     if overrides.weights is not None:  # it may be resumed from another directory
         overrides = replace(overrides, weights=absolute_weights_path(overrides.weights))
     if options.resume:
@@ -177,9 +176,8 @@ def run_crossval(
             _logger.info(f"Report: {folder / 'report.html'}")
             return folder
         saved = SavedCrossVal.read(folder, source.data)
-        saved.check_same(folder, overrides, config, source, pick_device(options.device), given)
+        saved.check_same(folder, overrides, config, source, given)
         overrides, config, source = saved.overrides, saved.config, saved.source
-        by = by if "by" in given or by != CrossValConfig.by else config.by
     else:
         command = "crossval" if options.out is None else None
         refuse_inside_data(source.data, folder, "`output`", command=command)
@@ -204,7 +202,7 @@ def run_crossval(
         if skipped:
             _logger.info(f"What could not be read is listed in {folder / SKIPPED}.")
     else:
-        saved.check_folds(folder, by, dataset, contents, folds, recipe.seed)
+        saved.check_folds(folder, dataset, folds)
         dataset = with_saved_paths(folder, dataset)
     _logger.info(folds.note)
     options = replace(options, out=folder)
@@ -354,12 +352,9 @@ def readable_at_start(folder: Path, dataset: ImageDataset, readable: Ints) -> tu
 
     The runs skip images that have become unreadable since.
     """
-    skipped = read_skipped(folder / SKIPPED)
-    if skipped is None:
-        _logger.info(quarantine(folder / SKIPPED, "The list of skipped images starts again."))
     # Sets: np.isin compares each path with each, hours for a million images.
     used = set(_saved_dataset(folder, dataset).paths)
-    skipped = [(path, why) for path, why in skipped or () if path not in used]
+    skipped = [(path, why) for path, why in read_skipped(folder / SKIPPED) if path not in used]
     unread = {path for path, _ in skipped}
     in_folds, in_skipped = (np.flatnonzero([path in paths for path in dataset.paths]) for paths in (used, unread))
     readable_again = np.intersect1d(in_skipped, readable)

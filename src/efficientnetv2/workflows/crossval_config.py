@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
-import torch
 
-from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import TIMES, Folds, assign_folds, time_column, time_folds, time_holdout
 from efficientnetv2.data.groups import BLOCKS, SplitBy, groupings, has_places, select_groupings
 from efficientnetv2.data.records import Ints, is_copy
 from efficientnetv2.data.splits import with_holdout, with_minival
-from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, sets_length, setting_name
+from efficientnetv2.training.overrides import TrainOverrides, option_differences, sets_length, setting_name
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
-from efficientnetv2.utils.logs import silenced
-from efficientnetv2.utils.shell import command_line, shell_join, split_settings
+from efficientnetv2.utils.shell import command_line, split_settings
 
 RULES = ("auto", "class", "group", "place", "time")
 CROSSVAL_JSON = "crossval.json"
-# Fields that have another name as an argument.
-_ARGUMENTS = {"tries": "candidates", "try_settings": "candidate_settings"}
 # Fraction of the training images of a fold that selects among candidates. Ours, as in ``inference.linear_probe``.
 _SELECTION = 0.25
 
@@ -206,16 +199,11 @@ class SavedCrossVal:
     digest: str
 
     def save(self, folder: Path) -> None:
-        """Write ``crossval.json``; files that the options name are stored as contents, because they may change."""
-        contents = {
-            name: value.to_json()
-            for name in ("model", "recipe")
-            if isinstance(value := getattr(self.overrides, name), Architecture | Recipe)
-        }
+        """Write ``crossval.json``."""
         values = {
             "schema_version": SCHEMA_VERSION,
             "command": command_line(),
-            "words": asdict(self.overrides) | contents,
+            "words": self.overrides.to_json(),
             "plan": asdict(self.config),
             "source": asdict(self.source),
             "digest": self.digest,
@@ -228,14 +216,13 @@ class SavedCrossVal:
         file = folder / CROSSVAL_JSON
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            overrides, config = _with_tuples(values["words"]), _with_tuples(values["plan"])
-            if isinstance(overrides["model"], dict):
-                overrides["model"] = Architecture.from_json(overrides["model"])
-            if isinstance(overrides["recipe"], dict):
-                overrides["recipe"] = validate_recipe(overrides["recipe"], where=str(file))
+            overrides = TrainOverrides.from_json(values["words"])
+            plan: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in values["plan"].items()
+            }
             source = DataConfig(**values["source"] | {"data": data})
-            return cls(TrainOverrides(**overrides), CrossValConfig(**config), source, str(values["digest"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return cls(overrides, CrossValConfig(**plan), source, str(values["digest"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{file} cannot be read: {error}. Start again with another `output`.") from error
 
     def check_same(
@@ -244,57 +231,21 @@ class SavedCrossVal:
         overrides: TrainOverrides,
         config: CrossValConfig,
         source: DataConfig,
-        device: torch.device,
         typed: Collection[str] = (),
     ) -> None:
-        """Refuse options that ask for something else than what is saved.
+        """Refuse options that differ from those saved; a default counts only if it is among the ``typed`` names."""
+        pairs = ((self.overrides, overrides), (self.config, config), (self.source, source))
+        if found := [each for saved, given in pairs for each in option_differences(saved, given, typed)]:
+            raise InputError(
+                f"the cross-validation in {folder} was started with other options: {'; '.join(found)}. Leave them out "
+                "to resume it, or start another with a new `output`."
+            )
 
-        Options that give the same recipe are the same, and so is a default that is not among the ``typed`` names. The
-        rule ``by`` is compared by its folds: see ``check_folds``.
-        """
-        pairs: list[tuple[Any, Any]] = [(self.config, replace(config, by=self.config.by)), (self.source, source)]
-        if not self._same_recipe(overrides, device):
-            pairs.insert(0, (self.overrides, overrides))
-        differences: list[str] = []
-        for saved, now in pairs:
-            for each in fields(now):
-                before, here = getattr(saved, each.name), getattr(now, each.name)
-                if here == before or (here == each.default and each.name not in typed):
-                    continue
-                if isinstance(before, Recipe) and isinstance(here, Recipe):
-                    differences += diff_recipes(before, here)
-                else:
-                    differences.append(_difference(each.name, before, here))
-        if differences:
-            raise _other_options_error(folder, "; ".join(differences))
-
-    def _same_recipe(self, overrides: TrainOverrides, device: torch.device) -> bool:
-        """Whether the given overrides, over those saved, give the saved recipe."""
-        given = {
-            each.name: value for each in fields(overrides) if (value := getattr(overrides, each.name)) != each.default
-        }
-        with suppress(InputError), silenced():
-            again, saved = replace(self.overrides, **given), self.overrides
-            if again == saved:
-                return True
-            if (again.minutes, again.cache) == (saved.minutes, saved.cache):  # which are not part of a recipe
-                return requested_recipe(saved, device)[0] == requested_recipe(again, device)[0]
-        return False
-
-    def check_folds(
-        self, folder: Path, by: str, dataset: ImageDataset, contents: Ints, folds: Folds, seed: int
-    ) -> None:
-        """Refuse other images, and a rule ``by`` that gives other folds: without locations ``auto`` is ``class``."""
+    def check_folds(self, folder: Path, dataset: ImageDataset, folds: Folds) -> None:
+        """Refuse other images than those that it was started with."""
         if folds_digest(dataset, folds) != self.digest:
             fix = "Restore them, or start again with a new `output`."
             raise InputError(f"the folds in {folder} are of other images or locations. {fix}")
-        if by == self.config.by:
-            return
-        with suppress(InputError):
-            again = replace(self.config, by=by).make_folds(dataset, contents, seed)
-            if folds_digest(dataset, again) == self.digest:
-                return
-        raise _other_options_error(folder, _difference("by", self.config.by, by))
 
 
 def write_start(folder: Path, saved: SavedCrossVal, dataset: ImageDataset, folds: Folds) -> None:
@@ -311,27 +262,3 @@ def folds_digest(dataset: ImageDataset, folds: Folds) -> str:
     """A digest of the images and the folds that predict them."""
     names = [f"fold {number}" for number in folds.fold_of_image(len(dataset))]
     return dataset.with_split(np.array(names, dtype=object)).digest()
-
-
-def _difference(name: str, there: Any, here: Any) -> str:
-    """An option that differs, as users write it: ``settings: none there, epochs=1 here``."""
-    return f"`{_ARGUMENTS.get(name, name)}`: {_option_text(there)} there, {_option_text(here)} here"
-
-
-def _option_text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return shell_join(value) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "none" if value is None else str(value.name if isinstance(value, Recipe) else value)
-
-
-def _other_options_error(folder: Path, differences: str) -> InputError:
-    return InputError(
-        f"the cross-validation in {folder} was started with other options: {differences}. Leave them out to resume it, "
-        "or start another with a new `output`."
-    )
-
-
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

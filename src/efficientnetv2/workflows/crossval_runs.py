@@ -32,11 +32,10 @@ from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.overrides import TrainOverrides, sets_length
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe
-from efficientnetv2.training.run_dir import quarantine, read_skipped
+from efficientnetv2.training.run_dir import read_skipped
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.errors import InputError, MemoryShortError, ReaderKilledError, format_duration, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
-from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.utils.logs import RunLog, attached, hushed
 from efficientnetv2.utils.probability import Activation
 from efficientnetv2.workflows.crossval_config import CrossValConfig, with_settings
@@ -69,7 +68,7 @@ def selection_results(folder: Path, number: int) -> dict[str, Any]:
 def first_preprocessing(folder: Path) -> Preprocessing:
     """Preprocessing of the model of the first fold."""
     run = folder / run_name(0)
-    plain = read_object(run_file(run, "run.json"), "preprocessing", fix=retrain_hint(run))
+    plain = read_object(run / "run.json", "preprocessing", fix=retrain_hint(run))
     return Preprocessing.from_json(plain["preprocessing"])
 
 
@@ -270,8 +269,7 @@ class _Fold:
         write_atomically(table, self.folds.with_clusters(dataset).select(used).with_split(split).to_csv)
         started = (path / "recipe.yaml").exists()
         if started:  # it resumes with its own recipe
-            overrides = TrainOverrides(recipe=str(path / "recipe.yaml"), cache=trainer.overrides.cache)
-            resolved = ()
+            overrides, resolved = TrainOverrides(cache=trainer.overrides.cache), ()
         source = DataConfig(str(table), label_separator=dataset.separator, bands=trainer.bands, nodata=trainer.nodata)
         try:
             images = load_dataset(table, label_separator=dataset.separator)
@@ -301,11 +299,8 @@ def _read_run(path: Path, row_of: Mapping[str, int], val_rows: Ints, dataset: Im
     activation = recipe.activation(dataset.separator)
     paths, probabilities = read_predictions(path / "predictions.csv", dataset.class_names, activation)
     rows = np.array([row_of[name] for name in paths], dtype=np.int64)
-    skipped = read_skipped(path / SKIPPED)
-    if skipped is None:
-        _logger.info(quarantine(path / SKIPPED, "Why images of this run were skipped is not known."))
     unreadable = {int(row): "was not predicted" for row in np.setdiff1d(val_rows, rows)}
-    unreadable |= {row_of[name]: reason for name, reason in skipped or () if name in row_of}
+    unreadable |= {row_of[name]: reason for name, reason in read_skipped(path / SKIPPED) if name in row_of}
     return _RunResult(path, report, recipe, rows, probabilities, unreadable)
 
 

@@ -18,10 +18,7 @@ from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.data.records import AUGMENTED_FROM
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.evaluation.baseline_warnings import summary_lines
-from efficientnetv2.evaluation.bootstrap_clusters import data_root, relative_prefix
-from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
-from efficientnetv2.evaluation.report_metadata import ReportContext
+from efficientnetv2.evaluation.bootstrap_clusters import relative_prefix
 from efficientnetv2.evaluation.run_comparison import PreviousRun
 from efficientnetv2.models import provenance
 from efficientnetv2.models.efficientnet import Network
@@ -43,7 +40,7 @@ from efficientnetv2.training.time_limit import TimeLimit
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically
-from efficientnetv2.utils.shell import shell_join
+from efficientnetv2.utils.shell import option_args, shell_join
 
 _logger = logging.getLogger(__name__)
 
@@ -127,7 +124,6 @@ def restore_dataset(path: Path, data: PreparedData) -> PreparedData:
     Raises:
         InputError: They are other images, or read in another way.
     """
-    RunDir(path).set_aside_damaged()
     folder = RunDir(path)
     facts, now = folder.beginning(), data.dataset
     separator = facts.get("label_separator")
@@ -228,27 +224,17 @@ def _from_list(saved: ImageDataset, data: PreparedData, gone: set[str]) -> Prepa
 
 @dataclass(frozen=True)
 class AlreadyFinished:
-    """A run with nothing left to do, and another one that it is to be compared with."""
+    """A run with nothing left to do, and the folder of another one that it is to be compared with."""
 
     path: Path
     recipe: Recipe
-    baseline: PreviousRun | None = None
+    against: Path | None = None
 
     @classmethod
     def find(cls, request: RunRequest) -> AlreadyFinished | None:
-        """The run, if nothing is left to do; InputError if it is to be compared, but its report is gone."""
-        path, against, folder = request.path, request.options.against, RunDir(request.path)
-        if not folder.finished:
-            return None
-        if against is None:
-            return cls(path, request.recipe)
-        if not folder.reported:
-            again = shell_join(["effnetv2", "evaluate", str(path), "DATA", "--baseline", str(against)])
-            raise InputError(f"the report of the run in {path} is missing. To compare: {again}")
-        saved = load_predictions(path)
-        root, separator = data_root(path, list(saved.index)), folder.beginning().get("label_separator")
-        other = PreviousRun.for_predictions(against, load_predictions(against), saved, root=root, separator=separator)
-        return cls(path, request.recipe, other)
+        """The run, if nothing is left to do."""
+        finished = RunDir(request.path).finished
+        return cls(request.path, request.recipe, request.options.against) if finished else None
 
 
 def report_finished(run: AlreadyFinished, on_result: Callable[[Path], None]) -> None:
@@ -257,7 +243,7 @@ def report_finished(run: AlreadyFinished, on_result: Callable[[Path], None]) -> 
     Checkpoints that a kill has left behind are removed.
     """
     folder, file = RunDir(run.path), run.path / "report.json"
-    evaluate = shell_join(["effnetv2", "evaluate", str(run.path), "DATA"])
+    evaluate = shell_join(["effnetv2", "evaluate", str(run.path), "DATA", *option_args(baseline=run.against)])
     report = {}
     if folder.reported:
         report = read_object(file, "epochs", fix=f"Remove it. For metrics: {evaluate}")
@@ -268,14 +254,10 @@ def report_finished(run: AlreadyFinished, on_result: Callable[[Path], None]) -> 
     _logger.info(f"Model: {folder.model_file}")
     if folder.reported:
         _logger.info(f"Report: {file.with_suffix('.html')}")
+        if run.against is not None:
+            _logger.info(f"To compare it: {shell_join(['effnetv2', 'compare', str(run.against), str(run.path)])}")
     else:
         _logger.info(f"Its report is missing. For metrics: {evaluate}")
-    if folder.reported and run.baseline is not None:
-        found = compare_predictions(load_predictions(run.path), run.baseline.predictions)
-        if found is not None:
-            context = ReportContext(last=(run.baseline.name, run.baseline.qualified(found)))
-            for line in summary_lines(context):
-                _logger.info(line)
     if checkpoint_steps(folder.checkpoints):
         remove_checkpoints(folder.checkpoints)
     _logger.info(train_longer_hint(run.path))

@@ -338,6 +338,7 @@ def _start_facts(run: ResolvedRun, hardware: Hardware) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "command": command_line(),
         "launch": hardware.world.launch,
+        "options": run.request.overrides.to_json(),
         "auto_choices": list(run.notes),
         "preprocessing": run.preprocessing.to_json(),
         "microbatches": run.microbatches.to_json(),
