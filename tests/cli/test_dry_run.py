@@ -10,15 +10,11 @@ import pytest
 import torch
 from tests.command_line import TINY, killed_at, run_ok, run_refused
 from tests.messages import mentions
-from tests.recipes import with_overrides
 
-from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation.training_plots import draw_training_curves
 from efficientnetv2.training.image_cache import CacheEstimate
-from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_estimate import RunEstimate, StageEstimate
-from efficientnetv2.training.run_setup import RunLength, RunSetup
+from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.workflows import estimate
 
 SCRATCH = (*TINY, "--weights", "none")
@@ -121,18 +117,3 @@ def test_cache_in_memory_counts_for_the_cpu_only(device, counted):
     run_estimate = RunEstimate(RunLength(1, 1.0), (StageEstimate(32, 1, 1.0, 1.0, 1, 2_000),), {})
     cache = CacheEstimate("ram", None, None, 7_000, 0.0)
     assert estimate.Estimate(run_estimate, cache, torch.device(device), (), 1.0).memory_bytes == counted
-
-
-def test_estimated_log_rows_are_those_of_a_run(class_folders):
-    """48 images in steps of 8, twice: 12 rows, half of them of 32 px, and a validation after each half."""
-    changes = ["progressive={stages: 2, image_size: {start: 32, end: 64}}", "batch_size=8", "epochs=2"]
-    images = load_dataset(class_folders)
-    recipe = with_overrides(get_recipe("quick"), changes)
-    rows = estimate._rows(RunSetup(recipe, None, images, images, None, None, torch.device("cpu"), workers=0))
-    trained, validated = ([row for row in rows if row["kind"] == kind] for kind in ("train", "val"))
-    assert [(row["step"], row["image_size"]) for row in trained] == [
-        (step, 32 if step <= 6 else 64) for step in range(1, 13)
-    ]
-    assert [(row["step"], row["epoch"]) for row in validated] == [(6, 1.0), (12, 2.0)]
-    assert draw_training_curves(rows) is not None
-    assert len({row["loss"] for row in trained}) == 12, "the plot has a line, not a point"

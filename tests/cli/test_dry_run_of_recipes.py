@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pytest
 from tests.conftest import COLORS, paint
-from tests.messages import mentioning, mentions
+from tests.messages import mentions
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.models import hub
 from efficientnetv2.training import timing
 from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.training.run_request import RunOptions
-from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import train
 from efficientnetv2.workflows.estimate import plan_run
 
 STAGE = "{operator: {kind: mbconv, expand: 2, kernel: 3, se: null}, stride: 2, channels: 8, layers: 1}"
@@ -92,53 +89,3 @@ def test_each_stage_of_a_recipe_is_estimated(name, imagenet, tmp_path, fast_timi
     if recipe.batch_size > 8:
         assert mentions(" ".join(result["auto_choices"]), recipe.batch_size, "groups of 8")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.fixture
-def offline(tmp_path, monkeypatch):
-    """No weights are cached, and none can be downloaded."""
-    nowhere = hub.Hub(folder=tmp_path / "hub", torch_folder=tmp_path / "torch", offline=True)
-    monkeypatch.setattr(hub, "Hub", lambda: nowhere)
-
-
-WITH_WEIGHTS = [name for name in DISTINCT_RECIPES if get_recipe(name).weights not in ("none", "auto")]
-WITHOUT_WEIGHTS = "To estimate the same steps without them"
-
-
-@pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("name", WITH_WEIGHTS)
-def test_unavailable_weights_suggest_an_estimate_without_them(name, imagenet, tmp_path):
-    """The test above estimates each such recipe with ``--weights none``."""
-    options = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
-    overrides = TrainOverrides(recipe=name, settings=("minival=null", "expected_dataset=null"))
-    with pytest.raises(InputError, match=r"not in the cache.* " + WITHOUT_WEIGHTS):
-        plan_run(overrides, DataConfig(str(imagenet)), options)
-
-
-@pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize(
-    ("changes", "fix"),
-    [
-        ({"model": "auto"}, "`model=efficientnetv2_s` and `weights=none`"),
-        ({"settings": ("freeze_stages=2",)}, None),
-        ({"settings": ("freeze_bn=true",)}, None),
-        (
-            {"recipe": None, "weights": "efficientnetv2_s.in1k"},
-            None,
-        ),  # without weights, the default recipe would be quick
-    ],
-)
-def test_estimate_without_weights_is_suggested_only_for_equal_steps(changes, fix, imagenet, tmp_path):
-    options = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
-    with pytest.raises(InputError, match=mentioning("cache")) as error:
-        plan_run(TrainOverrides(**{"recipe": "transfer_paper", **changes}), DataConfig(str(imagenet)), options)
-    assert WITHOUT_WEIGHTS in str(error.value) if fix else WITHOUT_WEIGHTS not in str(error.value)
-    assert (fix or "") in str(error.value)
-
-
-@pytest.mark.usefixtures("offline")
-def test_training_does_not_suggest_dropping_the_weights(imagenet, tmp_path):
-    options = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
-    with pytest.raises(InputError, match=mentioning("cache")) as error:
-        train.train_and_report(TrainOverrides(recipe="transfer_paper"), DataConfig(str(imagenet)), options)
-    assert WITHOUT_WEIGHTS not in str(error.value)

@@ -156,7 +156,6 @@ NOTED = [
     ("train photos --project a --name b --epochs x", "--output a/b"),
     ("train photos --name b --epochs x", "--output runs/b"),
     ("train photos -o runs/x --epochs x", "--output runs/x"),
-    ("train photos --compare-to runs/x --epochs x", "--baseline runs/x"),
     ("crossval photos -k 3 --epochs x", "--folds 3"),
     ("predict m photos --tta --workers -1", "--tta d4"),
     ("train photos --tta --epochs x", "--set tta=d4"),
@@ -165,9 +164,7 @@ NOTED = [
     ("train photos --scheduler cosine --epochs x", "--set schedule.name=cosine"),
     ("train photos --weight-decay 0.05 --epochs x", "--set optimizer.weight_decay=0.05"),
     ("train photos --out runs/x --epochs x", "--output runs/x"),
-    ("train photos --image-px 64 --epochs x", "--image-size 64"),
     ("crossval photos --cv 3 --epochs x", "--folds 3"),
-    ("crossval photos --try lr=1 --epochs x", "--candidate lr=1"),
 ]
 
 

@@ -233,12 +233,11 @@ def test_evaluation_folder_in_the_data_is_refused(class_folders):
     for inside in ("red", "new", "."):
         with pytest.raises(InputError, match=mentioning("DATA")):
             report_folder(class_folders / inside, str(class_folders))
-    for name in ("run.json", "beginning.json"):  # the latter of version 0.1
-        run = class_folders.parent / name
-        run.mkdir()
-        (run / name).write_text("{}")
-        with pytest.raises(InputError, match=mentioning(run, "report")):
-            report_folder(run, str(class_folders))
+    run = class_folders.parent / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    with pytest.raises(InputError, match=mentioning(run, "report")):
+        report_folder(run, str(class_folders))
     with report_folder(class_folders.parent / "evaluation", str(class_folders)):
         pass
 

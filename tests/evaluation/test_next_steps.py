@@ -277,7 +277,7 @@ def test_evaluation_proposes_no_training():
             "effnetv2 train 'my flowers' --output runs/a --resume --label-column kind --epochs 2 --set minival=0.1",
             "effnetv2 train 'my flowers' --label-column kind --set minival=0.1 --epochs 10",
         ),
-        ("effnetv2 train flowers --out a --name b --project c --against d", "effnetv2 train flowers --epochs 10"),
+        ("effnetv2 train flowers --out a --name b --project c --baseline d", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 train flowers --minutes=6 --output=x --json", "effnetv2 train flowers --minutes 12"),
         ("effnetv2 train flowers --output_dir=x --output-dir y", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 train flowers --set=epochs=2 --set lr=1", "effnetv2 train flowers --set lr=1 --epochs 10"),

@@ -144,18 +144,9 @@ def test_class_may_have_the_name_of_any_column(labeled, tmp_path):
     assert table["path"].tolist() == ["0.jpg", "1.jpg", "2.jpg"]
     assert ("true_label" in table) == ("cluster" in table) == labeled
     assert Result(tmp_path).predictions["probability of predicted_label_2"].dtype == np.float64
-    _, found = read_predictions(tmp_path / "predictions.csv", names)
+    paths, found = read_predictions(tmp_path / "predictions.csv", names)
+    assert paths == ["0.jpg", "1.jpg", "2.jpg"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_class_columns_with_newly_reserved_names_are_read(tmp_path):
-    names = ["cat", "is_unknown", "predicted_label_2", "probability of rain"]
-    table = written_predictions(tmp_path, [[0.2, 0.4, 0.3, 0.1]], names, true_labels=["cat"])
-    table.rename(columns=lambda name: name.removeprefix("probability of ")).to_csv(
-        tmp_path / "predictions.csv", index=False
-    )
-    _, found = read_predictions(tmp_path / "predictions.csv", names)
-    assert found[0].tolist() == pytest.approx([0.2, 0.4, 0.3, 0.1])
 
 
 def test_column_of_another_class_is_not_used_for_a_missing_class(tmp_path):
@@ -168,20 +159,6 @@ def test_class_without_a_column_has_probability_zero(tmp_path):
     written_predictions(tmp_path, [[0.2, 0.8]], ["cat", "dog"], true_labels=["cat"])
     _, found = read_predictions(tmp_path / "predictions.csv", ["cat", "dog", *RESERVED])
     assert found[0].tolist() == pytest.approx([0.2, 0.8] + [0] * len(RESERVED))
-
-
-@pytest.mark.parametrize("version_0_1", [False, True])
-def test_table_is_read_with_and_without_the_label_probability(version_0_1, tmp_path):
-    """Version 0.1 wrote no such column, so a class named "probability" had it."""
-    names = ["cat", "probability"]
-    table = written_predictions(tmp_path, [[0.2, 0.8], [0.6, 0.4]], names, true_labels=["cat"] * 2)
-    if version_0_1:
-        table = table.drop(columns="probability").rename(columns={"probability of probability": "probability"})
-        table.to_csv(tmp_path / "predictions.csv", index=False)
-    paths, read = read_predictions(tmp_path / "predictions.csv", names)
-    assert paths == ["0.jpg", "1.jpg"]
-    assert read[:, 1].tolist() == pytest.approx([0.8, 0.4])
-    assert load_predictions(tmp_path)["predicted_label"].tolist() == ["probability", "cat"]
 
 
 def test_locked_file_is_saved_under_another_name(tmp_path, monkeypatch):

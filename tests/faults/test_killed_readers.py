@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 from tests.command_line import started
 from tests.faults.test_kill_and_resume import QUICK, start, steps_done
 from tests.messages import mentions
-
-from efficientnetv2.utils import processes
-from efficientnetv2.utils.processes import remove_leftovers
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
 LONG = ("--set", "checkpoint_minutes=60", "--set", "progressive.stages=1", "--epochs", "60")
@@ -75,68 +68,3 @@ def start_again(args, tmp_path):
         text = output.read_text() if output.exists() else ""
     process.kill()
     return text
-
-
-IN_A_FOLDER = """
-import os, signal, sys, multiprocessing.util
-from efficientnetv2.utils.processes import own_folder
-folder = own_folder()
-print(folder, multiprocessing.util.get_temp_dir(), flush=True)
-if sys.argv[1] == "killed":
-    os.kill(os.getpid(), signal.SIGKILL)
-if sys.argv[1] == "alive":
-    sys.stdin.readline()
-"""
-
-
-@pytest.fixture
-def short():
-    """A folder with a path that is short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="t") as folder:
-        yield Path(folder)
-
-
-@pytest.mark.parametrize("end", ["alive", "killed", "ended"])
-def test_temporary_folder_of_an_ended_process_is_removed_by_the_next_process(end, short, monkeypatch):
-    with subprocess.Popen(
-        [sys.executable, "-c", IN_A_FOLDER, end], env={**os.environ, "TMPDIR": str(short)},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        folder, sockets = map(Path, process.stdout.readline().split())
-        assert folder.parent == short
-        assert sockets.parent == folder, "what multiprocessing puts aside goes with it"
-        if end != "alive":
-            process.communicate()
-            assert folder.exists() == (end == "killed")
-        remove_leftovers(short)
-        assert folder.exists() == (end != "ended"), "it is young, and may not be locked yet"
-        monkeypatch.setattr(processes, "_MIN_AGE_S", -1.0)
-        others = short / "effnetv2-of-somebody-else"
-        others.mkdir()
-        remove_leftovers(short)
-        assert folder.exists() == (end == "alive")
-        assert others.exists()
-        if end == "alive":
-            process.communicate("\n")
-            assert not folder.exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows has a temporary folder for each user")
-def test_temporary_folder_of_another_user_is_not_changed(short, monkeypatch):
-    """Its lock may be a link to a file of this user, which locking would empty."""
-    monkeypatch.setattr(processes, "_MIN_AGE_S", -1.0)
-    mine, theirs = short / "mine.txt", short / "effnetv2-theirs"
-    mine.write_text("kept")
-    theirs.mkdir()
-    (theirs / "owner.lock").symlink_to(mine)
-    uid = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: uid + 1)
-    remove_leftovers(short)
-    assert theirs.exists()
-    assert mine.read_text() == "kept"
-    monkeypatch.undo()
-    monkeypatch.setattr(processes, "_MIN_AGE_S", -1.0)
-    (theirs / "owner.lock").unlink()
-    (theirs / "owner.lock").touch()
-    remove_leftovers(short)
-    assert not theirs.exists(), "of this user it is"

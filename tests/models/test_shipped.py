@@ -16,7 +16,6 @@ from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models import model_file, safetensors_io
 from efficientnetv2.training.initial_weights import better_weights, weights_candidates
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
-from efficientnetv2.utils.legacy import upgrade
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "examples/weights/efficientnetv2_b0.safetensors"
@@ -44,7 +43,7 @@ def test_shipped_model_is_small_and_has_its_metadata():
 
 def test_model_card_has_the_hash_and_the_metrics_of_the_file():
     assert hashlib.sha256(FILE.read_bytes()).hexdigest() in CARD
-    report = upgrade(json.loads((ROOT / "benchmarks/results/starter/report.json").read_text()))
+    report = json.loads((ROOT / "benchmarks/results/starter/report.json").read_text())
     claim = SUMMARY["starter_top1"]
     assert (claim["value"], [claim["low"], claim["high"]]) == (report["top1"], report["intervals"]["top1"])
     assert report["num_train_images"] == model_file.load(FILE).trained_on.num_images

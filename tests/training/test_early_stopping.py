@@ -15,43 +15,11 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.progressive.schedule import Revision, StepPlan
-from efficientnetv2.training.callbacks import (
-    Callback,
-    ModelSelection,
-    Validation,
-    best_validation,
-    unused_patience,
-    validations_without_improvement,
-)
+from efficientnetv2.training.callbacks import Callback, ModelSelection, unused_patience
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_setup import RunLength, RunSetup, eval_network
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
-
-
-def points(*figures: float) -> list[Validation]:
-    """One validation every ten steps."""
-    return [Validation(10 * number, figure) for number, figure in enumerate(figures, start=1)]
-
-
-def test_best_validation_is_the_latest_of_equal_ones():
-    assert best_validation(points(0.2, 0.5, 0.4)) == Validation(20, 0.5)
-    assert best_validation(points(0.2, 0.5, 0.4, 0.5, 0.3)) == Validation(40, 0.5)
-
-
-def test_patience_counts_from_the_first_best_validation():
-    """0.5 is reached at step 20. Neither 0.4 nor a second 0.5 is better."""
-    assert validations_without_improvement(points(), first_step=0) == 0
-    assert validations_without_improvement(points(0.2), first_step=0) == 0
-    assert validations_without_improvement(points(0.2, 0.5), first_step=0) == 0
-    assert validations_without_improvement(points(0.2, 0.5, 0.4, 0.5), first_step=0) == 2
-    assert validations_without_improvement(points(0.2, 0.5, 0.4, 0.5, 0.6), first_step=0) == 0
-
-
-def test_patience_counts_from_the_last_stage():
-    """The last stage begins after step 30, so it has two of the validations at 30, 40 and 50."""
-    assert validations_without_improvement(points(0.2, 0.5, 0.4, 0.4, 0.4), first_step=30) == 2
-    assert validations_without_improvement(points(0.2, 0.5, 0.4), first_step=30) == 0
 
 
 @pytest.mark.parametrize(("epochs", "patience", "ends"), [(10, 3, True), (10, 4, False), (40, 5, True)])
@@ -267,11 +235,22 @@ def test_run_that_stopped_early_does_not_continue_on_resume(job, scripted):
     assert same(weights_of(again), first)
 
 
+_ALONE = []  # what ``alone`` returns
+
+
+def alone(job):
+    """Weights and metrics of a run without interruptions: the same in each test, so it is trained once."""
+    if not _ALONE:
+        one = job("alone")
+        Trainer(one).fit()
+        _ALONE.extend((weights_of(one), modelfile.load(one.folder.model_file).metrics))
+    return _ALONE
+
+
 @pytest.mark.parametrize("at", [7, 16, 22])
 def test_interrupted_run_selects_the_same_weights(at, job):
     """With real predictions. At 16 the best may be earlier, at 22 it may be after the last checkpoint."""
-    alone = job("alone")
-    Trainer(alone).fit()
+    weights, metrics = alone(job)
 
     class Ends(Callback):
         def on_log(self, done, *facts):
@@ -282,9 +261,8 @@ def test_interrupted_run_selects_the_same_weights(at, job):
         Trainer(job("killed"), [Ends()]).fit()
     killed = job("killed")
     Trainer(killed).fit(resume=True)
-    assert same(weights_of(killed), weights_of(alone))
-    ours, theirs = (modelfile.load(one.folder.model_file).metrics for one in (killed, alone))
-    assert ours == theirs
+    assert same(weights_of(killed), weights)
+    assert modelfile.load(killed.folder.model_file).metrics == metrics
 
 
 def test_macro_f1_can_be_the_monitored_metric(job, scripted):

@@ -83,9 +83,9 @@ def test_predictions_are_written_only_to_csv_files(out, model, class_folders, tm
 
 
 def test_predictions_of_a_run_are_not_used_as_labels(model, tmp_path):
-    """With their label column, every prediction would be right."""
+    """With the predicted labels, every prediction would be right."""
     (tmp_path / "run").mkdir()
-    for header in ("path,label,true_label,red", "path,label,probability,true_label,red"):
+    for header in ("path,predicted_label,true_label,red", "path,predicted_label,probability,true_label,red"):
         (tmp_path / "run/predictions.csv").write_text(f"{header}\n")
         done = effnetv2("evaluate", model, "run/predictions.csv", "--device", "cpu", cwd=tmp_path)
         assert done.returncode == 2

@@ -164,8 +164,8 @@ NAMES = ("oak", "elm")
     [
         "true,elm,oak,abstain\nelm,0,2,0.5\noak,3,0,0.5\n",
         "true;elm;oak;abstain\n\nelm;0;2;0.5\n;;;\noak;3;0;0.5\n;;;\n",
-        '"true"\t"elm"\t"oak"\t"no_answer"\n"elm"\t0\t2\t0.5\n"oak"\t3\t0\t0.5\n',
-        "true, elm, oak, no_answer\nelm, 0, 2, 0.5\noak, 3, 0, 0.5\n",
+        '"true"\t"elm"\t"oak"\t"abstain"\n"elm"\t0\t2\t0.5\n"oak"\t3\t0\t0.5\n',
+        "true, elm, oak, abstain\nelm, 0, 2, 0.5\noak, 3, 0, 0.5\n",
     ],
 )
 def test_costs_are_read_as_spreadsheets_write_them(text, tmp_path):

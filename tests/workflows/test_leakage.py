@@ -257,7 +257,7 @@ def test_resumed_run_keeps_the_fingerprint_of_its_initial_weights(tmp_path, monk
         3, np.array([4, 5, 6]), earlier=TrainingFingerprint(9, np.array([1, 2]), of_several=True)
     )
     beginning = {
-        "command": "train", "chosen": [], "preprocessing": Preprocessing(image_size=32).to_json(),
+        "command": "train", "auto_choices": [], "preprocessing": Preprocessing(image_size=32).to_json(),
         "microbatches": {}, "weights_trained_on": before.to_json(),
     }  # fmt: skip
     (tmp_path / "run.json").write_text(json.dumps(beginning))

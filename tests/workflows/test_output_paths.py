@@ -101,10 +101,6 @@ def test_predictions_table_is_recognized_by_its_header(classes, tmp_path):
     predictions = Predictions(np.arange(4), np.zeros(4, np.int64), torch.randn(4, classes))
     write_predictions(tmp_path / "some.csv", predictions_table(predictions, list("abcd"), names))
     assert is_predictions_csv(tmp_path / "some.csv", names)
-    if classes == 2:  # as version 0.1 wrote it
-        before = pd.read_csv(tmp_path / "some.csv").drop(columns="probability")
-        before.to_csv(tmp_path / "before.csv", index=False)
-        assert is_predictions_csv(tmp_path / "before.csv", names)
     labeled = predictions_table(predictions, list("abcd"), names, true_labels=names[:1] * 4)
     write_predictions(tmp_path / "true.csv", labeled)
     assert not is_predictions_csv(tmp_path / "true.csv", names)
@@ -197,17 +193,6 @@ def test_report_does_not_replace_a_table_of_the_user(here):
         (here / "mine" / name).write_text("{}")
         assert mentions(refused("evaluate", *MODEL, "--output", "mine", cwd=here), name, what)
         (here / "mine" / name).unlink()
-
-
-def test_report_of_an_earlier_version_is_recognized_by_its_other_files(here):
-    """Its page has no generator tag."""
-    run_ok("evaluate", *MODEL, "--output", "rated", cwd=here)
-    page = here / "rated/report.html"
-    text = page.read_text()
-    assert text.count("generator") == 1
-    page.write_text(text.replace('<meta name="generator" content="effnetv2">', ""))
-    assert mentions(run_ok("evaluate", *MODEL, "--output", "rated", cwd=here).stdout, "report.html", "replaced")
-    assert page.read_text().count("generator") == 1
 
 
 @pytest.mark.parametrize("name", ["inspection.json", "inspection.html"])

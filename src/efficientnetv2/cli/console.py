@@ -80,7 +80,8 @@ class Screen:
             with self.notes.status(what) if self.notes.is_interactive else nullcontext():
                 yield lambda done: None
             return
-        with Bar(self, MofNCompleteColumn(), what=what, total=total) as bar:
+        with Bar(self, MofNCompleteColumn()) as bar:
+            bar.update(what=what, total=total)
             started = time.perf_counter()
 
             def count(done: int) -> None:
@@ -144,36 +145,45 @@ class Screen:
 
 
 class Bar:
-    """A progress bar below the lines that are printed; where none can be drawn, lines are due now and then."""
+    """A progress bar below the lines that are printed, from its first update until its block ends.
 
-    def __init__(
-        self, screen: Screen, counter: ProgressColumn, *, what: str = "starting", total: int | None = None
-    ) -> None:
-        self._console = screen.notes
-        self._next = time.perf_counter() + _FIRST_S
-        before, *after = (TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("what", "speed", "left"))
-        # Transient: else each bar would leave an empty line.
-        self._progress = Progress(
-            before, BarColumn(bar_width=24), counter, *after,
-            console=self._console, transient=True, disable=not self._console.is_interactive
-        )  # fmt: skip
-        self._task = self._progress.add_task("", what=what, speed="", left="", total=total)
+    Where none can be drawn, lines are due now and then.
+    """
+
+    def __init__(self, screen: Screen, counter: ProgressColumn) -> None:
+        self.screen, self._counter = screen, counter
+        self._progress: Progress | None = None
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None  # a further run has a bar of its own
 
     def update(self, **fields: Any) -> None:
-        """Show ``completed`` of ``total``, and the texts ``what``, ``speed`` and ``left``."""
+        """Show the bar with ``completed`` of ``total``, and the texts ``what``, ``speed`` and ``left``."""
+        if self._progress is None:
+            self._progress = self._new()
         self._progress.update(self._task, **fields)
+        self._progress.start()  # unless it has
+
+    def _new(self) -> Progress:
+        self._next = time.perf_counter() + _FIRST_S
+        before, *after = (TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("what", "speed", "left"))
+        # Transient: else each bar would leave an empty line.
+        progress = Progress(
+            before, BarColumn(bar_width=24), self._counter, *after,
+            console=self.screen.notes, transient=True, disable=not self.screen.notes.is_interactive
+        )  # fmt: skip
+        self._task = progress.add_task("", what="starting", speed="", left="", total=None)
+        return progress
 
     def line_is_due(self) -> bool:
         """Whether to print a line in the place of a bar that nobody sees; then none is due for a while."""
         now = time.perf_counter()
-        if self._console.is_interactive or now < self._next:
+        if self.screen.notes.is_interactive or now < self._next:
             return False
         self._next = now + _EVERY_S
         return True

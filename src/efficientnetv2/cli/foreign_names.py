@@ -1,4 +1,4 @@
-"""Names of options and commands in other tools and in version 0.1, with those of this program."""
+"""Names of options in other tools, and of commands there and in version 0.1, with those of this program."""
 
 from __future__ import annotations
 
@@ -16,14 +16,6 @@ ALIASES = {
     **dict.fromkeys(("--conf", "--threshold"), "--abstain-below"),
     "--format": "--to",
     **dict.fromkeys(("--num-folds", "--n-splits", "--k-folds", "--cv", "-k"), "--folds"),
-    # Names of version 0.1 of this package.
-    **dict.fromkeys(("--compare-to", "--against"), "--baseline"),
-    "--image-px": "--image-size",
-    "--batch-images": "--batch-size",
-    "--members": "--ensemble",
-    "--try": "--candidate",
-    "--try-set": "--candidate-set",
-    "--sizes": "--eval-sizes",
 }
 # The same of options without a value; None: it holds without an option.
 FLAGS: dict[str, tuple[str, ...] | None] = {

@@ -18,10 +18,9 @@ from efficientnetv2.cli.convert import convert
 from efficientnetv2.cli.crossval import crossval
 from efficientnetv2.cli.demo import demo
 from efficientnetv2.cli.evaluate import evaluate
-from efficientnetv2.cli.export import export
+from efficientnetv2.cli.export import export, push
 from efficientnetv2.cli.models import models, recipes
 from efficientnetv2.cli.predict import predict
-from efficientnetv2.cli.push import push
 from efficientnetv2.cli.serve import serve
 from efficientnetv2.cli.train import train
 from efficientnetv2.utils.processes import keep_freed_memory, limit_openmp_spin

@@ -17,7 +17,6 @@ from efficientnetv2.data.records import Ints, copy_groups
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import read_object_or_empty
-from efficientnetv2.utils.legacy import run_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +131,8 @@ def _relative(paths: Sequence[str]) -> list[str]:
 
 
 def _run_dataset(folder: Path) -> ImageDataset | None:
-    file = run_file(folder, "dataset.csv")
     try:
-        return ImageDataset.from_csv(file, root=folder.absolute(), source=str(folder))
+        return ImageDataset.from_csv(folder / "dataset.csv", root=folder.absolute(), source=str(folder))
     except InputError:
         return None
 

@@ -48,10 +48,7 @@ _WORTH = 0.005
 # Steps that change the learning curve of the probe, or what training makes of more labels.
 _CHANGE_THE_PROBE = {"weights", "epochs", "learning_rate", "image_size"}
 # Options of the training command that another run does not repeat; flags take no value.
-_RUN_OPTIONS = (
-    "--output", "--output-dir", "--save-dir", "--out", "-o", "--project", "--name", "--baseline", "--against",
-    "--compare-to",
-)  # fmt: skip
+_RUN_OPTIONS = ("--output", "--output-dir", "--save-dir", "--out", "-o", "--project", "--name", "--baseline")
 _RUN_FLAGS = ("--resume", "--json")
 _TABLE = (
     "--path-column", "--label-column", "--group-column", "--labels", "--label-separator", "--bands",

@@ -260,8 +260,7 @@ def is_predictions_csv(file: Path, class_names: Sequence[str]) -> bool:
     """Whether the header of a file is that of ``predictions_table`` with these classes."""
     header = list(_table(np.zeros((0, len(class_names)), np.float32), [], class_names, None).columns)
     found = [name for name in csv_columns(file) if name not in UNKNOWN_COLUMNS]
-    # Version 0.1 wrote the same without the probability of the predicted class.
-    return found in (header, [name for name in header if name != "probability"])
+    return found == header
 
 
 def read_predictions(
@@ -274,10 +273,6 @@ def read_predictions(
     places = {_class_column(name): k for k, name in enumerate(class_names)}
     try:
         table = pd.read_csv(file, dtype={"path": str}, keep_default_na=False)
-        # Earlier versions prefixed fewer names. The third column of theirs is true_label.
-        for name in set(class_names).difference(_READ, table.columns[2:3], places):
-            if _class_column(name) not in table:
-                places[name] = places[_class_column(name)]
         columns = [column for column in table.columns if column in places]
         probabilities = np.zeros((len(table), len(class_names)))
         probabilities[:, [places[column] for column in columns]] = table[columns].to_numpy(dtype=np.float64)

@@ -226,7 +226,7 @@ def _class_rows(metrics: Metrics) -> dict[str, Any]:
 
 
 # The option and its names in other tools, as a command may have them.
-_SIZE_OPTIONS = ("--image-size", "--imgsz", "--img-size", "--image-px")
+_SIZE_OPTIONS = ("--image-size", "--imgsz", "--img-size")
 
 
 def _usage(metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

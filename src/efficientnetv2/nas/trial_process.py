@@ -48,7 +48,7 @@ from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.benchmark import MachineLock
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError, error_summary
 from efficientnetv2.utils.memory import is_out_of_memory, limit_memory, peak_bytes, reset_peak_memory
-from efficientnetv2.utils.processes import keep_freed_memory, own_folder, without_script
+from efficientnetv2.utils.processes import keep_freed_memory, without_script
 
 # Of the output of a process that ended unexpectedly, so many last lines go into the failure. Ours.
 _LAST_LINES = 12
@@ -66,7 +66,7 @@ def run_trial(
     ``verify`` measures the step even where cached times of its parts are known. ``on_message`` gets the step time and
     every point of the curve; False stops the trial. Raises InputError for what is not the architecture's fault.
     """
-    with tempfile.TemporaryDirectory(prefix="trial-", dir=own_folder(), ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="effnetv2-trial-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         context = _context()
         receiver, sender = context.Pipe(duplex=False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,26 +122,6 @@ class ProgressLog(Callback):
         )
 
 
-@dataclass(frozen=True)
-class Validation:
-    """A validation on minival after ``step`` steps. Of the metric, higher is better."""
-
-    step: int
-    metric: float
-
-
-def best_validation(validations: Sequence[Validation]) -> Validation:
-    """The best validation; of equal ones the latest, whose weights have seen more images. Ours."""
-    return max(validations, key=lambda validation: (validation.metric, validation.step))
-
-
-def validations_without_improvement(validations: Sequence[Validation], *, first_step: int) -> int:
-    """Validations after ``first_step`` since the best metric first appeared."""
-    metrics = [validation.metric for validation in validations]
-    first_best = metrics.index(max(metrics)) if metrics else 0
-    return sum(validation.step > first_step for validation in validations[first_best + 1 :])
-
-
 def unused_patience(recipe: Recipe, length: RunLength) -> list[str]:
     """A note if ``patience`` is set but can't end the run early."""
     last_stage = [0, *recipe.progressive.stage_ends(length.steps)][-2]
@@ -167,7 +147,7 @@ class ModelSelection:
         self.ends_only = recipe.minival == "auto" and recipe.patience is None
         self._plan = plan or StepPlan(length.steps)
         self._last_stage = [0, *recipe.progressive.stage_ends(length.steps)][-2]
-        self._validations: list[Validation] = []
+        self._validations: dict[int, float] = {}  # Metric on minival by steps done, in order; higher is better
         self._weights: dict[str, Tensor] = {}
         self._start_name = ""
 
@@ -178,29 +158,31 @@ class ModelSelection:
         """
         if step == 0:
             self._start_name = start_name
-        self._validations.append(Validation(step, metrics[self._by]))
-        if step and self.ends_only and step < self._plan.steps:
-            return False
-        if best_validation(self._candidates).step != step:
+        self._validations[step] = metrics[self._by]
+        if (step and self.ends_only and step < self._plan.steps) or self._best != step:
             return False
         self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
         return True
 
     @property
-    def _candidates(self) -> list[Validation]:
+    def _candidates(self) -> dict[int, float]:
         if not self.ends_only:
             return self._validations
-        last = self._validations[-1]
-        return [validation for validation in self._validations if validation.step == 0 or validation is last]
+        return {step: self._validations[step] for step in (0, max(self._validations)) if step in self._validations}
+
+    @property
+    def _best(self) -> int:
+        """Step of the best candidate; of equal ones the latest, whose weights have seen more images. Ours."""
+        return max(self._candidates.items(), key=lambda point: point[::-1])[0]
 
     @property
     def over(self) -> bool:
         """Whether training ends now, before its last step."""
-        if self._patience is None:
+        if self._patience is None or not self._validations:
             return False
-        steps = (validation.step for validation in self._validations)
-        before = max((step for step in steps if not self._is_in_last_stage(step)), default=0)
-        return validations_without_improvement(self._validations, first_step=before) >= self._patience
+        first_best = max(self._validations, key=self._validations.__getitem__)
+        before = max((step for step in self._validations if not self._is_in_last_stage(step)), default=0)
+        return sum(step > max(before, first_best) for step in self._validations) >= self._patience
 
     def _is_in_last_stage(self, step: int) -> bool:
         """Whether the last of ``step`` steps is of the last stage."""
@@ -212,12 +194,12 @@ class ModelSelection:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, for a checkpoint."""
-        points = [(validation.step, validation.metric) for validation in self._validations]
+        points = list(self._validations.items())
         return {"points": points, "weights": self._weights, "start": self._start_name}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
-        self._validations = [Validation(*point) for point in state["points"]]
+        self._validations = dict(state["points"])
         self._weights = state["weights"]
         self._start_name = state.get("start", "")  # missing in checkpoints of earlier versions
 
@@ -225,41 +207,41 @@ class ModelSelection:
         """The selection, for the report and the model file."""
         best, start, trained = self._outcome()
         return {
-            "kept_model": "start" if best.step == 0 else "trained",
+            "kept_model": "start" if best == 0 else "trained",
             "start_metric": start,
             "trained_metric": trained,
             "selected_on": "minival",
             "selected_by": self._by,
-            "selected_step": best.step,
-            "selected_epoch": self._epoch(best.step),
-            "selected_score": best.metric,
+            "selected_step": best,
+            "selected_epoch": self._epoch(best),
+            "selected_score": self._validations[best],
             "validations": len(self._validations),
-            "stopped_early": self.over and self._validations[-1].step < self._plan.steps,
+            "stopped_early": self.over and max(self._validations) < self._plan.steps,
         }
 
     def __str__(self) -> str:
         """The selection, in sentences."""
         (best, start, trained), name = self._outcome(), METRIC_NAMES[self._by]
-        if best.step == 0:
+        if best == 0:
             at_most = "" if self.ends_only else " at most"
             kept = f"{self._start_name}, before the training"
             other = "" if trained is None else f" Training reached {trained:.1%}{at_most}."
         else:
             count = pluralize(len(self._validations), "validation")
             which = "the last weights" if self.ends_only else f"the best weights of {count}"
-            kept = f"{which}, after step {best.step:,} (epoch {self._epoch(best.step):.3g})"
+            kept = f"{which}, after step {best:,} (epoch {self._epoch(best):.3g})"
             other = "" if start is None else f" Before training it was {start:.1%}."
-        return f"Kept: {kept}. On minival its {name} is {best.metric:.1%}.{other} The images of val selected nothing."
+        score = self._validations[best]
+        return f"Kept: {kept}. On minival its {name} is {score:.1%}.{other} The images of val selected nothing."
 
-    def _outcome(self) -> tuple[Validation, float | None, float | None]:
-        """The best candidate, the metric of the model before training, and the best of the trained candidates."""
-        start = next((validation.metric for validation in self._validations if validation.step == 0), None)
-        trained = [validation.metric for validation in self._candidates if validation.step]
-        return best_validation(self._candidates), start, max(trained, default=None)
+    def _outcome(self) -> tuple[int, float | None, float | None]:
+        """Step of the best candidate, metric of the model before training, best of the trained candidates."""
+        trained = [metric for step, metric in self._candidates.items() if step]
+        return self._best, self._validations.get(0), max(trained, default=None)
 
     def why_over(self) -> str:
         """Why training ends early, in a sentence."""
-        last = self._validations[-1].step
+        last = max(self._validations)
         return (
             f"Stopped early, after step {last} of {self._plan.steps} (epoch {self._epoch(last):g}): "
             f"{METRIC_NAMES[self._by]} on minival has not risen for {pluralize(self._patience or 0, 'validation')} "

@@ -15,7 +15,6 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.legacy import run_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +105,8 @@ def find_run(model: Path) -> Path | None:
     """The folder of the run or cross-validation that a model file lies in, with its dataset."""
     folder = model if model.is_dir() else model.parent
     # Elsewhere, a dataset.csv is a table of the user's own.
-    is_run = any(run_file(folder, name).is_file() for name in RUN_MARKERS)
-    return folder if is_run and run_file(folder, "dataset.csv").exists() else None
+    is_run = any((folder / name).is_file() for name in RUN_MARKERS)
+    return folder if is_run and (folder / "dataset.csv").exists() else None
 
 
 def _estimate(training: TrainingFingerprint, same: npt.NDArray[np.bool_], compared: float) -> int:
@@ -118,7 +117,7 @@ def _estimate(training: TrainingFingerprint, same: npt.NDArray[np.bool_], compar
 
 def _by_path(run: Path, dataset: ImageDataset) -> npt.NDArray[np.bool_]:
     """(2, N) whether an image has the path of a training image of the run, and of a minival image."""
-    of_run = ImageDataset.from_csv(run_file(run, "dataset.csv"), root=run.absolute(), source=str(run))
+    of_run = ImageDataset.from_csv(run / "dataset.csv", root=run.absolute(), source=str(run))
     files, of_run_files = resolved_files(dataset), np.array(resolved_files(of_run), dtype=object)
     splits = [set(of_run_files[of_run.split == split]) for split in ("train", "minival")]
     return np.array([[file in split for file in files] for split in splits], dtype=bool)

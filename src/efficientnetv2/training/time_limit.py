@@ -16,7 +16,6 @@ from efficientnetv2.training.run_estimate import estimate_run, validation_s
 from efficientnetv2.training.run_setup import RunSetup, validation_steps
 from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.utils.distributed import all_gather_object, broadcast_from_main
-from efficientnetv2.utils.legacy import upgrade
 
 # Fraction of the time that stays free for the unexpected. Ours.
 RESERVE = 0.03
@@ -73,7 +72,7 @@ class TimeLimit:
     @classmethod
     def from_json(cls, plain: Mapping[str, Any], *, began: float) -> TimeLimit:
         """Inverse of ``to_json``, for a part of the run that began at ``began``."""
-        rates = TypeAdapter(StepTimings).validate_python(upgrade(plain["rates"], "rates"))
+        rates = TypeAdapter(StepTimings).validate_python(plain["rates"])
         return cls(plain["seconds"], plain["report_s"], rates, plain["used_s"], began)
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from efficientnetv2.utils import legacy
 from efficientnetv2.utils.errors import InputError
 
 # Errors of file systems that cannot sync folders (some of FUSE, CIFS and vboxsf). The file is in place by then.
@@ -61,7 +60,6 @@ def read_object(file: Path, *keys: str, fix: str) -> dict[str, Any]:
         raise InputError(f"{file}: {error.strerror or error}. {fix}") from error
     except (ValueError, RecursionError) as error:  # text that is not UTF-8 raises a ValueError too
         raise InputError(f"{file} is damaged ({error}). {fix}") from error
-    plain = legacy.upgrade(plain)
     if not isinstance(plain, dict):
         raise InputError(f"{file} is damaged (it is not a JSON object). {fix}")
     if missing := [key for key in keys if key not in plain]:

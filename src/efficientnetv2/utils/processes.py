@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import json
-import multiprocessing.util
 import os
 import re
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
-
-from filelock import FileLock, Timeout
 
 from efficientnetv2.utils.errors import InputError
 
@@ -36,11 +30,7 @@ _SPIN_COUNT = 10_000
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _MAX_INT = 2**31 - 1
 
-_PREFIX, _LOCK = "effnetv2-", "owner.lock"
 _PR_SET_PDEATHSIG = 1  # Source: prctl(2), linux/prctl.h.
-_MIN_AGE_S = 60.0  # A younger folder may not be locked yet. Ours.
-# The longest path for a socket of multiprocessing. Source: unix(7), sun_path of 108 bytes.
-_MAX_SOCKET_FOLDER = 108 - len("/pymp-01234567/listener-01234567") - 1
 # The variable and the content of the error file are torch.distributed.elastic.multiprocessing.errors'.
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 # torchrun takes the earliest failure for the cause, by whole seconds; one that only follows another is dated later.
@@ -113,56 +103,6 @@ def without_script() -> Iterator[None]:
         finally:
             del main["__spec__"]
             main.update(hidden)
-
-
-def own_folder() -> Path:
-    """The temporary folder of this process, also for multiprocessing's files.
-
-    It is removed at the end of the process. If the process is killed, the next one that asks for a folder removes it.
-    """
-    folder = _own_folder(os.getpid())[0]
-    if not folder.is_dir():  # A cleaner of temporary files has removed it.
-        _own_folder.cache_clear()
-        folder = _own_folder(os.getpid())[0]
-    return folder
-
-
-@cache
-def _own_folder(process: int) -> tuple[Path, FileLock]:
-    """The folder and its lock; forked children keep the lock too, whose end would release it for all."""
-    remove_leftovers(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    lock = FileLock(folder / _LOCK)
-    lock.acquire()
-
-    def remove() -> None:
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    # After multiprocessing's own finalizer (-100), which complains of a missing folder.
-    multiprocessing.util.Finalize(None, remove, exitpriority=-200)
-    if len(str(folder)) <= _MAX_SOCKET_FOLDER:
-        before, tempfile.tempdir = tempfile.tempdir, str(folder)
-        try:
-            multiprocessing.util.get_temp_dir()
-        finally:
-            tempfile.tempdir = before
-    return folder, lock
-
-
-def remove_leftovers(parent: Path) -> None:
-    """Remove this user's temporary folders in ``parent`` whose process, and so its lock, has ended."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        try:
-            found = folder.lstat()
-            if hasattr(os, "getuid") and found.st_uid != os.getuid():
-                continue
-            if not (folder / _LOCK).is_file() or time.time() - found.st_mtime < _MIN_AGE_S:
-                continue
-            with FileLock(folder / _LOCK, timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
-        except (Timeout, OSError):  # Its process is running.
-            continue
 
 
 def rank_and_world_size() -> tuple[int, int] | None:

@@ -21,7 +21,6 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.geospatial.map_file import NODATA, count_classes, distortion_warning, to_class_values
 from efficientnetv2.metrics.confidence_intervals import Z95
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
-from efficientnetv2.utils.legacy import upgrade
 
 _logger = logging.getLogger(__name__)
 
@@ -176,7 +175,7 @@ def _from_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
     """(K, K) counts by mapped and true class, from the confusion matrix of an evaluation that is not optimistic."""
     form = "effnetv2 evaluate MODEL OTHERS --output FOLDER"
     try:
-        report = upgrade(json.loads(file.read_text(encoding="utf-8")))
+        report = json.loads(file.read_text(encoding="utf-8"))
         classes = list(report["class_names"])
         if "confusion_cells" in report:  # many classes: non-zero cells only
             true, mapped, counts = np.array(report["confusion_cells"], dtype=np.int64).reshape(-1, 3).T

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +23,6 @@ from efficientnetv2.evaluation.report_sections import ReportInputs
 from efficientnetv2.inference.linear_probe import max_probe_images
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
-from efficientnetv2.models.hub import DownloadError
 from efficientnetv2.training.head_init import probe_s, wants_probe
 from efficientnetv2.training.image_cache import CacheEstimate, estimate_cache
 from efficientnetv2.training.initial_weights_selection import select_weights
@@ -34,7 +32,7 @@ from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data
-from efficientnetv2.training.run_setup import RunSetup, log_steps, validation_steps
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.time_budget import (
     LengthBudget,
     measuring_line,
@@ -46,9 +44,7 @@ from efficientnetv2.training.time_budget import (
 from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.utils.device import Hardware
-from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import limit_memory
-from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arguments, validate_run_paths
 from efficientnetv2.workflows.results import html_table
 from efficientnetv2.workflows.train import data_line, pick_hardware, valid_request
@@ -58,10 +54,8 @@ _logger = logging.getLogger(__name__)
 # Seconds from the command on after which nothing more is measured. Ours: on two slow cores the estimate is there after
 # 90 s.
 _WITHIN_S = 70.0
-# Rows of metrics of each type that are written to measure. Ours: a run by time skips most validations of short epochs.
-_MOST_ROWS = 1_000
-# Bytes of a report. Ours: what was seen.
-_REPORT_BYTES = 1_000_000
+# Bytes of a report, and of its training curves, which are not drawn to measure. Ours: what was seen.
+_REPORT_BYTES, _CURVES_BYTES = 1_000_000, 180_000
 # Fraction of the remaining time for measuring steps. Ours.
 _TIMING_FRACTION = 0.5
 # Seconds of compiling a stage. Ours: what was seen on two cores.
@@ -146,10 +140,7 @@ def _measured(
     data = load_run_data(request.recipe, source, strict=options.strict)
     request = select_weights(request, data, hardware, budget)
     with scratch_dir(request.path) as folder:
-        try:
-            run = resolve_unmeasured(request, data, hardware, budget, 0.0)
-        except DownloadError as error:
-            raise InputError(f"{error}{_without_weights_hint(request.recipe, overrides)}") from error
+        run = resolve_unmeasured(request, data, hardware, budget, 0.0)
         before_s = {"start-up": budget.used_s - request.comparison_s}
         if request.comparison is not None:
             before_s["comparing weights"] = request.comparison_s
@@ -208,17 +199,6 @@ def _with_length(
     return add_final_notes(with_length(run, length, timings)), timings
 
 
-def _without_weights_hint(recipe: Recipe, overrides: TrainOverrides) -> str:
-    """How to estimate without the weights of a recipe; '' if their steps would take another time.
-
-    Frozen layers and statistics take less, and without a named recipe ``weights="none"`` means another one.
-    """
-    if overrides.recipe is None or recipe.freeze_stages or recipe.freeze_bn:
-        return ""
-    model = f"`model={recipe.weights.partition('.')[0]}` and " if recipe.model == "auto" else ""
-    return f" To estimate the same steps without them, use {model}`weights=none`."
-
-
 def _within_minutes(others_s: Mapping[str, float], minutes: float) -> dict[str, float]:
     """What comes before the first step, cut to its part of the minutes."""
     before_s = sum(seconds for what, seconds in others_s.items() if what != "report")
@@ -237,9 +217,7 @@ def _other_costs(
     began = time.perf_counter()
     run = RunDir(folder)
     run.begin(setup.recipe, data.dataset, {})
-    history = _rows(setup)
-    for row in history:
-        run.record(row)  # TensorBoard is imported for the first
+    run.record({"kind": "train", "step": 1, "epoch": 0.0})  # TensorBoard is imported for it
     run.close()
     seconds = {"start-up": time.perf_counter() - began}
     class_names = setup.train.class_names
@@ -252,41 +230,18 @@ def _other_costs(
         seconds["report"] = report_s(setup, timings)
         return seconds, lists + _REPORT_BYTES, "Estimated, for measuring would take too long: the report."
     began = time.perf_counter()
-    logits = torch.from_numpy(_noise(setup, len(setup.val), len(class_names)))
+    noise = setup.key.fold("rehearsal").generator()
+    logits = torch.from_numpy(noise.standard_normal((len(setup.val), len(class_names)), dtype=np.float32))
     predictions = Predictions(np.arange(len(setup.val)), setup.val.targets, logits, activation=setup.activation)
     model = model_file.load(scratch / model_file.NAME, setup.device)
     galleries = explain_predictions(model, predictions, setup.val, class_names, model.preprocessing)
     metadata = ReportMetadata(setup.train.source, "val")
     inputs = ReportInputs(sections=galleries, clusters=split_clusters(folder, setup.val.paths))
     result = EvaluationResult(predictions, setup.val, class_names, metadata, inputs=inputs)
-    result.write(folder, history=history)
+    result.write(folder)
     seconds["report"] = time.perf_counter() - began
     written = ("report.json", "report.html", "predictions.csv")
-    return seconds, lists + sum((folder / name).stat().st_size for name in written), ""
-
-
-def _rows(setup: RunSetup) -> list[dict[str, Any]]:
-    """Rows of metrics like those of the run, to be written and drawn; unknown values are noise."""
-    recipe, length = setup.recipe, setup.length
-    train = ("loss", "lr", "images_per_s", "train_s", "data_wait_s", "seconds")
-    rows: list[dict[str, Any]] = []
-    for kind, steps, unknown in (
-        ("train", log_steps(recipe, length), train),
-        ("val", validation_steps(recipe, length), ("top1", "macro_f1")),
-    ):
-        written = sorted(steps)[:: math.ceil(len(steps) / _MOST_ROWS)]
-        for step, noise in zip(written, _noise(setup, len(written), len(unknown)).tolist(), strict=True):
-            row = {"kind": kind, "step": step, "epoch": step / length.steps_per_epoch}
-            if kind == "train":
-                row |= recipe.progressive.at(step - 1, total_steps=length.steps).to_json()
-                row.pop("extra", None)
-            rows.append(row | dict(zip(unknown, noise, strict=True)))
-    return sorted(rows, key=lambda row: row["step"])
-
-
-def _noise(setup: RunSetup, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    key: Key = setup.key.fold("rehearsal")
-    return key.generator().standard_normal((rows, columns), dtype=np.float32)
+    return seconds, lists + _CURVES_BYTES + sum((folder / name).stat().st_size for name in written), ""
 
 
 @api

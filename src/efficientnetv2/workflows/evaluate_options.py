@@ -38,7 +38,6 @@ from efficientnetv2.training.run_dir import REPORT_FILES, RUN_MARKERS
 from efficientnetv2.training.seen_images import TrainOverlap, train_overlap
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_file, output_dir
-from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import (
     choice,
@@ -49,8 +48,8 @@ from efficientnetv2.workflows.arguments import (
 )
 from efficientnetv2.workflows.batch_predict import PredictionJob, load_predictor, remove_unfit_calibration, with_tta
 
-# Column of the cost of leaving an image to a person, and its name in version 0.1.
-_ABSTAIN, _OLD_ABSTAIN = "abstain", "no_answer"
+# Column of the cost of leaving an image to a person.
+_ABSTAIN = "abstain"
 # The stride of the models, and the largest size of a recipe; and the most sizes, each a pass over the images. Ours.
 _MIN_SIZE, _MAX_SIZE, _MAX_SIZES = 32, IMAGE_SIZE[1], 32
 
@@ -265,8 +264,6 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
     table = table.set_index(table.columns[0])
     has_abstain = _ABSTAIN not in class_names  # else the column is that of the class
     columns = [*class_names, _ABSTAIN] if has_abstain else class_names
-    if has_abstain and _OLD_ABSTAIN not in class_names:
-        table = table.rename(columns={_OLD_ABSTAIN: _ABSTAIN})
     table.index = pd.Index(match_names(table.index.astype(str).str.strip(), class_names))
     table.columns = pd.Index(match_names(table.columns.astype(str).str.strip(), columns))
     for what, names, known in (("row", table.index, class_names), ("column", table.columns, columns)):
@@ -297,7 +294,7 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
 
 def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
     """The folder of the report, made before the work and removed if that fails; ``data`` may lie there."""
-    if any(run_file(out, name).is_file() for name in RUN_MARKERS):
+    if any((out / name).is_file() for name in RUN_MARKERS):
         raise InputError(f"`output` {out} is the folder of a run, whose own report would be lost. Give another folder.")
     refuse_inside_data(data, out, "`output`")
     refuse_replacing_data(data, out, (*REPORT_FILES, SKIPPED), "`output`")
@@ -310,18 +307,11 @@ def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
 
 
 def _is_predictions(file: Path) -> bool:
-    columns = set(csv_columns(file))
-    return {"path", "true_label"} <= columns and bool({"predicted_label", "label"} & columns)
+    return {"path", "predicted_label", "true_label"} <= set(csv_columns(file))
 
 
 def _is_report(file: Path) -> bool:
     return b'"evaluated_on"' in file.read_bytes()
-
-
-def _is_report_page(file: Path) -> bool:
-    report = file.with_suffix(".json")
-    # Pages of earlier versions do not name their program.
-    return is_page(file) or (report.is_file() and _is_report(report))
 
 
 # Of what is written, how an earlier one of ours is recognized, and what another file is not.
@@ -329,5 +319,5 @@ _OURS = {
     PREDICTIONS_CSV: (_is_predictions, "no table of an evaluation's predictions"),
     SKIPPED: (is_skipped_csv, "no list of what could not be read"),
     "report.json": (_is_report, "no report of effnetv2"),
-    "report.html": (_is_report_page, "no report of effnetv2"),
+    "report.html": (is_page, "no report of effnetv2"),
 }

@@ -46,7 +46,6 @@ from efficientnetv2.training.seen_images import find_run
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.io import output_dir, read_object, write_atomically
-from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.workflows.arguments import PathLike, api, choice, number, path_of, path_text
 
 _logger = logging.getLogger(__name__)
@@ -333,14 +332,12 @@ def _run_dataset(model: Path, purpose: str, argument: str) -> ImageDataset:
         raise InputError(
             f"{model} is not in the folder of its run: images {purpose} are not known. Name some with `{argument}`."
         )
-    return ImageDataset.from_csv(
-        run_file(run, "dataset.csv"), root=run.absolute(), source=str(run), separator=_separator(run)
-    )
+    return ImageDataset.from_csv(run / "dataset.csv", root=run.absolute(), source=str(run), separator=_separator(run))
 
 
 def _separator(run: Path) -> str | None:
     """The text between the labels of an image of a run."""
-    start = next(file for name in RUN_MARKERS if (file := run_file(run, name)).is_file())
+    start = next(file for name in RUN_MARKERS if (file := run / name).is_file())
     facts = read_object(start, fix="Copy the run again.")
     separator: str | None = facts.get("source", facts).get("label_separator")  # a cross-validation's is in its source
     return separator
