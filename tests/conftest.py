@@ -53,6 +53,9 @@ if threading.current_thread() is threading.main_thread():
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
+# A killed process does not lose written data in the cache of the operating system, so no file must be flushed to disk.
+os.fsync = lambda _: None
+
 # Tests and data workers run at the same time: one thread each is fastest, and reproducible. Child processes use one
 # thread too, because all workers of a study must have the same number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"

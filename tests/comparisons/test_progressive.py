@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -258,14 +257,13 @@ def test_claims_by_hand():
     ("options", "facts"),
     [(["--record", "--epochs", "1"], ("--record",)), (["--record", "--tune"], ("--record",)), ([], ("--tune",))],
 )
-def test_invalid_options_are_rejected(options, facts, tmp_path):
+def test_invalid_options_are_rejected(options, facts, tmp_path, monkeypatch, capsys):
     images = ROOT / "examples/land_cover/images.csv"
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.progressive", images, "--output", tmp_path, *options],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert result.returncode == 2
-    assert mentions(result.stderr, *facts)
+    monkeypatch.setattr(sys, "argv", ["progressive", str(images), "--output", str(tmp_path), *options])
+    with pytest.raises(SystemExit) as ended:
+        progressive.main()
+    assert ended.value.code == 2
+    assert mentions(capsys.readouterr().err, *facts)
 
 
 def test_figure_shows_every_run_and_the_cost_of_every_size():

@@ -466,12 +466,6 @@ def test_models_command_downloads_weights_and_prints_the_path(server, tmp_path, 
     assert [path for _, path, _ in server.asked if path.startswith("/cdn/")] == [f"/cdn/{FILE}"], "once"
 
 
-def test_models_command_rejects_an_unknown_name(tmp_path):
-    done = effnetv2_fresh("models", "--fetch", "efficientnetv2_b0.in22k", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "efficientnetv2_b0.in1k" in done.stderr
-
-
 def test_file_with_the_name_of_weights_has_their_preprocessing(server, hub, tmp_path):
     """AdvProp models need [-1, 1], which is not stored in the file."""
     timm = pytest.importorskip("timm")

@@ -34,9 +34,15 @@ CPU = torch.device("cpu")
 CLASSES = ("cat", "dog")
 
 
+def small_model(stages=4):
+    """Setting of a model that is built in milliseconds; four stages give it the stride of the published models."""
+    stage = "{operator: {kind: mbconv, expand: 2, kernel: 3}, stride: 2, channels: 8, layers: 1}"
+    return f"model={{stem_channels: 8, head_channels: 8, stages: [{', '.join([stage] * stages)}]}}"
+
+
 def settled(*settings, recipe="quick", images=9469, memory_gib=None, minutes=None, training_s=None):
     # test_autotune covers the choice by measuring.
-    settings = ["precision=fp32", "compile=off", *settings]
+    settings = ["precision=fp32", "compile=off", small_model(), *settings]
     recipe = with_overrides(get_recipe(recipe), settings)
     return resolve_recipe(
         recipe,
@@ -55,7 +61,7 @@ def test_auto_epochs_follow_the_number_of_images(images, epochs):
 
 
 def test_every_auto_field_is_resolved_and_logged():
-    result = settled("precision=auto", "compile=auto", images=32)
+    result = settled("model=auto", "precision=auto", "compile=auto", images=32)
     plain = result.recipe.to_json()
     assert {name for name, value in plain.items() if value == "auto"} <= {"minival"}, "that is for whoever parts images"
     assert result.recipe.eval_image_size == 128
@@ -169,7 +175,7 @@ def test_linear_probe_is_not_used_for_a_model_with_two_classifiers(known, begins
     network = create("timm:deit_tiny_distilled_patch16_224", num_classes=2)
     network.class_names = known
     monkeypatch.setattr(initial_weights, "load_weights", lambda word, **_: (network, ()))
-    given = ("weights=timm:deit_tiny_distilled_patch16_224.fb_in1k", "head_init=linear_probe")
+    given = ("model=auto", "weights=timm:deit_tiny_distilled_patch16_224.fb_in1k", "head_init=linear_probe")
     one_size = ("progressive.stages=1", "progressive.image_size=224", "batch_size=2")
     result = settled(*given, *one_size, recipe="finetune", images=4)
     assert result.recipe.head_init == begins
@@ -262,17 +268,15 @@ def test_mixing_needs_a_partner_for_each_image_of_a_ghost_batch(mixing, least, n
 
 def test_image_sizes_below_the_model_stride_are_rejected():
     """This model has stride 8, published architectures have stride 32."""
-    small = "{stem_channels: 8, head_channels: 8, stages: [%s, %s]}"
-    stage = "{operator: {kind: mbconv, expand: 2, kernel: 3}, stride: 2, channels: 8, layers: 1}"
-    settings = ["batch_size=8", f"model={small % (stage, stage)}", "eval_image_size=64"]
+    settings = ["batch_size=8", small_model(stages=2), "eval_image_size=64"]
     settings += ["progressive.size_multiple=1", "progressive.stages=2"]
     assert settled(*settings, "progressive.image_size={start: 8, end: 64}").recipe.eval_image_size == 64
     with pytest.raises(InputError, match=mentioning("7", "8", "stride")):
         settled(*settings, "progressive.image_size={start: 7, end: 64}")
     with pytest.raises(InputError, match=mentioning("31", "efficientnetv2_b0", "32")):
-        settled("progressive.image_size={start: 31, end: 64}", "progressive.size_multiple=1")
+        settled("model=auto", "progressive.image_size={start: 31, end: 64}", "progressive.size_multiple=1")
     with pytest.raises(InputError, match=mentioning("8", "efficientnetv2_b0", "32")):
-        settled("progressive={image_size: {start: 8, end: 64, continuous: true}}")
+        settled("model=auto", "progressive={image_size: {start: 8, end: 64, continuous: true}}")
 
 
 def test_image_size_below_the_stride_is_rejected_before_rounding_up():
@@ -285,7 +289,7 @@ def test_image_size_below_the_stride_is_rejected_before_rounding_up():
         with pytest.raises(InputError, match=mentioning(smallest, "32")):
             settled(*settings, "progressive.size_multiple=32")
     with pytest.raises(InputError, match=mentioning("16", "efficientnetv2_b0", "32")):
-        settled("progressive.image_size={start: 8, end: 16}", "progressive.size_multiple=32")
+        settled("model=auto", "progressive.image_size={start: 8, end: 16}", "progressive.size_multiple=32")
     # Not used in training: a single stage has the last size.
     one = settled("progressive.image_size={start: 8, end: 64}", "progressive.size_multiple=32", "progressive.stages=1")
     assert one.recipe.progressive.last.image_size == 64
@@ -388,7 +392,7 @@ def test_finetune_without_weights_suggests_quick():
 def test_quick_with_weights_suggests_finetune(tmp_path):
     """Its learning rate is for random weights."""
     model_file.save(tmp_path / "given.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=CLASSES)
-    notes = settled(f"weights={tmp_path / 'given.safetensors'}").notes
+    notes = settled("model=auto", f"weights={tmp_path / 'given.safetensors'}").notes
     assert any(mentions(note, "ten times", "finetune") for note in notes)
     rates = [get_recipe(name).optimizer.lr for name in ("quick", "finetune")]
     assert rates[0] == pytest.approx(10 * rates[1])
@@ -437,13 +441,11 @@ def test_global_pool_of_the_weights_is_used(tmp_path):
     """Otherwise a checkpoint would be loaded into a model with another classifier."""
     network = EfficientNet(replace(get_architecture("efficientnetv2_b0"), global_pool="avg+center"), num_classes=2)
     model_file.save(tmp_path / "wide.safetensors", network, class_names=CLASSES)
-    found = settled(f"weights={tmp_path / 'wide.safetensors'}", recipe="finetune").recipe
+    wide = ("model=auto", f"weights={tmp_path / 'wide.safetensors'}")
+    found = settled(*wide, recipe="finetune").recipe
     assert found.global_pool == "avg+center"
     assert build_model(found, found.model, num_classes=2).embed_dim == 2 * 1280
-    assert (
-        settled(f"weights={tmp_path / 'wide.safetensors'}", "global_pool=avg", recipe="finetune").recipe.global_pool
-        == "avg"
-    )
+    assert settled(*wide, "global_pool=avg", recipe="finetune").recipe.global_pool == "avg"
 
 
 @pytest.mark.parametrize(

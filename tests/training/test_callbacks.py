@@ -110,11 +110,20 @@ def figures_of(result):
     return [(row["kind"], row["step"], row.get("loss"), row.get("top1")) for row in result.history]
 
 
+_ALONE = {}  # whether there is a minival -> what ``alone`` returns
+
+
+def alone(job, *, minival=False):
+    """Figures and weights of a run without interruptions: the same in each test, so it is trained once."""
+    if minival not in _ALONE:
+        one = job("alone", minival=minival)
+        _ALONE[minival] = figures_of(Trainer(one).fit()), kept_weights(one)
+    return _ALONE[minival]
+
+
 @pytest.mark.parametrize("minival", [False, True])
 def test_outage_in_a_validation_loses_no_step_and_changes_no_metric(minival, job):
     """It begins after step 4, and the validation after step 6 fails. The resumed run has the same history."""
-    alone = job("alone", minival=minival)
-    expected = Trainer(alone).fit()
     one = job("run", minival=minival)
     outage, asked = Outage(one, after=4), 6 if minival else 24
     with pytest.raises(
@@ -128,16 +137,13 @@ def test_outage_in_a_validation_loses_no_step_and_changes_no_metric(minival, job
     outage.back()
     again = job("run", minival=minival)
     found = Trainer(again).fit(resume=True)
-    assert figures_of(found) == figures_of(expected)
-    assert kept_weights(again) == kept_weights(alone)
+    assert (figures_of(found), kept_weights(again)) == alone(job, minival=minival)
     assert not again.folder.skipped_file.exists(), "nothing was left out in the end"
 
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_unreadable_training_images_lose_no_step(strict, job):
     """All are removed after step 4, so none can replace another. With ``strict`` none may be missing."""
-    alone = job("alone")
-    Trainer(alone).fit()
     one = job("run", strict=strict)
 
     class Gone(Callback):
@@ -155,7 +161,7 @@ def test_unreadable_training_images_lose_no_step(strict, job):
     Trainer(again).fit(resume=True)
     if not strict:  # otherwise another image replaced a removed one
         assert step == 4
-        assert kept_weights(again) == kept_weights(alone)
+        assert kept_weights(again) == alone(job)[1]
 
 
 def test_outage_at_the_final_evaluation_saves_the_model_without_metrics(job):
@@ -203,8 +209,6 @@ def test_validation_without_any_readable_image_is_an_outage(job):
 @pytest.mark.parametrize("minival", [False, True])
 def test_signal_stops_a_validation_and_resume_repeats_it(minival, job):
     """A cluster kills a job 30 s after the signal. No training step is lost."""
-    alone = job("alone", minival=minival)
-    expected = Trainer(alone).fit()
     one, looked = job("run", minival=minival), []
 
     def stop(module, inputs):
@@ -220,15 +224,12 @@ def test_signal_stops_a_validation_and_resume_repeats_it(minival, job):
     assert all(row["kind"] == "train" for row in one.folder.history())
     again = job("run", minival=minival)
     found = Trainer(again).fit(resume=True)
-    assert figures_of(found) == figures_of(expected)
-    assert kept_weights(again) == kept_weights(alone)
+    assert (figures_of(found), kept_weights(again)) == alone(job, minival=minival)
 
 
 @pytest.mark.parametrize("event", ["on_stage_start", "on_step_end", "on_log", "on_validation_end"])
 def test_callback_stops_the_run_with_a_checkpoint_of_its_step(event, job):
     """On the screen it is as after Ctrl-C. Resumed, the run has the bits of one that was not stopped."""
-    alone = job("alone")
-    expected = Trainer(alone).fit()
     one, stopped = job("run"), []
 
     def stop(*_arguments, **_more):
@@ -243,8 +244,8 @@ def test_callback_stops_the_run_with_a_checkpoint_of_its_step(event, job):
         run.fit()
     assert max(checkpoint_steps(one.folder.checkpoints)) == stopped[0]
     again = job("run")
-    assert figures_of(Trainer(again).fit(resume=True)) == figures_of(expected)
-    assert kept_weights(again) == kept_weights(alone)
+    found = Trainer(again).fit(resume=True)
+    assert (figures_of(found), kept_weights(again)) == alone(job)
 
 
 def test_out_of_memory_in_a_validation_loses_no_step(job):
@@ -374,8 +375,8 @@ class FullDisk(Callback):
 @pytest.mark.parametrize("minival", [False, True])
 def test_full_disk_is_reported_and_loses_no_step(name, minival, job, monkeypatch):
     """Full after step 4. Training rows are due every two steps, validations every three."""
+    expected, _ = alone(job, minival=minival)
     monkeypatch.setattr(run_setup, "_LOG_ROWS", 12)
-    expected = Trainer(job("alone", minival=minival)).fit()
     one = job("run", minival=minival)
     log = RunLog()
     log.write_to(one.folder.path)
@@ -387,10 +388,7 @@ def test_full_disk_is_reported_and_loses_no_step(name, minival, job, monkeypatch
     assert checkpoint_steps(one.folder.checkpoints) == [6]
     disk.has_room()
     found = Trainer(job("run", minival=minival)).fit(resume=True)
-    curves = [
-        [(row["kind"], row["step"], row["top1"]) for row in result.history if row["kind"] != "train"]
-        for result in (expected, found)
-    ]
+    curves = [[row for row in figures if row[0] != "train"] for figures in (expected, figures_of(found))]
     assert curves[0] == curves[1]
     assert [row["step"] for row in found.history if row["kind"] == "train"] == [
         step for step in range(2, 25, 2) if (name, step) != ("metrics.jsonl", 6)
@@ -409,7 +407,7 @@ def test_worker_killed_in_the_middle_of_a_step_or_checkpoint_loses_no_step(job, 
         signal.raise_signal(signal.SIGCHLD)
         return real(*given, **named)
 
-    expected = Trainer(job("alone", "checkpoint_minutes=0")).fit()
+    expected, _ = alone(job)
     real, before = getattr(*moment), signal.signal(signal.SIGCHLD, told)
     one = job("run", "checkpoint_minutes=0")
     try:
@@ -422,7 +420,7 @@ def test_worker_killed_in_the_middle_of_a_step_or_checkpoint_loses_no_step(job, 
         signal.signal(signal.SIGCHLD, before)
     assert checkpoint_steps(one.folder.checkpoints)[-1] in {1, 2}
     found = Trainer(job("run", "checkpoint_minutes=0")).fit(resume=True)
-    first, last = ([row["loss"] for row in one.history if row["kind"] == "train"][-1] for one in (expected, found))
+    first, last = ([row for row in figures if row[0] == "train"][-1] for figures in (expected, figures_of(found)))
     assert first == last
 
 

@@ -43,9 +43,9 @@ def begun(*settings, classes=("cat", "dog"), recipe="finetune"):
     return build_initial_model(with_overrides(get_recipe(recipe), list(settings)), class_names=classes, device=CPU)
 
 
-@pytest.fixture
-def given(tmp_path):
-    """A model file of two classes with random values, also in batch norm."""
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A model file of two classes with random values, also in batch norm. Tests may only read it."""
     torch.manual_seed(1)
     network = create("efficientnetv2_b0", num_classes=2)
     for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
@@ -53,8 +53,9 @@ def given(tmp_path):
         norm.running_mean.normal_()
     network.class_names = ("cat", "dog")
     network.preprocessing = replace(network.preprocessing, mean=(0.1, 0.2, 0.3))
-    model_file.save(tmp_path / "given.safetensors", network)
-    return network, str(tmp_path / "given.safetensors")
+    file = tmp_path_factory.mktemp("given") / "given.safetensors"
+    model_file.save(file, network)
+    return network, str(file)
 
 
 @pytest.mark.parametrize(("classes", "head_too"), [(("cat", "dog"), True), (("dog", "elk"), False)])

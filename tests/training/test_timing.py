@@ -12,6 +12,7 @@ import torch
 from tests.log_lines import logged_lines
 from tests.messages import mentions
 from tests.recipes import with_overrides
+from tests.training.test_loop import SMALL
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.readers import source_reader
@@ -59,7 +60,7 @@ def job(class_folders, tmp_path, monkeypatch):
     train, val = (dataset.select(np.arange(first, 48, 2)) for first in (0, 1))
     return RunSetup(
         recipe=with_overrides(get_recipe("quick"), settings),
-        network=create("efficientnetv2_b0", num_classes=3),
+        network=create(SMALL, num_classes=3),
         train=train,
         val=val,
         preprocessing=Preprocessing(image_size=64),
@@ -70,7 +71,13 @@ def job(class_folders, tmp_path, monkeypatch):
     )
 
 
-def test_timed_steps_are_those_of_the_run_and_the_model_is_unchanged(job, tmp_path, monkeypatch):
+@pytest.fixture
+def large_job(job):
+    """The same with a published architecture: its files are mostly weights, and its steps take longer than reading."""
+    return replace(job, network=create("efficientnetv2_b0", num_classes=3))
+
+
+def test_timed_steps_are_those_of_the_run_and_the_model_is_unchanged(large_job, tmp_path, monkeypatch):
     """At 32 px one pass of two ghost batches, at 64 px two passes. Two warm-up steps and three timed steps."""
     passes = []
 
@@ -79,12 +86,12 @@ def test_timed_steps_are_those_of_the_run_and_the_model_is_unchanged(job, tmp_pa
         return real(network, batches, *rest)
 
     monkeypatch.setattr(loop, "forward_backward", counted)
-    before = {name: tensor.clone() for name, tensor in job.network.state_dict().items()}
-    found = measure_timings(job, tmp_path)
+    before = {name: tensor.clone() for name, tensor in large_job.network.state_dict().items()}
+    found = measure_timings(large_job, tmp_path)
     assert passes == [(32, 2)] * 5 + [(64, 1)] * 10
     assert [rate.image_size for rate in found.steps] == [32, 64]
     assert all(rate.each_s > 0 and rate.begin_s >= 0 for rate in found.steps)
-    assert all(torch.equal(before[name], now) for name, now in job.network.state_dict().items())
+    assert all(torch.equal(before[name], now) for name, now in large_job.network.state_dict().items())
     weights = sum(tensor.nbytes for tensor in before.values())
     assert weights < found.model_bytes < 1.02 * weights, "and its header"
     assert 0 < found.model_s < 60
@@ -202,9 +209,9 @@ def test_extra_time_of_the_first_checkpoint_is_separate(job, tmp_path, monkeypat
     assert found.checkpoint_bytes == 17
 
 
-def test_workers_of_the_run_are_used(job, tmp_path):
+def test_workers_of_the_run_are_used(large_job, tmp_path):
     """Two parallel workers take half the time: 8 images in 4 pauses."""
-    found = measure_timings(replace(job, workers=2, reader=Slow(source_reader(job.train))), tmp_path)
+    found = measure_timings(replace(large_job, workers=2, reader=Slow(source_reader(large_job.train))), tmp_path)
     last = found.steps[-1]
     assert last.each_s > 3 * SLEEP_S
     assert last.begin_s == 0, "the workers have read ahead by then"

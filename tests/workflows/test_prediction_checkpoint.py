@@ -18,6 +18,7 @@ from tests.conftest import paint
 from tests.file_server import serving
 from tests.log_lines import logged_lines
 from tests.messages import mentioning
+from tests.workflows.test_batch_predict import SMALL
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
@@ -42,7 +43,7 @@ CLASSES = ("blue", "green", "red")
 @pytest.fixture
 def network(tmp_path):
     torch.manual_seed(0)
-    made = create("efficientnetv2_b0", num_classes=3).eval()
+    made = EfficientNet(SMALL, num_classes=3).eval()
     made.preprocessing = replace(made.preprocessing, image_size=32, crop_pct=1.0)
     model_file.save(tmp_path / MODEL, made, class_names=CLASSES)
     return model_file.load(tmp_path / MODEL)

@@ -11,6 +11,7 @@ import torchvision as their_torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tests.messages import each_mentions, mentioning, mentions
+from tests.models.conversion.timm_state import timm_state
 from torch import nn
 
 from efficientnetv2.architectures.registry import get_architecture, get_model_info
@@ -33,12 +34,12 @@ PREPROCESSING = Preprocessing(
     mean=(0.1, 0.2, 0.3),
     std=(0.4, 0.5, 0.6),
 )
+SYMMETRIC = replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
 
 
 def timm_file(path, name=f"tf_{B0}", change=None, **arguments):
     """A timm state dict, with an optional change."""
-    torch.manual_seed(1)
-    tensors = their_timm.create_model(name, **arguments).state_dict()
+    tensors = timm_state(name, **arguments)
     if change:
         change(tensors)
     (save_file if path.suffix == ".safetensors" else torch.save)(tensors, path)
@@ -137,7 +138,7 @@ def test_half_precision_is_read_exactly_with_a_note(tmp_path, kind):
 )
 @pytest.mark.parametrize("zipped", [True, False])
 def test_checkpoints_of_training_programs_are_unwrapped(tmp_path, wrap, said, zipped):
-    tensors = their_timm.create_model(f"tf_{B0}").state_dict()
+    tensors = timm_state()
     path = tmp_path / "checkpoint.pth"
     torch.save(wrap(tensors), path, _use_new_zipfile_serialization=zipped)
     read = convert.read(path)
@@ -145,11 +146,18 @@ def test_checkpoints_of_training_programs_are_unwrapped(tmp_path, wrap, said, zi
     assert any(said in note for note in read.notes) if said else not any("averaged" in n for n in read.notes)
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
-@pytest.mark.parametrize("prefix", ["model.", "net.backbone.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    ("prefix", "suffix"),
+    [
+        ("model.", ".ckpt"),
+        ("net.backbone.", ".ckpt"),
+        ("net.backbone.", ".safetensors"),
+        ("module._orig_mod.", ".safetensors"),
+    ],
+)
 def test_model_inside_a_module_is_read(tmp_path, prefix, suffix):
     """As in Lightning's checkpoints, also with other tensors next to the model."""
-    tensors = their_timm.create_model(f"tf_{B0}", num_classes=3).state_dict()
+    tensors = timm_state(num_classes=3)
     held = {prefix + name: tensor for name, tensor in tensors.items()}
     path = tmp_path / f"last{suffix}"
     for beside in ({}, {"criterion.weight": torch.ones(3)}):
@@ -166,7 +174,7 @@ def test_model_inside_a_module_is_read(tmp_path, prefix, suffix):
 
 
 def test_checkpoint_of_two_models_is_rejected_with_their_names(tmp_path):
-    tensors = their_timm.create_model(f"tf_{B0}", num_classes=3).state_dict()
+    tensors = timm_state(num_classes=3)
     both = {f"{who}.{name}": tensor for who in ("student", "teacher") for name, tensor in tensors.items()}
     torch.save(both, tmp_path / "two.pth")
     with pytest.raises(InputError, match=mentioning("2", "student.", "teacher.")):
@@ -183,10 +191,8 @@ def test_checkpoint_of_two_models_is_rejected_with_their_names(tmp_path):
 )
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_backbone_of_a_model_with_a_custom_head_is_read(tmp_path, library, head):
-    network = (
-        their_torchvision.models.efficientnet_b0() if library == "torchvision" else their_timm.create_model(f"tf_{B0}")
-    )
-    tensors = {name: one for name, one in network.state_dict().items() if not name.startswith("classifier.")}
+    whole = their_torchvision.models.efficientnet_b0().state_dict() if library == "torchvision" else timm_state()
+    tensors = {name: one for name, one in whole.items() if not name.startswith("classifier.")}
     new = {f"{at}.{name}": one for at, layer in head.items() for name, one in layer.state_dict().items()}
     torch.save(tensors | new, tmp_path / "tuned.pth")
     read = convert.read(tmp_path / "tuned.pth")
@@ -222,7 +228,7 @@ def test_checkpoint_of_the_timm_trainer_is_read(tmp_path):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pickle_is_recognized_by_content(tmp_path, zipped):
-    state = their_timm.create_model("tf_efficientnetv2_b0", num_classes=2).state_dict()
+    state = timm_state(num_classes=2)
     torch.save(state, tmp_path / "b0.safetensors", _use_new_zipfile_serialization=zipped)
     network = convert.read(tmp_path / "b0.safetensors").network
     assert torch.equal(network.classifier.weight, state["classifier.weight"])
@@ -311,18 +317,17 @@ def test_timm_opens_a_model_of_a_fixed_size_and_one_of_shared_modules(name, px, 
         assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
 
 
-@pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
 @pytest.mark.parametrize(
-    ("table", "channels", "classes"),
+    ("table", "channels", "classes", "crop_mode"),
     [
-        (get_architecture(B0), 3, ("oak", "elm", "ash")),
-        (get_architecture(B0), 4, ()),
-        (replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5), 1, ("a", "b")),
+        (get_architecture(B0), 3, ("oak", "elm", "ash"), "center"),
+        (get_architecture(B0), 4, (), "squash"),
+        (SYMMETRIC, 1, ("a", "b"), "border"),
         # For example torchvision's V2-S. timm's models without tf_ have another epsilon, so config.json has it.
-        (replace(get_architecture("efficientnet_b0"), padding="symmetric"), 3, ("a", "b")),
+        (replace(get_architecture("efficientnet_b0"), padding="symmetric"), 3, ("a", "b"), "center"),
     ],
 )
-def test_timm_folder_is_read_back_with_equal_bits(tmp_path, crop_mode, table, channels, classes):
+def test_timm_folder_is_read_back_with_equal_bits(tmp_path, table, channels, classes, crop_mode):
     network = our_network(table, classes, channels)
     crop = 0.8 if crop_mode == "center" else 1.0
     network.preprocessing = replace(network.preprocessing, crop_mode=crop_mode, crop_pct=crop)
@@ -341,8 +346,7 @@ def test_timm_folder_is_read_back_with_equal_bits(tmp_path, crop_mode, table, ch
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_torchvision_loads_the_exported_file_strictly(tmp_path, suffix):
-    table = replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
-    network, path = our_network(table), tmp_path / f"out{suffix}"
+    network, path = our_network(SYMMETRIC), tmp_path / f"out{suffix}"
     convert.write(path, network, "torchvision")
     theirs = their_torchvision.models.efficientnet_b0(num_classes=3).eval()
     theirs.load_state_dict(load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True))
@@ -350,7 +354,7 @@ def test_torchvision_loads_the_exported_file_strictly(tmp_path, suffix):
     with torch.inference_mode():
         assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
     back = convert.read(path)
-    assert back.network.architecture == table
+    assert back.network.architecture == SYMMETRIC
     assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), back.network.state_dict().values(),
                                                  strict=True))  # fmt: skip
 
@@ -392,9 +396,6 @@ def test_file_in_place_of_a_timm_folder_is_rejected(tmp_path):
     with pytest.raises(InputError, match=mentioning("timm")):
         convert.write(tmp_path / "mine", our_network(), "timm")
     assert (tmp_path / "mine").read_text() == "of the user"
-
-
-SYMMETRIC = replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -454,10 +455,8 @@ def test_tag_of_a_timm_model_without_tf_sets_the_preprocessing(tmp_path):
     seen = imported.network.preprocessing
     assert (seen.image_size, seen.crop_pct) == (320, 1.0)
     assert any(mentions(note, "efficientnet_b3.ra2_in1k", "image_size", "320") for note in imported.notes)
-    torch.save(
-        {"arch": "tf_efficientnet_b0", "state_dict": their_timm.create_model("tf_efficientnet_b0").state_dict()},
-        tmp_path / "trained.pth",
-    )
+    trained = {"arch": "tf_efficientnet_b0", "state_dict": timm_state("tf_efficientnet_b0")}
+    torch.save(trained, tmp_path / "trained.pth")
     tagged = convert.read(tmp_path / "trained.pth", model="tf_efficientnet_b0.ap_in1k").network.preprocessing
     assert tagged.mean == (0.5, 0.5, 0.5)
     with pytest.raises(InputError, match=mentioning("tf_efficientnet_b0", "`model`")):
@@ -468,7 +467,7 @@ def test_tag_of_a_timm_model_without_tf_sets_the_preprocessing(tmp_path):
 def test_safetensors_header_that_looks_like_a_pickle_is_recognized(tmp_path, start):
     """The length of the header is a multiple of 8, so one file in 32 begins like a pickle."""
     path = tmp_path / "in.safetensors"
-    tensors = their_timm.create_model(f"tf_{B0}", num_classes=2).state_dict()
+    tensors = timm_state(num_classes=2)
     save_file(tensors, path, {"note": ""})
     length = int.from_bytes(path.read_bytes()[:8], "little")
     meant, period = int.from_bytes(start, "little"), 256 ** len(start)

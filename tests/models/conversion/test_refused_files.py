@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import warnings
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torchvision as their_torchvision
 from safetensors.torch import save_file
 from tests.messages import mentioning, mentions
+from tests.models.conversion.timm_state import timm_state
 
 from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models.conversion import convert, detect
@@ -19,10 +21,6 @@ from efficientnetv2.utils.errors import InputError
 their_timm = pytest.importorskip("timm")
 
 B0 = "tf_efficientnetv2_b0"
-
-
-def state(name=B0, **arguments):
-    return their_timm.create_model(name, **arguments).state_dict()
 
 
 def refusal(path, **arguments):
@@ -49,7 +47,7 @@ def test_folder_without_a_known_file_is_rejected(tmp_path):
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
 def test_truncated_file_is_rejected(tmp_path, suffix, share):
-    path = saved(tmp_path / f"cut{suffix}", state())
+    path = saved(tmp_path / f"cut{suffix}", timm_state())
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     assert "incomplete" in refusal(path)
@@ -57,7 +55,7 @@ def test_truncated_file_is_rejected(tmp_path, suffix, share):
 
 def test_truncated_legacy_pickle_is_rejected(tmp_path):
     path = tmp_path / "cut.pth"
-    torch.save(state(), path, _use_new_zipfile_serialization=False)
+    torch.save(timm_state(), path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes()[:200_000])
     assert mentions(refusal(path), "damaged")
 
@@ -90,7 +88,7 @@ def test_header_that_is_not_json_is_rejected(tmp_path):
 
 @pytest.mark.parametrize("network", ["timm", "torchvision"])
 def test_other_architecture_is_rejected(tmp_path, network):
-    tensors = state("resnet18") if network == "timm" else their_torchvision.models.mobilenet_v2().state_dict()
+    tensors = timm_state("resnet18") if network == "timm" else their_torchvision.models.mobilenet_v2().state_dict()
     message = refusal(saved(tmp_path / "other.pth", tensors))
     assert mentions(message, "EfficientNet")
     assert next(iter(tensors)) in message
@@ -107,7 +105,7 @@ def test_other_timm_architecture_is_rejected_by_name_with_the_reason(tmp_path, n
 
 
 def test_missing_tensors_are_listed_by_both_names(tmp_path):
-    tensors = state()
+    tensors = timm_state()
     kept = dict(list(tensors.items())[: len(tensors) // 2])
     message = refusal(saved(tmp_path / "half.safetensors", kept))
     assert mentions(message, "efficientnetv2_b0")
@@ -118,44 +116,44 @@ def test_missing_tensors_are_listed_by_both_names(tmp_path):
 
 
 def test_unused_tensors_are_listed(tmp_path):
-    message = refusal(saved(tmp_path / "more.pth", state() | {"extra.weight": torch.zeros(1)}))
+    message = refusal(saved(tmp_path / "more.pth", timm_state() | {"extra.weight": torch.zeros(1)}))
     assert mentions(message, "1", "extra.weight")
 
 
 def test_wrong_shape_is_listed_by_both_names(tmp_path):
-    message = refusal(saved(tmp_path / "wrong.pth", state() | {"conv_head.weight": torch.zeros(1000, 192, 1, 1)}))
+    message = refusal(saved(tmp_path / "wrong.pth", timm_state() | {"conv_head.weight": torch.zeros(1000, 192, 1, 1)}))
     assert mentions(message, "conv_head.weight", "head.conv.weight", "1000", "192", "1", "1280")
 
 
 def test_classifier_without_bias_is_rejected(tmp_path):
-    tensors = state()
+    tensors = timm_state()
     del tensors["classifier.bias"]
     assert "classifier.bias" in refusal(saved(tmp_path / "half.pth", tensors))
 
 
 def test_classifier_with_different_numbers_of_classes_is_rejected(tmp_path):
-    tensors = state(num_classes=5) | {"classifier.bias": torch.zeros(7)}
+    tensors = timm_state(num_classes=5) | {"classifier.bias": torch.zeros(7)}
     message = refusal(saved(tmp_path / "mixed.pth", tensors))
     assert mentions(message, "5", "classifier.weight", "7", "classifier.bias")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_weights_are_rejected(tmp_path, value):
-    tensors = state()
+    tensors = timm_state()
     tensors["blocks.1.0.bn1.weight"][3] = value
     message = refusal(saved(tmp_path / "nan.safetensors", tensors))
     assert mentions(message, "1", "420", "NaN", "blocks.1.0.bn1.weight")
 
 
 def test_negative_variance_is_rejected(tmp_path):
-    tensors = state()
+    tensors = timm_state()
     tensors["bn1.running_var"].neg_()
     message = refusal(saved(tmp_path / "negative.safetensors", tensors))
     assert mentions(message, "1", "0", "bn1.running_var")
 
 
 def test_integer_weights_are_rejected(tmp_path):
-    tensors = state()
+    tensors = timm_state()
     tensors["conv_stem.weight"] = tensors["conv_stem.weight"].to(torch.int8)
     message = refusal(saved(tmp_path / "int8.safetensors", tensors))
     assert mentions(message, "conv_stem.weight", "stem.conv.weight", "int8")
@@ -172,7 +170,7 @@ class Bomb:
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_pickle_with_code_is_not_run(tmp_path, protocol):
     trace = tmp_path / "ran"
-    torch.save({"state_dict": state(), "args": Bomb(trace)}, tmp_path / "zip.pth", pickle_protocol=protocol)
+    torch.save({"state_dict": timm_state(), "args": Bomb(trace)}, tmp_path / "zip.pth", pickle_protocol=protocol)
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Bomb(trace), protocol))
     for name in ("zip.pth", "bare.pth"):
         message = refusal(tmp_path / name)
@@ -192,12 +190,20 @@ def test_torchscript_program_is_not_run(tmp_path):
 
 def test_file_without_a_state_dict_is_rejected(tmp_path):
     assert mentions(refusal(saved(tmp_path / "list.pth", [torch.zeros(1)])), "state dict")
-    assert "'epoch'" in refusal(saved(tmp_path / "own.pth", {"epoch": 3, "net": state()}))
+    assert "'epoch'" in refusal(saved(tmp_path / "own.pth", {"epoch": 3, "net": timm_state()}))
 
 
 def stating(config, **values):
     """config.json with other values in its pretrained_cfg."""
     return config | {"pretrained_cfg": config["pretrained_cfg"] | values}
+
+
+@pytest.fixture(scope="module")
+def uploaded(tmp_path_factory):
+    """A model of two classes in a folder, as timm uploads it. Tests may only copy it."""
+    hub = tmp_path_factory.mktemp("uploaded")
+    their_timm.models.save_for_hf(their_timm.create_model(B0, num_classes=2), str(hub), safe_serialization=True)
+    return hub
 
 
 @pytest.mark.parametrize(
@@ -233,9 +239,8 @@ def stating(config, **values):
         (lambda config: stating(config, std=[0.2]), ("mean has 3 values and std 1",)),
     ],
 )
-def test_invalid_config_of_a_hub_folder_is_rejected(tmp_path, change, said):
-    hub = tmp_path / "hub"
-    their_timm.models.save_for_hf(their_timm.create_model(B0, num_classes=2), str(hub), safe_serialization=True)
+def test_invalid_config_of_a_hub_folder_is_rejected(uploaded, tmp_path, change, said):
+    hub = shutil.copytree(uploaded, tmp_path / "hub")
     config = change(json.loads((hub / "config.json").read_text()))
     (hub / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(InputError) as error:
@@ -252,9 +257,9 @@ def test_hub_folder_without_weights_is_rejected(tmp_path):
 
 def test_model_name_that_contradicts_the_file_is_rejected(tmp_path):
     path = tmp_path / "arch.pth"
-    torch.save({"arch": B0, "state_dict": state()}, path)
+    torch.save({"arch": B0, "state_dict": timm_state()}, path)
     assert mentions(refusal(path, model="tf_efficientnetv2_b1"), "tf_efficientnetv2_b0")
-    silent = refusal(saved(tmp_path / "silent.pth", state()), model="efficientnetv2_s")
+    silent = refusal(saved(tmp_path / "silent.pth", timm_state()), model="efficientnetv2_s")
     assert mentions(silent, "efficientnetv2_s", "`model`")
 
 
