@@ -22,10 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from benchmarks.record import hardware
-
-from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.processes import keep_freed_memory
@@ -39,6 +35,8 @@ def pace(seconds: float = 3.0) -> float:
 
     They allocate little: how fast large blocks are allocated depends on what the process has done before.
     """
+    import torch  # here, as a program may not need it
+
     matrix = torch.randn(512, 512)
     times: list[float] = []
     began = time.perf_counter()
@@ -114,6 +112,10 @@ class _Process:
 
     def write_row(self) -> None:
         """Write the row of a program that has ended, with its time and the pace of the machine."""
+        from benchmarks.record import hardware  # these import PyTorch
+
+        from efficientnetv2.evaluation.evaluation_result import library_versions
+
         row = json.loads(self.row_file.read_text(encoding="utf-8"))
         row |= time_and_pace(self.slices, row.pop("spans"))
         row["versions"] = library_versions() | row.get("versions", {})

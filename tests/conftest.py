@@ -68,7 +68,8 @@ LONG = (
     "faults/test_kill_and_resume", "cli/test_crossval", "cli/test_commands", "cli/test_search",
     "cli/test_bad_input", "comparisons/test_search_record", "comparisons/test_samplers_replay",
     "faults/test_rank_killed", "faults/test_shards_resume", "faults/test_finished", "cli/test_map",
-    "nas/test_trial", "training/test_recipes_trained", "cli/test_dry_run_of_recipes",
+    "nas/test_trial", "training/test_recipes_trained", "cli/test_dry_run_of_recipes", "comparisons/test_search_found",
+    "parity/test_parity_table", "workflows/test_results",
 )  # fmt: skip
 
 

@@ -477,15 +477,15 @@ def test_resume_keeps_the_length_set_by_minutes(trained, tmp_path):
     """run.json has the number of steps; without checkpoints the run restarts with the same number."""
     args = [arg for arg in TINY if arg not in ("--epochs", "1")]
     run_ok(
-        "train", trained / "pictures", *args, "--minutes", "0.5", "--verbose", "--output", tmp_path / "run",
+        "train", trained / "pictures", *args, "--minutes", "0.3", "--verbose", "--output", tmp_path / "run",
         cwd=tmp_path,
     )  # fmt: skip
     epochs = json.loads((tmp_path / "run/report.json").read_text())["epochs"]
     log = (tmp_path / "run/log.txt").read_text()
-    assert re.search(r"Epochs: \S+, what fits into 0.5 minutes", log)
+    assert re.search(r"Epochs: \S+, what fits into 0.3 minutes", log)
     assert mentions(log, f"{epochs:.3g}", "epochs")
     run_facts = json.loads((tmp_path / "run/run.json").read_text())
-    assert run_facts["time_limit"]["seconds"] == pytest.approx(30)
+    assert run_facts["time_limit"]["seconds"] == pytest.approx(18)
     *_, (_, _, steps) = run_facts["revisions"]
     assert epochs == pytest.approx(8 * steps / 39, abs=0.01), "39 of 48 images train, 8 in each step"
     assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])["step"] == steps
@@ -493,8 +493,8 @@ def test_resume_keeps_the_length_set_by_minutes(trained, tmp_path):
     for name in ("report.json", "model.safetensors"):  # as in an interrupted run
         (tmp_path / "run" / name).unlink()
     args = ("train", trained / "pictures", "--output", tmp_path / "run", "--resume", "--minutes")
-    run_refused(*args, "5", cwd=tmp_path, names=("--minutes: 0.5 there, 5 here",))
-    run_ok(*args, "0.5", cwd=tmp_path)
+    run_refused(*args, "5", cwd=tmp_path, names=("--minutes: 0.3 there, 5 here",))
+    run_ok(*args, "0.3", cwd=tmp_path)
     assert json.loads((tmp_path / "run/report.json").read_text())["epochs"] == epochs
 
 

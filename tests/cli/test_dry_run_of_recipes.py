@@ -42,7 +42,7 @@ def fast_timing(monkeypatch):
     monkeypatch.setattr(timing, "_TIMED_S", 0.0)
     monkeypatch.setattr(timing, "_PREDICTIONS_S", 0.0)
     # Measure two groups of 8 images, not a full batch of up to 4,096, which may fit in memory.
-    monkeypatch.setattr(timing, "_MOST_IMAGES", 16)
+    monkeypatch.setattr(timing, "_HURRIED_IMAGES", 16)
     monkeypatch.setattr(MemoryProbe, "microbatches", lambda *_, **__: ONE_GROUP_PER_PASS)
 
 
@@ -50,9 +50,10 @@ def fast_timing(monkeypatch):
 @pytest.mark.parametrize(
     ("recipe", "package"), [("resnet50_380_progressive", "torchvision"), ("efficientnet_b5_progressive", "timm")]
 )
-def test_models_of_other_libraries_are_estimated(recipe, package, imagenet, tmp_path, fast_timing, capsys):
+def test_models_of_other_libraries_are_estimated(recipe, package, imagenet, tmp_path, fast_timing, monkeypatch, capsys):
     """The models of table 12 with minival, at 128 px; B0 instead of B5, which is slow."""
     pytest.importorskip(package)
+    monkeypatch.setattr(timing, "_HURRIED_IMAGES", 4)  # two groups of 2
     overrides = TrainOverrides(
         recipe=recipe,
         model="timm:tf_efficientnet_b0" if package == "timm" else None,

@@ -356,13 +356,20 @@ def test_options_apply_to_the_tables_that_use_them():
         ("13", (), 4, 2 * 2),
     ],
 )
-def test_tiny_table_is_made_from_the_command_line(table, args, runs, num_values, tmp_path):
-    """Without mocks: each step is timed, each run is trained and evaluated."""
+def test_tiny_table_is_made_from_the_command_line(table, args, runs, num_values, tmp_path, monkeypatch, capsys):
+    """Without mocks: each step is timed, each run is trained and evaluated. Table 8 in a process of its own."""
     out = tmp_path / "made"
-    command = [sys.executable, "-m", "benchmarks.paper", table, *args, "--output", str(out), "--json"]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=400, check=False)
-    assert result.returncode == 0, result.stderr
-    output = json.loads(result.stdout)
+    words = [table, *args, "--output", str(out), "--json"]
+    if table == "8":
+        command = [sys.executable, "-m", "benchmarks.paper", *words]
+        result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=400, check=False)
+        assert result.returncode == 0, result.stderr
+        printed = result.stdout
+    else:
+        monkeypatch.chdir(REPOSITORY)
+        command_line.main(words)
+        printed = capsys.readouterr().out
+    output = json.loads(printed)
     assert output == json.loads((out / "table.json").read_text())
     ours = {(row["name"], name): cell_ for row in output["rows"] for name, cell_ in row["ours"].items()}
     missing = {cell: cell_["missing"] for cell, cell_ in ours.items() if "missing" in cell_}

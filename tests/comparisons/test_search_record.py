@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from benchmarks import record, search_found, search_record, search_studies, search_trials
+from benchmarks import record, search_found, search_record, search_steps, search_studies, search_trials
 from benchmarks.at_once import at_once
 from benchmarks.record import begun, median_interval
 from tests.conftest import COLORS, paint
@@ -63,6 +63,8 @@ def test_record_is_continued(class_folders, tmp_path, monkeypatch, capsys):
         return found | {"top1": found["top1"] + 1e-12 * found["parameters"]}
 
     monkeypatch.setattr(search_record, "tried", without_ties)
+    monkeypatch.setattr(search_trials, "_TIMED", 1)
+    monkeypatch.setattr(search_steps, "_TWICE", 1)
 
     def run(networks: int, *more: str) -> str:
         args = [

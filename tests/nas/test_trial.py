@@ -518,9 +518,9 @@ def test_trial_ends_with_its_parent_process(class_folders, tmp_path):
     until = time.monotonic() + 300
     while not (running := trials()) and time.monotonic() < until:
         time.sleep(0.1)
-    assert running
     worker.kill()
     worker.join()
+    assert running
     while trials() and time.monotonic() < until:
         time.sleep(0.1)
     assert not trials()

@@ -100,12 +100,11 @@ def test_mutated_images_never_end_the_process(served):
     random = np.random.default_rng(0)
     contents = [mutated(files[number % len(files)], random) for number in range(2000)]
 
-    def send(content):
-        url = f"{served.url}/predict"
-        return httpx2.post(url, files={"image": ("a.jpg", content)}, timeout=60, trust_env=False).status_code
+    def send(content):  # a new client for each file would read all certificates again
+        return client.post(f"{served.url}/predict", files={"image": ("a.jpg", content)}).status_code
 
     before = served.predict().json()
-    with ThreadPoolExecutor(8) as clients:
+    with httpx2.Client(timeout=60, trust_env=False) as client, ThreadPoolExecutor(8) as clients:
         statuses = Counter(clients.map(send, contents))
     assert served.predict().json() == before
     assert set(statuses) <= {200, 413, 415, 422}

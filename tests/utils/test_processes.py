@@ -55,6 +55,8 @@ def test_allocator_options_of_the_user_are_kept(theirs):
 
 # It ends with an error for the missing folder, after the import of PyTorch.
 PROGRAM = ("-m", "efficientnetv2", "train", "nowhere")
+# ``main`` without a command, which would import more than PyTorch.
+MAIN = ("-c", "from efficientnetv2.cli import main; main.app = lambda: None; main.main(); import torch; torch.ones(4)")
 
 
 def setting_of(*program: str, **environment: str) -> list[str]:
@@ -77,8 +79,8 @@ def test_spin_count_is_limited_unless_the_user_set_it():
     assert default
     assert "10000" not in default
     assert set(setting_of(*PROGRAM)) == {"10000"}
-    assert set(setting_of(*PROGRAM, GOMP_SPINCOUNT="77")) == {"77"}
-    assert "10000" not in setting_of(*PROGRAM, OMP_WAIT_POLICY="active")
+    assert set(setting_of(*MAIN, GOMP_SPINCOUNT="77")) == {"77"}
+    assert "10000" not in setting_of(*MAIN, OMP_WAIT_POLICY="active")
 
 
 def test_openmp_options_of_the_user_are_kept():
