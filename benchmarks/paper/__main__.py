@@ -6,9 +6,9 @@ Stopped, a table continues when it is called again. Its folder gets table.json, 
 With --record the tables also become records in results/reproduce/, and their runs too, because a table at scale small
 takes longer than a sitting; move results/reproduce/TABLE_SCALE/ away to train them again. One claim is made, of Table 5
 with 2 seeds or more, not at scale tiny: the gain of RandAugment's greatest magnitude over its least with the largest
-images, less that with the smallest. Above 0, larger images want more of it. The sides of Tables 8, 12 and 13 must be
-tuned before they are compared: benchmarks.transfer, benchmarks.progressive --regime resnet50 and benchmarks.adaptive do
-it, and write the records of these tables at scale small.
+images, less that with the smallest. Above 0, larger images want more of it. The sides of Tables 12 and 13 must be
+tuned before they are compared: benchmarks.progressive --regime resnet50 and benchmarks.adaptive do it, and write the
+records of these tables at scale small. benchmarks.transfer writes that of Table 8.
 
   python -m benchmarks.paper 7
   python -m benchmarks.paper 13 --scale small --data imagenette --seeds 3

@@ -9,7 +9,6 @@ measured at the paper's sizes. A test compares the page with the records.
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 from dataclasses import replace
@@ -121,8 +120,8 @@ all tables at scale `tiny`, which only shows that they run.
 - **Parameters and multiply-adds** hold on every machine.
 - **Speeds** are of the machine below the table. Compare them only within a table.
 - **Accuracies** at scale `small` are of few, small images. Compare their order with the paper, not their values.
-- **Tables 8, 12 and 13** come from other benchmarks, which tune each side first. Their commands are below the tables.
-  [Results](results.md) has their differences with intervals, conditions and plots.
+- **Tables 8, 12 and 13** come from other benchmarks. For Tables 12 and 13, these tune each side first. The commands are
+  below the tables. [Results](results.md) has their differences with intervals, conditions and plots.
 
 `python -m benchmarks.paper.page` writes this page from the records in `benchmarks/results/reproduce/`. The option
 `--record` writes a record, with its machine, versions and date.
@@ -268,13 +267,15 @@ def _section(kept: dict[str, Any]) -> str:
 def _released(name: str) -> str:
     """A sentence on the runs of a table with RandAugment as in the official code."""
     file = RESULTS / "released_operations.json"
-    rows = json.loads(file.read_text(encoding="utf-8"))["tables"].get(name, []) if file.exists() else []
+    kept: dict[str, Any] = read(file) if file.exists() else {"tables": {}}
+    rows = kept["tables"].get(name, [])
     if not rows:
         return ""
     shown = ", ".join(f"{100 * row['top1']:.1f} % ({row['row']}, {row['column']})" for row in rows)
     return (
         f" With the operations of the official code, one run per cell without tuning has {shown} (`python -m "
-        "benchmarks.released_operations IMAGENETTE`)."
+        f"benchmarks.released_operations IMAGENETTE`, {kept['when']}, {kept['hardware']}, "
+        f"torch {kept['versions']['torch']})."
     )
 
 
