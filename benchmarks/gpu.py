@@ -7,7 +7,7 @@ usual form, with channels-last memory, with AMP, this also compiled, without and
 and CUDA graphs. With ``--cudnn-benchmark``, cuDNN measures its algorithms for all sides. Then ours is timed alone, in
 turn: a batch from memory, the same with RandAugment, and JPEG files read by one worker per core, with RandAugment.
 Files are read only in their own turn, and batches that were read before the timed steps are discarded. Compiling takes
-minutes. Claims:
+minutes. Each part (s_300, b0_192, m_384, shares) is recorded when it ends. Claims:
 
 - ``gpu_step_*_vs_timm_best``: speed of ours / speed of the fastest timm side
 - ``gpu_randaugment_share``: fraction of a step that RandAugment adds
@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ CASES = {
     "b0_192": ("efficientnetv2_b0", 192, 512),
     "m_384": ("efficientnetv2_m", 384, 64),
 }
+_SHARES = "shares"
 MAGNITUDE = 15.0  # RandAugment at the end of the paper's schedule for S
 STEPS_A_ROUND = 10
 _ROUNDS = 9
@@ -143,7 +145,7 @@ def shares(work: Workload, folder: Path, *, rounds: int) -> dict[str, TimingStat
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
-    parser.add_argument("--only", choices=list(CASES), action="append")
+    parser.add_argument("--only", choices=[*CASES, _SHARES], action="append")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN measure its algorithms")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and gpu.json")
     parser.add_argument("--try-out", action="store_true", help="test the program on a CPU with tiny images")
@@ -152,31 +154,30 @@ def main() -> int:
         print("There is no CUDA device here: nothing was measured. See whether it works with --try-out.")
         return 1
     device = torch.device("cpu" if options.try_out else "cuda")
-    cases = {name: CASES[name] for name in options.only or CASES}
-    if options.try_out:
-        cases = {"tiny": ("efficientnetv2_b0", 32, 8)}
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
-    found: dict[str, TimingStats] = {}
-    raw = {}
-    for name, (model, px, batch) in cases.items():
+    flags = [f"--only {name}" for name in options.only or ()] + ["--cudnn-benchmark"] * options.cudnn_benchmark
+    for part in options.only or [*CASES, _SHARES]:
+        model, px, batch = ("efficientnetv2_b0", 32, 8) if options.try_out else CASES.get(part, CASES["s_300"])
         work = Workload(model, px, batch, rate=0.1, device=device)
-        measured = time_steps(work, rounds=options.rounds, compiled=not options.try_out, say=print, libraries=("timm",))
-        print(name, *measured.lines(), sep="\n", flush=True)
-        best = measured.fastest("timm")
-        found[f"gpu_step_{name}_vs_timm_best"] = measured.ahead_of(best)
-        raw[name] = {"best": best} | measured.to_json()
+        found, raw = measure(part, work, rounds=options.rounds, tiny=options.try_out)
+        for name, spread in found.items():
+            print(f"{name}: {spread}", flush=True)
+        if options.record and not options.try_out:
+            keep(found, raw, options.rounds, flags)
         torch.cuda.empty_cache()
-    for name in cases.keys() & {"s_300", "tiny"}:
-        model, px, batch = cases[name]
-        with tempfile.TemporaryDirectory() as folder:
-            paint(Path(folder), 64 if options.try_out else 2048)
-            found |= shares(Workload(model, px, batch, 0.1, device), Path(folder), rounds=options.rounds)
-    for name, spread in found.items():
-        print(f"{name}: {spread}")
-    if options.record and not options.try_out:
-        flags = [f"--only {name}" for name in options.only or ()] + ["--cudnn-benchmark"] * options.cudnn_benchmark
-        keep(found, raw, options.rounds, flags)
     return 0
+
+
+def measure(part: str, work: Workload, *, rounds: int, tiny: bool) -> tuple[dict[str, TimingStats], dict[str, Any]]:
+    """The claims of a part, and the raw results of a case by its name."""
+    if part == _SHARES:
+        with tempfile.TemporaryDirectory() as folder:
+            paint(Path(folder), 64 if tiny else 2048)
+            return shares(work, Path(folder), rounds=rounds), {}
+    measured = time_steps(work, rounds=rounds, compiled=not tiny, say=print, libraries=("timm",))
+    print(part, *measured.lines(), sep="\n", flush=True)
+    best = measured.fastest("timm")
+    return {f"gpu_step_{part}_vs_timm_best": measured.ahead_of(best)}, {part: {"best": best} | measured.to_json()}
 
 
 def keep(found: dict[str, TimingStats], raw: dict, rounds: int, flags: Sequence[str] = ()) -> None:
