@@ -46,12 +46,16 @@ quick: setup
 test: lint
 	$(PYTEST)
 
+$(VENV)/.docs: $(VENV)/.usable
+	$(BIN)/python -m pip install --editable '.[docs]'
+	@touch $@
+
 # The documentation as a site in site/. A broken link, anchor or menu entry is an error.
-docs: setup
+docs: $(VENV)/.docs
 	$(MKDOCS) build --strict
 
 # The same on http://127.0.0.1:8000, built again after each change.
-docs-serve: setup
+docs-serve: $(VENV)/.docs
 	$(MKDOCS) serve
 
 # Every table of the paper that can be reproduced, at the scale that shows that it runs.
