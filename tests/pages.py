@@ -97,3 +97,11 @@ def run_python(text: str, where: str, names: dict[str, Any]) -> None:
         except (SyntaxError, ValueError):
             continue
         assert "..." in comment or value == stated, f"{where}: {value}"
+
+
+def documented_keys(heading: str) -> dict[str, set[str]]:
+    """Key -> names in backticks of its row, from the table below a heading of docs/reference/output-files.md."""
+    page = (ROOT / "docs/reference/output-files.md").read_text(encoding="utf-8")
+    section = page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    cells = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+    return {key: set(re.findall("`([a-z0-9_]+)`", content)) for keys, content in cells for key in keys.split("`")[1::2]}

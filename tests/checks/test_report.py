@@ -20,6 +20,7 @@ from sklearn.metrics.pairwise import haversine_distances
 from tests.checks.planted import EACH, Planted, clean_dataset, scene
 from tests.evaluation.test_report_in_browser import AWKWARD, CHROMIUM, layout_faults, measure
 from tests.messages import mentioning, mentions
+from tests.pages import documented_keys
 
 from efficientnetv2.checks import report
 from efficientnetv2.checks.dataset_check import check_dataset
@@ -62,6 +63,20 @@ def recompressed(folder, source, name):
 
 def test_clean_dataset_has_no_findings(planted):
     assert found_in(planted.read()) == {}
+
+
+def test_keys_of_the_json_are_documented(planted):
+    shutil.copy(planted.folder / "010.jpg", planted.folder / "copy.jpg")
+    planted.add("copy.jpg", like=10)
+    dataset = planted.read()
+    written = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).to_json()
+    documented = documented_keys("inspection.json")
+    assert documented.keys() - written.keys() == {"network", "shards"}
+    assert written["findings"][0].keys() <= documented["findings"]
+    for key, value in written.items():
+        if isinstance(value, dict):
+            assert value.keys() <= documented[key], key
+        assert key in documented
 
 
 @pytest.mark.parametrize(

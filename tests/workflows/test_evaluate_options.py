@@ -11,6 +11,7 @@ import pytest
 from tests.command_line import TINY, effnetv2
 from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
+from tests.pages import documented_keys
 
 from efficientnetv2.evaluation.run_comparison import FinishedRun
 from efficientnetv2.utils.errors import InputError
@@ -120,6 +121,10 @@ def test_comparison_of_two_runs(trained, tmp_path):
     assert [stage["image_size"] for stage in stages] == [32, 64]
     assert growing["train_s"] == pytest.approx(sum(stage["seconds"] for stage in stages), abs=0.01)
     (apart,) = output["gains"]
+    documented = documented_keys("comparison.json")
+    assert output.keys() == documented.keys()
+    assert fixed.keys() == documented["runs"]
+    assert apart.keys() == documented["gains"]
     assert apart["top1"]["value"] == pytest.approx(growing["top1"] - fixed["top1"])
     assert apart["top1"]["low"] <= apart["top1"]["value"] <= apart["top1"]["high"]
     written = {path.name for path in (tmp_path / "both").iterdir()}
