@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.command_line import effnetv2
 from tests.conftest import COLORS, paint
 from tests.log_lines import logged_lines
@@ -21,7 +22,8 @@ from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
-from efficientnetv2.models import model_file
+from efficientnetv2.inference.predictor import Predictor
+from efficientnetv2.models import hub, model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.ensemble import Ensemble, member_calibrations
 from efficientnetv2.models.provenance import Calibration
@@ -291,6 +293,29 @@ def test_exact_class_name_is_preferred_to_another_case(names, tmp_path):
     dataset = load_dataset(tmp_path / "two", for_training=False)
     with pytest.raises(InputError, match=mentioning("'Ä'", "'ä'")):
         align_labels(dataset, more, MODEL, merge=True)
+
+
+def test_pretrained_weights_are_evaluated_on_folders_of_wordnet_ids(tmp_path, monkeypatch):
+    """By the name of the weights, with ids of torchvision's first and last classes."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "cache/models--timm--tf_efficientnetv2_b0.in1k/snapshots/main/model.safetensors"
+    file.parent.mkdir(parents=True)
+    weights = pytest.importorskip("timm").create_model("tf_efficientnetv2_b0").state_dict()
+    weights["classifier.bias"][999] = 1e4
+    save_file(weights, file, {"format": "pt"})
+    for wordnet_id in ("n01440764", "n15075141"):
+        paint(tmp_path / "imagenet/val" / wordnet_id / "one.jpg", (60, 190, 60))
+    data = DataConfig(str(tmp_path / "imagenet"))
+    evaluate_and_report(
+        "efficientnetv2_b0.in1k", data, EvaluateOptions(out=tmp_path / "out"), InferenceOptions("cpu", workers=0)
+    )
+    table = pd.read_csv(tmp_path / "out/predictions.csv")
+    assert table["true_label"].tolist() == ["tench", "toilet tissue"]
+    assert set(table["predicted_label"]) == {"toilet tissue"}
+    (found,) = Predictor("efficientnetv2_b0.in1k", device="cpu")(tmp_path / "imagenet/val/n01440764/one.jpg")
+    assert found.label == "toilet tissue"
+    with pytest.raises(InputError, match=r"did you mean 'efficientnetv2_b0\.in1k'"):
+        Predictor("efficientnetv2_b0.in1", device="cpu")
 
 
 def network(temperature=4.0):

@@ -10,7 +10,7 @@ import typer
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
-from efficientnetv2.cli.options import advanced, between, flag, option
+from efficientnetv2.cli.options import advanced, argument, between, flag, option
 from efficientnetv2.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def export(
 
 
 def push(
-    model: options.Model,
+    model: Annotated[str, argument("MODEL", "A model.safetensors or a run folder.")],
     repo: Annotated[
         str | None, typer.Argument(metavar="[REPO]", help="Repository on the hub, owner/name.", show_default=False)
     ] = None,

@@ -72,7 +72,9 @@ _STRICT = "Stop at the first unreadable image instead of skipping it."
 _TIME = "Column of a year or date.  [default: year, date, datetime, timestamp or time, if present]"
 
 Data = Annotated[str, argument("DATA", _DATA)]
-Model = Annotated[str, argument("MODEL", "A model.safetensors or a run folder.")]
+Model = Annotated[
+    str, argument("MODEL", "A model.safetensors, a run folder, or pretrained weights such as efficientnetv2_s.in1k.")
+]
 Device = Annotated[str, option("auto, cpu, cuda, cuda:1 or mps.", "NAME", show_default=False)]
 Workers = Annotated[int | None, option("Processes that read images.", "N", check=between(0))]
 Strict = Annotated[bool, flag("--strict", _STRICT, panel=ADVANCED)]

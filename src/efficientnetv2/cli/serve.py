@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def serve(
     models: Annotated[
-        list[str], argument("MODEL", "A model.safetensors or a run folder; several; NAME=PATH gives a name.")
+        list[str],
+        argument("MODEL", "A model.safetensors, a run folder or pretrained weights; several; NAME=PATH gives a name."),
     ],
     host: Annotated[str, option("Address to listen on. 0.0.0.0: all of this machine.", "ADDRESS")] = "127.0.0.1",
     port: Annotated[int, option("Port to listen on. 0: any free one.", "N", check=between(0, 65_535))] = 8000,

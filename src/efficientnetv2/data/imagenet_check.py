@@ -80,9 +80,12 @@ def _is_most_of_21k(names: set[str]) -> bool:
 
 def _ids(published: Published) -> set[str]:
     """WordNet ids of the classes. Empty for ImageNet-21k, which has too many to include."""
-    if published == "imagenet21k":
-        return set()
-    return set(files("efficientnetv2.data").joinpath("imagenet1k.txt").read_text(encoding="ascii").split())
+    return set() if published == "imagenet21k" else set(imagenet_ids())
+
+
+def imagenet_ids() -> tuple[str, ...]:
+    """WordNet ids of the 1,000 classes of ImageNet-1k, sorted, which is the order of the outputs of its models."""
+    return tuple(files("efficientnetv2.data").joinpath("imagenet1k.txt").read_text(encoding="ascii").split())
 
 
 def _count_notes(dataset: ImageDataset) -> list[str]:

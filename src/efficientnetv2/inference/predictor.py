@@ -36,8 +36,8 @@ from efficientnetv2.data.raster_checks import (
 from efficientnetv2.data.readers import default_bands
 from efficientnetv2.inference.predict import Engine, PickEngine, embed, predict
 from efficientnetv2.metrics.multilabel import assigned_labels
-from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network, output_names, require_classes, require_image_channels
+from efficientnetv2.models.factory import load_classifier
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import pick_device
@@ -81,7 +81,8 @@ class Predictor:
         predict.embed(["new_photos/0001.jpg"]).shape  # (1, embed_dim)
 
     Args:
-        model: A model file, a run (``Run`` or its folder), or a network (``create``, ``load``).
+        model: A model file, a run (``Run`` or its folder), a name of pretrained weights ("efficientnetv2_s.in1k"), or
+            a network (``create``, ``load``).
         device: Device to compute on: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". The network
             moves to this device and stays there.
         batch_size: Number of images to compute at a time, at least 1.
@@ -97,8 +98,9 @@ class Predictor:
             its outputs, from 0.
 
     Raises:
-        InputError: The model file can't be read, has no classes, or takes other channels than files have; there is no
-            such device; ``batch_size`` is less than 1; or the engine is unknown, not installed, or for CPUs only.
+        InputError: The model file can't be read or downloaded, has no classes, or takes other channels than files have;
+            there is no such device; ``batch_size`` is less than 1; or the engine is unknown, not installed, or for CPUs
+            only.
     """
 
     def __init__(
@@ -117,10 +119,13 @@ class Predictor:
                 "efficientnetv2.create(module) makes a model of a module."
             )
         self.device, self.batch_size = pick_device(str(device)), batch_size
-        self.network = model if isinstance(model, Network) else model_file.load(model)
-        self._file = None if isinstance(model, Network) else os.path.expanduser(os.fspath(model))
-        require_classes(self.network, self._file)
-        require_image_channels(self.network, self._file)
+        if isinstance(model, Network):
+            self.network, self._file = model, None
+            require_classes(model)
+            require_image_channels(model)
+        else:
+            self._file = os.path.expanduser(os.fspath(model))
+            self.network = load_classifier(self._file)
         self._pick_engine: PickEngine | None = None
         if engine != "torch":  # by name: exporters use this package
             engines = import_module("efficientnetv2.exporters.engines")

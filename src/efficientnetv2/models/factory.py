@@ -24,7 +24,13 @@ from efficientnetv2.models import model_file, pretrained
 from efficientnetv2.models.adapt import adapt, reset_classifiers
 from efficientnetv2.models.conversion import convert, detect
 from efficientnetv2.models.conversion.layouts import Source
-from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels
+from efficientnetv2.models.efficientnet import (
+    EfficientNet,
+    Network,
+    check_classes_and_channels,
+    require_classes,
+    require_image_channels,
+)
 from efficientnetv2.models.ensemble import require_single_model
 from efficientnetv2.models.library_models import build_library_model, is_library_model
 from efficientnetv2.models.output_shapes import infer_shapes
@@ -86,7 +92,8 @@ def create(
             - an architecture file (.yaml, .yml, .json): random weights;
             - a model file or a run directory: a ``Path``, or a string with a file suffix or a slash;
             - "timm:NAME" or "torchvision:NAME", optionally with a tag of that library's weights;
-            - a module with an ``nn.Conv2d`` and an ``nn.Linear``, which is wrapped.
+            - a module with an ``nn.Conv2d`` and an ``nn.Linear``, which is wrapped. A model of this package within it
+              gives its preprocessing and, with as many outputs, its class names and activation.
         num_classes: 0 leaves out the classifier. None is as the weights have it, else 1000.
         in_channels: None is as the weights have it, else 3.
         dropout: Before the classifier, in [0, 1). None is as released, 0.2 for an ``Architecture``, and unchanged for
@@ -131,6 +138,16 @@ def create(
         _logger.warning(note)
     network = adapt(network, num_classes=num_classes, in_channels=in_channels)
     return Backbone(network) if features_only else network
+
+
+def load_classifier(model: str | os.PathLike[str]) -> Network:
+    """A model that has classes and takes what image files have: of a file, a run or a name of pretrained weights."""
+    name = os.fspath(model)
+    is_file = name not in pretrained.weight_names() or os.path.exists(name)
+    network = model_file.load(name) if is_file else create(name)
+    require_classes(network, name)
+    require_image_channels(network, name)
+    return network
 
 
 def _create_or_load(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from efficientnetv2.models import model_header, pretrained, provenance, safetensors_io, unknown
 from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.blocks import SameConv2d
-from efficientnetv2.models.efficientnet import EfficientNet, Network, require_classes, require_image_channels
+from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members
 from efficientnetv2.models.library_models import build_library_model, is_library_model
 from efficientnetv2.models.model_header import Header, conversion_hint
@@ -186,14 +186,6 @@ def load(
     return result.eval()
 
 
-def load_classifier(model: str | Path) -> Network:
-    """A model that has classes and takes what image files have. Raises InputError."""
-    network = load(model)
-    require_classes(network, model)
-    require_image_channels(network, model)
-    return network
-
-
 @dataclass(frozen=True)
 class ModelDescription:
     """Everything in a model file besides its weights."""
@@ -235,8 +227,10 @@ def _file(path: Path) -> Path:
             f"{path} is a name of pretrained weights, not a file. To train from them: effnetv2 train DATA --weights "
             f"{path}. In Python: efficientnetv2.create('{path}')."
         )
-    neighbors = os.listdir(path.parent) if path.parent.is_dir() else []
-    near = did_you_mean(path.name, neighbors, str(path.parent) if path.parent.name else "")
+    names = os.listdir(path.parent) if path.parent.is_dir() else []
+    if not path.parent.name:
+        names += pretrained.weight_names()
+    near = did_you_mean(path.name, names, str(path.parent) if path.parent.name else "")
     raise InputError(f"{path} does not exist{near} Give a model file ({NAME}) or a run folder.")
 
 

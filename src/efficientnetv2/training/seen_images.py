@@ -103,6 +103,8 @@ def train_overlap(model: Path, trained_on: TrainingFingerprint | None, dataset: 
 
 def find_run(model: Path) -> Path | None:
     """The folder of the run or cross-validation that a model file lies in, with its dataset."""
+    if len(model.parts) == 1 and not model.exists():  # a name of pretrained weights
+        return None
     folder = model if model.is_dir() else model.parent
     # Elsewhere, a dataset.csv is a table of the user's own.
     is_run = any((folder / name).is_file() for name in RUN_MARKERS)

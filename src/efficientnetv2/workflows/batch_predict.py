@@ -30,7 +30,7 @@ from efficientnetv2.inference.predict import BATCH, Compute, Engine, Predictions
 from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members, remove_calibration
-from efficientnetv2.models.model_file import load_classifier
+from efficientnetv2.models.factory import load_classifier
 from efficientnetv2.models.safetensors_io import sha256_by_name
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import TTA, Preprocessing

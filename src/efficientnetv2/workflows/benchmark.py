@@ -21,7 +21,7 @@ from efficientnetv2.exporters.graph import Encoding, ExportGraph, Floats, metada
 from efficientnetv2.exporters.verify import Compared, check, compare, read_pixels
 from efficientnetv2.inference.predict import predict_dataset
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.model_file import load_classifier
+from efficientnetv2.models.factory import load_classifier
 from efficientnetv2.utils.benchmark import interleave
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.errors import InputError
@@ -52,7 +52,7 @@ def benchmark(
         print(table[["format", "precision", "megabytes", "difference", "milliseconds", "images_per_s"]])
 
     Args:
-        model: A run, a cross-validation, or the path of one or of a model file.
+        model: A run, a cross-validation, the path of one or of a model file, or a name of pretrained weights.
         data: Images to compare on. Default: the validation images of the run, see `export`.
         calibration: Images for int8, see `export`.
         num_images: Number of images to compare on, at most. Default: 500.

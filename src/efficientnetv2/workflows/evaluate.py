@@ -339,7 +339,7 @@ def evaluate(
         print(result.metrics["top1"], low, high, result.report_path)
 
     Args:
-        model: A run, a cross-validation, or the path of one or of a model file.
+        model: A run, a cross-validation, the path of one or of a model file, or a name of pretrained weights.
         data: Labeled dataset, see `train`.
         split: Part of the dataset. None takes "test" where there is one, else "val", else all of it.
         output: Folder for the report and the predictions. None writes neither.

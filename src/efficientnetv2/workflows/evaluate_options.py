@@ -14,6 +14,7 @@ import pandas as pd
 from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.csv_dialect import match_names, read_cells
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.imagenet_check import imagenet_ids
 from efficientnetv2.data.label_rules import normalize_label
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.data.shards.index import INDEX_NAME
@@ -29,6 +30,7 @@ from efficientnetv2.evaluation.report_sections import ReportOptions, validate_sl
 from efficientnetv2.evaluation.run_comparison import PreviousRun
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
+from efficientnetv2.models.conversion.metadata import imagenet_class_names
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members
 from efficientnetv2.models.output_shapes import infer_shapes
@@ -154,7 +156,14 @@ def _report_options(options: EvaluateOptions, dataset: ImageDataset, class_names
 
 
 def align_labels(dataset: ImageDataset, class_names: tuple[str, ...], model: str, *, merge: bool) -> ImageDataset:
-    """The labeled dataset with the class ids of a model. With ``merge`` other labels match by ``normalize_label``."""
+    """The labeled dataset with the class ids of a model. With ``merge`` other labels match by ``normalize_label``.
+
+    Folders of ImageNet are named by WordNet ids, and the classes of its models in English.
+    """
+    ids = imagenet_ids()
+    if len(class_names) == len(ids) and set(dataset.class_names) <= set(ids) and class_names == imagenet_class_names():
+        name_of = dict(zip(ids, class_names, strict=True))
+        dataset = dataset.map_classes(lambda label: name_of[label])
     if merge:
         _refuse_ambiguous(dataset, class_names, model)
         spelled = {normalize_label(name): name for name in class_names} | {name: name for name in class_names}

@@ -40,7 +40,7 @@ from efficientnetv2.exporters.verify import (
 )
 from efficientnetv2.exporters.web import read_runtime, write_page
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.model_file import load_classifier
+from efficientnetv2.models.factory import load_classifier
 from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.training.seen_images import find_run
 from efficientnetv2.training.signals import signals_as_ctrl_c
@@ -125,12 +125,12 @@ def export(
         exported.path, exported.agreement.label_agreement
 
     Args:
-        model: A run, a cross-validation, or the path of one or of a model file.
+        model: A run, a cross-validation, the path of one or of a model file, or a name of pretrained weights.
         format: "onnx"; "openvino" (folder with model.xml); "torch" (a `torch.export` program, .pt2); "triton" (a
             model repository that Triton, KServe and OpenVINO Model Server serve); "web" (a folder with a web page
             that predicts in the browser); or for phones "litert" (.tflite), "executorch" (.pte) and "coreml"
             (.mlpackage), which take one image at a time.
-        output: File or folder to write. Default: next to the model file.
+        output: File or folder to write. Default: next to the model file, or here.
         input: "float" takes normalized images (N, C, S, S), one image (1, C, S, S) in "executorch" and "coreml", and
             (1, S, S, C) in "litert". "uint8" takes images of any size, (N, H, W, C), and resizes and normalizes them
             in the model. "web" always takes "uint8". "coreml" with "uint8" takes an image of the model's size, to

@@ -238,7 +238,7 @@ def predict(
         print(table[["path", "predicted_label", "probability"]])
 
     Args:
-        model: A run, a cross-validation, or the path of one or of a model file.
+        model: A run, a cross-validation, the path of one or of a model file, or a name of pretrained weights.
         data: An image, a folder of images, a table with a column of paths, or shards.
         output: CSV to write as well. Predictions that were interrupted are then resumed.
         rank: CSV to write with the images in the order in which labels would help most.

@@ -206,13 +206,18 @@ def class_names(
         return header.class_names
     if num_classes == _IMAGENET_CLASSES:
         notes.append("class names: ImageNet's, since there are 1000 outputs and the file states no names")
-        return _distinct(import_torchvision("models").EfficientNet_B0_Weights.DEFAULT.meta["categories"])
+        return imagenet_class_names()
     if num_classes:
         notes.append(
             f"class names: '0' to '{num_classes - 1}', since the file states none. To name them: effnetv2 convert "
             f"{_shell_path(file)} OUT --class-names NAMES.txt"
         )
     return tuple(str(number) for number in range(num_classes))
+
+
+def imagenet_class_names() -> tuple[str, ...]:
+    """English names of the 1,000 classes of ImageNet-1k, as torchvision has them, in the order of their WordNet ids."""
+    return _distinct(import_torchvision("models").EfficientNet_B0_Weights.DEFAULT.meta["categories"])
 
 
 def valid_metrics(
