@@ -172,6 +172,17 @@ def test_custom_module_is_wrapped():
     assert create(network, num_classes=2)(torch.zeros(2, 3, 16, 16)).shape == (2, 2)
 
 
+def test_module_around_a_network_keeps_its_preprocessing_and_classes():
+    network = create("efficientnetv2_b0", num_classes=2)
+    network.preprocessing = replace(network.preprocessing, mean=(0.5, 0.5, 0.5))
+    network.class_names, network.activation = ("cat", "dog"), "sigmoid"
+    wrapped = create(nn.Sequential(network))
+    assert (wrapped.preprocessing, wrapped.class_names) == (network.preprocessing, ("cat", "dog"))
+    assert wrapped.activation == "sigmoid"
+    other = create(nn.Sequential(network, nn.Linear(2, 5)))
+    assert (other.preprocessing, other.class_names) == (network.preprocessing, ())
+
+
 class Answering(nn.Module):
     """Returns ``form`` of the logits."""
 

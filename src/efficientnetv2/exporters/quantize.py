@@ -8,6 +8,7 @@ import os
 from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,13 @@ def quantize_onnx(model: Any, calibration: Pixels | None, own: Preprocessing) ->
     ]
     # The exporter has done what onnxruntime's own preparation does; without the mark it warns on the root logger.
     onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    inputs = ({"images": _input(image, own)} for image in images)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         quantization.quantize_static(
             model,
             file,
-            _reader(quantization, images, own),
+            SimpleNamespace(get_next=lambda: next(inputs, None)),  # the only method that onnxruntime calls
             per_channel=True,
             op_types_to_quantize=list(LAYERS),
             nodes_to_exclude=pooled,
@@ -60,18 +62,6 @@ def quantize_onnx(model: Any, calibration: Pixels | None, own: Preprocessing) ->
     weights = {node.output[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
     layers = [node for node in quantized.graph.node if node.op_type in LAYERS]
     return quantized, tuple(node.name for node in layers if node.input[1] not in weights)
-
-
-def _reader(quantization: Any, images: Pixels, own: Preprocessing) -> Any:
-    """A reader of single images, as onnxruntime wants it."""
-    remaining = (_input(image, own) for image in images)
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> dict[str, Floats] | None:
-            image = next(remaining, None)
-            return None if image is None else {"images": image}
-
-    return Reader()
 
 
 def quantize_openvino(model: Any, calibration: Pixels | None, own: Preprocessing) -> tuple[Any, tuple[str, ...]]:

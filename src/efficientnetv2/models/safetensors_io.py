@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,8 @@ def sha256_by_name(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
+    if not os.access(path, os.R_OK):
+        return "this user may not read it. Change its permissions."
     with open(path, "rb") as file:
         start = file.read(9)
     if keras_files.opens(path):

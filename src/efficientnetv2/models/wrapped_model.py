@@ -39,7 +39,8 @@ class WrappedModel(Network):
         classifiers = _classifier_names(module, declared)
         if not convolutions or not classifiers:
             lacking = "nn.Linear to classify" if convolutions else "nn.Conv2d that reads images"
-            raise InputError(f"{name} has no {lacking}. Wrap it into a module that has one.")
+            fix = "Use another model." if source else "Wrap it into a module that has one."
+            raise InputError(f"{name} has no {lacking}. {fix}")
         stem, classifier = module.get_submodule(convolutions[0]), module.get_submodule(classifiers[-1])
         assert isinstance(stem, nn.Conv2d)
         assert isinstance(classifier, nn.Linear)
@@ -137,10 +138,17 @@ def _classifier_names(module: nn.Module, declared: Sequence[nn.Module]) -> tuple
 
 
 def wrap_model(module: nn.Module) -> WrappedModel:
-    """Wrap a module; a timm model keeps its stated preprocessing, unless it cannot be followed (not square)."""
+    """Wrap a module; a timm model keeps its stated preprocessing, unless it cannot be followed (not square).
+
+    A ``Network`` within the module gives its preprocessing and, with as many outputs, its class names and activation.
+    """
     stated = getattr(module, "pretrained_cfg", None)
-    preprocessing: Preprocessing | None = None
+    inner = next((part for part in module.modules() if isinstance(part, Network)), None)
+    preprocessing: Preprocessing | None = None if inner is None else inner.preprocessing
     if isinstance(stated, Mapping) and stated.get("mean"):
         with suppress(InputError):
             preprocessing, _ = stated_preprocessing(stated, Path(type(module).__name__))
-    return WrappedModel(module, preprocessing=preprocessing)
+    network = WrappedModel(module, preprocessing=preprocessing)
+    if inner is not None and inner.num_classes == network.num_classes:
+        network.class_names, network.activation = inner.class_names, inner.activation
+    return network

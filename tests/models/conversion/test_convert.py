@@ -17,6 +17,7 @@ from torch import nn
 from efficientnetv2.architectures.registry import get_architecture, get_model_info
 from efficientnetv2.models import model_file
 from efficientnetv2.models.conversion import convert
+from efficientnetv2.models.conversion.timm_config import stated_preprocessing
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
@@ -517,3 +518,11 @@ def test_name_of_a_downloaded_file_leaves_what_a_file_states(to, suffix, tmp_pat
     convert_model(file, tmp_path / "back.safetensors")
     back = model_file.load(tmp_path / "back.safetensors")
     assert (back.preprocessing, back.class_names) == (network.preprocessing, network.class_names)
+
+
+def test_timm_model_with_a_black_margin_is_read_without_it():
+    """timm 1.0.31, volo_d5_448: input of 448 px, crop_pct 1.15."""
+    config = {"input_size": (3, 448, 448), "crop_pct": 1.15, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    found, notes = stated_preprocessing(config, "volo_d5_448")
+    assert (found.image_size, found.crop_pct) == (448, 1.0)
+    assert any(mentions(note, "1.15") for note in notes)

@@ -46,7 +46,7 @@ _LAYER_CLASSES: dict[Kind, str] = {
 _KNOWN = frozenset(
     {
         "InputLayer", "BatchNormalization", "Activation", "GlobalAveragePooling2D", "Flatten", "Dropout", "Dense",
-        "Identity", "GaussianNoise", "Activity", "Softmax",
+        "Identity", "GaussianNoise", "ActivityRegularization", "Softmax",
     }
 )  # fmt: skip
 

@@ -34,7 +34,7 @@ _MIN_STD = 1e-7  # Keras' own, below which Normalization does not divide
 _IMAGENET_ROOTS = tuple(1 / math.sqrt(std) for std in IMAGENET_STD)  # of weights="imagenet"
 CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2D"})
 # Before the first convolution, and without effect on the numbers in evaluation.
-_NEUTRAL = frozenset({"InputLayer", "ZeroPadding2D", "Dropout", "Identity", "GaussianNoise", "Activity"})
+_NEUTRAL = frozenset({"InputLayer", "ZeroPadding2D", "Dropout", "Identity", "GaussianNoise", "ActivityRegularization"})
 _UNSCALED = "the model does not scale images"
 _EVEN_PADDING = (
     "built without an input size, it pads every map in Keras as one of even size; here odd ones are padded as "

@@ -156,6 +156,9 @@ def stated_preprocessing(config: Mapping[str, Any], path: str | Path) -> tuple[P
             raise ValueError(f"the input is {height}x{width} px, but must be square")
         if crop_mode == "border" and crop_pct != 1:
             notes.append(f"timm cuts a margin off padded images (crop_pct {crop_pct}); here they stay whole")
+        if crop_mode != "border" and 1 < crop_pct <= 2:
+            notes.append(f"timm adds a black margin (crop_pct {crop_pct}); here images fill the input")
+            crop_pct = 1.0
         preprocessing = Preprocessing(
             image_size=height,
             crop_mode=crop_mode,
