@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import numpy as np
@@ -99,11 +98,6 @@ def test_resume_keeps_the_bands(trained, tmp_path):
     args = ("train", trained / "pictures", *TINY, "--weights", "none", "--output", tmp_path / "run")
     killed_at("efficientnetv2.training.post_training:save_model", *args, "--bands", "4,3,2", cwd=tmp_path)
     run_refused(*args, "--bands", "2,3,4", "--resume", cwd=tmp_path, names=("4,3,2", "raster"))
-    run_file = tmp_path / "run/run.json"
-    result = json.loads(run_file.read_text())
-    assert result["preprocessing"]["bands"].pop("kinds") == ["uint16"]
-    result["preprocessing"]["bands"]["names"] = ["", "", ""]
-    run_file.write_text(json.dumps(result))  # as written by an earlier version
     run_ok(*args, "--bands", "4,3,2", "--resume", cwd=tmp_path)
     assert model_file.load(tmp_path / "run").preprocessing.bands.numbers == (4, 3, 2)
 

@@ -318,6 +318,9 @@ def test_raster_without_gdal_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr("efficientnetv2.data.raster_checks.has_gdal", lambda: False)
     assert mentions(probe(path).reason, "geo")
     assert measure_bands([path], None, seed=0) is None
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(InputError, match=mentioning("geo")):
+        measure_bands([path], None, seed=0, nodata=(0.0,))
 
 
 def test_netcdf_container_has_no_bands(tmp_path):

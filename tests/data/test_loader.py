@@ -187,3 +187,10 @@ def test_killed_worker_is_reported(message):
         raise RuntimeError(message)
     with pytest.raises(RuntimeError, match="other"), worker_errors():
         raise RuntimeError("other")
+
+
+def test_connection_error_means_a_killed_worker_only_where_images_are_read():
+    with pytest.raises(ReaderKilledError), worker_errors(ConnectionError):
+        raise ConnectionResetError("by peer")
+    with pytest.raises(ConnectionRefusedError), worker_errors():  # of a callback
+        raise ConnectionRefusedError("dashboard")

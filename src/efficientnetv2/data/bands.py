@@ -103,8 +103,10 @@ def measure_bands(
     if not rasters and selection is not None:
         given = selection if selection == "all" else ",".join(map(str, selection))
         raise InputError(f"`bands={given}`: no training image is a raster (.tif or .tiff). Leave it out.")
-    if not rasters or (selection is None and not (checks.has_gdal() and any(map(_needs_rule, rasters)))):
-        if checks.has_gdal():
+    gdal = checks.has_gdal()
+    # Without GDAL, opening the first raster of a given nodata value names the missing extra.
+    if not rasters or (selection is None and not (any(map(_needs_rule, rasters)) if gdal else nodata)):
+        if gdal:
             _validate_ordinary(others)
         return None
     bands, first = _select_bands(rasters, selection)

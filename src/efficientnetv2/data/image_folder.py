@@ -123,7 +123,8 @@ class _Listing:
 
     def _count_others(self, paths: list[str], below: str) -> None:
         suffixes = (os.path.splitext(path)[1].lower() for path in paths if not is_image(path))
-        self.skipped |= Counter((suffix, below) for suffix in suffixes)
+        for key, count in Counter((suffix, below) for suffix in suffixes).items():
+            self.skipped[key] = max(self.skipped[key], count)  # the top level is counted twice
 
     def add_classes(self, classes: list[str], below: str = "", split: str = "") -> list[str]:
         """Add class folders. Returns those without an image; refuses them where they are trained on."""

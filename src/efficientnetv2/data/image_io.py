@@ -113,7 +113,7 @@ def open_stored(source: Source) -> Iterator[StoredImage]:
 
 def image_size(source: Source) -> tuple[int, int]:
     """Width and height as stored, from the header only. Raises UnreadableImageError."""
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path | bytes):
         try:
             with IGNORED_WARNINGS, open_image(source) as image:
                 return image.size

@@ -86,7 +86,7 @@ def evaluation_batches(
 
 def iter_batches(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
     """Batches of a dataset for requests, in order, read ahead by ``workers`` processes. Raises InputError meanwhile."""
-    with worker_errors():
+    with worker_errors(ConnectionError, EOFError):
         # Without a name, so that the traceback of an error does not keep the workers alive.
         for batch in _start_loader(dataset, requests, workers, pin_memory):
             if isinstance(batch, InputError):
@@ -130,14 +130,16 @@ def _start_worker(_: int, parent: int | None) -> None:
 
 
 @contextmanager
-def worker_errors() -> Iterator[None]:
+def worker_errors(*others: type[Exception]) -> Iterator[None]:
     """Raise ReaderKilledError for killed workers, InputError for lack of shared memory (Bus error).
 
-    PyTorch raises wherever the main thread is by then: in ``iter_batches``, or between batches, as in ``Trainer``.
+    PyTorch raises RuntimeError wherever the main thread is by then: in ``iter_batches``, or between batches, as in
+    ``Trainer``. Where only images are read, ``others`` mean a killed worker too.
     """
+    kinds: tuple[type[Exception], ...] = (RuntimeError, *others)
     try:
         yield
-    except (RuntimeError, ConnectionError, EOFError) as error:
+    except kinds as error:
         text = str(error) or type(error).__name__
         killed = "exited unexpectedly" in text or "killed by signal" in text
         if isinstance(error, RuntimeError) and not (killed and "DataLoader worker" in text):

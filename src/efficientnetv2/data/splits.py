@@ -342,9 +342,9 @@ def _hold_out(dataset: ImageDataset, rows: Ints, size: int, contents: Ints | Non
     if (families := copy_groups(dataset)) is not None:  # copies follow their original
         split[dataset.in_train & np.isin(families, families[split == "minival"])] = "minival"
     held, how = int((parts == 1).sum()), describe_split(levels, level, parts == 1)
+    total = int((dataset.in_train & ~is_copy(dataset)).sum())
     return dataset.with_split(split), (
-        f"Minival: {held} of {len(_train_by_path(dataset))} training images, {how}, are not trained on. They "
-        "select the weights to keep."
+        f"Minival: {held} of {total} training images, {how}, are not trained on. They select the weights to keep."
     )
 
 

@@ -80,7 +80,7 @@ def resume_run(
     if hardware.memory_gib is not None:
         probe = MemoryProbe(recipe, network, hardware)
         _, microbatches, notes = fit_groups(recipe, probe, is_set=True, is_fixed=True)
-        folder.amend_beginning(microbatches=microbatches.to_json())
+        folder.amend_beginning(microbatches=microbatches.by_px)
         for note in notes:
             _logger.info(note)
     if facts.get("minival_unused"):
@@ -108,7 +108,7 @@ def _initial_model(
     initial = build_initial_model(recipe, class_names=class_names, device=hardware.device, in_channels=channels)
     for note in initial.notes:
         _logger.info(note)
-    if recipe.head_init == "linear_probe":
+    if recipe.head_init == "linear_probe" and not initial.network.class_names:
         preprocessing, images = Preprocessing.from_json(facts["preprocessing"]), facts.get("probe_images")
         fit_head(initial.network, data, preprocessing, recipe, replace(hardware, workers=0), images)
         initial.network.to("cpu")  # other processes get it from here, each for its own device
@@ -176,11 +176,6 @@ def _moved(folder: RunDir, saved: ImageDataset, now: ImageDataset) -> ImageDatas
 
 
 def _validate_bands(path: Path, bands: Bands | None, now: Bands | None) -> None:
-    if bands is not None and now is not None and not bands.kinds:  # of a version without them
-        now = replace(now, kinds=())
-    if bands is not None and now is not None and bands.numbers == now.numbers:  # nor with colors of bands
-        names = tuple(new if old else "" for old, new in zip(bands.names, now.names, strict=True))
-        now = replace(now, names=names)
     if bands != now:
         numbers = "none" if bands is None else ",".join(map(str, bands.numbers))
         fix = "Restore the images, and give `bands` as before."

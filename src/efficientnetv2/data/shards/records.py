@@ -101,8 +101,10 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
 
 def _unlabeled_folders(records: ImageRecords) -> str:
     """A text on tars of class folders, as ``tar cf photos.tar photos/`` makes them. '' for others."""
+    if not records.table["label"].isna().all():
+        return ""
     folders = {path.partition("#")[2].rpartition("/")[0].removeprefix("./") for path in records.paths}
-    if not records.table["label"].isna().all() or "" in folders or len(folders) < 2:
+    if "" in folders or len(folders) < 2:
         return ""
     return (
         f"holds images in folders ({shorten(sorted(folders), 3)}), but no labels as shards have them. Unpack it, or "
