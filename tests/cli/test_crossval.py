@@ -549,6 +549,8 @@ def test_data_options_are_saved(tmp_path):
 
 
 def test_resume_with_other_options_or_images_is_refused(finished):
+    changed = ("--output", "folds", "--resume", "--epochs", "3")
+    run_refused("crossval", "pictures", *changed, cwd=finished, names=("1 there, 3 here",))
     shutil.copytree(finished / "folds", finished / "other")
     (finished / "other/report.json").unlink()
     for args, fact in (

@@ -64,6 +64,13 @@ def test_another_folder_is_an_error_that_names_the_missing_file(tmp_path, kind, 
         _ = kind(tmp_path).metrics
 
 
+@pytest.mark.parametrize("kind", [ev2.Run, ev2.CrossValidation])
+def test_result_of_another_folder_can_be_displayed(tmp_path, kind):
+    (tmp_path / "report.json").write_text("{}")
+    assert "cannot be read" in repr(kind(tmp_path))
+    assert "cannot be read" in kind(tmp_path)._repr_html_()
+
+
 def test_optimistic_evaluation_displays_the_reason():
     report = {"top1": 0.98, "intervals": {}, "num_images": 150, "optimistic": True}
     why = "optimistic: 120 of these 150 images trained the model)"

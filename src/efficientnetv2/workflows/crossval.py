@@ -170,13 +170,13 @@ def run_crossval(
     if overrides.weights is not None:  # it may be resumed from another directory
         overrides = replace(overrides, weights=absolute_weights_path(overrides.weights))
     if options.resume:
+        saved = SavedCrossVal.read(folder, source.data)
+        saved.check_same(folder, overrides, config, source, given)
         if all((folder / name).exists() for name in REPORT_FILES):
             on_result(folder / "report.json")
             _logger.info(f"The cross-validation in {folder} has finished: nothing is left to do.")
             _logger.info(f"Report: {folder / 'report.html'}")
             return folder
-        saved = SavedCrossVal.read(folder, source.data)
-        saved.check_same(folder, overrides, config, source, given)
         overrides, config, source = saved.overrides, saved.config, saved.source
     else:
         command = "crossval" if options.out is None else None

@@ -102,17 +102,23 @@ class Result:
 
     def __repr__(self) -> str:
         shown = [] if self.path is None else [repr(str(self.path))]
-        if self._finished:
-            shown += [f"{name}={value:.3f}" for name, value in list(self.metrics.items())[:_REPR_METRICS]]
-            shown += [self._warning] * bool(self._warning)
-        else:
-            shown.append("not finished" if self._has_folder else "no such folder")
+        try:
+            if self._finished:
+                shown += [f"{name}={value:.3f}" for name, value in list(self.metrics.items())[:_REPR_METRICS]]
+                shown += [self._warning] * bool(self._warning)
+            else:
+                shown.append("not finished" if self._has_folder else "no such folder")
+        except InputError:
+            shown.append("cannot be read")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _repr_html_(self) -> str:
-        if not self._finished:
+        try:
+            intervals = self.intervals if self._finished else None
+        except InputError:
+            intervals = None
+        if intervals is None:
             return f"<code>{escape(repr(self))}</code>"
-        intervals = self.intervals
         rows = [
             (name, f"{value:.3f}", "–".join(f"{end:.3f}" for end in intervals.get(name, ())))
             for name, value in self.metrics.items()
