@@ -247,7 +247,7 @@ def test_images_of_two_sizes_are_sliced_by_size(trained, tmp_path):
         name, px = list(COLORS)[number % 3], (32, 80)[number % 2]
         paint(tmp_path / f"{number}.jpg", COLORS[name], 1000 + number, px=px)
         rows.append((f"{number}.jpg", name, 2010 + number % 4 // 2))
-    pd.DataFrame(rows, columns=["path", "label", "year"]).to_csv(tmp_path / "sizes.csv", index=False)
+    pd.DataFrame(rows, columns=["path", "label", "year"]).to_csv(tmp_path / "sizes.csv")  # with row numbers
     default = evaluate(trained / "run", "sizes.csv", cwd=tmp_path)
     assert {(one["column"], one["value"], one["num_images"]) for one in default["slices"]} == {
         ("longer_side_px", "32", 20), ("longer_side_px", "80", 20), ("year", "2010", 20), ("year", "2011", 20),

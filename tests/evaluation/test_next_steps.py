@@ -282,6 +282,7 @@ def test_evaluation_proposes_no_training():
         ("effnetv2 train flowers --output_dir=x --output-dir y", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 train flowers --set=epochs=2 --set lr=1", "effnetv2 train flowers --set lr=1 --epochs 10"),
         ("effnetv2 train flowers --set steps=100", "effnetv2 train flowers --epochs 10"),
+        ("effnetv2 train flowers --steps 100", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 crossval f.csv --by place", "effnetv2 crossval f.csv --by place --epochs 10"),
         ("effnetv2 demo", "effnetv2 train flowers --epochs 10"),
         (None, "effnetv2 train flowers --epochs 10"),

@@ -17,7 +17,7 @@ from PIL import Image, ImageColor
 
 from efficientnetv2.evaluation import explain, report
 from efficientnetv2.evaluation.calibration_section import calibration_section
-from efficientnetv2.evaluation.crossval_summary import Candidate, CrossValidationSummary, FoldScore
+from efficientnetv2.evaluation.crossval_summary import CrossValidationSummary, FoldScore
 from efficientnetv2.evaluation.distribution_shift import SplitComparison
 from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.plot_style import COLORS, INK, ON_DARK
@@ -195,7 +195,7 @@ def cross_validated(folder, classes):
             )
             for n in range(5)
         ],
-        candidates=[Candidate(name, dict.fromkeys(range(5), 0.7654)) for name in candidates],
+        candidates={name: dict.fromkeys(range(5), 0.7654) for name in candidates},
         comparisons=[
             SplitComparison(
                 "the trained models", {"top1": 0.9, "macro_f1": 0.8}, {"top1": 0.8, "macro_f1": 0.7}, difference

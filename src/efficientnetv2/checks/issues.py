@@ -32,8 +32,8 @@ _CATALOG: Mapping[str, tuple[Severity, str]] = {
     "no_labels": ("note", "Create one sub-folder per class."),
     "unlabeled": (
         "wrong",
-        "Training refuses them. Fill in the labels, or rank these images in a separate table: effnetv2 predict "
-        "MODEL DATA --rank OUT ranks.",
+        "Training refuses them. Fill in the labels, or list these images in a separate table and rank them: effnetv2 "
+        "predict MODEL TABLE --rank OUT.csv",
     ),
     "one_class": ("wrong", "Training needs two classes. Add another, or give the parent of the class folders."),
     "small_class": ("doubtful", ""),

@@ -209,7 +209,7 @@ def _local_times(given: pd.Series[Any]) -> pd.Series[Any]:
 def _num_shared(held_out: pd.Series[Any], training: pd.Series[Any], *, by_hour: bool) -> int:
     """Number of images with the time of a training image, or within an hour of one."""
     if not by_hour:
-        return int(held_out.isin(list(set(training))).sum())
+        return int(held_out.isin(training).sum())
     moments = np.sort(training.dt.tz_localize(None).to_numpy())
     queried = held_out.dt.tz_localize(None).to_numpy()
     first = np.searchsorted(moments, queried - _NEAR.to_timedelta64(), side="left")

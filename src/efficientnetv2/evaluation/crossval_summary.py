@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from efficientnetv2.evaluation.distribution_shift import (
@@ -16,14 +16,6 @@ from efficientnetv2.evaluation.distribution_shift import (
 )
 from efficientnetv2.evaluation.html import TemplateSection, percent
 from efficientnetv2.metrics.multilabel import MACRO_METRICS
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Candidate hyperparameters, and fold -> macro metric on the selection part of the fold's training images."""
-
-    name: str
-    scores: Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,8 @@ class CrossValidationSummary:
     note: str  # how the folds were made
     over_classes: str  # key of the macro metric, one of ``MACRO_METRICS``
     folds: Sequence[FoldScore]
-    candidates: Sequence[Candidate] = ()
+    # Settings -> fold -> macro metric on the selection part of the fold's training images.
+    candidates: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     comparisons: Sequence[SplitComparison] = ()  # with other folds
     members: int = 1  # models that predict each fold together
     timed: bool = False  # whether a time budget decided the number of epochs
@@ -126,7 +119,7 @@ class CrossValidationSummary:
             "split_by": self.by,
             "folds": [asdict(fold) for fold in self.folds],
             "fold_mean": {name: asdict(spread) for name, spread in self._spreads.items()},
-            "candidates": [{"settings": each.name, "scores": dict(each.scores)} for each in self.candidates],
+            "candidates": [{"settings": name, "scores": dict(scores)} for name, scores in self.candidates.items()],
             "split_comparison": [each.to_json() for each in self.comparisons],
             "distance_to_train": None if distance is None else asdict(distance) | {"near_km": NEAR_KM},
         }

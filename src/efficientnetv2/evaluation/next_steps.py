@@ -337,6 +337,8 @@ def _repeat(
     words = command_words(metadata.command)
     if words[:2] not in (["effnetv2", "train"], ["effnetv2", "crossval"]):
         return shell_join(["effnetv2", "train", metadata.data, *options])
+    # The command line takes each field as an option too: --eval-image-size.
+    as_options = [f"--{field.rpartition('.')[2].replace('_', '-')}" for field in without_fields]
     repeated, rest = words[:2], iter(words[2:])
     for word in rest:
         name, equals, value = word.partition("=")
@@ -351,7 +353,7 @@ def _repeat(
             if (larger and options[0] != "--set") or ((larger or parts) and name == "--candidate"):
                 return ""
             repeated += [] if parts else [name, value]
-        elif name not in (*_RUN_OPTIONS, *without):
+        elif name not in (*_RUN_OPTIONS, *without, *as_options):
             repeated.append(word)
         elif not equals:
             next(rest, None)

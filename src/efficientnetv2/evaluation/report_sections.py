@@ -28,7 +28,7 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.cost_sensitive import ABSTAIN, ErrorCosts, calibrated_cost_p_value, cost_metrics
 from efficientnetv2.metrics.multilabel import is_correct
-from efficientnetv2.metrics.subgroups import SMALL_SLICE, SliceMetrics, slice_metrics, slice_values, sliceable_columns
+from efficientnetv2.metrics.subgroups import SMALL_SLICE, SliceMetrics, slice_metrics, slice_values
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils import probability
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
@@ -202,8 +202,9 @@ def validate_slices(dataset: ImageDataset, slices: tuple[str, ...]) -> None:
 def _slice_columns(dataset: ImageDataset, slices: tuple[str, ...] | None) -> tuple[pd.DataFrame, str]:
     """The columns of subgroups, and a note on those that are unsuitable without the unreadable images."""
     table = _with_image_sizes(dataset, slices)
-    if slices is None:
-        return table[sliceable_columns(table, without=_NO_PROPERTY)], ""
+    if slices is None:  # without the row numbers that pandas has written
+        names = [name for name in table.columns if name not in _NO_PROPERTY and not str(name).startswith("Unnamed: ")]
+        return table[names], ""
     lost = [name for name in slices if slice_values(table[name]) is None]
     note = f"The readable images form no subgroups by {shorten(lost)}." if lost else ""
     return table[[name for name in slices if name not in lost]], note

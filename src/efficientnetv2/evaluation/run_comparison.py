@@ -111,10 +111,7 @@ class UnpairedComparison:
 
     def describe(self, name: str, first: str) -> str:
         """The difference of two runs by their names, in sentences."""
-        points = ", ".join(
-            f"{METRIC_NAMES[metric]} {100 * one.value:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
-            for metric, one in self.metrics.items()
-        )
+        points = ", ".join(f"{METRIC_NAMES[metric]} {one.points}" for metric, one in self.metrics.items())
         shared = f" {self.shared:,} images are in both, so the intervals are too wide." if self.shared else ""
         if shared and self.by_name:
             shared = f" {self.shared:,} images have the same name. If they are the same, the intervals are too wide."

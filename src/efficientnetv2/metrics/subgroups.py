@@ -129,9 +129,3 @@ def slice_metrics(
             macro = float(f1_score(labels_inside, predictions[inside], labels=np.unique(labels_inside), **options))
         found.append(SliceMetrics(name, value, count, share, low, high, macro, count < SMALL_SLICE, below))
     return tuple(sorted(found, key=lambda each: (not each.below, each.small, each.top1)))
-
-
-def sliceable_columns(table: pd.DataFrame, *, without: Sequence[str]) -> list[str]:
-    """Columns of a table that give subgroups, except the names in ``without`` and the row numbers of pandas."""
-    names = [name for name in table.columns if name not in without and not str(name).startswith("Unnamed: ")]
-    return [name for name in names if slice_values(table[name]) is not None]

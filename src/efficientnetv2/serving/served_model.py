@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +13,10 @@ from importlib import import_module
 
 import numpy as np
 import torch
-from PIL import Image
 
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, display_channels
 from efficientnetv2.evaluation.explain import grad_cam, overlay_heatmap, supports_grad_cam
+from efficientnetv2.evaluation.thumbnails import encode_thumbnail
 from efficientnetv2.exporters.engines import engine_picker
 from efficientnetv2.inference.predict import PickEngine
 from efficientnetv2.inference.predictor import Prediction, Predictor
@@ -136,9 +134,8 @@ class ServedModel:
     def _overlay(self, prediction: Prediction, pixels: Pixels) -> str:
         label = np.array([self.predictor.classes.index(prediction.label)])
         heat = grad_cam(self.predictor.network, pixels[None], label)[0]
-        file = io.BytesIO()
-        Image.fromarray(overlay_heatmap(display_channels(pixels), heat)).save(file, "JPEG", quality=85)
-        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+        overlay = overlay_heatmap(display_channels(pixels), heat)
+        return str(encode_thumbnail(overlay, px=max(overlay.shape[:2]), quality=85))
 
 
 class ModelRegistry:

@@ -15,7 +15,7 @@ import torch
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.evaluation.bootstrap_clusters import Clusters, split_clusters
-from efficientnetv2.evaluation.crossval_summary import Candidate, CrossValidationSummary
+from efficientnetv2.evaluation.crossval_summary import CrossValidationSummary
 from efficientnetv2.evaluation.distribution_shift import PROBE, SplitComparison, fold_train_distance
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.evaluation.explain import explain_folds
@@ -77,13 +77,10 @@ class CrossValResults:
             note=self.folds.note,
             over_classes="macro_f1" if dataset.separator is None else "mean_average_precision",
             folds=[result.score for result in self.results],
-            candidates=[
-                Candidate(
-                    config.candidate_name(index),
-                    {number: result.candidate_scores[index] for number, result in enumerate(self.results)},
-                )
-                for index in range(len(config.tries) if config.selects else 0)
-            ],
+            candidates={
+                config.candidate_name(index): dict(enumerate(scores))
+                for index, scores in enumerate(zip(*(result.candidate_scores for result in self.results), strict=True))
+            },
             comparisons=self._comparisons(baseline),
             members=config.members,
             timed=self.trainer.overrides.minutes is not None,
