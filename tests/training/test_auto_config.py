@@ -194,7 +194,18 @@ def test_linear_probe_has_three_images_per_class(classes, images, begins):
     recipe = resolve_head_init(get_recipe("finetune"), prepared)
     assert recipe.head_init == begins
     assert mentions(probe_notes(recipe, prepared), "No linear probe", "1,667 classes") == (begins == "random")
-    assert wants_probe(recipe, True, prepared) == (begins == "linear_probe")
+    network = SimpleNamespace(class_names=())
+    assert wants_probe(recipe, network, True, prepared) == (begins == "linear_probe")
+
+
+@pytest.mark.parametrize(
+    ("known", "probe", "wanted"), [((), False, True), (CLASSES, False, False), (CLASSES, True, True)]
+)
+def test_probe_is_fitted_only_for_a_new_classifier_or_a_comparison(known, probe, wanted):
+    recipe = get_recipe("finetune").model_copy(update={"head_init": "linear_probe"})
+    train = type("Part", (), {"class_names": CLASSES, "__len__": lambda self: 48})()
+    prepared = SimpleNamespace(train=train, dataset=SimpleNamespace(separator=None))
+    assert wants_probe(recipe, SimpleNamespace(class_names=known), probe, prepared) == wanted
 
 
 def test_model_that_does_not_fit_into_memory_is_rejected(room_for):

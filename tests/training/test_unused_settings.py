@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from tests.messages import mentions
 from tests.recipes import with_overrides
 
+from efficientnetv2.training.head_init import resolve_head_init
 from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.training.startup_notes import unused_settings
 
@@ -61,4 +64,9 @@ def test_synchronized_batch_norm_has_no_effect_on_kept_statistics():
 @pytest.mark.parametrize("name", list(named_recipes()))
 @pytest.mark.parametrize("scratch", [False, True])
 def test_no_recipe_sets_a_field_without_effect(name, scratch):
-    assert unused_settings(get_recipe(name), scratch=scratch, processes=1) == []
+    recipe = get_recipe(name)
+    if scratch:
+        recipe = recipe.model_copy(update={"weights": "none"})
+    train = type("Part", (), {"class_names": ("cat", "dog"), "__len__": lambda self: 48})()
+    data = SimpleNamespace(train=train, dataset=SimpleNamespace(separator=None))
+    assert unused_settings(resolve_head_init(recipe, data), scratch=scratch, processes=1) == []

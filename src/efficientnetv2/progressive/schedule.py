@@ -374,12 +374,3 @@ class StepPlan:
         self._parts = [part for part in self._parts if part[0] < revision.step]
         self._parts.append((revision.step, begin, revision.steps))
         self.revisions.append(revision)
-
-    def to_json(self) -> list[list[int]]:
-        """The revisions as plain JSON values: ``[decided, step, steps]`` each."""
-        return [list(revision) for revision in self.revisions]
-
-    @classmethod
-    def from_json(cls, scheduled: int, plain: Sequence[Sequence[int]]) -> StepPlan:
-        """The plan with the revisions that ``to_json`` gave."""
-        return cls(scheduled, [Revision(*one) for one in plain])

@@ -129,7 +129,7 @@ def _compile(
     plan = bench.recipe.progressive
     if plan.changes_always or plan.stages > _MOST_STAGES:
         return False, "Not compiled (sizes or regularization change too often)."
-    if bench.short:
+    if bench.steps is not None and bench.steps < _FEWEST_STEPS:
         return False, "Not compiled (the run is too short)."
     plain = bench.side(precision)
     run_s = bench.run_seconds(plain, at_once) if minutes is None else 60 * minutes
@@ -160,11 +160,6 @@ class _Bench:
     device: torch.device
     steps: int | None
     timed_steps: int = _TIMED_STEPS
-
-    @property
-    def short(self) -> bool:
-        """Whether compiling is known to cost more than it saves."""
-        return self.steps is not None and self.steps < _FEWEST_STEPS
 
     def run_seconds(self, plain: _Side, at_once: int) -> float:
         """Seconds of the whole run by ``at_once`` processes; the time of a step follows its pixels."""

@@ -58,7 +58,11 @@ class CudaGraphs:
             release_memory(self.device)
         self._seen[kind] += 1
         if kind not in self._graphs and self._seen[kind] > WARM_UP:
-            failure = self._capture(kind, compute, inputs, drops)
+            failure = None
+            try:
+                self._graphs[kind] = _captured(compute, inputs, drops)
+            except (RuntimeError, MemoryError) as error:
+                failure = error_summary(error).rstrip(".")
             if failure is not None:  # now that the error and the tensors of its traceback are gone
                 self._graphs.clear()
                 self._gradients.clear()
@@ -76,16 +80,6 @@ class CudaGraphs:
     def _stop(self, reason: str) -> None:
         self.enabled = False
         _logger.info(f"CUDA graphs are not used: {reason}.")
-
-    def _capture(
-        self, kind: Any, compute: Pass, inputs: Sequence[Tensor], drops: Sequence[DropPath | Dropout]
-    ) -> str | None:
-        """Record the kernels of a pass, without running them. Returns why this failed."""
-        try:
-            self._graphs[kind] = _captured(compute, inputs, drops)
-        except (RuntimeError, MemoryError) as error:
-            return error_summary(error).rstrip(".")
-        return None
 
     def _keep_gradients(self) -> None:
         """At the start of a step, let the weights have their gradients of 0 in the same memory as before."""
@@ -126,6 +120,7 @@ def _unsupported(network: nn.Module, device: torch.device, world: World, recipe:
 
 
 def _captured(compute: Pass, inputs: Sequence[Tensor], drops: Sequence[DropPath | Dropout]) -> _Graph:
+    """Record the kernels of a pass, without running them."""
     device = inputs[0].device
     fixed = [tensor.clone() for tensor in inputs]
     for drop, kept in zip(drops, fixed[2:], strict=True):

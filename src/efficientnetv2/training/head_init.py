@@ -40,13 +40,16 @@ _VAL_FRACTION = 0.5
 
 
 def resolve_head_init(recipe: Recipe, data: PreparedData) -> Recipe:
-    """Resolve ``head_init: auto``: the linear probe, or random weights for several labels or very many classes."""
+    """Resolve ``head_init: auto``: the linear probe, or random weights.
+
+    There is no probe without weights, for several labels, or for very many classes.
+    """
     multilabel = data.dataset.separator is not None
     if multilabel and recipe.head_init == "linear_probe":
         raise InputError("A linear probe predicts one label, but images have several. Use `head_init=random`.")
     if recipe.head_init != "auto":
         return recipe
-    is_informative = not multilabel and min_probe_images(data) <= MAX_IMAGES
+    is_informative = recipe.weights != "none" and not multilabel and min_probe_images(data) <= MAX_IMAGES
     return recipe.model_copy(update={"head_init": "linear_probe" if is_informative else "random"})
 
 
@@ -59,9 +62,14 @@ def probe_notes(recipe: Recipe, data: PreparedData) -> tuple[str, ...]:
     return (f"No linear probe of the initial weights ({classes:,} classes are too many for {MAX_IMAGES:,} images).",)
 
 
-def wants_probe(recipe: Recipe, probe: bool, data: PreparedData, images: int | None = None) -> bool:
-    """Whether to fit a linear probe of the initial weights; there is time for ``images``, None all."""
+def wants_probe(recipe: Recipe, network: Network, probe: bool, data: PreparedData, images: int | None = None) -> bool:
+    """Whether to fit a linear probe of the initial weights; there is time for ``images``, None all.
+
+    A network that keeps the classifier of its weights needs one only for a comparison, which ``probe`` asks for.
+    """
     if recipe.weights == "none" or images == 0 or data.dataset.separator is not None:
+        return False
+    if network.class_names and not probe:
         return False
     return recipe.head_init == "linear_probe" or (probe and min_probe_images(data) <= MAX_IMAGES)
 

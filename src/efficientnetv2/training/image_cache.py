@@ -118,12 +118,10 @@ def local_reader(cache: ImageCache | None, recipe: Recipe, data: PreparedData, h
     """What this process reads: the cache of the first process, or one on its own machine's disk. All call this."""
     if cache is None:
         return None
-    local: ImageCache | None = cache
     if hardware.world.machines > 1 and not hardware.world.is_main_process:
-        local = build_cache(cache.where, recipe, data, hardware, cache.image_size)
+        cache = build_cache(cache.where, recipe, data, hardware, cache.image_size)
     all_gather_object(hardware.world, None)  # nobody waits within a step for one that is still filling
-    assert local is not None, "the recipe is the same for all"
-    return local.reader
+    return None if cache is None else cache.reader
 
 
 def _as_many_as_fit(
@@ -181,18 +179,14 @@ def _images(where: str, data: PreparedData) -> tuple[ImageDataset, Ints]:
 
 
 def _job(images: ImageDataset, recipe: Recipe, image_size: int | None = None) -> CacheJob:
-    spec = _spec(recipe, image_size)
-    return CacheJob(reader=source_reader(images), count=len(images), spec=spec, threads=cores())
-
-
-def _spec(recipe: Recipe, image_size: int | None = None) -> CacheSpec:
     assert recipe.cache_resolution is not None
-    return CacheSpec.enough(
+    spec = CacheSpec.enough(
         image_size=image_size or max(setting.image_size for setting in settings_by_size(recipe)),
         crop_mode=recipe.random_crop_mode,
         area_min=recipe.crop_scale_min,
         detail=recipe.cache_resolution,
     )
+    return CacheJob(reader=source_reader(images), count=len(images), spec=spec, threads=cores())
 
 
 def _in_memory(job: CacheJob, device: torch.device) -> CacheFile:

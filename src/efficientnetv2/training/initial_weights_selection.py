@@ -130,7 +130,9 @@ def select_weights(
     except _LateError:
         return first_only
     scores = [task.score(predicted) for predicted in predictions]
-    best = _select(predictions, task)
+    best = 0
+    for number, predicted in enumerate(predictions):
+        best = number if task.is_better(predicted, predictions[best]) else best
     why = "" if scores[best] >= max(scores) else "; no other is significantly better"
     pairs = list(zip(candidates, scores, strict=True))
     winner, took_s = candidates[best], time.perf_counter() - began
@@ -295,11 +297,3 @@ def _predict(
         embeddings, task.folds, key=task.key, balanced=balanced, strength=DEFAULT_STRENGTH
     )
     return predicted
-
-
-def _select(predictions: Sequence[Ints], task: _Task) -> int:
-    """The place of the selected candidate."""
-    best = 0
-    for number, predicted in enumerate(predictions):
-        best = number if task.is_better(predicted, predictions[best]) else best
-    return best

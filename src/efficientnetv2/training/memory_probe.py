@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -62,20 +62,16 @@ class MemoryProbe:
         self.room = max(0, int((free - _WEIGHT_COPIES * weights) * _MEASURED))
         self.limited = limit_gib is not None and free < free_bytes(self.device, None, sharing=sharing)
         self.took: dict[int, int | None] = {}
-        self._counts: dict[int, int] = {}
-        self._need_two: dict[int, bool] = {}
+        # Bytes of activations per image of a size; raises InputError if the model cannot process it.
+        self.counted: Callable[[int], int] = cache(lambda image_size: activation_bytes(network, image_size))
+        # Whether a training pass of one image fails, as batch-norm does with one value per channel.
+        self.needs_two: Callable[[int], bool] = cache(lambda image_size: not trains_one(network, image_size))
         least = (self._taken + _WEIGHT_COPIES * weights) / GIB
         if limit_gib is not None and limit_gib <= least:
             raise MemoryShortError(
                 f"`memory_gib={limit_gib:g}`: the program and the weights alone take "
                 f"{math.ceil(100 * least) / 100:.2f} GiB. Give more."
             )
-
-    def counted(self, image_size: int) -> int:
-        """Bytes of activations per image of a size. Raises InputError if the model cannot process it."""
-        if image_size not in self._counts:
-            self._counts[image_size] = activation_bytes(self.network, image_size)
-        return self._counts[image_size]
 
     @cached_property
     def stride(self) -> int | None:
@@ -84,16 +80,10 @@ class MemoryProbe:
             return self.network.architecture.stride
         return stride(self.network)
 
-    def needs_two(self, image_size: int) -> bool:
-        """Whether a training pass of one image fails, as batch-norm does with one value per channel."""
-        if image_size not in self._need_two:
-            self._need_two[image_size] = not trains_one(self.network, image_size)
-        return self._need_two[image_size]
-
     def for_recipe(self, recipe: Recipe) -> MemoryProbe:
         """The same for a more resolved recipe: memory is measured again, but not counted again."""
         other = MemoryProbe(recipe, self.network, self.hardware)
-        other._counts, other._need_two = self._counts, self._need_two
+        other.counted, other.needs_two = self.counted, self.needs_two
         return other
 
     def trial(self, setting: StepSettings, *, ghost_batch_size: int, groups: int = 1) -> int | None:

@@ -31,13 +31,9 @@ class MicrobatchPlan:
         """Text such as ``8 of 128 px, 3 of 300 px``."""
         return ", ".join(f"{count} of {px} px" for px, count in sorted(self.by_px.items()))
 
-    def to_json(self) -> dict[str, int]:
-        """Plain JSON values."""
-        return {str(px): count for px, count in sorted(self.by_px.items())}
-
     @classmethod
     def from_json(cls, plain: Mapping[str, int]) -> MicrobatchPlan:
-        """Inverse of ``to_json``."""
+        """The plan whose ``by_px`` was written as JSON, where the sizes are text."""
         return cls({int(px): count for px, count in plain.items()})
 
     def halved(self, image_size: int) -> MicrobatchPlan:

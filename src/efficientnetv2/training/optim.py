@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,12 +38,8 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
         super().__init__(params, rates | {"epsilon": epsilon, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update the weights by their gradients; see ``torch.optim.Optimizer.step``."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self) -> None:  # type: ignore[override]
+        """Update the weights by their gradients."""
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if not weights:
@@ -65,7 +60,6 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
             torch._foreach_mul_(buffers, group["momentum"])
             torch._foreach_addcdiv_(buffers, grads, roots, value=group["lr"])
             torch._foreach_sub_(weights, buffers)
-        return loss
 
 
 def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer) -> torch.optim.Optimizer:

@@ -253,7 +253,6 @@ def resolve_recipe(
     # In that precision, compiled, and with the memory that is free by now, a chosen group may have to be smaller.
     group, microbatches, group_notes = fit_groups(recipe, probe.for_recipe(recipe), is_set=is_set, is_fixed=repeated)
     recipe = _changed(recipe, {"ghost_batch_size": group})
-    validate_sharing(recipe, hardware.device, hardware.world, least=least, is_set=is_set)
     notes += [*([choice.note] if choice.note else []), *group_notes]
     return ResolvedRecipe(recipe, network, microbatches, tuple(notes))
 

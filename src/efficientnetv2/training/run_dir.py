@@ -242,17 +242,12 @@ def validate_new_run_dir(path: Path) -> None:
         command = shell_join(["effnetv2", "train", "DATA", "--output", str(path), "--resume"])
         raise InputError(f"`output` {path} holds a run already. Resume it ({command}), or give another folder.")
     ours = {"probe", "against", "inspection", LOCK}
-    if _is_beginning(path / "run.json"):
+    if {"command", "preprocessing"} <= read_object_or_empty(path / "run.json").keys():  # a run has written it
         ours |= {"run.json", "log.txt", "dataset.csv", "skipped.csv"}
     names = [file.name for file in path.iterdir()] if path.is_dir() else []
     others = [name for name in names if name not in ours and not name.endswith(".partial")]
     if others:
         raise InputError(f"`output` {path} holds files that are not a run ({shorten(others, 3)}). Give another folder.")
-
-
-def _is_beginning(file: Path) -> bool:
-    """Whether a run has written it."""
-    return {"command", "preprocessing"} <= read_object_or_empty(file).keys()
 
 
 def new_run_path(runs: Path, name: str) -> Path:
@@ -263,11 +258,6 @@ def new_run_path(runs: Path, name: str) -> Path:
         if not path.exists():
             return path
     raise InputError(f"{runs} holds a thousand runs of this second. Set `output`.")
-
-
-def newest_run(runs: Path) -> Path | None:
-    """The run that was started or resumed last; None if there is none."""
-    return next((recipe.parent for recipe in runs_newest_first(runs)), None)
 
 
 def runs_newest_first(runs: Path) -> list[Path]:

@@ -81,8 +81,10 @@ def estimate_run(
     saved = _checkpoints(recipe, length, stages)
     # The model before training is validated too, if it can classify and minival may select it.
     start = counts.minival > 0 and recipe.weights != "none" and recipe.head_init == "linear_probe"
+    # Without minival, the evaluation of the run takes the place of the last validation.
+    validations = len(validation_steps(recipe, length)) + start - (counts.minival == 0)
     others = {
-        "validation": (len(validation_steps(recipe, length)) + start) * validation_s(recipe, timings, counts),
+        "validation": validations * validation_s(recipe, timings, counts),
         "checkpoints": timings.checkpoints.seconds(saved),
         "final evaluation": timings.predictions.seconds(counts.val) * largest,
         "model file": timings.model_s,

@@ -31,7 +31,6 @@ from efficientnetv2.training.run_dir import (
     NullRunDir,
     RunDir,
     new_run_path,
-    newest_run,
     runs_newest_first,
     validate_new_run_dir,
 )
@@ -78,7 +77,7 @@ def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardwa
             _logger.info(f"Started again by the same launch (restart {world.restarts}).")
             return _resumed(path, overrides, options)
     if options.resume:
-        path = options.out or newest_run(RUNS)
+        path = options.out or next((recipe.parent for recipe in runs_newest_first(RUNS)), None)
         if path is not None and (path / "recipe.yaml").exists():
             return _resumed(path, overrides, options)
         # A folder may have been made for a run that was stopped before it began.

@@ -271,7 +271,7 @@ def _probe_in_time(
 ) -> tuple[ResolvedRun, float]:
     """The run with the images that a linear probe has time for, or a note if it has none; and its seconds."""
     recipe, data = run.recipe, run.data
-    if not wants_probe(recipe, run.request.options.probe, data):
+    if not wants_probe(recipe, run.network, run.request.options.probe, data):
         return run, 0.0
     left_s, px = budget.left_s, recipe.eval_image_size or run.preprocessing.image_size
     most = max_probe_images(run.network, px, len(data.train.class_names), hardware.device)

@@ -89,7 +89,9 @@ class Pacer:
         self._limit = limit if used_s is None else replace(limit, used_s=used_s)
         recipe, length = setup.recipe, setup.length
         self._ends = recipe.progressive.stage_ends(length.steps)
-        self._validations = sorted(validation_steps(recipe, length))
+        # Without minival, the evaluation of the run takes the place of the last one.
+        last = {length.steps} if setup.minival is None else set()
+        self._validations = sorted(validation_steps(recipe, length) - last)
         evenly = (round(number * length.steps / _PLANS) for number in range(1, _PLANS))
         self._plan_steps = sorted({*self._ends[:-1], *evenly} - {0})
         run = estimate_run(recipe, limit.rates, setup.image_counts)
@@ -143,7 +145,7 @@ class Pacer:
         if first >= self._plan.steps:
             return
         self._plan.revise(broadcast_from_main(self._setup.world, lambda: self._revision(step, first)))
-        self._setup.folder.amend_beginning(revisions=self._plan.to_json())
+        self._setup.folder.amend_beginning(revisions=self._plan.revisions)
 
     def _revision(self, step: int, first: int) -> Revision:
         if self._expected_s:

@@ -10,7 +10,7 @@ from typing import Any
 
 from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.loader import Batch, training_batches, worker_errors
-from efficientnetv2.progressive.schedule import StepPlan
+from efficientnetv2.progressive.schedule import Revision, StepPlan
 from efficientnetv2.training.callbacks import Callback, ModelSelection, RunContext, StopRequestedError
 from efficientnetv2.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from efficientnetv2.training.ddp import AsyncFlags
@@ -68,7 +68,7 @@ class Trainer:
         revisions: list[Any] = []
         if resume and self.limit is not None:
             revisions = broadcast_from_main(world, lambda: setup.folder.beginning().get("revisions", []))
-        plan = StepPlan.from_json(setup.length.steps, revisions)
+        plan = StepPlan(setup.length.steps, [Revision(*one) for one in revisions])
         selection = None if setup.minival is None else ModelSelection(recipe, setup.length, plan)
         setup.network.activation = setup.activation  # whatever the initial weights predicted
         state = init_state(place(setup.network, setup.device), recipe)
@@ -204,7 +204,7 @@ class Trainer:
                 f"Warning: memory ran out at step {output.step} with {self._microbatches.at(px)} groups of {px} px per "
                 f"pass. Steps continue with {output.microbatches.at(px)}: slower, with the same result."
             )
-            self.setup.folder.amend_beginning(microbatches=output.microbatches.to_json())
+            self.setup.folder.amend_beginning(microbatches=output.microbatches.by_px)
             self._microbatches = output.microbatches
         if row_is_due:
             self.log.write(output)

@@ -221,7 +221,7 @@ def _other_costs(
     run.close()
     seconds = {"start-up": time.perf_counter() - began}
     class_names = setup.train.class_names
-    if wants_probe(setup.recipe, True, data):
+    if wants_probe(setup.recipe, setup.network, True, data):
         px, each_s = setup.preprocessing.image_size, timings.curve.each_s
         most = max_probe_images(setup.network, px, len(class_names), setup.device)
         seconds["linear probe"] = probe_s(most, setup.train, min(most, len(setup.val)), setup.network, each_s)

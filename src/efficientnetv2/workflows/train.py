@@ -313,7 +313,7 @@ def _start_run(run: ResolvedRun, hardware: Hardware, baseline: PreviousRun | Non
     request, data, recipe, path = run.request, run.data, run.recipe, run.request.path
     _logger.info(length_line(recipe, len(data.train), request.overrides.minutes, path))
     facts = _start_facts(run, hardware)
-    if wants_probe(recipe, request.options.probe, data, run.probe_images):
+    if wants_probe(recipe, run.network, request.options.probe, data, run.probe_images):
         probe = fit_head(run.network, data, run.preprocessing, recipe, hardware, run.probe_images)
         run.network.to("cpu")  # other processes get it from here, each for its own device
         metrics = probe.metrics
@@ -341,7 +341,7 @@ def _start_facts(run: ResolvedRun, hardware: Hardware) -> dict[str, Any]:
         "options": run.request.overrides.to_json(),
         "auto_choices": list(run.notes),
         "preprocessing": run.preprocessing.to_json(),
-        "microbatches": run.microbatches.to_json(),
+        "microbatches": run.microbatches.by_px,
     }
     if run.overlap.optimistic:
         facts["seen_before"] = run.overlap.to_json()
