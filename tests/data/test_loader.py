@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from tests.messages import mentioning
+from torch.utils.data import Dataset
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.loader import TrainingImages, evaluation_batches, training_batches, worker_errors
+from efficientnetv2.data.loader import TrainingImages, evaluation_batches, iter_batches, training_batches, worker_errors
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
@@ -189,7 +190,16 @@ def test_killed_worker_is_reported(message):
         raise RuntimeError("other")
 
 
+class _Lost(Dataset):
+    """Images whose worker has lost its queue."""
+
+    def __getitem__(self, request):
+        raise ConnectionResetError("by peer")
+
+
 def test_connection_error_means_a_killed_worker_only_where_images_are_read():
+    with pytest.raises(ReaderKilledError):
+        list(iter_batches(_Lost(), [[0]], workers=0, pin_memory=False))
     with pytest.raises(ReaderKilledError), worker_errors(ConnectionError):
         raise ConnectionResetError("by peer")
     with pytest.raises(ConnectionRefusedError), worker_errors():  # of a callback
