@@ -28,7 +28,8 @@ PREFIX is ``newcomer_NAME_START_Mmin``, where START is ``offline`` or ``weights`
 - ``PREFIX_minus_PEER_top1``: ours − peer in points, on TEST, over all seeds, with the interval of a paired bootstrap.
   The bootstrap draws an image with the predictions of all seeds.
 
-results/newcomer.json has the same for macro-F1, and the top-1 and the seconds of training of each side and seed.
+results/newcomer.json has the same for macro-F1 and balanced accuracy, and the top-1 and the seconds of training of each
+side and seed.
 
 OUT (results/newcomer) has all files; only OUT/sides is committed.
 """
@@ -149,7 +150,7 @@ def differences(ours: list[pd.DataFrame], theirs: list[pd.DataFrame]) -> dict[st
     """Compute ours − theirs in points, by metric, with the ends of its interval, over all seeds."""
     both = compare_predictions(pooled(ours), pooled(theirs))
     assert both is not None, "both predict the test images"
-    found = {"top1": asdict(both.top1), "macro_f1": asdict(both.macro_f1)}
+    found = {name: asdict(getattr(both, name)) for name in ("top1", "macro_f1", "balanced_accuracy")}
     return {name: {end: 100 * one[end] for end in ("value", "low", "high")} for name, one in found.items()}
 
 

@@ -141,7 +141,10 @@ def create(
 
 
 def load_classifier(model: str | os.PathLike[str]) -> Network:
-    """A model that has classes and takes what image files have: of a file, a run or a name of pretrained weights."""
+    """A model of a file, a run or a name of pretrained weights, with classes and the channels of image files.
+
+    Raises InputError.
+    """
     name = os.fspath(model)
     is_file = name not in pretrained.weight_names() or os.path.exists(name)
     network = model_file.load(name) if is_file else create(name)

@@ -130,7 +130,7 @@ def export(
             model repository that Triton, KServe and OpenVINO Model Server serve); "web" (a folder with a web page
             that predicts in the browser); or for phones "litert" (.tflite), "executorch" (.pte) and "coreml"
             (.mlpackage), which take one image at a time.
-        output: File or folder to write. Default: next to the model file, or here.
+        output: File or folder to write. Default: next to the model file; of weights by name, the current folder.
         input: "float" takes normalized images (N, C, S, S), one image (1, C, S, S) in "executorch" and "coreml", and
             (1, S, S, C) in "litert". "uint8" takes images of any size, (N, H, W, C), and resizes and normalizes them
             in the model. "web" always takes "uint8". "coreml" with "uint8" takes an image of the model's size, to
