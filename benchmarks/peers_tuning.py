@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,18 @@ def tune(options: argparse.Namespace) -> None:
     parts = stage("parts", lambda: _tune_parts(options, fastest))["parts"]
     stage("timm", lambda: _tune_rate(options, replace(fastest, parts=parts)))
     stage("timm_progressive", lambda: tune_schedule(options, timm_of(chosen["timm"], options)))
+
+
+def tune_speed(options: argparse.Namespace, first: Path, sides: Sequence[str]) -> None:
+    """Write OUT/tuned.json: the choices in ``first``, with the arguments that are the fastest on this machine."""
+    chosen = read(first)
+    refuse_other_regime(first, chosen, regime_of_timm(options))
+    fastest = quickest(options)
+    here = {side: {**chosen[side], "quick": fastest["quick"]} for side in sides}
+    chosen.pop("comment")
+    write_text_atomically(
+        options.output / "tuned.json", json.dumps({**chosen, "fastest": fastest, **here}, indent=1) + "\n"
+    )
 
 
 def _tune_parts(options: argparse.Namespace, timm: Timm) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Minutes to the same top-1: recipe ``quick`` and timm's train script after tuning, at one size and progressive.
 
-Run: python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --tune
+Run: python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --tune [--second-processor]
      python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY [--values quick] [--lengths 2 5] [--seeds 3]
-       [--record]
+       [--second-processor] [--record]
 
 EfficientNetV2-B0 from scratch, up to 128 px. TIMM_TRAIN_PY is the train.py of timm's repository, which the package does
 not contain. Each program evaluates all images of val once, at the end, with its own preprocessing.
@@ -36,6 +36,10 @@ The claims, with names of timm's sides that end in ``_with_values_of_quick`` wit
 
 The lengths of ``quick`` are chosen on the evaluated seeds and images. The intervals do not cover this choice.
 
+``--second-processor`` measures again on another processor. With ``--tune``, it takes all values of timm from the first
+record, and chooses only channels-last, bf16, compilation and workers again. The names of its claims and files end in
+_second_processor.
+
 The missing runs of a seed are trained at the same time, in slices of 15 seconds (``benchmarks.slices``): one runs, the
 others are stopped. A seed is refused if the mean paces of the machine during two of its runs differ by more than a
 tenth. Minutes are from the first training step to the last, with what a program does between them: ``quick`` saves
@@ -67,7 +71,16 @@ from benchmarks.in_turn import (
     seconds,
 )
 from benchmarks.paper.runs import Runs
-from benchmarks.peers_tuning import CHOOSING, here, regime_of_timm, timm_of, tune, with_values_of_quick, with_warmup
+from benchmarks.peers_tuning import (
+    CHOOSING,
+    here,
+    regime_of_timm,
+    timm_of,
+    tune,
+    tune_speed,
+    with_values_of_quick,
+    with_warmup,
+)
 from benchmarks.record import RESULTS, read
 
 from efficientnetv2.data.config import DataConfig
@@ -129,19 +142,20 @@ def measure(options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
     ours = our_side(runs, options.image_size, options.lengths, _EPOCH_S["quick"])
     rows = rows_of_sides([*peers_of(options, chosen), ours], options.seeds)
     theirs, quick = {name: rows[name][options.epochs] for name in _titles(options)}, rows[ours.name]
-    claimed = claims(theirs, quick)
+    suffix = "_second_processor" if options.second_processor else ""
+    claimed = {name + suffix: claim for name, claim in claims(theirs, quick).items()}
     for name, claim in claimed.items():
         print(f"{name}: {claim.figure} {claim.unit}")
     if options.record:
         raw = {"when": time.strftime("%Y-%m-%d"), "tuned": chosen, **theirs, "quick": quick}
-        write_text_atomically(RESULTS / f"{_NAMES[options.values]}.json", json.dumps(raw, indent=1) + "\n")
+        write_text_atomically(RESULTS / f"{_NAMES[options.values]}{suffix}.json", json.dumps(raw, indent=1) + "\n")
         lengths = " ".join(f"{epochs:g}" for epochs in options.lengths)
         values = "" if options.values == "tuned" else f" --values {options.values}"
         command = (
             f"python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY{values} --lengths {lengths} "
-            f"--seeds {options.seeds} --record"
+            f"--seeds {options.seeds}{' --second-processor' if suffix else ''} --record"
         )
-        names = [form.format(name) for form in (_SPEEDUP, _GAIN) for name in _titles(options)]
+        names = [form.format(name) + suffix for form in (_SPEEDUP, _GAIN) for name in _titles(options)]
         record_claims(claimed, names, command)
 
 
@@ -169,7 +183,8 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--values", choices=_NAMES, default="tuned", help="values of timm's options")
     parser.add_argument("--lengths", type=float, nargs="+", default=_LENGTHS, help="epochs of quick")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=RESULTS / "time_to_accuracy")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/time_to_accuracy")
+    parser.add_argument("--second-processor", action="store_true", help="record it beside the first processor's")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and the raw rows")
     smaller = parser.add_argument_group("smaller, to see that it runs; not to be recorded")
     defaults = {
@@ -187,12 +202,16 @@ def _parsed() -> argparse.Namespace:
     if options.record and (not whole or options.seeds < 2 or options.tune):
         parser.error("--record is for the whole measurement with 2 seeds or more, not for --tune.")
     options.pictures = options.pictures.absolute()
+    first = RESULTS / "time_to_accuracy"
+    options.output = options.output or Path(f"{first}{'_second_processor' if options.second_processor else ''}")
     return options
 
 
 def main() -> None:
     options = _parsed()
-    if options.tune:
+    if options.tune and options.second_processor:
+        tune_speed(options, RESULTS / "time_to_accuracy/tuned.json", PEERS)
+    elif options.tune:
         tune(options)
     else:
         measure(options, tuned(options))

@@ -75,7 +75,7 @@ def options(tmp_path):
     script.write_text("")
     return Namespace(
         pictures=tmp_path, script=script, image_size=64, epochs=2, tune_epochs=4, seeds=2, output=tmp_path / "out",
-        lengths=(1, 2), record=False, values="tuned",
+        lengths=(1, 2), record=False, values="tuned", second_processor=False,
     )  # fmt: skip
 
 
@@ -301,6 +301,25 @@ def test_finished_stages_of_tuning_are_not_repeated(tuning, monkeypatch):
         peers_tuning.tune(options)
 
 
+def test_another_processor_keeps_the_values_of_timm_and_finds_what_is_fastest_there(tuning, tmp_path):
+    options, calls = tuning
+    peers_tuning.tune(options)
+    first = json.loads((options.output / "tuned.json").read_text())
+    stored = {**first, "comment": "of the first"}
+    for side in time_to_accuracy.PEERS:
+        stored[side] = {**stored[side], "quick": ["-j", "2"]}
+    file = tmp_path / "first.json"
+    file.write_text(json.dumps(stored))
+    (options.output / "tuned.json").unlink()
+    calls.clear()
+    peers_tuning.tune_speed(options, file, time_to_accuracy.PEERS)
+    assert json.loads((options.output / "tuned.json").read_text()) == first
+    assert not calls
+    options.script.write_text("# another version")
+    with pytest.raises(SystemExit, match=mentioning("first.json", "script_sha256")):
+        peers_tuning.tune_speed(options, file, time_to_accuracy.PEERS)
+
+
 def rows(top1s, train_s):
     """Rows of two seeds."""
     return [
@@ -348,12 +367,15 @@ def test_measurement_is_recorded_and_earlier_claims_are_removed(options, tmp_pat
     options.record = True
     other = {"of another script": {"value": 1}}
     (tmp_path / "summary.json").write_text(json.dumps(other))
-    for quick in (QUICK, {9.0: QUICK[9.0]}):
+    slow = {9.0: QUICK[9.0]}
+    kept = {*other, *time_to_accuracy.claims(THEIRS, slow)}  # those of the first processor, beside the second
+    for quick, options.second_processor, others in ((QUICK, False, other), (slow, False, other), (QUICK, True, kept)):
+        suffix = "_second_processor" if options.second_processor else ""
         found = {name: {2: of} for name, of in THEIRS.items()} | {"efficientnetv2_b0": quick}
         monkeypatch.setattr(time_to_accuracy, "rows_of_sides", lambda *words, found=found: found)
         time_to_accuracy.measure(options, CHOSEN)
         summary = json.loads((tmp_path / "summary.json").read_text())
-        assert set(summary) == {*time_to_accuracy.claims(THEIRS, quick), *other}
+        assert set(summary) == {*(name + suffix for name in time_to_accuracy.claims(THEIRS, quick)), *others}
     raw = json.loads((tmp_path / "time_to_accuracy.json").read_text())
     assert len(raw["timm"]) == len(raw["timm_progressive"]) == len(raw["quick"]["9.0"]) == 2
 
