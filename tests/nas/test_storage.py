@@ -166,6 +166,24 @@ def test_returned_trial_is_taken_first_and_does_not_count_as_an_attempt(tmp_path
     assert states(one) == ["RUNNING", "RUNNING"], "it is another worker's by now"
 
 
+def test_trial_that_could_not_be_returned_is_taken_again_by_its_own_process(tmp_path, monkeypatch):
+    """As in a notebook, after the database did not respond."""
+    one = study(tmp_path)
+    held, first = one.acquire(2), one.acquire(2)
+
+    def fail():
+        raise OperationalError("begin", {}, Exception("server closed the connection"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(one.storage, "exclusive", fail)
+        one.give_back(first)
+    assert states(one) == ["RUNNING", "RUNNING"]
+    assert one.acquire(2).number == first.number
+    assert one.acquire(2) is None, "the other one is still held"
+    with one.storage.exclusive():
+        assert one.holds(held)
+
+
 @pytest.mark.parametrize(
     ("call", "word"),
     [

@@ -429,6 +429,15 @@ def test_memory_is_measured_once_for_all_runs_of_a_trial(class_folders, tmp_path
     assert not torch.equal(*weights), "each begins with its own"
 
 
+@pytest.mark.parametrize(("setting", "expected"), [("null", [0, 1]), ("0", [0, 0])])
+def test_random_order_of_sizes_follows_the_seed_of_a_run(setting, expected, class_folders, tmp_path):
+    random = (f"progressive.seed={setting}", "progressive.order=random", "progressive.stages=3")
+    proxy, cpu = proxy_of(class_folders, tmp_path, *random, seeds=(0, 1)), torch.device("cpu")
+    task = trial_module.resolve_task(TINY, proxy, cpu)
+    runs = [trial_module.trial_setup(TINY, task, seed, cpu, NullRunDir(tmp_path)) for seed in proxy.seeds]
+    assert [run.recipe.progressive.seed for run in runs] == expected
+
+
 def test_out_of_memory_is_a_result(class_folders, tmp_path):
     """The program alone takes more than 0.01 GiB."""
     proxy = replace(proxy_of(class_folders, tmp_path), memory_gib=0.01)

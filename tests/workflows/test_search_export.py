@@ -51,9 +51,9 @@ from efficientnetv2.workflows.search_export import (
 SPACE = small_space()
 
 
-def study(folder: Path, image_size: int) -> None:
+def study(folder: Path, image_size: int, name: str = "proxy_small") -> None:
     """A study of the space ``small`` with two finished trials. The backbone is the better one."""
-    recipe = get_recipe("proxy_small")
+    recipe = get_recipe(name)
     seen = {"progressive": recipe.progressive.with_image_size(image_size), "eval_image_size": image_size}
     plan = PLAN.model_copy(update={"space": SPACE, "recipe": recipe.model_copy(update=seen), "bands": ()})
     database = storage(folder)
@@ -107,6 +107,16 @@ def test_scaled_architecture_is_trained_by_the_printed_command(image_size, phi, 
         grown.train_image_size,
     )
     assert settled.progressive.stage(0).image_size == 32
+
+
+@pytest.mark.parametrize("grown_by", ["m", "l"])
+def test_network_of_the_papers_search_has_the_sizes_of_m_and_l(grown_by, tmp_path):
+    """Its trials have 192 px."""
+    study(tmp_path, 192, "proxy_paper")
+    done = export(tmp_path, "--grow", grown_by, "--output", tmp_path / "larger.yaml")
+    assert done.returncode == 0, done.stderr
+    recipe = trained_by(done.stdout.partition("that the search did not see: ")[2].partition("\n")[0])
+    assert (recipe.progressive.last.image_size, recipe.eval_image_size) == (380, 480)
 
 
 def test_written_table_is_not_replaced(tmp_path):

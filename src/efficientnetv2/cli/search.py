@@ -35,7 +35,9 @@ Trials = Annotated[
     int | None,
     option("Number of trials.  [default: the preset's; resumed: as begun]", "N", check=between(1, 1_000_000)),
 ]
-Minutes = Annotated[float | None, option("Time limit: start no trial that would end later.", "N", check=between(0))]
+Minutes = Annotated[
+    float | None, option("Time limit: start no trial that would end later, except the first.", "N", check=between(0))
+]
 Wait = Annotated[float, advanced("How long to retry while the database does not respond.", "MINUTES", check=between(0))]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.stage_choices import Point
-from efficientnetv2.nas.storage import import_optuna
+from efficientnetv2.nas.storage import import_optuna, optuna_warnings_only
 from efficientnetv2.nas.study import OpenStudy
 from efficientnetv2.utils.errors import InputError
 
@@ -120,7 +120,8 @@ def importances(study: OpenStudy) -> Mapping[str, float]:
     from efficientnetv2.nas.samplers import distributions  # With Optuna, an extra.
 
     space = study.config.space
-    in_memory = optuna.create_study(direction="maximize")
+    with optuna_warnings_only():
+        in_memory = optuna.create_study(direction="maximize")
     for row in finished:
         trial = optuna.trial.create_trial(
             params=space.choices(row.point), distributions=distributions(space), value=row.reward

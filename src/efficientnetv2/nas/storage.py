@@ -36,10 +36,20 @@ _PASSWORD = "PGPASSWORD"  # PostgreSQL's own variable. libpq reads it, pg8000 do
 
 
 def import_optuna() -> Any:
-    """Optuna, with its log reduced to warnings. Raises InputError where it is not installed."""
-    package = import_optional("optuna", "search", _USED_BY)
-    package.logging.set_verbosity(package.logging.WARNING)
-    return package
+    """Optuna. Raises InputError where it is not installed."""
+    return import_optional("optuna", "search", _USED_BY)
+
+
+@contextmanager
+def optuna_warnings_only() -> Iterator[None]:
+    """Within: Optuna does not print that it created a study."""
+    log = import_optuna().logging
+    verbosity = log.get_verbosity()
+    log.set_verbosity(log.WARNING)
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
 
 
 class EmptyDatabaseError(InputError):

@@ -12,7 +12,7 @@ from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.proxy_task import StepTimeBy
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.step_time import ReferenceTiming
-from efficientnetv2.nas.storage import Storage, import_optuna, redact_password
+from efficientnetv2.nas.storage import Storage, import_optuna, optuna_warnings_only, redact_password
 from efficientnetv2.nas.trial_queue import TrialQueue
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import diff_recipes
@@ -218,7 +218,7 @@ def create_study(storage: Storage, name: str, config: StudyConfig, *, trials: in
     rdb = storage.rdb
 
     def write() -> None:
-        with storage.exclusive():
+        with storage.exclusive(), optuna_warnings_only():
             names = {study.study_name for study in rdb.get_all_studies()}
             # The marker comes first and goes last: only next to it a study without configuration is ours to complete.
             marker = _marker(name)

@@ -132,7 +132,9 @@ def resolve_task(architecture: Architecture, task: ProxyTask, device: torch.devi
         TrainingSet(len(task.train), task.train.class_names),
         Hardware(device, task.memory_gib),
     )
-    return replace(task, recipe=resolved.recipe, microbatches=resolved.microbatches)
+    progressive = replace(resolved.recipe.progressive, seed=task.recipe.progressive.seed)
+    recipe = resolved.recipe.model_copy(update={"progressive": progressive})
+    return replace(task, recipe=recipe, microbatches=resolved.microbatches)
 
 
 def resolve_reference(task: ProxyTask, device: torch.device) -> ReferenceTiming:
@@ -188,7 +190,10 @@ def trial_setup(
 ) -> RunSetup:
     """The setup of a run of a resolved task."""
     assert task.microbatches is not None, "resolve_task() comes first"
-    recipe = task.recipe.model_copy(update={"model": architecture, "seed": seed})
+    progressive = task.recipe.progressive
+    if progressive.order == "random" and progressive.seed is None:  # it follows the seed of the run
+        progressive = replace(progressive, seed=seed)
+    recipe = task.recipe.model_copy(update={"model": architecture, "seed": seed, "progressive": progressive})
     network = build_initial_model(recipe, class_names=task.train.class_names, device=device).network
     return RunSetup(
         recipe=recipe,

@@ -28,6 +28,8 @@ from efficientnetv2.utils.benchmark import boot_id
 # machine. Ours.
 MAX_ATTEMPTS = 10
 
+_HELD: set[str] = set()  # tokens of the leases of this process, which may outlive an error, as in a notebook
+
 
 @dataclass(frozen=True)
 class TrialLease:
@@ -66,7 +68,14 @@ class TrialQueue:
         """Lease a waiting, lost or new trial. None if all ``target`` trials are taken."""
         # The same token at every retry: a call whose result was lost may have leased a trial.
         token = secrets.token_hex(8)
-        return self.storage.retry(lambda: self._acquire(target, token))
+        lease: TrialLease | None = None
+        try:
+            _HELD.add(token)
+            lease = self.storage.retry(lambda: self._acquire(target, token))
+            return lease
+        finally:
+            if lease is None:
+                _HELD.discard(token)
 
     def _acquire(self, target: int, token: str) -> TrialLease | None:
         if self.storage.num_failures != self._num_failures:
@@ -148,6 +157,7 @@ class TrialQueue:
 
     def give_back(self, lease: TrialLease) -> None:
         """Let a trial wait for another worker; this attempt does not count."""
+        _HELD.discard(lease.token)  # even if the database does not respond
         with contextlib.suppress(Exception), self.storage.exclusive():
             if self.holds(lease):
                 trial_id = self.trial_id(lease.number)
@@ -171,6 +181,8 @@ def _is_alive(worker: dict[str, Any]) -> bool:
     try:
         process = psutil.Process(worker["pid"])
         is_same = process_start_time(process.pid) == worker["since"]
+        if is_same and process.pid == os.getpid() and worker["token"] not in _HELD:
+            return False
         return is_same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -69,8 +69,8 @@ class Worker:
     def work(self, *, until: float | None = None) -> bool:
         """Run trials until all have finished, also those of other workers, and return True; or until time is up.
 
-        ``until`` is a value of ``time.monotonic``; no trial is started that would probably end later. Raises InputError
-        for what is no architecture's fault, or where five trials failed in a row.
+        ``until`` is a value of ``time.monotonic``; no trial is started that would probably end later, except the first.
+        Raises InputError for what is no architecture's fault, or where five trials failed in a row.
         """
         num_failures = 0
         waiting: float | None = None

@@ -13,6 +13,7 @@ from efficientnetv2.architectures.registry import is_architecture_file, round_ch
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.nas.results import TrialRow
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import option_args, shell_join
@@ -25,6 +26,7 @@ MAX_EVAL_IMAGE_SIZE = 480  # Source: arXiv:2104.00298, section 3.3.
 # Largest phi of compound scaling, about a million times the multiply-adds. Ours; the largest published EfficientNet,
 # L2, is 4.3 = 1.1**15.3 times as wide as B0 (arXiv:1911.04252).
 MAX_PHI = 20
+_PAPER_RECIPE = "efficientnetv2_s_paper"  # trains what a search of the paper's preset finds
 TRAIN_FRACTION = 0.8  # "About 20 % smaller": Table 6 has 300 px for 384 (S) and 380 px for 480 (M, L).
 
 
@@ -52,8 +54,8 @@ def export_trial(
         # Without minival, the selection images of the search would not be trained on.
         command += [*_raster_args(read), "--set", "minival=0.1"]
         _logger.info(f"Train it fully, judged by images that the search did not see: {shell_join(command)}")
-        if read.study.config.recipe.name == PRESETS["paper"].recipe:
-            _logger.info("On ImageNet, add `--recipe efficientnetv2_s_paper`: 350 epochs instead of a short training.")
+        if _is_of_paper(read):
+            _logger.info(f"On ImageNet, add `--recipe {_PAPER_RECIPE}`: 350 epochs instead of a short training.")
 
 
 def _scaled_trial(
@@ -65,10 +67,16 @@ def _scaled_trial(
     comment = f"Trial {row.number} of the search {read.study.name}: {row.measurement}; reward {row.reward:.4f}"
     if grown_by is None:
         return architecture, comment, None
-    eval_image_size = config.recipe.eval_image_size or config.recipe.progressive.last.image_size
+    # Trials of the paper's search have smaller images than the network that is found.
+    recipe = get_recipe(_PAPER_RECIPE) if _is_of_paper(read) else config.recipe
+    eval_image_size = recipe.eval_image_size or recipe.progressive.last.image_size
     scaled = scale_up(architecture, parse_scaling(grown_by), eval_image_size=eval_image_size)
     sizes = f"for images of {scaled.eval_image_size} px, which training ends at {scaled.train_image_size} px for"
     return scaled.architecture, f"{comment}.\nGrown by {grown_by}: {sizes}", scaled
+
+
+def _is_of_paper(read: LoadedStudy) -> bool:
+    return read.study.config.recipe.name == PRESETS["paper"].recipe
 
 
 def _raster_args(read: LoadedStudy) -> list[str]:

@@ -291,7 +291,8 @@ def _backbone_recipe(config: SearchConfig, context: SearchContext) -> Recipe:
     resolved = context.resolve(recipe, None if recipe.max_upscale is None else context.data.stored_size)
     for note in resolved.notes:
         _logger.info(note)
-    return resolved.recipe.model_copy(update={"model": "auto"})
+    progressive = replace(resolved.recipe.progressive, seed=recipe.progressive.seed)  # or that of each run
+    return resolved.recipe.model_copy(update={"model": "auto", "progressive": progressive})
 
 
 def _trial_recipe(backbone_recipe: Recipe, config: SearchConfig) -> Recipe:
