@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,9 @@ def test_images_missing_on_another_machine_are_refused(tmp_path):
     (tmp_path / "a/1.jpg").unlink()
     with pytest.raises(InputError, match=mentioning("a/1.jpg", "8")):
         require_images_here(dataset, World(rank=8, size=16, local_rank=0, local_size=8))
+    paint(tmp_path / "a/2.jpg", (200, 0, 0))
+    damaged = pd.concat([table, table.assign(path="a/2.jpg")], ignore_index=True)
+    require_images_here(replace(dataset, table=damaged), World(rank=8, size=16, local_rank=0, local_size=8))
     require_images_here(
         dataset, World(rank=9, size=16, local_rank=1, local_size=8)
     )  # one process per machine reports it

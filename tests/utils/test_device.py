@@ -213,6 +213,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(accelerate, "pick_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     return chosen
 
 
@@ -236,14 +237,16 @@ def test_one_device_for_several_processes_is_rejected(word, two_gpus):
     assert pick_own_device(word, 0, 1) == torch.device(word)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(("variable", "count", "expected"), [("1", 4, 3), ("1", 30, 1), ("5", 4, None)])
-def test_processes_share_cores_unless_the_user_set_threads(variable, count, expected, monkeypatch):
+def test_processes_share_cores_unless_the_user_set_threads(variable, count, expected, device, two_gpus, monkeypatch):
     """12 cores. Launchers set OMP_NUM_THREADS to 1 if it is not set."""
     threads = []
     monkeypatch.setattr(accelerate, "cores", lambda: 12)
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    assert pick_own_device("cpu", 0, count) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 30)
+    assert pick_own_device(device, 0, count).type == device
     assert threads == ([] if expected is None else [expected])
 
 

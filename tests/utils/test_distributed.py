@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.processes import in_processes
@@ -252,6 +253,21 @@ def test_first_error_ends_all_processes_with_its_message():
     errors = in_processes(failing, 3, "by a message")
     assert [type(error) for error in errors] == [OtherProcessError, InputError, OtherProcessError]
     assert str(errors[1]) == "the second has a message"
+
+
+def without_connection():
+    world = world_from_env()
+    with process_group(world, fix="Go on with --resume."):
+        distributed.all_gather_object(world, None)
+        if world.rank == 1:
+            raise dist.DistBackendError("NCCL error, unhandled system error\nLast error:\nConnect to 172.17.0.1 failed")
+        distributed.all_gather_object(world, None)
+
+
+def test_cause_of_a_failed_connection_of_gpus_is_in_the_message():
+    errors = in_processes(without_connection, 2)
+    assert [type(error) for error in errors] == [OtherProcessError, InputError]
+    assert mentions(str(errors[1]), "172.17.0.1", "NCCL_SOCKET_IFNAME", "--resume")
 
 
 def test_killed_process_is_reported_once():

@@ -18,7 +18,7 @@ from efficientnetv2.data.image_checks import find_undecodable, validate_images
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.imagenet_check import Published, compare
-from efficientnetv2.data.readers import source_reader
+from efficientnetv2.data.readers import eval_reader
 from efficientnetv2.data.records import Ints, excluded_copies, validate_copy_splits
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import (
@@ -38,6 +38,7 @@ _logger = logging.getLogger(__name__)
 
 # Images of the evaluated parts that are decoded before a run: half a minute of one core. Ours.
 _MOST_DECODED = 10_000
+_MOST_TRIED = 8  # images of which a machine must have one, as others may be damaged. Ours.
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,18 +226,21 @@ def decode_all(dataset: ImageDataset, rows: Ints, *, strict: bool) -> dict[int, 
     return bad
 
 
-def require_images_here(train: ImageDataset, world: World) -> None:
+def require_images_here(images: ImageDataset, world: World) -> None:
     """Raise InputError on a machine that lacks the images, which the first process has checked on its own."""
-    if world.local_rank or world.is_main_process:
+    if world.local_rank or world.is_main_process or not len(images):
         return
-    reader = source_reader(train)
-    try:
-        load_eval_image(reader.source(0), Preprocessing(image_size=8).seeing(train.bands))
-    except UnreadableImageError as error:
-        raise InputError(
-            f"{reader.name(0)} cannot be read on {platform.node()} ({error.reason}), where process {world.rank} runs. "
-            "Put the images under the same path on every machine."
-        ) from error
+    reader = eval_reader(images)
+    for sample in np.unique(np.linspace(0, len(images) - 1, _MOST_TRIED).astype(np.int64)).tolist():
+        try:
+            load_eval_image(reader.source(sample), Preprocessing(image_size=8).seeing(images.bands))
+            return
+        except UnreadableImageError as error:
+            unreadable = error
+    raise InputError(
+        f"{reader.name(sample)} cannot be read on {platform.node()} ({unreadable.reason}), where process {world.rank} "
+        "runs. Put the images under the same path on every machine."
+    ) from unreadable
 
 
 def _readable(dataset: ImageDataset, rows: Ints, evaluated: EvalSplit) -> ImageDataset:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -99,7 +99,7 @@ def train_steps(
     microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS,
     world: World = SINGLE_PROCESS,
     plan: StepPlan | None = None,
-) -> Iterator[StepOutput]:
+) -> Generator[StepOutput, None, None]:
     """Train ``state`` in place from ``state.step`` on, by the groups of this process, and yield after every step.
 
     Where memory runs out, ``microbatches`` is reduced. Without ``plan``, step ``n`` has position ``n`` in the schedule.

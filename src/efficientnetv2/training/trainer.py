@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from efficientnetv2.data.file_probe import MAX_UNREADABLE
@@ -23,7 +23,7 @@ from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.device import place
-from efficientnetv2.utils.distributed import broadcast_from_main, convert_sync_batch_norm
+from efficientnetv2.utils.distributed import all_gather_object, broadcast_from_main, convert_sync_batch_norm
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
 
 _logger = logging.getLogger(__name__)
@@ -118,7 +118,8 @@ class Trainer:
         context, world = self.context, self.setup.world
         flags = AsyncFlags(world)
         steps = training_steps(context, self._on_first_batch, self._worker_death)
-        with self._worker_death, GracefulStop(launched=world.launch is not None) as stop:
+        # Closed, so that the readers end even where a notebook keeps an error, and with it this frame.
+        with closing(steps), self._worker_death, GracefulStop(launched=world.launch is not None) as stop:
             context.stop_requested = lambda: stop.requested
             context.is_training = True
             context.notify(lambda callback: callback.on_train_start(context.state.step, context.plan.steps))
@@ -149,6 +150,8 @@ class Trainer:
                     self._unreadable.add(unreadable)
                 if stop_all:
                     self.save_checkpoint()
+                    with suppress(RuntimeError):  # a process that ends lets a launcher kill the one that saves
+                        all_gather_object(world, None)
                     raise KeyboardInterrupt
 
     @contextmanager
@@ -245,11 +248,11 @@ class Trainer:
 
 def training_steps(
     context: RunContext, on_first_batch: Callable[[], None], worker_death: WorkerDeath
-) -> Iterator[StepOutput]:
+) -> Generator[StepOutput, None, None]:
     """The remaining steps; ``on_first_batch`` is called when the model is compiled, before images are read."""
     setup, state, plan = context.setup, context.state, context.plan
     if state.step >= plan.steps:
-        return iter(())
+        return (output for output in list[StepOutput]())
     sampler = train_sampler(setup, steps=setup.length.steps, first_step=state.step, plan=plan)
     images = training_images(setup.train, setup.preprocessing, setup.recipe, workers=setup.workers, reader=setup.reader)
     pin_memory = setup.device.type == "cuda"

@@ -96,7 +96,7 @@ def device_note(word: str, device: torch.device, *, devices: Path = Path("/dev")
 def pick_own_device(word: str, number: int, count: int) -> torch.device:
     """The device of process ``number`` of ``count`` on this machine: a GPU each, or the CPU for all.
 
-    On a CPU each takes a part of PyTorch's threads, unless OMP_NUM_THREADS is set. Raises InputError.
+    Each takes a part of PyTorch's threads, unless OMP_NUM_THREADS is set. Raises InputError.
     """
     own_is_there = 0 < number < torch.cuda.device_count()
     # Its own, as the check takes memory of the device that it checks.
@@ -108,21 +108,21 @@ def pick_own_device(word: str, number: int, count: int) -> torch.device:
             device = torch.device("cuda", number)
             torch.cuda.set_device(device)
         return device
-    if device.type == "cpu":
-        # A launcher sets it to 1 where the user has not.
-        if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-            torch.set_num_threads(max(1, cores() // count))
-        return device
-    if not takes_own:
+    if device.type != "cpu" and not takes_own:
         raise InputError(
             f"`device={word}`: {count} processes can't share one device. Set `device=cuda` or `device=cpu`."
         )
     gpus = torch.cuda.device_count()
-    if count > gpus:
+    if device.type != "cpu" and count > gpus:
         raise InputError(
             f"{count} processes were started, but this one sees {pluralize(gpus, 'GPU')}. Start at most {gpus}, or "
             "show each process all GPUs of its machine."
         )
+    # A launcher sets it to 1 where the user has not.
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(max(1, cores() // count))
+    if device.type == "cpu":
+        return device
     own = torch.device("cuda", number)
     torch.cuda.set_device(own)
     return own

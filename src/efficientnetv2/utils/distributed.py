@@ -128,7 +128,13 @@ def process_group(world: World, *, fix: str) -> Iterator[None]:
                 f"({error_summary(error)}). {START_OR_UNSET}"
             ) from error
         store = _own_store(store, rank, size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+        try:
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+        except RuntimeError as error:
+            raise InputError(
+                f"process {rank} of {size} can't connect to the others ({error_summary(error)}). "
+                "Set GLOO_SOCKET_IFNAME to the interface that connects the machines."
+            ) from error
     try:
         yield
     except OtherProcessError:
@@ -146,6 +152,12 @@ def process_group(world: World, *, fix: str) -> Iterator[None]:
             is_first = not is_lost
         if not is_first:
             raise OtherProcessError from error
+        if isinstance(error, dist.DistBackendError):  # NCCL has the cause in its last lines
+            raise InputError(
+                f"Process {rank} of {size} can't exchange tensors with the others. Another process has ended, or the "
+                "GPUs can't connect (NCCL_SOCKET_IFNAME names the interface). "
+                f"{' '.join(str(error).split())}. {fix}"
+            ) from error
         if is_lost:
             raise InputError(
                 f"Process {rank} of {size} has lost another one ({error_summary(error)}). The launcher shows which "

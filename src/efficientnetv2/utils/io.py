@@ -189,7 +189,9 @@ def is_unused(file: Path) -> bool:
 
 @contextmanager
 def locked(file: Path, what: str, *, taken: str, fix: str, patience_s: float = 0.0) -> Iterator[None]:
-    """Hold a lock file during the block, then remove it. The lock ends with its process, also if that is killed.
+    """Hold a lock file during the block, then remove it.
+
+    The lock ends with its process, also if that is killed, except on a file system without locks.
 
     Raises InputError if another process holds it (message ``what``: ``taken``), or it cannot be written (``fix`` it).
     """

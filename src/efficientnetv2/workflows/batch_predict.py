@@ -21,6 +21,7 @@ from torch import Tensor
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.loader import evaluation_batches
+from efficientnetv2.data.prepared_data import require_images_here
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.reader import ShardDamage
@@ -103,6 +104,7 @@ def run_prediction(
     """
     dataset, lost, world = job.dataset, job.damage.reasons, runtime.world
     rows = np.setdiff1d(np.arange(len(dataset)), list(lost))
+    require_images_here(replace(dataset, bands=job.preprocessing.bands or dataset.bands).select(rows), world)
     if runtime.engine != "torch":
         engine, compute = _engine_of_all(job, rows, runtime, checkpoint)
         runtime = replace(runtime, compute=compute)

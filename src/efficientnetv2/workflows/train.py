@@ -153,7 +153,7 @@ def train_and_report(
     if world.launch is not None and options.out is None and (call := next(_calls)) > 1:
         world = replace(world, launch=f"{world.launch}#{call}")
     with (
-        process_group(world, fix="The last checkpoint is intact: resume with `resume=True`."),
+        process_group(world, fix="The last checkpoint, if there is one, is intact: resume with `resume=True`."),
         attached(log) if world.is_main_process else silenced(),
     ):
         if not world.is_distributed:
