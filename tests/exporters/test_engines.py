@@ -1,6 +1,8 @@
 """Engines predict like PyTorch, and the log names the engine."""
 
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -87,6 +89,23 @@ def test_predictor_exports_once(models, photos, monkeypatch):
         for found, expected in zip(predict(part), plain(part), strict=True):
             assert found.label == expected.label
             assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-4)
+    assert len(written) == 1
+
+
+def test_threads_that_share_a_predictor_export_once(models, photos, monkeypatch):
+    files, written = sorted(photos.iterdir())[:4], []
+    write = engines.write_onnx
+
+    def slow(*args):
+        written.append(1)
+        time.sleep(0.2)
+        return write(*args)
+
+    monkeypatch.setattr(engines, "write_onnx", slow)
+    predict, plain = (ev2.Predictor(models["one"], device="cpu", engine=engine) for engine in ("onnxruntime", "torch"))
+    with ThreadPoolExecutor(4) as pool:
+        found = [one.probabilities for (one,) in pool.map(predict, files)]
+    assert found == [pytest.approx(one.probabilities, abs=1e-4) for one in plain(files)]
     assert len(written) == 1
 
 

@@ -5,18 +5,22 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 import torch
 from PIL import Image, ImageOps
-from tests.exporters.conftest import NAMES, small_model
+from tests.exporters.conftest import NAMES, SMALL, small_model
 from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
 from typer.testing import CliRunner
 
 import efficientnetv2 as ev2
+from efficientnetv2.architectures.spec import Stage, mbconv
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
@@ -25,6 +29,7 @@ from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.exporters import classify, formats, verify
 from efficientnetv2.exporters.graph import Encoding, metadata
 from efficientnetv2.models import model_file
+from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.ensemble import write_members
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.training.overrides import TrainOverrides
@@ -241,6 +246,22 @@ def test_half_precision_shrinks_the_file(model, photos, tmp_path):
     assert half.precision == "float16"
     assert half.agreement.label_agreement == 1
     assert half.size_bytes < whole.size_bytes
+
+
+def test_means_of_large_images_stay_within_float16(tmp_path):
+    """256 x 256 positions are more than the largest number of float16, so sums and divisions stay in float32."""
+    stage = Stage(mbconv(expand=1, kernel=3, se=0.25), stride=1, channels=8, layers=1)
+    network = EfficientNet(replace(SMALL, stages=(stage,)), num_classes=3)
+    network.preprocessing, network.class_names = Preprocessing(image_size=512), NAMES
+    file = tmp_path / "model.onnx"
+    formats.write(network, file, "onnx", Encoding("float", "float16"))
+    graph = onnx.load(file).graph
+    casts = {node.output[0]: node.attribute[0].i for node in graph.node if node.op_type == "Cast"}
+    sums = [node for node in graph.node if node.op_type == "ReduceSum"]
+    assert sums
+    assert {casts[node.input[0]] for node in sums} == {onnx.TensorProto.FLOAT}
+    divisors = [value for value in graph.initializer if float(onnx.numpy_helper.to_array(value).max()) == 256**2]
+    assert divisors
 
 
 def test_writing_classify_py_keeps_the_memory_format_of_the_model(tmp_path):

@@ -103,6 +103,15 @@ def test_the_pipeline_of_transformers_gives_the_probabilities_of_predict(tmp_pat
     assert torch.allclose(logits(back), theirs, atol=1e-5)
 
 
+def test_temperature_of_several_views_is_left_out(tmp_path):
+    own = {"preprocessing": Preprocessing(image_size=64, tta="d4"), "calibration": Calibration(2.5, 100, "minival")}
+    path = saved(tmp_path / "model.safetensors", **own)
+    pushed = ev2.push(path, output=tmp_path / "folder")
+    theirs = logits(timm.create_model(f"local-dir:{pushed.folder}", pretrained=True))
+    assert torch.allclose(logits(ev2.load(path)), theirs, atol=1e-5)
+    assert any(mentions(note, "temperature", "left out") for note in pushed.notes)
+
+
 def test_card_has_the_facts_of_the_run(tmp_path, photos):
     small = TINY | {"model": "timm:test_efficientnet", "epochs": 1}
     run = ev2.train(photos, output=tmp_path / "run", settings={"progressive.stages": 1}, **small)
@@ -141,6 +150,11 @@ def test_card_has_the_facts_of_the_run(tmp_path, photos):
         ("timm:resnet18.a1_in1k", ("resnet18.a1_in1k", "apache-2.0"), "timm/resnet18.a1_in1k"),
         ("/srv/private/efficientnetv2_b0.in1k.safetensors", ("Apache-2.0",), "timm/tf_efficientnetv2_b0.in1k"),
         (str(BUNDLED / "efficientnetv2_b0.safetensors"), ("bundled with efficientnetv2", "Apache-2.0"), None),
+        (
+            r"C:\python\Lib\site-packages\efficientnetv2\examples\weights\efficientnetv2_b0.safetensors",
+            ("bundled with efficientnetv2", "Apache-2.0"),
+            None,
+        ),
         ("/srv/private/mine.safetensors", ("mine.safetensors", "unknown"), None),
         ("../private/mine.safetensors", ("mine.safetensors", "unknown"), None),
         ("none", ("random weights",), None),

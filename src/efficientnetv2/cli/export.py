@@ -165,7 +165,10 @@ def _print_export(made: Export, screen: Screen) -> None:
         rest = ", … (all: --json)" if count > _LAYERS else ""
         screen.say(f"Layers in float: {count}{': ' if names else ''}{names}{rest}.")
         if made.accuracy is None:
-            screen.say("The images have no labels to compare, so the loss of accuracy is not known.")
+            screen.say(
+                "The loss of accuracy is not known: the images have no labels, or several each, which only a model in "
+                "its run folder can compare."
+            )
         else:
             _print_accuracy(made.accuracy, screen)
 

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import get_args
 
 import torch
@@ -104,13 +105,15 @@ class _Picker:
 
     engine: Engine
     _picked: dict[tuple[Network, Preprocessing], Compute | None] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)  # a service may share a predictor between threads
 
     def __call__(
         self, network: Network, preprocessing: Preprocessing, first_batch: Tensor, num_images: int | None
     ) -> Compute | None:
         key = (network, preprocessing)
-        if key not in self._picked:
-            _, self._picked[key] = choose_engine(self.engine, *key, lambda: first_batch, num_images)
+        with self._lock:
+            if key not in self._picked:
+                _, self._picked[key] = choose_engine(self.engine, *key, lambda: first_batch, num_images)
         return self._picked[key]
 
 

@@ -37,7 +37,10 @@ def write_onnx(graph: ExportGraph, path: Path, encoding: Encoding, metadata: Map
     _name_layers(model)
     if encoding.precision == "float16":
         float16 = import_optional("onnxruntime.transformers.float16", "onnx", "Half precision")
-        model = _sorted(float16.convert_float_to_float16(model, keep_io_types=True))
+        # Sums over the positions of a map, and the number of positions, may be larger than float16 holds.
+        in_float32 = [*float16.DEFAULT_OP_BLOCK_LIST, "ReduceSum", "Div"]
+        model = _sorted(float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=in_float32))
+        del model.graph.value_info[:]  # has the types of before where float32 stays
     elif encoding.precision == "int8":
         model, in_float = quantize_onnx(model, encoding.calibration, graph.preprocessing)
     if encoding.input == "uint8":

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -31,7 +31,7 @@ from efficientnetv2.models.library_models import is_library_model
 from efficientnetv2.models.pretrained import get_weights, weight_names
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.training.initial_weights import is_bundled
+from efficientnetv2.training.initial_weights import BUNDLED
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import output_dir, read_object, write_text_atomically
@@ -101,7 +101,7 @@ def push(
 
     The files are config.json, model.safetensors and a model card, README.md. If timm is installed, its logits are
     compared with those of the model first. A temperature is multiplied into the classifier, so the probabilities are
-    those of `predict`.
+    those of `predict`. Of a model with test-time augmentation, it is left out.
 
     Example::
 
@@ -143,6 +143,9 @@ def push(
     ):
         folder = Path(scratch) / "files"
         notes = convert.write(folder, network, "timm")
+        if (tta := network.preprocessing.tta) != "none":
+            notes += (f"the metrics are of means over several views of an image (tta '{tta}')",) if report else ()
+            notes += ("the temperature, which was fitted to these means, is left out",) if network.calibration else ()
         _compare(folder, network)
         title = repo or (target or folder).resolve().name
         write_text_atomically(folder / "README.md", _card(network, report, title, notes, license))
@@ -176,12 +179,14 @@ def _load(path: Path) -> TimmModel:
     except InputError as error:
         export = shell_join(["effnetv2", "export", str(path)])
         raise InputError(f"`model` {path}: {error}. For other programs, use: {export}") from error
-    if network.calibration is not None:
+    if network.calibration is not None and network.preprocessing.tta == "none":
         with torch.no_grad():
             for weight in (weight for layer in classifier_layers(network) for weight in layer.parameters()):
                 weight.div_(network.calibration.temperature)
     word = str(network.recipe.get("weights", "none"))
-    if word not in weight_names() and is_bundled(word):
+    parts = PureWindowsPath(word).parts  # of the installation that trained, on whatever system
+    in_package = ("efficientnetv2", "examples", "weights")
+    if parts[-4:-1] in (in_package, BUNDLED.parts[-3:]) and (BUNDLED / parts[-1]).is_file():
         network.recipe = {**network.recipe, "weights": _BUNDLED}
     network.recipe = {
         name: Path(value).name if isinstance(value, str) and not is_library_model(value) else value
@@ -296,7 +301,7 @@ def _explained(hub: HfApi, repo: str) -> Iterator[None]:
         raise InputError(
             f"`repo` {repo}: {hub.endpoint} responds with {status}: {reason}. {fix.get(status, 'Try again later.')}"
         ) from error
-    except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:  # the last two are of uploads
+    except (httpx2.HTTPError, httpx2.InvalidURL, ImportError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, ValueError) and isinstance(error.__cause__, BadRequestError):  # of the check of the card
             faults = " ".join(str(error).split())
             raise InputError(f"`repo` {repo}: {hub.endpoint} rejects the card: {faults}. Correct `license`.") from error
