@@ -101,6 +101,10 @@ def test_only_unlabeled_images_are_ranked(class_folders, model_path, capsys):
         ranked = pd.read_csv(file_ranked)["path"]
         assert sorted(ranked) == sorted(table["path"][3 if name == "some" else 1 :])
     assert mentions(output["some"], "2", "label")
+    prediction_run.dataset = load_dataset(str(class_folders / "some.csv"), require_labels=False)
+    unread = Predictions(np.arange(3), prediction_run.dataset.labels[:3], torch.randn(3, 3))
+    with pytest.raises(InputError, match=mentioning("rank", "5 images without a label")):
+        active_learning.write_ranking(file_ranked, prediction_run, unread, Runtime(device))
     assert "left out" not in output["all"] + output["none"]
 
 

@@ -515,6 +515,14 @@ def test_undeclared_nodata_is_found(tmp_path, fill, low, high, dtype):
     assert measure_bands(files, "all", seed=0, nodata=()).nodata == (), "--nodata none"
 
 
+def test_band_with_nothing_but_a_fill_gets_a_range(tmp_path):
+    values = np.random.default_rng(0).uniform(0.1, 0.9, (3, 40, 40)).astype(np.float32)
+    values[2] = np.finfo(np.float32).min
+    rule = measure_bands([write_raster(tmp_path / "one.tif", values)], "all", seed=0)
+    assert rule.low[2] < rule.high[2]
+    assert rule.high[0] == pytest.approx(0.9, abs=0.05)
+
+
 @pytest.mark.parametrize("typed", ["-3.4028235e+38", "-9999.9"])
 def test_nodata_of_an_option_is_rounded_as_in_the_file(tmp_path, typed):
     """The lowest number of float32 as numpy prints it, and a number that no binary fraction equals."""

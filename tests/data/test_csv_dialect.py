@@ -22,6 +22,8 @@ from efficientnetv2.data.csv_dialect import read_cells, read_header, write_table
         ("path\tlabel", "\t", ["path", "label"]),
         ('"a;b;c","d;e"', ",", ["a;b;c", "d;e"]),
         ('"says ""a;b"""\t"c,d"', "\t", ['says "a;b"', "c,d"]),
+        ('path;"taken\n, on";label', ";", ["path", "taken\n, on", "label"]),
+        ('path;size 5"', ";", ["path", 'size 5"']),
         ("path", ",", ["path"]),
         ("", ",", []),
     ],

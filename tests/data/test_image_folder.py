@@ -16,6 +16,7 @@ from efficientnetv2.data import image_folder as folders
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.records import ReadOptions
+from efficientnetv2.data.shards.records import is_shards
 from efficientnetv2.utils.errors import InputError
 
 
@@ -302,6 +303,15 @@ def test_link_to_itself_is_an_unreadable_image(tmp_path):
     assert dataset.paths == ["a/1.jpg", "a/loop.jpg", "b/2.jpg"]
     with pytest.raises(InputError, match=mentioning("1", "3", "loop.jpg")):
         validate_images(dataset)
+
+
+def test_link_to_itself_next_to_tars_or_a_table_is_no_folder(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "images.tar").touch()
+    assert is_shards(str(tmp_path))
+    (tmp_path / "images.csv").write_text("path,label\n1.jpg,a\n2.jpg,b\n")
+    with pytest.raises(InputError, match=mentioning("1.jpg", "does not exist")):
+        load_dataset(tmp_path / "images.csv")
 
 
 def test_images_next_to_class_folders_are_skipped_and_reported(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,13 @@ def test_files_copies_and_shards_have_the_same_hashes(class_folders, tmp_path):
     assert hashes_by_name(load_dataset(tmp_path / "shards")) == files
     (tmp_path / "shards/index.parquet").unlink()
     assert hashes_by_name(load_dataset(tmp_path / "shards")) == files
+
+
+def test_table_of_files_with_the_columns_of_an_index_is_hashed_anew(tmp_path):
+    """As from the dataset.csv of a run on shards, in which the paths were replaced."""
+    dataset = write_files(tmp_path, 4)
+    kept = replace(dataset, table=dataset.table.assign(shard_content=[1.0, 2.0, np.nan, np.nan]))
+    assert content_hashes(kept)[1].tolist() == content_hashes(dataset)[1].tolist()
 
 
 def test_index_has_the_hashes_of_the_originals_of_resized_images(class_folders, tmp_path, monkeypatch):

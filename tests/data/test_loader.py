@@ -3,6 +3,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,14 @@ from torch.utils.data import Dataset
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.loader import TrainingImages, evaluation_batches, iter_batches, training_batches, worker_errors
+from efficientnetv2.data.loader import (
+    TrainingImages,
+    evaluation_batches,
+    iter_batches,
+    thread_map,
+    training_batches,
+    worker_errors,
+)
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
@@ -48,6 +58,30 @@ def test_batches_do_not_depend_on_workers_and_threads(workers, threads, class_fo
         assert torch.equal(first.images, second.images)
         assert torch.equal(first.labels, second.labels)
     assert [batch.images.shape[-1] for batch in single] == [24] * 6 + [40] * 6, "the image size grows"
+
+
+def test_threads_leave_no_warning_filter_behind():
+    """Two calls that overlap: the first one ends before the second one does."""
+    before = list(warnings.filters)
+    began, ended = threading.Event(), threading.Event()
+
+    def first(index):
+        began.set()
+        time.sleep(0.2)
+
+    def second(index):
+        ended.wait(10)
+
+    def call():
+        thread_map(first, 2, 2)
+        ended.set()
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    began.wait(10)
+    thread_map(second, 2, 2)
+    thread.join()
+    assert warnings.filters == before
 
 
 def test_batches_are_uint8_channels_last_with_labels(class_folders):

@@ -154,16 +154,26 @@ def test_backslash_in_a_file_name_is_preserved(folder):
 
 
 @pytest.mark.skipif(os.sep != "/", reason="Windows has no such names")
+def test_path_from_windows_may_be_longer_than_a_file_name(folder):
+    """A path of 360 bytes; a name has at most 255."""
+    long = Path("ä" * 60, "ö" * 60, "ü" * 60)
+    (folder / long).mkdir(parents=True)
+    (folder / "0.png").rename(folder / long / "0.png")
+    cell = str(long / "0.png").replace("/", "\\")
+    assert load_dataset(write(folder, f"path,label\n{cell},a\n1.png,b\n")).paths[0] == (long / "0.png").as_posix()
+
+
+@pytest.mark.skipif(os.sep != "/", reason="Windows has no such names")
 def test_files_with_a_backslash_are_checked_in_threads(folder, monkeypatch):
     """In a table from Windows each path has a backslash, and each check over a network takes time."""
-    threads, path_is_file = set(), Path.is_file
+    threads, path_is_file = set(), os.path.isfile
 
     def is_file(path):
-        if "\\" in path.name:
+        if "\\" in os.path.basename(path):
             threads.add(threading.get_ident())
         return path_is_file(path)
 
-    monkeypatch.setattr(Path, "is_file", is_file)
+    monkeypatch.setattr(os.path, "isfile", is_file)
     file = write(folder, "path,label\n" + "".join(f"sub\\{number}.png,a\n" for number in range(300)))
     with pytest.raises(InputError, match="does not exist"):
         load_dataset(file)
@@ -177,6 +187,13 @@ def test_columns_are_selected_by_name(folder):
     assert dataset.paths == ["0.png", "1.png"]
     assert dataset.table["group"].tolist() == ["7", "007"]
     assert dataset.table["path_given"].tolist() == ["zzz", "zzz"]
+
+
+def test_names_of_columns_lose_spaces_around_them(folder):
+    file = write(folder, "path, label, site,site\n0.png,a,north,1\n1.png,b,south,2\n")
+    table = load_dataset(file).table
+    assert table["site"].tolist() == ["north", "south"]
+    assert table["site_given"].tolist() == [1, 2]
 
 
 def test_splits_have_aliases(folder):
@@ -297,6 +314,13 @@ def test_prediction_needs_no_labels(folder):
     dataset = load_dataset(write(folder, "path,latitude,longitude\n0.png,,\n1.png,3,4\n"), require_labels=False)
     assert dataset.labels.tolist() == [-1, -1]
     assert np.isnan(dataset.table["latitude"][0])
+
+
+def test_prediction_ignores_invalid_degrees(folder):
+    file = write(folder, 'path,latitude,longitude\n0.png,NA,1\n1.png,"48,1",2\n2.png,3,181\n')
+    table = load_dataset(file, require_labels=False).table
+    assert table["latitude"].fillna(-1).tolist() == [-1, -1, 3]
+    assert table["longitude"].fillna(-1).tolist() == [1, 2, -1]
 
 
 def test_prediction_ignores_unknown_splits(folder):

@@ -235,7 +235,9 @@ def _rule_from_samples(bands: Bands, parts: Sequence[_RasterSample]) -> Bands:
 def _percentile_range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     low, high = (float(value) for value in np.percentile(finite, _PERCENTILES)) if len(finite) else (0.0, 1.0)
-    return (low, high) if low < high else (low, low + 1)
+    if low < high:
+        return low, high
+    return low, max(low + 1, float(np.nextafter(low, np.inf)))  # 1 is nothing next to a fill such as -3.4e38
 
 
 def _undeclared_nodata(parts: Sequence[_RasterSample]) -> tuple[float, ...]:

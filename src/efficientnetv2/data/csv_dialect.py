@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import re
 import unicodedata
 import warnings
@@ -18,18 +20,26 @@ from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.io import write_atomically
 
 _SEPARATORS = ",;\t"
+_HEADER_LINES = 100  # at most, so that a quotation mark alone is no header of the whole file
 _QUOTED = re.compile(r'"[^"]*"')
 
 
 def read_header(file: Path) -> tuple[str, list[str]]:
-    """Separator and column names of a table. The separator is the commonest in the first row.
+    """Separator and column names of a table. The separator is the commonest in the first row, which may have breaks.
 
     The file is UTF-8, with or without a byte order mark. Raises UnicodeDecodeError.
     """
     with open(file, encoding="utf-8-sig") as lines:
-        header = lines.readline().rstrip("\r\n")
+        header = first = lines.readline()
+        is_quoted = header.count('"') % 2
+        for line in itertools.islice(lines, _HEADER_LINES if is_quoted else 0):
+            header += line
+            is_quoted = (is_quoted + line.count('"')) % 2
+            if not is_quoted:
+                break
+    header = (first if is_quoted else header).rstrip("\n")
     separator = max(_SEPARATORS, key=_QUOTED.sub("", header).count)
-    return separator, next(csv.reader([header], delimiter=separator), [])
+    return separator, next(csv.reader(io.StringIO(header), delimiter=separator), [])
 
 
 def csv_names(file: Path) -> tuple[str, list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,7 +21,14 @@ from efficientnetv2.data.image_io import (
     rgb_conversion,
     validate_size,
 )
-from efficientnetv2.data.open_image import MAX_BYTES, ForeignFormatError, image_extensions, image_in, regular_file
+from efficientnetv2.data.open_image import (
+    IGNORED_WARNINGS,
+    MAX_BYTES,
+    ForeignFormatError,
+    image_extensions,
+    image_in,
+    regular_file,
+)
 
 # Distance of JPEG's end marker from the end of a file, since some cameras pad; bytes of the end that are hashed; size
 # up to which a file is read at once. Ours.
@@ -124,8 +130,7 @@ def map_chunks(
     size = size or _CHUNK
     image_extensions()  # loads Pillow's plugins once, before the threads would
     done: list[Result] = []
-    # Around the threads, since filters belong to the process.
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(threads) as pool:
+    with IGNORED_WARNINGS, ThreadPoolExecutor(threads) as pool:
         # Not in a variable: where the loop ends early, its end cancels what has not started.
         for results in pool.map(lambda first: function(items[first : first + size]), range(0, len(items), size)):
             done += results

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientnetv2.data.open_image import is_image
+from efficientnetv2.data.open_image import is_folder, is_image
 from efficientnetv2.data.records import (
     ImageRecords,
     Layout,
@@ -119,7 +119,7 @@ class _Listing:
     def skip_files(self, below: str) -> None:
         """Count the files of a folder that are not images."""
         entries = _entries(str(self.folder / below))
-        self._count_others([entry.name for entry in entries if not _is_folder(entry)], below)
+        self._count_others([entry.name for entry in entries if not is_folder(entry)], below)
 
     def _count_others(self, paths: list[str], below: str) -> None:
         suffixes = (os.path.splitext(path)[1].lower() for path in paths if not is_image(path))
@@ -297,7 +297,7 @@ def _ambiguous(source: str, names: list[str], inner: list[str]) -> InputError:
 
 def _refuse_table(folder: Path, source: str, folders: list[str]) -> None:
     """Refuse flat folders of images next to a table: the table lists the images, the folders are not classes."""
-    names = (entry.name for entry in _entries(str(folder)) if not _is_folder(entry))
+    names = (entry.name for entry in _entries(str(folder)) if not is_folder(entry))
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
     if not tables:
         return
@@ -327,7 +327,7 @@ def _walk(folder: str, prefix: str, links: tuple[str, ...] = ()) -> Iterator[str
     ``links`` holds the real folders of the symbolic links above: a link back to one of them would never end.
     """
     for entry in _entries(folder):
-        if _is_folder(entry):
+        if is_folder(entry):
             onward = links
             if entry.is_symlink():
                 onward = (*links, os.path.realpath(folder))
@@ -351,15 +351,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 def _contents(folder: Path) -> tuple[list[str], list[str]]:
     entries = _entries(str(folder))
-    folders = [entry.name for entry in entries if _is_folder(entry)]
-    return folders, [entry.name for entry in entries if is_image(entry.name) and not _is_folder(entry)]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a circular link
-        return False
+    folders = [entry.name for entry in entries if is_folder(entry)]
+    return folders, [entry.name for entry in entries if is_image(entry.name) and not is_folder(entry)]
 
 
 def _unsupported(skipped: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:

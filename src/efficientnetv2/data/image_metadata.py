@@ -40,7 +40,7 @@ def content_hashes(dataset: ImageDataset, *, most: int = MAX_HASHED) -> tuple[In
     if len(rows) > most:
         drawn = Key.of(0).fold("contents").generator().choice(len(rows), most, replace=False)
         rows = np.sort(drawn).astype(np.int64)
-    if CONTENT in dataset.table:
+    if dataset.shards is not None and CONTENT in dataset.table:  # a table of files may have kept the column
         return rows, dataset.table[CONTENT].to_numpy(dtype=np.int64)[rows]
     reader = source_reader(replace(dataset, bands=None))  # files, however they are read
 

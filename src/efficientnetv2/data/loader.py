@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import CROP_UNIFORMS, load_eval_image, load_train_image
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError
+from efficientnetv2.data.open_image import IGNORED_WARNINGS
 from efficientnetv2.data.readers import Reader, eval_reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import BatchRequest
@@ -162,8 +163,7 @@ def thread_map(function: Callable[[int], Result], count: int, threads: int) -> l
     """``function`` of 0 to count - 1, in order."""
     if threads == 1:
         return [function(index) for index in range(count)]
-    # Around the threads, since filters belong to the process: each opener within them sets its own aside.
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(threads) as pool:
+    with IGNORED_WARNINGS, ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, range(count)))
 
 

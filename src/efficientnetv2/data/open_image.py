@@ -100,6 +100,14 @@ def image_extensions() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder that exists; a circular link is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def is_image(name: str) -> bool:
     """Whether the extension of a file name is that of a supported format."""
     return os.path.splitext(name)[1].lower() in image_extensions()

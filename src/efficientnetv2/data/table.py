@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from efficientnetv2.data.csv_dialect import csv_names, read_csv
 from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks
 from efficientnetv2.data.label_rules import further_faults, join_lists
-from efficientnetv2.data.open_image import is_image
+from efficientnetv2.data.open_image import is_folder, is_image
 from efficientnetv2.data.records import (
     AUGMENTED_FROM,
     BLANK,
@@ -68,7 +68,7 @@ def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
     table = _read_parquet(file, roles) if is_parquet else read_csv(file, separator, names, roles)
     columns: list[str] = []
     for column in map(str, table.columns):  # another column of such a name gets the suffix _given
-        role = roles.get(column, column)
+        role = roles.get(column, column.strip() or column)
         while column not in roles and (role in roles.values() or role in columns):
             role += "_given"
         columns.append(role)
@@ -237,7 +237,7 @@ def _clean(table: pd.DataFrame, root: Path, name: str, rows: Ints, options: Read
         table["label"] = np.nan
     for column in _MAX_DEGREES:
         if column in table:
-            table[column] = _degrees(table[column], name, rows)
+            table[column] = _degrees(table[column], name, rows, checked=options.strict)
     table["split"] = _splits(table["split"], name, rows, checked=options.strict) if "split" in table else ""
     empty = np.flatnonzero(table["path"].isna())
     if len(empty):
@@ -263,18 +263,19 @@ def _text(column: pd.Series[str]) -> pd.Series[str]:
     return pd.Series(plain.tolist(), index=column.index, dtype=object if blank.all() else None)
 
 
-def _degrees(column: pd.Series[float], name: str, rows: Ints) -> pd.Series[float]:
+def _degrees(column: pd.Series[float], name: str, rows: Ints, *, checked: bool) -> pd.Series[float]:
+    """Degrees, NaN for none. If not ``checked``, as for prediction, other values are none."""
     degrees = pd.to_numeric(column, errors="coerce").astype("float64")
     limit = _MAX_DEGREES[str(column.name)]
     text = column.astype("string").str.strip().str.casefold()
     invalid = degrees.isna() & ~(text.isna() | text.isin(["", "nan"]).fillna(False)).to_numpy(dtype=bool)
     wrong = np.flatnonzero(invalid | (degrees.abs() > limit))
-    if len(wrong):
+    if len(wrong) and checked:
         raise InputError(
             f"{name}, row {rows[wrong[0]]}: {column.name} is {column.iloc[int(wrong[0])]}{_more(len(wrong))}. It must "
             f"be a number of degrees from -{limit} to {limit}, with a decimal point."
         )
-    return degrees
+    return degrees.where(degrees.abs() <= limit)
 
 
 def _splits(column: pd.Series[str], name: str, rows: Ints, *, checked: bool) -> pd.Series[str]:
@@ -299,7 +300,7 @@ def _normal_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
         return column
     # A backslash may belong to an existing file's name. Otherwise it separates folders, as on Windows.
     named = np.array(column.str.contains("\\", regex=False, na=False), dtype=bool) & (os.sep == "/")
-    named[named] = map_chunks(lambda paths: [(root / path).is_file() for path in paths], column[named].tolist())
+    named[named] = map_chunks(lambda paths: [os.path.isfile(root / path) for path in paths], column[named].tolist())
     in_tar = np.array(column.str.contains(f"{SUFFIX}#", case=False, regex=False, na=False), dtype=bool)
     paths = column.where(named, column.str.replace("\\", "/", regex=False))
     if in_tar.any():  # the name of a member stays
@@ -360,7 +361,7 @@ def _with_files(records: ImageRecords) -> ImageRecords:
 
 
 def _near(path: str, root: Path) -> str:
-    below = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())[:_MAX_FOLDERS]
+    below = sorted(entry.name for entry in os.scandir(root) if is_folder(entry))[:_MAX_FOLDERS]
     candidates = (os.path.join(folder, path + suffix) for folder in ("", *below) for suffix in _SUFFIXES)
     near = next((name for name in candidates if os.path.isfile(root / name)), None)
     return "" if near is None else f", such as '{near}'"

@@ -182,7 +182,10 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
     """Rank the predicted images, those without a label if some have one, and write the table and the sheet (.html)."""
     network = job.network
     labeled = job.dataset.labels[predictions.samples] >= 0
-    places = np.flatnonzero(~labeled) if not labeled.all() else np.arange(len(labeled))
+    num_unlabeled = int((job.dataset.labels < 0).sum())
+    places = np.flatnonzero(~labeled) if num_unlabeled else np.arange(len(labeled))
+    if not len(places):
+        raise InputError(f"`rank`: none of the {pluralize(num_unlabeled, 'image')} without a label can be read.")
     dataset = job.dataset.select(predictions.samples[places])
     with progress("comparing", len(dataset)) as update:
         embedded = embed_dataset(

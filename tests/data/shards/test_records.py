@@ -394,7 +394,8 @@ def set_path(row, path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (set_path(3, "../../pictures/red/red_00.jpg"), ("row 5", "red_00.jpg", "separate tables")),
+        (set_path(3, "../../pictures/red/red_00.jpg"), ("row 5", "red_00.jpg", "in a shard", "data pack")),
+        (set_path(0, "../../pictures/red/red_00.jpg"), ("row 2", "red_00.jpg", "in a shard", "data pack")),
         (set_path(3, "../../shards/images-000000.tar#no.jpg"), ("row 5", "no.jpg", "1 of 48 rows")),
         (set_path(3, "../../else/images-000000.tar#a.jpg"), ("2 folders", "/else", "one folder")),
         (lambda table: table.loc[[0, 1, 20, 1]], ("row 3 and row 5", "listed twice")),

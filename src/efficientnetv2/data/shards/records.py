@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.data.label_rules import join_lists
-from efficientnetv2.data.open_image import is_image
+from efficientnetv2.data.open_image import is_folder, is_image
 from efficientnetv2.data.records import ImageRecords, ReadOptions, is_system_folder, missing_column
 from efficientnetv2.data.shards import index as shard_index
 from efficientnetv2.data.shards.index import INDEX_NAME, SUFFIX, ShardIndex, ShardSet, is_url, split_location
@@ -46,7 +46,7 @@ def is_shards(data: str) -> bool:
         return False
     with os.scandir(place) as entries:
         shown = [e for e in entries if not (e.name.startswith(".") or is_system_folder(e.name))]
-    if any(entry.is_dir() or is_image(entry.name) for entry in shown):
+    if any(is_folder(entry) or is_image(entry.name) for entry in shown):
         return False
     if any(entry.name.lower().endswith(SUFFIX) for entry in shown):
         return True
@@ -113,8 +113,9 @@ def _unlabeled_folders(records: ImageRecords) -> str:
 
 
 def points_into_shards(table: pd.DataFrame) -> bool:
-    """Whether the first path of a table points into a shard."""
-    return len(table) > 0 and shard_index.shard_of(table["path"].iloc[0]) is not None
+    """Whether a path of a table points into a shard."""
+    paths = table["path"][table["path"].str.contains(f"{SUFFIX}#", case=False, regex=False)]
+    return any(shard_index.shard_of(path) is not None for path in paths)
 
 
 def locate_paths(records: Records) -> Records:
@@ -123,8 +124,10 @@ def locate_paths(records: Records) -> Records:
     for row, path in enumerate(records.paths):
         part = shard_index.shard_of(path)
         if part is None:
-            fault = f"'{path}' is a file, but '{records.paths[0]}' is in a shard"
-            raise InputError(f"{records.where(row)}: {fault}. Put them into separate tables.")
+            inside = next(path for path in records.paths if shard_index.shard_of(path) is not None)
+            fault = f"'{path}' is a file, but '{inside}' is in a shard"
+            fix = "Give the files of all images, or put all images into shards: effnetv2 data pack"
+            raise InputError(f"{records.where(row)}: {fault}. {fix}")
         parts.append(part)
     # Folder and name of each shard, which are few.
     tars = {tar: split_location(_absolute(tar, records.root)) for tar in {tar for tar, _ in parts}}

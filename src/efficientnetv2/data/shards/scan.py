@@ -306,7 +306,7 @@ def _is_given(value: Any) -> bool:
 def _validate_facts(known: dict[str, Any], name: str, key: str, *, strict: bool) -> None:
     """Normalize the split, latitude and longitude in place. Raises InputError for invalid values.
 
-    Other splits are an error only if ``strict``; they are left out otherwise.
+    Other values are an error only if ``strict``; they are left out otherwise.
     """
     where = f"{name}: the sample '{key}' has the"
     if "split" in known:
@@ -320,6 +320,7 @@ def _validate_facts(known: dict[str, Any], name: str, key: str, *, strict: bool)
                 degrees = float(known[axis])
             except (TypeError, ValueError):
                 degrees = math.inf
-            if not abs(degrees) <= limit:
+            is_valid = abs(degrees) <= limit
+            if strict and not is_valid:
                 raise InputError(f"{where} {axis} {known[axis]!r}, but it must be -{limit} to {limit}.")
-            known[axis] = degrees
+            known[axis] = degrees if is_valid else math.nan
