@@ -161,6 +161,12 @@ def test_costs_slices_and_baseline_together(trained, tmp_path):
     assert "year" in page
 
 
+def test_subgroups_may_be_those_of_the_group_column(trained, tmp_path):
+    args = (trained / "all.csv", "--split", "val", "--group-column", "year", "--slices", "year")
+    report = evaluate(trained / "run", *args, "--output", "grouped", cwd=tmp_path)
+    assert {one["column"] for one in report["slices"]} == {"group"}
+
+
 @pytest.mark.parametrize(
     ("args", "facts"),
     [

@@ -182,6 +182,9 @@ def test_evaluation_uses_groups_unknown_to_the_run(make_run):
     run, dataset = make_run(split=HELD_OUT, **NOWHERE)
     val = dataset.subset("val")
     assert evaluation_clusters(run, val) is None
+    grouped = replace(dataset, table=dataset.table.assign(**GROUPS))
+    grouped.to_csv(run / "dataset.csv")
+    assert num_clusters(evaluation_clusters(run, grouped.subset("val"))) == 3
     found = evaluation_clusters(run, replace(val, table=val.table.assign(group=list("xxxyyy"))))
     assert list(found.clusters) == [0, 0, 0, 1, 1, 1]
     assert found.unit == "groups"

@@ -325,9 +325,12 @@ def test_page_shows_how_to_use_the_model(tmp_path):
 
 def test_suggested_cross_validation_reads_the_same_data(tmp_path):
     command = "effnetv2 train my.csv --label-column diagnosis --group-column patient --epochs 3"
+    command += " --min-images-per-class 5"
     context = ReportContext(train_distance=TrainDistance("group", 40, 40))
     _, page = _write(tmp_path, data="my.csv", command=command, num_train_images=60, context=context)
-    suggested = "effnetv2 crossval my.csv --label-column diagnosis --group-column patient --by group"
+    suggested = (
+        "effnetv2 crossval my.csv --label-column diagnosis --group-column patient --min-images-per-class 5 --by group"
+    )
     assert suggested in page.text
 
 

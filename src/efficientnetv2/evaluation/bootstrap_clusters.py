@@ -52,7 +52,8 @@ def split_clusters(folder: Path, paths: Sequence[str]) -> Clusters | None:
 def evaluation_clusters(run: Path | None, images: ImageDataset) -> Clusters | None:
     """Clusters of the images that a model, of a run directory or None, is evaluated on.
 
-    Images that its own run held out have the clusters of its report, unless more is known here: groups, or locations.
+    Images that its own run held out have the clusters of its report, unless more is known here: other groups, or
+    locations.
     For other images no split shows what is related: the clusters are the smallest blocks joined with groups, or groups
     alone if that joins all. Augmented copies stay with their original. None as in ``split_clusters``.
     """
@@ -60,8 +61,10 @@ def evaluation_clusters(run: Path | None, images: ImageDataset) -> Clusters | No
     if dataset is not None:
         row_of = {file: row for row, file in enumerate(resolved_files(dataset))}
         rows = np.array([row_of.get(file, -1) for file in resolved_files(images)], dtype=np.int64)
-        if (rows >= 0).all() and not any(
-            known(images) and not known(dataset.select(rows)) for known in (has_groups, has_places)
+        if (
+            (rows >= 0).all()
+            and not any(known(images) and not known(dataset.select(rows)) for known in (has_groups, has_places))
+            and _same_groups(images, dataset.select(rows))
         ):
             found = _unsplit_clusters(dataset, rows)
             if found is not None or _from_folds(dataset, rows) or (dataset.split[rows] == "val").all():
@@ -71,6 +74,14 @@ def evaluation_clusters(run: Path | None, images: ImageDataset) -> Clusters | No
     if copy_groups(images) is not None:
         candidates.append(Clusters(copies.clusters, "images with their copies"))
     return next((each for each in candidates if len(np.unique(each.clusters)) > 1), None)
+
+
+def _same_groups(first: ImageDataset, second: ImageDataset) -> bool:
+    """Whether two tables of the same images name the same groups, or one names none."""
+    if not (has_groups(first) and has_groups(second)):
+        return True
+    one, other = (pd.factorize(images.table["group"])[0] for images in (first, second))
+    return np.array_equal(one, other)
 
 
 def data_root(folder: Path, paths: Sequence[str]) -> str | None:

@@ -167,7 +167,7 @@ class EvaluationResult:
             shown.update(path for gallery in section.data.get("galleries", ()) for path in gallery["paths"])
         rows = {path: row for row, path in enumerate(self.dataset.paths) if path in shown}
         files = {path: Path(self.dataset.file(row)) for path, row in rows.items()}
-        return {path: _link(file, folder) for path, file in files.items() if file.is_file()}
+        return {path: _link(file, folder) for path, file in files.items() if os.path.isfile(file)}
 
     def _errors(self, thumbnail: Callable[[int], Image.Image | None]) -> list[Misclassification]:
         labels, probabilities = self.predictions.labels, self.predictions.probabilities

@@ -275,9 +275,9 @@ def _label_errors(metadata: ReportMetadata, suspects: int) -> NextStep | None:
     return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), shell_join(command))
 
 
-def dataset_words(metadata: ReportMetadata) -> list[str]:
-    """DATA of a report, and the options that it was read with, as words of a command."""
-    given = {name: option_value(metadata.command, name) for name in _TABLE}
+def dataset_words(metadata: ReportMetadata, *more: str) -> list[str]:
+    """DATA of a report, and the options that it was read with, and ``more`` of them, as words of a command."""
+    given = {name: option_value(metadata.command, name) for name in (*_TABLE, *more)}
     return [metadata.data, *(part for name, value in given.items() if value is not None for part in (name, value))]
 
 

@@ -180,7 +180,7 @@ class Report:
             # Classes whose F1 is below that of the linear probe, and whether significantly.
             below_probe={name: each.certain for name, each in probe_f1.items() if each.value < 0},
             steps=self.next_steps,
-            dataset=shell_join(dataset_words(metadata)),
+            dataset=shell_join(dataset_words(metadata, "--min-images-per-class")),
             sections=self.sections,
             rule=ASSIGNMENT_RULES[metrics.activation] if isinstance(metrics, MultilabelMetrics) else None,
             calibration=data.get("calibration"),

@@ -242,13 +242,11 @@ def worst_slice(slices: Sequence[SliceMetrics]) -> str:
     if not candidates:
         return f"Each subgroup has fewer than {SMALL_SLICE} images, too few to compare."
     worst = min(candidates, key=lambda each: each.top1)
-    text = (
-        f"The lowest top-1 is {percent(worst.top1)}, of {pluralize(worst.num_images, 'image')} with {worst.column} "
-        f"{worst.value}"
-    )
+    found = f"{percent(worst.top1)}, of {pluralize(worst.num_images, 'image')} with {worst.column} {worst.value}"
     if not below:
-        return f"{text}. No subgroup is worse by more than chance explains."
-    return f"{text}. Subgroups worse than the rest by more than chance explains: {below}."
+        of = f"Of the subgroups of {SMALL_SLICE} images or more, the lowest top-1 is {found}"
+        return f"{of}. No subgroup is worse by more than chance explains."
+    return f"Subgroups worse than the rest by more than chance explains: {below}. Their lowest top-1 is {found}."
 
 
 def subgroup_verdict(slices: Sequence[SliceMetrics]) -> str:

@@ -106,7 +106,7 @@ def resolve_evaluation(model: str, data: DataConfig, options: EvaluateOptions, *
                 raise InputError(f"`{name}` is for images with one label, but these have several. Leave it out.")
     for size in sorted({px, *sizes} - {default.image_size}):
         infer_shapes(network, in_channels=network.in_channels, image_size=size)
-    report = _report_options(options, dataset, network.class_names)
+    report = _report_options(options, dataset, network.class_names, data.group_column)
     if options.calibrate is not None:
         check_calibration(options.calibrate, network, dataset, split, preprocessing)
         # Checked again at the end, for the images that could be read.
@@ -142,11 +142,14 @@ def _select_split(dataset: ImageDataset, split: str | None) -> tuple[ImageDatase
     return (dataset, "all images") if split == "all" else (dataset.subset(split), split)
 
 
-def _report_options(options: EvaluateOptions, dataset: ImageDataset, class_names: Sequence[str]) -> ReportOptions:
+def _report_options(
+    options: EvaluateOptions, dataset: ImageDataset, class_names: Sequence[str], group_column: str | None
+) -> ReportOptions:
     slices: tuple[str, ...] | None = None
     if options.slices is not None:
         slices = () if options.slices == "none" else tuple(dict.fromkeys(map(str.strip, options.slices.split(","))))
     if slices:
+        slices = tuple("group" if name == group_column else name for name in slices)  # as the table was read
         validate_slices(dataset, slices)
     costs = None if options.costs is None else read_cost_matrix(options.costs, class_names)
     baseline = None
