@@ -291,6 +291,16 @@ def test_output_folder_with_other_files_is_refused(class_folders, tmp_path):
     refused(effnetv2(*args, cwd=tmp_path), "not a run", "another folder")
 
 
+def test_recipe_that_was_changed_after_the_start_is_refused(class_folders, tmp_path):
+    killed(class_folders, tmp_path)
+    file, args = tmp_path / "run/recipe.yaml", ("train", class_folders, "--output", tmp_path / "run", "--resume")
+    text = file.read_text()
+    file.write_text(text.replace("weight_decay: 0.05", "weight_decay: 0.5"))
+    refused(effnetv2(*args, cwd=tmp_path), "optimizer.weight_decay: 0.05 there, 0.5 here", "recipe.yaml")
+    file.write_text(text)
+    run_ok(*args, cwd=tmp_path)
+
+
 def test_resume_with_other_images_lists_the_differences(class_folders, tmp_path):
     killed(class_folders, tmp_path)
     (class_folders / "red/red_03.jpg").unlink()
@@ -326,6 +336,14 @@ def truncate(file):
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
     return content
+
+
+def test_run_that_is_resumed_with_other_options_of_its_table_names_its_command(tmp_path):
+    """For example without --group-column, so that other images are held out."""
+    data = lossless(tmp_path / "pictures")
+    started_run(data, tmp_path / "run")
+    with pytest.raises(InputError, match=mentioning("splits", "options", "effnetv2 train")):
+        restore_dataset(tmp_path / "run", prepared_data(data, seed=1))
 
 
 def test_run_resumes_with_an_unreadable_image(tmp_path, caplog):

@@ -290,6 +290,16 @@ def test_image_sizes_below_the_model_stride_are_rejected():
         settled("model=auto", "progressive={image_size: {start: 8, end: 64, continuous: true}}")
 
 
+def test_every_size_of_a_continuous_ramp_is_tried():
+    """HRNet adds maps of two branches, which differ at 65 px."""
+    settings = ("weights=none", "model=timm:hrnet_w18_small", "batch_size=8")
+    ramp = "{start: 64, end: 96, continuous: true}"
+    with pytest.raises(InputError, match=mentioning("65 px")):
+        settled(*settings, f"progressive={{image_size: {ramp}}}")
+    found = settled(*settings, f"progressive={{image_size: {ramp}, size_multiple: 32}}")
+    assert found.recipe.eval_image_size == 96
+
+
 def test_image_size_below_the_stride_is_rejected_before_rounding_up():
     """The user did not request the rounded size. If both sizes are too small, the error names the larger."""
     for smallest, settings in {

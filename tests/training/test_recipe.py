@@ -278,6 +278,9 @@ def test_overrides_reach_nested_fields_and_ramps():
         ("seed=1:30", "seed = '1:30': must be a whole number"),
         ("eval_image_size=0.5", "eval_image_size = 0.5: must be a whole number"),
         ("augment.flip=vertical", "augment.flip = 'vertical'"),
+        ("checkpoint_stages=true", "checkpoint_stages = True: must be a whole number from 0"),
+        ("freeze_stages=yes", "freeze_stages = True: must be a whole number from 0 or all"),
+        ("optimizer.clip_norm=true", "optimizer.clip_norm = True: must be a number above 0 or null"),
         ("progressive.extra={noise: 1}", "does not apply"),
     ],
 )

@@ -89,6 +89,15 @@ def test_temporarily_unreadable_checkpoint_is_not_treated_as_damaged(error, tmp_
     assert load_latest_checkpoint(tmp_path) == ({"step": 2}, [])
 
 
+def test_checkpoint_of_another_model_is_kept(tmp_path):
+    """For example after the recipe or the library of the model was changed, which can be undone."""
+    state = {"network": {}, "optimizer": {}, "step": 2}
+    save_checkpoint(tmp_path, state, 2)
+    with pytest.raises(InputError, match=mentioning("another model", "resume")):
+        load_latest_checkpoint(tmp_path, lambda saved: False)
+    assert load_latest_checkpoint(tmp_path) == (state, [])
+
+
 def test_run_with_only_damaged_checkpoints_does_not_start_again(tmp_path):
     """A launcher that repeats the command would lose the history of the run."""
     save_checkpoint(tmp_path, {"step": 1}, 1).write_bytes(b"no zip")

@@ -67,7 +67,14 @@ def load_latest_checkpoint(
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if matches(state):
                 return state, damaged
+            if isinstance(state, dict) and isinstance(state.get("network"), dict) and "optimizer" in state:
+                raise InputError(
+                    f"{path} holds another model than this run has. Restore the recipe, the code of the model and the "
+                    "versions of its libraries, then continue with `resume`."
+                )
             reason = "it does not hold the state of this run"
+        except InputError:
+            raise
         except Exception as error:  # a damaged file may raise anything
             reason = error_summary(error)
             # A truncated file may make the reader seek before its start, which is EINVAL.

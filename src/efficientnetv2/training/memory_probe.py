@@ -17,7 +17,7 @@ from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ghost_batch import supports_ghost_batches
 from efficientnetv2.models.output_shapes import activation_bytes, stride, trains_one
 from efficientnetv2.models.regularization import apply_regularization
-from efficientnetv2.progressive.schedule import StepSettings
+from efficientnetv2.progressive.schedule import Ramp, StepSettings
 from efficientnetv2.training.ddp import evenly_shared
 from efficientnetv2.training.loop import StepContext, forward_backward
 from efficientnetv2.training.microbatch import MicrobatchPlan, divisors
@@ -188,7 +188,12 @@ def validate_sizes(recipe: Recipe, probe: MemoryProbe) -> None:
     validate_stride(recipe, recipe.model, probe.stride)
     if isinstance(probe.network, EfficientNet):
         return
-    trained = sorted(setting.image_size for setting in settings_by_size(recipe))
+    trained: Sequence[int] = sorted(setting.image_size for setting in settings_by_size(recipe))
+    size = recipe.progressive.image_size
+    if isinstance(size, Ramp) and size.continuous:
+        trained = range(trained[0], trained[-1] + 1, recipe.progressive.size_multiple)
+        if probe.stride is not None:  # each remainder of it is enough
+            trained = [*trained[: 2 * probe.stride], trained[-1]]
     for field, px in [*(("progressive", px) for px in trained), *sizes_by_field(recipe)]:
         if px is None:
             continue

@@ -332,7 +332,14 @@ def resumed_recipe(overrides: TrainOverrides, run: RunDir) -> Recipe:
             raise InputError(
                 f"`resume`: the run in {run.path} was started with other options: {'; '.join(differing)}. {fix}"
             )
-    return read_recipe(run.recipe_file)
+    recipe = read_recipe(run.recipe_file)
+    started = run.beginning().get("recipe") if run.beginning_file.exists() and not run.finished else None
+    if started is not None:  # an earlier version did not save it
+        before = validate_recipe(started, where=str(run.beginning_file))
+        if changed := diff_recipes(before, recipe):
+            fix = f"Undo that, or start a new run with `recipe={run.recipe_file}` and another `output`."
+            raise InputError(f"`resume`: {run.recipe_file} was changed since the start: {'; '.join(changed)}. {fix}")
+    return recipe
 
 
 def _saved_options(run: RunDir) -> TrainOverrides | None:

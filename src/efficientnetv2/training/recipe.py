@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from efficientnetv2.architectures.spec import Architecture, GlobalPool
 from efficientnetv2.data.imagenet_check import Published
@@ -37,6 +38,14 @@ class StrictModel(BaseModel):
     """A frozen value with validated fields. The text below a field is its description (docs/reference/recipe.md)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_boolean_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic would take true for 1: ``checkpoint_stages=true`` would mean a single stage."""
+        if isinstance(value, bool) and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
+            raise PydanticCustomError("boolean", "must not be true or false")
+        return value
 
 
 class Optimizer(StrictModel):

@@ -109,7 +109,7 @@ class RunDir:
         for old in (self.checkpoints, self.path / "tensorboard"):
             shutil.rmtree(old, ignore_errors=True)
         self.metrics_file.unlink(missing_ok=True)
-        write_text_atomically(self.beginning_file, json.dumps(beginning, indent=2))
+        write_text_atomically(self.beginning_file, json.dumps(beginning | {"recipe": recipe.to_json()}, indent=2))
         write_atomically(self.dataset_file, dataset.to_csv)
         write_text_atomically(self.recipe_file, recipe.to_yaml())
 
@@ -306,7 +306,8 @@ def lock_run_dir(path: Path) -> Iterator[None]:
     Raises InputError if another process is at work there, or the directory can't be written to.
     """
     file = path / RUNNING
-    taken = f"another process uses this folder. Wait until it ends, or stop it ('lsof {file}' names it)."
+    taken = f"another process uses this folder. Wait until it ends, or stop it ('lsof {file}' names it). "
+    taken += f"If no machine has such a process, remove {file}."  # it stays on a file system without locks
     fix = "Make the folder writable, or resume a copy of it."
     with locked(file, str(path), taken=taken, fix=fix, patience_s=_PATIENCE_S):
         yield

@@ -141,7 +141,10 @@ def restore_dataset(path: Path, data: PreparedData) -> PreparedData:
                 f"{len(names)} {word} (first: {min(names)})" for names, word in ((gone, "gone"), (new, "new")) if names
             ]
             problem = ", ".join(found) or "labels, splits or order differ"
-            raise InputError(f"the run in {path} has other images: {problem}. Restore them, or give a new `output`.")
+            raise InputError(
+                f"the run in {path} has other images: {problem}. Restore them, and read them with the options of the "
+                f"start: {facts.get('command')}. Or give a new `output`."
+            )
         data = _from_list(saved, data, gone)
         now = data.dataset
         if bands is not None and now.bands is not None and bands.numbers == now.bands.numbers:
