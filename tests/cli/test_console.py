@@ -131,6 +131,15 @@ def test_unprintable_characters_are_escaped(encoding, café):
     assert lines == ["Left", "out:", r"caf\udce9.jpg,", f"{café}.jpg.", café, café, r"caf\udce9.jpg", café]
 
 
+def test_wait_is_shown_on_a_terminal_with_few_characters():
+    screen, written = Screen(), io.BytesIO()
+    file = io.TextIOWrapper(written, encoding="ascii", write_through=True)
+    screen.notes = Console(file=file, force_terminal=True, force_interactive=True, _environ={"TERM": "xterm"})
+    with screen.counting("choosing the café", None):
+        pass
+    assert rb"caf\xe9" in written.getvalue()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
 def test_ignored_image_may_have_a_non_utf8_name(class_folders):
     shutil.copy(class_folders / "red/red_00.jpg", os.fsencode(class_folders) + b"/caf\xe9.jpg")

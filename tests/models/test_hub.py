@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import socket
@@ -28,7 +29,7 @@ import efficientnetv2
 from efficientnetv2.models import hub as hub_module
 from efficientnetv2.models import pretrained
 from efficientnetv2.models.conversion.convert import read_pretrained
-from efficientnetv2.models.hub import Hub, cached, fetch, url
+from efficientnetv2.models.hub import DownloadError, Hub, cached, fetch, url
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.processes import call_with_timeout
@@ -238,6 +239,37 @@ def test_unwritable_cache_is_reported(hub, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=mentioning("HF_HUB_CACHE", "cache")):
         fetch(NAME, replace(hub, folder=tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALL_PROXY", "socks5://127.0.0.1:9"), ("ALL_PROXY", "socks://127.0.0.1:9"), ("SSL_CERT_FILE", "/no/such.pem")],
+)
+def test_wrong_network_settings_are_named_and_other_weights_are_taken(name, value, hub, monkeypatch):
+    for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(proxy)
+        monkeypatch.delenv(proxy.lower())
+    monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "socksio", None)  # an extra of httpx2
+    huggingface_hub.utils.close_session()
+    try:
+        with pytest.raises(DownloadError, match=mentioning(name)):
+            fetch(NAME, hub)
+    finally:
+        huggingface_hub.utils.close_session()
+
+
+def test_file_of_another_user_in_a_shared_cache_is_not_cached(hub, monkeypatch):
+    fetch(NAME, hub)
+    assert cached(NAME, hub) is not None
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert cached(NAME, hub) is None
+
+    def refused(*_arguments, **_more):
+        raise PermissionError
+
+    monkeypatch.setattr(hub_module, "try_to_load_from_cache", refused)
+    assert cached(NAME, hub) is None
 
 
 def test_concurrent_downloads_transfer_the_file_once(server, hub):

@@ -34,8 +34,10 @@ def test_extra_has_only_its_own_packages():
     assert extra_requirements("no such extra") == []
 
 
-def test_package_without_a_build_for_this_machine_is_an_error(monkeypatch):
-    lines = ["torch>=2", "thing>=1; extra == 'keras' and python_version < '3'", "colorama; os_name != 'none'"]
+@pytest.mark.parametrize("other", [(), ("other>=1; extra == 'keras'",)])
+def test_package_without_a_build_for_this_machine_is_an_error(other, monkeypatch):
+    lines = ["torch>=2", "No-such.package>=1; extra == 'keras' and python_version < '3'", "colorama; os_name != 'none'"]
+    lines += other
     monkeypatch.setattr(optional_deps, "requires", lambda _: lines)
     with pytest.raises(InputError, match=r"There is none for Python 3\.\d+\.\d+ on \w+\.$"):
         import_optional("no_such_package", "keras", "Reading")

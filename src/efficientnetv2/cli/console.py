@@ -77,7 +77,9 @@ class Screen:
     def counting(self, what: str, total: int | None, unit: str = "images") -> Iterator[Callable[[int], None]]:
         """Show a progress bar, and without a total that something is under way; see ``utils.logs``."""
         if total is None:
-            with self.notes.status(what) if self.notes.is_interactive else nullcontext():
+            spinner = "dots" if self.notes.encoding.startswith("utf") else "line"
+            status = self.notes.status(self._printable(what), spinner=spinner)
+            with status if self.notes.is_interactive else nullcontext():
                 yield lambda done: None
             return
         with Bar(self, MofNCompleteColumn()) as bar:

@@ -26,14 +26,14 @@ from huggingface_hub import (
     is_offline_mode,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import FileMetadataError, LocalEntryNotFoundError
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import tqdm
 
 from efficientnetv2.architectures.flops import FLOAT_BYTES, count_flops
 from efficientnetv2.architectures.registry import NAMES, get_model_info
 from efficientnetv2.models.pretrained import Pretrained, Remote, get_weights, weight_names
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.processes import call_with_timeout
 
 _logger = logging.getLogger(__name__)
@@ -144,11 +144,14 @@ def cached(weights: str | Remote, hub: Hub | None = None) -> Path | None:
     """The file of pretrained weights if it is on this machine."""
     hub, entry = hub or Hub(), _remote(weights)
     if entry.source == "timm":
-        found = try_to_load_from_cache(entry.repository, entry.file, cache_dir=hub.folder)
-        if isinstance(found, str):
+        try:
+            found = try_to_load_from_cache(entry.repository, entry.file, cache_dir=hub.folder)
+        except OSError:  # in a shared cache, the folder of another user
+            found = None
+        if isinstance(found, str) and os.access(found, os.R_OK):
             return Path(found)
     manual = _manual_path(entry, hub)
-    return manual if manual.is_file() else None
+    return manual if os.path.isfile(manual) and os.access(manual, os.R_OK) else None
 
 
 def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
@@ -162,11 +165,17 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
     path, manual = cached(entry, hub), _manual_path(entry, hub)
     if path is not None and _is_intact(path, entry):
         return path
-    if path not in (None, manual) and manual.is_file():
+    if path not in (None, manual) and os.path.isfile(manual):
         return manual  # in place of the damaged file
     state = f"'{entry.name}' is not in the cache" if path is None else f"{path} is damaged (wrong SHA-256)"
     if hub.offline:
         raise DownloadError(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids downloads")
+    try:
+        get_session()
+    except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
+        settings = f"the settings of the proxy or of certificates cannot be used ({error_summary(error)})"
+        fix = "Correct ALL_PROXY, HTTPS_PROXY or SSL_CERT_FILE"
+        raise DownloadError(entry, hub, f"{state}, and {settings}. {fix}") from error
     source = url(entry, hub)
     server = "/".join(source.split("/")[:3])
     _logger.warning(
@@ -175,7 +184,7 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
     )
     try:
         return _download(entry, source, hub)
-    except (httpx2.HTTPError, TimeoutError, LocalEntryNotFoundError) as error:
+    except (httpx2.HTTPError, TimeoutError, LocalEntryNotFoundError, FileMetadataError) as error:
         kind: type[DownloadError] = DownloadError
         reason = f"{server} cannot be reached, or breaks the connection ({str(error) or type(error).__name__})"
         if (response := getattr(error, "response", None)) is not None:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from types import ModuleType
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from efficientnetv2.utils.errors import InputError, error_summary
 
@@ -30,7 +31,7 @@ def import_optional(module: str, extra: str, why: str) -> ModuleType:
             raise
         raise InputError(
             f"{why} needs the package '{error.name}' of the extra '{extra}', which is not installed. "
-            f"{_how_to_install(extra)}"
+            f"{_how_to_install(extra, error.name)}"
         ) from error
     except (ImportError, RuntimeError, OSError):
         import_torchvision()  # The package may have imported it: then the reason is known.
@@ -52,14 +53,20 @@ def import_torchvision(module: str = "") -> ModuleType:
         ) from error
 
 
-def _how_to_install(extra: str) -> str:
+def _how_to_install(extra: str, package: str) -> str:
     if extra not in (metadata("efficientnetv2").get_all("Provides-Extra") or []):
         return f'Install it with: pip install -e ".[{extra}]"'  # the code is newer than what is installed
     packages = extra_requirements(extra)
-    if not packages:
+    listed, here = ({_name(line) for line in lines} for lines in (requires("efficientnetv2") or [], packages))
+    name = canonicalize_name(package)
+    if not packages or (name in listed and not any(each.startswith(name) for each in here)):  # or tensorflow-cpu
         return f"There is none for Python {platform.python_version()} on {platform.system()}."
     # Double quotes work in every shell, on Windows too.
-    return "Install it with: pip install " + " ".join(f'"{package}"' for package in packages)
+    return "Install it with: pip install " + " ".join(f'"{each}"' for each in packages)
+
+
+def _name(requirement: str) -> str:
+    return canonicalize_name(Requirement(requirement).name)
 
 
 def extra_requirements(extra: str) -> list[str]:
