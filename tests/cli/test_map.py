@@ -157,6 +157,9 @@ def test_map_has_the_ground_control_points_of_the_scene(model_path, tmp_path):
     assert crs == CRS.from_epsg(4326)
     assert [(p.row, p.col, p.x, p.y) for p in found_points] == [(p.row, p.col, p.x, p.y) for p in points]
     assert block.any()
+    for names in ("longitude,latitude", "x,y"):
+        (tmp_path / "places.csv").write_text(f"{names},label\n100.05,0.97,forest\n")
+        assert mentions(refused("geo", "area", "cover.tif", "places.csv", cwd=tmp_path), "control points", "gdalwarp")
 
 
 def test_raster_without_a_location_is_mapped(model_path, tmp_path):
@@ -379,12 +382,12 @@ def test_map_is_complete_without_its_class_name_file(model_path, tmp_path):
         assert written.read(1).any()
 
 
-def write_map(tmp_path):
+def write_map(tmp_path, **location):
     """300 x 100 px: forest on the left, other in the middle, plantation on the right; and a last row without data."""
     from efficientnetv2.data.geotiff import open_raster
     from efficientnetv2.geospatial import map_file
 
-    raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 101, 300), np.uint8))
+    raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 101, 300), np.uint8), **location)
     values = np.repeat([[1] * 100 + [2] * 100 + [3] * 100], 101, axis=0).astype(np.uint8)
     values[100] = 0
     with open_raster(raster) as source:
@@ -519,6 +522,17 @@ def test_points_outside_the_map_are_counted(tmp_path):
     assert "80.0% ± 18.0" in done.stdout
     assert mentions(done.stdout, "other", "plantation")
     assert "other 15.0%, plantation 15.0%" in done.stdout  # 3 / 20
+
+
+@pytest.mark.parametrize("left", [165, -195])
+def test_longitudes_may_cross_the_date_line(left, tmp_path):
+    """30 degrees around it, from 165 to 195 or from -195 to -165."""
+    write_map(tmp_path, crs="EPSG:4326", transform=rasterio.Affine(0.1, 0, left, 0, -0.1, 0))
+    places = [(170, -1, "forest"), (180, -1, "other"), (-170, -1, "plantation")] * 20
+    pd.DataFrame(places, columns=["longitude", "latitude", "label"]).to_csv(tmp_path / "places.csv", index=False)
+    result = run_json("geo", "area", "map.tif", "places.csv", cwd=tmp_path)
+    assert result["left_out"] == 0
+    assert result["classes"]["plantation"]["users_accuracy"]["value"] == 1
 
 
 def test_points_outside_the_projection_are_counted(tmp_path):

@@ -266,12 +266,21 @@ def _sample_map(map_file: Path, num_classes: int, table: pd.DataFrame, file: Pat
             f"{range_text}. Correct it (with a decimal point), or remove the row."
         )
     with open_raster(map_file) as dataset:
+        if dataset.crs is None and (dataset.gcps[0] or dataset.tags(ns="RPC")):
+            raise InputError(
+                f"{map_file} is located by ground control points or RPCs, so no place can be found on it. Project the "
+                "scene first (gdalwarp -t_srs EPSG:32721, with the number of your zone) and map it again, or give the "
+                "mapped class as map."
+            )
         if in_degrees:
             if dataset.crs is None:
                 raise InputError(
                     f"{map_file} has no coordinate system, so longitude and latitude can't be used. Give x and y."
                 )
             places = _project(places, dataset.crs)
+            if dataset.crs.is_geographic:  # the map may count from 0 to 360 degrees, or across the date line
+                left = min(dataset.bounds.left, dataset.bounds.right)
+                places[:, 0] = left + (places[:, 0] - left) % 360
         values = np.zeros(len(places), dtype=np.int64)
         finite = np.isfinite(places).all(axis=1)
         if finite.any():
