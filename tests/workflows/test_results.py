@@ -11,9 +11,11 @@ import sys
 from importlib import import_module
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
 from tests.command_line import effnetv2
 from tests.messages import mentions
 from tests.nas.tiny import SPACE
@@ -21,6 +23,7 @@ from tests.processes import in_processes
 from tests.workflows.conftest import MACHINE, MACHINE_WORDS, TINY
 
 import efficientnetv2 as ev2
+from efficientnetv2.nas.storage import import_optuna
 
 ONE_STAGE = {**TINY, "epochs": 1, "settings": {"progressive.stages": 1}}
 # Fields that depend on the duration or on the call.
@@ -171,7 +174,8 @@ def test_estimate_is_the_sum_of_its_parts(photos, tmp_path, monkeypatch, capfd):
 
 @pytest.fixture(scope="module")
 def folds(photos):
-    return ev2.cross_validate(photos, folds=2, output=photos.with_name("folds"), **ONE_STAGE)
+    counts = {"folds": np.int64(2), "min_images_per_class": np.int64(1)}
+    return ev2.cross_validate(photos, output=photos.with_name("folds"), **counts, **ONE_STAGE)
 
 
 def test_cross_validation_predicts_each_image_once(folds, photos):
@@ -203,7 +207,10 @@ def test_study_finds_an_architecture(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "space.json").write_text(json.dumps(SPACE.to_json()))
     options = {"space": "space.json", "epochs": 1, "image_size": 32, "batch_size": 8, "settings": {"minival": 0.25}}
-    study = ev2.search(photos, trials=1, **options, **MACHINE)
+    optuna = import_optuna()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    study = ev2.search(photos, trials=np.int64(1), seeds=np.int64(0), **options, **MACHINE)
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
     assert study.path.as_posix() == "studies/photos"
     assert study.trials["number"].tolist() == [0]
     assert study.trials["state"].tolist() == ["finished"]
@@ -258,17 +265,30 @@ def test_workers_need_no_main_guard_in_a_script(photos, tmp_path):
 
 
 class Stop(ev2.Callback):
+    def __init__(self, error):
+        self.error = error
+
     def on_step_end(self, *_arguments, **_more):
-        raise KeyboardInterrupt
+        raise self.error
 
 
-def test_interrupted_run_leaves_no_workers(photos, tmp_path):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ArithmeticError])
+def test_stopped_run_leaves_no_workers(error, photos, tmp_path):
     """Even while the exception is kept, as in a notebook."""
     before = {child.pid for child in psutil.Process().children()}
-    with pytest.raises(KeyboardInterrupt) as kept:
-        ev2.train(photos, output=tmp_path / "run", callbacks=[Stop()], **ONE_STAGE | {"workers": 1})
-    assert mentions(str(kept.value), "resume")
+    with pytest.raises(error) as kept:
+        ev2.train(photos, output=tmp_path / "run", callbacks=[Stop(error)], **ONE_STAGE | {"workers": 1})
+    assert error is ArithmeticError or mentions(str(kept.value), "resume")
     assert {child.pid for child in psutil.Process().children()} <= before
+
+
+def test_random_numbers_of_the_caller_do_not_depend_on_a_call(photos):
+    drawn = []
+    for call in (lambda: None, lambda: ev2.estimate(photos, **ONE_STAGE)):
+        torch.manual_seed(5)
+        call()
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1]
 
 
 def test_model_object_must_be_saved_first(run, photos):

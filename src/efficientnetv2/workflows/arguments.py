@@ -17,6 +17,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import nn
@@ -36,7 +37,14 @@ from efficientnetv2.training.recipe import MAX_COUNT, Recipe
 from efficientnetv2.training.run_dir import RUNS
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.distributed import world_from_env
-from efficientnetv2.utils.errors import InputError, MemoryShortError, ReaderKilledError, did_you_mean, format_rule
+from efficientnetv2.utils.errors import (
+    DivergedError,
+    InputError,
+    MemoryShortError,
+    ReaderKilledError,
+    did_you_mean,
+    format_rule,
+)
 from efficientnetv2.utils.processes import rank_and_world_size
 from efficientnetv2.utils.shell import CALL, shell_join
 
@@ -107,10 +115,12 @@ def api(function: Callable[P, R]) -> Callable[P, R]:
         given = [*map(_shown, args), *(f"{name}={_shown(value)}" for name, value in kwargs.items())]
         token = CALL.set(f"efficientnetv2.{function.__name__}({', '.join(given)})")
         try:
-            return function(*args, **kwargs)
+            # Seeded by what is computed here, and the caller's again afterwards.
+            with torch.random.fork_rng(devices=[]):
+                return function(*args, **kwargs)
         except ValidationError as error:
             raise InputError("; ".join(map(format_rule, error.errors()))) from error
-        except (KeyboardInterrupt, MemoryShortError, ReaderKilledError) as stop:
+        except (KeyboardInterrupt, DivergedError, MemoryShortError, ReaderKilledError) as stop:
             _release(stop)
             raise
         finally:
@@ -196,7 +206,8 @@ def settings_of(settings: Mapping[str, Any], name: str = "settings") -> tuple[st
 def source_of(data: PathLike, table: Mapping[str, Any]) -> DataConfig:
     """A dataset, and how to read it."""
     given = {name: table[name] for name in TableArguments.__annotations__ if table.get(name) is not None}
-    number("min_images_per_class", given.get("min_images_per_class"), 0)
+    if "min_images_per_class" in given:
+        given["min_images_per_class"] = number("min_images_per_class", given["min_images_per_class"], 0)
     for name in ("path_column", "label_column", "group_column", "label_separator"):
         if not isinstance(given.get(name, ""), str):
             fix = " Join several columns into one first." if isinstance(given[name], Sequence) else ""
@@ -265,6 +276,7 @@ def path_of(name: str, value: Any) -> Path | None:
 
 def _shown(value: Any) -> str:
     """A value as Python text; "..." for objects that have none."""
+    value = value.item() if isinstance(value, np.generic) else value
     text = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
     try:
         ast.literal_eval(text)

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
+import numpy as np
 import pandas as pd
 import torch
 from markupsafe import escape
@@ -174,7 +175,7 @@ def search(
         data: Dataset of one label per image, see `train`. Only ``train`` is used.
         output: Folder of the study. None takes ``studies/NAME``, by the name of ``data``.
         trials: Architectures to try in all. None takes the number of the preset.
-        minutes: Stop when no further trial would end within this time.
+        minutes: Start no trial that would end later, except the first one of the study.
         resume: Resume the study in ``output`` as it was begun; ``trials`` may then be larger. All arguments but
             ``minutes``, ``storage`` and those of the machine are taken from the study.
         preset: "small" for 64 px on a CPU; "paper" for 1,000 trials around EfficientNet-B4 on GPUs.
@@ -200,8 +201,8 @@ def search(
     refuse_unknown(search, table, TableArguments)
     source = source_of(data, table)
     folder = path_of("output", output) or Path("studies") / default_check_dir(source.data).name
-    number("trials", trials, 1, MAX_COUNT)
-    number("minutes", minutes, 0, whole=False)
+    trials = number("trials", trials, 1, MAX_COUNT)
+    minutes = number("minutes", minutes, 0, whole=False)
     worker = WorkerOptions(
         str(device),
         number("workers", workers, 0),
@@ -212,7 +213,7 @@ def search(
     )
     if resume:
         study_data = StudyDir(folder).source(storage).data
-        if study_data != absolute_source(source.data):
+        if os.path.realpath(study_data) != os.path.realpath(absolute_source(source.data)):
             raise InputError(
                 f"`resume`: the study in {folder} is of {study_data}, not of {source.data}. Pass its data."
             )
@@ -233,7 +234,7 @@ def search(
         epochs=number("epochs", epochs, 0, whole=False),
         image_size=number("image_size", image_size, *IMAGE_SIZE),
         batch_size=number("batch_size", batch_size, 1, MAX_COUNT),
-        seeds=",".join(map(str, [seeds] if isinstance(seeds, int) else (0,) if seeds is None else seeds)),
+        seeds=",".join(map(str, np.atleast_1d(0 if seeds is None else seeds).tolist())),
         seed=number("seed", seed, 0, default=SearchOptions.seed),
         settings=settings_of(settings or {}),
     )
