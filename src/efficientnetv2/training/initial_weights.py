@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import torch
 from torch import nn
@@ -127,7 +127,10 @@ def _published(model: str) -> tuple[WeightsCandidate | None, str]:
 
 
 def is_bundled(word: str) -> bool:
-    """Whether weights are those of ``examples/weights``."""
+    """Whether weights are those of ``examples/weights``, here or in another installation."""
+    parts = PureWindowsPath(word).parts  # which knows the separators of every system
+    if parts[-4:-1] == ("efficientnetv2", "examples", "weights") and (BUNDLED / parts[-1]).is_file():
+        return True
     return word != "none" and Path(word).resolve().parent == BUNDLED.resolve()
 
 

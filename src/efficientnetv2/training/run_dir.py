@@ -114,7 +114,7 @@ class RunDir:
         write_text_atomically(self.recipe_file, recipe.to_yaml())
 
     def beginning(self) -> dict[str, Any]:
-        """What ``begin`` was given. Raises InputError if the file is missing or damaged."""
+        """What ``begin`` was given, with the recipe. Raises InputError if the file is missing or damaged."""
         recipe = ["--recipe", str(self.recipe_file), "--output", "NEW"]
         again = shell_join(["effnetv2", "train", str(self.dataset_file), *recipe])
         fix = f"The run can't be resumed. Start a new run with the same recipe and split: {again}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -31,7 +31,7 @@ from efficientnetv2.models.library_models import is_library_model
 from efficientnetv2.models.pretrained import get_weights, weight_names
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.training.initial_weights import BUNDLED
+from efficientnetv2.training.initial_weights import is_bundled
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import output_dir, read_object, write_text_atomically
@@ -184,9 +184,7 @@ def _load(path: Path) -> TimmModel:
             for weight in (weight for layer in classifier_layers(network) for weight in layer.parameters()):
                 weight.div_(network.calibration.temperature)
     word = str(network.recipe.get("weights", "none"))
-    parts = PureWindowsPath(word).parts  # of the installation that trained, on whatever system
-    in_package = ("efficientnetv2", "examples", "weights")
-    if parts[-4:-1] in (in_package, BUNDLED.parts[-3:]) and (BUNDLED / parts[-1]).is_file():
+    if word not in weight_names() and is_bundled(word):
         network.recipe = {**network.recipe, "weights": _BUNDLED}
     network.recipe = {
         name: Path(value).name if isinstance(value, str) and not is_library_model(value) else value
