@@ -48,7 +48,7 @@ def convert(
     class_names: Annotated[str | None, _of_input("File of names, or names with commas.", "NAME,NAME")] = None,
     image_size: Annotated[int | None, _of_input("Image size.", "PX", callback=between(*IMAGE_SIZE))] = None,
     crop_mode: Annotated[CropMode | None, _of_input("Squeeze, cut the center, or add margins.")] = None,
-    crop_pct: Annotated[float | None, _of_input("Fraction of the shorter side that crop keeps.", "X")] = None,
+    crop_pct: Annotated[float | None, _of_input("Kept part of the shorter side, with squash of both.", "X")] = None,
     interpolation: Annotated[Literal["bilinear", "bicubic"] | None, _of_input("Resize interpolation.")] = None,
     mean: Annotated[str | None, _of_input("Mean per channel, in [0, 1].", "X,X,X", callback=_numbers)] = None,
     std: Annotated[str | None, _of_input("Standard deviation per channel.", "X,X,X", callback=_numbers)] = None,

@@ -102,7 +102,9 @@ class Recipe(StrictModel):
     name: str
     """Name of the recipe."""
     expected_dataset: Published | None = None
-    """Published dataset that the recipe expects: missing classes are an error, other counts a warning. null is any."""
+    """Published dataset that the recipe expects. Missing classes of ImageNet-1k are an error, other differences a
+    warning. null is any.
+    """
     model: str | Architecture = "auto"
     """Name of a published model, of another library's (`timm:resnet50`), or an architecture. `auto` takes the model of
     the weights, or else one that suits the machine.

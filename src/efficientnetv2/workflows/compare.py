@@ -99,7 +99,7 @@ def compare(runs: Sequence[PathLike], *, output: PathLike | None = None) -> Comp
 
     Args:
         runs: Two folders or more.
-        output: Folder for comparison.json and plots: accuracy against time, hyperparameters, cost by stage.
+        output: Folder for comparison.json and, of training runs, plots of accuracy, hyperparameters and cost.
 
     Raises:
         InputError: Fewer than two runs, a run that is not finished, or a folder that cannot be written to.
@@ -128,7 +128,7 @@ def compare(runs: Sequence[PathLike], *, output: PathLike | None = None) -> Comp
     if out is not None:
         note_replaced(out / _JSON_NAME)
         _write(out, found)
-        _logger.info(f"Plots: {out}")
+        _logger.info(f"Comparison: {out}")
     return found
 
 
