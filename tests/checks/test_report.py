@@ -328,6 +328,22 @@ def test_majority_share_of_multilabel_counts_images(planted):
     assert mentions(imbalance.advice, "animal", "100")
 
 
+def test_each_label_of_multilabel_images_is_shown(planted):
+    """Animal is on all images, but is the rarest label of none."""
+    planted.table["label"] = np.where(planted.table.index % 4, "animal;cat", "animal;dog")
+    dataset = planted.read(label_separator=";")
+    found = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0))
+    assert set(found.sections["image_stats"].facts["by_class"]) == {"animal", "cat", "dog"}
+    assert all(report._examples(found)[name] for name in ("animal", "cat", "dog"))
+
+
+def test_multilabel_images_without_a_label_get_advice_that_training_accepts(planted):
+    planted.table["label"] = np.where(planted.table.index % 4, "cat;dog", "")
+    (found,) = [one for one in class_count_section(planted.read(label_separator=";")).issues if one.kind == "unlabeled"]
+    assert not mentions(found.advice, "--rank")
+    assert mentions(found.advice, "nothing")
+
+
 def test_dark_dataset_is_found(planted):
     for path in planted.folder.glob("*.jpg"):
         image = Image.open(path).point(lambda value: value // 5)

@@ -316,8 +316,9 @@ def lossless(folder, number=60, classes=COLORS):
     return folder
 
 
-def prepared_data(data, **more):
-    return prepare_data(DataConfig(str(data)), **{"val_fraction": 0.2, "seed": 0, "strict": False} | more)
+def prepared_data(data, separator=None, **more):
+    source = DataConfig(str(data), label_separator=separator)
+    return prepare_data(source, **{"val_fraction": 0.2, "seed": 0, "strict": False} | more)
 
 
 def started_run(data, path, **more):
@@ -325,6 +326,7 @@ def started_run(data, path, **more):
     data_at_start, folder = prepared_data(data, **more), RunDir(path)
     run_facts = {"preprocessing": Preprocessing(image_size=32).to_json()}
     run_facts |= {"command": "effnetv2 train", "auto_choices": [], "microbatches": {}}
+    run_facts["label_separator"] = data_at_start.dataset.separator
     folder.begin(get_recipe("quick"), data_at_start.dataset, run_facts)
     for skipped, reason in data_at_start.skipped:
         folder.skip(skipped, reason)
@@ -387,6 +389,23 @@ def test_run_resumes_after_the_removal_of_an_image_that_it_skipped(class_folders
     now = prepared_data(class_folders)
     assert now.dataset.digest() != before.dataset.digest()
     assert restore_dataset(tmp_path / "run", now).dataset.digest() == before.dataset.digest()
+
+
+def test_multilabel_run_resumes_after_the_removal_of_an_image_that_it_skipped(tmp_path):
+    """The order of the labels in a cell depends on how many images have them: one image fewer reverses it."""
+    data, table = lossless(tmp_path / "pictures"), tmp_path / "images.csv"
+    paths = sorted(data.rglob("*.png"))
+    cells = ["red;green" if row % 2 else ("red", "green")[row // 2 % 2] for row in range(len(paths))]
+    frame = pd.DataFrame({"path": paths, "label": cells})
+    frame.to_csv(table, index=False)
+    truncate(paths[cells.index("green")])
+    before = started_run(table, tmp_path / "run", separator=";")
+    frame.drop(index=cells.index("green")).to_csv(table, index=False)
+    now = prepared_data(table, separator=";")
+    assert set(now.dataset.table["label"]) != set(before.dataset.table["label"])
+    restored = restore_dataset(tmp_path / "run", now).dataset
+    assert restored.digest() == before.dataset.digest()
+    assert restored.targets.tolist() == before.dataset.targets.tolist()
 
 
 def test_resume_refuses_missing_and_too_many_unreadable_images(tmp_path):

@@ -414,6 +414,7 @@ def test_error_names_the_invalid_candidate():
     ("tried", "try_settings", "separator", "facts"),
     [
         ("class_weights=sqrt", (), ";", ("class_weights",)),
+        ("minival=0.1", (), ";", ("minival",)),
         ("minival=null patience=2", ("minival=0.1",), None, ("2", "minival", "patience")),
     ],
 )

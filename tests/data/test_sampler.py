@@ -113,6 +113,15 @@ def test_square_root_sampling_follows_the_class_size():
     assert np.bincount(LABELS[order]).tolist() == [23, 13, 8]
 
 
+def test_common_label_that_stands_alone_is_not_drawn_like_a_rare_one():
+    """Dog and animal, cat and animal, animal alone: 500, 480 and 10 images. All 990 have the label animal."""
+    labels = np.repeat([0, 1, 2], [500, 480, 10])
+    for class_sampling in ("equal", "sqrt"):
+        order, _ = epoch_order(labels, class_sampling, Key.of(0), 0, sizes=np.array([500, 480, 990]))
+        each = np.bincount(labels[order], minlength=3) / [500, 480, 10]
+        assert each[2] <= each[:2].min()
+
+
 def test_balanced_classes_are_evenly_distributed_over_the_epoch():
     labels = np.repeat([0, 1], [900, 100])
     order = labels[epoch_order(labels, "equal", Key.of(5), 0)[0]]

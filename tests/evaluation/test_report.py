@@ -23,6 +23,7 @@ from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetad
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
+from efficientnetv2.metrics.multilabel import compute_metrics
 from efficientnetv2.utils.random_key import Key
 
 NAMES = ("forest", "pasture", "maize")
@@ -438,6 +439,14 @@ def test_recommended_threshold_is_reached_by_the_predictions_it_was_measured_on(
     facts = replace(facts, command="effnetv2 evaluate M x --image-size=96")
     found = report._usage(metrics, facts, [{"target": 0.99, "threshold": least}])
     assert found["abstain"] is None, "predict has another size, and other probabilities"
+
+
+def test_threshold_is_not_recommended_for_several_labels():
+    """It is of the most probable label, but the command writes all of them."""
+    labels, probabilities = np.eye(3, dtype=bool), np.full((3, 3), 0.4)
+    metrics = compute_metrics(labels, probabilities, ["a", "b", "c"], "sigmoid")
+    facts = ReportMetadata("x", "val", model="M")
+    assert report._usage(metrics, facts, [{"target": 0.99, "threshold": 0.9}])["abstain"] is None
 
 
 def test_threshold_of_a_cross_validation_is_not_recommended_for_its_ensemble():

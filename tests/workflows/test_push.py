@@ -170,6 +170,14 @@ def test_card_has_the_license_of_the_initial_weights(tmp_path, weights, facts, b
     assert not any(b"private/mine" in file.read_bytes() for file in folder.iterdir())
 
 
+@pytest.mark.parametrize(("activation", "shown"), [("softmax", False), ("sigmoid", True), (None, True)])
+def test_card_has_no_calibration_error_of_labels_that_share_a_probability(tmp_path, activation, shown):
+    network = ev2.load(saved(tmp_path / "model.safetensors"))
+    found = {"ece": 0.5, "intervals": {}, "per_class": {}, "num_images": 9, "evaluated_on": "val", "data": "x"}
+    found |= {"optimistic": False, "bootstrap_unit": "image"} | ({"activation": activation} if activation else {})
+    assert mentions(workflow._card(network, found, "a/b", (), None), "calibration") == shown
+
+
 def test_report_of_another_program_next_to_the_model_is_ignored(tmp_path):
     path = saved(tmp_path / "model.safetensors")
     (tmp_path / "report.json").write_text('{"intervals": {}, "optimistic": false}')

@@ -13,6 +13,7 @@ from efficientnetv2.checks.duplicates import is_blank
 from efficientnetv2.checks.image_stats import SMALL_PX, ImageStats
 from efficientnetv2.checks.issues import CheckSection, Issue, issue, share_text, single_rows
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.splits import image_labels
 from efficientnetv2.evaluation.thumbnails import BRIGHT, DARK
 from efficientnetv2.metrics.confidence_intervals import Z95
 from efficientnetv2.utils.errors import pluralize, shorten
@@ -70,15 +71,14 @@ def class_count_section(dataset: ImageDataset) -> CheckSection:
         advice = None if in_folders else "Name the column or field of their labels in `label_column`."
         issues.append(issue("no_labels", "No image has a label, so classes are not checked.", advice=advice))
     elif lost := single_rows(np.flatnonzero(unlabeled)):
-        issues.append(issue("unlabeled", f"{share_text(len(lost), len(dataset))} have no label.", lost))
+        advice = None if dataset.separator is None else "Training refuses them. Give them a label, such as 'nothing'."
+        issues.append(issue("unlabeled", f"{share_text(len(lost), len(dataset))} have no label.", lost, advice=advice))
     return CheckSection(facts, [*issues, *_class_sizes(totals, num_labeled, dataset.separator)])
 
 
 def class_table(dataset: ImageDataset) -> pd.DataFrame:
     """(K classes, splits) numbers of images; images without a split are in the column ``no split``."""
-    targets = dataset.targets.reshape(len(dataset), -1)
-    rows, columns = np.nonzero(targets >= 0)
-    ids = targets[rows, columns]
+    rows, ids = image_labels(dataset)
     names = [name for name in ("train", "minival", "val", "test", "") if (dataset.split == name).any()]
     counted = pd.crosstab(ids, dataset.split[rows]) if len(ids) else pd.DataFrame()
     table = counted.reindex(index=range(len(dataset.class_names)), columns=names, fill_value=0)
@@ -185,8 +185,9 @@ def _range(values: pd.Series[float]) -> dict[str, float]:
 def _class_means(dataset: ImageDataset, readable: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Mean brightness, contrast and color of each class with a readable image."""
     columns = ["brightness", "contrast", "red", "green", "blue"]
-    labels = dataset.labels[readable.index]
-    means = readable.loc[labels >= 0, columns].groupby(labels[labels >= 0]).mean().round(1)
+    images, labels = image_labels(dataset)
+    seen = np.isin(images, readable.index)
+    means = readable.loc[images[seen], columns].groupby(labels[seen]).mean().round(1)
     return {
         dataset.class_names[label]: dict(zip(columns, row, strict=True))
         for label, row in zip(means.index.tolist(), means.to_numpy().tolist(), strict=True)

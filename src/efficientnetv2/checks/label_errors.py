@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from efficientnetv2.checks.issues import CheckSection, Issue, connected_groups, issue, share_text, single_rows
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
+from efficientnetv2.data.splits import image_labels
 from efficientnetv2.inference.linear_probe import DEFAULT_STRENGTH, fit_classifier
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.inference.probe_splits import GroupedData, tuning_splits
@@ -52,7 +53,7 @@ def label_error_section(
     )
     classes = np.flatnonzero((counted >= _MIN_CLASS_IMAGES) & (distinct >= FOLDS))
     most = _affordable_images(_MAX_PREDICTION_WORK, FOLDS, len(classes), embeddings.vectors.shape[1])
-    notes = _unchecked(dataset.class_names, counted, distinct, classes, most)
+    notes = _unchecked(dataset, counted, distinct, classes, most)
     if len(classes) < 2 or most < _MIN_CLASS_IMAGES * len(classes):
         return CheckSection({}, notes)
     usable = np.flatnonzero(np.isin(embeddings.labels, classes))
@@ -105,9 +106,12 @@ def _contradicted(
     return facts, [found]
 
 
-def _unchecked(names: Sequence[str], counted: Ints, distinct: Ints, classes: Ints, most: int) -> list[Issue]:
+def _unchecked(dataset: ImageDataset, counted: Ints, distinct: Ints, classes: Ints, most: int) -> list[Issue]:
     """Which classes are not checked, and why."""
-    present = int((counted > 0).sum())
+    names, used, rarest = dataset.class_names, counted > 0, ""
+    if dataset.separator is not None:  # of classes that are nowhere the rarest label, no image counts
+        used, rarest = np.bincount(image_labels(dataset)[1], minlength=len(names)) > 0, "the rarest label of "
+    present = int(used.sum())
     if present < 2:
         return []
     if most < _MIN_CLASS_IMAGES * len(classes):
@@ -115,8 +119,8 @@ def _unchecked(names: Sequence[str], counted: Ints, distinct: Ints, classes: Int
         return [issue("unchecked_labels", sentence, advice="Check the images of some classes at a time.")]
     enough = counted >= _MIN_CLASS_IMAGES
     reasons = {
-        f"fewer than {_MIN_CLASS_IMAGES} images": np.flatnonzero((counted > 0) & ~enough),
-        f"fewer than {FOLDS} different things": np.flatnonzero(enough & (distinct < FOLDS)),
+        f"{rarest}fewer than {_MIN_CLASS_IMAGES} images": np.flatnonzero(used & ~enough),
+        f"{rarest}fewer than {FOLDS} different things": np.flatnonzero(enough & (distinct < FOLDS)),
         "no other class is left": classes if len(classes) == 1 else classes[:0],
     }
     parts = [f"{shorten([names[k] for k in ids])} ({why})" for why, ids in reasons.items() if len(ids)]

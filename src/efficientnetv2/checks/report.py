@@ -17,6 +17,7 @@ from efficientnetv2.checks.dataset_statistics import class_table, column_heading
 from efficientnetv2.checks.issues import Issue
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import times_of
+from efficientnetv2.data.splits import image_labels
 from efficientnetv2.evaluation.distribution_shift import Places
 from efficientnetv2.evaluation.html import json_text, render
 from efficientnetv2.evaluation.plot_style import COLORS, INK, label_text, single_plot, style_axes
@@ -114,12 +115,13 @@ def _page(
 def _examples(result: CheckResult) -> dict[str, list[int]]:
     """A few readable images of each of the largest classes, a fixed random choice."""
     dataset = result.dataset
-    labels = np.full(len(dataset), -1)
-    labels[result.stats.readable] = dataset.labels[result.stats.readable]
-    numbers = np.bincount(labels[labels >= 0], minlength=len(dataset.class_names))
+    images, labels = image_labels(dataset)
+    seen = np.isin(images, result.stats.readable)
+    images, labels = images[seen], labels[seen]
+    numbers = np.bincount(labels, minlength=len(dataset.class_names))
     chosen: dict[str, list[int]] = {}
     for label in np.argsort(-numbers, kind="stable")[:_CLASSES]:
-        rows = np.flatnonzero(labels == label)
+        rows = images[labels == label]
         drawn = Key.of(0).fold("examples", int(label)).generator().permutation(len(rows))[:_OF_A_CLASS]
         chosen[dataset.class_names[int(label)]] = sorted(rows[drawn].tolist())
     return chosen

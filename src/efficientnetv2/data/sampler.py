@@ -44,11 +44,20 @@ def image_weights(counts: npt.ArrayLike, class_sampling: ClassSampling, beta: fl
     return weights
 
 
-def class_fractions(counts: npt.ArrayLike, class_sampling: ClassSampling | None, beta: float = DEFAULT_BETA) -> Floats:
-    """(K,) fraction of draws of each class. None draws in proportion to the (K,) counts."""
+def class_fractions(
+    counts: npt.ArrayLike,
+    class_sampling: ClassSampling | None,
+    beta: float = DEFAULT_BETA,
+    sizes: npt.ArrayLike | None = None,
+) -> Floats:
+    """(K,) fraction of draws of each class. None draws in proportion to the (K,) counts.
+
+    ``sizes`` (K,) are the sizes of the classes. With several labels per image, they count all labels, and ``counts``
+    only the one that an image is drawn by: a common label is not rare where it stands alone. None takes ``counts``.
+    """
     drawn = np.asarray(counts, dtype=np.float64)
     if class_sampling is not None:
-        drawn = drawn * image_weights(counts, class_sampling, beta)
+        drawn = drawn * image_weights(counts if sizes is None else sizes, class_sampling, beta)
     fractions: Floats = drawn / drawn.sum()
     return fractions
 
@@ -86,7 +95,7 @@ class BatchRequest:
 class TrainSampler:
     """The requests of a whole run, from ``first_step`` on, for the groups of this process in ``world``.
 
-    ``plan`` holds the steps of a run whose length may change; None takes ``steps``.
+    ``plan`` holds the steps of a run whose length may change; None takes ``steps``. ``sizes``: see ``class_fractions``.
     """
 
     labels: Ints
@@ -100,11 +109,14 @@ class TrainSampler:
     world: World = SINGLE_PROCESS
     beta: float = DEFAULT_BETA
     plan: StepPlan | None = None
+    sizes: Ints | None = None
 
     def __iter__(self) -> Iterator[BatchRequest]:
         count = len(self.labels)
         order = lru_cache(maxsize=2)(
-            lambda epoch: epoch_order(self.labels, self.class_sampling, self.key, epoch, beta=self.beta)
+            lambda epoch: epoch_order(
+                self.labels, self.class_sampling, self.key, epoch, beta=self.beta, sizes=self.sizes
+            )
         )
         plan, step = self.plan or StepPlan(self.steps), self.first_step
         while step < plan.steps:
@@ -124,7 +136,13 @@ class TrainSampler:
 
 
 def epoch_order(
-    labels: Ints, class_sampling: ClassSampling | None, key: Key, epoch: int, *, beta: float = DEFAULT_BETA
+    labels: Ints,
+    class_sampling: ClassSampling | None,
+    key: Key,
+    epoch: int,
+    *,
+    beta: float = DEFAULT_BETA,
+    sizes: Ints | None = None,
 ) -> Ints:
     """The samples of one epoch: (2, N), indices into (N,) labels and how often each had been drawn before.
 
@@ -135,8 +153,8 @@ def epoch_order(
         shuffled = key.fold("order", epoch).generator().permutation(len(labels))
         return np.stack([shuffled, np.full_like(shuffled, epoch)])
     parts, places = [], []
-    counts = np.bincount(labels)
-    exact = class_fractions(counts, class_sampling, beta) * counts.sum()
+    counts = np.bincount(labels, minlength=0 if sizes is None else len(sizes))
+    exact = class_fractions(counts, class_sampling, beta, sizes) * counts.sum()
     quotas: Ints = np.floor(exact).astype(np.int64)
     largest_remainders = np.argsort(quotas - exact, kind="stable")[: counts.sum() - quotas.sum()]
     quotas[largest_remainders] += 1

@@ -120,9 +120,10 @@ def build_sections(
         activation=predictions.activation,
     )
     sections: list[TemplateSection] = [calibration]
+    correct = "are correct" if labels.ndim == 1 else "have a correct most probable label"
     requested = [
         f"Of the images, {percent(point['coverage'])} have a probability of {options.abstain_below:g} or more"
-        + (f", of which {percent(point['accuracy'])} are correct." if point["coverage"] else ".")
+        + (f", of which {percent(point['accuracy'])} {correct}." if point["coverage"] else ".")
         for point in calibration.points
         if point["requested"]
     ]

@@ -81,7 +81,8 @@ def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
     labels = targets.reshape(len(targets), -1)
     labels = labels[labels[:, 0] >= 0]  # of the images that have any
     firsts = np.bincount(labels[:, 0], minlength=num_classes)
-    counts, drawn = _class_shares(labels, firsts, recipe)
+    sizes = np.bincount(labels[labels >= 0], minlength=num_classes)
+    counts, drawn = _class_shares(labels, firsts, sizes, recipe)
     weights = offsets = towards = stronger = None
     if recipe.class_weights is not None:
         each = image_weights(counts, recipe.class_weights, recipe.effective_beta)
@@ -93,14 +94,17 @@ def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
         powers = drawn**recipe.logit_adjustment
         towards = _tensor(powers / powers.sum())
     if recipe.minority_randaugment_scale != 1:
-        often = class_fractions(firsts, recipe.class_sampling, recipe.effective_beta)
+        often = class_fractions(firsts, recipe.class_sampling, recipe.effective_beta, sizes)
         repeated = often > firsts / firsts.sum() * (1 + _ROUNDING)
         stronger = _tensor(np.where(repeated, recipe.minority_randaugment_scale, 1.0))
     return ClassTerms(weights, offsets, towards, stronger)
 
 
-def _class_shares(labels: Ints, firsts: Ints, recipe: Recipe) -> tuple[Floats, Floats]:
-    """(K,) images of each class, and (K,) its fraction of the drawn images. ``firsts`` counts the first labels."""
+def _class_shares(labels: Ints, firsts: Ints, sizes: Ints, recipe: Recipe) -> tuple[Floats, Floats]:
+    """(K,) images of each class, and (K,) its fraction of the drawn images.
+
+    ``firsts`` counts the first labels, ``sizes`` all labels.
+    """
     if labels.shape[1] == 1:
         drawn = class_fractions(firsts, recipe.class_sampling, recipe.effective_beta)
         return firsts.astype(np.float64), drawn
@@ -108,7 +112,7 @@ def _class_shares(labels: Ints, firsts: Ints, recipe: Recipe) -> tuple[Floats, F
     share = is_label / is_label.sum(axis=1, keepdims=True)
     often = np.ones(len(labels))
     if recipe.class_sampling is not None:
-        often = image_weights(firsts, recipe.class_sampling, recipe.effective_beta)[labels[:, 0]]
+        often = image_weights(sizes, recipe.class_sampling, recipe.effective_beta)[labels[:, 0]]
     each, most = labels[is_label], len(firsts)
     counts = np.bincount(each, weights=share[is_label], minlength=most)
     weighted = np.bincount(each, weights=(share * often[:, None])[is_label], minlength=most)

@@ -363,6 +363,8 @@ def validate_label_settings(recipe: Recipe, overrides: TrainOverrides, separator
     settings = [setting for setting in overrides.settings if setting_name(setting) == "multilabel"]
     if settings and separator is None:
         raise InputError(f"`{settings[-1]}`: these images have one label each. Give `label_separator`.")
+    if separator is not None and isinstance(recipe.minival, int | float):
+        raise InputError(f"minival is {recipe.minival}, but the images have several labels each. Use `minival=null`.")
     for name in ("patience", "eval_image_size_candidates") if separator is not None else ():
         if getattr(recipe, name) is not None:
             raise InputError(f"{name} needs minival, which needs one label per image. Use `{name}=null`.")

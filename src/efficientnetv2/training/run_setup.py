@@ -6,12 +6,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.loader import TrainingImages, decode_threads
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.data.sampler import TrainSampler
+from efficientnetv2.data.splits import image_labels
 from efficientnetv2.inference.predict import Predictions, Runtime, predict_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Bands, Preprocessing
@@ -203,6 +205,7 @@ def train_sampler(setup: RunSetup, *, steps: int, first_step: int = 0, plan: Ste
         world=setup.world,
         beta=recipe.effective_beta,
         plan=plan,
+        sizes=np.bincount(image_labels(setup.train)[1], minlength=len(setup.train.class_names)),
     )
 
 

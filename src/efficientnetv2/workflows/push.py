@@ -253,9 +253,12 @@ def _card(
     weights = f"Training started from the weights {word}, whose license is: {terms}."
     if word in ("", "none"):
         weights = "Training started from random weights." if word else "The initial weights are not recorded."
+    metrics = _METRICS
+    if report and report.get("activation") == "softmax":  # the labels of an image share its probability
+        metrics = {key: label for key, label in metrics.items() if key != "ece"}
     return render(
         "model_card.md.j2", header=Markup(header.to_yaml()), title=title, architecture=in_timm(network)[0],
-        network=network, multilabel=network.activation == "sigmoid", metrics=_METRICS, report=report,
+        network=network, multilabel=network.activation == "sigmoid", metrics=metrics, report=report,
         data=Path(report["data"]).name if report else "", notes=notes, license=license, weights=weights,
     )  # fmt: skip
 

@@ -202,6 +202,9 @@ def _differ_by_skipped(saved: ImageDataset, data: PreparedData, gone: set[str], 
         dataset.table.loc[~dataset.table["path"].isin(gone | new), ["path", "label", "split"]].fillna("")
         for dataset in (saved, now)
     ]
+    if (separator := now.separator) is not None:  # their order in a cell depends on all images
+        for part in both:
+            part["label"] = part["label"].map(lambda cell: separator.join(sorted(cell.split(separator))))
     before, after = (part.assign(split=part["split"].replace({"": "train"} | drawn)).to_numpy() for part in both)
     return np.array_equal(before, after)
 
@@ -214,6 +217,8 @@ def _from_list(saved: ImageDataset, data: PreparedData, gone: set[str]) -> Prepa
     table = pd.concat([now.table, lost.astype(now.table.dtypes.to_dict())], ignore_index=True)
     rows = pd.Index(table["path"]).get_indexer(pd.Index(saved.paths))
     table = table.iloc[rows].reset_index(drop=True).assign(split=saved.split.tolist())
+    if now.separator is not None:  # the order of the labels in a cell
+        table["label"] = saved.table["label"].to_numpy()
     further = np.arange(len(lost), dtype=np.int64) + data.contents.max(initial=-1) + 1
     contents = np.concatenate([data.contents, further])[rows]
     # Without the row numbers of the user's file, which the run's list does not have.
