@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -83,6 +84,19 @@ def test_work_goes_on_after_the_reader_of_the_output_has_ended(class_folders, tm
     process.stdout.close()
     stderr = process.communicate()[1]
     assert (process.returncode, stderr) == (0, b"")
+    assert list((tmp_path / "report").glob("*.html"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_work_goes_on_with_a_full_disk_under_the_output(class_folders, tmp_path):
+    """As in ``effnetv2 check photos > log``, where the disk of the log is full."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "efficientnetv2", "check", class_folders, "--output", "report"],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stderr, "stdout", "No space left on device")
     assert list((tmp_path / "report").glob("*.html"))
 
 

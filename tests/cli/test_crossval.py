@@ -835,6 +835,17 @@ def test_error_before_the_first_run_leaves_nothing(existed, tmp_path):
     assert (tmp_path / "runs").exists() == existed
 
 
+def test_cross_validation_that_fails_while_it_starts_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, folder):
+        raise OSError(28, "No space left on device")
+
+    file, out = six_images(tmp_path), tmp_path / "folds"
+    monkeypatch.setattr(SavedCrossVal, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        crossval.run_crossval(SHORT, DataConfig(str(file)), RunOptions(out, device="cpu"), CrossValConfig(folds=2))
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(("written", "left"), [("notes.txt", False), ("fold1/recipe.yaml", True)])
 def test_error_removes_no_other_file_and_no_run(written, left, tmp_path, monkeypatch):
     def fail(self, folds, folder, title):

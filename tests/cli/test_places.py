@@ -20,6 +20,7 @@ from efficientnetv2.cli.main import app
 from efficientnetv2.cli.parsing import _expanded
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.prepared_data import prepare_data
+from efficientnetv2.data.shards.index import INDEX_NAME, ShardIndex, save_index
 from efficientnetv2.evaluation.predictions import write_skipped
 from efficientnetv2.nas.storage import sqlite_file
 from efficientnetv2.preprocessing import Preprocessing
@@ -253,6 +254,20 @@ def test_output_next_to_the_data_is_accepted(class_folders, tmp_path, monkeypatc
     for out in ("train", "train/runs/1"):
         with pytest.raises(InputError, match=mentioning(out, "OUT", "DATA")):
             refuse_inside_data(".", Path(out), "OUT")
+
+
+def test_output_in_a_folder_of_tars_is_accepted_only_next_to_an_index(tmp_path, monkeypatch):
+    """Without one, a folder of tars is known by having nothing else."""
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars/1.tar").write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "tars")
+    for data, out in ((".", "runs/1"), (tmp_path / "tars", tmp_path / "tars")):
+        with pytest.raises(InputError, match=mentioning("OUT", "tars")):
+            refuse_inside_data(str(data), Path(out), "OUT")
+    refuse_inside_data(".", tmp_path / "runs", "OUT")
+    empty = pd.DataFrame({"path": [], "label": [], "split": [], "shard": [], "shard_offset": [], "shard_bytes": []})
+    save_index(ShardIndex(empty, (), None), tmp_path / "tars" / INDEX_NAME)
+    refuse_inside_data(".", Path("runs/1"), "OUT")
 
 
 def test_splits_that_divide_a_group_are_reported(class_folders):

@@ -50,6 +50,15 @@ def test_damaged_evaluation_images_are_found_before_training(photos):
         prepare(photos, strict=True)
 
 
+def test_damaged_image_that_is_alone_in_its_class_is_named_before_training(photos):
+    """In training, another image of its class replaces a damaged one; there is none."""
+    for split in ("train", "val"):
+        paint(photos / split / "green/00.jpg", (60, 200, 60), len(split))
+    damage(photos / "train/green/00.jpg")
+    with pytest.raises(InputError, match=mentioning("green", "training images")):
+        prepare(photos)
+
+
 def test_too_many_undecodable_images_stop_the_run(photos):
     for number in range(4):
         damage(photos / f"val/red/0{number}.jpg")

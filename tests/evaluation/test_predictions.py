@@ -181,7 +181,7 @@ def test_locked_file_is_saved_under_another_name(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(InputError, match=mentioning("predictions.csv", "No space left on device")):
+    with pytest.raises(InputError, match=mentioning("predictions.csv", "No space left on device", "room", "resume")):
         written_predictions(tmp_path, [[0.2, 0.8]], ["cat", "dog"])
     assert sorted(file.name for file in tmp_path.iterdir()) == list(files)
 

@@ -5,6 +5,7 @@ import io
 import json
 import resource
 import struct
+import tempfile
 import zlib
 
 import numpy as np
@@ -105,6 +106,15 @@ def test_unreadable_image_is_refused_with_its_name_and_the_reason(client, name):
 @pytest.mark.parametrize("name", GOOD)
 def test_unusual_image_is_predicted(client, name):
     assert client.post("/predict", files={"image": ("photo", GOOD[name])}).status_code == 200
+
+
+def test_large_photo_needs_no_temporary_folder(client, monkeypatch, tmp_path):
+    """As in a container whose disk cannot be written."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(noise), "PNG")
+    assert len(content) > 2**21
+    assert client.post("/predict", files={"image": ("photo.png", content)}).status_code == 200
 
 
 def test_unreadable_image_of_several_is_named(client):

@@ -6,9 +6,12 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from tests.command_line import SERVER
+from tests.messages import mentioning
 
 from efficientnetv2.utils.benchmark import MachineLock
+from efficientnetv2.utils.errors import InputError
 
 
 def test_work_pauses_during_a_measurement(tmp_path):
@@ -57,3 +60,9 @@ def test_killed_worker_does_not_block_a_measurement(tmp_path):
     worker.join()
     with MachineLock(tmp_path / "quiet").exclusive():
         pass
+
+
+def test_folder_that_cannot_be_made_names_the_variable_for_another(tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(InputError, match=mentioning("EFFNETV2_CACHE")):
+        MachineLock(tmp_path / "cache/quiet")

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from efficientnetv2.utils.processes import limit_openmp_spin
+from efficientnetv2.utils import processes
+from efficientnetv2.utils.processes import cores, limit_openmp
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="needs glibc")
 
@@ -86,5 +87,30 @@ def test_spin_count_is_limited_unless_the_user_set_it():
 def test_openmp_options_of_the_user_are_kept():
     for theirs in ({"OMP_WAIT_POLICY": "passive"}, {"GOMP_SPINCOUNT": "5"}):
         environment = dict(theirs)
-        limit_openmp_spin(environment)
+        limit_openmp(environment)
         assert environment == theirs
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("50000", 1), ("200000", 2), ("210000", 3), ("max", 8), ("-1", 8)])
+@pytest.mark.parametrize("version", [1, 2])
+def test_quota_of_a_container_limits_the_cores(version, quota, expected, tmp_path, monkeypatch):
+    """As of ``docker run --cpus``, in periods of 100 ms; in the group of the process, or in one above."""
+    monkeypatch.setattr(processes, "_affinity", lambda: 8)
+    (tmp_path / "own").write_text("0::/job/step\n" if version == 2 else "5:cpu,cpuacct:/job/step\n0::/\n")
+    job = tmp_path / "cgroup" / ("job" if version == 2 else "cpu/job")
+    job.mkdir(parents=True)
+    if version == 2:
+        (job / "cpu.max").write_text(f"{quota} 100000\n")
+    else:
+        (job / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (job / "cpu.cfs_period_us").write_text("100000\n")
+    assert cores(tmp_path / "cgroup", tmp_path / "own") == expected
+
+
+def test_openmp_has_as_many_threads_as_the_quota_unless_the_user_set_them(monkeypatch):
+    monkeypatch.setattr(processes, "_affinity", lambda: 8)
+    for quota, theirs, expected in ((2, {}, "2"), (8, {}, None), (2, {"OMP_NUM_THREADS": "5"}, "5")):
+        monkeypatch.setattr(processes, "cores", lambda quota=quota: quota)
+        environment = dict(theirs)
+        limit_openmp(environment)
+        assert environment.get("OMP_NUM_THREADS") == expected

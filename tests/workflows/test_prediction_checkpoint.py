@@ -215,8 +215,25 @@ def test_full_disk_gives_one_warning_and_loses_no_prediction(new_checkpoint, tmp
     one = new_checkpoint(every_s=0)
     one.add(*_logits([1]))
     one.add(*_logits([2]))
+    assert not one.write()
     assert len(new_checkpoint.said) == 1
-    assert "are not saved" in new_checkpoint.said[0]
+    assert "cannot be saved" in new_checkpoint.said[0]
+    (tmp_path / ".labels.csv.partial").unlink()  # there is room again
+    assert one.write()
+    assert new_checkpoint().load()[0].tolist() == [1, 2]
+    assert len(new_checkpoint.said) == 1
+
+
+def test_failed_save_after_a_saved_part_is_not_called_saved(new_checkpoint, monkeypatch):
+    one = new_checkpoint(every_s=0)
+    one.add(*_logits([1]))
+    monkeypatch.setattr(batch_predict, "write_atomically", _full)
+    one.add(*_logits([2]))
+    assert not one.write()
+
+
+def _full(*_):
+    raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("the store is gone")])

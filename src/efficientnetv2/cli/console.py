@@ -205,7 +205,15 @@ class _Printed(logging.Handler):
 
 
 class _Console(Console):
-    """A console whose reader may end, such as ``head``: the work goes on, and its files are written."""
+    """A console whose reader, terminal or disk may fail: the work goes on, and its files are written."""
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError as error:  # rich catches only a broken pipe
+            self.on_broken_pipe()
+            if not self.stderr:
+                _console(stderr=True).print(f"stdout: {error.strerror or error}. Nothing more is printed there.")
 
     def on_broken_pipe(self) -> None:
         """Print nothing from now on, where rich ends the program."""

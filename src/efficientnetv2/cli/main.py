@@ -23,7 +23,7 @@ from efficientnetv2.cli.models import models, recipes
 from efficientnetv2.cli.predict import predict
 from efficientnetv2.cli.serve import serve
 from efficientnetv2.cli.train import train
-from efficientnetv2.utils.processes import keep_freed_memory, limit_openmp_spin
+from efficientnetv2.utils.processes import keep_freed_memory, limit_openmp
 
 # GDAL's drivers that fetch from a network. A file next to a raster may name what they open.
 # Source: GDAL's list of raster drivers.
@@ -70,7 +70,7 @@ def main() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
     keep_freed_memory()
     os.environ.setdefault("GDAL_SKIP", _NETWORK_DRIVERS)
-    limit_openmp_spin()  # commands import PyTorch, which reads once how its threads wait
+    limit_openmp()  # commands import PyTorch, which reads once how many threads it has, and how they wait
     _silence_libraries()
     app()
 

@@ -39,6 +39,7 @@ _SMALL_BYTES = 65536
 MAX_UNREADABLE = 0.05
 # Files per task of a thread, and threads: checks wait for the disk more than for the processor. Ours.
 _CHUNK, _THREADS = 256, 8
+AHEAD = 32  # where a task first fetches all its files: with 256, the photos of 8 threads take gigabytes. Ours
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -12,7 +12,7 @@ import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
-from efficientnetv2.data.file_probe import map_chunks
+from efficientnetv2.data.file_probe import AHEAD, map_chunks
 from efficientnetv2.data.image_io import Source, UnreadableImageError, image_size
 from efficientnetv2.data.open_image import open_image, read_file
 from efficientnetv2.data.readers import BestEffortReader, source_reader
@@ -53,7 +53,7 @@ def content_hashes(dataset: ImageDataset, *, most: int = MAX_HASHED) -> tuple[In
                 found.append(-1)
         return found
 
-    hashes = np.array(map_chunks(hash_chunk, rows.tolist()), dtype=np.int64)
+    hashes = np.array(map_chunks(hash_chunk, rows.tolist(), size=AHEAD), dtype=np.int64)
     return rows[hashes >= 0], hashes[hashes >= 0]
 
 

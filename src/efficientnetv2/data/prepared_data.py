@@ -166,7 +166,7 @@ def prepare_data(
     dataset = with_bands(dataset, source, seed=seed)
     parts = ("minival", evaluated) if has_selection_set else (evaluated,)
     rows = np.flatnonzero(np.isin(dataset.split, parts))
-    if bad := decode_evaluated(dataset, rows, strict=strict):
+    if bad := decode_evaluated(dataset, rows, _alone(dataset), strict=strict):
         skipped += [(dataset.paths[row], reason) for row, reason in bad.items()]
         kept = np.setdiff1d(np.arange(len(dataset)), list(bad))
         dataset, contents = _readable(dataset, kept, evaluated), contents[kept]
@@ -200,15 +200,26 @@ def _with_minival(
     return dataset, f" {note}", has_selection_set
 
 
-def decode_evaluated(dataset: ImageDataset, rows: Ints, *, strict: bool) -> dict[int, str]:
+def _alone(dataset: ImageDataset) -> Ints:
+    """Training images that no other image of their class can replace."""
+    rows = np.flatnonzero(dataset.in_train & (dataset.labels >= 0))
+    labels = dataset.labels[rows]
+    return rows[np.bincount(labels)[labels] == 1]
+
+
+def decode_evaluated(
+    dataset: ImageDataset, rows: Ints, further: Sequence[int] | Ints = (), *, strict: bool
+) -> dict[int, str]:
     """Decode the images that are evaluated, so that damage is known before the first step and not after the last.
 
-    Of very many a part is decoded, and none from a remote store. Returns the reason of each damaged image, by its row.
-    Raises InputError if more than 5 % of all images, or with ``strict`` any, cannot be decoded.
+    Of very many a part is decoded, but all ``further`` ones; none from a remote store. Returns the reason of each
+    damaged image, by its row. Raises InputError if more than 5 % of all images, or with ``strict`` any, cannot be
+    decoded.
     """
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_DECODED)).astype(np.int64))]
+    rows = np.union1d(rows, np.asarray(further, dtype=np.int64))
     if dataset.shards is not None and is_url(dataset.shards.base):
         rows = rows[:0]
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_DECODED)).astype(np.int64))]
     _logger.debug(f"Decoding {pluralize(len(rows), 'image')} to be evaluated.")
     return decode_all(dataset, rows, strict=strict)
 

@@ -33,6 +33,7 @@ from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import Metrics, compute_metrics
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import hint_for_os_error
 from efficientnetv2.utils.random_key import Key
 
 # Next steps that the command prints; the report has all. Ours.
@@ -141,7 +142,9 @@ class EvaluationResult:
                 (folder / name).unlink(missing_ok=True)
             report.write(folder)
         except OSError as error:
-            raise InputError(f"{folder}: the report could not be written ({error.strerror or error}).") from error
+            fix = f"{hint_for_os_error(error)}, and repeat the command (continue a run with `resume`)"
+            problem = f"the report could not be written ({error.strerror or error})"
+            raise InputError(f"{folder}: {problem}. {fix}.") from error
         write_predictions(folder / "predictions.csv", self.table())
 
     def to_json(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import paired_difference
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import hint_for_os_error
 from efficientnetv2.utils.legacy import COLUMNS
 from efficientnetv2.utils.probability import Activation
 from efficientnetv2.utils.random_key import Key
@@ -250,7 +251,8 @@ def write_predictions(out: Path, table: pd.DataFrame) -> None:
         try:
             write_table(other, table)
         except OSError:
-            raise InputError(f"{out}: {reason}. Give a file elsewhere as `output`.") from error
+            fix = f"{hint_for_os_error(error)}, and repeat the command (continue a run with `resume`)"
+            raise InputError(f"{out}: {reason}. {fix}.") from error
         raise InputError(
             f"{out} cannot be replaced ({reason}). Close it in other programs; the predictions are in {other}."
         ) from error

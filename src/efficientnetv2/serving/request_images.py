@@ -8,6 +8,7 @@ import binascii
 import ipaddress
 import math
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
@@ -17,7 +18,7 @@ import numpy as np
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.serving.intake import RequestError
@@ -40,15 +41,18 @@ _TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff
 
 async def form_images(request: Request, max_images: int) -> list[SentImage]:
     """The files of a form, whatever their fields are called."""
+    parser = MultiPartParser(request.headers, request.stream(), max_files=max_images, max_fields=_OTHER_FIELDS)
+    parser.spool_max_size = sys.maxsize  # in memory, which the intake counts: there may be no temporary folder
     try:
-        async with request.form(max_files=max_images, max_fields=_OTHER_FIELDS) as form:
-            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            images = [
-                SentImage(truncate(escape_controls(file.filename or f"image {number}")), await file.read())
-                for number, file in enumerate(files, start=1)
-            ]
-    except HTTPException as error:  # Starlette's only one is 400
-        raise RequestError(413 if error.detail.startswith("Too many files") else 400, error.detail) from error
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise RequestError(413 if error.message.startswith("Too many files") else 400, error.message) from error
+    files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    images = [
+        SentImage(truncate(escape_controls(file.filename or f"image {number}")), await file.read())
+        for number, file in enumerate(files, start=1)
+    ]
+    await form.close()
     if not images:
         raise RequestError(400, NO_IMAGE)
     return images

@@ -15,9 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from efficientnetv2.training.microbatch import divisors
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.utils.device import cores
 from efficientnetv2.utils.distributed import World, all_gather_object, all_reduce_sum
 from efficientnetv2.utils.errors import InputError, pluralize
+from efficientnetv2.utils.processes import cores
 
 
 class GradientSync:

@@ -20,11 +20,12 @@ from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve_image_sizes import settings_by_size
-from efficientnetv2.utils.device import Hardware, cores
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, all_gather_object
 from efficientnetv2.utils.errors import InputError, format_bytes, pluralize
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.memory import free_bytes
+from efficientnetv2.utils.processes import cores
 from efficientnetv2.utils.random_key import Key
 
 # Fraction of the free memory that a cache may take. Where the CPU trains, activations have up to 60 %. Ours.

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from efficientnetv2.utils.errors import InputError
+
 
 @dataclass(frozen=True)
 class TimingStats:
@@ -80,7 +82,11 @@ class MachineLock:
     """Lets processes of a machine work together, or one measure while the others wait. All have the same ``folder``."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fix = "Name a folder that can be written with EFFNETV2_CACHE=FOLDER"
+            raise InputError(f"{folder}: {error.strerror or error}. {fix}.") from error
         self.folder = folder
         self._exclusive = FileLock(folder / "quiet.lock")
         self._busy = FileLock(folder / f"busy_{os.getpid()}_{secrets.token_hex(4)}.lock")

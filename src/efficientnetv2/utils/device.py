@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, did_you_mean, error_summary, pluralize
 from efficientnetv2.utils.memory import free_bytes
+from efficientnetv2.utils.processes import cores
 
 _logger = logging.getLogger(__name__)
 
@@ -126,11 +127,6 @@ def pick_own_device(word: str, number: int, count: int) -> torch.device:
     own = torch.device("cuda", number)
     torch.cuda.set_device(own)
     return own
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device_title(device: torch.device) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.processes import CGROUPS, OWN_CGROUPS, control_groups
 
 GIB = 2**30
 
@@ -113,8 +114,8 @@ def free_bytes(
     limit_gib: float | None = None,
     *,
     sharing: int = 1,
-    root: Path = Path("/sys/fs/cgroup"),
-    own: Path = Path("/proc/self/cgroup"),
+    root: Path = CGROUPS,
+    own: Path = OWN_CGROUPS,
 ) -> int:
     """Bytes of a device's memory that this process may still take; negative if it exceeds ``limit_gib``.
 
@@ -135,24 +136,11 @@ def free_bytes(
 
 
 def _left_by_container(root: Path, own: Path) -> list[int]:
-    """What the cgroups (version 2 or 1) leave, with the file cache; empty without a limit.
-
-    A container sees its own group as the root. A job of Slurm or systemd is in a nested one, and all above limit it.
-    """
-    # By controller: '' is version 2, ``memory`` version 1.
-    groups = {"": ["."], "memory": ["."]}
-    with contextlib.suppress(OSError):
-        for line in own.read_text().splitlines():
-            controllers, _, path = line.partition(":")[2].partition(":")
-            steps = [step for step in path.split("/") if step]
-            nested = [] if ".." in steps else ["/".join(steps[: end + 1]) for end in range(len(steps))]
-            groups |= {controller: [".", *nested] for controller in controllers.split(",")}
+    """What the cgroups (version 2 or 1) leave, with the file cache; empty without a limit."""
     new = ("memory.max", "memory.current", "inactive_file")
     old = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    folders = [(root / group, new) for group in groups[""]]
-    folders += [(root / "memory" / group, old) for group in groups["memory"]]
     left = []
-    for folder, (limit, usage, cache) in folders:
+    for folder, (limit, usage, cache) in control_groups("memory", new, old, root=root, own=own):
         try:
             most, taken = (folder / limit).read_text().strip(), int((folder / usage).read_text())
             statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())

@@ -19,6 +19,10 @@ from typing import Any, TypeVar
 from efficientnetv2.utils.errors import InputError
 
 Result = TypeVar("Result")
+Names = TypeVar("Names", bound=tuple[str, ...])
+
+# Where Linux shows the limits of cgroups, and the groups of this process.
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 _STARTING = threading.Lock()  # one thread at a time changes __main__
 
@@ -40,10 +44,49 @@ _CONSEQUENCE_S = 2
 START_OR_UNSET = "Start several processes with torchrun. For a single process, unset RANK and WORLD_SIZE."
 
 
-def limit_openmp_spin(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let waiting threads of GNU's OpenMP free their core soon, unless the user has set it. Before PyTorch's import."""
+def limit_openmp(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let waiting threads of OpenMP free their core soon, and start no more than a container's quota has cores for.
+
+    What the user has set stays. Call it before PyTorch's import.
+    """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
         environment["GOMP_SPINCOUNT"] = str(_SPIN_COUNT)
+    if "OMP_NUM_THREADS" not in environment and cores() < _affinity():
+        environment["OMP_NUM_THREADS"] = str(cores())
+
+
+def cores(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """CPU cores that this process may use; a container's quota of CPU time is rounded up."""
+    most, old = _affinity(), ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    for folder, names in control_groups("cpu", ("cpu.max",), old, root=root, own=own):
+        try:
+            quota, period = map(int, " ".join((folder / name).read_text() for name in names).split())
+        except (OSError, ValueError):  # "max": no quota
+            continue
+        if quota > 0:
+            most = min(most, -(-quota // period))
+    return most
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def control_groups(controller: str, new: Names, old: Names, *, root: Path, own: Path) -> Iterator[tuple[Path, Names]]:
+    """Folders of the cgroups that limit this process, with the names of their files in version 2 and version 1.
+
+    A container sees its own group as the root. A job of Slurm or systemd is in a nested one, and all above limit it.
+    ``root`` and ``own`` are where the system shows the limits, and the groups of this process.
+    """
+    groups = {"": ["."], controller: ["."]}  # "" is version 2
+    with suppress(OSError):
+        for line in own.read_text().splitlines():
+            controllers, _, path = line.partition(":")[2].partition(":")
+            steps = [step for step in path.split("/") if step]
+            nested = [] if ".." in steps else ["/".join(steps[: end + 1]) for end in range(len(steps))]
+            groups |= {name: [".", *nested] for name in controllers.split(",")}
+    yield from ((root / group, new) for group in groups[""])
+    yield from ((root / controller / group, old) for group in groups[controller])
 
 
 def call_with_timeout(seconds: float, call: Callable[[], Result]) -> Result:

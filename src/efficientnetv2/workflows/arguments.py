@@ -26,6 +26,7 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import refuse_missing
 from efficientnetv2.data.image_folder import lists_images
+from efficientnetv2.data.shards.index import INDEX_NAME
 from efficientnetv2.data.shards.records import is_shards
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.wrapped_model import WrappedModel
@@ -294,14 +295,19 @@ def is_inside_data(data: str, path: Path) -> bool:
 def refuse_inside_data(data: str, out: Path, option: str, *, command: str | None = None) -> None:
     """Refuse results in a class folder of the dataset, where they would become a part of it.
 
-    Next to ``train/`` and ``val/``, in a folder of shards or next to a table, any file is valid. ``option`` gives
-    ``out``; where the user gave none, ``command`` has chosen it in the working directory.
+    So would they in a folder of tars without an index, which is known by having nothing else. Next to ``train/`` and
+    ``val/``, next to an index or a table, any file is valid. ``option`` gives ``out``; where the user gave none,
+    ``command`` has chosen it in the working directory.
     """
     source = Path(os.path.expanduser(data))
-    if not is_inside_data(data, out) or is_shards(data):
+    if not is_inside_data(data, out):
         return
-    if not lists_images(source, out):
+    if shards := is_shards(data):
+        if is_shards(str(source / INDEX_NAME)):
+            return
+    elif not lists_images(source, out):
         return
+    why = "which must have only tars to be read as shards" if shards else "whose folders are its classes"
     subject, fix = f"{option} {out}", "Give a folder outside."
     if command is not None:
         subject = f"the folder of the results, {out},"
@@ -309,7 +315,7 @@ def refuse_inside_data(data: str, out: Path, option: str, *, command: str | None
         up = os.path.relpath(source.resolve().parent)
         name = shell_join([source.resolve().name])
         fix = f"Use: cd {up} && effnetv2 {command} {name}/. Or give {option}."
-    raise InputError(f"{subject} is in DATA {data}, whose folders are its classes. {fix}")
+    raise InputError(f"{subject} is in DATA {data}, {why}. {fix}")
 
 
 def validate_run_paths(data: str, out: Path | None, command: str) -> None:

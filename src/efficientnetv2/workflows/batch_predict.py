@@ -228,21 +228,22 @@ class PredictionCheckpoint:
             self.write()
 
     def write(self) -> bool:
-        """Write what was added; returns whether anything is saved. A full disk is logged once."""
-        if self._unwritten and not self._failed:
+        """Write what was added; returns whether all of it is saved. A full disk is logged once, and tried again."""
+        if self._unwritten:
             rows, logits, files = zip(*self._unwritten, strict=True)
             try:
                 self._folder.mkdir(exist_ok=True)
                 file = self._folder / f"{self._prefix}-{secrets.token_hex(4)}.npz"
                 part = (np.concatenate(rows), torch.cat(logits).numpy(), np.concatenate(files))
                 write_atomically(file, lambda partial: _save(partial, *part))
+                self._unwritten = []
             except OSError as error:
+                if not self._failed:
+                    reason = error.strerror or error
+                    _logger.info(f"The predictions so far cannot be saved: {self._folder}: {reason}.")
                 self._failed = True
-                reason = error.strerror or error
-                _logger.info(f"Predictions are not saved before the end: {self._folder}: {reason}.")
-            self._unwritten = []
         self._written_at = time.monotonic()
-        return next(self._folder.glob(f"{self._prefix}-*.npz"), None) is not None
+        return not self._unwritten and next(self._folder.glob(f"{self._prefix}-*.npz"), None) is not None
 
     def remove(self) -> None:
         """Delete the checkpoints of this job, whose table has been written, and those of others after a long time."""

@@ -27,10 +27,11 @@ from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.initial_weights import default_model, load_weights, weights_candidates
-from efficientnetv2.utils.device import cores, pick_device, workers_for
+from efficientnetv2.utils.device import pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import output_dir, read_object
 from efficientnetv2.utils.logs import progress
+from efficientnetv2.utils.processes import cores
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.arguments import (

@@ -254,8 +254,13 @@ def write_start(folder: Path, saved: SavedCrossVal, dataset: ImageDataset, folds
     split = np.where(dataset.split == "test", "test", "").astype(object)
     for part in folds.parts:
         split[part.train_rows] = "train"
-    write_atomically(folder / "dataset.csv", folds.with_folds(dataset.with_split(split)).to_csv)
-    saved.save(folder)
+    table = folder / "dataset.csv"
+    write_atomically(table, folds.with_folds(dataset.with_split(split)).to_csv)
+    try:
+        saved.save(folder)
+    except BaseException:  # else the folder could neither be used again nor resumed
+        table.unlink()
+        raise
 
 
 def folds_digest(dataset: ImageDataset, folds: Folds) -> str:

@@ -144,9 +144,9 @@ def _check_dataset(dataset: ImageDataset, fewer: bool) -> None:
 
 def _without_frequent(dataset: ImageDataset, train: Ints, counts: Ints, seed: int, table: pd.DataFrame) -> pd.DataFrame:
     kept = np.ones(len(dataset), dtype=bool)
-    for label, count in enumerate(counts):
-        rows = train[dataset.labels[train] == label]
-        kept[Key.of(seed).fold("fewer", label).generator().permutation(rows)[count:]] = False
+    for label, places in enumerate(class_members(dataset.labels[train], len(counts))):
+        rows = train[places]
+        kept[Key.of(seed).fold("fewer", label).generator().permutation(rows)[counts[label] :]] = False
     return table[kept].reset_index(drop=True)
 
 

@@ -137,6 +137,20 @@ def test_scan_is_saved_until_a_shard_changes(jpegs, tmp_path, monkeypatch):
     assert len(load_dataset(str(file))) == 6
 
 
+def test_saved_scan_that_cannot_be_read_is_repeated(jpegs, tmp_path):
+    """For example that of another user in a shared cache."""
+    file = write(tmp_path / "x.tar", webdataset_members(jpegs))
+    first = load_dataset(str(file))
+    (saved,) = (tmp_path / "cache" / "shards").iterdir()
+    saved.write_bytes(b"damaged")
+    assert load_dataset(str(file)).digest() == first.digest()
+    saved.unlink()
+    saved.mkdir()
+    second = load_dataset(str(file))
+    assert second.digest() == first.digest()
+    assert "index is not saved" in second.notes[0]
+
+
 def test_saved_scan_is_removed_after_a_month_without_use(jpegs, tmp_path):
     files = [write(tmp_path / f"{name}.tar", webdataset_members(jpegs)) for name in ("old", "used", "new")]
     folder = tmp_path / "cache" / "shards"

@@ -194,7 +194,7 @@ def test_server_without_a_response_times_out(drips, monkeypatch):
 def test_refused_request_is_not_repeated(server):
     dataset = load_dataset(f"{server.url}/shards")
     server.fail = [403] * 3
-    with pytest.raises(UnreadableImageError, match=mentioning("403")):
+    with pytest.raises(InputError, match=mentioning("403", "credentials")):  # not a damaged image
         source_reader(dataset).source(0)
     assert len(server.fail) == 2
 

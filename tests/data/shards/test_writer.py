@@ -299,7 +299,7 @@ def test_packing_shards_again_preserves_the_dataset(table, tmp_path):
 
 def test_too_little_disk_space_is_rejected_before_the_first_shard(table, tmp_path, monkeypatch):
     dataset = load_dataset(table)
-    needed = sum(Path(dataset.file(row)).stat().st_size for row in range(len(dataset)))
+    needed = sum(Path(dataset.file(row)).stat().st_size + 6 * tarfile.BLOCKSIZE for row in range(len(dataset)))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
     with pytest.raises(InputError, match=mentioning("image_size")):
@@ -325,7 +325,7 @@ def test_mounted_folder_is_rejected_before_the_first_shard(table, tmp_path, monk
 
 def test_partial_files_of_a_killed_run_free_their_space(table, tmp_path, monkeypatch):
     dataset, partial, usage = load_dataset(table), tmp_path / PARTIAL, shutil.disk_usage(tmp_path)
-    needed = sum(Path(dataset.file(row)).stat().st_size for row in range(len(dataset)))
+    needed = sum(Path(dataset.file(row)).stat().st_size + 6 * tarfile.BLOCKSIZE for row in range(len(dataset)))
     partial.mkdir()
     (partial / "images-000000.tar").write_bytes(b"half of it")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - partial.exists()))

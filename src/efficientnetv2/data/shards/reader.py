@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.file_probe import FileProbe, map_chunks, max_levels, probe_bytes
+from efficientnetv2.data.file_probe import AHEAD, FileProbe, map_chunks, max_levels, probe_bytes
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, ShardSet
@@ -139,7 +139,7 @@ def probe_images(
                 probes.append(FileProbe(error.reason))
         return probes
 
-    probes = map_chunks(probe_chunk, rows, progress)
+    probes = map_chunks(probe_chunk, rows, progress, size=AHEAD)
     reasons = {row: found.reason for row, found in zip(rows, probes, strict=True) if found.reason}
     contents[list(reasons)] = -1
     return contents, reasons, Counter(found.colors for found in probes if found.colors), max_levels(probes)

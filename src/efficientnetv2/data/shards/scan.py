@@ -79,10 +79,11 @@ def cached_scan(store: Store, names: list[str], options: ReadOptions) -> tuple[S
     digest = hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
     file = cache_folder("shards") / f"{digest}.parquet"
     shards = pluralize(len(names), "shard")
-    if file.is_file():
+    with suppress(InputError):  # missing, damaged, or of another user
+        index = load_index(file, str(file))
         with suppress(OSError):  # used today
             os.utime(file)
-        return load_index(file, str(file)), f"Index of {shards}, read once from the headers: {file}"
+        return index, f"Index of {shards}, read once from the headers: {file}"
     index, unread = scan(store, names, options)
     what = f"Read the headers of {shards}: {pluralize(len(index.table), 'image')}"
     if unread:  # perhaps a network share was away for a moment

@@ -255,6 +255,10 @@ class RemoteStore(Store):
         if isinstance(response, Exception):
             if getattr(response, "status", None) == 416:  # "range not satisfiable"
                 return block.cut(block.start)
+            if isinstance(response, PermissionError) or getattr(response, "status", None) in _REFUSED:
+                # The shard was readable when it was listed.
+                fix = "Renew the credentials, then try again or resume."
+                raise InputError(f"{self.base}/{block.shard}: access is refused ({_describe(response)}). {fix}")
             return f"{block} can't be read ({_describe(response)})"
         if len(response) > block.stop - block.start:
             fault = "the server ignores byte ranges and sends whole files. Use nginx, Apache or an object store."

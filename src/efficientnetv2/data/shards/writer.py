@@ -46,6 +46,7 @@ _JPEG_QUALITY = 95
 # Images that threads read at a time, before they are written. Ours.
 _CHUNK, _THREADS = 256, 8
 _BLOCK = tarfile.BLOCKSIZE
+_EXTRA_BYTES = 6 * _BLOCK  # of an image in a tar: two headers, its .json, and the ends of both blocks, about
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _require_room(dataset: ImageDataset, out: Path, packing: PackOptions) -> Non
     else:
         files = [dataset.file(row) for row in range(len(dataset))]
         sizes = map_chunks(lambda some: [os.path.getsize(file) for file in some if os.path.isfile(file)], files)
-        needed = sum(sizes)
+        needed = sum(sizes) + _EXTRA_BYTES * len(dataset)
     free = shutil.disk_usage(next(place for place in out.absolute().parents if place.is_dir())).free
     if needed > free:
         fault = f"the images are {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free"
