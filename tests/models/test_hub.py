@@ -199,6 +199,7 @@ def test_http_error_is_reported_with_status_and_fix(server, hub, status, name):
     folder = hub.folder if name == NAME else hub.torch_folder
     for part in (f"responds with {status}", url(name, hub), f"the cache folder is {folder};"):
         assert part in str(told.value)
+    assert ("hf auth login" in str(told.value)) == (status == 401 and name == NAME)
     assert len(server.asked) <= 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.recipes import with_overrides
 
 from efficientnetv2.models import hub
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.hub import timm_file, torchvision_file
+from efficientnetv2.models.hub import Hub, timm_file, torchvision_file
 from efficientnetv2.training.initial_weights import build_initial_model, load_weights
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
@@ -150,8 +151,15 @@ def test_torchvision_weights_use_the_cache_of_torchvision(server, monkeypatch):
     assert same_answers(create("torchvision:resnet18.IMAGENET1K_V1"), theirs)  # from the cache, without a request
 
 
-def test_files_outside_the_hub_are_left_to_timm():
-    assert timm_file(timm.get_pretrained_cfg("gcvit_tiny.in1k").to_dict(), "gcvit_tiny.in1k") is None
+def test_files_outside_the_hub_are_left_to_timm(tmp_path):
+    name, online = "gcvit_tiny.in1k", Hub(torch_folder=tmp_path, offline=False)
+    config = timm.get_pretrained_cfg(name).to_dict()
+    assert timm_file(config, name, online) is None
+    offline = replace(online, offline=True)
+    with pytest.raises(InputError, match=mentioning(name, "HF_HUB_OFFLINE", config["url"])):
+        timm_file(config, name, offline)
+    (tmp_path / config["url"].rpartition("/")[2]).touch()
+    assert timm_file(config, name, offline) is None
 
 
 @pytest.mark.parametrize("word", [WORD, "torchvision:resnet18.IMAGENET1K_V1"])

@@ -169,7 +169,7 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
         return manual  # in place of the damaged file
     state = f"'{entry.name}' is not in the cache" if path is None else f"{path} is damaged (wrong SHA-256)"
     if hub.offline:
-        raise DownloadError(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids downloads")
+        raise DownloadError(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids downloads (or TRANSFORMERS_OFFLINE)")
     try:
         get_session()
     except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
@@ -190,6 +190,8 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
         if (response := getattr(error, "response", None)) is not None:
             reason = f"{source} responds with {response.status_code} {response.reason_phrase}".rstrip()
             kind = WeightsNotFoundError if response.status_code == HTTPStatus.NOT_FOUND else DownloadError
+            if response.status_code == HTTPStatus.UNAUTHORIZED and entry.source == "timm":
+                reason += ", perhaps because the saved token has expired (hf auth login, or hf auth logout)"
         raise kind(entry, hub, f"{state}, and the download failed: {reason}") from error
     except OSError as error:
         cache, variable = _cache(entry, hub)
@@ -378,9 +380,16 @@ def _is_final(error: httpx2.HTTPError) -> bool:
 
 
 def timm_file(config: Mapping[str, Any], name: str, hub: Hub | None = None) -> Path | None:
-    """The file of timm's weights with this ``pretrained_cfg``; None for the few (19 of 1,826) on another server."""
-    repository = config.get("hf_hub_id")
+    """The file of timm's weights with this ``pretrained_cfg``; None for the few (19 of 1,826) on another server.
+
+    timm itself downloads these. Raises InputError where it must not.
+    """
+    hub, repository = hub or Hub(), config.get("hf_hub_id")
     if not repository:
+        file = hub.torch_folder / str(config.get("url", "")).rpartition("/")[2]
+        if hub.offline and not file.is_file():
+            fix = f"Unset it, or put the file of {config.get('url')} there"
+            raise InputError(f"'{name}' is not in the cache ({file}), and HF_HUB_OFFLINE forbids downloads. {fix}.")
         return None
     stated = config.get("hf_hub_filename")
     files = [Remote(name, "timm", repository, file) for file in ([stated] if stated else _TIMM_FILES)]

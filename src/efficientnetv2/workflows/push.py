@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -187,7 +187,7 @@ def _load(path: Path) -> TimmModel:
     if word not in weight_names() and is_bundled(word):
         network.recipe = {**network.recipe, "weights": _BUNDLED}
     network.recipe = {
-        name: Path(value).name if isinstance(value, str) and not is_library_model(value) else value
+        name: PureWindowsPath(value).name if isinstance(value, str) and not is_library_model(value) else value
         for name, value in network.recipe.items()
     }
     return network
@@ -233,7 +233,7 @@ def _card(
 ) -> str:
     """The model card; ``title`` is the repository or the name of a folder."""
     word = str(network.recipe.get("weights", ""))
-    name = word.removesuffix(".safetensors")  # of a file of `effnetv2 models --fetch`
+    name = word.removesuffix(".safetensors").removesuffix(".pth")  # of a file of `effnetv2 models --fetch`
     terms, base_model = "unknown", None
     if name in weight_names():
         entry = get_weights(name)
@@ -259,7 +259,7 @@ def _card(
     return render(
         "model_card.md.j2", header=Markup(header.to_yaml()), title=title, architecture=in_timm(network)[0],
         network=network, multilabel=network.activation == "sigmoid", metrics=metrics, report=report,
-        data=Path(report["data"]).name if report else "", notes=notes, license=license, weights=weights,
+        data=PureWindowsPath(report["data"]).name if report else "", notes=notes, license=license, weights=weights,
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def test_ambiguous_timm_file_is_read_as_the_tf_model_with_a_note(tmp_path):
 
 
 def test_hub_folder_states_its_timm_model_and_preprocessing(tmp_path):
-    theirs = their_timm.create_model("efficientnet_b1", num_classes=2)
+    theirs = their_timm.create_model("efficientnet_b1", num_classes=2, bn_momentum=0.01)
     their_timm.models.save_for_hf(
         theirs, str(tmp_path), model_config={"label_names": ["no", "yes"]}, safe_serialization=True
     )
@@ -97,6 +97,10 @@ def test_hub_folder_states_its_timm_model_and_preprocessing(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
     assert read.network.preprocessing.image_size == config["test_input_size"][1] == 288
     assert read.network.preprocessing.mean == (0.5, 0.5, 0.5)
+    of_file = convert.read(tmp_path / "model.safetensors").network
+    assert (of_file.preprocessing, of_file.architecture) == (read.network.preprocessing, read.network.architecture)
+    (tmp_path / "config.json").write_text('{"model_type": "of another program"}')
+    assert convert.read(tmp_path / "model.safetensors").network.architecture.padding == "same"
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
@@ -128,6 +132,7 @@ def test_half_precision_is_read_exactly_with_a_note(tmp_path, kind):
         ),
         (lambda tensors: {"state_dict": tensors, "arch": f"hf-hub:timm/tf_{B0}.in1k"}, None),
         (lambda tensors: {"state_dict": tensors, "arch": "local-dir:for_timm"}, None),
+        (lambda tensors: {"state_dict": tensors, "arch": "distributeddataparallel"}, None),
         (
             lambda tensors: {
                 "model": {k: torch.zeros_like(v) for k, v in tensors.items()},

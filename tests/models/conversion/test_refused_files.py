@@ -35,6 +35,14 @@ def saved(path, tensors):
     return path
 
 
+@pytest.mark.parametrize("prefix", ["", "network."])
+def test_tensors_of_this_package_name_the_way_to_a_model_file(prefix, tmp_path):
+    """For example a checkpoint of Lightning with a model of ``create``."""
+    tensors = EfficientNet(get_architecture("efficientnetv2_b0"), num_classes=2).state_dict()
+    path = saved(tmp_path / "last.ckpt", {"state_dict": {prefix + name: tensor for name, tensor in tensors.items()}})
+    assert mentions(refusal(path), "load_state_dict", "efficientnetv2.save")
+
+
 def test_missing_file_is_rejected(tmp_path):
     assert "does not exist" in refusal(tmp_path / "none.pth")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from efficientnetv2.models import pretrained
 from efficientnetv2.models.conversion import metadata, timm_config, weight_reader
-from efficientnetv2.models.conversion.detect import DetectedModel, detect, named
+from efficientnetv2.models.conversion.detect import DetectedModel, detect, named, published_name
 from efficientnetv2.models.conversion.layouts import COUNTER, TITLES
 from efficientnetv2.models.conversion.metadata import NO_USER_METADATA, UserMetadata
 from efficientnetv2.models.conversion.weight_file import WeightFile
@@ -64,6 +64,11 @@ def read(
                 file = replace(file, model=timm_config.model_name(stated.architecture)[0])
             elif stated.foreign and stated.foreign.startswith("timm:"):
                 file = replace(file, model=stated.foreign.removeprefix("timm:"))
+    if file.model and not file.stated and file.source in ("timm", "torchvision"):
+        try:
+            published_name(file.source, file.model)
+        except InputError:  # a name of the user's own, or that of a wrapper, such as distributeddataparallel
+            file = replace(file, model=None)
     notes = list(file.notes)
     wanted = None if model is None else named(file.path, file.source, model)
     named_by_user = False

@@ -22,6 +22,7 @@ from efficientnetv2.models import pretrained
 from efficientnetv2.models.pretrained import HALF, IMAGENET, Statistics, timm_crop_pct
 from efficientnetv2.preprocessing import CropMode, Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary, shorten
+from efficientnetv2.utils.io import read_object_or_empty
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # in a hub directory
 MULTI_LABEL = "multi_label_classification"  # ``problem_type`` of transformers in config.json
@@ -75,7 +76,7 @@ _PLAIN_WEIGHTS: Mapping[str, tuple[int, float, CropMode, Statistics]] = {
 }
 
 # Arguments of timm's models that change nothing in evaluation, or that the shapes of the tensors show as well.
-_HARMLESS = {"in_chans", "num_classes", "drop_rate", "drop_path_rate", "img_size", "global_pool"}
+_HARMLESS = {"in_chans", "num_classes", "drop_rate", "drop_path_rate", "img_size", "global_pool", "bn_momentum"}
 
 
 def published_name(model: str) -> tuple[str, bool]:
@@ -175,6 +176,11 @@ def stated_preprocessing(config: Mapping[str, Any], path: str | Path) -> tuple[P
     return preprocessing, tuple(notes)
 
 
+def is_config(path: Path) -> bool:
+    """Whether a file is the config.json of a hub directory of timm, and not of another program."""
+    return path.is_file() and isinstance(read_object_or_empty(path).get("architecture"), str)
+
+
 def read_config(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What the config.json of a hub directory states, as fields of ``WeightFile``; and notes."""
     try:
@@ -182,7 +188,9 @@ def read_config(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}). Download it again, or remove it.") from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
-        raise InputError(f"{path} names no 'architecture', as timm's do. Give the weight file instead.")
+        raise InputError(
+            f"{path} names no 'architecture', as timm's do: it is of another program. Give weights of timm."
+        )
     stated, arguments = config.get("pretrained_cfg", config), config.get("model_args") or {}
     for name, value in (("pretrained_cfg", stated), ("model_args", arguments)):
         if not isinstance(value, dict):

@@ -51,11 +51,14 @@ def read(path: str | Path) -> WeightFile:
     for no such file, an unknown format, a damaged file, or one that would have to run code.
     """
     path = Path(path)
-    if path.is_dir() and (path / timm_config.CONFIG).is_file():
-        weights = next((path / name for name in _HUB_WEIGHTS if (path / name).is_file()), None)
+    config, weights = path / timm_config.CONFIG, None
+    if path.name in _HUB_WEIGHTS and timm_config.is_config(path.with_name(timm_config.CONFIG)):
+        config, weights = path.with_name(timm_config.CONFIG), path  # the file of a hub directory
+    if config.is_file():
+        weights = weights or next((path / name for name in _HUB_WEIGHTS if (path / name).is_file()), None)
         if weights is None:
             raise InputError(f"{path} has a config.json but no {timm_config.WEIGHTS}. Download the weights too.")
-        fields, notes = timm_config.read_config(path / timm_config.CONFIG)
+        fields, notes = timm_config.read_config(config)
         found = _read_tensors(weights)
         return replace(found, source="timm", notes=(*found.notes, *notes), **fields)
     if tensorflow_checkpoint.opens(path):
