@@ -21,6 +21,7 @@ def train(steps=60, first_step=0, accumulate=1):
     words = {"progressive": PLAN, "steps": steps, "first_step": first_step, "accumulate": accumulate}
     batches = ev2.ProgressiveBatchSampler(len(photos), batch_size=16, **words)
     loader = DataLoader(Growing(photos), batch_sampler=batches, collate_fn=collate)
+    network.train()
     for micro, batch in enumerate(loader, start=first_step * accumulate):
         reached = ev2.apply_regularization(network, batch["setting"])
         loss = torch.nn.functional.cross_entropy(network(batch["images"]), batch["labels"])

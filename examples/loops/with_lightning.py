@@ -53,7 +53,7 @@ def plain(samples):
 def train(steps=60, checkpoint=None, **words):
     """A run, or what is left of it after a checkpoint; further words go to Lightning's Trainer, which is returned."""
     photos = Photos()
-    network = ev2.create("efficientnetv2_b0", num_classes=len(photos.classes))
+    network = ev2.create("efficientnetv2_b0", num_classes=len(photos.classes)).train()
     often = {"val_check_interval": 20, "check_val_every_n_epoch": None}  # the whole run is one epoch
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     # The sampler splits the batches over the processes already: Lightning must not split them again.

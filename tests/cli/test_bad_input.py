@@ -260,7 +260,7 @@ def test_resume_with_another_recipe_lists_the_differences(stopped):
     done = effnetv2(*args, "--epochs", "7", "--set", "ema_decay=0.5", cwd=stopped)
     refused(done, "--epochs: 1 there, 7 here", "ema_decay=0.5 here", "--output")
     done = effnetv2(*args, "--recipe", "finetune", cwd=stopped)
-    refused(done, "--recipe: none there, finetune here")
+    refused(done, "--recipe: not given there, finetune here")
 
 
 def test_resume_accepts_the_same_options(class_folders, tmp_path):

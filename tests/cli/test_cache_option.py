@@ -126,7 +126,7 @@ def test_wrong_cache_options_are_refused_and_leave_no_files(args, facts, large, 
 def test_resume_keeps_the_cache_option(large, caches, tmp_path):
     train(large, tmp_path / "without", run_command=run_ok)
     refused = train(large, tmp_path / "without", "--cache", "ram", "--resume", run_command=run_refused)
-    assert mentions(refused.stderr, "--cache: none there, ram here")
+    assert mentions(refused.stderr, "--cache: not given there, ram here")
     kill_before_saving = partial(killed_at, "efficientnetv2.training.post_training:save_model")
     train(large, tmp_path / "with", "--cache", "disk", run_command=kill_before_saving)
     train(large, tmp_path / "with", "--resume", run_command=run_ok)

@@ -612,3 +612,15 @@ def test_five_lines_are_printed_before_the_first_step(class_folders, tmp_path):
     for line in verbose_lines[:first]:
         line = line.replace("verbose/log.txt", "run/log.txt")
         assert line.partition("--set")[0] in log.replace("`", "")
+
+
+@pytest.mark.parametrize("words", ["--imgsz 224", "--weight-decay 0.05", "--help-all"])
+def test_completion_is_silent_and_completes(words, tmp_path):
+    """Translated options print notes, and --help-all the help: not while the shell completes."""
+    line = f"effnetv2 train photos {words} --crop-m"
+    variables = {"_EFFNETV2_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    start = "import sys; sys.argv = ['effnetv2']; from efficientnetv2.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", start], env=os.environ | variables, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.stdout.split(), done.stderr) == (["--crop-mode"], "")

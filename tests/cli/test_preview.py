@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from tests.command_line import run_ok, run_refused
 from tests.conftest import COLORS, paint
-from tests.messages import mentions
+from tests.messages import mentioning, mentions
 from tests.recipes import with_overrides
 
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.thumbnails import ImageRow
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.geometric import symmetry
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key
+from efficientnetv2.workflows import augmentation_preview
 from efficientnetv2.workflows.augmentation_preview import (
     _with_contrast,
     eval_row,
@@ -151,3 +156,15 @@ def test_preview_shows_cached_images(tmp_path):
             levels = np.asarray(sheet.convert("RGB")).astype(float)
         grain[name] = float(np.abs(np.diff(levels, axis=1)).mean())
     assert grain["cached"] < 0.9 * grain["files"], grain
+
+
+def test_preview_names_missing_images_before_it_looks_for_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(augmentation_preview, "requested_recipe", None)
+    sheet = {"num_images": 4, "device": "cpu", "strict": False}
+    with pytest.raises(InputError, match=mentioning("nowhere")):
+        augmentation_preview.draw_sheet(TrainOverrides(), DataConfig("nowhere"), tmp_path / "sheet.png", **sheet)
+
+
+@pytest.mark.parametrize("option", [("--output", "run"), ("--baseline", "run"), ("--json",)])
+def test_options_without_effect_on_a_preview_are_refused(option, tmp_path):
+    run_refused("train", "photos", "--preview", "sheet.png", *option, cwd=tmp_path, names=("--preview", option[0]))

@@ -276,3 +276,35 @@ def test_shards_are_merged_in_dataset_order():
     assert whole.unreadable == ((3, "is damaged"),)
     assert merge_shards(parts[:1], 3) is parts[0]
     assert merge_shards([], 3).logits.shape == (0, 3)
+
+
+class CachesInEvaluation(nn.Module):
+    """As attention biases in timm's tiny_vit: forgotten when training begins."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.cache = nn.Parameter(torch.ones(())), None
+
+    def train(self, mode=True):
+        if mode:
+            self.cache = None
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.training:
+            return x * self.weight
+        self.cache = self.weight.detach().clone() if self.cache is None else self.cache
+        return x * self.cache
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_uses_no_cached_weights(training):
+    """Also those of averaged weights, which stay in evaluation mode."""
+    network = nn.Sequential(CachesInEvaluation()).train(training)
+    for weight in (1.0, 3.0):
+        with torch.no_grad():
+            network[0].weight.fill_(weight)
+        with eval_mode(network):
+            assert float(network(torch.ones(()))) == weight
+        assert network.training == network[0].training == training
+    assert (network[0].cache is None) == training

@@ -3,6 +3,7 @@
 import copy
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -377,3 +378,18 @@ def test_channels_of_a_model_with_built_in_scaling_cannot_be_changed(name):
     network = create(name, num_classes=3)
     with pytest.raises(InputError, match=f"{name} scales three channels"):
         adapt(network, in_channels=6)
+
+
+def test_classifier_of_transformers_takes_other_channels():
+    """Its embeddings compare the channels of an image with their own number."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
+    network = create(transformers.ResNetForImageClassification(config).eval(), num_classes=2, in_channels=4)
+    assert network(torch.randn(1, 4, 32, 32)).shape == (1, 2)
+
+
+def test_backbone_names_the_model_within_it():
+    backbone = create("efficientnetv2_b0", features_only=True)
+    with pytest.raises(InputError, match=mentioning("Backbone", ".network")):
+        freeze(backbone, stages=2)
+    freeze(backbone.network, stages=np.int64(2))

@@ -655,3 +655,9 @@ def test_missing_class_names_are_reported(tmp_path):
 def test_convert_command_is_quoted():
     told = conversion_hint(Path("my weights.bin"))
     assert mentions(told, "effnetv2 convert 'my weights.bin' OUT", "--weights")
+
+
+def test_averaged_model_names_the_model_within_it(tmp_path):
+    averaged = torch.optim.swa_utils.AveragedModel(create("efficientnetv2_b0", num_classes=2))
+    with pytest.raises(InputError, match=mentioning("AveragedModel", ".module")):
+        model_file.save(tmp_path / "model.safetensors", averaged, class_names=("a", "b"))

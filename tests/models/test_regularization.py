@@ -231,6 +231,13 @@ def test_rate_must_be_from_0_to_below_1(wrong):
         apply_regularization(network, dropout=0, drop_path=wrong)
 
 
+def test_evaluation_mode_is_reported_for_a_step():
+    """Pretrained weights are in it, and a loop that keeps it trains without regularization."""
+    step, network = StepSettings(image_size=32, dropout=0.1), create("efficientnetv2_b0")
+    assert any("evaluation mode" in note for note in apply_regularization(network.eval(), step).notes)
+    assert apply_regularization(network.train(), step).notes == ()
+
+
 def test_values_that_a_model_cannot_hold_are_reported():
     """Otherwise a custom loop would train without half of the regularization."""
     last = paper_schedule("efficientnetv2_m").last

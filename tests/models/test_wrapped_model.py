@@ -490,3 +490,11 @@ def test_new_transformers_accept_the_image_size_of_their_preprocessing(
     assert (stated.image_size, stated.interpolation) == (image_size, interpolation)
     assert network(torch.zeros(1, 3, image_size, image_size)).shape == (1, 2)
     assert network.source == f"torchvision:{model}"
+
+
+def test_model_that_scales_its_input_otherwise_than_by_name_is_not_saved(tmp_path):
+    """Trained without the scaling, it would be loaded with it."""
+    network = create("torchvision:googlenet", num_classes=2)
+    network.module.transform_input = False
+    with pytest.raises(InputError, match=mentioning("transform_input", "False")):
+        model_file.save(tmp_path / "model.safetensors", network, class_names=("a", "b"))

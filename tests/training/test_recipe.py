@@ -96,6 +96,7 @@ def test_run_is_resumed_only_with_the_options_that_it_was_started_with(tmp_path)
         ({"minutes": 5}, "`minutes`: 0.5 there, 5 here"),
         ({"settings": ("patience=6",)}, "`settings`: patience=5 there, patience=6 here"),
         ({"recipe": "quick"}, "`recipe`: finetune there, quick here"),
+        ({"weights": "none"}, "`weights`: not given there, none here"),
         ({"recipe": with_overrides(own, ["epochs=3"])}, "epochs: 2.0 there, 3.0 here"),
         ({"model": replace(options.model, padding="symmetric")}, "padding: same there, symmetric here"),
     ):
@@ -138,6 +139,18 @@ def test_stage_lengths_of_a_run_are_measured_again_for_other_stages(change, tmp_
     assert constant.progressive.stage_fractions is None
     words = of_run(tmp_path, "progressive.stage_fractions=[3, 1]")
     assert requested_recipe(replace(words, image_size=96), cpu)[0].progressive.stage_fractions == (3, 1)
+
+
+@pytest.mark.parametrize("batch", [16, 64])
+def test_groups_of_a_run_follow_another_batch_size(batch, tmp_path):
+    """A run stores its whole batch as the group of batch norm."""
+    words, cpu = of_run(tmp_path, "batch_size=32", "ghost_batch_size=32"), torch.device("cpu")
+    assert requested_recipe(words, cpu)[0].ghost_batch_size == 32
+    assert requested_recipe(replace(words, batch_size=batch), cpu)[0].ghost_batch_size is None
+    settings = (f"batch_size={batch}",)
+    assert requested_recipe(replace(words, settings=settings), cpu)[0].ghost_batch_size is None
+    given = replace(words, batch_size=batch, settings=("ghost_batch_size=8",))
+    assert requested_recipe(given, cpu)[0].ghost_batch_size == 8
 
 
 def test_only_own_recipes_use_sigmoid_for_multilabel():

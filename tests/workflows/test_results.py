@@ -291,6 +291,12 @@ def test_random_numbers_of_the_caller_do_not_depend_on_a_call(photos):
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.parametrize("sizes", [np.int64(32), "32,64", [32, np.int64(64)]])
+def test_sizes_may_be_numpy_numbers_or_text(run, photos, sizes):
+    found = ev2.evaluate(run, photos, split="all", sizes=sizes, **MACHINE)
+    assert "32" in str(found.report["sizes"])
+
+
 def test_model_object_must_be_saved_first(run, photos):
     with pytest.raises(ev2.InputError, match=r"`model` must be a path or a name, not \w+\. Write a model to a file"):
         ev2.predict(run.model, photos)

@@ -58,6 +58,8 @@ class Command(_WithoutTypes, TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the options and arguments."""
+        if ctx.resilient_parsing:  # the shell completes a command
+            return super().parse_args(ctx, args)
         if "--help-all" in args:
             ctx.meta["help-all"] = True
             print(ctx.get_help(), end="")

@@ -44,6 +44,8 @@ def train(
     given = [name for name, is_given in modes.items() if is_given]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} exclude each other. Give one of them.")
+    if preview is not None and (out is not None or baseline is not None or machine.as_json):
+        raise InputError("--preview writes a PNG alone. Leave --output, --baseline and --json out.")
     if preview is not None:
         from efficientnetv2.workflows.augmentation_preview import draw_sheet
 

@@ -221,14 +221,17 @@ def merge_shards(shards: Sequence[Predictions], num_classes: int) -> Predictions
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards each module is back in its mode."""
-    training = [module for module in network.modules() if module.training]
+    modes = {module: module.training for module in network.modules()}
+    mode = network.training
+    network.train()  # some modules forget what they cached for an evaluation only when training begins
     network.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        for module in training:
-            module.training = True
+        network.train(mode)  # of some modules, more than an attribute
+        for module, training in modes.items():
+            module.training = training
 
 
 def retry_halving_batch(

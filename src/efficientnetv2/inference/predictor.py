@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -111,7 +112,7 @@ class Predictor:
         batch_size: int = 32,
         engine: Engine = "torch",
     ) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if not isinstance(batch_size, Integral) or batch_size < 1:
             raise InputError(f"`batch_size` must be 1 or more, not {batch_size!r}.")
         if not isinstance(model, str | os.PathLike | Network):
             raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from numbers import Integral
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from efficientnetv2.architectures.spec import GlobalPool
-from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels
+from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels, how_to_get_network
 from efficientnetv2.models.ensemble import require_single_model
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.utils.errors import InputError
@@ -65,9 +66,7 @@ def adapt(
 
 def _require_network(network: object) -> None:
     if not isinstance(network, Network):
-        raise InputError(
-            f"a {type(network).__name__} is not a model of this package. `efficientnetv2.create(module)` makes one."
-        )
+        raise InputError(f"a {type(network).__name__} is not a classifier. {how_to_get_network(network)}")
 
 
 def classifier_layers(network: Network) -> list[nn.Module]:
@@ -143,6 +142,9 @@ def _set_channels(network: Network, in_channels: int) -> None:
             weight = adapted_weight(stem.weight.detach(), in_channels)
             stem.weight = nn.Parameter(weight, requires_grad=stem.weight.requires_grad)
         stem.in_channels = in_channels
+    for part in module.modules():  # those of transformers refuse images of another number
+        if getattr(part, "num_channels", None) == network.in_channels:
+            part.num_channels = in_channels  # type: ignore[assignment]
     network.in_channels = in_channels
     network.preprocessing = network.preprocessing.with_channels(in_channels)
     network.metrics, network.calibration, network.unknown = {}, None, None  # of images of other channels
@@ -193,7 +195,7 @@ def freeze(network: Network, *, stages: int | Literal["all"] = 0, statistics: bo
             raise InputError('stages to freeze are "all", but the model has no classifier left to train.')
         head = {id(weight) for layer in classifier_layers(network) for weight in layer.parameters()}
         frozen = {id(weight) for weight in network.parameters()} - head
-    elif isinstance(stages, bool) or not isinstance(stages, int) or not 0 <= stages <= most:
+    elif isinstance(stages, bool) or not isinstance(stages, Integral) or not 0 <= stages <= most:
         raise InputError(f'stages to freeze are {stages!r}, but must be 0 to {most}, or "all".')
     else:
         frozen = {id(weight) for group in groups[: stages + 1] for weight in group} if stages else set()

@@ -31,7 +31,7 @@ class Network(nn.Module):
     The base class of ``EfficientNet``, ``WrappedModel`` and ``Ensemble``.
 
     Attributes:
-        num_classes: Outputs of the classifier. With 0, ``forward`` returns what ``embed`` returns.
+        num_classes: Outputs of the classifier. With 0, ``forward`` returns the features, in training after dropout.
         embed_dim: Width of the classifier's input.
         preprocessing: As published for a published model, otherwise ImageNet's mean and std at 224 px.
         class_names: Of the outputs, in order; empty if unknown.
@@ -92,6 +92,14 @@ def check_classes_and_channels(num_classes: object, in_channels: object) -> None
             continue
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise InputError(f"{name} is {value!r}, but must be a whole number of at least {least}.")
+
+
+def how_to_get_network(value: object) -> str:
+    """The fix for a value that should be a ``Network``."""
+    for name in ("network", "module", "_orig_mod"):  # of a Backbone; of DDP and AveragedModel; of torch.compile
+        if isinstance(getattr(value, name, None), Network):
+            return f"Give the model within it: `.{name}`."
+    return "efficientnetv2.create(module) makes a model of a module."
 
 
 def require_classes(network: Network, file: str | Path | None = None) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from efficientnetv2.models import model_header, pretrained, provenance, safetensors_io, unknown
 from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.blocks import SameConv2d
-from efficientnetv2.models.efficientnet import EfficientNet, Network
+from efficientnetv2.models.efficientnet import EfficientNet, Network, how_to_get_network
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members
 from efficientnetv2.models.library_models import build_library_model, is_library_model
 from efficientnetv2.models.model_header import Header, conversion_hint
@@ -74,10 +74,8 @@ def save(
         ev2.save("model.safetensors", network, class_names=("cat", "dog"))
     """
     if not (isinstance(path, str | os.PathLike) and isinstance(network, Network)):
-        raise InputError(
-            f"save takes a path and a model, not {type(path).__name__} and {type(network).__name__}. "
-            "efficientnetv2.create(module) makes a model of a module."
-        )
+        given = f"{type(path).__name__} and {type(network).__name__}"
+        raise InputError(f"save takes a path and a model, not {given}. {how_to_get_network(network)}")
     path = Path(os.path.expanduser(path))
     try:
         if path.suffix != SUFFIX:
@@ -361,6 +359,8 @@ def _changes(path: Path, header: Header, network: Network, tensors: Mapping[str,
 
 def _computations(model: nn.Module) -> Iterator[tuple[str, str]]:
     """What each layer computes besides its tensors: two models that differ here predict differently."""
+    if hasattr(model, "transform_input"):  # GoogLeNet and Inception v3 of torchvision
+        yield "transform_input", str(model.transform_input)
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             padded = " padded as same" * isinstance(module, SameConv2d)

@@ -90,6 +90,8 @@ def apply_regularization(
     drop_paths, drop_path_notes = _set_drop_path(modules, drop_path) if drop_path is not None else ((), [])
     loop = [f"{name} {value:g}" for name in _LOOP if setting and (value := getattr(setting, name))]
     notes = [f"for the training loop: {', '.join(loop)}"] if loop else []
+    if setting is not None and not module.training and (dropout or drop_path):
+        notes.insert(0, "no effect in evaluation mode: call train() of the model")
     return RegularizationReport(dropouts, drop_paths, (*dropout_notes, *drop_path_notes, *notes))
 
 

@@ -239,6 +239,9 @@ def _override(recipe: Recipe, overrides: TrainOverrides) -> Recipe:
     if overrides.crop_mode not in (None, recipe.crop_mode):
         plain |= {"crop_pct": 1.0, "train_crop_mode": None}
     batch, before_px = overrides.batch_size, recipe.progressive.last.image_size
+    is_rebatched = "batch_size" in set_fields or batch not in (None, recipe.batch_size)
+    if is_rebatched and recipe.ghost_batch_size == recipe.batch_size:  # of a run: the whole batch
+        plain["ghost_batch_size"] = None
     if batch is not None and batch != recipe.batch_size:
         plain["batch_size"] = batch
         if not {"optimizer", "optimizer.lr"} & set_fields:
@@ -313,7 +316,7 @@ def _option_text(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, Architecture):
         return model_title(value)
-    return "none" if value is None else str(value.name if isinstance(value, Recipe) else value)
+    return "not given" if value is None else str(value.name if isinstance(value, Recipe) else value)
 
 
 def resumed_recipe(overrides: TrainOverrides, run: RunDir) -> Recipe:

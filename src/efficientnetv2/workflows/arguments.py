@@ -116,8 +116,9 @@ def api(function: Callable[P, R]) -> Callable[P, R]:
         given = [*map(_shown, args), *(f"{name}={_shown(value)}" for name, value in kwargs.items())]
         token = CALL.set(f"efficientnetv2.{function.__name__}({', '.join(given)})")
         try:
-            # Seeded by what is computed here, and the caller's again afterwards.
-            with torch.random.fork_rng(devices=[]):
+            # Seeded by what is computed here, and the caller's again afterwards. CUDA is not started for that.
+            gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+            with torch.random.fork_rng(devices=gpus):
                 return function(*args, **kwargs)
         except ValidationError as error:
             raise InputError("; ".join(map(format_rule, error.errors()))) from error

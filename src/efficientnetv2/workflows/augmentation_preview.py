@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.dataset import ImageDataset, refuse_missing
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, display_channels
 from efficientnetv2.data.readers import Reader, source_reader
@@ -51,6 +51,8 @@ def draw_sheet(
     if out.suffix.lower() != ".png":
         raise InputError(f"`preview` {out}: the sheet is a PNG. Give a name that ends in .png.")
     check_writable_file(out, "`preview`", such_as="sheet.png")
+    source.validate()
+    refuse_missing(source.data)
     refuse_inside_data(source.data, out.parent, "`preview`")
     refuse_foreign_file(out, "`preview`", is_sheet, "is not a sheet of effnetv2 train --preview")
     note_replaced(out)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
@@ -367,7 +368,7 @@ def evaluate(
         split=split,
         out=path_of("output", output),
         image_size=number("image_size", image_size, 1),
-        sizes=",".join(map(str, [sizes] if isinstance(sizes, int) else () if sizes is None else sizes)) or None,
+        sizes=",".join(map(str, np.atleast_1d(() if sizes is None else sizes).tolist())) or None,
         tta=choice("tta", tta, get_args(TTA)),
         slices=None if slices is None else ",".join([slices] if isinstance(slices, str) else slices) or "none",
         costs=path_of("costs", costs),

@@ -115,6 +115,14 @@ def _initial_model(
     return initial.network
 
 
+def require_same_separator(path: Path, separator: str | None) -> None:
+    """Refuse to read the labels of a run in another way. Raises InputError."""
+    started = RunDir(path).beginning().get("label_separator")
+    if started != separator:
+        given = "without `label_separator`" if started is None else f"with `label_separator={started}`"
+        raise InputError(f"the run in {path} was started {given}, so its classes differ. Pass the same option.")
+
+
 def restore_dataset(path: Path, data: PreparedData) -> PreparedData:
     """The images that a run was started with.
 
@@ -126,11 +134,7 @@ def restore_dataset(path: Path, data: PreparedData) -> PreparedData:
     """
     folder = RunDir(path)
     facts, now = folder.beginning(), data.dataset
-    separator = facts.get("label_separator")
-    if separator != now.separator:
-        given = "without `label_separator`" if separator is None else f"with `label_separator={separator}`"
-        raise InputError(f"the run in {path} was started {given}, so its classes differ. Pass the same option.")
-    saved = ImageDataset.from_csv(folder.dataset_file, root=now.root, source=now.source, separator=separator)
+    saved = ImageDataset.from_csv(folder.dataset_file, root=now.root, source=now.source, separator=now.separator)
     bands = Preprocessing.from_json(facts["preprocessing"]).bands
     if saved.digest() != now.digest():
         saved = _moved(folder, saved, now)

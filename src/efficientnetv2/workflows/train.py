@@ -62,7 +62,13 @@ from efficientnetv2.workflows.arguments import (
     validate_run_paths,
 )
 from efficientnetv2.workflows.results import Run
-from efficientnetv2.workflows.resume import AlreadyFinished, report_finished, restore_dataset, resume_run
+from efficientnetv2.workflows.resume import (
+    AlreadyFinished,
+    report_finished,
+    require_same_separator,
+    restore_dataset,
+    resume_run,
+)
 from efficientnetv2.workflows.run_report import save_probe, write_run_report
 
 _logger = logging.getLogger(__name__)
@@ -260,6 +266,7 @@ def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | AlreadyF
         if (finished := AlreadyFinished.find(request)) is not None:  # while this process waited
             return finished
         job.log.write_to(request.path)
+        require_same_separator(request.path, job.source.label_separator)
     # Before every image is read.
     predictions = None if options.against is None else load_predictions(options.against)
     data = load_run_data(request.recipe, job.source, strict=options.strict)
