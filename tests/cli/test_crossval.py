@@ -302,6 +302,24 @@ def test_resume_from_another_folder_finds_the_initial_weights(finished):
         assert read_recipe(finished / "continued" / fold / "recipe.yaml").weights == str(finished / "folds/fold1")
 
 
+def test_candidates_name_their_weights_by_absolute_paths(tmp_path, monkeypatch):
+    """A resume from another directory would not find them, or find others."""
+    file, seen = six_images(tmp_path), []
+
+    def stop(self, folds, folder, title):
+        seen.append(self.config.tries)
+        raise InputError("enough")
+
+    monkeypatch.setattr(FoldTrainer, "predict", stop)
+    monkeypatch.setattr(crossval, "check_recipes", lambda *_: get_recipe("quick"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.safetensors").touch()
+    config = CrossValConfig(folds=2, tries=("weights=a.safetensors seed=1", "flip=none"))
+    with pytest.raises(InputError, match="enough"):
+        crossval.run_crossval(SHORT, DataConfig(str(file)), RunOptions(tmp_path / "folds", device="cpu"), config)
+    assert seen == [(f"weights={tmp_path / 'a.safetensors'} seed=1", "flip=none")]
+
+
 def saved_in(folder, overrides, config=CrossValConfig(folds=3), source=DataConfig("a.csv")):  # noqa: B008
     SavedCrossVal(overrides, config, source, "d").save(folder)
     return SavedCrossVal.read(folder, source.data)
@@ -436,6 +454,7 @@ def test_untrainable_candidate_is_refused_before_training(tried, try_settings, s
     [
         (CrossValConfig(folds=3, tries=("", "class_sampling=equal")), (), ("`candidates`", "fold", "'c2'")),
         (CrossValConfig(folds=3), ("minival=0.2",), ("fold", "'c2'")),
+        (CrossValConfig(folds=3, tries=("", "class_sampling=equal"), members=2), ("minival=0.2",), ("fold", "'c2'")),
     ],
 )
 def test_fold_that_its_runs_cannot_split_is_refused_before_the_first_run(config, settings, facts):

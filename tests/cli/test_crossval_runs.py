@@ -31,7 +31,7 @@ from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_request import RunOptions, RunRequest, repeat_recipe
 from efficientnetv2.training.trainer import Trainer
-from efficientnetv2.utils.errors import InputError, ReaderKilledError
+from efficientnetv2.utils.errors import DivergedError, InputError, ReaderKilledError
 from efficientnetv2.workflows import crossval_runs
 from efficientnetv2.workflows import train as train_job
 from efficientnetv2.workflows.crossval import check_recipes, run_crossval
@@ -216,6 +216,28 @@ def test_best_candidates_are_an_ensemble(tmp_path, monkeypatch):
     assert trained["fold3_member2"][1] == (out / "fold1_member2/recipe.yaml", out / "fold2/recipe.yaml")
     assert [one.score for one in runs.predict(folds, out, "Fold")] == [one.score for one in results]
     assert len(calls) == plan.num_runs
+
+
+def test_candidate_that_diverges_counts_as_zero(tmp_path, monkeypatch):
+    """Otherwise it would end all folds, and again after each resume. Without another candidate it is an error."""
+    calls = []
+
+    def score_of(overrides, out):
+        if out.name in diverging:
+            raise DivergedError("the loss is NaN")
+        return 0.5
+
+    monkeypatch.setattr(crossval_runs, "train_run", fake_training(score_of, calls))
+    data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
+    plan = CrossValConfig(folds=3, by="class", tries=CANDIDATES)
+    folds = plan.make_folds(data, np.arange(48), 0)
+    diverging = {f"fold{number}_try1" for number in (1, 2, 3)}
+    runs = FoldTrainer(TrainOverrides(settings=("epochs=3",)), plan, RunOptions(out=out), data, np.arange(48), 0)
+    assert [one.score.chosen for one in runs.predict(folds, out, "Fold")] == [(CANDIDATES[1],)] * 3
+    diverging = {"fold1"}
+    alone = FoldTrainer(TrainOverrides(), CrossValConfig(folds=3), RunOptions(out=out), data, np.arange(48), 0)
+    with pytest.raises(DivergedError, match="Fold 1 of 3"):
+        alone.predict(folds, tmp_path / "other", "Fold")
 
 
 def test_members_without_candidates_differ_by_seed(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from tests.messages import each_mentions
 
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.training.signals import GracefulStop, defer_signals, signals_as_ctrl_c
+from efficientnetv2.utils.logs import hushed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -111,6 +112,14 @@ def test_second_ctrl_c_stops_immediately():
         interrupted_twice()
     assert len(said) == 1
     assert "Once more" in said[0]
+
+
+def test_first_ctrl_c_is_announced_while_other_lines_are_hidden(caplog):
+    """As in the folds after the first; unannounced, a second Ctrl-C would lose the checkpoint."""
+    with caplog.at_level(logging.INFO, logger="efficientnetv2"), hushed(), GracefulStop():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert len(caplog.messages) == 1
+    assert "Once more" in caplog.messages[0]
 
 
 def test_signal_during_a_log_line_does_not_repeat_the_line():

@@ -90,7 +90,7 @@ def _difference(one: Preprocessing, other: Preprocessing) -> str:
     names, parts = [name for name in ours if ours[name] != theirs[name]], []
     if "bands" in names and one.bands and other.bands and one.bands.numbers == other.bands.numbers:
         names = [name for name in names if name not in ("bands", "mean", "std")]  # measured together
-        parts = ["the range of the bands was measured on its own training images"]
+        parts = ["how bands are read was measured on its own training images"]
     return "; ".join(parts + [f"{name} is {ours[name]}, not {theirs[name]}" for name in names])
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from efficientnetv2.utils.logs import IS_PROGRESS
+
 _logger = logging.getLogger(__name__)
 
 _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
@@ -114,7 +116,7 @@ class GracefulStop:
 
     def _log(self, line: str) -> None:
         try:
-            _logger.info(line)
+            _logger.info(line, extra={IS_PROGRESS: True})  # shown where a cross-validation hides other lines
         finally:
             self._logged.set()
 

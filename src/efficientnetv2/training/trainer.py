@@ -25,6 +25,7 @@ from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import all_gather_object, broadcast_from_main, convert_sync_batch_norm
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
+from efficientnetv2.utils.logs import IS_PROGRESS
 
 _logger = logging.getLogger(__name__)
 
@@ -205,7 +206,8 @@ class Trainer:
             px = output.setting.image_size
             _logger.info(
                 f"Warning: memory ran out at step {output.step} with {self._microbatches.at(px)} groups of {px} px per "
-                f"pass. Steps continue with {output.microbatches.at(px)}: slower, with the same result."
+                f"pass. Steps continue with {output.microbatches.at(px)}: slower, with the same result.",
+                extra={IS_PROGRESS: True},
             )
             self.setup.folder.amend_beginning(microbatches=output.microbatches.by_px)
             self._microbatches = output.microbatches

@@ -29,6 +29,7 @@ from efficientnetv2.training.overrides import (
     open_weights,
     requested_recipe,
     sets_length,
+    setting_name,
     validate_label_settings,
     validate_requested_sizes,
 )
@@ -47,7 +48,7 @@ from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, ReaderKilledError, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_dir
 from efficientnetv2.utils.logs import progress, shown_by_default, silenced
-from efficientnetv2.utils.shell import join_settings, shell_join
+from efficientnetv2.utils.shell import join_settings, shell_join, split_settings
 from efficientnetv2.workflows.arguments import (
     Overrides,
     PathLike,
@@ -169,6 +170,7 @@ def run_crossval(
     folder, saved = _folder(options), None
     if overrides.weights is not None:  # it may be resumed from another directory
         overrides = replace(overrides, weights=absolute_weights_path(overrides.weights))
+    config = replace(config, tries=tuple(map(_with_absolute_weights, config.tries)))
     if options.resume:
         saved = SavedCrossVal.read(folder, source.data)
         saved.check_same(folder, overrides, config, source, given)
@@ -347,6 +349,15 @@ def load_images(
     return dataset, found.contents[rows], skipped
 
 
+def _with_absolute_weights(candidate: str) -> str:
+    """A candidate's settings, for a resume from another directory."""
+    settings = [
+        f"weights={absolute_weights_path(text.partition('=')[2].strip())}" if setting_name(text) == "weights" else text
+        for text in split_settings(candidate)
+    ]
+    return join_settings(settings) if any(setting_name(text) == "weights" for text in settings) else candidate
+
+
 def readable_at_start(folder: Path, dataset: ImageDataset, readable: Ints) -> tuple[Ints, list[tuple[str, str]]]:
     """Rows of the images of the folds and of new ones, and what was skipped when the folds were made.
 
@@ -360,7 +371,7 @@ def readable_at_start(folder: Path, dataset: ImageDataset, readable: Ints) -> tu
     readable_again = np.intersect1d(in_skipped, readable)
     for rows, change in (
         (np.setdiff1d(in_folds, readable), "of the folds cannot be read any more and are skipped"),
-        (readable_again, "skipped before can be read now, and stay out"),
+        (readable_again, "skipped at the start stay out"),
     ):
         if len(rows):
             _logger.info(f"{pluralize(len(rows), 'image')} {change} (first: {dataset.paths[rows[0]]}).")

@@ -149,11 +149,14 @@ class CrossValConfig:
     ) -> None:
         """Refuse folds whose training images can't be split as their runs do, before any has trained."""
         every = [folds, other_folds] if self.compare_splits and other_folds else [folds]
+        candidates = [self.candidate_settings(index, selecting=True) for index in range(len(self.tries))]
+        is_open = any(setting_name(setting) == "minival" for settings in candidates for setting in settings)
         for used, number in ((each, number) for each in every for number in range(len(each.parts))):
+            parts = [used.parts[number].train_rows]
             if self.selects:
-                self.selection_split(dataset, contents, used, number, recipe.seed)
-            if isinstance(recipe.minival, int | float) and not self.tries:  # a candidate may leave it out
-                rows = used.parts[number].train_rows
+                parts.append(self.selection_split(dataset, contents, used, number, recipe.seed)[0])
+            # Candidates may change it, or leave it out.
+            for rows in parts if isinstance(recipe.minival, int | float) and not is_open else ():
                 train = dataset.select(rows).with_split(np.full(len(rows), "train", dtype=object))
                 try:
                     with_minival(train, size=recipe.minival, contents=contents[rows])

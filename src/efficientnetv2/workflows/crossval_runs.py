@@ -34,7 +34,14 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe
 from efficientnetv2.training.run_dir import read_skipped
 from efficientnetv2.training.run_request import RunOptions
-from efficientnetv2.utils.errors import InputError, MemoryShortError, ReaderKilledError, format_duration, pluralize
+from efficientnetv2.utils.errors import (
+    DivergedError,
+    InputError,
+    MemoryShortError,
+    ReaderKilledError,
+    format_duration,
+    pluralize,
+)
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
 from efficientnetv2.utils.logs import RunLog, attached, hushed
 from efficientnetv2.utils.probability import Activation
@@ -207,7 +214,13 @@ class _Fold:
         for index, settings in enumerate(config.tries):
             path = selection / f"fold{self.number + 1}_try{index + 1}"
             resolved = tuple(file for folder in self._folders for file in _selection_recipes(folder, index))
-            report = self._train(path, rows, self._overrides(index, selecting=True), resolved).report
+            try:
+                report = self._train(path, rows, self._overrides(index, selecting=True), resolved).report
+            except DivergedError:
+                scores[settings] = 0.0
+                name = config.candidate_name(index)
+                _logger.info(f"{self.title}, selection: training diverged with {name}, which counts as 0.")
+                continue
             name = next(name for name in MACRO_METRICS if name in report)
             scores[settings] = float(report[name])
             seconds += report["wall_s"]
@@ -282,7 +295,8 @@ class _Fold:
             note = ""
             if trainer.overrides.minutes is not None and overrides.minutes is not None:
                 note = f" This run gets {overrides.minutes:.3g} of `minutes={trainer.overrides.minutes:g}`."
-            kind = next((one for one in (ReaderKilledError, MemoryShortError) if isinstance(error, one)), InputError)
+            kinds = (ReaderKilledError, MemoryShortError, DivergedError)
+            kind = next((one for one in kinds if isinstance(error, one)), InputError)
             raise kind(f"{self.title}: {error}{note}") from error
         row_of = {name: int(row) for name, row in zip(images.paths, used, strict=True)}
         return _read_run(path, row_of, rows[1], dataset)

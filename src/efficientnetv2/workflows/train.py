@@ -288,7 +288,7 @@ def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | AlreadyF
         name = request.recipe.name if options.out is None else None
         with create_run_dir(request.path, name=name) as path:
             run = resolve(replace(request, path=path), data, hardware, budget=budget)
-            _start_run(run, hardware, baseline)
+            _start_run(run, hardware, baseline, job.source)
             job.log.write_to(path)
             locks.enter_context(lock_run_dir(path))
     images, machine = pluralize(len(run.data.train), "image"), f"{hardware.world.size} × {hardware.device.type}"
@@ -315,11 +315,11 @@ def valid_request(overrides: TrainOverrides, source: DataConfig, options: RunOpt
     return request
 
 
-def _start_run(run: ResolvedRun, hardware: Hardware, baseline: PreviousRun | None) -> None:
+def _start_run(run: ResolvedRun, hardware: Hardware, baseline: PreviousRun | None, source: DataConfig) -> None:
     """Fit the linear probe, and write the run directory: what is refused before leaves nothing behind."""
     request, data, recipe, path = run.request, run.data, run.recipe, run.request.path
     _logger.info(length_line(recipe, len(data.train), request.overrides.minutes, path))
-    facts = _start_facts(run, hardware)
+    facts = _start_facts(run, hardware, source)
     if wants_probe(recipe, run.network, request.options.probe, data, run.probe_images):
         probe = fit_head(run.network, data, run.preprocessing, recipe, hardware, run.probe_images)
         run.network.to("cpu")  # other processes get it from here, each for its own device
@@ -339,11 +339,15 @@ def _start_run(run: ResolvedRun, hardware: Hardware, baseline: PreviousRun | Non
         _logger.info(f"What could not be read is listed in {folder.skipped_file}.")
 
 
-def _start_facts(run: ResolvedRun, hardware: Hardware) -> dict[str, Any]:
+def _start_facts(run: ResolvedRun, hardware: Hardware, source: DataConfig) -> dict[str, Any]:
     """The content of ``run.json``."""
+    command = command_line()
+    if run.request.options.common is not None:  # that of the cross-validation has the options of another table
+        recipe = str(run.request.path / "recipe.yaml")
+        command = shell_join(["effnetv2", "train", *source.words, "--recipe", recipe])
     facts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "command": command_line(),
+        "command": command,
         "launch": hardware.world.launch,
         "options": run.request.overrides.to_json(),
         "auto_choices": list(run.notes),
