@@ -118,6 +118,18 @@ def test_temperature_is_proposed_only_for_a_significant_error():
     assert overconfident_section.verdict == "No, overconfident."
 
 
+def test_certain_underconfidence_is_not_also_within_chance():
+    """The mean probability is outside of the interval of top-1, though the error by bins is what chance gives."""
+    top, right = np.repeat([0.5, 0.57, 0.63, 0.7, 0.77, 0.83], 10), np.repeat([7, 7, 8, 8, 9, 9], 10)
+    labels = np.where(np.tile(np.arange(10), 6) < right, 0, 1)
+    found = calibration_section(labels, np.stack([top, 1 - top], axis=1))
+    assert found.verdict == "No, underconfident."
+    assert found.data["calibration"]["ece"] < found.data["calibration"]["ece_by_chance"]
+    assert not found.data["calibration"]["ece_within_chance"]
+    assert mentions(found.calibrated, "underconfident", "temperature", "--calibrate")
+    assert "chance" not in found.calibrated
+
+
 def test_thresholds_reach_the_target_accuracy():
     """The 60 most confident of 100 are right, and half of the others; or none of the ten most confident."""
     confidence = np.linspace(0.99, 0.5, 100)

@@ -65,6 +65,14 @@ def test_more_labels_is_the_step_if_nothing_else_limits():
     assert "steps above" not in step.reason
     assert step.command == "effnetv2 predict runs/a IMAGES --rank IMAGES/next.csv"
     assert topics(next_steps(RIGHT, metadata(), data_scaling_curve=CURVE | {"gain": -0.01})) == ["use"]
+    little = {"gain": 0.008, "gain_low": -0.001, "gain_high": 0.018}  # of which the verdict is "Little."
+    assert topics(next_steps(RIGHT, metadata(), data_scaling_curve=CURVE | little)) == ["use"]
+
+
+def test_selected_image_size_is_what_the_model_sees():
+    trained, selected = ({"run": "runs/a"} | size for size in ({}, {"image_size": 192}))
+    assert topics(next_steps(RIGHT, metadata(px=128, stored_size=200.0, extra=trained)))[0] == "image_size"
+    assert topics(next_steps(RIGHT, metadata(px=128, stored_size=200.0, extra=selected))) == ["use"]
 
 
 @pytest.mark.parametrize(

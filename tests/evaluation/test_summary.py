@@ -278,13 +278,10 @@ def test_tta_is_proposed_only_if_significantly_better(low, command):
     assert (found.command or "") == command
 
 
-def test_limits_name_small_classes_selection_and_skipped_images():
-    text = " ".join(
-        limitations(METRICS, INTERVALS, ReportMetadata("x", "val", selected_on="val", num_skipped=3), ReportContext())
-    )
+def test_limits_name_small_classes_and_selection():
+    text = " ".join(limitations(METRICS, INTERVALS, ReportMetadata("x", "val", selected_on="val"), ReportContext()))
     assert mentions(text, "30", "maize")
     assert "optimistic" in text
-    assert mentions(text, "3", "read")
     assert "locations, seasons" in text
     for known in (True, False):
         context = ReportContext(new_places=NewPlaceEstimate("So.", "So.", known=known))

@@ -114,7 +114,7 @@ def _class_sizes(totals: pd.Series[int], num_images: int, separator: str | None)
             f"'{largest}' has {totals.max():,} images, '{totals.idxmin()}' {totals.min():,}: {ratio:.1f} times as "
             "many.",
             severity="doubtful" if ratio >= _STRONGLY else "note",
-            advice=f"Always predicting '{largest}' is correct for {100 * totals.max() / num_images:.0f} %, so use "
+            advice=f"Always predicting '{largest}' is correct for {100 * totals.max() / num_images:.1f} %, so use "
             f"{'macro-F1 and balanced accuracy' if separator is None else 'mean average precision'}. To balance the "
             "classes: `class_sampling=sqrt`.",
         )

@@ -101,7 +101,7 @@ def _contradicted(
         single_rows(rows[order]),
         [f"looks like {each['suggested']}, {100 * each['probability']:.0f} %" for each in suspected],
         advice=f"A linear classifier trained on {some_of}the other images predicts another class. It agrees with "
-        f"{100 * accuracy:.0f} % of all labels. Inspect each: hard images with a correct label are among them.",
+        f"{100 * accuracy:.1f} % of all labels. Inspect each: hard images with a correct label are among them.",
     )
     return facts, [found]
 

@@ -18,8 +18,6 @@ from efficientnetv2.data.splits import image_labels
 from efficientnetv2.evaluation.distribution_shift import DEGREES, NEAR_KM, Bools, Places
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
-# Groups that are listed image by image. Ours.
-_SHOWN = 100
 # Times of day this close may be one burst of a camera. Ours.
 _NEAR = pd.Timedelta(hours=1)
 # A time with an offset from UTC, as ISO 8601 writes it; group 1 is the time.
@@ -115,7 +113,7 @@ def group_section(dataset: ImageDataset) -> CheckSection:
     issues = []
     if len(across):
         count = f"{pluralize(len(across), 'group')} of {len(several):,}"
-        members = [known.index[known["group"] == name].tolist() for name in across[:_SHOWN]]
+        members = [groups.groups[name].tolist() for name in across]
         issues.append(issue("group_across_splits", f"{count} are in two splits: {shorten(across)}.", members))
     if len(pure) > 1 and pure.all() and labeled["label"].nunique() > 1:
         sentence = f"Each of the {len(pure):,} groups of several images has one label only."

@@ -171,4 +171,4 @@ def _print_groups(finding: Issue, paths: Sequence[str], screen: Screen) -> None:
         names += [f"{len(group) - len(names):,} more"] if len(group) > len(names) else []
         screen.say(f"  {' = '.join(names)}" + (f": {caption}" if caption else ""))
     if len(finding.groups) > _GROUPS_NAMED:
-        screen.say(f"  and {len(finding.groups) - _GROUPS_NAMED:,} more on the page")
+        screen.say(f"  and {len(finding.groups) - _GROUPS_NAMED:,} more in inspection.json")

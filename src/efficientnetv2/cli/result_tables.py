@@ -37,7 +37,7 @@ class ResultPrinter:
 def print_outcome(outcome: EvaluationResult, screen: Screen) -> None:
     """Print the metrics of an evaluation."""
     columns, rows = _by_class(outcome.metrics)
-    more = f" (the first {_CLASSES_SHOWN} of {len(rows)}; all in the report)"
+    more = f" (the first {_CLASSES_SHOWN} of {len(rows)})"
     title = f"By class{more if len(rows) > _CLASSES_SHOWN else ''}"
     screen.table(title, columns, rows[:_CLASSES_SHOWN])
     for line in outcome.summary_lines:

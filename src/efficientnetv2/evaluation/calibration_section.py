@@ -76,6 +76,8 @@ def calibration_section(
         accuracy = float(correct.mean())
         interval = top1_interval or wilson_interval(accuracy, len(correct))
         bias, verdict = _bias(calibration, accuracy, interval, training_images)
+        if verdict.startswith("No,"):  # the mean probability shows what is within chance by bins
+            calibration["ece_within_chance"] = False
         text = (
             f"The mean probability of the most probable class is {percent(calibration['mean_probability'])}. It is "
             f"correct for {percent(accuracy)} of {pluralize(len(correct), 'image')}{bias}."
@@ -182,10 +184,10 @@ def _temperature(
     if values["ece_within_chance"]:
         return f"The calibration error, {ece}, is within chance (up to {by_chance})."
     usual = "train its models with `minival=0.1`" if members else _CALIBRATE
-    return (
-        f"The calibration error, {ece}, is more than chance explains (up to {by_chance}). A temperature that is fitted "
-        f"on other images can lower it: {how_to_scale or usual}."
-    )
+    is_more = round(values["ece"], 3) > round(values["ece_by_chance"], 3)
+    error = f"{ece}, is more than chance explains (up to {by_chance})" if is_more else f"is {ece}"
+    fix = f"A temperature that is fitted on other images can lower it: {how_to_scale or usual}."
+    return f"The calibration error{', ' if is_more else ' '}{error}. {fix}"
 
 
 def _targets(curve: CoverageCurve) -> list[dict[str, Any]]:

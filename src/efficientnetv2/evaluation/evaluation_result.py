@@ -200,9 +200,10 @@ def _link(file: Path, folder: Path) -> str:
 def _links(folder: Path, data: str) -> dict[str, str]:
     folds = sorted(folder.glob("fold*/report.html"), key=lambda file: (len(file.parent.name), file.parent.name))
     check = default_check_dir(data) / "inspection.html"
+    is_checked = os.path.isfile(check)  # of a list of shards that is longer than a path, too
     return {
         **{f"Report of {file.parent.name}": _link(file, folder) for file in folds},
-        **({"Dataset check": _link(check, folder)} if check.is_file() else {}),
+        **({"Dataset check": _link(check, folder)} if is_checked else {}),
         "Predictions (CSV)": "predictions.csv",
         "All metrics (JSON)": "report.json",
     }

@@ -43,8 +43,8 @@ _MANY_CONFLICTS = 0.01
 _IMBALANCE, _LAG = 3.0, 0.1
 # Minimum number of evaluated images of rare classes. Ours.
 _MIN_RARE = 10
-# Gain of macro-F1 by twice the labels that is worth a step: see ``evaluation.report_sections``. Ours.
-_WORTH = 0.005
+# Gain of macro-F1 by twice the labels that is worth a step, and one that is little. Ours.
+WORTH, LITTLE = 0.005, 0.02
 # Steps that change the learning curve of the probe, or what training makes of more labels.
 _CHANGE_THE_PROBE = {"weights", "epochs", "learning_rate", "image_size"}
 # Options of the training command that another run does not repeat; flags take no value.
@@ -235,7 +235,7 @@ def _image_size(metadata: ReportMetadata) -> NextStep | None:
     trained = recipe.get("progressive", {}).get("image_size")
     if isinstance(trained, Mapping):
         trained = trained.get("end")
-    px = recipe.get("eval_image_size") or trained
+    px = metadata.extra.get("image_size") or recipe.get("eval_image_size") or trained  # the first was selected
     if not isinstance(px, (int, float)) or stored is None or stored < _LARGER * px:
         return None
     larger = int(min(stored, 2 * px, _MAX_PX)) // _MULTIPLE_PX * _MULTIPLE_PX
@@ -307,7 +307,7 @@ def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
 
 def _more_labels(metadata: ReportMetadata, curve: Mapping[str, Any] | None) -> NextStep | None:
     """More labels, if the learning curve of the linear probe rises."""
-    if curve is None or curve["gain"] <= _WORTH:
+    if curve is None or curve["gain"] <= WORTH or (curve["gain_high"] < LITTLE and curve["gain_low"] <= WORTH):
         return None
     gain, low, high = (100 * curve[name] for name in ("gain", "gain_low", "gain_high"))
     reason = (

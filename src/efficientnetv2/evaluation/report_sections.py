@@ -20,6 +20,7 @@ from efficientnetv2.evaluation.bootstrap_clusters import Clusters
 from efficientnetv2.evaluation.calibration_section import calibration_section
 from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate, TrainDistance
 from efficientnetv2.evaluation.html import TemplateSection, format_interval, number, percent
+from efficientnetv2.evaluation.next_steps import LITTLE, WORTH
 from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
 from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata, Verdict
@@ -45,8 +46,6 @@ SIZE = "longer_side_px"
 _CHANCE = 0.025
 # Rows of the table that are shown; the rest unfolds. Ours.
 _SLICES_OPEN = 15
-# Gain of macro-F1 from which labels are worth it, and below which they bring little. Ours.
-_WORTH, _LITTLE = 0.005, 0.02
 # Width of a letter of a tick label, as a fraction of the plot. Ours.
 _LETTER = 0.016
 
@@ -275,7 +274,7 @@ def cost_section(
 
 def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> Verdict:
     """Whether more labels would help: a verdict, and its sentences with a note on the images."""
-    verdict = "Probably." if curve.gain_low > _WORTH else "Little." if curve.gain_high < _LITTLE else "Perhaps."
+    verdict = "Probably." if curve.gain_low > WORTH else "Little." if curve.gain_high < LITTLE else "Perhaps."
     half, last = curve.points[-2:]
     text = (
         f"A linear probe on pretrained features reaches macro-F1 {percent(half.macro_f1)} with {half.num_images:,} "
