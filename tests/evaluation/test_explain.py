@@ -306,6 +306,14 @@ def test_thumbnails_of_errors_are_320_px_at_most(mislabeled, tmp_path, monkeypat
     assert [error.thumbnail.size for error in errors] == [(320, 160)] * 2
 
 
+def test_report_of_a_long_list_of_shards_is_written(mislabeled, tmp_path):
+    """Its folder of a dataset check would be longer than a path may be."""
+    dataset, predictions = mislabeled
+    data = f"shards/{{{','.join(f'train-{number:06d}' for number in range(30))}}}.tar"
+    EvaluationResult(predictions, dataset, dataset.class_names, ReportMetadata(data, "val")).write(tmp_path)
+    assert (tmp_path / "report.html").exists()
+
+
 def test_report_without_images_if_the_store_is_unreachable(mislabeled, tmp_path, monkeypatch):
     """Each part of the report makes one request, because a request waits for all its retries."""
     dataset, predictions = mislabeled

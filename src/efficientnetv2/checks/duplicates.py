@@ -137,10 +137,7 @@ def candidate_pairs(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int =
 
 
 def _thinned(pairs: Ints, distance: Floats, count: int, most: int) -> Ints:
-    """Positions of (m, 2) ascending pairs to keep: the ``most`` nearest of each first image, and a spanning tree.
-
-    All are kept if no image has more. What all pairs connect, the kept ones connect too.
-    """
+    """Positions of (m, 2) ascending pairs to keep: the ``most`` nearest of each first image, and a spanning tree."""
     first = pairs[:, 0]
     order = np.lexsort((distance, first))
     rank = np.empty(len(pairs), dtype=np.int64)

@@ -66,11 +66,7 @@ def label_error_section(
 def _contradicted(
     dataset: ImageDataset, rows: Ints, labels: Ints, classes: Ints, probabilities: npt.NDArray[np.float64], most: int
 ) -> tuple[dict[str, Any], list[Issue]]:
-    """Values for programs, and the issue if a label is contradicted.
-
-    ``rows`` (n,) have labels at ``labels`` (n,) in ``classes`` (K,), and (n, K) probabilities of classifiers that were
-    trained on at most ``most`` images.
-    """
+    """Facts and issue of contradicted labels, by (n, K) probabilities of classifiers of at most ``most`` images."""
     from cleanlab.filter import find_label_issues  # takes a second to load
 
     order = find_label_issues(

@@ -330,10 +330,7 @@ def _repeat(
     without: Collection[str] = (),
     without_fields: Collection[str] = (),
 ) -> str:
-    """The training command with other options; a plain one if another command started the run.
-
-    '' if ``without_fields`` are in a candidate, or in a larger field of ``--set`` that would replace an option.
-    """
+    """The training command with other options; '' if a candidate or a larger ``--set`` has ``without_fields``."""
     words = command_words(metadata.command)
     if words[:2] not in (["effnetv2", "train"], ["effnetv2", "crossval"]):
         return shell_join(["effnetv2", "train", metadata.data, *options])

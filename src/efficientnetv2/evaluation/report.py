@@ -230,16 +230,12 @@ _SIZE_OPTIONS = ("--image-size", "--imgsz", "--img-size")
 
 
 def _usage(metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How to use the model: the command, the command with a threshold, and the model and options in Python.
-
-    The second is None if no target is reached, if the images have several labels (only the most probable one is counted
-    as correct), or if the command gives other probabilities: at the image size of the model instead of the evaluated
-    ``px``, or of all models of a cross-validation together.
-    """
+    """How to use the model; ``abstain`` is None where no threshold holds for what the command predicts."""
     command, abstain = predict_command(metadata), None
     sized = evaluated_with(metadata, *_SIZE_OPTIONS)
     px = metadata.extra.get("image_size") if sized else None
     ensemble = metadata.evaluated_on == "out-of-fold" and "model_for_new_images" not in metadata.extra
+    # The command gives other probabilities, or only the most probable of several labels is counted.
     if sized or ensemble or isinstance(metrics, MultilabelMetrics):
         targets = ()
     if reached := [each for each in targets if each["target"] > metrics.top1 and each["threshold"]]:

@@ -303,10 +303,7 @@ def _run_batches(
     progress: Progress | None,
     on_batch: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
-    """Apply ``compute`` to batches on a device; stop at the first result that is not finite.
-
-    The network is in evaluation mode meanwhile; None if an engine computes.
-    """
+    """Apply ``compute`` to batches on a device, without a network by an engine; stop at results that are not finite."""
     memory_format = torch.preserve_format
     if network is not None:  # an engine has weights of its own
         memory_format = _memory_format(network)

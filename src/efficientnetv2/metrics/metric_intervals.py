@@ -206,11 +206,7 @@ def unpaired_difference(first: Sequence[float], second: Sequence[float]) -> Diff
 
 
 def _sign_test(name: str, labels: Ints, first: Ints, second: Ints, units: Ints) -> bool:
-    """Whether a sign test over (N,) unit ids finds a difference in ``top1`` or ``f1:k``.
-
-    Source: McNemar's test, exact by the binomial distribution; of clusters, the sign test on which model is right
-        more often in each.
-    """
+    """Whether McNemar's exact test (of clusters: which model is right more often in each) finds a difference."""
     metric, _, class_id = name.partition(":")
     correct = [predictions == labels for predictions in (first, second)]
     level = _LEVEL
