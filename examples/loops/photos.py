@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
@@ -77,4 +77,4 @@ class Photos(Dataset):
     def __getitem__(self, index):
         row = self.rows[index]
         with Image.open(FOLDER / row["path"]) as file:
-            return file.convert("RGB"), self.classes.index(row["label"])
+            return ImageOps.exif_transpose(file).convert("RGB"), self.classes.index(row["label"])

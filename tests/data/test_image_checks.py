@@ -104,6 +104,14 @@ def test_file_of_another_format_is_named_for_any_suffix(tmp_path, header, format
         load_image(str(tmp_path / "IMG_0001.jpg"))
 
 
+def test_camera_raw_is_not_read_as_its_preview(tmp_path):
+    """DNG and NEF are TIFFs: a small preview, with the raw data in directories of its own."""
+    Image.new("RGB", (160, 120)).save(tmp_path / "preview.tif", tiffinfo={254: 1, 330: 8})
+    assert mentions(probe(str(tmp_path / "preview.tif")).reason, "raw data of a camera")
+    Image.new("RGB", (160, 120)).save(tmp_path / "scan.tif", tiffinfo={254: 0})
+    assert not probe(str(tmp_path / "scan.tif")).reason
+
+
 def test_flipped_byte_in_a_png_is_found(tmp_path):
     data = bytearray(encoded(0, "PNG"))
     data[len(data) // 2] ^= 1

@@ -114,6 +114,9 @@ def test_palettes_with_and_without_transparency():
     assert color_of(encoded(image)) == (200, 100, 50)
     assert color_of(encoded(image, "GIF")) == (200, 100, 50)
     assert color_of(encoded(image, transparency=1)) == (255, 255, 255)
+    within = Image.new("RGBA", (SIDE, SIDE), (200, 100, 50, 0)).quantize()
+    assert within.palette.mode == "RGBA"
+    assert color_of(within) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "ICO", "AVIF"])

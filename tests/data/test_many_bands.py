@@ -258,6 +258,17 @@ def test_pages_are_never_ignored(tmp_path, bands, dtype):
     assert measure_bands([pages, plain], (1,), seed=0).numbers == (1,)
 
 
+def test_first_of_pages_with_few_bits_is_not_proposed_as_bands(tmp_path):
+    """Its levels are 0 and 1, which would become nearly black."""
+    from PIL import Image
+
+    pages = [Image.new("1", (24, 24), value) for value in (0, 1)]
+    pages[0].save(tmp_path / "fax.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match=mentioning("2 pages", "NBITS=1", "gdal_translate -scale")) as error:
+        measure_bands([str(tmp_path / "fax.tif")], "all", seed=0)
+    assert "bands=1,1,1" not in str(error.value)
+
+
 def test_rgb_image_among_rasters_is_an_error_when_read(tmp_path):
     (tmp_path / "set/a").mkdir(parents=True)
     path = write_raster(tmp_path / "set/a/one.tif", random_uint16())

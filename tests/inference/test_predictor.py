@@ -1,6 +1,7 @@
 """The predictor: equal predictions for every kind of image input, from a model file alone."""
 
 import io
+import tempfile
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image, ImageSequence
 from tests.messages import mentioning
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
+from efficientnetv2.data import raster_checks
 from efficientnetv2.inference.predictor import Predictor, _load
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -90,6 +92,30 @@ def test_upload_and_file_have_equal_predictions(model, tmp_path, kind):
     assert len(predictions) == 7
     for prediction in predictions:
         assert prediction.probabilities == pytest.approx(expected.probabilities, rel=1e-4)
+
+
+def test_png_with_the_name_of_a_tiff_is_read_as_png(model, tmp_path):
+    pytest.importorskip("rasterio", reason="needs the extra geo")
+    path = tmp_path / "photo.tif"
+    Image.fromarray(_pixels()).convert("RGBA").save(path, "PNG")
+    predictor = Predictor(model)
+    (by_path,), (by_bytes,) = predictor(path), predictor(path.read_bytes())
+    assert by_path.probabilities == pytest.approx(by_bytes.probabilities, rel=1e-4)
+
+
+@pytest.mark.parametrize("has_gdal", [True, False])
+def test_tiff_in_memory_without_a_temporary_folder(model, tmp_path, monkeypatch, has_gdal):
+    """As in a container whose disk cannot be written. Only GDAL needs a file."""
+    content = io.BytesIO()
+    Image.fromarray(_pixels()).save(content, "TIFF")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    monkeypatch.setattr(raster_checks, "has_gdal", lambda: has_gdal)
+    predictor = Predictor(model)
+    if has_gdal:
+        with pytest.raises(InputError, match=mentioning("temporary folder")):
+            predictor(content.getvalue())
+    else:
+        assert predictor(content.getvalue())[0].label
 
 
 def test_invalid_upload_is_named(model):
@@ -263,11 +289,11 @@ def test_rasters_with_many_bits_need_a_model_with_bands(model, tmp_path, monkeyp
     assert prediction.probabilities == expected.probabilities
 
 
-def _by_rule(*numbers, low=1_000.0, kinds=("uint16",)):
+def _by_rule(*numbers, low=1_000.0, high=5_000.0, kinds=("uint16",), nodata=()):
     """A predictor of a model of rasters with 16 bits."""
     count = len(numbers)
     model = EfficientNet(SMALL, num_classes=3, in_channels=count)
-    rule = Bands(numbers, low=(low,) * count, high=(5_000.0,) * count, kinds=kinds)
+    rule = Bands(numbers, low=(low,) * count, high=(high,) * count, kinds=kinds, nodata=nodata)
     model.preprocessing = Preprocessing(image_size=16, mean=(0.5,) * count, std=(0.2,) * count, bands=rule)
     return Predictor(model)
 
@@ -310,6 +336,17 @@ def test_8_bit_array_and_its_file_are_read_equally_by_mixed_bands(tmp_path):
     assert 5 < len(np.unique(expected)) < 20
     np.testing.assert_array_equal(_levels(predictor, pixels), expected)
     np.testing.assert_array_equal(_levels(_by_rule(1, 2, 3), pixels), pixels)
+
+
+def test_nodata_counts_in_8_bit_arrays_as_in_their_files(tmp_path):
+    pytest.importorskip("rasterio", reason="needs the extra geo")
+    from tests.rasters import write_raster  # imports rasterio
+
+    pixels = _pixels()
+    pixels[:4] = 255
+    path = write_raster(tmp_path / "margin.tif", pixels.transpose(2, 0, 1))
+    predictor = _by_rule(1, 2, 3, low=0.0, high=255.0, kinds=("uint8",), nodata=(255.0,))
+    np.testing.assert_array_equal(_levels(predictor, pixels), _levels(predictor, path))
 
 
 def test_16_bit_png_and_its_pil_image_are_read_equally(model, tmp_path):

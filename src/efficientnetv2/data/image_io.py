@@ -238,7 +238,8 @@ def rgb_conversion(image: Image.Image) -> str:
 
 
 def _has_alpha(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    within_palette = image.mode == "P" and image.palette is not None and image.palette.mode == "RGBA"
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info or within_palette
 
 
 def _gray(levels: npt.NDArray[np.generic]) -> Image.Image:

@@ -50,6 +50,8 @@ _FOREIGN = (
     (rb"version https://git-lfs", "a pointer of Git LFS", "fetch the image with git lfs pull"),
 )
 _FOREIGN_BYTES = 256
+# Tags of a TIFF whose first image is a preview that holds others: DNG, NEF, ARW. Source: the DNG specification.
+_SUBFILE, _SUB_IFDS = 254, 330
 
 
 class ForeignFormatError(UnidentifiedImageError):
@@ -154,6 +156,8 @@ def image_in(file: IO[bytes]) -> Image.Image:
                 fault = f"is not an image in a supported format, but {what}: {fix}"
                 raise ForeignFormatError(fault) from None
         raise
+    if image.format == "TIFF" and image.tag_v2.get(_SUBFILE, 0) & 1 and _SUB_IFDS in image.tag_v2:  # type: ignore[attr-defined]
+        raise ForeignFormatError(f"is not an image in a supported format, but raw data of a camera: {_CONVERT}")
     if max(image.size) > MAX_SIDE:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} px; a side may have {MAX_SIDE}")
     return image

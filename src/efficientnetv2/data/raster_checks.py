@@ -84,6 +84,8 @@ def _loads(image: Image.Image) -> bool:
 
 def needs_bands(dataset: RasterDataset, file: str) -> bool:
     """Whether a raster is not an ordinary image, which Pillow (if it opens it) and GDAL read alike."""
+    if dataset.driver in ("PNG", "JPEG", "WEBP", "BMP", "GIF"):  # whatever its name
+        return False
     if dataset.count and len(dataset.subdatasets) > 1:
         return True
     if _is_cmyk(dataset) or dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK":
@@ -260,12 +262,18 @@ def encoding_fault(dataset: RasterDataset) -> str:
     pages = _pages_fix(dataset)
     if not dataset.count:
         return f"has no bands. {pages or 'Give a raster with bands.'}"
+    fault = _coding_fault(dataset)
     if pages:
-        first = ",".join(map(str, visible_bands(dataset)))
-        return (
-            f"has {pluralize(dataset.count, 'band')} in its first page, and others in later pages. {pages} Or read the "
-            f"first page: `bands={first}`."
-        )
+        fix = f"Or read the first page: `bands={','.join(map(str, visible_bands(dataset)))}`."
+        if fault:
+            fix = f"The first page {fault}"
+        having = f"has {pluralize(dataset.count, 'band')} in its first page, and others in later pages"
+        return f"{having}. {pages} {fix}"
+    return fault
+
+
+def _coding_fault(dataset: RasterDataset) -> str:
+    """Why the numbers of a page are not levels of its bands."""
     if _is_cmyk(dataset):
         return "holds the inks of a printed image (CMYK). Save it as RGB of 8 bits, or leave it out."
     if any(color.name == "palette" for color in dataset.colorinterp):

@@ -298,7 +298,7 @@ def _load(image: ImageInput, preprocessing: Preprocessing) -> npt.NDArray[np.uin
             kind = type(image).__name__
             raise InputError(f'{kind}.read() must give bytes, not {type(content).__name__}. Open it with mode "rb".')
         image = content
-    if isinstance(image, bytes) and raster_checks.is_tiff(image):
+    if isinstance(image, bytes) and raster_checks.is_tiff(image) and (bands is not None or raster_checks.has_gdal()):
         return _load_tiff(image, preprocessing)
     if bands is None and isinstance(image, str | Path):
         bands = default_bands(str(image))
@@ -316,13 +316,16 @@ def _load(image: ImageInput, preprocessing: Preprocessing) -> npt.NDArray[np.uin
 
 def _load_tiff(content: bytes, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     """A TIFF in memory, through a file: GDAL reads rasters from files."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "image.tif"
-        path.write_bytes(content)
-        try:
+    try:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "image.tif"
+            path.write_bytes(content)
             return _load(path, preprocessing)
-        except UnreadableImageError as error:
-            raise UnreadableImageError(_name_of(content), error.reason) from error
+    except UnreadableImageError as error:
+        raise UnreadableImageError(_name_of(content), error.reason) from error
+    except OSError as error:
+        fault = f"needs a temporary folder, which cannot be written ({error.strerror or error})"
+        raise UnreadableImageError(_name_of(content), fault) from error
 
 
 def _is_high_bit_depth_band(image: Image.Image, bands: Bands | None) -> bool:
@@ -332,13 +335,13 @@ def _is_high_bit_depth_band(image: Image.Image, bands: Bands | None) -> bool:
 
 
 def _holds_raster_values(image: ImageInput, bands: Bands) -> bool:
-    """Whether an array holds values of a raster; uint8 RGB does only if 8-bit and deeper rasters trained."""
+    """Whether an array holds values of a raster; uint8 RGB only of 8-bit rasters with deeper ones or ``nodata``."""
     if not isinstance(image, np.ndarray):
         return False
     if image.dtype != np.uint8:
         return True
     is_rgb = image.ndim == 3 and image.shape[2] == RGB
-    return is_rgb and is_high_bit_depth_rule(bands) and "uint8" in bands.kinds
+    return is_rgb and "uint8" in bands.kinds and (is_high_bit_depth_rule(bands) or bool(bands.nodata))
 
 
 def _name_of(image: ImageInput) -> str:
