@@ -1,6 +1,6 @@
 """Effect of a temperature on calibration: fitted on half of the val images of a run, evaluated on the other half.
 
-Run: python -m benchmarks.calibration scratch=RUN finetuned=RUN
+Run: python -m benchmarks.calibration scratch=RUN finetuned=RUN [--record]
 
 RUN is the folder of a finished run. Its predictions.csv has the predictions on val. The images are split into random
 halves. Each half is evaluated with the temperature of the other half. For each NAME and half,
@@ -76,15 +76,17 @@ def _evaluated(labels: np.ndarray, logits: np.ndarray, key: Key) -> dict[str, fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
-    found = {}
-    for word in parser.parse_args().runs:
+    parser.add_argument("--record", action="store_true", help="replace the record in benchmarks/results")
+    options, found = parser.parse_args(), {}
+    for word in options.runs:
         name, _, folder = word.partition("=")
         predictions = pd.read_csv(Path(folder) / "predictions.csv")
         names = sorted(predictions["true_label"].unique())
         labels = np.searchsorted(names, predictions["true_label"])
         found[name] = halves(labels, predictions[names].to_numpy(dtype=np.float64), Key.of(0).fold("halves"))
     text = json.dumps(found, indent=1)
-    write_text_atomically(RESULTS / "calibration.json", text + "\n")
+    if options.record:
+        write_text_atomically(RESULTS / "calibration.json", text + "\n")
     print(text)
 
 

@@ -1,6 +1,6 @@
 """Results and time of ``effnetv2 demo`` over several seeds.
 
-Run: python -m benchmarks.demo [--seeds 5] [--output runs/demo_seeds]
+Run: python -m benchmarks.demo [--seeds 5] [--output runs/demo_seeds] [--record]
 
 Each seed runs in its own process, on all cores. The wall time is that of the whole command. The metrics are those of
 the 500 validation images, which choose nothing. Intervals are for the mean over seeds (Student's t). A finished seed is
@@ -79,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="at least 2")
     parser.add_argument("--output", type=Path, default=ROOT / "runs/demo_seeds")
+    parser.add_argument("--record", action="store_true", help="replace the record in benchmarks/results")
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error(f"--seeds {options.seeds}: an interval over seeds takes at least 2")
@@ -88,6 +89,10 @@ def main() -> None:
     for seed, result in enumerate(results):
         print(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in result.items()))
     found = claims(results)  # before the earlier records are deleted
+    for name, (mean, low, high) in found.items():
+        print(f"demo_{name}{processor}: {mean:.4f} ({low:.4f} to {high:.4f}), n = {len(results)}")
+    if not options.record:
+        return
     shutil.rmtree(target, ignore_errors=True)
     for seed in range(options.seeds):
         keep(options.output.absolute() / str(seed), target / str(seed), renamed={f"{ROOT.absolute()}/": ""})
@@ -96,7 +101,6 @@ def main() -> None:
             f"demo_{name}{processor}", mean, unit=UNITS[name], low=low, high=high, n=len(results),
             command=COMMAND.format(last=options.seeds - 1), on=made["hardware"], versions=made["versions"],
         )  # fmt: skip
-        print(f"demo_{name}{processor}: {mean:.4f} ({low:.4f} to {high:.4f}), n = {len(results)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Appearance of difficult land-cover images, and similarity of neighbors with different labels.
 
-Run: python -m benchmarks.land_cover_content PICTURES.csv WEIGHTS
+Run: python -m benchmarks.land_cover_content PICTURES.csv WEIGHTS [--record]
 
 The predictions are those of ``benchmarks.finetune_land_cover`` in results/, each from a model that was not trained on
 the image. WEIGHTS were trained on ImageNet. The distance of their embeddings measures how similar two images look.
@@ -152,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures")
     parser.add_argument("weights")
+    parser.add_argument("--record", action="store_true", help="replace the record in benchmarks/results")
     options = parser.parse_args()
     dataset = load_dataset(options.pictures)
     paths = [Path(dataset.root) / one for one in dataset.paths]
@@ -172,10 +173,11 @@ def main() -> None:
         | {"all_pairs_distance": float(distances[np.triu_indices(len(distances), 1)].mean())},
     }
     text = json.dumps(found, indent=1)
-    write_text_atomically(RESULTS / "land_cover_content.json", text + "\n")
-    pairs = most_alike(dataset, distances, groups["another label"], neighbor, km)
-    draw(dataset, paths, pairs).savefig(FILE, dpi=85, pil_kwargs={"quality": 80, "optimize": True})
     print(text)
+    if options.record:
+        write_text_atomically(RESULTS / "land_cover_content.json", text + "\n")
+        pairs = most_alike(dataset, distances, groups["another label"], neighbor, km)
+        draw(dataset, paths, pairs).savefig(FILE, dpi=85, pil_kwargs={"quality": 80, "optimize": True})
 
 
 if __name__ == "__main__":

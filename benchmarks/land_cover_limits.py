@@ -1,6 +1,6 @@
 """Limits of the land-cover metrics: labels, places, years, the rare class, or the number of images.
 
-Run: python -m benchmarks.land_cover_limits FOLDER
+Run: python -m benchmarks.land_cover_limits FOLDER [--record]
 
 FOLDER is the ``--output`` of ``benchmarks.land_cover``. It must have both types of folds of the step ``best``. Each
 prediction is by models that were not trained on the image.
@@ -205,8 +205,11 @@ def _plain(value: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    text = json.dumps(_plain(limits(parser.parse_args().folder)), indent=1)
-    write_text_atomically(RESULTS / "land_cover_limits.json", text + "\n")
+    parser.add_argument("--record", action="store_true", help="replace the record in benchmarks/results")
+    options = parser.parse_args()
+    text = json.dumps(_plain(limits(options.folder)), indent=1)
+    if options.record:
+        write_text_atomically(RESULTS / "land_cover_limits.json", text + "\n")
     print(text)
 
 

@@ -1,6 +1,6 @@
 """Check how weights are loaded: a linear probe on their features, loaded correctly and with deliberate errors.
 
-Run: python -m benchmarks.linear_probe IMAGENETTE WEIGHTS
+Run: python -m benchmarks.linear_probe IMAGENETTE WEIGHTS [--record]
 
 Each draw has 100 images per class of train to fit the probe and 50 per class of val to evaluate it, at 224 px (and
 160). Each error is evaluated with two probes: a probe on the wrong features, which compensates for much of the error,
@@ -61,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", help="a folder with train/ and val/")
     parser.add_argument("weights")
+    parser.add_argument("--record", action="store_true", help="replace the record in benchmarks/results")
     options = parser.parse_args()
     dataset = load_dataset(options.pictures)
     model, notes = load_weights(options.weights)
@@ -79,6 +80,8 @@ def main() -> None:
     for name, row in rows.items():
         own, correct_probe = (statistics.mean(row[kind]) for kind in ("own", "given"))
         print(f"| {name} | {own:.1%} | {correct_probe:.1%} |")
+    if not options.record:
+        return
     (RESULTS / "linear_probe_imagenette.json").write_text(json.dumps(rows, indent=1) + "\n")
     values = rows["right, 224 px"]["own"]
     low, high = interval(values)
@@ -89,7 +92,7 @@ def main() -> None:
         low=low,
         high=min(1.0, high),
         n=DRAWS,
-        command="python -m benchmarks.linear_probe IMAGENETTE WEIGHTS",
+        command="python -m benchmarks.linear_probe IMAGENETTE WEIGHTS --record",
     )
 
 

@@ -46,9 +46,17 @@ def ran(tmp_path, monkeypatch):
 
 def record(tmp_path, monkeypatch, *, seeds: int = 3) -> dict:
     """Record the claims."""
-    monkeypatch.setattr(sys, "argv", ["demo", "--seeds", str(seeds), "--output", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", ["demo", "--seeds", str(seeds), "--output", str(tmp_path / "out"), "--record"])
     demo.main()
     return json.loads((tmp_path / "summary.json").read_text())
+
+
+def test_record_is_replaced_only_on_request(ran, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["demo", "--seeds", "3", "--output", str(tmp_path / "out")])
+    demo.main()
+    assert mentions(capsys.readouterr().out, "demo_top1", "0.61")
+    assert (tmp_path / EARLIER).is_dir()
+    assert not (tmp_path / "summary.json").exists()
 
 
 def test_finished_seeds_are_read_saved_and_recorded(ran, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,9 @@ from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils.random_key import Key
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# A snap sees another /tmp. Ubuntu's chromium-browser is a script that starts the snap.
+if CHROMIUM and (CHROMIUM.startswith("/snap/") or b"/snap/" in Path(CHROMIUM).read_bytes()[:4096]):
+    CHROMIUM = None
 # A headless browser without network, display or profile.
 QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

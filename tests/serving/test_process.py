@@ -255,7 +255,9 @@ def test_kserve_manifest_starts_a_server_with_working_probes(model, tmp_path):
     given = {"classifier=/mnt/models": f"classifier={model}", "0.0.0.0": "127.0.0.1", "8080": port}
     assert set(given) <= set(container["args"])
     process = started(*[given.get(word, word) for word in container["args"]], cwd=tmp_path)
-    probes = [container[kind]["httpGet"] for kind in ("readinessProbe", "livenessProbe")]
+    probes = [container[kind]["httpGet"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")]
+    start = container["startupProbe"]  # otherwise a model that takes long to load is killed, again and again
+    assert start["periodSeconds"] * start["failureThreshold"] >= 300
     assert {probe["port"] for probe in probes} == {8080}
     until, waiting = time.monotonic() + 60, {probe["path"] for probe in probes}
     while waiting:

@@ -302,11 +302,16 @@ def test_every_stage_is_compiled_and_the_model_is_unchanged(monkeypatch):
     assert all(weight.grad is None for weight in given.parameters())
 
 
-def test_model_that_does_not_compile_trains_with_a_warning(monkeypatch):
+@pytest.mark.parametrize("at_once", [True, False])
+def test_model_that_does_not_compile_trains_with_a_warning(monkeypatch, at_once):
+    """PyTorch itself raises on a Python that it does not support, and where its cache cannot be written."""
+
     def compiler(module, *, dynamic, options):
         def call(images):
             raise RuntimeError("no C++ compiler")
 
+        if at_once:
+            raise OSError(30, "Read-only file system")
         return call
 
     monkeypatch.setattr(compiling.torch, "compile", compiler)

@@ -36,8 +36,6 @@ def compile_model(
     """
     assert recipe.precision != "auto", "resolve_recipe() comes first"
     assert isinstance(network, Network), "its number of channels is known"
-    # Dropout and stochastic depth draw as they do uncompiled.
-    call = cast(nn.Module, torch.compile(network, dynamic=False, options={"fallback_random": True}))
     group, groups = recipe.group_size, len(world.groups(recipe.num_groups))
     plan = recipe.progressive
     settings = [plan.stage(index) for index in range(plan.stages)]
@@ -51,6 +49,8 @@ def compile_model(
     config = torch._dynamo.config
     every_program = config.patch(recompile_limit=config.accumulated_recompile_limit)
     try:
+        # Dropout and stochastic depth draw as they do uncompiled.
+        call = cast(nn.Module, torch.compile(network, dynamic=False, options={"fallback_random": True}))
         with every_program, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for number, (setting, count) in enumerate(programs, start=1):
                 apply_regularization(network, setting)
