@@ -22,7 +22,7 @@ from efficientnetv2.training.head_init import fit_speed, images_within, probe_s
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_request import RunOptions
-from efficientnetv2.training.run_setup import RunSetup
+from efficientnetv2.training.run_setup import ImageCounts, RunSetup
 from efficientnetv2.training.time_budget import LengthBudget
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
@@ -66,6 +66,15 @@ def test_sizes_are_lowered_until_three_epochs_fit(minutes, last_px):
     assert {rate.image_size for rate in rates.steps} == sizes
     found, _ = LengthBudget(recipe, job.image_counts, minutes, 25.0).set_length(rates)
     assert found.epochs >= 3 or last_px == 64
+
+
+def test_evaluation_counts_at_the_lowered_size():
+    """At 192 px, steps take 87.5 s. The rest is 60.6 s at the cost of 224 px, too much for 2.9 minutes, and 44.7 s."""
+    job = run_setup(640)
+    budget = LengthBudget(job.recipe, ImageCounts(640, 4000), 2.9, 25.0)
+    recipe, rates, _ = budget.lower_sizes(RATES, lambda sized: True)
+    assert recipe.progressive.last.image_size == recipe.eval_image_size == 192
+    assert rates.predictions.each_s == pytest.approx(0.01 * (192 / 224) ** 2)
 
 
 def test_step_times_scale_with_the_number_of_pixels():

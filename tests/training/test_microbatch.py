@@ -36,10 +36,10 @@ def noisy(request):
     return replace(batch, images=(batch.images + spread).clamp(0, 255).to(torch.uint8))
 
 
-def run(microbatches, *, steps=6, network=None):
+def run(microbatches, *, steps=6, network=None, plan=PLAN):
     """Losses, state, and ghost batches per pass of each step. A step has four ghost batches of two images."""
     network, state, done = running(
-        PLAN, steps, network=network or small(), pictures=noisy, microbatches=microbatches, **SGD
+        plan, steps, network=network or small(), pictures=noisy, microbatches=microbatches, **SGD
     )
     seen = [(float(one.loss), one.microbatches) for one in done]
     return [loss for loss, _ in seen], state, [each for _, each in seen]
@@ -112,10 +112,12 @@ def test_out_of_memory_repeats_the_step_with_half_the_ghost_batches_per_pass(whe
         assert torch.equal(tensor, wanted.network.state_dict()[name]), name
 
 
-def test_single_ghost_batch_that_does_not_fit_suggests_a_smaller_one():
+@pytest.mark.parametrize(("mixup", "fix"), [(0.3, "image_size"), (0.0, "ghost_batch_size=1")])
+def test_single_ghost_batch_that_does_not_fit_suggests_a_smaller_one(mixup, fix):
+    """With mixup, a group needs two images."""
     network, _ = refusing(1)
-    with pytest.raises(InputError, match=mentioning("2", "48", "ghost_batch_size=1")):
-        run(MicrobatchPlan({32: 4, 48: 4}), network=network)
+    with pytest.raises(InputError, match=mentioning("2", "48", fix)):
+        run(MicrobatchPlan({32: 4, 48: 4}), network=network, plan=PLAN.model_copy(update={"mixup_alpha": mixup}))
 
 
 def test_other_errors_are_not_treated_as_out_of_memory():

@@ -141,6 +141,16 @@ def test_stage_lengths_of_a_run_are_measured_again_for_other_stages(change, tmp_
     assert requested_recipe(replace(words, image_size=96), cpu)[0].progressive.stage_fractions == (3, 1)
 
 
+def test_learning_rate_follows_the_batch_by_the_optimizer_that_is_set():
+    """Linearly for SGD, with the square root for AdamW, the optimizer of the recipe."""
+    cpu, words = torch.device("cpu"), TrainOverrides(recipe="finetune", weights="none", batch_size=128)
+    adamw, sgd = (
+        requested_recipe(replace(words, settings=settings), cpu)[0].optimizer.lr
+        for settings in ((), ("optimizer.name=sgd",))
+    )
+    assert (adamw, sgd) == pytest.approx((2e-4 * 2, 2e-4 * 4))
+
+
 @pytest.mark.parametrize("batch", [16, 64])
 def test_groups_of_a_run_follow_another_batch_size(batch, tmp_path):
     """A run stores its whole batch as the group of batch norm."""

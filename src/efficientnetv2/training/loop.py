@@ -158,7 +158,9 @@ def _accumulate_gradients(
             if not is_out_of_memory(error):
                 raise
             if microbatches.at(image_size) == 1:
-                message = out_of_memory_message(len(groups[0].labels), context.recipe.num_groups, image_size, error)
+                last, number = context.recipe.progressive.last, context.recipe.num_groups
+                least = max(1, 2 * (bool(last.mixup_alpha) + bool(last.cutmix_alpha)))  # a partner for each image
+                message = out_of_memory_message(len(groups[0].labels), number, image_size, error, least=least)
                 raise MemoryShortError(message) from error
             if gradients.sending:
                 raise MemoryShortError(out_of_memory_mid_step_message(image_size, error)) from error

@@ -52,9 +52,11 @@ def chunks(groups: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
         yield groups[first : first + size]
 
 
-def out_of_memory_message(ghost_batch_size: int, groups: int, image_size: int, error: BaseException) -> str:
-    """Message for a single group that no longer fits."""
-    smaller = divisors(ghost_batch_size * groups, most=ghost_batch_size // 2)
+def out_of_memory_message(
+    ghost_batch_size: int, groups: int, image_size: int, error: BaseException, *, least: int = 1
+) -> str:
+    """Message for a single group that no longer fits; ``least`` are the images that a group must have."""
+    smaller = [size for size in divisors(ghost_batch_size * groups, most=ghost_batch_size // 2) if size >= least]
     fix = f"`ghost_batch_size={smaller[-1]}`" if smaller else "a smaller `image_size`"
     return (
         f"Memory ran out with one group of {pluralize(ghost_batch_size, 'image')} of {image_size} px "

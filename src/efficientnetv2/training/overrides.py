@@ -248,7 +248,9 @@ def _override(recipe: Recipe, overrides: TrainOverrides) -> Recipe:
             # In proportion for SGD and RMSprop. Adam's step does not grow with the gradient's certainty, so its rate
             # grows with the square root.
             scale = batch / recipe.batch_size
-            lr = recipe.optimizer.lr * (math.sqrt(scale) if recipe.optimizer.name == "adamw" else scale)
+            named = [setting for setting in overrides.settings if setting_name(setting) == "optimizer.name"]
+            name = apply_overrides(plain, named)["optimizer"]["name"]
+            lr = recipe.optimizer.lr * (math.sqrt(scale) if name == "adamw" else scale)
             lr = float(f"{lr:.4g}")
             plain["optimizer"] = plain["optimizer"] | {"lr": lr}
             _logger.info(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")

@@ -209,7 +209,9 @@ class Recipe(StrictModel):
     patience: Count | None = None
     """Early stopping: validations in the last stage without a better metric on minival. null trains to the end."""
     val_interval_epochs: float = Field(default=1.0, gt=0)
-    """Epochs between validations. Each stage ends with a validation too."""
+    """Epochs between validations. Each stage ends with a validation too. With `--minutes`, validations that select
+    nothing are left out where they would take more than a tenth of the time.
+    """
     val_max_images: int = Field(default=512, ge=1)
     """Most images of val in a validation during training, stratified by class. With minival, that is used instead."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)

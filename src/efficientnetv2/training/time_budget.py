@@ -25,7 +25,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.autotune import seconds_per_image
 from efficientnetv2.training.ddp import parallel_speed
-from efficientnetv2.training.head_init import images_within, min_probe_images, wants_probe
+from efficientnetv2.training.head_init import images_within, min_probe_images, probe_s, wants_probe
 from efficientnetv2.training.memory_probe import MemoryProbe, takes_sizes
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.recipe import MAX_COUNT, Recipe
@@ -109,11 +109,13 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
         after_s = report_s(setup, timings)
         before = replace(length, spent_s=60 * minutes * BEFORE_SHARE + after_s)
         run, timings = with_lower_sizes(run, before, timings, hardware)
-        run, probing_s = _probe_in_time(run, timings, hardware, budget)
+        length = replace(length, recipe=run.recipe, spent_s=budget.used_s + after_s)
+        free_s = 60 * (minutes - length.minutes_for(run.recipe.progressive.stages, timings))
+        run, probing_s = _probe_in_time(run, timings, hardware, max(0.0, min(budget.left_s, free_s)))
         shared = timings.shared(length.at_once, run.recipe.num_groups)
         limit = TimeLimit(60 * minutes, after_s, shared, began=budget.began)
         run = replace(run, limit=limit)
-        length = replace(length, spent_s=budget.used_s + probing_s + after_s)
+        length = replace(length, spent_s=length.spent_s + probing_s)
     return with_length(run, length, timings)
 
 
@@ -196,7 +198,13 @@ class LengthBudget:
         """
 
         def of_sizes(recipe: Recipe) -> StepTimings:
-            return timings.of_sizes([setting.image_size for setting in settings_by_size(recipe)])
+            sized = timings.of_sizes([setting.image_size for setting in settings_by_size(recipe)])
+            share = ((recipe.eval_image_size or 1) / (self.recipe.eval_image_size or 1)) ** 2
+            scaled = {
+                name: replace(cost, each_s=cost.each_s * share)
+                for name, cost in (("curve", sized.curve), ("predictions", sized.predictions))
+            }
+            return replace(sized, **scaled)
 
         def epochs_of(recipe: Recipe) -> float:
             with suppress(InputError):
@@ -267,16 +275,19 @@ def report_s(setup: RunSetup, timings: StepTimings) -> float:
 
 
 def _probe_in_time(
-    run: ResolvedRun, timings: StepTimings, hardware: Hardware, budget: StartupBudget
+    run: ResolvedRun, timings: StepTimings, hardware: Hardware, left_s: float
 ) -> tuple[ResolvedRun, float]:
     """The run with the images that a linear probe has time for, or a note if it has none; and its seconds."""
     recipe, data = run.recipe, run.data
     if not wants_probe(recipe, run.network, run.request.options.probe, data):
         return run, 0.0
-    left_s, px = budget.left_s, recipe.eval_image_size or run.preprocessing.image_size
+    px = recipe.eval_image_size or run.preprocessing.image_size
     most = max_probe_images(run.network, px, len(data.train.class_names), hardware.device)
     images = images_within(left_s, data, run.network, timings.curve.each_s, most)
-    if images is None or images >= min_probe_images(data):
+    if images is None:
+        every = min(most, max(len(data.train), len(data.val)))
+        return run, probe_s(every, data.train, min(every, len(data.val)), run.network, timings.curve.each_s)
+    if images >= min_probe_images(data):
         return replace(run, probe_images=images), left_s
     note = (
         f"No linear probe of the initial weights (`minutes={run.request.overrides.minutes:g}` leaves no time for it)."
