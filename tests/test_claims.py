@@ -286,7 +286,10 @@ def test_resnet_50_labels_have_the_small_scale_results(recipe):
     ) in _label(recipe)
 
 
-@pytest.mark.parametrize("name", ["time_to_accuracy", "time_to_accuracy_values_of_quick"])
+@pytest.mark.parametrize(
+    "name",
+    ["time_to_accuracy", "time_to_accuracy_values_of_quick", "time_to_accuracy_values_of_quick_second_processor"],
+)
 def test_minutes_to_the_top1_of_timm_are_those_of_the_runs(name):
     raw = read(RESULTS / f"{name}.json")
     page = (ROOT / "docs/benchmarks/results.md").read_text(encoding="utf-8")

@@ -380,8 +380,15 @@ def test_measurement_is_recorded_and_earlier_claims_are_removed(options, tmp_pat
     assert len(raw["timm"]) == len(raw["timm_progressive"]) == len(raw["quick"]["9.0"]) == 2
 
 
-@pytest.mark.parametrize("name", ["time_to_accuracy", "time_to_accuracy_values_of_quick"])
-def test_recorded_claims_follow_from_the_saved_runs(name):
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("time_to_accuracy", ""),
+        ("time_to_accuracy_values_of_quick", ""),
+        ("time_to_accuracy_values_of_quick_second_processor", "_second_processor"),
+    ],
+)
+def test_recorded_claims_follow_from_the_saved_runs(name, suffix):
     raw, summary = record.read(record.RESULTS / f"{name}.json"), record.read(record.SUMMARY)
     theirs = {name: raw[name] for name in raw.keys() - {"when", "tuned", "quick"}}
     theirs = {name: theirs[name] for name in sorted(theirs, key=lambda name: "progressive" not in name)}
@@ -391,4 +398,4 @@ def test_recorded_claims_follow_from_the_saved_runs(name):
     claims = time_to_accuracy.claims(theirs, quick)
     assert claims
     for name, claim in claims.items():
-        assert summary[name] | asdict(claim.figure) == summary[name]
+        assert summary[name + suffix] | asdict(claim.figure) == summary[name + suffix]
