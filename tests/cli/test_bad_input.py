@@ -398,9 +398,9 @@ def test_multilabel_run_resumes_after_the_removal_of_an_image_that_it_skipped(tm
     cells = ["red;green" if row % 2 else ("red", "green")[row // 2 % 2] for row in range(len(paths))]
     frame = pd.DataFrame({"path": paths, "label": cells})
     frame.to_csv(table, index=False)
-    truncate(paths[cells.index("green")])
+    truncate(paths[cells.index("red")])
     before = started_run(table, tmp_path / "run", separator=";")
-    frame.drop(index=cells.index("green")).to_csv(table, index=False)
+    frame.drop(index=cells.index("red")).to_csv(table, index=False)
     now = prepared_data(table, separator=";")
     assert set(now.dataset.table["label"]) != set(before.dataset.table["label"])
     restored = restore_dataset(tmp_path / "run", now).dataset

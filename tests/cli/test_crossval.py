@@ -314,7 +314,7 @@ def test_candidates_name_their_weights_by_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.setattr(crossval, "check_recipes", lambda *_: get_recipe("quick"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.safetensors").touch()
-    config = CrossValConfig(folds=2, tries=("weights=a.safetensors seed=1", "flip=none"))
+    config = CrossValConfig(folds=2, tries=("weights=a.safetensors seed=1", "flip=none"), members=2)
     with pytest.raises(InputError, match="enough"):
         crossval.run_crossval(SHORT, DataConfig(str(file)), RunOptions(tmp_path / "folds", device="cpu"), config)
     assert seen == [(f"weights={tmp_path / 'a.safetensors'} seed=1", "flip=none")]

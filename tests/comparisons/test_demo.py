@@ -54,7 +54,7 @@ def record(tmp_path, monkeypatch, *, seeds: int = 3) -> dict:
 def test_record_is_replaced_only_on_request(ran, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["demo", "--seeds", "3", "--output", str(tmp_path / "out")])
     demo.main()
-    assert mentions(capsys.readouterr().out, "demo_top1", "0.61")
+    assert mentions(capsys.readouterr().out, "demo_top1", "0.6100")
     assert (tmp_path / EARLIER).is_dir()
     assert not (tmp_path / "summary.json").exists()
 

@@ -443,7 +443,7 @@ def test_recommended_threshold_is_reached_by_the_predictions_it_was_measured_on(
 
 def test_threshold_is_not_recommended_for_several_labels():
     """It is of the most probable label, but the command writes all of them."""
-    labels, probabilities = np.eye(3, dtype=bool), np.full((3, 3), 0.4)
+    labels, probabilities = np.array([[0, -1], [1, -1], [2, -1]]), np.full((3, 3), 0.4)
     metrics = compute_metrics(labels, probabilities, ["a", "b", "c"], "sigmoid")
     facts = ReportMetadata("x", "val", model="M")
     assert report._usage(metrics, facts, [{"target": 0.99, "threshold": 0.9}])["abstain"] is None

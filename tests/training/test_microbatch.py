@@ -117,7 +117,7 @@ def test_single_ghost_batch_that_does_not_fit_suggests_a_smaller_one(mixup, fix)
     """With mixup, a group needs two images."""
     network, _ = refusing(1)
     with pytest.raises(InputError, match=mentioning("2", "48", fix)):
-        run(MicrobatchPlan({32: 4, 48: 4}), network=network, plan=PLAN.model_copy(update={"mixup_alpha": mixup}))
+        run(MicrobatchPlan({32: 4, 48: 4}), network=network, plan=replace(PLAN, mixup_alpha=mixup))
 
 
 def test_other_errors_are_not_treated_as_out_of_memory():

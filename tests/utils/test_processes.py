@@ -84,7 +84,8 @@ def test_spin_count_is_limited_unless_the_user_set_it():
     assert "10000" not in setting_of(*MAIN, OMP_WAIT_POLICY="active")
 
 
-def test_openmp_options_of_the_user_are_kept():
+def test_openmp_options_of_the_user_are_kept(monkeypatch):
+    monkeypatch.setattr(processes, "cores", processes._affinity)  # no quota of a container
     for theirs in ({"OMP_WAIT_POLICY": "passive"}, {"GOMP_SPINCOUNT": "5"}):
         environment = dict(theirs)
         limit_openmp(environment)

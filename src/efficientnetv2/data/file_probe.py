@@ -24,6 +24,7 @@ from efficientnetv2.data.image_io import (
 from efficientnetv2.data.open_image import (
     IGNORED_WARNINGS,
     MAX_BYTES,
+    RAW_DATA,
     ForeignFormatError,
     image_extensions,
     image_in,
@@ -67,7 +68,8 @@ def probe(file: str) -> FileProbe:
             return found
         if not found.reason and (found.brightest is None or not raster_checks.has_gdal()):
             return replace(found, reason=raster_checks.truncation_fault(file))
-        if found.reason.startswith(TOO_LARGE) or not (raster_checks.has_gdal() or raster_checks.needs_gdal(file)):
+        is_certain = found.reason.startswith(TOO_LARGE) or RAW_DATA in found.reason
+        if is_certain or not (raster_checks.has_gdal() or raster_checks.needs_gdal(file)):
             return found
         reason, colors = raster_checks.probe_raster(file)
         return replace(found, reason=reason, colors=colors, brightest=None)

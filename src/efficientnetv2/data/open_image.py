@@ -34,11 +34,11 @@ MAX_BYTES = 2**31
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 # First bytes of other formats, their name and a fix. Source: the formats' specifications, and the tests of file(1).
-_CONVERT = "convert it to JPEG first"
+_CONVERT, RAW_DATA = "convert it to JPEG first", "raw data of a camera"
 _FOREIGN = (
     (rb".{4}ftyp(heic|heix|heim|heis|hevc|hevm|hevs|mif1|msf1)", "HEIC, as iPhones store images", _CONVERT),
     (rb".{4}ftypavif", "AVIF that cannot be decoded here", _CONVERT),
-    (rb".{4}ftypcrx |FUJIFILMCCD-RAW|II(U\0|RO|RS)|MMOR|FOVb|.{6}HEAPCCDR", "raw data of a camera", _CONVERT),
+    (rb".{4}ftypcrx |FUJIFILMCCD-RAW|II(U\0|RO|RS)|MMOR|FOVb|.{6}HEAPCCDR", RAW_DATA, _CONVERT),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL", _CONVERT),
     (rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", "a video", "leave it out"),
     (rb"%PDF-", "PDF", _CONVERT),
@@ -56,6 +56,10 @@ _SUBFILE, _SUB_IFDS = 254, 330
 
 class ForeignFormatError(UnidentifiedImageError):
     """A file in a known format that is not supported. The message names it and a fix."""
+
+
+class CameraRawError(ForeignFormatError):
+    """Raw data of a camera, whose preview Pillow and GDAL would read."""
 
 
 class NotRegularFileError(OSError):
@@ -157,7 +161,7 @@ def image_in(file: IO[bytes]) -> Image.Image:
                 raise ForeignFormatError(fault) from None
         raise
     if image.format == "TIFF" and image.tag_v2.get(_SUBFILE, 0) & 1 and _SUB_IFDS in image.tag_v2:  # type: ignore[attr-defined]
-        raise ForeignFormatError(f"is not an image in a supported format, but raw data of a camera: {_CONVERT}")
+        raise CameraRawError(f"is not an image in a supported format, but {RAW_DATA}: {_CONVERT}")
     if max(image.size) > MAX_SIDE:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} px; a side may have {MAX_SIDE}")
     return image

@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from efficientnetv2.data import geotiff
 from efficientnetv2.data.geotiff import RasterDataset, open_raster, visible_bands
 from efficientnetv2.data.image_io import MIN_SIDE
-from efficientnetv2.data.open_image import IGNORED_WARNINGS, MAX_SIDE, max_pixels, open_image
+from efficientnetv2.data.open_image import IGNORED_WARNINGS, MAX_SIDE, CameraRawError, max_pixels, open_image
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, pluralize
 
@@ -68,6 +68,8 @@ def _unknown_to_pillow(path: str) -> bool:
     try:
         with IGNORED_WARNINGS, open_image(path) as image:
             return image.info.get("compression") in _OPTIONAL_COMPRESSION and not _loads(image)
+    except CameraRawError:
+        return False
     except UnidentifiedImageError:
         return True
     except Exception:
@@ -262,7 +264,7 @@ def encoding_fault(dataset: RasterDataset) -> str:
     pages = _pages_fix(dataset)
     if not dataset.count:
         return f"has no bands. {pages or 'Give a raster with bands.'}"
-    fault = _coding_fault(dataset)
+    fault = _coding_fault(dataset, "." if pages else f"; {_AS_STORED}")
     if pages:
         fix = f"Or read the first page: `bands={','.join(map(str, visible_bands(dataset)))}`."
         if fault:
@@ -272,12 +274,12 @@ def encoding_fault(dataset: RasterDataset) -> str:
     return fault
 
 
-def _coding_fault(dataset: RasterDataset) -> str:
-    """Why the numbers of a page are not levels of its bands."""
+def _coding_fault(dataset: RasterDataset, end: str) -> str:
+    """Why the numbers of a page are not levels of its bands; ``end`` follows a fix."""
     if _is_cmyk(dataset):
         return "holds the inks of a printed image (CMYK). Save it as RGB of 8 bits, or leave it out."
     if any(color.name == "palette" for color in dataset.colorinterp):
-        return f"holds numbers of a palette's colors. Convert it: gdal_translate -expand rgb; {_AS_STORED}"
+        return f"holds numbers of a palette's colors. Convert it: gdal_translate -expand rgb{end}"
     if dataset.count > 1 or dataset.dtypes[0] != "uint8":
         return ""
     bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
@@ -286,7 +288,7 @@ def _coding_fault(dataset: RasterDataset) -> str:
         return ""
     what = "levels that count from white (MINISWHITE)" if from_white else f"levels of few bits (NBITS={bits})"
     ends = "255 0 -co PHOTOMETRIC=MINISBLACK" if from_white else "0 255 -co NBITS=8"
-    return f"holds {what}. Convert it: gdal_translate -scale 0 {2**bits - 1} {ends}; {_AS_STORED}"
+    return f"holds {what}. Convert it: gdal_translate -scale 0 {2**bits - 1} {ends}{end}"
 
 
 def _is_cmyk(dataset: RasterDataset) -> bool:
