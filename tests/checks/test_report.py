@@ -325,7 +325,7 @@ def test_majority_share_of_multilabel_counts_images(planted):
     assert counted.facts["majority_share"] == 1
     assert counted.facts["by_split"] == {"train": 80, "val": 24}
     (imbalance,) = [one for one in counted.issues if one.kind == "imbalance"]
-    assert mentions(imbalance.advice, "animal", "100")
+    assert mentions(imbalance.advice, "animal", "100.0")
 
 
 def test_each_label_of_multilabel_images_is_shown(planted):

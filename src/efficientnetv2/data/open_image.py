@@ -160,7 +160,8 @@ def image_in(file: IO[bytes]) -> Image.Image:
                 fault = f"is not an image in a supported format, but {what}: {fix}"
                 raise ForeignFormatError(fault) from None
         raise
-    if image.format == "TIFF" and image.tag_v2.get(_SUBFILE, 0) & 1 and _SUB_IFDS in image.tag_v2:  # type: ignore[attr-defined]
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    if isinstance(subfile := tags.get(_SUBFILE), int) and subfile & 1 and _SUB_IFDS in tags:
         raise CameraRawError(f"is not an image in a supported format, but {RAW_DATA}: {_CONVERT}")
     if max(image.size) > MAX_SIDE:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} px; a side may have {MAX_SIDE}")

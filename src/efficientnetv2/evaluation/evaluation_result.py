@@ -142,7 +142,7 @@ class EvaluationResult:
                 (folder / name).unlink(missing_ok=True)
             report.write(folder)
         except OSError as error:
-            fix = f"{hint_for_os_error(error)}, and repeat the command (continue a run with `resume`)"
+            fix = f"{hint_for_os_error(error)}, and repeat the command; a training run continues with `resume`"
             problem = f"the report could not be written ({error.strerror or error})"
             raise InputError(f"{folder}: {problem}. {fix}.") from error
         write_predictions(folder / "predictions.csv", self.table())

@@ -251,7 +251,7 @@ def write_predictions(out: Path, table: pd.DataFrame) -> None:
         try:
             write_table(other, table)
         except OSError:
-            fix = f"{hint_for_os_error(error)}, and repeat the command (continue a run with `resume`)"
+            fix = f"{hint_for_os_error(error)}, and repeat the command; a training run continues with `resume`"
             raise InputError(f"{out}: {reason}. {fix}.") from error
         raise InputError(
             f"{out} cannot be replaced ({reason}). Close it in other programs; the predictions are in {other}."

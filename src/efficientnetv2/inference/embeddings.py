@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +64,7 @@ def nearest_images(embeddings: str | os.PathLike[str], queries: npt.ArrayLike, *
     if not is_embeddings_file(file := Path(os.path.expanduser(embeddings))):
         write = "effnetv2 predict MODEL IMAGES --embeddings NEW.parquet"
         raise InputError(f"{file} is not a file of embeddings. Write one: {write}")
-    if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise InputError(f"`k` must be 1 or more, not {k!r}.")
     table = pq.read_table(file).combine_chunks()
     column = table["embedding"].combine_chunks()

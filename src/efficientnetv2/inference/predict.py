@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -218,20 +219,32 @@ def merge_shards(shards: Sequence[Predictions], num_classes: int) -> Predictions
     return Predictions(samples, labels, logits, tuple(sorted(unreadable)), activation, scores)
 
 
+# Of the networks in use: how many threads use each, whether it was in training, and whether each of its modules was.
+_modes: dict[nn.Module, tuple[int, bool, dict[nn.Module, bool]]] = {}
+_changing_modes = threading.Lock()
+
+
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each module is back in its mode."""
-    modes = {module: module.training for module in network.modules()}
-    mode = network.training
-    network.train()  # some modules forget what they cached for an evaluation only when training begins
-    network.eval()
+    """Evaluation mode without gradients; after the last of the threads in it, each module is back in its mode."""
+    with _changing_modes:
+        users, mode, modes = _modes.get(network) or (0, network.training, {m: m.training for m in network.modules()})
+        if not users:
+            network.train()  # some modules forget what they cached for an evaluation only when training begins
+            network.eval()
+        _modes[network] = users + 1, mode, modes
     try:
         with torch.inference_mode():
             yield
     finally:
-        network.train(mode)  # of some modules, more than an attribute
-        for module, training in modes.items():
-            module.training = training
+        with _changing_modes:
+            users, mode, modes = _modes.pop(network)
+            if users > 1:
+                _modes[network] = users - 1, mode, modes
+            else:
+                network.train(mode)  # of some modules, more than an attribute
+                for module, training in modes.items():
+                    module.training = training
 
 
 def retry_halving_batch(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from itertools import islice
-from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -112,7 +111,7 @@ class Predictor:
         batch_size: int = 32,
         engine: Engine = "torch",
     ) -> None:
-        if not isinstance(batch_size, Integral) or batch_size < 1:
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise InputError(f"`batch_size` must be 1 or more, not {batch_size!r}.")
         if not isinstance(model, str | os.PathLike | Network):
             raise InputError(
@@ -155,9 +154,10 @@ class Predictor:
                 PIL image, or a uint8 array (H, W), (H, W, 3) or (H, W, 4). An array of four dimensions is a batch.
                 A model of rasters takes their paths, and arrays (H, W, bands) with the values of the raster, in the
                 order of the ``bands`` that it was trained with. A uint8 array of three bands is an ordinary image,
-                unless the training set had 8-bit and deeper rasters. A model of the first band alone also takes PIL
-                images of 16 or 32 bits. In arrays and PIL images, values that are not finite and the ``nodata`` values
-                of the training count as missing. What a file declares as missing is not known there.
+                unless the training set had 8-bit and deeper rasters, or 8-bit rasters with ``nodata``. A model of the
+                first band alone also takes PIL images of 16 or 32 bits. In these and in arrays of rasters, values that
+                are not finite and the ``nodata`` values of the training count as missing. What a file declares as
+                missing is not known there.
 
         Raises:
             InputError: An image can't be read, or is none of these; or the network gives NaN.
@@ -324,7 +324,7 @@ def _load_tiff(content: bytes, preprocessing: Preprocessing) -> npt.NDArray[np.u
     except UnreadableImageError as error:
         raise UnreadableImageError(_name_of(content), error.reason) from error
     except OSError as error:
-        fault = f"needs a temporary folder, which cannot be written ({error.strerror or error})"
+        fault = f"needs a temporary folder ({error.strerror or error}): set TMPDIR to one that can be written"
         raise UnreadableImageError(_name_of(content), fault) from error
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from numbers import Integral
 from typing import Literal, TypeVar, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -195,7 +195,7 @@ def freeze(network: Network, *, stages: int | Literal["all"] = 0, statistics: bo
             raise InputError('stages to freeze are "all", but the model has no classifier left to train.')
         head = {id(weight) for layer in classifier_layers(network) for weight in layer.parameters()}
         frozen = {id(weight) for weight in network.parameters()} - head
-    elif isinstance(stages, bool) or not isinstance(stages, Integral) or not 0 <= stages <= most:
+    elif isinstance(stages, bool) or not isinstance(stages, int | np.integer) or not 0 <= stages <= most:
         raise InputError(f'stages to freeze are {stages!r}, but must be 0 to {most}, or "all".')
     else:
         frozen = {id(weight) for group in groups[: stages + 1] for weight in group} if stages else set()

@@ -169,7 +169,8 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
         return manual  # in place of the damaged file
     state = f"'{entry.name}' is not in the cache" if path is None else f"{path} is damaged (wrong SHA-256)"
     if hub.offline:
-        raise DownloadError(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids downloads (or TRANSFORMERS_OFFLINE)")
+        forbidden = "HF_HUB_OFFLINE forbids downloads (TRANSFORMERS_OFFLINE does, too)"
+        raise DownloadError(entry, hub, f"{state}, and {forbidden}")
     try:
         get_session()
     except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:

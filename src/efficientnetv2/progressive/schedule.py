@@ -70,8 +70,8 @@ class StepSettings:
         cutmix_alpha: Of Beta(alpha, alpha); 0 is off.
         cutout: Side of the hole over the image's side, 0 to 1; 0 is off.
         dropout: Before the classifier; None is as the model was built, in a recipe 0.
-        drop_path: Stochastic depth: block i of N, from 0, is dropped with i / N of it; in models of other libraries the
-            last block with all of it. None as of ``dropout``.
+        drop_path: Stochastic depth: the drop rate of block i of N (from 0) is i / N times this value; in models of
+            other libraries, the last block has all of it. None as of ``dropout``.
         label_smoothing: Fraction of the label that is spread over all classes.
         extra: Further quantities, for your own training loop.
     """
@@ -153,8 +153,8 @@ class ProgressiveSchedule:
     dropout: Quantity | None = None
     """Dropout rate before the classifier. null keeps that of the model; in a recipe it is 0."""
     drop_path: Quantity | None = None
-    """Stochastic depth: block i of N, from 0, is dropped with i / N of it (in other libraries' models, the last block
-    with all of it). null keeps that of the model; in a recipe it is 0.
+    """Stochastic depth: the drop rate of block i of N (from 0) is i / N times this value. In models of other libraries,
+    the last block has all of it. null keeps that of the model; in a recipe it is 0.
     """
     label_smoothing: Quantity = 0.0
     """Fraction of the label that is spread over all classes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -23,6 +22,7 @@ from efficientnetv2.serving.options import Models, ServerOptions, name_models
 from efficientnetv2.serving.schemas import InferRequest, PredictRequest
 from efficientnetv2.serving.served_model import ModelRegistry, SentImage, ServedModel
 from efficientnetv2.utils.errors import short_repr
+from efficientnetv2.utils.processes import cores
 
 Value = TypeVar("Value")
 
@@ -37,7 +37,7 @@ class Service:
 
     def __init__(self, models: Models, options: ServerOptions) -> None:
         self.options = options
-        self.pool = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), thread_name_prefix="decode")
+        self.pool = ThreadPoolExecutor(min(_MAX_DECODERS, cores()), thread_name_prefix="decode")
         self.models = ModelRegistry(name_models(models), options, self.pool)
         # One thread: while JSON is parsed, its values take many times the bytes of the body.
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="json")

@@ -200,11 +200,8 @@ class LengthBudget:
         def of_sizes(recipe: Recipe) -> StepTimings:
             sized = timings.of_sizes([setting.image_size for setting in settings_by_size(recipe)])
             share = ((recipe.eval_image_size or 1) / (self.recipe.eval_image_size or 1)) ** 2
-            scaled = {
-                name: replace(cost, each_s=cost.each_s * share)
-                for name, cost in (("curve", sized.curve), ("predictions", sized.predictions))
-            }
-            return replace(sized, **scaled)
+            curve, predictions = (replace(one, each_s=one.each_s * share) for one in (sized.curve, sized.predictions))
+            return replace(sized, curve=curve, predictions=predictions)
 
         def epochs_of(recipe: Recipe) -> float:
             with suppress(InputError):

@@ -51,7 +51,8 @@ def limit_openmp(environment: MutableMapping[str, str] = os.environ) -> None:
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
         environment["GOMP_SPINCOUNT"] = str(_SPIN_COUNT)
-    if "OMP_NUM_THREADS" not in environment and cores() < _affinity():
+    # Several processes divide the cores themselves, unless it is set.
+    if not {"OMP_NUM_THREADS", "WORLD_SIZE"} & environment.keys() and cores() < _affinity():
         environment["OMP_NUM_THREADS"] = str(cores())
 
 

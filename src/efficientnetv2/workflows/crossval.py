@@ -173,6 +173,8 @@ def run_crossval(
     config = replace(config, tries=tuple(map(_with_absolute_weights, config.tries)))
     if options.resume:
         saved = SavedCrossVal.read(folder, source.data)
+        tries = tuple(map(_with_absolute_weights, saved.config.tries))  # an earlier version kept them relative
+        saved = replace(saved, config=replace(saved.config, tries=tries))
         saved.check_same(folder, overrides, config, source, given)
         if all((folder / name).exists() for name in REPORT_FILES):
             on_result(folder / "report.json")

@@ -155,13 +155,15 @@ class CrossValConfig:
             parts = [used.parts[number].train_rows]
             if self.selects:
                 parts.append(self.selection_split(dataset, contents, used, number, recipe.seed)[0])
-            # Candidates may change it, or leave it out.
-            for rows in parts if isinstance(recipe.minival, int | float) and not is_open else ():
+            if is_open or not isinstance(recipe.minival, int | float):  # candidates may change it, or leave it out
+                continue
+            for rows in parts:
                 train = dataset.select(rows).with_split(np.full(len(rows), "train", dtype=object))
                 try:
                     with_minival(train, size=recipe.minival, contents=contents[rows])
                 except InputError as error:
-                    raise InputError(f"The training images of fold {number + 1}: {error}") from error
+                    problem = f"The training images of fold {number + 1}, or of its candidates"
+                    raise InputError(f"{problem}: {error}") from error
 
     @property
     def _blocks(self) -> Sequence[float]:

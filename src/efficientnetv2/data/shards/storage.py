@@ -257,7 +257,7 @@ class RemoteStore(Store):
                 return block.cut(block.start)
             if isinstance(response, PermissionError) or getattr(response, "status", None) in _REFUSED:
                 # The shard was readable when it was listed.
-                fix = "Renew the credentials, then try again or resume."
+                fix = "Renew the credentials, or restore the shard, then try again or resume."
                 raise InputError(f"{self.base}/{block.shard}: access is refused ({_describe(response)}). {fix}")
             return f"{block} can't be read ({_describe(response)})"
         if len(response) > block.stop - block.start:

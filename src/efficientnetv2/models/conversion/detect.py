@@ -95,8 +95,8 @@ def detect(file: WeightFile, *, named_by_user: bool = False) -> DetectedModel:
         if not named_by_user and any(name.endswith("stem.conv.weight") for name in file.tensors):
             fix = "If they are of a model of this package: load_state_dict into it, then efficientnetv2.save."
         raise InputError(
-            f"{file.path}: its {len(file.tensors)} tensors ({shorten(file.tensors, 3)}) have not the names of {models} "
-            f"in timm, torchvision, Keras or google/automl ({match.fitting} fit {match.name}). {fix}"
+            f"{file.path}: its {len(file.tensors)} tensors ({shorten(file.tensors, 3)}) do not have the names of "
+            f"{models} in timm, torchvision, Keras or google/automl ({match.fitting} fit {match.name}). {fix}"
         )
     other_head = _other_head(file, match)
     if match.faults and not other_head:

@@ -52,7 +52,7 @@ def read(path: str | Path) -> WeightFile:
     """
     path = Path(path)
     config, weights = path / timm_config.CONFIG, None
-    if path.name in _HUB_WEIGHTS and timm_config.is_config(path.with_name(timm_config.CONFIG)):
+    if path.name in _HUB_WEIGHTS and path.is_file() and timm_config.is_config(path.with_name(timm_config.CONFIG)):
         config, weights = path.with_name(timm_config.CONFIG), path  # the file of a hub directory
     if config.is_file():
         weights = weights or next((path / name for name in _HUB_WEIGHTS if (path / name).is_file()), None)
