@@ -204,7 +204,8 @@ def _alone(dataset: ImageDataset) -> Ints:
     """Training images that no other image of their class can replace."""
     rows = np.flatnonzero(dataset.in_train & (dataset.labels >= 0))
     labels = dataset.labels[rows]
-    return rows[np.bincount(labels)[labels] == 1]
+    alone: Ints = rows[np.bincount(labels)[labels] == 1]
+    return alone
 
 
 def decode_evaluated(

@@ -387,10 +387,10 @@ def timm_file(config: Mapping[str, Any], name: str, hub: Hub | None = None) -> P
     """
     hub, repository = hub or Hub(), config.get("hf_hub_id")
     if not repository:
-        file = hub.torch_folder / str(config.get("url", "")).rpartition("/")[2]
-        if hub.offline and not file.is_file():
+        cache = hub.torch_folder / str(config.get("url", "")).rpartition("/")[2]
+        if hub.offline and not cache.is_file():
             fix = f"Unset it, or put the file of {config.get('url')} there"
-            raise InputError(f"'{name}' is not in the cache ({file}), and HF_HUB_OFFLINE forbids downloads. {fix}.")
+            raise InputError(f"'{name}' is not in the cache ({cache}), and HF_HUB_OFFLINE forbids downloads. {fix}.")
         return None
     stated = config.get("hf_hub_filename")
     files = [Remote(name, "timm", repository, file) for file in ([stated] if stated else _TIMM_FILES)]

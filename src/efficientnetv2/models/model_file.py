@@ -74,8 +74,10 @@ def save(
         ev2.save("model.safetensors", network, class_names=("cat", "dog"))
     """
     if not (isinstance(path, str | os.PathLike) and isinstance(network, Network)):
-        given = f"{type(path).__name__} and {type(network).__name__}"
-        raise InputError(f"save takes a path and a model, not {given}. {how_to_get_network(network)}")
+        raise InputError(
+            f"save takes a path and a model, not {type(path).__name__} and {type(network).__name__}. "
+            f"{how_to_get_network(network)}"
+        )
     path = Path(os.path.expanduser(path))
     try:
         if path.suffix != SUFFIX:

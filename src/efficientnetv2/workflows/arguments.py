@@ -117,7 +117,7 @@ def api(function: Callable[P, R]) -> Callable[P, R]:
         token = CALL.set(f"efficientnetv2.{function.__name__}({', '.join(given)})")
         try:
             # Seeded by what is computed here, and the caller's again afterwards. CUDA is not started for that.
-            gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+            gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
             with torch.random.fork_rng(devices=gpus):
                 return function(*args, **kwargs)
         except ValidationError as error:

@@ -6,9 +6,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
+
+import numpy as np
 
 from efficientnetv2.models import model_file
 from efficientnetv2.models.conversion import convert as conversion
@@ -143,7 +144,7 @@ def user_metadata(class_names: PathLike | Sequence[str] | None, preprocessing: M
             given = ",".join(f"{value:g}" for value in values)
             raise InputError(f"`{name}={given}` must be {rule} per channel. Divide by 255.")
     fraction = preprocessing.get("crop_pct", 1)
-    if isinstance(fraction, bool) or not isinstance(fraction, Real):
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float | np.number):
         raise InputError(f"`crop_pct` must be a number, not {fraction!r}.")
     if not 0 < fraction <= 1:
         raise InputError(f"`crop_pct={fraction:g}` must be above 0 and at most 1, not a percentage.")
