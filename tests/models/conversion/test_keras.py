@@ -81,17 +81,24 @@ def random_network(name, px=EVEN_PX, *, num_classes=5, **scaling):
 
 
 def our_logits(network):
-    """In float64, so that a difference has the rounding of the other library alone."""
+    """In float64, as ``keras_logits``, so that little of a difference is rounding."""
     with torch.inference_mode():
         return copy.deepcopy(network).double().eval()(input_of(network).double()).numpy()
 
 
 def keras_logits(model, images):
-    """For uint8 images, because Keras scales them itself. The softmax is removed."""
+    """For uint8 images, because Keras scales them itself. The softmax is removed. In float64."""
+
+    def in_float64(layer):
+        return type(layer).from_config({**layer.get_config(), "dtype": "float64"})
+
+    weights = model.get_weights()
+    model = keras.models.clone_model(model, clone_function=in_float64)
+    model.set_weights(weights)
     if hasattr(model.layers[-1], "activation") and model.layers[-1].name == "predictions":
         model.layers[-1].activation = keras.activations.linear
     with torch.inference_mode():
-        return keras.ops.convert_to_numpy(model(images.astype(np.float32), training=False))
+        return keras.ops.convert_to_numpy(model(images.astype(np.float64), training=False))
 
 
 def distance(ours, theirs):
