@@ -224,13 +224,19 @@ _modes: dict[nn.Module, tuple[int, bool, dict[nn.Module, bool]]] = {}
 _changing_modes = threading.Lock()
 
 
+def _overrides_train(network: nn.Module) -> bool:
+    """Whether modules do more than set the mode. Others may be in use outside of ``eval_mode``, and stay in theirs."""
+    return any(type(module).train not in (nn.Module.train, Network.train) for module in network.modules())
+
+
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; after the last of the threads in it, each module is back in its mode."""
     with _changing_modes:
         users, mode, modes = _modes.get(network) or (0, network.training, {m: m.training for m in network.modules()})
         if not users:
-            network.train()  # some modules forget what they cached for an evaluation only when training begins
+            if _overrides_train(network):  # some forget what they cached for an evaluation only when training begins
+                network.train()
             network.eval()
         _modes[network] = users + 1, mode, modes
     try:
@@ -242,7 +248,8 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
             if users > 1:
                 _modes[network] = users - 1, mode, modes
             else:
-                network.train(mode)  # of some modules, more than an attribute
+                if _overrides_train(network):  # to them, the mode is more than an attribute
+                    network.train(mode)
                 for module, training in modes.items():
                     module.training = training
 

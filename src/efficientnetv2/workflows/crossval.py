@@ -174,8 +174,7 @@ def run_crossval(
     if options.resume:
         saved = SavedCrossVal.read(folder, source.data)
         tries = tuple(map(_with_absolute_weights, saved.config.tries))  # an earlier version kept them relative
-        saved = replace(saved, config=replace(saved.config, tries=tries))
-        saved.check_same(folder, overrides, config, source, given)
+        replace(saved, config=replace(saved.config, tries=tries)).check_same(folder, overrides, config, source, given)
         if all((folder / name).exists() for name in REPORT_FILES):
             on_result(folder / "report.json")
             _logger.info(f"The cross-validation in {folder} has finished: nothing is left to do.")

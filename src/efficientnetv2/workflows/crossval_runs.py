@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -214,10 +215,12 @@ class _Fold:
         for index, settings in enumerate(config.tries):
             path = selection / f"fold{self.number + 1}_try{index + 1}"
             resolved = tuple(file for folder in self._folders for file in _selection_recipes(folder, index))
+            began = time.perf_counter()
             try:
                 report = self._train(path, rows, self._overrides(index, selecting=True), resolved).report
             except DivergedError:
                 scores[settings] = 0.0
+                seconds += time.perf_counter() - began
                 name = config.candidate_name(index)
                 _logger.info(f"{self.title}, selection: training diverged with {name}, which counts as 0.")
                 continue

@@ -178,7 +178,8 @@ def stated_preprocessing(config: Mapping[str, Any], path: str | Path) -> tuple[P
 
 def is_config(path: Path) -> bool:
     """Whether a file is the config.json of a hub directory of timm, and not of another program."""
-    return path.is_file() and isinstance(read_object_or_empty(path).get("architecture"), str)
+    plain = read_object_or_empty(path) if path.is_file() else {}
+    return isinstance(plain.get("architecture"), str) and bool({"pretrained_cfg", "input_size"} & plain.keys())
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
