@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from tests.command_line import TINY, effnetv2
+from tests.conftest import paint
 from tests.messages import mentioning
 from tests.recipes import with_overrides
 from torch.nn import functional
 
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.losses import NO_CLASS_TERMS, ClassTerms, binary_cross_entropy, class_terms, cross_entropy
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_setup import train_sampler
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images, multi_hot
+from efficientnetv2.utils.distributed import SINGLE_PROCESS
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key
 
@@ -174,6 +179,18 @@ def test_multilabel_repetition_is_by_the_rarest_label():
     targets = np.repeat([[0, 2], [2, -1], [1, -1]], [100, 20, 5], axis=0)
     words = ("class_sampling=equal", "minority_randaugment_scale=2", "progressive.randaugment=5")
     assert class_terms(targets, 3, recipe(*words)).stronger.tolist() == [1, 2, 1]
+
+
+def test_run_draws_images_by_how_many_have_each_label(tmp_path):
+    """Not by how many have it as their rarest label."""
+    for number in range(5):
+        paint(tmp_path / f"{number}.png", (number, 90, 90), number, px=16)
+    cells = "".join(f"{number}.png,{'dog;animal' if number < 3 else 'animal'}\n" for number in range(5))
+    (tmp_path / "images.csv").write_text(f"path,label\n{cells}")
+    train = load_dataset(tmp_path / "images.csv", label_separator=";")
+    setup = SimpleNamespace(recipe=recipe("class_sampling=equal"), train=train, key=Key.of(0), world=SINGLE_PROCESS)
+    sizes = train_sampler(setup, steps=4).sizes
+    assert dict(zip(train.class_names, sizes.tolist(), strict=True)) == {"animal": 5, "dog": 3}
 
 
 def test_multilabel_class_frequency_is_by_label_fraction():
