@@ -18,14 +18,13 @@ from benchmarks.record import read
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.models.hub import sha256_of
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, format_duration
-from efficientnetv2.utils.io import read_object, write_text_atomically
+from efficientnetv2.utils.io import read_object, sha256_of, write_text_atomically
 from efficientnetv2.utils.logs import hushed
 from efficientnetv2.workflows.train import train_and_report
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import Metrics, compute_metrics
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import hint_for_os_error
+from efficientnetv2.utils.io import hint_for_os_error, sha256_of
 from efficientnetv2.utils.random_key import Key
 
 # Next steps that the command prints; the report has all. Ours.
@@ -217,9 +216,4 @@ def library_versions() -> dict[str, str]:
 
 def file_hashes(*files: Path) -> dict[str, str]:
     """File name → SHA-256, of the files that exist."""
-    hashes = {}
-    for file in files:
-        if file.is_file():
-            with file.open("rb") as opened:
-                hashes[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
-    return hashes
+    return {file.name: sha256_of(file) for file in files if file.is_file()}

@@ -5,7 +5,6 @@ timm and torchvision find the same files. A cached file is used without a reques
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -34,6 +33,7 @@ from efficientnetv2.architectures.flops import FLOAT_BYTES, count_flops
 from efficientnetv2.architectures.registry import NAMES, get_model_info
 from efficientnetv2.models.pretrained import Pretrained, Remote, get_weights, weight_names
 from efficientnetv2.utils.errors import InputError, error_summary
+from efficientnetv2.utils.io import sha256_of
 from efficientnetv2.utils.processes import call_with_timeout
 
 _logger = logging.getLogger(__name__)
@@ -169,8 +169,7 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
         return manual  # in place of the damaged file
     state = f"'{entry.name}' is not in the cache" if path is None else f"{path} is damaged (wrong SHA-256)"
     if hub.offline:
-        forbidden = "HF_HUB_OFFLINE forbids downloads (TRANSFORMERS_OFFLINE does, too)"
-        raise DownloadError(entry, hub, f"{state}, and {forbidden}")
+        raise DownloadError(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids downloads, or TRANSFORMERS_OFFLINE does")
     try:
         get_session()
     except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
@@ -278,12 +277,6 @@ def _advice(entry: Remote, hub: Hub, state: str) -> str:
     )
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @dataclass(frozen=True)
 class _Transfer:
     """A file to download, checked by its SHA-256 (or its first digits)."""
@@ -381,10 +374,7 @@ def _is_final(error: httpx2.HTTPError) -> bool:
 
 
 def timm_file(config: Mapping[str, Any], name: str, hub: Hub | None = None) -> Path | None:
-    """The file of timm's weights with this ``pretrained_cfg``; None for the few (19 of 1,826) on another server.
-
-    timm itself downloads these. Raises InputError where it must not.
-    """
+    """The file of timm's weights with this ``pretrained_cfg``; None for 19 of 1,826, which timm itself downloads."""
     hub, repository = hub or Hub(), config.get("hf_hub_id")
     if not repository:
         cache = hub.torch_folder / str(config.get("url", "")).rpartition("/")[2]

@@ -29,7 +29,6 @@ from efficientnetv2.training.overrides import (
     open_weights,
     requested_recipe,
     sets_length,
-    setting_name,
     validate_label_settings,
     validate_requested_sizes,
 )
@@ -48,7 +47,7 @@ from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, ReaderKilledError, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_dir
 from efficientnetv2.utils.logs import progress, shown_by_default, silenced
-from efficientnetv2.utils.shell import join_settings, shell_join, split_settings
+from efficientnetv2.utils.shell import join_settings, shell_join
 from efficientnetv2.workflows.arguments import (
     Overrides,
     PathLike,
@@ -64,6 +63,7 @@ from efficientnetv2.workflows.crossval_config import (
     CrossValConfig,
     SavedCrossVal,
     folds_digest,
+    with_absolute_weights,
     with_settings,
     write_start,
 )
@@ -170,10 +170,10 @@ def run_crossval(
     folder, saved = _folder(options), None
     if overrides.weights is not None:  # it may be resumed from another directory
         overrides = replace(overrides, weights=absolute_weights_path(overrides.weights))
-    config = replace(config, tries=tuple(map(_with_absolute_weights, config.tries)))
+    config = replace(config, tries=tuple(map(with_absolute_weights, config.tries)))
     if options.resume:
         saved = SavedCrossVal.read(folder, source.data)
-        tries = tuple(map(_with_absolute_weights, saved.config.tries))  # an earlier version kept them relative
+        tries = tuple(map(with_absolute_weights, saved.config.tries))  # an earlier version kept them relative
         replace(saved, config=replace(saved.config, tries=tries)).check_same(folder, overrides, config, source, given)
         if all((folder / name).exists() for name in REPORT_FILES):
             on_result(folder / "report.json")
@@ -348,15 +348,6 @@ def load_images(
     if warning := split_groups_warning(dataset):
         _logger.info(warning.strip())
     return dataset, found.contents[rows], skipped
-
-
-def _with_absolute_weights(candidate: str) -> str:
-    """A candidate's settings, for a resume from another directory."""
-    settings = [
-        f"weights={absolute_weights_path(text.partition('=')[2].strip())}" if setting_name(text) == "weights" else text
-        for text in split_settings(candidate)
-    ]
-    return join_settings(settings) if any(setting_name(text) == "weights" for text in settings) else candidate
 
 
 def readable_at_start(folder: Path, dataset: ImageDataset, readable: Ints) -> tuple[Ints, list[tuple[str, str]]]:

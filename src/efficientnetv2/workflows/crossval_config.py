@@ -16,12 +16,13 @@ from efficientnetv2.data.folds import TIMES, Folds, assign_folds, time_column, t
 from efficientnetv2.data.groups import BLOCKS, SplitBy, groupings, has_places, select_groupings
 from efficientnetv2.data.records import Ints, is_copy
 from efficientnetv2.data.splits import with_holdout, with_minival
+from efficientnetv2.training.initial_weights import absolute_weights_path
 from efficientnetv2.training.overrides import TrainOverrides, option_differences, sets_length, setting_name
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
-from efficientnetv2.utils.shell import command_line, split_settings
+from efficientnetv2.utils.shell import command_line, join_settings, split_settings
 
 RULES = ("auto", "class", "group", "place", "time")
 CROSSVAL_JSON = "crossval.json"
@@ -192,6 +193,15 @@ def with_settings(overrides: TrainOverrides, settings: Sequence[str]) -> TrainOv
     if sets_length(settings):
         overrides = replace(overrides, epochs=None, minutes=None)
     return replace(overrides, settings=(*overrides.settings, *settings))
+
+
+def with_absolute_weights(candidate: str) -> str:
+    """A candidate's settings, for a resume from another directory."""
+    settings = [
+        f"weights={absolute_weights_path(text.partition('=')[2].strip())}" if setting_name(text) == "weights" else text
+        for text in split_settings(candidate)
+    ]
+    return join_settings(settings) if any(setting_name(text) == "weights" for text in settings) else candidate
 
 
 @dataclass(frozen=True)
