@@ -141,11 +141,10 @@ def _enlarged(content: bytes) -> float:
         again = np.asarray(half.resize((gray.shape[1], gray.shape[0]), Image.Resampling.BICUBIC))
         energies.append(float(np.var((gray - again)[4:-4, 4:-4])))  # without its edges
         gray = np.asarray(half)
-    pairs = [(fine, coarse) for fine, coarse in pairwise(energies) if coarse > _LEAST_ENERGY]
+    pairs = [pair for pair in enumerate(pairwise(energies), start=1) if pair[1][1] > _LEAST_ENERGY]
     if not pairs:
         return math.nan
-    empty = [octave for octave, (fine, coarse) in enumerate(pairs) if fine < _EMPTY_OCTAVE * coarse]
-    return 2.0 ** (max(empty) + 1) if empty else 1.0
+    return 2.0 ** max((octaves for octaves, (fine, coarse) in pairs if fine < _EMPTY_OCTAVE * coarse), default=0)
 
 
 def _stack(found: Sequence[_ImageRecord]) -> ImageStats:
