@@ -211,3 +211,27 @@ def test_failed_trials_do_not_count_for_the_usual_duration(tmp_path):
     one.callback.on_progress = lambda standing: None
     assert one._usual_s() == pytest.approx(60, abs=1)
     assert not one.work(until=time.monotonic() + 30)
+
+
+def test_every_tenth_trial_is_measured(tmp_path, monkeypatch):
+    measured, step = [], StepTimed(TimingStats(0.1, 0.1, 0.1, 5), None, measured=True)
+
+    def trial(architecture, task, *, verify, on_message):
+        measured.append(verify)
+        return TrialResult(step, (EpochDone(0, 1.0, 0.1),), None, None)
+
+    monkeypatch.setattr(work, "run_trial", trial)
+    monkeypatch.setattr(Worker, "_same_architecture", lambda *_: None)
+    one = worker(tmp_path, trials=11)
+    for _ in range(11):
+        one._run(one.queue.acquire(11))
+    assert [number for number, verify in enumerate(measured) if verify] == [0, 10]
+
+
+def test_first_trial_is_run_even_if_reading_the_images_took_all_the_time(tmp_path, monkeypatch):
+    step = StepTimed(TimingStats(0.1, 0.1, 0.1, 5), None, measured=True)
+    monkeypatch.setattr(work, "run_trial", lambda *_, **facts: TrialResult(step, (EpochDone(0, 1.0, 0.1),), None, None))
+    one = worker(tmp_path, trials=3)
+    one.callback.on_progress = lambda standing: None
+    assert not one.work(until=time.monotonic() - 1)
+    assert one.progress().done == 1

@@ -79,7 +79,8 @@ class Worker:
             self.callback.on_progress(progress)
             if progress.done >= progress.target:
                 return True
-            if until is not None and time.monotonic() + self._usual_s() > until:
+            first = progress.done == progress.running == 0
+            if until is not None and not first and time.monotonic() + self._usual_s() > until:
                 return False
             lease = self.queue.acquire(progress.target)
             if lease is None:
