@@ -136,6 +136,21 @@ def test_ensemble_of_a_folder_becomes_one_file(tta, tmp_path, photos):
         assert label == ";".join(found.labels)
 
 
+def test_confident_labels_of_an_ensemble_have_finite_logits_in_float16(tmp_path, photos):
+    for seed in (1, 2):
+        model = small_model(seed, activation="sigmoid")
+        with torch.no_grad():
+            model.classifier.weight.zero_()
+            model.classifier.bias.copy_(torch.tensor([40.0, -40.0, 0.0]))
+        ev2.save(tmp_path / f"{seed}.safetensors", model)
+    write_members(tmp_path, ["1.safetensors", "2.safetensors"])
+    made = ev2.export(tmp_path, data=photos, half=True)
+    session = formats.open_session("onnx", made.path)
+    logits, probabilities = session.run(np.zeros((1, 3, 32, 32), np.float32))
+    assert np.isfinite(logits).all()
+    assert probabilities == pytest.approx(np.array([[1, 0, 0.5]]), abs=1e-3)
+
+
 @pytest.mark.parametrize("name", ["torchvision:mobilenet_v3_small", "timm:resnet10t"])
 def test_models_of_other_libraries_are_exported(name, tmp_path, photos):
     pytest.importorskip(name.partition(":")[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -22,4 +23,5 @@ def to_logits(shares: Tensor, activation: Activation) -> Tensor:
     above = shares.clamp(min=limits.tiny)
     if activation == "softmax":
         return above.log()
-    return above.clamp(max=1 - limits.eps).logit()
+    # The second limit changes nothing here. In a file exported in float16, 1 - eps becomes 1, with an infinite logit.
+    return above.clamp(max=1 - limits.eps).logit().clamp(max=-math.log(limits.eps))
