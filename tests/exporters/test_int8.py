@@ -10,17 +10,21 @@ import pytest
 from tests.command_line import NETWORK
 from tests.conftest import COLORS, paint
 from tests.exporters.conftest import NAMES, small_model
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 
 import efficientnetv2 as ev2
 from efficientnetv2.cli import export as cli
 from efficientnetv2.cli.console import Screen
+from efficientnetv2.data.imagenet_check import imagenet_ids
 from efficientnetv2.exporters import formats
 from efficientnetv2.exporters.graph import Encoding, ExportGraph, model_input, to_batch
 from efficientnetv2.exporters.onnx import write_onnx
 from efficientnetv2.exporters.openvino import _SignalStack, openvino_core
 from efficientnetv2.exporters.verify import Compared, accuracy_difference
+from efficientnetv2.models.conversion.metadata import imagenet_class_names
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.workflows import export as workflow
 
 pytest.importorskip("onnxruntime")
 
@@ -80,8 +84,6 @@ def test_int8_accepts_raw_images(crop, tmp_path):
 
 
 def test_int8_is_calibrated_on_training_images_only(run, tmp_path, monkeypatch):
-    from efficientnetv2.workflows import export as workflow
-
     seen, read = [], workflow.read_pixels
     monkeypatch.setattr(workflow, "read_pixels", lambda model, data: seen.append(data) or read(model, data))
     ev2.export(run, output=tmp_path / "model.onnx", int8=True)
@@ -151,3 +153,22 @@ def test_difference_of_multi_label_images_counts_images_and_classes():
 def test_pixels_become_a_batch_with_channels_first():
     pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     assert to_batch(pixels)[1, 2, 3, 0] == pixels[1, 3, 0, 2]
+
+
+def test_folders_of_wordnet_ids_are_labels_of_an_imagenet_model(class_folders):
+    model = small_model()
+    model.class_names = imagenet_class_names()
+    folders = sorted(class_folders.iterdir())
+    for number, folder in enumerate(folders):
+        folder.rename(class_folders / imagenet_ids()[number])
+    images = workflow.comparison_images(model, Path("none.safetensors"), class_folders, 20)
+    assert set(np.unique(workflow._targets(model, images))) == {0, 1, 2}
+    for number, folder in enumerate(sorted(class_folders.iterdir())):
+        folder.rename(class_folders / f"other{number}")
+    images = workflow.comparison_images(model, Path("none.safetensors"), class_folders, 20)
+    shares = np.eye(1000, dtype=np.float32)[np.zeros(len(images), int)]
+    compared = Compared(np.arange(len(images)), shares, shares, shares, 1.0)
+    assert workflow.paired_accuracy(model, Path("none.safetensors"), images, compared) is None
+    lines = logged_lines()
+    workflow.note_unknown_labels(model, images)
+    assert mentions(" ".join(lines), "other0")

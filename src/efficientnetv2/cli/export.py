@@ -166,8 +166,8 @@ def _print_export(made: Export, screen: Screen) -> None:
         screen.say(f"Layers in float: {count}{': ' if names else ''}{names}{rest}.")
         if made.accuracy is None:
             screen.say(
-                "The loss of accuracy is not known: the images have no labels, or several each, which only a model in "
-                "its run folder can compare."
+                "The loss of accuracy is not known: the images have no labels of the model's classes, or several each, "
+                "which only a model in its run folder can compare."
             )
         else:
             _print_accuracy(made.accuracy, screen)

@@ -28,7 +28,13 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import arguments
 from efficientnetv2.workflows.arguments import PathLike, api, path_text
 from efficientnetv2.workflows.batch_predict import none_readable_error
-from efficientnetv2.workflows.export import calibration_images, comparison_images, paired_accuracy, size_of
+from efficientnetv2.workflows.export import (
+    calibration_images,
+    comparison_images,
+    note_unknown_labels,
+    paired_accuracy,
+    size_of,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -72,6 +78,7 @@ def benchmark(
     arguments.number("num_images", num_images, 1)
     network = load_classifier(path)
     dataset = comparison_images(network, path, data, num_images or _IMAGES)
+    note_unknown_labels(network, dataset)
     sessions = {0: _in_pytorch(network)}
     predicted = predict_dataset(network, dataset, preprocessing=network.preprocessing)
     if not len(predicted.samples):

@@ -159,14 +159,8 @@ def _report_options(
 
 
 def align_labels(dataset: ImageDataset, class_names: tuple[str, ...], model: str, *, merge: bool) -> ImageDataset:
-    """The labeled dataset with the class ids of a model. With ``merge`` other labels match by ``normalize_label``.
-
-    Folders of ImageNet are named by WordNet ids, and the classes of its models in English.
-    """
-    ids = imagenet_ids()
-    if len(class_names) == len(ids) and set(dataset.class_names) <= set(ids) and class_names == imagenet_class_names():
-        name_of = dict(zip(ids, class_names, strict=True))
-        dataset = dataset.map_classes(lambda label: name_of[label])
+    """The labeled dataset with the class ids of a model. With ``merge`` other labels match by ``normalize_label``."""
+    dataset = name_imagenet_classes(dataset, class_names)
     if merge:
         _refuse_ambiguous(dataset, class_names, model)
         spelled = {normalize_label(name): name for name in class_names} | {name: name for name in class_names}
@@ -175,6 +169,15 @@ def align_labels(dataset: ImageDataset, class_names: tuple[str, ...], model: str
     if unknown := sorted(present - set(class_names)):
         raise _unknown_labels_error(dataset, class_names, model, unknown, num_present=len(present))
     return replace(dataset, class_names=class_names)
+
+
+def name_imagenet_classes(dataset: ImageDataset, class_names: tuple[str, ...]) -> ImageDataset:
+    """With the English names of an ImageNet model in place of WordNet ids, by which folders of ImageNet are named."""
+    ids, labels = imagenet_ids(), set(dataset.class_names)
+    if labels and len(class_names) == len(ids) and labels <= set(ids) and class_names == imagenet_class_names():
+        name_of = dict(zip(ids, class_names, strict=True))
+        return dataset.map_classes(lambda label: name_of[label])
+    return dataset
 
 
 def _folder_of_classes(dataset: ImageDataset, class_names: frozenset[str]) -> str | None:

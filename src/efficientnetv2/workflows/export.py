@@ -47,6 +47,7 @@ from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.io import output_dir, read_object, write_atomically
 from efficientnetv2.workflows.arguments import PathLike, api, choice, number, path_of, path_text
+from efficientnetv2.workflows.evaluate_options import name_imagenet_classes
 
 _logger = logging.getLogger(__name__)
 
@@ -201,7 +202,9 @@ def export(
             compared, engine = compare(network, session, dataset), session.name
             del session  # Windows moves no file that is open
             agreement = check(compared, network, dataset, precision)
-            accuracy = paired_accuracy(network, path, dataset, compared) if int8 else None
+            if int8:
+                note_unknown_labels(network, dataset)
+                accuracy = paired_accuracy(network, path, dataset, compared)
         size = size_of(made)
         _replace(target, made, Path(folder) / "before")
         if format == "onnx" and network.preprocessing.bands is None:
@@ -219,6 +222,7 @@ def comparison_images(network: Network, model: Path, data: PathLike | None, most
             run = None  # a folder has one label per image
         separator = None if run is None else _separator(run)
         dataset = DataConfig(text, label_separator=separator).read(require_labels=False, for_training=False)
+        dataset = name_imagenet_classes(dataset, network.class_names)
         return _part(network, dataset, _spread(np.arange(len(dataset)), most))
     dataset = _run_dataset(model, "to compare on", "data")
     rows = _spread(np.flatnonzero(dataset.split == "val"), most)
@@ -244,6 +248,13 @@ def calibration_images(network: Network, model: Path, data: PathLike | None) -> 
     pixels = [batch for _, batch in read_pixels(network, part)]
     require_calibration(sum(map(len, pixels)))
     return np.concatenate(pixels)
+
+
+def note_unknown_labels(network: Network, dataset: ImageDataset) -> None:
+    """Log labels that are not classes of the model."""
+    present = {dataset.class_names[label] for label in np.unique(dataset.targets) if label >= 0}
+    if unknown := sorted(present - set(network.class_names)):
+        _logger.info(f"Labels that are not classes of the model do not count for the accuracy: {shorten(unknown)}.")
 
 
 def paired_accuracy(
