@@ -279,12 +279,13 @@ def test_evaluation_rasters_are_rejected_if_training_has_no_scaling(tmp_path):
         measure_bands([jpeg, plain], None, seed=0, others=[plain, sixteen])
 
 
-def test_16_bit_png_next_to_rasters_is_rejected(tmp_path):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_png_next_to_rasters_is_rejected(tmp_path, channels):
     """In training images, evaluation images, a folder to predict, and shards."""
     (tmp_path / "set/a").mkdir(parents=True)
     raster = str(write_raster(tmp_path / "set/a/one.tif", random_uint16(1)))
     png = tmp_path / "set/a/two.png"
-    Image.fromarray(random_uint16(1)[0]).save(png)
+    write_raster(png, random_uint16(channels), driver="PNG", crs=None, transform=None)
     jpeg = str(paint(tmp_path / "set/a/three.jpg", (9, 200, 9)))
     rule = measure_bands([raster, jpeg], None, seed=0)
     fault = r"two\.png.*holds values of more than 8 bits.*gdal_translate -of GTiff"

@@ -124,21 +124,22 @@ def image_size(source: Source) -> tuple[int, int]:
 
 
 def is_high_bit_depth(source: Source) -> bool:
-    """Whether an image has more than 8 bits and one channel, by its header. Pillow reads 16-bit colors as 8 bits."""
+    """Whether an image has more than 8 bits, by its header. Pillow reads 16-bit colors as their upper 8 bits."""
     if isinstance(source, np.ndarray):
         return False
     if isinstance(source, Image.Image):
-        return source.mode.startswith(_HIGH_BIT_DEPTH)
+        return is_high_bit_depth_image(source)
     try:
         with IGNORED_WARNINGS, open_image(source) as image:
-            return image.mode.startswith(_HIGH_BIT_DEPTH)
+            return is_high_bit_depth_image(image)
     except Exception:  # reading it will give the reason
         return False
 
 
 def is_high_bit_depth_image(image: Image.Image) -> bool:
     """Whether an opened, not loaded image stores more than 8 bits, in gray or in color."""
-    return image.mode.startswith(_HIGH_BIT_DEPTH) or ";16" in str(getattr(image, "tile", ""))
+    tile = str(getattr(image, "tile", "")).replace("BGR;16", "")  # BMP with 5 or 6 bits per color
+    return image.mode.startswith(_HIGH_BIT_DEPTH) or ";16" in tile
 
 
 def max_level(source: Source) -> int:
