@@ -82,9 +82,11 @@ def test_training_from_shipped_weights_uses_the_quick_recipe(tmp_path):
     cpu = torch.device("cpu")
     other = tmp_path / FILE.name
     other.write_bytes(FILE.read_bytes())
+    relative, clone = f"examples/weights/{FILE.name}", f"/srv/clone/examples/weights/{FILE.name}"
     recipes = {
-        weights: requested_recipe(TrainOverrides(weights=str(weights)), cpu)[0] for weights in (FILE, other, "none")
+        weights: requested_recipe(TrainOverrides(weights=str(weights)), cpu)[0]
+        for weights in (FILE, relative, clone, other, "none")
     }
-    assert [recipe.name for recipe in recipes.values()] == ["quick", "finetune", "quick"]
+    assert [recipe.name for recipe in recipes.values()] == ["quick", "quick", "quick", "finetune", "quick"]
     assert recipes[FILE].progressive == recipes["none"].progressive
     assert (recipes[FILE].head_init, recipes[FILE].minival) == ("auto", "auto")

@@ -129,8 +129,10 @@ def _published(model: str) -> tuple[WeightsCandidate | None, str]:
 def is_bundled(word: str) -> bool:
     """Whether weights are those of ``examples/weights``, here or in another installation."""
     parts = PureWindowsPath(word).parts  # which knows the separators of every system
-    if parts[-4:-1] == ("efficientnetv2", "examples", "weights") and (BUNDLED / parts[-1]).is_file():
-        return True
+    if parts[-3:-1] == ("examples", "weights") and (bundled := BUNDLED / parts[-1]).is_file():
+        file = Path(word)
+        if not file.is_file() or file.stat().st_size == bundled.stat().st_size:
+            return True
     return word != "none" and Path(word).resolve().parent == BUNDLED.resolve()
 
 
