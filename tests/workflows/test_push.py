@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from tests.command_line import effnetv2, effnetv2_fresh
 from tests.hub_server import serving
 from tests.messages import mentioning, mentions
 from tests.workflows.conftest import MACHINE, TINY
+from typer.testing import CliRunner
 
 import efficientnetv2 as ev2
+from efficientnetv2.cli.main import app
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.ensemble import write_members
 from efficientnetv2.models.provenance import Calibration
@@ -374,3 +377,34 @@ def test_files_with_other_logits_in_timm_are_not_written(tmp_path, monkeypatch):
     with pytest.raises(ev2.InputError, match=mentioning("timm", "other logits")):
         ev2.push(path, output=tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+
+
+def test_command_passes_every_option_on(monkeypatch):
+    seen = []
+
+    def push(model, repo, **given):
+        seen.append((model, repo, given))
+        return workflow.Push("https://hub/owner/name", None, (), False)
+
+    monkeypatch.setattr(workflow, "push", push)
+    words = "push run owner/name --private --overwrite --license mit --evaluation rated --output out"
+    done = CliRunner().invoke(app, words.split())
+    assert done.exit_code == 0, done.output
+    given = {"output": Path("out"), "evaluation": Path("rated"), "license": "mit", "private": True, "overwrite": True}
+    assert seen == [("run", "owner/name", given)]
+
+
+def test_folder_may_be_a_link_to_another_disk(tmp_path, monkeypatch):
+    disk, replace_file = tmp_path / "disk", Path.replace
+
+    def rename(file, place):
+        if disk not in file.resolve().parents:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return replace_file(file, place)
+
+    (disk / ".hub.killed.partial").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(disk)
+    model = saved(tmp_path / "model.safetensors")
+    monkeypatch.setattr(Path, "replace", rename)
+    ev2.push(model, output=tmp_path / "link")
+    assert {file.name for file in disk.iterdir()} == {*workflow._FILES, ".hub.killed.partial"}

@@ -127,7 +127,7 @@ def push(
     if target is not None and target.exists():
         if not target.is_dir() or is_model_file(target / WEIGHTS):
             raise InputError(f"`output` {target} is a file or a run. Give another folder.")
-        present = {file.name for file in target.iterdir()}
+        present = {file.name for file in target.iterdir() if not file.name.startswith(".hub.")}  # of a killed process
         if present and not present.issuperset(_FILES):
             raise InputError(f"`output` {target} exists and is not a folder of `push`. Give another folder.")
         if present and not overwrite:
@@ -136,10 +136,12 @@ def push(
     parent = None if repo is None else _last_commit(hub, repo, private=private, overwrite=overwrite)
     network = _load(path)
     report = _report(path, network, path_of("evaluation", evaluation))
+    # An existing folder may be on another disk than its parent.
+    place = target if target is None or target.is_dir() else target.parent
     with (
         signals_as_ctrl_c(),
-        output_dir(target.parent, "`output`") if target else nullcontext(),
-        TemporaryDirectory(dir=target and target.parent, prefix=".hub.", suffix=".partial") as scratch,
+        output_dir(place, "`output`") if place else nullcontext(),
+        TemporaryDirectory(dir=place, prefix=".hub.", suffix=".partial") as scratch,
     ):
         folder = Path(scratch) / "files"
         notes = convert.write(folder, network, "timm")
