@@ -323,6 +323,19 @@ def test_mounted_folder_is_rejected_before_the_first_shard(table, tmp_path, monk
     assert not packed
 
 
+def test_folder_in_one_that_is_read_only_gets_a_folder_within_proposed(table, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    access = os.access
+
+    def denied(self):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and access(path, mode))
+    monkeypatch.setattr(Path, "rmdir", denied)
+    with pytest.raises(InputError, match=mentioning("denied", tmp_path / "out/shards")):
+        write_shards(load_dataset(table), tmp_path / "out", SMALL)
+
+
 def test_partial_files_of_a_killed_run_free_their_space(table, tmp_path, monkeypatch):
     dataset, partial, usage = load_dataset(table), tmp_path / PARTIAL, shutil.disk_usage(tmp_path)
     needed = sum(Path(dataset.file(row)).stat().st_size + 6 * tarfile.BLOCKSIZE for row in range(len(dataset)))

@@ -99,6 +99,8 @@ def write_shards(
     partial = out.with_name(f".{out.name}.effnetv2-partial")
     taken, fix = "another process packs into it at this moment.", "Give another folder."
     lock = Path(f"{partial}.lock")
+    if not os.access(out.absolute().parent, os.W_OK):  # the lock would lie there
+        _require_replaceable(out)
     with output_dir(partial.parent, "OUT"), locked(lock, str(out), taken=taken, fix=fix):
         shutil.rmtree(partial, ignore_errors=True)  # of a killed process
         _require_replaceable(out)
