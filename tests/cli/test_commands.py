@@ -23,6 +23,7 @@ from PIL import Image
 from tests.command_line import TINY, effnetv2, effnetv2_fresh, killed_at, run_json, run_ok, run_refused
 from tests.conftest import COLORS, paint
 from tests.messages import mentions
+from tests.recipes import with_overrides
 from typer.testing import CliRunner
 
 from efficientnetv2 import create, load
@@ -250,6 +251,14 @@ def test_recipes_prints_the_recipe_of_a_run(tmp_path):
         json.loads(effnetv2("recipes", one, "--json", cwd=tmp_path).stdout) for one in ("quick", "run/recipe.yaml")
     ]
     assert plain[0] == plain[1]
+
+
+def test_recipes_names_the_last_size_of_a_ramp_that_grows_at_every_step(tmp_path):
+    """The last of four stages begins before it."""
+    recipe = with_overrides(get_recipe("quick"), ["progressive.image_size={start: 32, end: 96, continuous: true}"])
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    text = effnetv2("recipes", "recipe.yaml", cwd=tmp_path).stdout
+    assert mentions(text.partition("\nname:")[0], "96 px")
 
 
 def test_recipes_explains_fields_and_their_values(tmp_path):

@@ -124,6 +124,9 @@ def _print_recipe(name: str, as_json: bool) -> None:
     headings = [column.removesuffix("_alpha").replace("_", " ") for column in columns]
     screen.say("")
     screen.table("Stages", ["stage", *headings], rows)
+    if recipe.progressive.continuous:
+        end_px = recipe.progressive.last.image_size
+        screen.say(f"Values grow at every step: a row is the first step of its stage. The run ends at {end_px} px.")
     screen.say(f"\n{recipe.to_yaml()}")
 
 

@@ -192,6 +192,9 @@ class Command(_WithoutTypes, TyperCommand):
                 or (meant and f"Did you mean '{meant}'?")
                 or f"All options: {ctx.command_path} --help-all"
             )
+        takes_no_folder = "extra argument" in error.message or getattr(error, "option_name", None) == "--resume"
+        if takes_no_folder and "--output" in self._options() and (folder := _resumed_folder(words)):
+            return f"The folder of a run is its output: {shell_join(['--output', folder, '--resume'])}"
         if "does not take a value" in error.message:
             return f"Write it alone: {error.option_name}"
         if missing := [param for param in self.params if getattr(error, "option_name", None) in param.opts]:
@@ -314,6 +317,13 @@ def _noted(theirs: Sequence[str], ours: tuple[str, ...] | None, name: str) -> tu
             note = f"{shell_join(theirs)} is read as {shell_join(ours)}"
         print(f"Note: {note}.", file=sys.stderr)
     return ours or ()
+
+
+def _resumed_folder(words: Sequence[str]) -> str | None:
+    """PATH of ``DATA --resume PATH`` or ``DATA --resume=PATH``: the option takes none."""
+    named = [after for option, after in pairwise(words[1:]) if option == "--resume" and not after.startswith("-")]
+    named += [word.removeprefix("--resume=") for word in words[1:] if word.startswith("--resume=")]
+    return next((path for path in named if "/" in path or Path(path).exists()), None)
 
 
 def _split_by_shell(words: Sequence[str]) -> str | None:
