@@ -40,7 +40,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.record import RESULTS, hardware, record, without_avx512
+from benchmarks.record import RESULTS, hardware, installed, record, without_avx512
 from benchmarks.train_step import OURS, Speeds
 from PIL import Image
 from torch import Tensor
@@ -383,6 +383,7 @@ def keep(runs: Sequence[Mapping[str, TimingStats]]) -> None:
             high=max(stats.high for stats in run_stats),
             n=sum(stats.rounds for stats in run_stats),
             command=f"python -m benchmarks.input_path DATA{more} --record",
+            versions=installed("timm"),
         )
     rows = [{name: asdict(stats) for name, stats in run.items()} for run in runs]
     raw = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "runs": rows}

@@ -5,8 +5,8 @@ Run: python -m benchmarks.starter --table starter.csv NAME=FOLDER...
          classes of the demo. A class has at most 1,500 images.
      python -m benchmarks.starter --ship RUN
          Makes the bundled file from a finished run on this table.
-     python -m benchmarks.starter [--finetune NAME=TRAIN,TEST ... --minutes 4]
-         Measures and records the gain.
+     python -m benchmarks.starter [--finetune NAME=TRAIN,TEST ... --minutes 4] [--record]
+         Measures the gain.
 
 The gain is measured on images of datasets or classes that are not in the table.
 
@@ -100,8 +100,8 @@ def probe_macro_f1(dataset: ImageDataset, embeddings: Embeddings, seed: int, by:
     return classification_metrics(embeddings.labels, one_hot, dataset.class_names).macro_f1
 
 
-def measure_probes(name: str) -> None:
-    """Record the macro-F1 of the probe with bundled and with random weights."""
+def measure_probes(name: str, recorded: bool) -> None:
+    """Print, and perhaps record, the macro-F1 of the probe with bundled and with random weights."""
     dataset, shipped = load_dataset(str(SETS[name])), model_file.load(SHIPPED)
     by = "place" if name == "land_cover" else "class"
     found: dict[str, list[float]] = {"starter": [], "untrained": []}
@@ -114,15 +114,16 @@ def measure_probes(name: str) -> None:
         found["untrained"].append(probe_macro_f1(dataset, random_features, seed, by))
     for side, values in found.items():
         (low, high), mean = interval(values), statistics.fmean(values)
-        record(
-            f"{side}_{name}_probe_macro_f1", mean, unit="F1", low=low, high=high, n=SEEDS,
-            command="python -m benchmarks.starter",
-        )  # fmt: skip
+        if recorded:
+            record(
+                f"{side}_{name}_probe_macro_f1", mean, unit="F1", low=low, high=high, n=SEEDS,
+                command="python -m benchmarks.starter --record",
+            )  # fmt: skip
         print(f"{side} {name}: macro-F1 of the probe {mean:.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 
-def measure_finetuning(name: str, data: str, test: str, minutes: float, out: Path) -> None:
-    """Record top-1 of fine-tuning minus top-1 of training from scratch, in the same time."""
+def measure_finetuning(name: str, data: str, test: str, minutes: float, out: Path, recorded: bool) -> None:
+    """Print, and perhaps record, top-1 of fine-tuning minus top-1 of training from scratch, in the same time."""
     cores = sorted(os.sched_getaffinity(0))
     half = len(cores) // 2
     sides = {"starter": (str(SHIPPED), set(cores[:half])), "scratch": ("none", set(cores[half : 2 * half]))}
@@ -135,11 +136,12 @@ def measure_finetuning(name: str, data: str, test: str, minutes: float, out: Pat
     between = compare_predictions(*(load_predictions(out / f"{name}_{side}/test") for side in sides))
     assert between is not None, "both predict the test images"
     points = {end: 100 * getattr(between.top1, end) for end in ("value", "low", "high")}
-    record(
-        f"starter_{name}_minus_scratch_top1", **points, unit="points", n=between.num_images,
-        command=f"python -m benchmarks.starter --finetune {name}=TRAIN,TEST --minutes {minutes:g}",
-        on=machines(list(rows.values())), versions=versions_of(list(rows.values())),
-    )  # fmt: skip
+    if recorded:
+        record(
+            f"starter_{name}_minus_scratch_top1", **points, unit="points", n=between.num_images,
+            command=f"python -m benchmarks.starter --finetune {name}=TRAIN,TEST --minutes {minutes:g} --record",
+            on=machines(list(rows.values())), versions=versions_of(list(rows.values())),
+        )  # fmt: skip
     top1 = {side: 100 * row["test_top1"] for side, row in rows.items()}
     print(
         f"{name}: top-1 {top1['starter']:.1f} % from the bundled weights, {top1['scratch']:.1f} % from scratch, "
@@ -156,6 +158,7 @@ def main() -> None:
     parser.add_argument("--finetune", nargs="*", type=named_set, default=[], metavar="NAME=TRAIN,TEST")
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--output", type=Path, default=Path("runs/starter_gain"), metavar="OUT")
+    parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
     if options.table:
         pairs = (one.partition("=") for one in options.sets)
@@ -164,10 +167,10 @@ def main() -> None:
         ship(options.ship)
     else:
         for name in SETS:
-            measure_probes(name)
+            measure_probes(name, options.record)
         options.output.mkdir(parents=True, exist_ok=True)
         for name, data, test in options.finetune:
-            measure_finetuning(name, data, test, options.minutes, options.output)
+            measure_finetuning(name, data, test, options.minutes, options.output, options.record)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Detection of images of other classes by the detector of a run: AUROC, and the fraction that is flagged.
 
 Run: python -m benchmarks.unknown_images DATA --classes A B C --near-classes D E --far FOLDER [FOLDER ...]
+    [--record]
 
 DATA has a folder per class. A quick run trains on 150 images each of the given classes. Known images are further images
 of these classes, near images those of other classes of DATA, far images those of other folders. The baseline is the
-largest probability (arXiv:1610.02136). Writes the results of one run to results/unknown_images.json. Intervals are 95 %
-intervals over its images, by 1,000 bootstrap samples.
+largest probability (arXiv:1610.02136). ``--record`` writes the results of one run to results/unknown_images.json.
+Intervals are 95 % intervals over its images, by 1,000 bootstrap samples.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "arguments": {
             name: str(value) if isinstance(value, int | str) else [Path(one).name for one in np.atleast_1d(value)]
             for name, value in vars(options).items()
+            if name != "record"
         },
         "top1": top1,
         "num_fitted_images": len(detector.bank),
@@ -106,9 +108,12 @@ def main() -> None:
     parser.add_argument("--weights", default="examples/weights/efficientnetv2_b0.safetensors")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--image-size", type=int, default=64)
-    result = measure(parser.parse_args())
+    parser.add_argument("--record", action="store_true", help="write results/unknown_images.json")
+    options = parser.parse_args()
+    result = measure(options)
     print(json.dumps(result, indent=1))
-    write_text_atomically(RESULTS / "unknown_images.json", json.dumps(result, indent=1) + "\n")
+    if options.record:
+        write_text_atomically(RESULTS / "unknown_images.json", json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

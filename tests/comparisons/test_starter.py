@@ -71,7 +71,10 @@ def test_finetuning_records_bundled_weights_minus_scratch(tmp_path, summary, mon
     monkeypatch.setattr(starter, "train", train)
     monkeypatch.setattr(starter, "SETS", {})
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
-    call(monkeypatch, "--finetune", "tiny=TRAIN,TEST", "--minutes", 2, "--output", tmp_path / "out")
+    words = ["--finetune", "tiny=TRAIN,TEST", "--minutes", 2, "--output", tmp_path / "out"]
+    call(monkeypatch, *words)
+    assert not (tmp_path / "summary.json").exists()
+    call(monkeypatch, *words, "--record")
     assert calls == {
         str(starter.SHIPPED): ("TRAIN", "TEST", 2.0, None, {0, 1}), "none": ("TRAIN", "TEST", 2.0, None, {2, 3}),
     }  # fmt: skip
@@ -79,4 +82,4 @@ def test_finetuning_records_bundled_weights_minus_scratch(tmp_path, summary, mon
     assert (claim["value"], claim["n"], claim["unit"]) == (50, 4, "points")
     assert claim["low"] <= 50 <= claim["high"]
     assert (claim["hardware"], claim["versions"]["torch"]) == ("a machine", "of the run")
-    assert claim["command"] == "python -m benchmarks.starter --finetune tiny=TRAIN,TEST --minutes 2"
+    assert claim["command"] == "python -m benchmarks.starter --finetune tiny=TRAIN,TEST --minutes 2 --record"
