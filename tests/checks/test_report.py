@@ -252,11 +252,12 @@ def test_groups_of_one_label_and_rows_without_a_group_are_found(planted):
     assert found_in(planted.read()) == {"group_tells_label": [], "no_group": [["005.jpg"]]}
 
 
+@pytest.mark.parametrize("minutes", [20, -20])
 @pytest.mark.parametrize(("row", "kinds"), [(11, ["time"]), (90, ["time", "time_across_splits"])])
-def test_images_of_one_hour_are_found(planted, row, kinds):
+def test_images_of_one_hour_are_found(planted, row, kinds, minutes):
     """For example frames of a camera: no two have the same time, and row 90 is in val."""
     times = pd.to_datetime(planted.table["date"]) + pd.Timedelta(hours=9)
-    times[row] = times[10] + pd.Timedelta(minutes=20)
+    times[row] = times[10] + pd.Timedelta(minutes=minutes)
     planted.table["date"] = times.dt.strftime("%Y-%m-%dT%H:%M:%S")
     dataset = planted.read()
     assert found_in(dataset) == {kind: [] for kind in kinds}
@@ -349,6 +350,13 @@ def test_dark_dataset_is_found(planted):
         image = Image.open(path).point(lambda value: value // 5)
         image.save(path, quality=92)
     assert set(found_in(planted.read())) == {"dark"}
+
+
+def test_bright_dataset_is_found(planted):
+    for path in planted.folder.glob("*.jpg"):
+        image = Image.open(path).point(lambda value: 255 - value // 5)
+        image.save(path, quality=92)
+    assert set(found_in(planted.read())) == {"bright"}
 
 
 def test_class_in_another_format_is_found(planted):

@@ -300,3 +300,14 @@ def test_findings_are_printed_despite_a_full_disk(listed, monkeypatch, capsys):
     output = " ".join(capsys.readouterr().out.split())
     assert mentions(output, "1", "32", "3", "label")
     assert "Report: " not in output
+
+
+def test_distance_and_time_column_reach_the_check(listed):
+    """Neighbors are at most a degree apart, 111 km."""
+    folder, rows = listed
+    dated = [f"{row},{1900 + number}" for number, row in enumerate(rows)]
+    table(folder, dated, "path,label,latitude,longitude,year,flown")
+    words = ("--near-km", "120", "--time-column", "flown", "--output", "report", "--json")
+    found = json.loads(run_ok("check", folder / "list.csv", *words, cwd=folder).stdout)
+    assert (found["place"]["near_km"], found["place"]["near_another"]) == (120, 32)
+    assert found["time"]["column"] == "flown"

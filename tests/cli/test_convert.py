@@ -17,9 +17,11 @@ from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file
 from efficientnetv2.models.conversion.layouts import tensor_names
+from efficientnetv2.models.conversion.metadata import apply_metadata
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.provenance import Calibration
+from efficientnetv2.models.unknown import UnknownDetector
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.convert import read_class_names, temperature_notes, user_metadata
@@ -523,3 +525,13 @@ def test_convert_is_not_suggested_for_ensembles(class_folders, tmp_path):
     with pytest.raises(InputError, match=mentioning(str(tmp_path), *NAMES, "labels of the table")) as error:
         align_labels(load_dataset(class_folders), NAMES, str(tmp_path), merge=False)
     assert "effnetv2 convert" not in str(error.value)
+
+
+def test_detector_of_unknown_images_at_another_size_is_left_out():
+    network = create("efficientnetv2_b0", num_classes=2)
+    network.unknown = UnknownDetector.fit(torch.randn(60, network.embed_dim), "val")
+    apply_metadata(network, user_metadata(None, {}))
+    assert network.unknown is not None
+    (note,) = apply_metadata(network, user_metadata(None, {"image_size": 96}))
+    assert network.unknown is None
+    assert mentions(note, "detector", "preprocessing")

@@ -1155,3 +1155,35 @@ def test_models_with_different_preprocessing_are_not_an_ensemble(tmp_path):
     ensemble.write_members(tmp_path, [f"{run}/{model_file.NAME}" for run in runs])
     with pytest.raises(InputError, match=mentioning("fold2_member2", "ensemble")):
         model_file.load(tmp_path)
+
+
+@pytest.mark.parametrize("compares", [False, True])
+def test_compared_splits_are_trained(compares, tmp_path, monkeypatch):
+    trained, reported = [], []
+
+    def predict(self, folds, folder, title):
+        trained.append(title)
+        return [title]
+
+    monkeypatch.setattr(FoldTrainer, "predict", predict)
+    monkeypatch.setattr(crossval, "write_crossval_report", lambda found, then: reported.append(found.other_results))
+    config = CrossValConfig(folds=2, by="place", compare_splits=compares)
+    source, options = DataConfig(str(painted(tmp_path, 24))), RunOptions(tmp_path / "folds", device="cpu")
+    crossval.run_crossval(SHORT, source, options, config)
+    assert trained == ["Fold", *(["Fold at random"] if compares else [])]
+    assert reported == [["Fold at random"] if compares else None]
+    assert config.num_runs == 2 * (1 + compares)
+
+
+def test_folds_by_time_use_the_named_column():
+    period = np.arange(40) // 10
+    data = dataset([0, 1] * 20, year=2001 + period, flown=2004 - period)
+    plan = CrossValConfig(folds=1, by="time", time_column="flown")
+    (part,) = plan.make_folds(data, np.arange(40), 0).parts
+    assert set((2004 - period)[part.train_rows]) == {2001, 2002}
+
+
+def test_blocks_have_the_requested_size():
+    data = dataset(np.tile([0, 1, 0, 1], 20), **places(80))
+    plan = CrossValConfig(folds=4, by="place", block_degrees=0.3)
+    assert plan.make_folds(data, np.arange(80), 0).block == 0.3

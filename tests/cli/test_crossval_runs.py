@@ -410,3 +410,18 @@ def test_minival_is_resolved_for_each_fold(tmp_path):
     request = RunRequest(tmp_path / "next", get_recipe("quick"), TrainOverrides(), options)
     found = repeat_recipe(request)
     assert (found.recipe.epochs, found.recipe.minival, found.repeated) == (3.0, "auto", True)
+
+
+def test_bands_and_missing_data_reach_every_run(tmp_path, monkeypatch):
+    sources, train = [], fake_training(lambda overrides, out: 0.5, [])
+
+    def run(overrides, source, *args, **more):
+        sources.append(source)
+        train(overrides, source, *args, **more)
+
+    monkeypatch.setattr(crossval_runs, "train_run", run)
+    data, out, plan = load_dataset(painted(tmp_path, 24)), tmp_path / "out", CrossValConfig(folds=2, by="class")
+    facts = (TrainOverrides(), plan, RunOptions(out=out), data, np.arange(24), 0)
+    runs = FoldTrainer(*facts, bands="4,3,2", nodata="-9999")
+    runs.predict(plan.make_folds(data, np.arange(24), 0), out, "Fold")
+    assert [(source.bands, source.nodata) for source in sources] == [("4,3,2", "-9999")] * 2

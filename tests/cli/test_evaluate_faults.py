@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 
+import numpy as np
 import pytest
+import torch
 from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 
@@ -13,9 +15,13 @@ from efficientnetv2.cli.result_tables import ResultPrinter
 from efficientnetv2.data import image_metadata
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation import report
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.metrics.calibration import fit_temperature
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.seen_images import TrainOverlap
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import evaluate
 from efficientnetv2.workflows.batch_predict import InferenceOptions
@@ -113,3 +119,15 @@ def test_size_slices_of_many_images_are_refused(images, tmp_path, monkeypatch):
     options = EvaluateOptions(slices="longer_side_px")
     with pytest.raises(InputError, match=mentioning("50,000")):
         evaluate_and_report(save_model(tmp_path, "efficientnetv2_b0", 32), images, options, MACHINE)
+
+
+def test_new_temperature_includes_that_of_the_model(tmp_path):
+    network, rng = model_file.load(save_model(tmp_path, "efficientnetv2_b0", 32)), np.random.default_rng(0)
+    network.calibration = Calibration(2.0, 60, "minival")
+    labels, logits = rng.integers(0, 3, 40), torch.from_numpy(rng.normal(size=(40, 3)).astype(np.float32))
+    logits[torch.arange(40), torch.from_numpy(labels)] += 1
+    found = Predictions(np.arange(40), labels, logits)
+    overlap = TrainOverlap(0, exact=True, num_images=40, unseen=np.arange(40))
+    evaluate._write_calibrated(tmp_path / "new.safetensors", network, found, overlap, "test")
+    new = model_file.load(tmp_path / "new.safetensors").calibration
+    assert new.temperature == pytest.approx(2 * fit_temperature(labels, logits.numpy()))

@@ -104,6 +104,8 @@ def test_map_equals_predict_on_each_window(model_path, tmp_path):
         assert found["value"] == value
         assert found["pixels"] == (values == value).sum()
         assert found["hectares"] == pytest.approx(found["pixels"] / 100)
+        if found["pixels"]:  # the map has whole percents
+            assert found["probability"] == pytest.approx(probability[values == value].mean() / 100, abs=0.006)
 
 
 def test_16_bit_values_are_scaled_by_the_model_file(model_path, tmp_path):

@@ -25,10 +25,12 @@ from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.training.run_setup import ImageCounts, RunSetup
 from efficientnetv2.training.time_budget import LengthBudget
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows import estimate
 from efficientnetv2.workflows.estimate import plan_run
+from efficientnetv2.workflows.train import train_and_report
 
 # 32 images of 128, 192 and 224 px a step, in proportion to their pixels.
 RATES = StepTimings(
@@ -171,3 +173,32 @@ def test_too_few_minutes_are_refused():
     recipe, rates, _ = LengthBudget(job.recipe, job.image_counts, 0.5, 29.0).lower_sizes(RATES, lambda sized: True)
     with pytest.raises(InputError, match=mentioning("minutes", "0.5", "0.48")):
         LengthBudget(recipe, job.image_counts, 0.5, 29.0).set_length(rates)
+
+
+def test_time_limit_counts_from_the_start_of_the_command(class_folders, tmp_path, monkeypatch):
+    seen, began = [], time.monotonic() - 3
+
+    def limit(seconds, report_s, rates, used_s=0.0, began=None):
+        seen.append((seconds, began))
+        raise InputError("enough")
+
+    monkeypatch.setattr(time_budget, "TimeLimit", limit)
+    overrides = TrainOverrides(model=NETWORK, weights="none", recipe="quick", minutes=5.0, settings=TINY)
+    options = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
+    with pytest.raises(InputError, match="enough"):
+        train_and_report(overrides, DataConfig(str(class_folders)), options, began=began)
+    assert seen == [(300.0, began)]
+
+
+@pytest.mark.parametrize(("class_sampling", "balanced"), [(None, False), ("sqrt", True)])
+@pytest.mark.parametrize(("most", "most_val"), [(None, None), (9, 5)])
+def test_probe_has_the_sampling_and_the_time_of_the_run(class_sampling, balanced, most, most_val, monkeypatch):
+    seen = []
+    monkeypatch.setattr(head_init, "linear_probe", lambda *given, contents: seen.append((given[-1], contents.tolist())))
+    recipe = get_recipe("finetune").model_copy(update={"class_sampling": class_sampling, "head_init": "random"})
+    split = np.array(["train", "val", "train", "train"], dtype=object)
+    data = SimpleNamespace(contents=np.array([3, 1, 3, 2]), dataset=SimpleNamespace(split=split), train=None, val=None)
+    head_init.fit_head(None, data, None, recipe, Hardware(torch.device("cpu")), most)
+    ((options, contents),) = seen
+    assert (options.balanced, options.max_images, options.max_val_images) == (balanced, most, most_val)
+    assert contents == [3, 3, 2]

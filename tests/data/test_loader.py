@@ -238,3 +238,12 @@ def test_connection_error_means_a_killed_worker_only_where_images_are_read():
         raise ConnectionResetError("by peer")
     with pytest.raises(ConnectionRefusedError), worker_errors():  # of a callback
         raise ConnectionRefusedError("dashboard")
+
+
+def test_training_images_have_the_interpolation_of_the_model(class_folders):
+    dataset = load_dataset(class_folders)
+    one, other = (
+        training_images(dataset, preprocessing=Preprocessing(image_size=40, interpolation=name)).batch(request([5]))
+        for name in ("bilinear", "bicubic")
+    )
+    assert not torch.equal(one.images, other.images)

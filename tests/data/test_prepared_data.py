@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from tests.conftest import paint
 from tests.log_lines import logged_lines
@@ -13,6 +14,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.data import prepared_data as module
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.prepared_data import prepare_data
+from efficientnetv2.data.records import is_copy
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.crossval import load_images
 
@@ -83,3 +85,37 @@ def test_crossval_decodes_all_images(photos, capsys):
     assert len(dataset) == len(contents) == 58
     assert np.isin([path for path, _ in skipped], dataset.paths).sum() == 0
     assert mentions(" ".join(capsys.readouterr().out.split()), "60", "decoded")
+
+
+@pytest.mark.parametrize("spoil", [lambda file: file.write_bytes(b""), damage], ids=["empty", "damaged inside"])
+def test_strict_cross_validation_refuses_an_unreadable_image(spoil, photos):
+    spoil(photos / "train/red/05.jpg")
+    with pytest.raises(InputError, match=mentioning("05.jpg")):
+        load_images(DataConfig(str(photos)), SimpleNamespace(strict=True), 0)
+
+
+def with_copies(tmp_path, split_of=None):
+    """A table of 40 images of two classes, each with a copy. ``split_of`` gives the split of each row."""
+    rows = []
+    for number in range(40):
+        for name, original in ((f"{number:02}.jpg", ""), (f"{number:02}_copy.jpg", f"{number:02}.jpg")):
+            paint(tmp_path / name, ((200, 60, 60), (60, 60, 200))[number % 2], number + (1000 if original else 0))
+            rows.append({"path": name, "label": "ab"[number % 2], "augmented_from": original})
+            if split_of is not None:
+                rows[-1]["split"] = split_of(number, original)
+    pd.DataFrame(rows).to_csv(tmp_path / "all.csv", index=False)
+    return tmp_path / "all.csv"
+
+
+def test_copies_of_held_out_images_are_left_out(tmp_path):
+    found, _ = prepare(with_copies(tmp_path))
+    assert len(found.val) > 0
+    assert not is_copy(found.val).any()
+    assert is_copy(found.train).any()
+    assert len(found.contents) == len(found.dataset) < 80
+
+
+def test_copy_in_train_of_an_image_in_val_is_refused(tmp_path):
+    table = with_copies(tmp_path, lambda number, original: "val" if number < 10 and not original else "train")
+    with pytest.raises(InputError, match=mentioning("00_copy.jpg", "train", "00.jpg")):
+        prepare(table)

@@ -519,3 +519,12 @@ def test_auto_minival_is_skipped_if_groups_are_too_large():
     assert not selects
     assert "groups" in note
     assert (np.array(split_dataset.split) == "train").all()
+
+
+def test_blocks_shrink_until_val_has_about_its_share():
+    """Two square degrees with both classes: one of them would be half of the images, not a fifth."""
+    rng, base = np.random.default_rng(0), np.repeat([10.0, 20.0], 100)
+    data = dataset(np.tile([0, 1], 100), latitude=base + rng.random(200), longitude=base + rng.random(200))
+    held, note = with_holdout(data, seed=0)
+    assert not mentions(note, "blocks of 1°")
+    assert 20 <= (held.split == "val").sum() <= 60

@@ -229,3 +229,28 @@ def test_geotiff_of_another_program_is_not_a_map(tmp_path):
     raster = write_raster(tmp_path / "scene.tif", scene())
     with pytest.raises(InputError, match=mentioning("scene.tif", "effnetv2 geo map")):
         map_file.count_classes(raster)
+
+
+def test_missing_data_of_the_model_stay_missing(tmp_path):
+    """The file declares no nodata."""
+    pixels = colored(RED, GREEN, px=64)
+    pixels[:, :, 64:] = 7
+    raster = write_raster(tmp_path / "scene.tif", pixels)
+    tally, out = mapped(tmp_path, raster, window_px=16, bands=Bands((1, 2, 3), nodata=(7,)))
+    with rasterio.open(out) as target:
+        values = target.read(1)
+    assert (values[:, :64] == 1).all()
+    assert (values[:, 64:] == 0).all()
+    assert tally.nodata == 64 * 64
+
+
+def test_windows_count_by_their_fraction_with_data(tmp_path):
+    """The first of two windows is half missing, so that the other prevails from column 11, not from column 12."""
+    pixels = np.zeros((3, 16, 24), np.uint8)
+    pixels[:, :, :8] = 7
+    pixels[1, :, 8:16] = 150
+    pixels[0, :, 16:] = 250
+    raster = write_raster(tmp_path / "scene.tif", pixels, nodata=7)
+    _, out = mapped(tmp_path, raster, window_px=16, stride_px=8, bands=Bands((1, 2, 3), missing=(0, 0, 0)))
+    with rasterio.open(out) as target:
+        assert target.read(1)[0].tolist() == [0] * 8 + [2] * 3 + [1] * 13

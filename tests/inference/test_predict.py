@@ -278,6 +278,14 @@ def test_shards_are_merged_in_dataset_order():
     assert merge_shards([], 3).logits.shape == (0, 3)
 
 
+def test_scores_of_unknown_images_are_merged_in_dataset_order():
+    own, logits = np.arange(2), torch.zeros(2, 3)
+    parts = [
+        Predictions(own, own, logits, unknown_scores=torch.tensor([first, first + 2])) for first in (0.0, 1.0)
+    ]  # of 0 and 2, and of 1 and 3
+    assert merge_shards(parts, 3).unknown_scores.tolist() == [0, 1, 2, 3]
+
+
 class CachesInEvaluation(nn.Module):
     """As attention biases in timm's tiny_vit: forgotten when training begins."""
 

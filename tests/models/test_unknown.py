@@ -36,6 +36,12 @@ def test_new_known_images_are_flagged_at_the_stated_rate(rate):
     assert float(torch.stack(flagged).mean()) == pytest.approx(rate, abs=0.02)
 
 
+def test_images_like_one_outlier_of_the_fitted_images_are_flagged():
+    outlier = draw(1, 0, far=True)
+    detector = UnknownDetector.fit(torch.cat([draw(200, 0), outlier]), "val")
+    assert (detector.scores(outlier) > detector.threshold).all()
+
+
 def test_far_images_are_flagged():
     detector = UnknownDetector.fit(draw(200, 0), "val")
     assert (detector.scores(draw(100, 1, far=True)) > detector.threshold).all()

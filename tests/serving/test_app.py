@@ -14,9 +14,11 @@ from PIL import Image
 from starlette.testclient import TestClient
 from tests.messages import mentioning, mentions
 from tests.serving.model_files import NAMES, app_of, encoded, pixels, write_model
+from typer.testing import CliRunner
 
 import efficientnetv2 as ev2
 from efficientnetv2 import serving
+from efficientnetv2.cli.main import app
 from efficientnetv2.models.unknown import UnknownDetector
 from efficientnetv2.serving.options import ServerOptions, name_models, read_api_keys
 
@@ -332,3 +334,28 @@ def test_the_openapi_document_has_the_routes_and_their_bodies(client):
     predict = document["paths"]["/predict"]["post"]
     assert {"multipart/form-data", "application/json"} <= set(predict["requestBody"]["content"])
     assert {"200", "413", "429"} <= set(predict["responses"])
+
+
+def test_engine_of_the_server_computes(model):
+    for name in ("onnxruntime", "onnx", "onnxscript"):
+        pytest.importorskip(name)
+    calls = []
+    with TestClient(app_of(model, engine="onnxruntime")) as client:
+        network = client.app.state.service.models.get("tiny").predictor.network
+        network.register_forward_hook(lambda *_: calls.append(1))
+        assert client.post("/predict", files={"image": encoded(0)}).status_code == 200
+    assert calls == []
+
+
+def test_command_passes_every_option_on(tmp_path, monkeypatch):
+    (tmp_path / "keys").write_text(KEY)
+    seen = []
+    monkeypatch.setattr(
+        serving, "serve", lambda models, given, *, host, port, on_start: seen.append((models, given, host, port))
+    )
+    words = "--host 0.0.0.0 --port 81 --device cpu --engine torch --batch-size 3 --max-wait-ms 2 --queue 9 --timeout 7"
+    words += " --max-bytes 1000 --max-pixels 2000 --max-images 4 --allow-urls --api-key-file"
+    done = CliRunner().invoke(app, ["serve", "runs/one", *words.split(), str(tmp_path / "keys")])
+    assert done.exit_code == 0, done.output
+    options = ServerOptions("cpu", "torch", 3, 2.0, 9, 1000, 2000, 4, 7.0, True, (KEY,))
+    assert seen == [(["runs/one"], options, "0.0.0.0", 81)]

@@ -105,6 +105,36 @@ def test_host_is_looked_up_as_it_is_encoded(fetching, monkeypatch):
     assert hosts == ["xn--fa-hia.de", "xn--fa-hia.de", "xn--bcher-kva.my_bucket.example"]
 
 
+def addresses(monkeypatch, port, *hosts):
+    """Give each host name these addresses, once. Return the list of names that are looked up."""
+    lookups = []
+
+    def lookup(host, *_, **__):
+        lookups.append(host)
+        if len(lookups) > 1:
+            raise socket.gaierror
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in hosts]
+
+    monkeypatch.setattr(request_images, "is_public", lambda address: not address.startswith("10."))
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    return lookups
+
+
+def test_connection_goes_to_the_address_that_was_checked(fetching, url, monkeypatch):
+    port = int(url.rpartition(":")[2])
+    lookups = addresses(monkeypatch, port, "127.0.0.1")
+    response = fetching.post("/predict", json={"url": f"http://photos.example:{port}/photo.jpg"})
+    assert (response.status_code, lookups) == (200, ["photos.example"])
+
+
+def test_host_with_a_private_address_among_others_is_refused(fetching, url, monkeypatch):
+    port = int(url.rpartition(":")[2])
+    addresses(monkeypatch, port, "127.0.0.1", "10.0.0.1")
+    response = fetching.post("/predict", json={"url": f"http://photos.example:{port}/photo.jpg"})
+    assert response.status_code == 403
+    assert mentions(response.json()["error"], "private")
+
+
 def test_image_is_fetched_from_a_public_address(fetching, url, monkeypatch):
     monkeypatch.setattr(request_images, "is_public", lambda address: not address.startswith("10."))
     sent = fetching.post("/predict", files={"image": JPEG}).json()["predictions"]

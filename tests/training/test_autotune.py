@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tests.log_lines import logged_lines
@@ -369,3 +371,36 @@ def test_timed_program_is_the_compiled_program(monkeypatch):
     recipe = recipe_of("precision=fp32", "batch_size=8", "progressive.dropout=0.2")
     choose_precision(recipe, network(), steps=1_000, device=CPU, minutes=150.0)
     assert drawn == [True] * (1 + 1 + autotune._TIMED_STEPS)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "progressive={image_size: {start: 32, end: 64, continuous: true}}",
+        "progressive={stages: 2, order: random, image_size: {start: 32, end: 64}}",
+        "progressive.stages=9",
+    ],
+)
+def test_sizes_that_change_too_often_are_not_compiled(setting, monkeypatch):
+    measured(monkeypatch, fp32=10.0, compiled=5.0)
+    recipe = recipe_of("precision=fp32", "batch_size=8", setting)
+    choice = choose_precision(recipe, network(), steps=1_000, device=CPU)
+    assert not choice.compile
+    assert mentions(choice.note, "often")
+
+
+@pytest.mark.parametrize(("stages", "within_s", "chosen"), [(1, None, True), (2, None, False), (1, 2000.0, False)])
+def test_compiling_counts_for_each_stage(stages, within_s, chosen, monkeypatch):
+    """1,000 steps of 10 s take 10,000 s, and compiled half of it. Compiling takes 2,700 s a stage."""
+    measured(monkeypatch, fp32=10.0, compiled=5.0)
+    clock, side = SimpleNamespace(now=0.0), autotune._Bench.side
+
+    def slow(self, precision, *, compiles=False):
+        clock.now += 2700 * compiles
+        return side(self, precision, compiles=compiles)
+
+    monkeypatch.setattr(autotune._Bench, "side", slow)
+    monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    recipe = recipe_of("precision=fp32", "batch_size=8", f"progressive.stages={stages}")
+    choice = choose_precision(recipe, network(), steps=1_000, device=CPU, compile_within_s=within_s)
+    assert choice.compile is chosen

@@ -27,7 +27,7 @@ from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.trainer import Trainer, UnreadableImages
-from efficientnetv2.training.validation import DivergenceCheck, Validator
+from efficientnetv2.training.validation import DivergenceCheck, Validator, _part_of_val
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
 from efficientnetv2.utils.logs import RunLog, attached
 
@@ -528,6 +528,39 @@ def started(job, clock, *, resume=False, selection=None):
     return run, steps
 
 
+def test_earlier_validations_have_each_class_by_its_share(job):
+    """Of 8, 8 and 2 images, nine are 4, 4 and 1."""
+    one = job("run", "val_max_images=9")
+    rows = [np.flatnonzero(one.val.labels == label)[:count] for label, count in enumerate((8, 8, 2))]
+    part = _part_of_val(replace(one, val=one.val.select(np.sort(np.concatenate(rows)))))
+    assert np.bincount(part.labels).tolist() == [4, 4, 1]
+
+
+def test_remaining_time_is_in_proportion_to_the_pixels_ahead(job, clock):
+    """After 12 of 24 steps of 1 s at the size of the first stage, 12 steps at that of the second remain."""
+    one, left = job("run"), {}
+
+    class Looks(Callback):
+        def on_log(self, step, num_steps, settings, loss, images_per_s, seconds_left):
+            left[step] = seconds_left
+
+    run, steps = started(one, clock)
+    run.context.callbacks = (Looks(),)
+    steps(1, 24)
+    first, second = (one.recipe.progressive.at(step, total_steps=24).image_size for step in (0, 23))
+    assert first < second
+    assert left[12] == pytest.approx(12 * (second / first) ** 2)
+    assert left[24] == 0
+
+
+def test_checkpoint_is_due_after_its_minutes(job, clock):
+    """Compiling takes 100 s, a step 1 s, and the validation after step 3 another 50: 153 s then."""
+    one = job("run", "checkpoint_minutes=2")
+    _, steps = started(one, clock)
+    steps(1, 5)
+    assert checkpoint_steps(one.folder.checkpoints) == [3]
+
+
 def test_row_continues_after_an_interruption(job, clock):
     """Stopped after step 5 and resumed: 12 steps of 1 s, without the pause and compiling."""
     one = job("run")
@@ -585,4 +618,4 @@ def test_progress_is_reported_between_rows(job, monkeypatch):
     Trainer(one, [Looks()]).fit()
     assert [done for done, *_ in shown] == list(range(1, 25))
     assert [row["step"] for row in one.folder.history() if row["kind"] == "train"] == [12, 24]
-    assert all(images_per_s > 0 for _, _, _, images_per_s, _, _ in shown)
+    assert all(images_per_s > 0 for *_, images_per_s, _ in shown)

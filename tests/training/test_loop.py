@@ -321,11 +321,36 @@ def test_length_of_a_step_is_the_clip_norm():
 
 
 def test_ema_uses_the_step_of_the_run():
-    """Decays 1/10, 2/11, 3/12 because of the warm-up, of the weights after each step."""
+    """Decays 1/10, 2/11, 3/12, ... because of the warm-up, then 0.5, of the weights after each step."""
     network = create(SMALL, num_classes=3)
     average = network.classifier.weight.detach().clone()
-    _, state, steps = running(ProgressiveSchedule(image_size=32), 3, network=network, ema_decay=0.5)
+    _, state, steps = running(ProgressiveSchedule(image_size=32), 12, network=network, ema_decay=0.5)
     for step, _ in enumerate(steps):
-        average += (1 - (1 + step) / (10 + step)) * (network.classifier.weight.detach() - average)
-    assert step == 2
+        decay = min(0.5, (1 + step) / (10 + step))
+        average += (1 - decay) * (network.classifier.weight.detach() - average)
+    assert (step, decay) == (11, 0.5)
     torch.testing.assert_close(state.ema.network.classifier.weight, average)
+
+
+def test_each_draw_step_and_group_has_its_own_randomness(monkeypatch):
+    """48 draws are two epochs of 24 images. Each of the 6 steps has two groups."""
+    ids, mixes, masks = [], [], []
+    augment, ghost_batches = loop.augment, loop.ghost_batches
+
+    def augmented(images, labels, **facts):
+        ids.extend(facts["ids"].tolist())
+        mixes.append(facts["mix_key"])
+        return augment(images, labels, **facts)
+
+    def ghosts(model, *, images, seeds):
+        masks.extend(seeds)
+        return ghost_batches(model, images=images, seeds=seeds)
+
+    monkeypatch.setattr(loop, "augment", augmented)
+    monkeypatch.setattr(loop, "ghost_batches", ghosts)
+    plan = ProgressiveSchedule(image_size=32, dropout=0.3, mixup_alpha=0.2)
+    _, _, steps = running(plan, 6, ghost_batch_size=4)
+    assert len(list(steps)) == 6
+    assert len(set(ids)) == len(ids) == 48
+    assert len(set(mixes)) == len(mixes) == 12
+    assert len(set(masks)) == len(masks) == 12

@@ -48,6 +48,16 @@ def test_effective_class_weights_have_the_ratios_of_the_paper_and_mean_1():
     assert float(even.mean()) == pytest.approx(1)  # balanced sampling: the mean over classes is the mean over images
 
 
+def test_beta_of_the_recipe_reaches_the_sampler(class_folders):
+    setup = SimpleNamespace(
+        recipe=recipe("class_sampling=effective", "effective_beta=0.9"),
+        train=load_dataset(class_folders),
+        key=Key.of(0),
+        world=SINGLE_PROCESS,
+    )
+    assert train_sampler(setup, steps=4).beta == 0.9
+
+
 def test_weighted_loss_equals_pytorch_for_hard_labels():
     logits, labels = torch.randn(8, 3), torch.tensor([0, 1, 2, 0, 0, 1, 0, 2])
     weights = torch.tensor([0.5, 1.0, 3.0])

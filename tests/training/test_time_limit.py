@@ -351,3 +351,13 @@ def test_each_step_is_measured_separately(timed, monkeypatch):
     Trainer(one, limit=limit).fit()
     assert len(took) > 10
     assert sum(took) < time.perf_counter() - began
+
+
+@pytest.mark.parametrize(("minival", "thins"), [("null", True), ("auto", True), ("6", False)])
+def test_only_validations_that_select_nothing_may_be_left_out(minival, thins, class_folders, small_run):
+    dataset = load_dataset(class_folders)
+    train, val, held = (dataset.select(np.arange(first, 48, step)) for first, step in ((0, 2), (1, 4), (3, 8)))
+    one = small_run("run", train, val, "epochs=12", f"minival={minival}", minival=None if minival == "null" else held)
+    run = Trainer(one, limit=limit_of(1.0, 60))
+    run._restore(False)
+    assert run.context.pacer._thins is thins

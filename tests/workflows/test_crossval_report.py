@@ -105,3 +105,24 @@ def test_training_time_includes_candidates_and_both_splits(tmp_path):
         trainer = SimpleNamespace(config=config)
         results = CrossValResults(tmp_path, trainer, None, folds, None, other, ())
         assert results.train_seconds() == expected
+
+
+def test_images_that_trained_or_selected_the_initial_weights_are_counted(tmp_path):
+    """The most of the runs of a fold, summed over the folds."""
+
+    def fold(*uses):
+        facts = {"recipe": {}, "model": "m", "auto_choices": [], "epochs": 1.0, "train_images_per_class": {}}
+        names = ("num_eval_images_seen_in_training", "num_eval_images_used_for_selection")
+        reports = [facts | dict(zip(names, each, strict=True)) for each in uses]
+        return SimpleNamespace(reports=reports, score=SimpleNamespace(seconds=1.0), unreadable={})
+
+    (tmp_path / "crossval.json").write_text(json.dumps({"command": "x"}))
+    data = dataset(np.arange(6) % 2)
+    trainer = SimpleNamespace(dataset=data, config=CrossValConfig(folds=2), seed=0)
+    every = [fold((2, 1), (1, 0)), fold((1, 0), (1, 0))]
+    results = CrossValResults(tmp_path, trainer, SimpleNamespace(note="By class."), every, None, None, ())
+    results.__dict__["predictions"] = Predictions(np.arange(6), data.labels, torch.zeros(6, 2))
+    found = results.metadata(None, "", {}, {})
+    assert (found.num_eval_images_seen_in_training, found.num_eval_images_used_for_selection) == (3, 1)
+    assert found.optimistic
+    assert mentions(found.notes[0], "6", "3", "1")

@@ -82,3 +82,13 @@ def test_embeddings_replace_only_embeddings(model, images, tmp_path):
             ev2.predict(model, images, embeddings=tmp_path / name, **CPU)
     ev2.predict(model, images, embeddings=tmp_path / "e.parquet", **CPU)
     ev2.predict(model, images, embeddings=tmp_path / "e.parquet", **CPU)
+
+
+def test_queries_are_compared_in_parts(model, images, tmp_path, monkeypatch):
+    ev2.predict(model, images, embeddings=tmp_path / "e.parquet", **CPU)
+    queries = ev2.Predictor(model).embed(sorted(images.iterdir())[:5])
+    whole = ev2.nearest_images(tmp_path / "e.parquet", queries, k=2)
+    monkeypatch.setattr("efficientnetv2.inference.embeddings._AT_ONCE", 30)  # less than three queries
+    parts = ev2.nearest_images(tmp_path / "e.parquet", queries, k=2)
+    assert parts["query"].tolist() == whole["query"].tolist()
+    assert parts["similarity"].tolist() == pytest.approx(whole["similarity"].tolist(), abs=1e-5)

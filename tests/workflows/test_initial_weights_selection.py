@@ -363,3 +363,17 @@ def test_given_weights_are_not_compared(files, class_folders, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "weights_compared" not in json.loads((tmp_path / "run/report.json").read_text())
+
+
+def test_comparison_keeps_identical_files_together(tmp_path):
+    folder = painted(tmp_path / "pictures", ("red", "blue"), each=24)
+    for file in list(folder.rglob("*.jpg")):
+        shutil.copy(file, file.with_name(f"z{file.name}"))
+    recipe = requested(TrainOverrides(settings=SMALL), (SCRATCH,), tmp_path).recipe
+    prepared = prepare_data(DataConfig(str(folder)), val_fraction=recipe.val_fraction, seed=0, strict=False)
+    recipe = recipe.model_copy(update={"eval_image_size": 32})
+    task = initial_weights_selection._task(recipe, prepared, None, CPU, None)
+    names = np.array([path.replace("z", "") for path in task.images.paths])
+    assert len(set(names)) < len(names)
+    for learning, evaluated in task.folds:
+        assert not set(names[learning]) & set(names[evaluated])
