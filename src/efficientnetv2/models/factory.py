@@ -96,8 +96,8 @@ def create(
               gives its preprocessing and, with as many outputs, its class names and activation.
         num_classes: 0 leaves out the classifier. None is as the weights have it, else 1000.
         in_channels: None is as the weights have it, else 3.
-        dropout: Before the classifier, in [0, 1). None is as released, 0.2 for an ``Architecture``, and unchanged for
-            models of other libraries.
+        dropout: Before the classifier, in [0, 1). None is as released, 0.2 for an ``Architecture`` of another shape,
+            and unchanged for models of other libraries.
         drop_path: Rate of stochastic depth, in [0, 1). None is as released (0.2), and unchanged for models of other
             libraries.
         features_only: Return a ``Backbone``, which gives a list of feature maps.
