@@ -130,7 +130,7 @@ def is_bundled(word: str) -> bool:
     """Whether weights are those of ``examples/weights``, here or in another installation."""
     parts = PureWindowsPath(word).parts  # which knows the separators of every system
     if parts[-3:-1] == ("examples", "weights") and (bundled := BUNDLED / parts[-1]).is_file():
-        file = Path(word)
+        file = Path(word)  # of another installation or a copy, not a user's own file of that name
         if not file.is_file() or file.stat().st_size == bundled.stat().st_size:
             return True
     return word != "none" and Path(word).resolve().parent == BUNDLED.resolve()

@@ -172,7 +172,7 @@ def align_labels(dataset: ImageDataset, class_names: tuple[str, ...], model: str
 
 
 def name_imagenet_classes(dataset: ImageDataset, class_names: tuple[str, ...]) -> ImageDataset:
-    """With the English names of an ImageNet model in place of WordNet ids, by which folders of ImageNet are named."""
+    """The dataset with the English names of an ImageNet model in place of WordNet ids, as ImageNet's folders have."""
     ids, labels = imagenet_ids(), set(dataset.class_names)
     if labels and len(class_names) == len(ids) and labels <= set(ids) and class_names == imagenet_class_names():
         name_of = dict(zip(ids, class_names, strict=True))
