@@ -12,6 +12,7 @@ from tests.messages import mentioning, mentions
 from tests.recipes import with_overrides
 
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.progressive.schedule import Revision, StepPlan
@@ -162,9 +163,40 @@ def test_auto_minival_saves_the_last_weights_despite_better_validations_before(j
     assert told["selected_score"] == told["trained_metric"] == pytest.approx(4 / 6)
 
 
-@pytest.mark.parametrize(("start", "kept"), [(0.7, "start"), (0.5, "trained")])
-def test_auto_minival_chooses_between_initial_and_last_model(start, kept):
-    """Steps 10 and 20 are not candidates, even with a metric of 0.9."""
+@pytest.mark.parametrize(("last", "kept"), [(0, 0), (1 / 6, 24)])
+def test_auto_minival_keeps_the_start_of_a_failed_training(job, scripted, last, kept):
+    """The start has all six images right. By the sign test, 6 lost images are significant (p = 0.03), and 5 are not."""
+    seen = scripted(*[last] * 8, 1)
+    one = job("run", "minival=auto", *BEGUN)
+    Trainer(one).fit()
+    assert same(weights_of(one), seen[kept])
+    assert modelfile.load(one.folder.model_file).metrics["selected_step"] == kept
+    one.folder.model_file.unlink()  # as if killed before it was written
+    seen.clear()
+    again = job("run", "minival=auto", *BEGUN)
+    Trainer(again).fit(resume=True)
+    assert not seen, "no step, and no validation"
+    assert modelfile.load(again.folder.model_file).metrics["selected_step"] == kept
+
+
+def answers(right: int, of: int = 10) -> Ints:
+    """Rows, classes and predicted classes of minival, of two classes in turn; the first images are right."""
+    labels = np.arange(of) % 2
+    return np.stack([np.arange(of), labels, np.where(np.arange(of) < right, labels, 1 - labels)])
+
+
+@pytest.mark.parametrize(
+    ("start", "last", "of", "kept"),
+    [
+        (7, 6, 10, "trained"),
+        (5, 6, 10, "trained"),
+        (70, 69, 100, "trained"),
+        (9, 1, 10, "start"),
+        (70, 60, 100, "start"),
+    ],
+)
+def test_auto_minival_keeps_the_last_model_unless_the_initial_one_is_significantly_better(start, last, of, kept):
+    """Steps 10 and 20 are not candidates, even with all images right."""
     recipe = with_overrides(get_recipe("finetune"), ["epochs=3", "minival=auto"])
     selection = ModelSelection(recipe, RunLength(30, 10))
     network = torch.nn.Linear(1, 1)
@@ -175,16 +207,28 @@ def test_auto_minival_chooses_between_initial_and_last_model(start, kept):
         torch.nn.init.constant_(network.weight, filled[step])
         return network
 
-    selection.add(0, {"top1": start, "macro_f1": start}, at(0), start_name="the linear probe")
-    for step, figure in ((10, 0.8), (20, 0.9), (30, 0.6)):
-        selection.add(step, {"top1": figure, "macro_f1": figure}, at(step))
+    for step, right in ((0, start), (10, of - 1), (20, of), (30, last)):
+        figure = right / of
+        selection.add(
+            step, {"top1": figure, "macro_f1": figure}, at(step), answers(right, of), start_name="the linear probe"
+        )
     again = ModelSelection(recipe, RunLength(30, 10))
     again.load_state_dict(selection.state_dict())
     for one in (selection, again):
         one.apply(network)
         assert network.weight.item() == filled[0 if kept == "start" else 30]
         told = one.to_json()
-        assert (told["kept_model"], told["start_metric"], told["trained_metric"]) == (kept, start, 0.6)
+        assert (told["kept_model"], told["start_metric"], told["trained_metric"]) == (kept, start / of, last / of)
+        assert ("not significantly better" in str(one)) == (kept == "trained" and start > last)
+
+
+def test_unreadable_images_do_not_compare_initial_and_last_model():
+    """The start read six images, all right, and the last weights five others, all wrong. No image is in both."""
+    recipe = with_overrides(get_recipe("finetune"), ["epochs=1", "minival=auto"])
+    selection, network = ModelSelection(recipe, RunLength(10, 10)), torch.nn.Linear(1, 1)
+    selection.add(0, {"top1": 1.0, "macro_f1": 1.0}, network, answers(6, 11)[:, :6], start_name="the linear probe")
+    selection.add(10, {"top1": 0.0, "macro_f1": 0.0}, network, answers(6, 11)[:, 6:])
+    assert selection.to_json()["kept_model"] == "trained"
 
 
 def test_patience_does_not_count_the_end_of_the_stage_before():
@@ -195,7 +239,7 @@ def test_patience_does_not_count_the_end_of_the_stage_before():
     selection = ModelSelection(recipe, RunLength(120, 40), plan)
     over = []
     for step, figure in ((50, 0.9), (67, 0.8), (80, 0.5), (90, 0.4), (95, 0.3)):
-        selection.add(step, {"top1": figure, "macro_f1": figure}, torch.nn.Linear(1, 1))
+        selection.add(step, {"top1": figure, "macro_f1": figure}, torch.nn.Linear(1, 1), answers(0))
         over.append(selection.over)
     assert over == [False, False, False, True, True]
 

@@ -1,23 +1,28 @@
 """Callbacks of a training run, early stopping, and the context of a run that its parts share.
 
 Minival decides which weights of a run are kept, and when training ends early. The model before training is a candidate
-if it can classify, so that no run ends with a worse model than it began with. With ``minival: auto`` it and the last
-weights are the only candidates: of many validations on few images the best is mostly the luckiest, and its weights miss
-the end of the schedule. ``val``, which gives the metrics of the run, selects nothing. The selection is part of each
-checkpoint, so a resumed run selects the same.
+if it can classify, so that a run whose training fails still ends with a useful model. With ``minival: auto`` it and the
+last weights are the only candidates: of many validations on few images the best is mostly the luckiest, and its weights
+miss the end of the schedule. The last weights are then kept unless the model before training is significantly better:
+few images say little, and training mostly helps. ``val``, which gives the metrics of the run, selects nothing. The
+selection is part of each checkpoint, so a resumed run selects the same.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
+from efficientnetv2.data.records import Ints
+from efficientnetv2.metrics.metric_intervals import paired_difference
 from efficientnetv2.metrics.multilabel import METRIC_NAMES
 from efficientnetv2.progressive.schedule import StepPlan, StepSettings
 from efficientnetv2.training.recipe import Recipe
@@ -26,9 +31,12 @@ from efficientnetv2.training.time_limit import Pacer
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.errors import InputError, did_you_mean, format_duration, pluralize, short_repr
 from efficientnetv2.utils.logs import IS_PROGRESS
+from efficientnetv2.utils.random_key import Key
 
 _logger = logging.getLogger(__name__)
 
+_NO_CLASSES: Ints = np.empty((3, 0), dtype=np.int64)
+_COMPARISON_KEY = Key.of(0).fold("start or last")
 # Seconds between two lines of progress. Ours.
 _PROGRESS_S = 30.0
 
@@ -136,10 +144,10 @@ def unused_patience(recipe: Recipe, length: RunLength) -> list[str]:
 
 
 class ModelSelection:
-    """Keeps the weights that are best on minival, and decides when early stopping ends the run.
+    """Decides by minival which weights are kept, and when early stopping ends the run.
 
-    ``plan`` has the steps of a run whose number may change. With ``ends_only``, the start and the last weights are the
-    only candidates.
+    ``plan`` has the steps of a run whose number may change. The best weights are kept; with ``ends_only`` the last,
+    unless the start is significantly better.
     """
 
     def __init__(self, recipe: Recipe, length: RunLength, plan: StepPlan | None = None) -> None:
@@ -150,15 +158,22 @@ class ModelSelection:
         self._validations: dict[int, float] = {}  # Metric on minival by steps done, in order; higher is better
         self._weights: dict[str, Tensor] = {}
         self._start_name = ""
+        self._start_classes = _NO_CLASSES
+        self._start_is_better = False  # Significantly, than the last weights
 
-    def add(self, step: int, metrics: dict[str, float], network: nn.Module, *, start_name: str = "") -> bool:
+    def add(
+        self, step: int, metrics: dict[str, float], network: nn.Module, classes: Ints, *, start_name: str = ""
+    ) -> bool:
         """Add a validation after ``step`` steps; returns whether its weights are kept, as none before were better.
 
-        ``metrics`` have the names of ``monitor``. ``start_name`` describes the model before training, of step 0.
+        ``metrics`` have the names of ``monitor``. ``classes`` are (3, n): rows of minival, their classes, and the
+        predicted ones. ``start_name`` describes the model before training, of step 0.
         """
         if step == 0:
-            self._start_name = start_name
+            self._start_name, self._start_classes = start_name, classes
         self._validations[step] = metrics[self._by]
+        if self.ends_only and step >= self._plan.steps:
+            self._start_is_better = self._is_start_better(classes)
         if (step and self.ends_only and step < self._plan.steps) or self._best != step:
             return False
         self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
@@ -173,7 +188,21 @@ class ModelSelection:
     @property
     def _best(self) -> int:
         """Step of the best candidate; of equal ones the latest, whose weights have seen more images. Ours."""
+        if self.ends_only:
+            return 0 if self._start_is_better else max(self._validations)
         return max(self._candidates.items(), key=lambda point: point[::-1])[0]
+
+    def _is_start_better(self, classes: Ints) -> bool:
+        """Whether the start is significantly better than the last weights, on images that both could read."""
+        if self._validations.get(0, -math.inf) <= self._validations[max(self._validations)]:
+            return False
+        rows, here, there = np.intersect1d(self._start_classes[0], classes[0], return_indices=True)
+        if not len(rows):
+            return False
+        # Images count one by one: of a few groups, none could save a run whose training failed.
+        all_classes = np.concatenate([self._start_classes[1:, here], classes[2:, there]])
+        names, (labels, first, second) = np.unique(all_classes, return_inverse=True)
+        return paired_difference(labels, first, second, rows, len(names), key=_COMPARISON_KEY)[self._by].low > 0
 
     @property
     def over(self) -> bool:
@@ -195,13 +224,17 @@ class ModelSelection:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, for a checkpoint."""
         points = list(self._validations.items())
-        return {"points": points, "weights": self._weights, "start": self._start_name}
+        compared = {"start_classes": self._start_classes.tolist(), "start_is_better": self._start_is_better}
+        return {"points": points, "weights": self._weights, "start": self._start_name, **compared}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         self._validations = dict(state["points"])
         self._weights = state["weights"]
-        self._start_name = state.get("start", "")  # missing in checkpoints of earlier versions
+        # Missing in checkpoints of earlier versions.
+        self._start_name = state.get("start", "")
+        self._start_classes = np.array(state.get("start_classes", _NO_CLASSES), dtype=np.int64)
+        self._start_is_better = state.get("start_is_better", False)
 
     def to_json(self) -> dict[str, Any]:
         """The selection, for the report and the model file."""
@@ -231,6 +264,8 @@ class ModelSelection:
             which = "the last weights" if self.ends_only else f"the best weights of {count}"
             kept = f"{which}, after step {best:,} (epoch {self._epoch(best):.3g})"
             other = "" if start is None else f" Before training it was {start:.1%}."
+            if start is not None and start > self._validations[best]:
+                other = f" Before training it was {start:.1%}, which is not significantly better."
         score = self._validations[best]
         return f"Kept: {kept}. On minival its {name} is {score:.1%}.{other} The images of val selected nothing."
 

@@ -202,7 +202,7 @@ class Recipe(StrictModel):
     """Fraction of the training images that becomes `val` where no split is given. From 2, their number."""
     minival: Count | Fraction | Literal["auto"] | None = None
     """Selection set: number, or below 1 fraction, of the training images that are held out to select the best weights.
-    `auto` takes a twentieth, and selects between the start and the last weights. null keeps the last weights.
+    `auto` takes a twentieth, and keeps the last weights unless the start is significantly better. null keeps the last.
     """
     monitor: Literal["top1", "macro_f1"] = "top1"
     """Metric on minival that selects the weights."""

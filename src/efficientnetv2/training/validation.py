@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import rank_in_class
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
@@ -65,11 +66,13 @@ class Validator:
             raise self._divergence.output_error() from error
         if context.pacer is not None:
             context.pacer.validated(time.perf_counter() - began)
-        metrics = broadcast_from_main(setup.world, lambda: self._record(kind, predictions))
+        metrics, classes = broadcast_from_main(
+            setup.world, lambda: (self._record(kind, predictions), _classes(predictions))
+        )
         note = ""
         if selection is not None:
             network = eval_network(context.state)
-            if selection.add(step, metrics, network, start_name=setup.start) and step > 0:
+            if selection.add(step, metrics, network, classes, start_name=setup.start) and step > 0:
                 note = ", kept" if selection.ends_only else ", the best so far"
         self.is_due = False  # done, whether or not the log can be written
         self._log(metrics, split, note)
@@ -111,6 +114,12 @@ class Validator:
         """After each batch of a validation, which may take long. Several processes stop together, after a step."""
         if self._context.stop_requested() and not self._context.setup.world.is_distributed:
             raise StopRequestedError
+
+
+def _classes(predictions: Predictions) -> Ints:
+    """(3, n): rows, classes (of several labels the first) and predicted classes."""
+    labels = predictions.labels if predictions.labels.ndim == 1 else predictions.labels[:, 0]
+    return np.stack([predictions.samples, labels, predictions.logits.argmax(dim=1).numpy()])
 
 
 def _part_of_val(setup: RunSetup) -> ImageDataset:
