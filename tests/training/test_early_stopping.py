@@ -179,6 +179,22 @@ def test_auto_minival_keeps_the_start_of_a_failed_training(job, scripted, last, 
     assert modelfile.load(again.folder.model_file).metrics["selected_step"] == kept
 
 
+def test_selection_gets_the_classes_of_each_validation(job, scripted, monkeypatch):
+    scripted(*[2 / 6] * 8, 4 / 6)
+    one, add, found = job("run", "minival=auto", *BEGUN), ModelSelection.add, []
+
+    def record(selection, step, metrics, network, classes, **others):
+        found.append(classes)
+        return add(selection, step, metrics, network, classes, **others)
+
+    monkeypatch.setattr(ModelSelection, "add", record)
+    Trainer(one).fit()
+    for number, (rows, labels, predicted) in enumerate(found):
+        assert rows.tolist() == [0, 1, 2, 3, 4, 5]
+        assert labels.tolist() == one.minival.labels.tolist()
+        assert (labels == predicted).sum() == (2 if number else 4)
+
+
 def answers(right: int, of: int = 10) -> Ints:
     """Rows, classes and predicted classes of minival, of two classes in turn; the first images are right."""
     labels = np.arange(of) % 2
@@ -207,14 +223,15 @@ def test_auto_minival_keeps_the_last_model_unless_the_initial_one_is_significant
         torch.nn.init.constant_(network.weight, filled[step])
         return network
 
+    before_last, at_end = (ModelSelection(recipe, RunLength(30, 10)) for _ in range(2))
     for step, right in ((0, start), (10, of - 1), (20, of), (30, last)):
-        figure = right / of
-        selection.add(
-            step, {"top1": figure, "macro_f1": figure}, at(step), answers(right, of), start_name="the linear probe"
-        )
-    again = ModelSelection(recipe, RunLength(30, 10))
-    again.load_state_dict(selection.state_dict())
-    for one in (selection, again):
+        metrics = {"top1": right / of, "macro_f1": right / of}
+        if step == 30:
+            before_last.load_state_dict(selection.state_dict())
+            before_last.add(step, metrics, at(step), answers(right, of))
+        selection.add(step, metrics, at(step), answers(right, of), start_name="the linear probe")
+    at_end.load_state_dict(selection.state_dict())
+    for one in (selection, before_last, at_end):
         one.apply(network)
         assert network.weight.item() == filled[0 if kept == "start" else 30]
         told = one.to_json()
