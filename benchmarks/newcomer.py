@@ -108,7 +108,7 @@ def run_peer(side: str, python: str, job: Job) -> dict[str, Any]:
     command = [python, "-m", "benchmarks.newcomer_sides", side, json.dumps(asdict(job))]
     subprocess.run(command, check=True, env=env, cwd=_ROOT)
     facts = json.loads(Path(job.out, "side.json").read_text(encoding="utf-8"))
-    versions = library_versions() | {"torch": facts["torch"]}  # of the interpreter of the side
+    versions = library_versions() | {name: facts[name] for name in ("torch", "torchvision")}  # of its interpreter
     return {**facts, "hardware": hardware(), "versions": versions, "when": time.strftime("%Y-%m-%d")}
 
 

@@ -256,7 +256,8 @@ def main() -> None:
     facts["wall_s"] = round(time.monotonic() - BEGAN - facts.pop("pilot_s", 0), 1)
     test["predicted_label"] = predict(test.pop("file").tolist())
     test.to_csv(Path(job.out, "predictions.csv"), index=False)
-    facts |= {"image_size": job.image_size, "torch": torch.__version__, "timm": version("timm")}
+    facts |= {"image_size": job.image_size, "torch": torch.__version__}
+    facts |= {library: version(library) for library in ("torchvision", "timm")}
     Path(job.out, "side.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
