@@ -107,7 +107,7 @@ def test_table_of_first_runs_equals_the_record():
     page = (ROOT / "docs/benchmarks/first-run.md").read_text(encoding="utf-8")
     found = read(RESULTS / "newcomer.json")
     for one in found.values():
-        sides = [side for side in ("ours", "probe", "fastai", "timm") if side in one["sides"]]
+        sides = [side for side in ("ours", "probe", "fastai", "autogluon", "timm") if side in one["sides"]]
         top1 = [[100 * value for value in one["sides"][side]["top1"]] for side in sides]
         ends = [f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else "" for values in top1]
         cells = [f"{sum(values) / len(values):.1f}{end}" for values, end in zip(top1, ends, strict=True)]
