@@ -172,9 +172,11 @@ class ModelSelection:
         if step == 0:
             self._start_name, self._start_classes = start_name, classes
         self._validations[step] = metrics[self._by]
-        if self.ends_only and step >= self._plan.steps:
+        if self.ends_only and step:
+            if step < self._plan.steps:
+                return False
             self._start_is_better = self._is_start_better(classes)
-        if (step and self.ends_only and step < self._plan.steps) or self._best != step:
+        if self._best != step:
             return False
         self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
         return True
@@ -190,7 +192,7 @@ class ModelSelection:
         """Step of the best candidate; of equal ones the latest, whose weights have seen more images. Ours."""
         if self.ends_only:
             return 0 if self._start_is_better else max(self._validations)
-        return max(self._candidates.items(), key=lambda point: point[::-1])[0]
+        return max(self._validations.items(), key=lambda point: point[::-1])[0]
 
     def _is_start_better(self, classes: Ints) -> bool:
         """Whether the start is significantly better than the last weights, on images that both could read."""
