@@ -196,6 +196,27 @@ def test_names_of_columns_lose_spaces_around_them(folder):
     assert table["site_given"].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("options", [{}, {"require_labels": False, "for_training": False}])
+def test_url_of_an_image_is_refused_as_it_is_written(folder, options):
+    file = write(folder, "path,label\n0.png,a\n1.png,b\nhttps://host/x//a.jpg,a\n")
+    with pytest.raises(InputError, match=mentioning("row 4", "'https://host/x//a.jpg'", "Download")):
+        load_dataset(file, **options)
+
+
+def test_codes_are_text_and_numbers_are_numbers(folder):
+    """As numbers, codes lose their zeros and, beside an empty cell, the last digits of long ones."""
+    header = "path,label,code,long,level,year,empty\n"
+    rows = "0.png,a,007,20231105123456789,1.5,2014,\n1.png,b,12,,-2,,\n2.png,b,0,1,0.5,2016,\n"
+    dataset = load_dataset(write(folder, header + rows))
+    dataset.to_csv(folder / "again.csv")
+    for table in (dataset.table, ImageDataset.from_csv(folder / "again.csv", root=folder, source="again").table):
+        assert table["code"].tolist() == ["007", "12", "0"]
+        assert table["long"].dropna().tolist() == ["20231105123456789", "1"]
+        assert table["level"].tolist() == [1.5, -2, 0.5]
+        assert table["year"].dropna().tolist() == [2014, 2016]
+        assert table["empty"].isna().all()
+
+
 def test_splits_have_aliases(folder):
     rows = ["train", "Validation", "valid", "test", "", "VAL"]
     labels = "ababba"  # both classes to train on

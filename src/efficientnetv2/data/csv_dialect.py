@@ -22,6 +22,7 @@ from efficientnetv2.utils.io import write_atomically
 _SEPARATORS = ",;\t"
 _HEADER_LINES = 100  # at most, so that a quotation mark alone is no header of the whole file
 _QUOTED = re.compile(r'"[^"]*"')
+_CODE = r"^\s*[+-]?(?:0\d|\d{16})"  # as a number, it loses a leading zero or, beside empty cells, the last digits
 
 
 def read_header(file: Path) -> tuple[str, list[str]]:
@@ -56,15 +57,15 @@ def csv_names(file: Path) -> tuple[str, list[str]]:
 
 def read_csv(file: Path, separator: str, names: list[str], roles: Collection[str]) -> pd.DataFrame:
     """The table of a dataset; columns with roles are text. Raises InputError for malformed rows."""
-    text = {name: str for name in names if name in roles}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                file, sep=separator, encoding="utf-8-sig", dtype={**text, "group": str}, index_col=False,
+            table = pd.read_csv(
+                file, sep=separator, encoding="utf-8-sig", dtype=str, index_col=False,
                 keep_default_na=False, na_values=[""],  # 'NA' and 'None' may be classes
-                skip_blank_lines=False, low_memory=False,
+                skip_blank_lines=False,
             )  # fmt: skip
+            return with_numbers(table, {*roles, "group"})
     except UnicodeDecodeError:
         raise InputError(f"{file.name} is not UTF-8 text. Save it as CSV in UTF-8.") from None
     except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
@@ -72,6 +73,18 @@ def read_csv(file: Path, separator: str, names: list[str], roles: Collection[str
         if isinstance(error, pd.errors.ParserWarning):
             problem = f"rows have more cells than the first line names ({shorten(names)})"
         raise InputError(f"{file.name} is not a valid table: {problem}. Correct the rows.") from None
+
+
+def with_numbers(table: pd.DataFrame, text: Collection[str]) -> pd.DataFrame:
+    """A table of text with numbers and True or False as such, except columns in ``text`` and of codes such as 007."""
+    for name in table.columns.difference([*text]):
+        cells = table[name]
+        numbers = pd.to_numeric(cells, errors="coerce")
+        if numbers.notna().sum() == cells.notna().sum() and not cells.str.contains(_CODE, na=False).any():
+            table[name] = numbers
+        elif cells.dropna().isin(["True", "False"]).all():  # as ``write_table`` writes them
+            table[name] = cells.map({"True": True, "False": False})
+    return table
 
 
 def read_cells(file: Path) -> pd.DataFrame:

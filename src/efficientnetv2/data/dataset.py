@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data import builtin_datasets, image_folder, label_rules, table
-from efficientnetv2.data.csv_dialect import write_table
+from efficientnetv2.data.csv_dialect import with_numbers, write_table
 from efficientnetv2.data.open_image import is_image
 from efficientnetv2.data.records import (
     AUGMENTED_FROM,
@@ -133,9 +133,9 @@ class ImageDataset(ImageRecords):
     @classmethod
     def from_csv(cls, path: str | Path, *, root: Path | str, source: str, separator: str | None = None) -> ImageDataset:
         """Read a file of ``to_csv``, without validation. Digest and class ids stay the same. Raises InputError."""
-        text = dict.fromkeys(("path", "label", "split", "group", AUGMENTED_FROM), str)
         try:
-            table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], low_memory=False)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+            table = with_numbers(table, ("path", "label", "split", "group", AUGMENTED_FROM))
             table["split"] = table["split"].fillna("")
             prefix = _prefix(Path(path), root)
             for column in {"path", AUGMENTED_FROM} & set(table.columns):

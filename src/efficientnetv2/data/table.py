@@ -30,7 +30,7 @@ from efficientnetv2.data.records import (
     parse_split,
     validate_path_text,
 )
-from efficientnetv2.data.shards.index import SUFFIX
+from efficientnetv2.data.shards.index import SUFFIX, is_url
 from efficientnetv2.data.shards.records import locate_paths, points_into_shards
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
@@ -307,8 +307,9 @@ def _normal_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
         before_member = re.compile(rf"\\(?=.*{re.escape(SUFFIX)}#)", re.IGNORECASE)
         paths = paths.where(~in_tar | named, column.str.replace(before_member, "/", regex=True))
     paths = paths.str.removeprefix(root.as_posix().rstrip("/") + "/")
-    loose = paths.str.contains(r"(?:^|/)\.{0,2}/", regex=True, na=False)  # ./a, a//b, a/../b
-    loose &= ~in_tar  # may be a URL
+    detours = paths.str.contains(r"(?:^|/)\.{0,2}/", regex=True, na=False)  # ./a, a//b, a/../b
+    loose = np.array(detours, dtype=bool) & ~in_tar
+    loose[loose] = [not is_url(path) for path in paths[loose]]
     # Once per folder, not once per image.
     normal_folder = lru_cache(maxsize=None)(lambda folder: _normal_folder(folder, root))
 
@@ -331,6 +332,11 @@ def _normal_folder(folder: str, root: Path) -> str:
 def _with_files(records: ImageRecords) -> ImageRecords:
     """The same rows, with paths in the Unicode form of the file names. Refuses more than 5 % of rows without file."""
     root, paths = Path(records.root), records.paths
+    if (row := next((row for row, path in enumerate(paths) if is_url(path)), None)) is not None:
+        raise InputError(
+            f"{records.where(row)}: '{paths[row]}' is a URL. Download the images, and give the paths of their files. "
+            "(Shards are read from URLs.)"
+        )
     # In threads, since a network file system takes a while for each.
     absent = map_chunks(lambda rows: [not os.path.isfile(records.file(row)) for row in rows], range(len(records)))
     gone = np.flatnonzero(absent).tolist()

@@ -146,12 +146,18 @@ def test_shard_of_another_size_than_in_the_index_is_rejected(shards):
 
 def test_another_column_can_be_the_label(tmp_path):
     rows = [
-        {"path": paint(tmp_path / f"{n}.jpg", (50, 9 * n, 0), n).name, "label": "ab"[n % 2], "species": "xyz"[n % 3]}
+        {
+            "path": paint(tmp_path / f"{n}.jpg", (50, 9 * n, 0), n).name,
+            "label": "ab"[n % 2],
+            "species": "xyz"[n % 3],
+            "code": ["007", "12", "07"][n % 3],
+        }
         for n in range(12)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
     write_shards(load_dataset(tmp_path / "t.csv"), tmp_path / "shards", PackOptions(10**9))
     assert load_dataset(tmp_path / "shards", label_column="species").class_names == ("x", "y", "z")
+    assert load_dataset(tmp_path / "shards", label_column="code").class_names == ("007", "07", "12")
     with pytest.raises(InputError, match=mentioning("did you mean", "species")):
         load_dataset(tmp_path / "shards", label_column="specie")
 
