@@ -20,6 +20,7 @@ from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
+from efficientnetv2.checks.image_stats import collect_image_stats
 from efficientnetv2.data.bands import load_raster, measure_bands
 from efficientnetv2.data.config import DataConfig, parse_nodata, with_bands
 from efficientnetv2.data.dataset import load_dataset
@@ -226,6 +227,19 @@ def test_truncated_raster_is_found_by_the_probe(tmp_path, interleave, layout, co
         assert mentions(probe(str(path)).reason, "raster", "damaged")
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_ordinary_tiff_damaged_in_the_middle_is_found_by_the_probe(tmp_path, compression):
+    """Its last block is intact."""
+    path = tmp_path / "photo.tif"
+    pixels = RNG.integers(0, 255, (200, 200, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path, compression=compression, tiffinfo={278: 20})  # rows of a strip
+    assert probe(str(path)).reason == ""
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[: middle - 100] + b"\xff" * 200 + content[middle + 100 :])
+    assert probe(str(path)).reason
+
+
 def test_unreadable_files_are_named_without_gdal(tmp_path, monkeypatch):
     complete = tmp_path / "complete.tif"
     Image.fromarray(RNG.integers(0, 255, (32, 32, 3)).astype(np.uint8)).save(complete)
@@ -318,6 +332,8 @@ def test_raster_without_gdal_names_the_extra(tmp_path, monkeypatch):
     path = str(write_raster(tmp_path / "five.tif", random_uint16()))
     monkeypatch.setattr("efficientnetv2.data.raster_checks.has_gdal", lambda: False)
     assert mentions(probe(path).reason, "geo")
+    dataset = load_dataset(tmp_path, require_labels=False)
+    assert mentions(collect_image_stats(dataset, workers=1).table["reason"][0], "geo")
     assert measure_bands([path], None, seed=0) is None
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(InputError, match=mentioning("geo")):
@@ -723,3 +739,15 @@ def test_rgb_images_that_pillow_cannot_open_are_read(tmp_path, monkeypatch, band
     assert mentions(probe(path).reason, "geo", "raster")
     with pytest.raises(UnreadableImageError, match=mentioning("one.tif", "geo")):
         eval_reader(listed).source(0)
+
+
+def test_scaling_is_measured_on_training_images_only(tmp_path):
+    """The values of val are about ten times as large."""
+    for split, low in (("train", 1_000), ("val", 20_000)):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            write_raster(tmp_path / split / name / "one.tif", random_uint16(3, low=low, high=low + 3_000))
+    source = DataConfig(str(tmp_path))
+    rule = with_bands(source.read(), source, seed=0).bands
+    assert min(rule.low) >= 1_000
+    assert max(rule.high) <= 4_000

@@ -72,6 +72,8 @@ def probe(file: str) -> FileProbe:
         if is_certain or not (raster_checks.has_gdal() or raster_checks.needs_gdal(file)):
             return found
         reason, colors = raster_checks.probe_raster(file)
+        if found.reason and not reason and not raster_checks.raster_content(file):  # an ordinary image
+            reason = raster_checks.damage(file)
         return replace(found, reason=reason, colors=colors, brightest=None)
     except OSError as error:
         return FileProbe(fault_of(error))

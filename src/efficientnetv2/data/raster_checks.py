@@ -139,6 +139,16 @@ def probe_raster(path: str) -> tuple[str, str]:
         return "is not an image that Pillow can read, and not a raster that GDAL can open", ""
 
 
+def damage(path: str) -> str:
+    """Why GDAL cannot read a whole raster, or ''."""
+    try:
+        with open_raster(path) as dataset, geotiff.read_errors(dataset):
+            dataset.read()
+    except InputError:
+        return "is damaged"
+    return ""
+
+
 def truncation_fault(path: str) -> str:
     """Why a raster whose first band Pillow has read is incomplete. '' also without the extra ``geo``."""
     if has_gdal():

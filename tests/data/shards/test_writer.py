@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import tarfile
 import zlib
 from dataclasses import replace
@@ -53,6 +54,19 @@ def table(tmp_path: Path) -> Path:
 def members(shard: Path) -> dict[str, bytes]:
     with tarfile.open(shard) as tar:
         return {member.name: tar.extractfile(member).read() for member in tar}
+
+
+def test_raster_without_gdal_is_skipped_with_the_name_of_the_extra(table, tmp_path, monkeypatch):
+    write_raster = pytest.importorskip("tests.rasters").write_raster
+    raster = write_raster(tmp_path / "images/five.tif", np.zeros((5, 16, 16), dtype=np.uint16))
+    with open(table, "a", encoding="utf-8") as rows:
+        rows.write('images/five.tif,"class 0, größer",train,g0,1,1,7\n')
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    monkeypatch.setattr("efficientnetv2.data.raster_checks.has_gdal", lambda: False)
+    result = write_shards(load_dataset(table), tmp_path / "shards", SMALL)
+    ((path, reason),) = result.skipped
+    assert (path, raster.name) == ("images/five.tif", "five.tif")
+    assert "geo" in reason
 
 
 def test_labels_splits_bytes_and_columns_are_preserved_in_order(table, tmp_path):

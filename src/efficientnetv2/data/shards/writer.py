@@ -26,7 +26,7 @@ from PIL import Image
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_resized_image
-from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks, probe_bytes
+from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks, probe, probe_bytes
 from efficientnetv2.data.image_io import UnreadableImageError, fault_of, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
 from efficientnetv2.data.open_image import image_extensions, is_image, open_image
@@ -174,9 +174,10 @@ class _Packed(NamedTuple):
 def _pack_image(reader: Reader, sample: int, path: str, image_size: int | None) -> _Packed | str:
     """An image to pack, shrunk if its shorter side is longer than ``image_size``; or why it is unusable."""
     try:
-        data = file_bytes(reader.source(sample))
+        source = reader.source(sample)
+        data = file_bytes(source)
         if reason := probe_bytes(data).reason:
-            return reason
+            return (isinstance(source, str) and probe(source).reason) or reason
         if is_image(path):
             extension = os.path.splitext(path)[1][1:].lower()
         else:
