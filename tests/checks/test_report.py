@@ -302,6 +302,14 @@ def test_times_in_both_splits_and_missing_times_are_found(planted):
     assert found_in(planted.read()) == {"time_across_splits": [], "no_time": [["003.jpg"]]}
 
 
+@pytest.mark.parametrize("cell", ["31.05.2016", "2016:05:31 10:20:30"])
+def test_time_column_in_an_unknown_form_is_reported(planted, cell):
+    planted.table["date"] = cell
+    assert found_in(planted.read()) == {"no_time": []}
+    planted.table["date"] = ""
+    assert found_in(planted.read()) == {}
+
+
 def test_missing_or_invalid_time_column_is_refused(planted):
     dataset = planted.read()
     with pytest.raises(InputError, match=mentioning("dates", "did you mean")):

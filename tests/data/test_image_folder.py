@@ -118,6 +118,8 @@ def test_class_called_train_is_not_a_split(tmp_path):
     dataset = load_dataset(tmp_path)
     assert dataset.class_names == ("bus", "car", "train")
     assert set(dataset.split) == {""}
+    assert mentions(" ".join(dataset.notes), "'train'", "as a class")
+    assert load_dataset(tmp_path, layout="classes").notes == ()
 
 
 def test_folders_next_to_train_and_val_are_not_classes(tmp_path):
@@ -574,4 +576,14 @@ def test_class_may_have_the_name_of_a_missing_value(name, tmp_path):
 def test_blank_class_name_is_rejected(tmp_path):
     write_images(tmp_path / " /1.jpg", tmp_path / "b/2.jpg")
     with pytest.raises(InputError, match=mentioning("1.jpg", "class")):
+        load_dataset(tmp_path)
+
+
+def test_archives_are_to_be_unpacked(tmp_path):
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    with pytest.raises(InputError, match=mentioning("1 file .zip", "unpack")) as refused:
+        load_dataset(tmp_path)
+    assert "JPEG" not in str(refused.value)
+    (tmp_path / "photo.foo").write_bytes(b"?")
+    with pytest.raises(InputError, match=mentioning("JPEG", "unpack")):
         load_dataset(tmp_path)

@@ -145,8 +145,11 @@ def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSe
     """Images of one time, and splits with common times. ``column`` None takes a likely column."""
     check_time_column(dataset, column)
     name = time_column(dataset, column)
-    if name is None or not (known := times_of(dataset, name).notna().to_numpy()).any():
+    if name is None or not (given := dataset.table[name].dropna().astype(str)).size:
         return CheckSection({})
+    if not (known := times_of(dataset, name).notna().to_numpy()).any():
+        sentence = f"No value of {name} is a number or a date such as 2016-05-31. The first is '{given.iloc[0]}'."
+        return CheckSection({}, [issue("no_time", sentence, advice="To check and split by time, change the values.")])
     times, split = times_of(dataset, name), split_names(dataset)
     timed = known & _has_time_of_day(dataset.table[name], times)
     dated = known & ~timed

@@ -35,6 +35,7 @@ _IGNORED_SUFFIXES = frozenset(
 # From this many folders with this many sub-folder names in common, folders look like splits. Ours.
 _SHARED_NAMES = 2
 _MAX_SUFFIXES = 5  # that a note names
+_ARCHIVES = frozenset((".zip", ".rar", ".7z", ".gz", ".tgz", ".bz2", ".xz"))
 
 
 def read_folder(folder: Path, source: str, options: ReadOptions) -> ImageRecords:
@@ -78,6 +79,11 @@ def read_folder(folder: Path, source: str, options: ReadOptions) -> ImageRecords
     if is_auto and (labeled or strict):
         listing.split_within_classes()
         listing.note_nesting()
+        if called := [name for name in folders if parse_split(name) and name not in empty]:
+            listing.notes.append(
+                f"Read {shorten(called)} as {'a class' if len(called) == 1 else 'classes'}. If these images have no "
+                f"class, move them out of {source}."
+            )
     if empty and (strict or options.allow_empty_classes):
         listing.notes.append(f"Skipped the class folders {shorten(empty)}, which hold no image.")
     return listing.records()
@@ -371,7 +377,9 @@ def _format_unsupported(unsupported: Mapping[str, Mapping[str, int]], place: str
         for suffix, folders in list(unsupported.items())[:_MAX_SUFFIXES]
     ]
     others = ", and others" if len(unsupported) > _MAX_SUFFIXES else ""
-    return f"Skipped in {place}: {', '.join(counts)}{others}; convert images to JPEG. " if counts else ""
+    fixes = ["convert images to JPEG"] if unsupported.keys() - _ARCHIVES else []
+    fixes += ["unpack archives"] if unsupported.keys() & _ARCHIVES else []
+    return f"Skipped in {place}: {', '.join(counts)}{others}; {' and '.join(fixes)}. " if counts else ""
 
 
 def _no_classes(place: str, images: list[str]) -> str:
