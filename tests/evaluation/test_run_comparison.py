@@ -119,6 +119,18 @@ def test_same_images_are_found_under_other_paths():
     assert compare_unpaired(same, more).shared == 2
 
 
+def test_same_images_are_found_behind_a_link(tmp_path):
+    """A run knows its folder without links, an evaluation of its dataset.csv the paths that were given."""
+    (tmp_path / "disk/photos").mkdir(parents=True)
+    (tmp_path / "data").symlink_to("disk")
+    run = replace(_run("a", [True, False], 1.0), root=str(tmp_path / "disk/photos"))
+    there = run.predictions.set_axis(["../../data/photos/0.jpg", f"{tmp_path}/data/photos/1.jpg"])
+    found = compare_runs(run, replace(run, name="b", predictions=there, root=str(tmp_path / "runs/a"))).over
+    assert (found.num_images, found.by_name) == (2, "")
+    absolute = run.predictions.set_axis([f"{tmp_path}/data/photos/{number}.jpg" for number in (0, 1)])
+    assert compare_runs(run, replace(run, name="c", predictions=absolute, root="")).over.by_name == ""
+
+
 def _evaluated(name, right, count, first):
     """An evaluation of separate images with a Wilson interval, as in a report."""
     run = _run(name, [True] * right + [False] * (count - right), 1.0)

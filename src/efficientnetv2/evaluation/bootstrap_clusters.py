@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -108,14 +109,18 @@ def root_of(images: ImageDataset) -> str:
 
 
 def located(table: pd.DataFrame, root: str | None) -> pd.DataFrame:
-    """A table of predictions by the files of its images, if their ``data_root`` is known."""
-    if not root:
+    """A table of predictions by the files of its images, in folders without links, if their ``data_root`` is known."""
+    if root is None:
         return table
+    folder_of = lru_cache(maxsize=None)(os.path.realpath)
 
     def file(path: str) -> str:
-        if os.path.isabs(path) or is_url(path):
+        if is_url(path) or (is_url(root) and os.path.isabs(path)):
             return path
-        return f"{root}/{path}" if is_url(root) else os.path.normpath(os.path.join(root, path))
+        if is_url(root):
+            return f"{root}/{path}"
+        folder, name = os.path.split(os.path.join(root, path))
+        return os.path.join(folder_of(folder), name)
 
     files = pd.Index([file(path) for path in table.index], name=table.index.name)
     return table.set_axis(files) if files.is_unique else table
