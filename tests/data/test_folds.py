@@ -131,6 +131,15 @@ def test_periods_have_similar_numbers_of_images():
     )
 
 
+def test_class_without_an_image_is_refused_by_time_too():
+    """Its only file was unreadable."""
+    data = dataset([0, 1, 2] * 4 + [3], year=[*range(12), 0])
+    kept = data.select(np.arange(12))
+    for fold in (lambda: time_folds(kept, k=2, column="year"), lambda: assign_folds(kept, k=2, seed=0, by="class")):
+        with pytest.raises(InputError, match=mentioning(data.class_names[3], "no readable image")):
+            fold()
+
+
 def test_dates_are_sorted():
     dates = [f"20{year:02d}-0{month}-01" for year in (16, 15, 17) for month in (3, 9, 6, 1)]
     assignment = time_folds(dataset([0, 1] * 6, date=dates), k=2, column="date")
@@ -354,3 +363,11 @@ def test_parquet_days_are_dates(tmp_path):
     found = times_of(SimpleNamespace(table=table), "date")
     assert [format_time(moment) for moment in found[:2]] == ["2016-05-31", "2015-05-31"]
     assert pd.isna(found.iloc[2])
+
+
+def test_duplicates_of_the_latest_images_are_not_trained_on():
+    contents = np.arange(12)
+    contents[11] = 0  # the newest image is a copy of the oldest
+    held = time_holdout(dataset([0, 1] * 6, year=np.arange(12)), share=0.25, column="year", contents=contents)
+    assert held.val_rows.tolist() == [9, 10, 11]
+    assert held.train_rows.tolist() == list(range(1, 9))

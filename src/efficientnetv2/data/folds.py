@@ -186,10 +186,17 @@ def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | N
 
     Images of one time stay together. Copies of predicted images are not trained on. Given splits but ``test`` do not
     count. ``column`` holds numbers (a year) or dates. ``contents`` are (N,) ids, equal for identical files.
-    Raises InputError where times are missing, there are fewer than periods, or a class first appears too late.
+    Raises InputError where times are missing, there are fewer than periods, or a class has no image or first appears
+    too late.
     """
     rows = np.flatnonzero(dataset.split != "test")
-    times = _times(dataset.select(rows), column)
+    part = dataset.select(rows)
+    if len(gone := np.setdiff1d(np.arange(len(part.class_names)), image_labels(part)[1])):
+        raise InputError(
+            f"{dataset.source}: class '{part.class_names[gone[0]]}' has no readable image in train. Add images, or "
+            "leave it out."
+        )
+    times = _times(part, column)
     period = _periods(times, k, column)
     parts = []
     for number in range(1, k + 1):
