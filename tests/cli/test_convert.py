@@ -532,6 +532,10 @@ def test_detector_of_unknown_images_at_another_size_is_left_out():
     network.unknown = UnknownDetector.fit(torch.randn(60, network.embed_dim), "val")
     apply_metadata(network, user_metadata(None, {}))
     assert network.unknown is not None
+    network.calibration = Calibration(2.0, 100, "minival")
+    (note,) = apply_metadata(network, user_metadata(None, {"tta": "d4"}))
+    assert "temperature" in note
+    assert network.unknown is not None, "it sees one view"
     (note,) = apply_metadata(network, user_metadata(None, {"image_size": 96}))
     assert network.unknown is None
     assert mentions(note, "detector", "preprocessing")

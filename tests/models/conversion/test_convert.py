@@ -213,6 +213,45 @@ def test_backbone_of_a_model_with_a_custom_head_is_read(tmp_path, library, head)
         convert.read(tmp_path / "less.pth")
 
 
+@pytest.mark.parametrize(
+    ("library", "layer"),
+    [("torchvision", "classifier"), ("torchvision", "classifier.0"), ("timm", "classifier.1"), ("timm", "fc")],
+)
+def test_head_of_one_linear_layer_of_any_name_is_the_classifier(tmp_path, library, layer):
+    whole = their_torchvision.models.efficientnet_b0().state_dict() if library == "torchvision" else timm_state()
+    tensors = {name: one for name, one in whole.items() if not name.startswith("classifier.")}
+    head = nn.Linear(1280, 2)
+    tensors |= {f"{layer}.{name}": one for name, one in head.state_dict().items()}
+    torch.save(tensors, tmp_path / "tuned.pth")
+    read = convert.read(tmp_path / "tuned.pth")
+    assert torch.equal(read.network.state_dict()["classifier.weight"], head.weight)
+    assert torch.equal(read.network.state_dict()["classifier.bias"], head.bias)
+    assert any(mentions(note, f"'{layer}'", "classifier") for note in read.notes)
+    convert_model(tmp_path / "tuned.pth", tmp_path / "tuned.safetensors", class_names=["oak", "elm"])
+    assert model_file.load(tmp_path / "tuned.safetensors").class_names == ("oak", "elm")
+    tensors[f"{layer}.weight"] = torch.zeros(2, 1281)
+    torch.save(tensors, tmp_path / "wider.pth")
+    assert convert.read(tmp_path / "wider.pth").network.num_classes == 0
+
+
+def test_assumed_activation_is_stated(tmp_path):
+    read = convert.read(timm_file(tmp_path / "b0.safetensors", num_classes=3))
+    assert any(mentions(note, "activation", "softmax") for note in read.notes)
+    for classes in (0, 1000):
+        read = convert.read(timm_file(tmp_path / "b0.safetensors", num_classes=classes))
+        assert not any("softmax" in note for note in read.notes)
+    convert.write(tmp_path / "hub", our_network(), "timm")
+    assert not any("softmax" in note for note in convert.read(tmp_path / "hub").notes)
+
+
+def test_single_output_is_refused_as_a_model_file(tmp_path):
+    """Its softmax would be 1 for each image."""
+    path = timm_file(tmp_path / "b0.safetensors", num_classes=1)
+    with pytest.raises(InputError, match=mentioning("one output", "sigmoid")):
+        convert_model(path, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_checkpoint_of_the_timm_trainer_is_read(tmp_path):
     """CheckpointSaver saves the command-line options, an argparse.Namespace, with the weights."""
     from timm.utils import CheckpointSaver, ModelEmaV2
@@ -531,3 +570,15 @@ def test_timm_model_with_a_black_margin_is_read_without_it():
     found, notes = stated_preprocessing(config, "volo_d5_448")
     assert (found.image_size, found.crop_pct) == (448, 1.0)
     assert any(mentions(note, "1.15") for note in notes)
+
+
+def test_numbered_class_names_of_a_config_are_in_numeric_order(tmp_path):
+    """timm allows {"0": name, ...}. As text, "10" comes before "2"."""
+    names = tuple(f"class {number}" for number in range(12))
+    convert.write(tmp_path / "hub", our_network(classes=names), "timm")
+    path = tmp_path / "hub/config.json"
+    numbered = {str(number): names[number] for number in reversed(range(12))}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"label_names": numbered}))
+    weights = tmp_path / "hub/model.safetensors"
+    save_file(load_file(weights), weights, metadata={"format": "pt"})  # without our metadata
+    assert convert.read(tmp_path / "hub").network.class_names == names

@@ -93,6 +93,13 @@ def read(
     network.preprocessing, network.class_names = preprocessing, class_names
     if file.activation is not None:
         network.activation = file.activation
+    elif (  # training has its own
+        header is None
+        and used == metadata.FIELDS
+        and file.source != "keras"
+        and found.num_classes not in (0, metadata.IMAGENET_CLASSES)
+    ):
+        notes.append("the file does not state its activation: softmax, one label per image")
     if header is not None:
         network.activation, network.recipe = header.activation, header.recipe
         network.metrics = metadata.valid_metrics(header.metrics, header.preprocessing, preprocessing, notes)

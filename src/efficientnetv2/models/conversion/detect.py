@@ -105,6 +105,10 @@ def detect(file: WeightFile, *, named_by_user: bool = False) -> DetectedModel:
         ours: theirs for ours, theirs in match.names.items() if theirs in file.tensors and theirs not in other_head
     }
     table, theirs, notes = _library_model(file, match.name)
+    if (layer := _single_layer(file, match, other_head)) is not None:
+        names |= {f"classifier.{kind}": f"{layer}.{kind}" for kind in ("weight", "bias")}
+        notes.append(f"the only layer of its head, '{layer}', is read as the classifier")
+        other_head = ()
     if other_head:
         notes.append(f"its head differs ({shorten(other_head)}) and is left out, so the model has no classifier")
     return DetectedModel(
@@ -152,6 +156,16 @@ def _other_head(file: WeightFile, match: _Match) -> tuple[str, ...]:
     within = any(part(name) in map(part, head) for name in match.extra)
     # Unknown tensors next to a classifier that fits are not a head.
     return (*present, *match.extra) if within or not present else ()
+
+
+def _single_layer(file: WeightFile, match: _Match, head: tuple[str, ...]) -> str | None:
+    """The name of the linear layer that is all of a head and takes the embedding. None for other heads."""
+    layer = head[0].rpartition(".")[0] if head else ""
+    if {*head} != {f"{layer}.weight", f"{layer}.bias"}:
+        return None
+    weight, bias = (tuple(file.tensors[f"{layer}.{kind}"].shape) for kind in ("weight", "bias"))
+    width = match.expected["classifier.weight"][1]
+    return layer if weight == (*bias, width) and len(bias) == 1 else None
 
 
 def _faults(file: WeightFile, match: _Match) -> str:

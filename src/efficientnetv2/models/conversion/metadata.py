@@ -20,7 +20,7 @@ from efficientnetv2.utils.errors import InputError, error_summary, pluralize
 from efficientnetv2.utils.optional_deps import import_torchvision
 from efficientnetv2.utils.shell import shell_join
 
-_IMAGENET_CLASSES = 1000
+IMAGENET_CLASSES = 1000
 _TOLERANCE = 1e-5  # for values that Keras keeps as 32-bit floats. Ours
 # Fields that notes mention; the crop belongs to the crop mode, and tta is ours alone.
 FIELDS = ("image_size", "crop_mode", "interpolation", "mean", "std")
@@ -204,7 +204,7 @@ def class_names(
         return _distinct(file.class_names)
     if header is not None:
         return header.class_names
-    if num_classes == _IMAGENET_CLASSES:
+    if num_classes == IMAGENET_CLASSES:
         notes.append("class names: ImageNet's, since there are 1000 outputs and the file states no names")
         return imagenet_class_names()
     if num_classes:
@@ -239,7 +239,8 @@ def apply_metadata(network: Network, user: UserMetadata) -> list[str]:
     if network.calibration is not None and before != network.preprocessing:
         network.calibration = None
         notes.append("the temperature was fitted with another preprocessing and is left out")
-    if network.unknown is not None and before != network.preprocessing:
+    # It sees one view of an image.
+    if network.unknown is not None and replace(before, tta=network.preprocessing.tta) != network.preprocessing:
         network.unknown = None
         notes.append("the detector of unknown images was fitted with another preprocessing and is left out")
     return notes
