@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,24 @@ def test_the_pipeline_of_transformers_gives_the_probabilities_of_predict(tmp_pat
     back = convert.read(folder).network
     assert (back.class_names, back.activation) == (CLASSES, activation)
     assert torch.allclose(logits(back), theirs, atol=1e-5)
+
+
+def test_code_of_the_card_turns_photos_upright(tmp_path, image):
+    photo = tmp_path / "photo.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(image).resize((64, 40)).save(photo, quality=95, exif=exif)
+    path = saved(tmp_path / "model.safetensors")
+    folder = ev2.push(path, output=tmp_path / "folder").folder
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    code = code.replace("image.jpg", str(photo)).replace("local-dir:folder", f"local-dir:{folder}")
+    *statements, value = code.strip().splitlines()
+    names = {}
+    exec("\n".join(statements), names)
+    theirs = eval(value, names)
+    assert theirs == pytest.approx(ev2.Predictor(path, device="cpu")(photo)[0].probabilities, abs=1e-3)
+    turned = Image.fromarray(np.asarray(Image.open(photo)))  # without its orientation
+    assert ev2.Predictor(path, device="cpu")(turned)[0].probabilities != pytest.approx(theirs, abs=1e-3)
 
 
 def test_temperature_of_several_views_is_left_out(tmp_path):
