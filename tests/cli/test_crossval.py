@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import f1_score
-from tests.command_line import TINY, effnetv2, killed_at, run_ok, run_refused
+from tests.command_line import NETWORK, TINY, effnetv2, killed_at, run_ok, run_refused
 from tests.conftest import COLORS, paint
 from tests.data.test_folds import places
 from tests.data.test_splits import dataset
@@ -886,6 +886,22 @@ def test_cross_validation_that_fails_while_it_starts_leaves_nothing(tmp_path, mo
     assert not out.exists()
 
 
+def test_disk_that_is_full_for_a_later_fold_is_reported_with_a_way_to_continue(tmp_path, monkeypatch):
+    write = crossval_runs.write_atomically
+
+    def full(file, fill):
+        if file.name == "fold2.csv":
+            raise OSError(28, "No space left on device")
+        write(file, fill)
+
+    monkeypatch.setattr(crossval_runs, "write_atomically", full)
+    words = replace(SHORT, model=NETWORK, settings=("progressive.image_size=32", "progressive.stages=1"))
+    file, options = painted(tmp_path, 24), RunOptions(tmp_path / "folds", device="cpu", workers=0, probe=False)
+    with pytest.raises(InputError, match=mentioning("fold2.csv", "Make room", "`resume`")):
+        crossval.run_crossval(words, DataConfig(str(file)), options, CrossValConfig(folds=2, by="class"))
+    assert (tmp_path / "folds/fold1/model.safetensors").exists()
+
+
 @pytest.mark.parametrize(("written", "left"), [("notes.txt", False), ("fold1/recipe.yaml", True)])
 def test_error_removes_no_other_file_and_no_run(written, left, tmp_path, monkeypatch):
     def fail(self, folds, folder, title):
@@ -1187,3 +1203,12 @@ def test_blocks_have_the_requested_size():
     data = dataset(np.tile([0, 1, 0, 1], 20), **places(80))
     plan = CrossValConfig(folds=4, by="place", block_degrees=0.3)
     assert plan.make_folds(data, np.arange(80), 0).block == 0.3
+
+
+def test_by_time_the_probe_predicts_the_period_after_its_training_images(tmp_path, monkeypatch):
+    """The first of six years trains every probe, and none predicts it."""
+    data = dataset(np.arange(180) % 2, year=2000 + np.arange(180) // 30)
+    folds = time_folds(data, k=5, column="year")
+    found = probe_on(np.arange(180), data, folds, tmp_path, monkeypatch)
+    assert found.predictions.samples.tolist() == list(range(30, 180))
+    assert found.predictions.labels.tolist() == data.labels[30:].tolist()

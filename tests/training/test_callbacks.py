@@ -17,6 +17,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file as modelfile
+from efficientnetv2.models import safetensors_io
 from efficientnetv2.training import loop, metrics_log, run_setup, trainer
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.checkpoints import checkpoint_steps, save_checkpoint
@@ -24,7 +25,7 @@ from efficientnetv2.training.loop import StepOutput
 from efficientnetv2.training.metrics_log import data_wait_fraction
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.run_setup import RunSetup
+from efficientnetv2.training.run_setup import RunSetup, eval_preprocessing
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.trainer import Trainer, UnreadableImages
 from efficientnetv2.training.validation import DivergenceCheck, Validator, _part_of_val
@@ -395,6 +396,22 @@ def test_full_disk_is_reported_and_loses_no_step(name, minival, job, monkeypatch
     ]
 
 
+def test_disk_that_is_full_for_the_model_file_loses_no_step(job, monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as change:
+        change.setattr(safetensors_io, "save_file", full)
+        with pytest.raises(InputError, match=mentioning("model.safetensors", "Make room", "`resume`")):
+            Trainer(job("run")).fit()
+    change = SimpleNamespace(steps=[])
+    monkeypatch.setattr(loop, "optimizer_step", lambda *given, **more: change.steps.append(given))
+    again = job("run")
+    Trainer(again).fit(resume=True)
+    assert again.folder.model_file.exists()
+    assert not change.steps
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="Windows has no such signal")
 @pytest.mark.parametrize("moment", [(torch, "save"), (torch.nn.Module, "state_dict"), (loop, "optimizer_step")])
 def test_worker_killed_in_the_middle_of_a_step_or_checkpoint_loses_no_step(job, monkeypatch, moment):
@@ -619,3 +636,26 @@ def test_progress_is_reported_between_rows(job, monkeypatch):
     assert [done for done, *_ in shown] == list(range(1, 25))
     assert [row["step"] for row in one.folder.history() if row["kind"] == "train"] == [12, 24]
     assert all(images_per_s > 0 for *_, images_per_s, _ in shown)
+
+
+def test_only_the_last_evaluation_has_the_views_of_the_recipe(job, monkeypatch):
+    """Eight views take eight times as long."""
+    one, views, real = job("run", "tta=d4", "eval_image_size=48"), [], run_setup.predict_dataset
+    one = replace(one, preprocessing=eval_preprocessing(one.recipe, one.network, None))
+
+    def predict(network, part, *, preprocessing, **words):
+        views.append(preprocessing.tta)
+        return real(network, part, preprocessing=preprocessing, **words)
+
+    monkeypatch.setattr(run_setup, "predict_dataset", predict)
+    Trainer(one).fit()
+    assert views == [*["none"] * 7, "d4"]
+
+
+def test_a_tenth_of_the_learning_rate_is_advised(job):
+    """Of the 0.002 of recipe quick."""
+    one = job("run")
+    with torch.no_grad():
+        one.network.classifier.weight.fill_(float("nan"))
+    with pytest.raises(DivergedError, match=mentioning("optimizer.lr=0.0002")):
+        Trainer(one).fit()

@@ -233,12 +233,16 @@ def _console(*, stderr: bool) -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print the result of a command with ``--json``: one JSON value on stdout."""
+    """Print the result of a command with ``--json``: one JSON value on stdout. If that fails, the work goes on."""
+    if sys.stdout is None:  # closed
+        return
     try:
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         _silence(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            _console(stderr=True).print(f"stdout: {error.strerror or error}. The JSON is lost.")
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import DivergedError, InputError, pluralize
+from efficientnetv2.utils.io import hint_for_os_error
 
 _logger = logging.getLogger(__name__)
 
@@ -120,21 +121,32 @@ def finish_training(context: RunContext, log: MetricsLog, validator: Validator, 
 def save_model(
     setup: RunSetup, state: TrainState, selection: ModelSelection | None, predictions: Predictions | None = None
 ) -> None:
-    """Write the model file; before the last evaluation, without ``predictions``, it has no metrics of ``val``."""
+    """Write the model file; before the last evaluation, without ``predictions``, it has no metrics of ``val``.
+
+    Raises InputError on a full disk: the checkpoints have the model, and the run resumes from them.
+    """
     names, split = setup.train.class_names, setup.eval_split
     metrics: dict[str, Any] = {"epochs": epochs_trained(setup, state.step)}
     if predictions is not None:
         score = compute_metrics(predictions.labels, predictions.probabilities, names, predictions.activation)
         name, mean = macro_metric(score)
         metrics |= {f"{split}_top1": score.top1, f"{split}_{name}": mean, f"{split}_images": score.num_images}
-    model_file.save(
-        setup.folder.model_file,
-        eval_network(state),
-        preprocessing=setup.preprocessing,
-        class_names=names,
-        recipe=setup.recipe.to_json(),
-        metrics=metrics | (selection.to_json() if selection else {}),
-    )
+    try:
+        model_file.save(
+            setup.folder.model_file,
+            eval_network(state),
+            preprocessing=setup.preprocessing,
+            class_names=names,
+            recipe=setup.recipe.to_json(),
+            metrics=metrics | (selection.to_json() if selection else {}),
+        )
+    except InputError as error:
+        if (cause := error.__cause__) is None or isinstance(cause, InputError):
+            raise
+        raise InputError(
+            f"{setup.folder.model_file} can't be written ({getattr(cause, 'strerror', None) or cause}). "
+            f"{hint_for_os_error(cause)}, then continue with `resume`."
+        ) from cause
 
 
 def unreadable_note(setup: RunSetup, predictions: Predictions) -> list[str]:

@@ -43,7 +43,7 @@ from efficientnetv2.utils.errors import (
     format_duration,
     pluralize,
 )
-from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
+from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically, writing
 from efficientnetv2.utils.logs import RunLog, attached, hushed
 from efficientnetv2.utils.probability import Activation
 from efficientnetv2.workflows.crossval_config import CrossValConfig, with_settings
@@ -233,11 +233,14 @@ class _Fold:
             )
             recipe, known = (path / "recipe.yaml").read_text("utf-8"), _selection_recipes(self.folder, index)
             if recipe not in [file.read_text("utf-8") for file in known]:
-                fold = f"_fold{self.number + 1}" if known else ""
-                write_text_atomically(selection / f"try{index + 1}{fold}.yaml", recipe)
+                file = selection / f"try{index + 1}{f'_fold{self.number + 1}' if known else ''}.yaml"
+                with writing(file):
+                    write_text_atomically(file, recipe)
         images = len(self.folds.parts[self.number].train_rows)
         values = {"scores": scores, "seconds": seconds, "num_images": images}
-        write_text_atomically(selection / f"fold{self.number + 1}.json", json.dumps(values, indent=1) + "\n")
+        file = selection / f"fold{self.number + 1}.json"
+        with writing(file):
+            write_text_atomically(file, json.dumps(values, indent=1) + "\n")
 
     @property
     def _folders(self) -> list[Path]:
@@ -280,9 +283,10 @@ class _Fold:
         trainer, dataset, used = self.trainer, self.trainer.dataset, np.concatenate(rows)
         table = path.parent / "tables" / f"{path.name}.csv"
         split = np.repeat(np.array(["train", "val"], dtype=object), [len(part) for part in rows])
-        table.parent.mkdir(parents=True, exist_ok=True)
-        # Paths are relative to the folder of the table, where the temporary file is too.
-        write_atomically(table, self.folds.with_clusters(dataset).select(used).with_split(split).to_csv)
+        with writing(table) if self.number else nullcontext():  # before the first run there is nothing to resume
+            table.parent.mkdir(parents=True, exist_ok=True)
+            # Paths are relative to the folder of the table, where the temporary file is too.
+            write_atomically(table, self.folds.with_clusters(dataset).select(used).with_split(split).to_csv)
         started = (path / "recipe.yaml").exists()
         if started:  # it resumes with its own recipe
             overrides, resolved = TrainOverrides(cache=trainer.overrides.cache), ()
