@@ -24,6 +24,7 @@ from tests.command_line import TINY, effnetv2, effnetv2_fresh, killed_at, run_js
 from tests.conftest import COLORS, paint
 from tests.messages import mentions
 from tests.recipes import with_overrides
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from efficientnetv2 import create, load
@@ -89,16 +90,43 @@ def test_work_goes_on_after_the_reader_of_the_output_has_ended(class_folders, tm
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_work_goes_on_with_a_full_disk_under_the_output(class_folders, tmp_path):
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_work_goes_on_with_a_full_disk_under_the_output(class_folders, tmp_path, options):
     """As in ``effnetv2 check photos > log``, where the disk of the log is full."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "efficientnetv2", "check", class_folders, "--output", "report"],
+            [sys.executable, "-m", "efficientnetv2", "check", class_folders, "--output", "report", *options],
             stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert mentions(done.stderr, "stdout", "No space left on device")
     assert list((tmp_path / "report").glob("*.html"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
+def test_work_goes_on_without_an_output_for_the_json(class_folders, tmp_path):
+    words = [sys.executable, "-m", "efficientnetv2", "check", str(class_folders), "--output", "report", "--json"]
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.join(words)} >&-"], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "report").glob("*.html"))
+
+
+def test_windows_does_not_expand_patterns_of_shards(monkeypatch):
+    """Its shells do not, typer does, and a quoted pattern would be several arguments."""
+    given = {}
+    monkeypatch.setattr(TyperGroup, "main", lambda self, *words, **more: given.update(more))
+    with pytest.raises(SystemExit):
+        typer.main.get_command(app).main(["train", "train-*.tar"])
+    assert given["windows_expand_args"] is False
+
+
+def test_compare_expands_a_pattern_of_runs(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert "one" in run_refused("compare", "runs/*", cwd=tmp_path).stderr
 
 
 def test_flag_with_a_value_is_refused_with_the_flag_alone(tmp_path):

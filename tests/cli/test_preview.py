@@ -165,6 +165,10 @@ def test_preview_names_missing_images_before_it_looks_for_weights(tmp_path, monk
         augmentation_preview.draw_sheet(TrainOverrides(), DataConfig("nowhere"), tmp_path / "sheet.png", **sheet)
 
 
-@pytest.mark.parametrize("option", [("--output", "run"), ("--baseline", "run"), ("--json",)])
+def test_number_of_images_needs_a_preview(tmp_path):
+    assert "--preview PNG" in run_refused("train", "photos", "--preview-images", "3", cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize("option", [("--output", "run"), ("--baseline", "run"), ("--json",), ("--minutes", "5")])
 def test_options_without_effect_on_a_preview_are_refused(option, tmp_path):
     run_refused("train", "photos", "--preview", "sheet.png", *option, cwd=tmp_path, names=("--preview", option[0]))

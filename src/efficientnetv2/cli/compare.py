@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
-from efficientnetv2.cli.options import argument, option
+from efficientnetv2.cli.options import argument, expanded, option
 from efficientnetv2.utils.errors import format_duration
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def compare(
     from efficientnetv2.workflows import compare as workflow
 
     with Screen(quiet=as_json) as screen:
-        found = workflow.compare(runs, output=out)
+        found = workflow.compare(expanded(map(str, runs)), output=out)
         if as_json:
             print_json(found.to_json())
         else:

@@ -6,8 +6,10 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -63,6 +65,11 @@ def flag(name: str, help: str, panel: str | None = None) -> Any:
 def argument(metavar: str, help: str) -> Any:
     """An argument."""
     return typer.Argument(metavar=metavar, help=help, show_default=False)
+
+
+def expanded(paths: Iterable[str]) -> list[str]:
+    """Paths, with those of patterns such as runs/*, which the shells of Windows do not expand."""
+    return [one for path in paths for one in ([] if os.path.exists(path) else sorted(glob(path))) or [path]]
 
 
 _DATA = "A folder with a sub-folder per class, a CSV or Parquet file, shards, or a name such as cifar10."

@@ -238,7 +238,8 @@ class Group(_WithoutTypes, TyperGroup):
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run the program, and exit with its code; see ``TyperGroup``."""
         try:
-            code = super().main(*args, **extra | {"standalone_mode": False})
+            # On Windows, the patterns of shards stay as they are typed.
+            code = super().main(*args, **extra | {"standalone_mode": False, "windows_expand_args": False})
         except UsageError as error:
             if not standalone_mode:
                 raise

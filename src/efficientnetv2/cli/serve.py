@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.options import advanced, argument, between, flag, option
+from efficientnetv2.cli.options import advanced, argument, between, expanded, flag, option
 from efficientnetv2.cli.parsing import ADVANCED
 
 if TYPE_CHECKING:
@@ -69,4 +69,4 @@ def serve(
             key = "" if api_key_file is None else '-H "Authorization: Bearer KEY" '
             screen.say(f"Example: curl -F image=@photo.jpg {key}{url}/predict")
 
-        serving.serve(models, chosen, host=host, port=port, on_start=show)
+        serving.serve(expanded(models), chosen, host=host, port=port, on_start=show)

@@ -25,7 +25,9 @@ def train(
     resume: options.Resume = False,
     dry_run: Annotated[bool, flag("--dry-run", "Estimate time, memory and disk, and train nothing.")] = False,
     preview: Annotated[Path | None, option("Write a PNG of augmented images per stage.", "PNG")] = None,
-    preview_images: Annotated[int, advanced("Images of the preview.", "N", check=between(1, 24))] = 8,
+    preview_images: Annotated[
+        int | None, advanced("Images of the preview.  [default: 8]", "N", check=between(1, 24))
+    ] = None,
     baseline: Annotated[
         Path | None, advanced("Run to compare with, on the same images.  [default: the last one]", "RUN")
     ] = None,
@@ -46,13 +48,17 @@ def train(
         raise InputError(f"{' and '.join(given)} exclude each other. Give one of them.")
     if preview is not None and (out is not None or baseline is not None or machine.as_json):
         raise InputError("--preview writes a PNG alone. Leave --output, --baseline and --json out.")
+    if preview is not None and recipe.minutes is not None:
+        raise InputError("--preview does not measure the time. Leave --minutes out, or use --dry-run for its sizes.")
+    if preview is None and preview_images is not None:
+        raise InputError("--preview-images needs --preview PNG.")
     if preview is not None:
         from efficientnetv2.workflows.augmentation_preview import draw_sheet
 
         with Screen(quiet=machine.as_json, verbose=machine.verbose):
             draw_sheet(
                 recipe.overrides(), table.data_config(data), preview,
-                num_images=preview_images, device=machine.device, strict=machine.strict
+                num_images=preview_images or 8, device=machine.device, strict=machine.strict
             )  # fmt: skip
         return
     if not resume:
