@@ -39,8 +39,8 @@ def pack(
 ) -> None:
     """Pack labeled images into WebDataset tars with an index.
 
-    OUT is then DATA of every other command, here or on a web server or object store. A run on shards equals the run
-    on the files.
+    OUT is then DATA of the other commands (of `data balance` only with --fewer), here or on a web server or object
+    store. Without --image-size, a run on shards equals the run on the files.
 
     Examples:
     - `effnetv2 data pack images.csv shards/ --image-size 384 --shard-mb 200`

@@ -42,7 +42,7 @@ def export(
     half: options.Half = False,
     int8: Annotated[bool, flag("--int8", "Quantize to 8 bits, and measure the loss of accuracy.")] = False,
     data: Annotated[
-        str | None, option("Images to compare on.  [default: the validation images of the run]", "DATA")
+        str | None, option("Images to compare on.  [default: of the run, validation images first]", "DATA")
     ] = None,
     calibration: Annotated[
         str | None, advanced("Images for --int8.  [default: training images of the run]", "DATA")

@@ -266,7 +266,7 @@ def with_minival(dataset: ImageDataset, *, size: int | float, contents: Ints | N
             f"minival is {size}, but the images have several labels each. Train without it: `minival=null`."
         )
     if given := int((dataset.split == "minival").sum()):
-        return dataset, f"The {given} images given as minival select the weights to keep."
+        return dataset, f"The {given} images given as minival fit the temperature and can select the weights."
     rows = _train_by_path(dataset)
     return _hold_out(dataset, rows, round(size * len(rows)) if isinstance(size, float) else size, contents)
 
@@ -343,7 +343,8 @@ def _hold_out(dataset: ImageDataset, rows: Ints, size: int, contents: Ints | Non
     held, how = int((parts == 1).sum()), describe_split(levels, level, parts == 1)
     total = int((dataset.in_train & ~is_copy(dataset)).sum())
     return dataset.with_split(split), (
-        f"Minival: {held} of {total} training images, {how}, are not trained on. They select the weights to keep."
+        f"Minival: {held} of {total} training images, {how}, are not trained on. They fit the temperature and can "
+        "select the weights."
     )
 
 

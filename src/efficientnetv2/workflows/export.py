@@ -139,7 +139,7 @@ def export(
         half: Store weights in float16. "onnx", "triton", "web" and "coreml" also compute in float16.
         int8: Quantize weights and activations to 8 bits. The result has the difference of the accuracy.
         data: Images to compare on, as `predict` takes them. Default: the validation images of the run, and if these
-            are fewer than 200, also some that trained it.
+            are fewer than 200, also some of the selection set, then some that trained it.
         calibration: Images that give the ranges of the activations for ``int8``, at least 100. Default: 300 training
             images of the run.
         num_images: Number of images to compare on, at most. Default: 200; with ``int8`` 2,000.

@@ -150,7 +150,8 @@ def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> Pre
             f"{source.data}: search supports images of {RGB} channels, but these have {channels}. Search on three of "
             "the bands (`bands`), then train the architecture on all."
         )
-    _logger.info(data.split_note.replace("the weights to keep", "among architectures"))
+    usual, here = "fit the temperature and can select the weights", "select among architectures"
+    _logger.info(data.split_note.replace(usual, here))
     if data.dataset.published or recognized(data.dataset):  # its splits stay, but no held-out image is for the search
         held_out = np.isin(data.dataset.split, ("val", "test"))
         kept = held_out | ~np.isin(data.contents, data.contents[held_out])

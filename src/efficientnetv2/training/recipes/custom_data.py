@@ -65,7 +65,7 @@ RECIPES = [
         source="schedule of sizes and regularization as in arXiv:2104.00298, section 4.",
         ours="all else, tuned for short runs on a part of Imagenette's train split: residual blocks start as their "
         "shortcuts and the classifier at 0, small batches, AdamW with a short memory, and little regularization. "
-        "Since these runs, a part of the training images is held out to select the model (minival).",
+        "Since these runs, a part of the training images is held out to fit the temperature (minival).",
     ),
     NamedRecipe(
         FINETUNE,
@@ -86,7 +86,7 @@ RECIPES = [
         source="schedule of sizes as in arXiv:2104.00298, section 4.",
         ours="all else. Training starts with the classifier of a linear probe, batch-norm keeps the statistics of the "
         "weights, and there is little regularization: benchmarks/results/finetune_tried.md. Since these runs, a "
-        "twentieth of the training images is held out to select between the model before training and those after "
+        "twentieth of the training images is held out to select between the model before training and the last one "
         "(minival).",
     ),
 ]
