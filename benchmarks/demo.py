@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -27,7 +28,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS, hardware, installed, interval, keep, record, without_avx512
+from benchmarks.record import NO_GPU, RESULTS, hardware, installed, interval, keep, record, without_avx512
 from benchmarks.search_trials import code
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +57,8 @@ def result_of(seed: int, out: Path, made: dict[str, Any]) -> dict[str, float]:
         shutil.rmtree(out, ignore_errors=True)
         arguments = ["demo", "--seed", str(seed), "--output", str(out)]
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "efficientnetv2", *arguments], cwd=ROOT, check=True)
+        command = [sys.executable, "-m", "efficientnetv2", *arguments]
+        subprocess.run(command, cwd=ROOT, check=True, env=os.environ | NO_GPU)
         saved = {"wall_s": round(time.perf_counter() - began, 2), **made}
         file.write_text(json.dumps(saved))
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))

@@ -6,9 +6,10 @@ TRAIN and TEST are folders of class folders (or tables); nothing is tuned on the
 version, such as 0.1. START is ``offline`` (the weights that ``train`` finds without an internet connection) or a file
 of weights.
 
-For each N, both versions train with the same command at the same time, each on half of the processors, at the same pace
-of the machine. The earlier version takes longer than N. The smallest N measures this excess. Then the earlier version
-gets a shorter ``--minutes``, so that both versions take the same time. Each model predicts TEST once.
+For each N, both versions train at the same time, each on half of the processors. The earlier version takes longer than
+N. The smallest N measures this excess, with the same command on both sides. Then the earlier version gets a shorter
+``--minutes``, so that both versions take the same time; with the smallest N it trains alone. Each model predicts TEST
+once.
 
 - ``minutes_kept_NAME_START_Nmin_ratio``: wall time from the command to the report / N minutes; 1 is exact.
 - ``minutes_kept_NAME_START_Nmin_minus_probe_top1``: trained model − linear probe of its start, in points, on the
@@ -28,6 +29,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arms import machines
-from benchmarks.record import RESULTS, hardware, record, versions_of
+from benchmarks.record import NO_GPU, RESULTS, hardware, record, versions_of
 
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
 from efficientnetv2.utils.io import write_text_atomically
@@ -136,12 +138,16 @@ def compared(task: Task, prefix: Path, checkout: Path, excess_s: float | None) -
 
 
 def _run(arguments: list[str], checkout: Path | None, cores: set[int]) -> None:
-    """Run the command line of this version, or of a checkout, without a network connection, on these processors."""
-    env = os.environ | {"HF_HUB_OFFLINE": "1"}
-    if checkout is not None:
-        env["PYTHONPATH"] = str(checkout.resolve() / "src")
+    """Run the command line of this version, or of a checkout, on these processors, without a network connection.
+
+    Without a GPU, which the record does not name, and without weights that earlier commands left in a cache.
+    """
     pinned = ["taskset", "--cpu-list", ",".join(map(str, sorted(cores)))]
-    subprocess.run([*pinned, sys.executable, "-m", "efficientnetv2", *arguments], check=True, env=env)
+    with tempfile.TemporaryDirectory() as empty:
+        env = os.environ | NO_GPU | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": empty, "TORCH_HOME": empty}
+        if checkout is not None:
+            env["PYTHONPATH"] = str(checkout.resolve() / "src")
+        subprocess.run([*pinned, sys.executable, "-m", "efficientnetv2", *arguments], check=True, env=env)
 
 
 def named_set(text: str) -> tuple[str, str, str]:
@@ -166,7 +172,7 @@ def main() -> None:
     start = "offline" if options.start == "offline" else "weights"
     options.output.mkdir(parents=True, exist_ok=True)
     typed = f"python -m benchmarks.minutes_kept {name}=TRAIN,TEST --start {start.replace('weights', 'WEIGHTS')}"
-    excess_s = None
+    excess_s, every = None, " ".join(f"{minutes:g}" for minutes in options.minutes)
     for minutes in sorted(options.minutes):
         run_name = f"{name}_{start}_{minutes:g}min"
         task = Task(data, test, minutes, options.start)
@@ -191,7 +197,7 @@ def main() -> None:
             )
         if options.record:
             of = {
-                "command": f"{typed} --minutes {minutes:g} --before CHECKOUT --record",
+                "command": f"{typed} --minutes {every} --before CHECKOUT --record",
                 "on": machines(list(rows.values())),
                 "versions": versions_of(list(rows.values())),
             }

@@ -56,9 +56,9 @@ import pandas as pd
 from benchmarks.arms import SAME_PACE, machines
 from benchmarks.in_turn import paced, refuse_drift
 from benchmarks.minutes_kept import Task, named_set, train
-from benchmarks.newcomer_sides import MODEL, SIDES, Job
+from benchmarks.newcomer_sides import LIBRARIES, MODEL, SIDES, Job
 from benchmarks.peers_training import link_folders
-from benchmarks.record import RESULTS, forget, hardware, record, versions_of
+from benchmarks.record import NO_GPU, RESULTS, forget, hardware, record, versions_of
 from sklearn.model_selection import train_test_split
 
 from efficientnetv2.data.dataset import load_dataset
@@ -104,11 +104,11 @@ def prepare(task: Task, folder: Path) -> dict[str, str]:
 
 def run_peer(side: str, python: str, job: Job) -> dict[str, Any]:
     """Train and predict in a separate process, without an internet connection."""
-    env = os.environ | {"HF_HUB_OFFLINE": "1"}
+    env = os.environ | NO_GPU | {"HF_HUB_OFFLINE": "1"}
     command = [python, "-m", "benchmarks.newcomer_sides", side, json.dumps(asdict(job))]
     subprocess.run(command, check=True, env=env, cwd=_ROOT)
     facts = json.loads(Path(job.out, "side.json").read_text(encoding="utf-8"))
-    versions = library_versions() | {name: facts[name] for name in ("torch", "torchvision")}  # of its interpreter
+    versions = library_versions() | {name: facts[name] for name in ("torch", *LIBRARIES)}  # of its interpreter
     return {**facts, "hardware": hardware(), "versions": versions, "when": time.strftime("%Y-%m-%d")}
 
 
@@ -211,7 +211,7 @@ def main() -> None:
         refuse_drift([{key: rows[side][seed][key] for key in compared} for side in sides], SAME_PACE)
     every = [row for side in sides for row in rows[side]]
     chosen = f"--sides {' '.join(options.sides)} " if options.sides != list(SIDES) else ""
-    rates = f"--timm-lr {' '.join(options.timm_lr)} " if tried else ""
+    rates = f"--timm-lr {' '.join(options.timm_lr)} " if "timm" in sides and options.timm_lr != [Job.timm_lr] else ""
     typed = (
         f"python -m benchmarks.newcomer {name}=TRAIN,TEST --minutes {options.minutes:g} "
         f"--start {start.replace('weights', 'WEIGHTS')} --seeds {options.seeds} {chosen}{rates}"

@@ -29,6 +29,7 @@ from typing import Any
 BEGAN = time.monotonic()
 BATCH_SIZE, WORKERS, PILOT_STEPS = 64, 2, 12  # the batch size is the default of fastai
 MODEL = "tf_efficientnetv2_b0"
+LIBRARIES = ("torchvision", "numpy", "pillow", "scikit-learn")  # whose versions are kept, with torch
 # A validation step has no backward pass. Ours.
 _VALIDATION_STEP = 1 / 3
 
@@ -257,7 +258,7 @@ def main() -> None:
     test["predicted_label"] = predict(test.pop("file").tolist())
     test.to_csv(Path(job.out, "predictions.csv"), index=False)
     facts |= {"image_size": job.image_size, "torch": torch.__version__}
-    facts |= {library: version(library) for library in ("torchvision", "timm")}
+    facts |= {library: version(library) for library in ("timm", *LIBRARIES)}
     Path(job.out, "side.json").write_text(json.dumps(facts), encoding="utf-8")
 
 

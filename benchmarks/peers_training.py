@@ -23,6 +23,7 @@ from efficientnetv2.utils.io import write_text_atomically
 
 # Log line of an update: its number, the number of updates, mean seconds of an update of the epoch so far.
 _UPDATE = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .*?\(([\d.]+)s,")
+_SUFFIXES = (".png", ".jpg", ".jpeg")  # that timm finds. Source: IMG_EXTENSIONS of timm 1.0.31
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ def link_folders(dataset: ImageDataset, train_rows: np.ndarray, val_rows: np.nda
     for split, rows in (("train", train_rows), ("val", val_rows)):
         for row in rows:
             path = Path(dataset.root) / dataset.paths[row]
-            link = out / split / dataset.class_names[dataset.labels[row]] / f"{row}{path.suffix}"
+            suffix = path.suffix if path.suffix.lower() in _SUFFIXES else ".jpg"  # Pillow reads by content
+            link = out / split / dataset.class_names[dataset.labels[row]] / f"{row}{suffix}"
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(path.absolute())

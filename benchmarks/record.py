@@ -37,6 +37,7 @@ SUMMARY = RESULTS / "summary.json"
 IMAGES = Path(__file__).parents[1] / "docs/images"
 
 
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # environment of runs whose records name the processor alone
 NAMED = ("efficientnetv2", "torch", "torchvision", "pillow")  # each claim has the versions of these packages
 
 

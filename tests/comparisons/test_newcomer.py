@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import in_turn, newcomer, newcomer_sides, record
+from benchmarks import in_turn, minutes_kept, newcomer, newcomer_sides, record
 from benchmarks.minutes_kept import Task
+from benchmarks.peers_training import link_folders
 from tests.messages import mentioning
 
+from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.predictions import compare_predictions, save_predictions
 
 
@@ -178,6 +181,12 @@ def test_learning_rate_of_timm_is_the_best_on_validation_images(calls, tmp_path,
     assert " --timm-lr 5e-4 2e-3 " in summary["newcomer_tiny_offline_1min_minus_timm_top1"]["command"]
     more = json.loads((tmp_path / "newcomer.json").read_text())["tiny_offline_1min"]
     assert more["timm_lr_tried"] == {"5e-4": 0.5, "2e-3": 0.6}
+    at = words.index("5e-4")
+    words[at : at + 2] = ["2e-3"]
+    monkeypatch.setattr(sys, "argv", ["newcomer", f"tiny={class_folders},{class_folders}", *words, *files])
+    newcomer.main()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert " --timm-lr 2e-3 " in summary["newcomer_tiny_offline_1min_minus_timm_top1"]["command"]
 
 
 def test_claims_are_recorded_and_missing_peers_are_named(calls, tmp_path, monkeypatch, capsys, class_folders):
@@ -212,6 +221,46 @@ def test_claims_are_recorded_and_missing_peers_are_named(calls, tmp_path, monkey
     next(class_folders.rglob("*.jpg")).unlink()
     with pytest.raises(SystemExit, match=mentioning("ours_0.json", "train")):
         newcomer.main()
+
+
+def test_versions_of_a_peer_are_of_its_interpreter_and_it_has_no_gpu(tmp_path, monkeypatch):
+    job, environments = newcomer_sides.Job("", "", "", str(tmp_path), minutes=1, seed=0), []
+    versions = dict.fromkeys(("torch", *newcomer_sides.LIBRARIES), "0.0")
+
+    def run(command, *, env, **more):
+        environments.append(env)
+        (tmp_path / "side.json").write_text(json.dumps({"wall_s": 1, **versions}))
+
+    monkeypatch.setattr(newcomer.subprocess, "run", run)
+    found = newcomer.run_peer("probe", sys.executable, job)["versions"]
+    assert found.items() >= versions.items()
+    assert "pillow" in found
+    assert environments[0]["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_train_has_no_gpu_and_no_weights_of_a_cache(monkeypatch, tmp_path):
+    """The record names the processor, and the peers start from the bundled weights."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    environments = []
+
+    def run(command, *, env, **more):
+        environments.append(env)
+        assert not [*Path(env["HF_HUB_CACHE"]).iterdir(), *Path(env["TORCH_HOME"]).iterdir()]
+
+    (tmp_path / "weights").touch()
+    monkeypatch.setattr(minutes_kept.subprocess, "run", run)
+    minutes_kept._run(["train", "photos"], None, {0})
+    assert (environments[0]["CUDA_VISIBLE_DEVICES"], environments[0]["HF_HUB_OFFLINE"]) == ("", "1")
+
+
+def test_timm_finds_images_of_all_formats(tmp_path, class_folders):
+    for file in sorted(class_folders.rglob("*.jpg"))[::2]:
+        file.rename(file.with_suffix(".webp"))
+    data = load_dataset(class_folders)
+    images = link_folders(data, np.arange(len(data)), np.arange(0), tmp_path / "links")
+    reader = pytest.importorskip("timm.data").create_dataset("", str(images), split="train").reader
+    assert len(reader) == len(data)
 
 
 def test_run_with_other_weights_is_another_run(tmp_path, class_folders):
