@@ -21,6 +21,7 @@ Architecture and augmentation differ, so this compares two ways to an accuracy, 
 - ``imagenette_E_epochs_top1_SIDE``: mean top-1; of the entry after E epochs, which is the target, and of each model
 - ``imagenette_E_epochs_s_SIDE``: seconds of training to this top-1
 - ``imagenette_E_epochs_speedup_MODEL``: seconds of the entry / seconds of the model
+- ``imagenette_E_epochs_top1_gain_MODEL``: top-1 of the model − top-1 of the entry of the same seed, in points
 
 The missing runs of a seed are trained at the same time, in slices of 15 seconds (``benchmarks.slices``): one runs, the
 others are stopped. A seed is refused if the mean paces of the machine during two of its runs differ by more than a
@@ -43,7 +44,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import SAME_PACE, over_seeds, ratio, rows_of
+from benchmarks.arms import SAME_PACE, gain, over_seeds, ratio, rows_of
 from benchmarks.in_turn import (
     Claim,
     Rows,
@@ -74,7 +75,9 @@ _FORMATS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 _TIMED_IMAGES = 320
 # Names of claims, from the epochs of the entry and a side.
-_TOP1, _SECONDS, _SPEEDUP = (f"imagenette_{{}}_epochs_{what}_{{}}" for what in ("top1", "s", "speedup"))
+_TOP1, _SECONDS, _SPEEDUP, _GAIN = (
+    f"imagenette_{{}}_epochs_{what}_{{}}" for what in ("top1", "s", "speedup", "top1_gain")
+)
 
 
 def entry_of(options: argparse.Namespace, quick: tuple[str, ...]) -> Program:
@@ -119,7 +122,7 @@ def reach(rows: Mapping[str, Mapping[float, Rows]], epochs: int) -> dict[str, Ro
 
 
 def claims(reached: Mapping[str, Rows], epochs: int) -> dict[str, Claim]:
-    """Top-1 and seconds of each side, and seconds of the entry / seconds of each model."""
+    """Top-1 and seconds of each side, and each model's speedup and difference of top-1."""
     found = {}
     for name, rows in reached.items():
         found[_TOP1.format(epochs, name)] = Claim(over_seeds([row["top1"] for row in rows]), "fraction", rows)
@@ -127,6 +130,8 @@ def claims(reached: Mapping[str, Rows], epochs: int) -> dict[str, Claim]:
         if name != ENTRY:
             speedup = ratio(seconds(reached[ENTRY]), seconds(rows))
             found[_SPEEDUP.format(epochs, name)] = Claim(speedup, "ratio", [*reached[ENTRY], *rows])
+            points = [[100 * row["top1"] for row in side] for side in (rows, reached[ENTRY])]
+            found[_GAIN.format(epochs, name)] = Claim(gain(*points), "points", [*reached[ENTRY], *rows])
     return found
 
 
@@ -152,7 +157,8 @@ def measure(options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
                 more_options += name + " ".join(str(one).removesuffix(".0") for one in value)
         names = [
             form.format(epochs, side.name)
-            for form in (_TOP1, _SECONDS, _SPEEDUP) for epochs in options.entry_lengths for side in (entry, *models)
+            for form in (_TOP1, _SECONDS, _SPEEDUP, _GAIN)
+            for epochs in options.entry_lengths for side in (entry, *models)
         ]  # fmt: skip
         record_claims(found, names, f"python -m benchmarks.leaderboard IMAGENETTE FASTAI_PYTHON{more_options} --record")
 

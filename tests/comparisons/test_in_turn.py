@@ -144,6 +144,7 @@ def test_top1_of_the_entry_is_the_target_by_hand():
         "imagenette_5_epochs_top1_b0": (0.8, "fraction"),
         "imagenette_5_epochs_s_b0": (800, "s"),
         "imagenette_5_epochs_speedup_b0": (3.75, "ratio"),
+        "imagenette_5_epochs_top1_gain_b0": (10, "points"),
     }
 
 
