@@ -311,3 +311,19 @@ def test_distance_and_time_column_reach_the_check(listed):
     found = json.loads(run_ok("check", folder / "list.csv", *words, cwd=folder).stdout)
     assert (found["place"]["near_km"], found["place"]["near_another"]) == (120, 32)
     assert found["time"]["column"] == "flown"
+
+
+def test_label_error_is_named_correctly_after_an_unreadable_image(class_folders):
+    from efficientnetv2.models import model_file
+    from efficientnetv2.models.factory import create
+
+    shutil.move(class_folders / "red/red_03.jpg", class_folders / "blue/blue_99.jpg")
+    (class_folders / "blue/blue_00.jpg").write_bytes(b"")
+    model_file.save(class_folders.parent / "any.safetensors", create("efficientnetv2_b0", num_classes=0))
+    done = run_ok(
+        "check", class_folders, "--weights", "any.safetensors", "--device", "cpu", "--json",
+        cwd=class_folders.parent,
+    )  # fmt: skip
+    found = {one["kind"]: one["images"] for one in json.loads(done.stdout)["findings"]}
+    assert found["unreadable"] == [["blue/blue_00.jpg"]]
+    assert ["blue/blue_99.jpg"] in found["label"]

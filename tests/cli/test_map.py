@@ -612,3 +612,15 @@ def test_memory_does_not_grow_with_the_raster(model_path, tmp_path):
         assert json.loads(done.stdout)["windows"] == len(Grid(px, px, 1000, 500))
         peaks.append(int(done.stderr.split()[-1]) * (1 if sys.platform == "darwin" else 1024))
     assert peaks[1] - peaks[0] < 100e6, peaks
+
+
+def test_shares_in_degrees_are_of_the_ground(tmp_path):
+    """As many pixels of forest (60 to 30 degrees) as of other (30 to 0), but 42 % of the area on the ellipsoid."""
+    band = np.repeat(np.repeat([1, 2], 30)[:, None], 20, axis=1)[None].astype(np.uint8)
+    degrees = rasterio.Affine(1, 0, 0, 0, -1, 60)
+    path = write_raster(tmp_path / "map.tif", band, crs="EPSG:4326", transform=degrees)
+    with rasterio.open(path, "r+") as target:
+        target.update_tags(class_names=json.dumps(["forest", "other"]))
+    (tmp_path / "sample.csv").write_text("map,label\n" + "forest,forest\n" * 5 + "other,other\n" * 5)
+    result = run_json("geo", "area", "map.tif", "sample.csv", cwd=tmp_path)
+    assert result["classes"]["forest"]["mapped"] == pytest.approx(0.4239, abs=0.001)

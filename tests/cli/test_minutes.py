@@ -202,3 +202,17 @@ def test_probe_has_the_sampling_and_the_time_of_the_run(class_sampling, balanced
     ((options, contents),) = seen
     assert (options.balanced, options.max_images, options.max_val_images) == (balanced, most, most_val)
     assert contents == [3, 3, 2]
+
+
+@pytest.mark.parametrize("known", [(), ("a", "b")])
+def test_probe_replaces_only_a_new_classifier(known, monkeypatch):
+    """Weights of the same classes keep theirs, as where a run is trained longer."""
+    replaced, network = [], SimpleNamespace(class_names=known)
+    monkeypatch.setattr(head_init, "linear_probe", lambda *given, contents: SimpleNamespace(classifier=None))
+    monkeypatch.setattr(head_init, "to_linear_layer", lambda classifier, classes: ("weight", "bias"))
+    monkeypatch.setattr(head_init, "set_classifier_weights", lambda *given: replaced.append(given))
+    recipe = get_recipe("finetune").model_copy(update={"head_init": "linear_probe"})
+    split, train = np.array(["train", "train"], dtype=object), SimpleNamespace(class_names=("a", "b"))
+    data = SimpleNamespace(contents=np.arange(2), dataset=SimpleNamespace(split=split), train=train, val=None)
+    head_init.fit_head(network, data, None, recipe, Hardware(torch.device("cpu")))
+    assert replaced == ([] if known else [(network, "weight", "bias")])

@@ -136,3 +136,17 @@ def test_paths_of_a_ranking_of_shards_are_found_next_to_their_table(class_folder
     assert sorted(ranked["path"]) == sorted(table["path"])
     ranked.assign(label=["a", "b"] * 3).to_csv(tmp_path / "lists/labeled.csv", index=False)
     assert len(load_dataset(tmp_path / "lists/labeled.csv")) == 6
+
+
+def test_ranked_images_have_their_own_predictions(class_folders, model_path):
+    """Three labeled images come first, and are left out."""
+    paths = load_dataset(str(class_folders)).paths[:8]
+    table = pd.DataFrame({"path": paths, "label": ["blue"] * 3 + [None] * 5})
+    table.to_csv(class_folders / "some.csv", index=False)
+    dataset = load_dataset(str(class_folders / "some.csv"), require_labels=False)
+    run = SimpleNamespace(network=model_file.load(model_path), dataset=dataset)
+    predictions = Predictions(np.arange(8), dataset.labels, 9 * torch.eye(3)[[0, 0, 0, 1, 2, 0, 1, 2]])
+    file = model_path.parent / "next.csv"
+    active_learning.write_ranking(file, run, predictions, Runtime(torch.device("cpu")))
+    predicted = pd.read_csv(file).set_index("path")["predicted"]
+    assert predicted.to_dict() == dict(zip(paths[3:], ["green", "blue", "red", "green", "blue"], strict=True))

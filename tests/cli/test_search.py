@@ -693,3 +693,10 @@ def test_plan_has_the_batch_size_of_the_timed_backbone(finished):
     plan = yaml.safe_load((finished / "study/study.yaml").read_text(encoding="utf-8"))["plan"]
     assert plan["recipe"]["batch_size"] % plan["reference_group"] == 0
     assert plan["recipe"]["ghost_batch_size"] is None, "chosen for each architecture"
+
+
+def test_search_selects_on_minival_and_never_on_val(class_folders, untrained, tmp_path):
+    invoke_ok(*words(tmp_path, class_folders))
+    ((study, context, *_),) = untrained
+    task = context.task(study.config.recipe, study.config)
+    assert (set(task.train.split), set(task.selection.split)) == ({"train"}, {"minival"})

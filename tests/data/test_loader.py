@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.conftest import paint
 from tests.messages import mentioning
 from torch.utils.data import Dataset
 
@@ -247,3 +248,18 @@ def test_training_images_have_the_interpolation_of_the_model(class_folders):
         for name in ("bilinear", "bicubic")
     )
     assert not torch.equal(one.images, other.images)
+
+
+def test_replacement_of_an_unreadable_image_has_its_own_labels(tmp_path):
+    """Both are drawn by their rarest label, cat; only the second one shows a tree too."""
+    cells = ("cat;animal", "cat;tree;animal", "tree;animal")
+    for number in range(3):
+        paint(tmp_path / f"{number}.jpg", (60, 60, 60), number)
+    rows = "".join(f"{number}.jpg,{cell}\n" for number, cell in enumerate(cells))
+    (tmp_path / "images.csv").write_text(f"path,label\n{rows}")
+    dataset = load_dataset(tmp_path / "images.csv", label_separator=";")
+    assert dataset.class_names == ("animal", "cat", "tree")
+    (tmp_path / "0.jpg").write_bytes(b"not an image")
+    batch = training_images(dataset).batch(request([0]))
+    assert [sample for sample, _ in batch.unreadable] == [0]
+    assert batch.labels.tolist() == [[1, 2, 0]]

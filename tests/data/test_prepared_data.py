@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -119,3 +120,15 @@ def test_copy_in_train_of_an_image_in_val_is_refused(tmp_path):
     table = with_copies(tmp_path, lambda number, original: "val" if number < 10 and not original else "train")
     with pytest.raises(InputError, match=mentioning("00_copy.jpg", "train", "00.jpg")):
         prepare(table)
+
+
+def test_identical_files_are_in_one_split(tmp_path):
+    """Each of 40 images twice, under other names, without given splits."""
+    for name, color in (("red", (200, 60, 60)), ("blue", (60, 60, 200))):
+        for number in range(20):
+            file = paint(tmp_path / "photos" / name / f"{number:02}.jpg", color, number)
+            shutil.copy(file, file.with_name(f"again_{number:02}.jpg"))
+    source = DataConfig(str(tmp_path / "photos"))
+    found = prepare_data(source, val_fraction=0.2, seed=0, strict=False, minival=8)
+    parts = [{path.replace("again_", "") for path in part.paths} for part in (found.train, found.val, found.minival)]
+    assert sum(map(len, parts)) == 40

@@ -456,3 +456,16 @@ def test_threshold_of_a_cross_validation_is_not_recommended_for_its_ensemble():
     assert report._usage(metrics, facts, targets)["abstain"] is None
     alone = replace(facts, extra={"run": "folds", "model_for_new_images": "folds/fold_0"})
     assert "folds/fold_0" in report._usage(metrics, alone, targets)["abstain"]["command"]
+
+
+def test_confusions_have_the_true_class_first(tmp_path):
+    """Four oaks are predicted as elm: row 0, column 1, in the list and in the matrix."""
+    true, predicted = [0] * 10 + [1] * 10 + [2, 3], [0] * 6 + [1] * 14 + [2, 3]
+    _write(tmp_path, true=true, predicted=predicted, names=("oak", "elm", "ash", "fir"))
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "oak, predicted as elm: 4" in html
+    assert "elm, predicted as oak" not in html
+    ((x, y),) = re.findall(r'<rect class="wrong" x="([\d.]+)" y="([\d.]+)"', html)
+    assert float(x) > float(y) == 0
+    rows = html[html.index("Most frequent confusions") :].partition("<tbody>")[2].partition("</tbody>")[0]
+    assert re.findall("<bdi>(.*?)</bdi>", rows) == ["oak", "elm"]

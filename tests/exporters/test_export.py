@@ -28,6 +28,7 @@ from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.exporters import classify, formats, verify
 from efficientnetv2.exporters.graph import Encoding, metadata
+from efficientnetv2.exporters.openvino import openvino_core
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.ensemble import write_members
@@ -531,3 +532,43 @@ def test_missing_extra_is_named(model, photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ev2.InputError, match=mentioning("onnxscript", "extra", "onnx")):
         ev2.export(model, data=photos)
+
+
+@pytest.mark.parametrize(
+    ("kind", "images"),
+    [("float", "data_type: TYPE_FP32, dims: [ 3, 32, 32 ]"), ("uint8", "data_type: TYPE_UINT8, dims: [ -1, -1, 3 ]")],
+)
+def test_triton_repository_declares_tensors_and_class_names(kind, images, model, photos):
+    folder = ev2.export(model, "triton", data=photos, input=kind).path / "efficientnetv2"
+    config = (folder / "config.pbtxt").read_text(encoding="utf-8")
+    assert f'{{ name: "images", {images} }}' in config
+    for name in ("logits", "probabilities"):
+        output = f'{{ name: "{name}", data_type: TYPE_FP32, dims: [ 3 ], label_filename: "labels.txt" }}'
+        assert output in config
+    assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines() == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mean", "scale"), [("float", "123.675 116.28 103.53", "58.395 57.12 57.375"), ("uint8", "0 0 0", "1 1 1")]
+)
+def test_openvino_metadata_has_the_normalization_that_is_left_to_the_reader(kind, mean, scale, model, photos):
+    pytest.importorskip("openvino")
+    made = ev2.export(model, "openvino", data=photos, input=kind)
+    graph = openvino_core().read_model(made.path / "model.xml")
+    keys = ("mean_values", "scale_values", "labels", "resize_type", "multilabel")
+    found = [graph.get_rt_info(["model_info", key]).value for key in keys]
+    assert found == [mean, scale, "forest pasture_of_cows maize", "standard", "False"]
+
+
+def test_speeds_are_of_one_image_and_of_a_batch(monkeypatch):
+    """A call takes 1 ms and 4 ms per image; the second session takes twice the time."""
+
+    def session(factor):
+        return formats.Session("", lambda images: factor * (0.001 + 0.004 * len(images)), {})
+
+    monkeypatch.setattr(
+        benchmark, "interleave", lambda sides, *, rounds: {name: [run()] for name, run in sides.items()}
+    )
+    found = benchmark._timings({0: session(1), 2: session(2)}, np.zeros((8, 3, 4, 4), np.float32))
+    assert found[0] == pytest.approx({"milliseconds": 5.0, "images_per_s": 8 / 0.033})
+    assert found[2] == pytest.approx({"milliseconds": 10.0, "images_per_s": 8 / 0.066})

@@ -172,3 +172,15 @@ def test_folders_of_wordnet_ids_are_labels_of_an_imagenet_model(class_folders):
     lines = logged_lines()
     workflow.note_unknown_labels(model, images)
     assert mentions(" ".join(lines), "other0")
+
+
+def test_difference_of_single_label_images_is_export_minus_model():
+    """From file, the export calls two of four images of the second class the third. The last image has no label."""
+    right = np.eye(3, dtype=np.float32)[[0] * 4 + [1] * 4 + [2] * 4 + [0]]
+    from_file = right.copy()
+    from_file[4:6] = right[8]
+    targets = np.array([0] * 4 + [1] * 4 + [2] * 4 + [-1])
+    result = accuracy_difference(Compared(np.arange(13), right, right, from_file, 1.0), small_model(), targets)
+    assert (result.num_images, result.accuracy) == (12, pytest.approx(10 / 12))
+    assert result.difference.value == pytest.approx(-2 / 12)
+    assert [result.f1[name].value for name in NAMES] == pytest.approx([0, -1 / 3, -1 / 5])

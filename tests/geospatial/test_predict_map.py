@@ -254,3 +254,17 @@ def test_windows_count_by_their_fraction_with_data(tmp_path):
     _, out = mapped(tmp_path, raster, window_px=16, stride_px=8, bands=Bands((1, 2, 3), missing=(0, 0, 0)))
     with rasterio.open(out) as target:
         assert target.read(1)[0].tolist() == [0] * 8 + [2] * 3 + [1] * 13
+
+
+def test_areas_in_degrees_are_those_of_their_rows(tmp_path):
+    """Red from 60 to 30 degrees north, green from there to the equator; three rows of blocks."""
+    pixels = np.zeros((3, 600, 32), np.uint8)
+    pixels[0, :300], pixels[1, 300:] = 250, 250
+    degrees = rasterio.Affine(0.1, 0, 10, 0, -0.1, 60)
+    raster = write_raster(tmp_path / "scene.tif", pixels, crs="EPSG:4326", transform=degrees)
+    tally, out = mapped(tmp_path, raster, window_px=20)
+    with open_raster(out) as target:
+        values, of_row = target.read(1), map_file.row_hectares(target)
+    expected = [((values == value) * of_row[:, None]).sum() for value in (1, 2, 3)]
+    np.testing.assert_allclose(tally.hectares, expected)
+    np.testing.assert_allclose(map_file.count_classes(out)[2], expected)

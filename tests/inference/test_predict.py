@@ -27,6 +27,7 @@ from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.transforms.geometric import symmetry
+from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, MemoryShortError
 
 SMALL = Architecture(
@@ -316,3 +317,27 @@ def test_evaluation_uses_no_cached_weights(training):
             assert float(network(torch.ones(()))) == weight
         assert network.training == network[0].training == training
     assert (network[0].cache is None) == training
+
+
+def test_each_process_reports_the_rows_of_the_whole_dataset(class_folders, monkeypatch):
+    """A checkpoint saves them: rows of a part would give the labels of other images."""
+    monkeypatch.setattr("efficientnetv2.inference.predict.gather_to_main", lambda world, shard: [shard])
+    dataset = load_dataset(class_folders)
+    saved = torch.full((len(dataset), 3), torch.nan)
+    expected = predict_dataset(_model(), dataset, preprocessing=PREPROCESSING).logits
+    for rank in range(2):
+        predict_dataset(
+            _model(), dataset, preprocessing=PREPROCESSING, runtime=Runtime(world=World(rank=rank, size=2)),
+            batch_size=5, on_batch=lambda rows, logits: saved.index_copy_(0, torch.from_numpy(rows), logits),
+        )  # fmt: skip
+    torch.testing.assert_close(saved, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_merged_shards_of_a_sigmoid_model_stay_sigmoid():
+    """Softmax would make the probabilities of independent labels share 1."""
+    own = np.arange(2)
+    parts = [Predictions(own, own, torch.full((2, 3), 2.0 * rank), activation="sigmoid") for rank in range(2)]
+    whole = merge_shards(parts, 3)
+    assert whole.activation == "sigmoid"
+    expected = torch.tensor([0.0, 2.0, 0.0, 2.0]).sigmoid()[:, None].expand(4, 3)
+    np.testing.assert_allclose(whole.probabilities, expected, rtol=1e-6)

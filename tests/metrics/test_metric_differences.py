@@ -98,3 +98,13 @@ def test_strong_difference_is_certain_also_if_computed_in_parts(monkeypatch):
     assert whole["balanced_accuracy"].certain
     monkeypatch.setattr("efficientnetv2.metrics.metric_intervals.CELLS_AT_ONCE", 500)
     assert paired_difference(labels, one, other, np.arange(600), 3, key=KEY) == whole
+
+
+@pytest.mark.parametrize(("pictures", "certain"), [(6, False), (7, True)])
+def test_significance_level_is_divided_by_the_number_of_classes(pictures, certain):
+    """2 * 0.5^6 is 0.031, which is enough for one class; 2 * 0.5^7 is 0.016. 5 % / 3 is 0.017."""
+    labels = np.concatenate([np.tile([0, 1], 50), np.full(pictures, 2)])
+    other = np.where(labels == 2, 0, labels)
+    assert lone(labels, labels, other)["f1:2"].certain
+    found = paired_difference(labels, labels, other, np.arange(len(labels)), 3, key=KEY)
+    assert found["f1:2"].certain is certain

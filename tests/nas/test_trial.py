@@ -581,3 +581,11 @@ def test_interrupt_during_process_start_leaves_no_process(class_folders, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         run_trial(TINY, proxy_of(class_folders, tmp_path))
     assert [process.is_alive() for process in started] == [False]
+
+
+def test_trial_trains_on_train_and_is_judged_on_minival(class_folders, tmp_path):
+    """Judged on its training images, the architecture that memorizes best would win."""
+    proxy, cpu = proxy_of(class_folders, tmp_path), torch.device("cpu")
+    task = trial_module.resolve_task(TINY, proxy, cpu)
+    run = trial_module.trial_setup(TINY, task, 0, cpu, NullRunDir(tmp_path))
+    assert (set(run.train.split), set(run.val.split)) == ({"train"}, {"minival"})

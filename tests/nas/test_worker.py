@@ -19,7 +19,7 @@ from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.results import load_rows
 from efficientnetv2.nas.storage import import_optuna
 from efficientnetv2.nas.study import StudyConfig, create_study, open_study
-from efficientnetv2.nas.trial import EpochDone, StepTimed, TrialResult, to_measurement
+from efficientnetv2.nas.trial import EpochDone, StepTimed, Trained, TrialResult, to_measurement
 from efficientnetv2.nas.trial_queue import MAX_ATTEMPTS, TrialLease
 from efficientnetv2.nas.worker import SearchCallback, Worker
 from efficientnetv2.utils.benchmark import TimingStats
@@ -235,3 +235,21 @@ def test_first_trial_is_run_even_if_reading_the_images_took_all_the_time(tmp_pat
     one.callback.on_progress = lambda standing: None
     assert not one.work(until=time.monotonic() - 1)
     assert one.progress().done == 1
+
+
+def test_study_gets_the_rewards_by_which_it_samples_and_prunes(tmp_path, monkeypatch):
+    """A step takes twice the 10 ms of the backbone, which has 1,000 parameters."""
+    step, epoch = StepTimed(TimingStats(0.02, 0.02, 0.02, 5), None, measured=True), EpochDone(0, 1.0, 0.4)
+
+    def trial(architecture, task, *, verify, on_message):
+        assert [on_message(step), on_message(epoch)] == [True, True]
+        return TrialResult(step, (epoch,), Trained((0.5,), 0))
+
+    monkeypatch.setattr(work, "run_trial", trial)
+    one = worker(tmp_path, trials=1)
+    assert one._run(one.queue.acquire(1)) is None
+    (found,) = one.callback.found
+    costs = 2**-0.07 * (found.parameters / 1000) ** -0.05
+    (saved,) = one.storage.rdb.get_all_trials(one.queue.study_id)
+    assert saved.value == pytest.approx(0.5 * costs)
+    assert saved.intermediate_values == pytest.approx({1: 0.4 * costs})

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from starlette.testclient import TestClient
 from tests.messages import mentioning, mentions
@@ -359,3 +360,16 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     options = ServerOptions("cpu", "torch", 3, 2.0, 9, 1000, 2000, 4, 7.0, True, (KEY,))
     assert seen == [(["runs/one"], options, "0.0.0.0", 81)]
+
+
+@pytest.mark.parametrize(("bias", "labels"), [((1.0, 2.0, -1.0), ["pasture", "forest"]), ((-1.0, -2.0, -3.0), [])])
+def test_multi_label_model_returns_all_assigned_labels(bias, labels, model, tmp_path):
+    loaded = ev2.load(model)
+    loaded.activation = "sigmoid"
+    with torch.no_grad():
+        loaded.classifier.weight.zero_()
+        loaded.classifier.bias.copy_(torch.tensor(bias))
+    ev2.save(tmp_path / "m.safetensors", loaded)
+    with TestClient(app_of(tmp_path / "m.safetensors")) as client:
+        (found,) = client.post("/predict", files={"image": encoded(0)}).json()["predictions"]
+    assert found["labels"] == labels

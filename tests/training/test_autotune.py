@@ -404,3 +404,20 @@ def test_compiling_counts_for_each_stage(stages, within_s, chosen, monkeypatch):
     recipe = recipe_of("precision=fp32", "batch_size=8", f"progressive.stages={stages}")
     choice = choose_precision(recipe, network(), steps=1_000, device=CPU, compile_within_s=within_s)
     assert choice.compile is chosen
+
+
+def test_overflow_in_fp16_keeps_finite_running_statistics():
+    """The images of the first of three steps overflow. PyTorch's own update would keep the infinity."""
+    given, passes = network(), []
+
+    def overflow(module, inputs):
+        passes.append(1)
+        return torch.full_like(inputs[0], 1e30) if len(passes) == 1 else None
+
+    given.register_forward_pre_hook(overflow)
+    optimizer = {"name": "sgd", "lr": 0.1, "momentum": 0.0}
+    _, _, steps = running(ProgressiveSchedule(image_size=32), 3, network=given, precision="fp16", optimizer=optimizer)
+    first, *_ = steps
+    assert not first.loss.isfinite()
+    norms = [module for module in given.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(norm.running_mean.isfinite().all() and norm.running_var.isfinite().all() for norm in norms)

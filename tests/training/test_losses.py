@@ -243,3 +243,15 @@ def test_gradient_of_a_wrong_class_equals_cross_entropy_for_any_number_of_classe
         pulls.append(there.grad[0, :2])
     torch.testing.assert_close(pulls[0], pulls[1])
     assert pulls[0].tolist() == pytest.approx([-1, 1])
+
+
+def test_class_sampling_of_the_recipe_reaches_the_sampler(class_folders):
+    """16, 16 and 4 images: of 36 draws each class has 12."""
+    for path in sorted((class_folders / "blue").glob("*"))[4:]:
+        path.unlink()
+    train = load_dataset(class_folders)
+    setup = SimpleNamespace(
+        recipe=recipe("class_sampling=equal", "batch_size=6"), train=train, key=Key.of(0), world=SINGLE_PROCESS
+    )
+    drawn = np.concatenate([request.samples for request in train_sampler(setup, steps=6)])
+    assert np.bincount(train.labels[drawn]).tolist() == [12, 12, 12]

@@ -427,3 +427,14 @@ def test_automatic_evaluation_sizes_follow_a_new_training_size(tried, then, tmp_
     for words, found in (({}, tried), ({"image_size": 300}, then)):
         recipe, _ = requested_recipe(TrainOverrides(recipe=str(tmp_path), **words), torch.device("cpu"))
         assert recipe.eval_image_size_candidates == found
+
+
+@pytest.mark.parametrize(
+    ("crop_mode", "trained", "crop_pct"), [("squash", None, 1), ("border", None, 1), ("center", "center", 0.875)]
+)
+def test_another_crop_mode_evaluates_the_whole_image(crop_mode, trained, crop_pct):
+    """224 of 256 px belong to the center crop of the recipe."""
+    words = TrainOverrides(recipe="efficientnetv2_b0_released", crop_mode=crop_mode)
+    recipe, _ = requested_recipe(words, torch.device("cpu"))
+    assert (recipe.crop_mode, recipe.train_crop_mode) == (crop_mode, trained)
+    assert recipe.crop_pct == pytest.approx(crop_pct)

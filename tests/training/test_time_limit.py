@@ -17,7 +17,7 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import Revision, StepPlan
-from efficientnetv2.training import time_limit
+from efficientnetv2.training import time_limit, validation
 from efficientnetv2.training import trainer as training
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.recipes import get_recipe
@@ -361,3 +361,19 @@ def test_only_validations_that_select_nothing_may_be_left_out(minival, thins, cl
     run = Trainer(one, limit=limit_of(1.0, 60))
     run._restore(False)
     assert run.context.pacer._thins is thins
+
+
+def test_validations_are_left_out_while_they_would_take_over_a_tenth_of_the_time(timed, monkeypatch):
+    """One took 10 s, so none follows within 90 s."""
+    clock, seconds, due = SimpleNamespace(now=0.0), iter((0.0, 10.0)), []
+    monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(validation, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    run = Trainer(timed("run"), limit=limit_of(1.0, 60))
+    run._restore(False)
+    run.validator.validate()
+    run.setup.folder.close()
+    for waited in (89.0, 91.0):
+        clock.now = waited
+        run.validator.schedule(12)
+        due.append(run.validator.is_due)
+    assert due == [False, True]

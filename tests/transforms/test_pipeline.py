@@ -15,6 +15,9 @@ from torchvision.transforms.v2 import functional as tv
 from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms import pipeline
+from efficientnetv2.transforms.auto_augment import randaugment
+from efficientnetv2.transforms.color import color_jitter
+from efficientnetv2.transforms.geometric import cutout
 from efficientnetv2.transforms.pipeline import (
     AugmentPlan,
     augment,
@@ -375,3 +378,19 @@ def test_invalid_mixing_arguments_are_rejected(operation):
         operation(images, labels, alpha=0.0, key=MIX_KEY)
     with pytest.raises(ValueError, match=mentioning("4", "3", "label")):
         operation(images, labels[:3], alpha=0.2, key=MIX_KEY)
+
+
+def test_operations_have_the_arguments_of_plan_and_setting():
+    """None of them is the default."""
+    (images, _), ids = group(), np.arange(12)
+    plan = AugmentPlan(
+        flip="none", color=0.3, randaugment_preset="monotone", randaugment_layers=3, randaugment_colors="possible",
+        cutout_fill="mean",
+    )  # fmt: skip
+    changed = pipeline.augment_images(images, StepSettings(32, randaugment=7, cutout=0.4), KEY, ids, plan)
+    wanted = color_jitter(images, KEY.fold("colour"), ids, strength=0.3)
+    wanted = randaugment(
+        wanted, magnitude=7, key=KEY.fold("randaugment"), ids=ids, preset="monotone", layers=3, colors="possible"
+    )
+    wanted = cutout(wanted, fraction=0.4, key=KEY.fold("cutout"), ids=ids, fill="mean")
+    assert torch.equal(changed, wanted)

@@ -342,3 +342,15 @@ def test_several_processes_are_rejected_except_for_train(name, monkeypatch):
     arguments = ("data",) if name in ("cross_validate", "check", "estimate", "search", "export") else ("model", "data")
     with pytest.raises(ev2.InputError, match=rf"{name}\(\) runs in one process"):
         getattr(ev2, name)(*arguments)
+
+
+def test_check_with_weights_lists_label_errors(photos, tmp_path):
+    """One red image is in the folder of the blue ones; random weights separate colors."""
+    data = tmp_path / "photos"
+    shutil.copytree(photos, data)
+    shutil.move(data / "red/red_03.jpg", data / "blue/blue_99.jpg")
+    torch.manual_seed(0)
+    ev2.save(tmp_path / "any.safetensors", ev2.create("efficientnetv2_b0", num_classes=0))
+    found = ev2.check(data, output=tmp_path / "look", weights=tmp_path / "any.safetensors", **MACHINE)
+    (suspected,) = [one for one in found.label_errors if one["path"] == "blue/blue_99.jpg"]
+    assert (suspected["label"], suspected["suggested"]) == ("blue", "red")

@@ -655,3 +655,14 @@ def test_unsupported_last_layers_are_rejected(layers, message):
 def test_usual_last_layers_are_accepted(activation):
     pooled = [keras_layer("Activation", activation="swish"), keras_layer("GlobalAveragePooling2D")]
     refuse_other_heads(Path("some.keras"), behind(*pooled, keras_layer("Dense", units=5, activation=activation)))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_symmetric_scaling_is_stored_in_the_model(suffix, tmp_path):
+    """(x - 128) / 128, as in S to L, is one Rescaling layer with an offset. Files of weights do not have it."""
+    network, path = random_network(B0, **SYMMETRIC), tmp_path / f"ours{suffix}"
+    weight_writer.write_keras(path, network)
+    found = convert.read(path).network.preprocessing
+    assert (found.mean, found.std) == (pytest.approx(SYMMETRIC["mean"]), pytest.approx(SYMMETRIC["std"]))
+    theirs = keras_logits(keras.models.load_model(path), pixels(network.preprocessing))
+    assert distance(our_logits(network), theirs) < TOLERANCE

@@ -309,3 +309,14 @@ def test_unknown_name_of_the_released_code_is_rejected():
 def test_v2_b0_of_torchvision_is_rejected(tmp_path):
     path = saved(tmp_path / "b0.pth", their_torchvision.models.efficientnet_b0().state_dict())
     assert mentions(refusal(path, model="efficientnet_v2_b0"), "torchvision")
+
+
+def test_other_pooling_of_a_hub_folder_is_rejected(uploaded, tmp_path):
+    """The tensors fit, but the logits would be those of mean pooling."""
+    hub = shutil.copytree(uploaded, tmp_path / "hub")
+    config = json.loads((hub / "config.json").read_text())
+    (hub / "config.json").write_text(json.dumps(config | {"model_args": {"global_pool": "avg"}}))
+    assert convert.read(hub).network.num_classes == 2
+    (hub / "config.json").write_text(json.dumps(config | {"model_args": {"global_pool": "max"}}))
+    with pytest.raises(InputError, match=mentioning("model_args", "global_pool")):
+        convert.read(hub)

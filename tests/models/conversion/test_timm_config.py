@@ -1,5 +1,6 @@
 """Names, tags, shapes and preprocessing of all published models equal timm and torchvision."""
 
+import numpy as np
 import pytest
 import torch
 import torchvision as their_torchvision
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from tests.messages import mentioning
 
 from efficientnetv2.architectures.registry import NAMES, get_architecture, get_model_info
+from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.models.conversion import timm_config, torchvision_config
 from efficientnetv2.models.conversion.detect import published_name
 from efficientnetv2.models.conversion.layouts import tensor_names
@@ -220,3 +222,17 @@ def test_preprocessing_equals_the_transform_of_torchvision(name, px):
     gray = torch.full((3, 600, 600), 0.25)
     normalized = (0.25 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
     assert torch.allclose(transform(gray)[:, 5, 5], normalized, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(torchvision_config.MODELS))
+def test_center_of_a_wide_image_is_seen_as_in_torchvision(name):
+    """White sides outside of the center square. A squashed image would have them."""
+    wide = np.zeros((100, 300, 3), np.uint8)
+    wide[:, :80] = wide[:, 220:] = 255
+    preprocessing, weights = torchvision_config.default_preprocessing(name)
+    transform = their_torchvision.models.get_weight(weights).transforms()
+    theirs = transform(torch.from_numpy(wide).permute(2, 0, 1))
+    black = -torch.tensor(preprocessing.mean) / torch.tensor(preprocessing.std)
+    assert torch.allclose(theirs, black[:, None, None].expand_as(theirs), atol=1e-5)
+    assert load_eval_image(wide, preprocessing).max() == 0
+    assert preprocessing.interpolation == transform.interpolation.value
