@@ -258,6 +258,9 @@ def _section(kept: dict[str, Any]) -> str:
             if not figure.values and figure.why != TO_BE_MEASURED
         }
     )
+    theirs = (figure for row in made.rows for figure in row.paper.values())
+    if any(not figure.values and not figure.word for figure in theirs):
+        reasons.append("in a column of the paper: not given")
     if reasons:
         lines += ["", _plain(f"{MISSING}: {'; '.join(reasons)}.")]
     made_by = f"`{kept['command']}`, {kept['date']}, {kept['hardware']}, torch {kept['versions']['torch']}."

@@ -116,6 +116,12 @@ def test_training_crops_have_the_minimum_area_of_the_released_code(size, least, 
         ("imagenet21k_released", ("leaves 25,089 more out",)),
         ("imagenet_from_21k_s_released", ("98 %", "1,256,144 images")),
         ("imagenet_from_21k_s_released", ("noise", "uniform over all values")),
+        ("efficientnetv2_l_paper", ("at most 256", "at most 8 bits")),
+        ("imagenet_from_21k_xl_paper", ("512 px", "480 px", "official code")),
+        ("imagenet_from_21k_s_paper", ("0.9", "0.9996")),
+        ("imagenet21k_xl_paper", ("512 px", "official code")),
+        ("resnet50_224_progressive", ("stochastic depth", "0.8")),
+        ("proxy_paper", ("batch-norm momentum 0.9",)),
     ],
 )
 def test_description_states_the_differences_to_the_released_code(name, facts):

@@ -227,9 +227,9 @@ def space_around(
     """The paper's choices around the channels and strides of any architecture, which is in the space too.
 
     Each stage chooses MBConv or Fused-MBConv, kernel 3 or 5, expansion 1, 4 or 6, and from 1 to twice the backbone's
-    layers (ours: with EfficientNet-B4 this includes EfficientNetV2-S). ``widths`` are multiples of the backbone's
-    channels, rounded to multiples of 8; 1 is always included. ``removable`` lets the last of adjacent stages of stride
-    1 be removed. Raises InputError for a width that is not a positive number.
+    layers (ours: with EfficientNet-B4 this includes all of EfficientNetV2-S but its channels). ``widths`` are multiples
+    of the backbone's channels, rounded to multiples of 8; 1 is always included. ``removable`` lets the last of adjacent
+    stages of stride 1 be removed. Raises InputError for a width that is not a positive number.
     """
     for width in widths:
         if not (math.isfinite(width) and width > 0):
