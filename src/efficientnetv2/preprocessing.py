@@ -126,6 +126,9 @@ class Preprocessing:
         tta: ``none`` predicts on the image as it is; ``d4`` averages the probabilities of all eight flips and
             turns of the square (for images without an upright; eight times the work).
         bands: How a raster (``data.geotiff``) becomes an image; None for ordinary images.
+
+    Raises:
+        pydantic.ValidationError: A value outside its range, or mean, std and bands of different lengths.
     """
 
     image_size: int

@@ -62,6 +62,9 @@ def mbconv(*, expand: int, kernel: int, se: float | None = 0.25) -> Operator:
         expand: Inner channels over the block's input channels; 1 for no expansion.
         kernel: Side of the depthwise convolution, odd.
         se: Width of squeeze-excite over the block's input channels, in (0, 1]; None is off.
+
+    Raises:
+        pydantic.ValidationError: A value outside its range.
     """
     return Operator("mbconv", expand, kernel, se)
 
@@ -79,6 +82,9 @@ def fused_mbconv(*, expand: int, kernel: int, se: float | None = None) -> Operat
         expand: Inner channels over the block's input channels; 1 for the convolution alone.
         kernel: Side of the convolution, odd.
         se: Width of squeeze-excite over the block's input channels, in (0, 1]; None is off.
+
+    Raises:
+        pydantic.ValidationError: A value outside its range.
     """
     return Operator("fused", expand, kernel, se)
 

@@ -41,7 +41,7 @@ def crossval(
         advanced("Models per fold: the best candidates, or as many seeds.", "N", "--ensemble", check=between(1, 100)),
     ] = 1,
     compare_splits: Annotated[
-        bool, flag("--compare-splits", "Train random folds too, and compare them with those by place.", panel=ADVANCED)
+        bool, flag("--compare-splits", "Compare with a second set of folds: random ones, or by place.", panel=ADVANCED)
     ] = False,
     out: options.RunOut = None,
     resume: options.Resume = False,

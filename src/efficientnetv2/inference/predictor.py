@@ -55,8 +55,10 @@ class Prediction:
     Attributes:
         label: The most probable class.
         probability: Probability of ``label``, 0 to 1.
-        probabilities: Probability of every class, in the model's order. They sum to 1, except in a multi-label model.
-        labels: All labels, the most probable first: of a multi-label model maybe none, of others ``label`` alone.
+        probabilities: Probability of every class, in the model's order. They sum to 1, except in a multi-label model
+            with ``sigmoid``.
+        labels: All labels, the most probable first: of a multi-label model with ``sigmoid`` maybe none, of others
+            ``label`` alone.
         unknown_score: Cosine distance to the second-nearest validation image, 0 to 2. None if the model stores none.
         is_unknown: Whether the score is above the model's threshold: the image may belong to none of the classes.
     """
@@ -99,8 +101,7 @@ class Predictor:
 
     Raises:
         InputError: The model file can't be read or downloaded, has no classes, or takes other channels than files have;
-            there is no such device; ``batch_size`` is less than 1; or the engine is unknown, not installed, or for CPUs
-            only.
+            there is no such device; ``batch_size`` is less than 1; or the engine is unknown or does not fit the device.
     """
 
     def __init__(
@@ -160,7 +161,8 @@ class Predictor:
                 missing is not known there.
 
         Raises:
-            InputError: An image can't be read, or is none of these; or the network gives NaN.
+            InputError: An image can't be read, or is none of these; the network gives NaN; or, at the first call, the
+                engine is not installed, fails or disagrees with PyTorch.
         """
         return self._predict(self._batches(images), self._pick_engine)
 

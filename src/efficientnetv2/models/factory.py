@@ -103,8 +103,9 @@ def create(
         features_only: Return a ``Backbone``, which gives a list of feature maps.
 
     Returns:
-        In evaluation mode with this package's pretrained weights and from a file, else in training mode, also with
-        weights of timm and torchvision. Call ``network.train()`` before a training loop of your own.
+        In evaluation mode with this package's pretrained weights and from a model file or run. A given module keeps its
+        mode. All else is in training mode, also weights of timm and torchvision. Call ``network.train()`` before a
+        training loop of your own.
 
     Raises:
         InputError: No such model (names the nearest), weights that cannot be downloaded, weights of another library

@@ -64,12 +64,13 @@ def benchmark(
         num_images: Number of images to compare on, at most. Default: 500.
 
     Returns:
-        A row per format and precision; the first is the model in PyTorch. ``accuracy`` is on the labeled images;
+        A row per format and precision; the first is the model in PyTorch. ``megabytes`` (10^6 bytes) is the size of its
+        files. ``accuracy`` is on the labeled validation images, or if there are none on all labeled ones;
         ``difference``, from ``low`` to ``high``, its paired difference to the model with the 95 % interval;
-        ``label_agreement`` the fraction of all images with the model's label; ``max_difference`` the largest
-        difference of a probability to PyTorch on equal pixels. ``milliseconds`` is the median of a
-        single image, ``images_per_s`` that of a batch, both without reading images, with as many threads as PyTorch
-        uses. ``error`` has why a format could not be exported, and is empty otherwise.
+        ``label_agreement`` the fraction of all images with the model's label; ``max_difference`` the largest difference
+        of a probability to PyTorch on equal pixels. ``milliseconds`` is the median of a single image, ``images_per_s``
+        that of a batch, both without reading images, with as many threads as PyTorch uses. ``error`` has why a format
+        could not be exported, and is empty otherwise.
 
     Raises:
         InputError: An argument that the caller can fix.

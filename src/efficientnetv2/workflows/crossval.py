@@ -121,7 +121,8 @@ def cross_validate(
             ``[{"class_sampling": None}, {"class_sampling": "equal"}]``.
         candidate_settings: Settings of the runs that compare the candidates, such as ``{"epochs": 4}``.
         members: Models that predict each fold together: the best candidates, or the recipe with as many seeds.
-        compare_splits: Train a second set of folds, at random, to compare with folds by location.
+        compare_splits: Train a second set of folds to compare with: at random if the folds are by location, else by
+            location. Every image needs a latitude and a longitude; not with ``by="group"`` or "time".
         output: Folder of the cross-validation. None makes a new one under ``runs/``.
         resume: Resume the cross-validation in ``output``, or the newest under ``runs/``.
         recipe: Recipe, see `train`.

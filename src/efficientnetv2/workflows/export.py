@@ -135,9 +135,11 @@ def export(
         input: "float" takes normalized images (N, C, S, S), one image (1, C, S, S) in "executorch" and "coreml", and
             (1, S, S, C) in "litert". "uint8" takes images of any size, (N, H, W, C), and resizes and normalizes them
             in the model. "web" always takes "uint8". "coreml" with "uint8" takes an image of the model's size, to
-            which Apple's Vision framework resizes.
-        half: Store weights in float16. "onnx", "triton", "web" and "coreml" also compute in float16.
-        int8: Quantize weights and activations to 8 bits. The result has the difference of the accuracy.
+            which Apple's Vision framework resizes. "torch", "litert" and "executorch" take only "float".
+        half: Store weights in float16; not for "torch", "litert" and "executorch". All but "openvino" also compute in
+            float16.
+        int8: Quantize weights and activations to 8 bits, for "onnx", "openvino", "triton" and "web". The result has
+            the difference of the accuracy.
         data: Images to compare on, as `predict` takes them. Default: the validation images of the run, and if these
             are fewer than 200, also some of the selection set, then some that trained it.
         calibration: Images that give the ranges of the activations for ``int8``, at least 100. Default: 300 training

@@ -52,7 +52,11 @@ class Result:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """A row per image: path, predicted_label, probability, true_label, and the probability of each class."""
+        """A row per image: path, predicted_label, probability, true_label, and the probability of each class.
+
+        Of more than 1,000 classes it has the five most probable instead. Where images belong together, the last column,
+        ``cluster``, says which.
+        """
         self._require_folder()
         file = Path(self.path or "") / "predictions.csv"
         try:

@@ -111,13 +111,20 @@ def train(
         resume: Resume the run in ``output``, or the newest under ``runs/``.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         workers: Processes that read images; 0 reads in this one. None chooses by the machine.
-        baseline: Another run to compare with on the same images. None takes the newest that predicted them.
+        baseline: A run, or the folder of an evaluation, to compare with on the same images. None takes the newest
+            finished run in the same parent folder that predicted exactly these images.
         callbacks: Called at points of the training, see `Callback`.
-        overrides: Hyperparameters, and how ``data`` is read: ``model``, ``weights``, ``epochs``, ``minutes``,
-            ``image_size``, ``batch_size``, ``lr``, ``crop_mode``, ``seed``, ``cache``, ``memory_gib``, ``strict``,
-            ``path_column``, ``label_column``, ``group_column``, ``labels``, ``label_separator``, ``bands``,
-            ``nodata``, ``layout``, ``min_images_per_class``. Any other field of the recipe goes into ``settings``,
-            a mapping of dotted names: ``settings={"progressive.stages": 1, "patience": 5}``.
+        overrides: Hyperparameters: ``model`` (a name, `Architecture` or file), ``weights`` ("auto", "none", a name, a
+            file or a run), ``epochs`` or ``minutes`` (of the whole run, report included), ``image_size`` (px, of the
+            last stage), ``batch_size`` (the learning rate follows), ``lr`` (peak), ``crop_mode`` ("squash", "center",
+            "border"), ``seed``, and ``settings`` for other fields of the recipe, by dotted names:
+            ``settings={"progressive.stages": 1, "patience": 5}``. The machine: ``cache`` ("ram" or "disk": decode each
+            image once), ``memory_gib`` (limit in GiB, of the GPU, or of the process on a CPU), ``strict`` (stop at
+            the first unreadable image; otherwise it is skipped). How ``data`` is read: ``path_column``,
+            ``label_column``, ``group_column`` (equal values stay on one side of a split), ``labels`` ("exact", or
+            "casefold" to merge spellings), ``label_separator`` (text between several labels), ``bands`` (of rasters,
+            from 1, or "all"), ``nodata`` (values of missing data, or "none"), ``layout`` ("auto", "classes" or
+            "splits": meaning of the sub-folders), ``min_images_per_class`` (smaller classes are left out).
 
     Raises:
         InputError: An argument, a file or an image that the caller can fix.
