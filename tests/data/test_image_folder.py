@@ -579,11 +579,11 @@ def test_blank_class_name_is_rejected(tmp_path):
         load_dataset(tmp_path)
 
 
-def test_archives_are_to_be_unpacked(tmp_path):
+def test_folder_of_zip_files_gets_advice_for_them(tmp_path):
     (tmp_path / "photos.zip").write_bytes(b"PK")
-    with pytest.raises(InputError, match=mentioning("1 file .zip", "unpack")) as refused:
+    with pytest.raises(InputError, match=mentioning("1 file .zip", "unpack archives")) as refused:
         load_dataset(tmp_path)
     assert "JPEG" not in str(refused.value)
     (tmp_path / "photo.foo").write_bytes(b"?")
-    with pytest.raises(InputError, match=mentioning("JPEG", "unpack")):
+    with pytest.raises(InputError, match=mentioning("JPEG", "unpack archives")):
         load_dataset(tmp_path)
