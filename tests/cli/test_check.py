@@ -254,18 +254,22 @@ def test_dataset_without_readable_images_leaves_no_files(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["photos"]
 
 
-def test_weights_find_a_label_error(class_folders):
-    """Random weights separate colors: one image of 16 in the wrong folder is found."""
+@pytest.mark.parametrize("damaged", [[], ["blue/blue_00.jpg"]])
+def test_weights_find_a_label_error(class_folders, damaged):
+    """Random weights separate colors: one image of 16 in the wrong folder is found, also after an unreadable one."""
     from efficientnetv2.models import model_file
     from efficientnetv2.models.factory import create
 
     shutil.move(class_folders / "red/red_03.jpg", class_folders / "blue/blue_99.jpg")
+    for path in damaged:
+        (class_folders / path).write_bytes(b"")
     model_file.save(class_folders.parent / "any.safetensors", create("efficientnetv2_b0", num_classes=0))
     done = run_ok(
         "check", class_folders, "--weights", "any.safetensors", "--device", "cpu", "--json",
         cwd=class_folders.parent,
     )  # fmt: skip
     found = {one["kind"]: one["images"] for one in json.loads(done.stdout)["findings"]}
+    assert found.get("unreadable", []) == [[path] for path in damaged]
     assert ["blue/blue_99.jpg"] in found["label"]
 
 
@@ -311,19 +315,3 @@ def test_distance_and_time_column_reach_the_check(listed):
     found = json.loads(run_ok("check", folder / "list.csv", *words, cwd=folder).stdout)
     assert (found["place"]["near_km"], found["place"]["near_another"]) == (120, 32)
     assert found["time"]["column"] == "flown"
-
-
-def test_label_error_is_named_correctly_after_an_unreadable_image(class_folders):
-    from efficientnetv2.models import model_file
-    from efficientnetv2.models.factory import create
-
-    shutil.move(class_folders / "red/red_03.jpg", class_folders / "blue/blue_99.jpg")
-    (class_folders / "blue/blue_00.jpg").write_bytes(b"")
-    model_file.save(class_folders.parent / "any.safetensors", create("efficientnetv2_b0", num_classes=0))
-    done = run_ok(
-        "check", class_folders, "--weights", "any.safetensors", "--device", "cpu", "--json",
-        cwd=class_folders.parent,
-    )  # fmt: skip
-    found = {one["kind"]: one["images"] for one in json.loads(done.stdout)["findings"]}
-    assert found["unreadable"] == [["blue/blue_00.jpg"]]
-    assert ["blue/blue_99.jpg"] in found["label"]

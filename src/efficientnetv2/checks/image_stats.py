@@ -17,7 +17,7 @@ from PIL import Image
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_resized_image
-from efficientnetv2.data.file_probe import map_chunks, probe, probe_bytes
+from efficientnetv2.data.file_probe import fault_of_source, map_chunks
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, fault_of, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
 from efficientnetv2.data.open_image import open_image
@@ -100,9 +100,8 @@ def _read_image(reader: Reader, files: Reader, row: int, *, detailed: bool) -> _
     try:
         source = reader.source(row)
         content = file_bytes(source)
-        if reason := probe_bytes(content).reason:
-            # Of a file the reason can be a raster that the extra 'geo' reads.
-            return _ImageRecord((isinstance(source, str) and probe(source).reason) or reason)
+        if reason := fault_of_source(source, content):
+            return _ImageRecord(reason)
         with open_image(content) as image:
             kind, mode, (width, height) = image.format or "", image.mode, image.size
         size, digest = len(content), content_hash(content)

@@ -84,6 +84,12 @@ def probe_bytes(content: bytes) -> FileProbe:
     return _probe(io.BytesIO(content), len(content))
 
 
+def fault_of_source(source: object, content: bytes) -> str:
+    """Why an image is unusable, or ''. Of a path this can be that only the extra 'geo' reads the raster."""
+    reason = probe_bytes(content).reason
+    return (reason and isinstance(source, str) and probe(source).reason) or reason
+
+
 def max_levels(probes: Sequence[FileProbe]) -> list[int]:
     """Maximum levels of the usable images of more than 8 bits."""
     return [found.brightest for found in probes if found.brightest is not None and not found.reason]

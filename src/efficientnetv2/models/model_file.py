@@ -55,10 +55,10 @@ def save(
         network: On any device. Layers that were replaced after ``create`` are refused, since ``load`` could not build
             them: use ``adapt`` for other classes or channels, and wrap a variant of your own:
             ``create(torch.nn.Sequential(network))``.
-        class_names: Of the outputs, in order, all different.
-        recipe: Plain JSON values.
         preprocessing: Of the images. What depends on it (metrics, temperature, detector) is saved unchanged; to change
             the image size of a trained model, use `convert`, which leaves it out.
+        class_names: Of the outputs, in order, all different.
+        recipe: Plain JSON values.
         metrics: Plain JSON values.
         trained_on: A sample of the training images.
         half: Store kernels and matrices in float16, half the bytes. ``load`` gives float32 again, each weight within

@@ -26,7 +26,7 @@ from PIL import Image
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_resized_image
-from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks, probe, probe_bytes
+from efficientnetv2.data.file_probe import MAX_UNREADABLE, fault_of_source, map_chunks
 from efficientnetv2.data.image_io import UnreadableImageError, fault_of, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
 from efficientnetv2.data.open_image import image_extensions, is_image, open_image
@@ -176,8 +176,8 @@ def _pack_image(reader: Reader, sample: int, path: str, image_size: int | None) 
     try:
         source = reader.source(sample)
         data = file_bytes(source)
-        if reason := probe_bytes(data).reason:
-            return (isinstance(source, str) and probe(source).reason) or reason
+        if reason := fault_of_source(source, data):
+            return reason
         if is_image(path):
             extension = os.path.splitext(path)[1][1:].lower()
         else:
