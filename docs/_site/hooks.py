@@ -10,11 +10,14 @@ from mkdocs.structure.files import File, Files
 
 # Groups of the Python API, in the order of a workflow.
 _GROUPS = {
-    "Train": ("train", "Run", "Callback", "cross_validate", "CrossValidation", "estimate", "Estimate"),
+    "Train": ("train", "Run", "Callback", "cross_validate", "CrossValidation", "estimate", "Estimate",
+              "preview"),
     "Evaluate": ("evaluate", "Evaluation", "compare", "Comparison"),
     "Predict and export": ("predict", "Predictor", "nearest_images", "export", "benchmark", "Export", "convert",
                            "Conversion", "push", "Push"),
-    "Data": ("check", "DatasetCheck", "load_dataset", "Preprocessing"),
+    "Data": ("check", "DatasetCheck", "load_dataset", "Preprocessing", "pack", "PackResult", "balance",
+             "BalancedTable"),
+    "Maps": ("predict_map", "MapResult", "estimate_areas", "MapAreas"),
     "Models": ("create", "list_models", "load", "save", "adapt", "freeze", "apply_regularization", "Architecture",
                "Stage", "fused_mbconv", "mbconv", "get_architecture", "count_flops"),
     "Progressive learning": ("ProgressiveSchedule", "Ramp", "StepSettings", "ProgressiveBatchSampler",

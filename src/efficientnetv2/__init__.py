@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from efficientnetv2.architectures.spec import mbconv as mbconv
     from efficientnetv2.data.dataset import load_dataset as load_dataset
     from efficientnetv2.data.sampler import ProgressiveBatchSampler as ProgressiveBatchSampler
+    from efficientnetv2.data.shards.writer import PackResult as PackResult
     from efficientnetv2.inference.embeddings import nearest_images as nearest_images
     from efficientnetv2.inference.predictor import Predictor as Predictor
     from efficientnetv2.models.adapt import adapt as adapt
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from efficientnetv2.progressive.schedule import StepSettings as StepSettings
     from efficientnetv2.training.callbacks import Callback as Callback
     from efficientnetv2.utils.errors import InputError as InputError
+    from efficientnetv2.workflows.area import MapAreas as MapAreas
+    from efficientnetv2.workflows.area import estimate_areas as estimate_areas
+    from efficientnetv2.workflows.augmentation_preview import preview as preview
     from efficientnetv2.workflows.benchmark import benchmark as benchmark
     from efficientnetv2.workflows.check import DatasetCheck as DatasetCheck
     from efficientnetv2.workflows.check import check as check
@@ -43,12 +47,17 @@ if TYPE_CHECKING:
     from efficientnetv2.workflows.convert import Conversion as Conversion
     from efficientnetv2.workflows.convert import convert as convert
     from efficientnetv2.workflows.crossval import cross_validate as cross_validate
+    from efficientnetv2.workflows.data import BalancedTable as BalancedTable
+    from efficientnetv2.workflows.data import balance as balance
+    from efficientnetv2.workflows.data import pack as pack
     from efficientnetv2.workflows.estimate import Estimate as Estimate
     from efficientnetv2.workflows.estimate import estimate as estimate
     from efficientnetv2.workflows.evaluate import evaluate as evaluate
     from efficientnetv2.workflows.export import Export as Export
     from efficientnetv2.workflows.export import export as export
     from efficientnetv2.workflows.predict import predict as predict
+    from efficientnetv2.workflows.predict_map import MapResult as MapResult
+    from efficientnetv2.workflows.predict_map import predict_map as predict_map
     from efficientnetv2.workflows.push import Push as Push
     from efficientnetv2.workflows.push import push as push
     from efficientnetv2.workflows.results import CrossValidation as CrossValidation
@@ -73,6 +82,11 @@ _NAMES = {
     "workflows.convert": ("convert", "Conversion"),
     "workflows.push": ("push", "Push"),
     "workflows.check": ("check", "DatasetCheck"),
+    "workflows.data": ("pack", "balance", "BalancedTable"),
+    "data.shards.writer": ("PackResult",),
+    "workflows.augmentation_preview": ("preview",),
+    "workflows.predict_map": ("predict_map", "MapResult"),
+    "workflows.area": ("estimate_areas", "MapAreas"),
     "workflows.estimate": ("estimate", "Estimate"),
     "workflows.search": ("search", "Study"),
     "architectures.spec": ("Architecture", "Stage", "fused_mbconv", "mbconv"),

@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 from tests.command_line import TINY, effnetv2, run_json, run_ok, run_refused
-from tests.messages import mentions
+from tests.messages import mentioning, mentions
 
+import efficientnetv2
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
+from efficientnetv2.utils.errors import InputError
 
 ONE_STAGE = ("--weights", "none", "--set", "progressive.stages=1", "--set", "progressive.image_size=32")
 
@@ -76,6 +78,19 @@ def test_fewer_drops_images_of_frequent_classes(imbalanced, tmp_path):
     assert "blue" in done.stdout
     assert mentions(done.stdout, 38 - len(table), "left out")
     run_ok("data", "balance", "fewer.csv", "again.csv", "--fewer", cwd=tmp_path)  # reads its own output
+
+
+def test_balance_of_python_writes_the_same_files(imbalanced, tmp_path):
+    result = run_json("data", "balance", imbalanced, "even", "--set", "progressive.randaugment=5", cwd=tmp_path)
+    made = efficientnetv2.balance(imbalanced, tmp_path / "python", settings={"progressive.randaugment": 5})
+    assert made.to_json() == result | {"table": str(tmp_path / "python/dataset.csv")}
+    files = [path.relative_to(tmp_path / "even") for path in sorted((tmp_path / "even").rglob("*")) if path.is_file()]
+    assert len(files) == 1 + result["copies"]
+    assert all((tmp_path / "python" / file).read_bytes() == (tmp_path / "even" / file).read_bytes() for file in files)
+    with pytest.raises(InputError, match=mentioning("output", "python", "exists")):
+        efficientnetv2.balance(imbalanced, tmp_path / "python")
+    with pytest.raises(InputError, match=mentioning("to", "even")):
+        efficientnetv2.balance(imbalanced, tmp_path / "other", to="even")
 
 
 @pytest.mark.parametrize(

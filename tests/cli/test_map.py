@@ -23,6 +23,7 @@ from tests.command_line import run_json, run_ok, run_refused, started
 from tests.messages import mentioning, mentions
 from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 
+import efficientnetv2
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.geo import print_map
@@ -106,6 +107,29 @@ def test_map_equals_predict_on_each_window(model_path, tmp_path):
         assert found["hectares"] == pytest.approx(found["pixels"] / 100)
         if found["pixels"]:  # the map has whole percents
             assert found["probability"] == pytest.approx(probability[values == value].mean() / 100, abs=0.006)
+
+
+def test_map_of_python_equals_that_of_the_command(model_path, tmp_path):
+    deep = (patches().astype(np.uint16) * 10 + 100)[[2, 1, 0]]
+    raster = write_raster(tmp_path / "scene.tif", deep)
+    args = ("--bands", "3,2,1", "--value-range", "100,2650", "--window-m", "400", "--stride-px", "10")
+    result = run_json("geo", "map", model_path, raster, *args, cwd=tmp_path)
+    drawn = efficientnetv2.predict_map(
+        model_path,
+        raster,
+        tmp_path / "python.tif",
+        bands=(3, 2, 1),
+        value_range=(100, 2650),
+        window_m=400,
+        stride_px=10,
+    )
+    own = {"map": str(tmp_path / "python.tif"), "seconds": round(drawn.seconds, 2)}
+    assert drawn.to_json() == result | own
+    assert drawn.classes["pixels"].to_dict() == {name: one["pixels"] for name, one in result["classes"].items()}
+    with rasterio.open(tmp_path / "map.tif") as first, rasterio.open(tmp_path / "python.tif") as second:
+        np.testing.assert_array_equal(first.read(), second.read())
+    with pytest.raises(InputError, match=mentioning("window_px", "integer", "1.5")):
+        efficientnetv2.predict_map(model_path, raster, tmp_path / "other.tif", window_px=1.5)
 
 
 def test_16_bit_values_are_scaled_by_the_model_file(model_path, tmp_path):
@@ -423,6 +447,11 @@ def test_areas_are_corrected_by_the_sample(tmp_path):
     assert plantation["hectares"]["margin"] == pytest.approx(1.96 * 100 * np.sqrt(0.2 * 0.8 / 19), rel=1e-3)
     assert forest["users_accuracy"]["value"] == pytest.approx(0.8)
     assert plantation["producers_accuracy"]["value"] == pytest.approx(100 / 120)
+    areas = efficientnetv2.estimate_areas(tmp_path / "map.tif", tmp_path / "sample.csv")
+    assert areas.to_json() == result
+    row = areas.classes.loc["forest"]
+    assert row["share"] * areas.hectares == pytest.approx(80)
+    assert (row["users_accuracy"], row["samples"]) == (pytest.approx(0.8), 20)
 
 
 def test_sample_in_degrees_by_class_or_from_an_evaluation(tmp_path):

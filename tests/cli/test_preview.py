@@ -11,6 +11,7 @@ from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 from tests.recipes import with_overrides
 
+import efficientnetv2
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.thumbnails import ImageRow
@@ -115,6 +116,11 @@ def test_preview_file_is_written(class_folders, tmp_path):
         levels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
     for channel in range(3):  # red, green and blue images are visible
         assert ((levels[:, channel] - np.delete(levels, channel, axis=1).max(axis=1)) > 60).mean() > 0.02
+    overrides = {"weights": "none", "recipe": "quick", "model": "efficientnetv2_b0", "image_size": 64}
+    drawn = efficientnetv2.preview(class_folders, num_images=3, **overrides)
+    np.testing.assert_array_equal(np.asarray(drawn.convert("RGB")).reshape(-1, 3), levels)
+    with pytest.raises(InputError, match=mentioning("preview", "minutes")):
+        efficientnetv2.preview(class_folders, minutes=5)
     size = (tmp_path / "sheet.png").stat().st_size
     again = run_ok("train", class_folders, *args, "--preview", "sheet.png", "--preview-images", "2", cwd=tmp_path)
     assert mentions(again.stdout, "sheet.png exists", "replaced")
@@ -160,7 +166,7 @@ def test_preview_shows_cached_images(tmp_path):
 
 def test_preview_names_missing_images_before_it_looks_for_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(augmentation_preview, "requested_recipe", None)
-    sheet = {"num_images": 4, "device": "cpu", "strict": False}
+    sheet = {"num_images": 4, "device": "cpu", "strict": False, "argument": "--preview"}
     with pytest.raises(InputError, match=mentioning("nowhere")):
         augmentation_preview.draw_sheet(TrainOverrides(), DataConfig("nowhere"), tmp_path / "sheet.png", **sheet)
 

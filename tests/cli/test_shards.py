@@ -8,9 +8,12 @@ import tarfile
 
 import pandas as pd
 import pytest
-from tests.command_line import TINY, effnetv2, run_ok, run_refused
+from tests.command_line import TINY, effnetv2, run_json, run_ok, run_refused
 from tests.conftest import paint
-from tests.messages import mentions
+from tests.messages import mentioning, mentions
+
+import efficientnetv2
+from efficientnetv2.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,28 @@ def test_pack_prints_json(tmp_path):
     assert result["shards"] == ["train-000000.tar", "val-000000.tar"]
     assert result["left_out"] == [{"path": "4.jpg", "reason": "is empty (0 bytes)"}]
     assert result["bytes"] == sum(path.stat().st_size for path in (tmp_path / "packed").glob("*.tar"))
+
+
+def test_pack_of_python_writes_the_same_shards(class_folders, tmp_path):
+    result = run_json("data", "pack", class_folders, "packed", "--shard-images", "10", "--seed", "4", cwd=tmp_path)
+    packed = efficientnetv2.pack(class_folders, tmp_path / "python", shard_images=10, seed=4)
+    assert packed.to_json().items() <= result.items()
+    for name in result["shards"]:
+        assert (tmp_path / "python" / name).read_bytes() == (tmp_path / "packed" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [
+        ({"shard_mb": "1"}, ("shard_mb", "number", "'1'")),
+        ({"image_size": 1}, ("image_size", "at least 2")),
+        ({"bands": "all"}, ("pack", "bands")),
+    ],
+)
+def test_pack_of_python_refuses_wrong_arguments(options, facts, class_folders, tmp_path):
+    with pytest.raises(InputError, match=mentioning(*facts)):
+        efficientnetv2.pack(class_folders, tmp_path / "packed", **options)
+    assert not (tmp_path / "packed").exists()
 
 
 @pytest.mark.parametrize(

@@ -219,10 +219,10 @@ def test_unused_gpu_gives_a_note(verb, model, class_folders, tmp_path, monkeypat
         pytest.importorskip("rasterio", reason="needs the extra geo")
         from tests.rasters import write_raster  # imports rasterio
 
-        from efficientnetv2.workflows.predict_map import MapOptions, predict_map
+        from efficientnetv2.workflows.predict_map import MapOptions, run_map
 
         scene = write_raster(tmp_path / "scene.tif", np.full((3, 64, 64), 90, np.uint8))
-        predict_map(model, scene, MapOptions(device="cpu"), out=tmp_path / "map.tif")
+        run_map(model, scene, MapOptions(device="cpu"), tmp_path / "map.tif")
     assert "cpu computes, as cpu says." in capsys.readouterr().out
 
 

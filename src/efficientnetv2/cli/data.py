@@ -28,7 +28,7 @@ _SEVERITIES = {"wrong": "Error", "doubtful": "Warning", "note": "Note"}
 @spread
 def pack(
     data: options.Data,
-    out: Annotated[Path, argument("OUT", "New or empty folder for the shards.")],
+    output: Annotated[Path, argument("OUT", "New or empty folder for the shards.")],
     table: options.LabeledOptions,
     shard_mb: Annotated[float, option("Largest shard.", "MB", check=between(0.1, 1_000_000))] = 1000.0,
     shard_images: Annotated[int | None, option("Most images of a shard.", "N", check=between(1))] = None,
@@ -51,17 +51,17 @@ def pack(
 
     packing = PackOptions(round(shard_mb * 1_000_000), shard_images, image_size, seed, strict)
     with Screen(quiet=as_json) as screen:
-        dataset, packed = pack_shards(table.data_config(data), out, packing)
+        dataset, packed = pack_shards(table.data_config(data), output, packing)
         written = packed.to_json()
         if as_json:
-            print_json({"out": str(out), "classes": list(dataset.class_names)} | written)
+            print_json({"out": str(output), "classes": list(dataset.class_names)} | written)
             return
         parts = ", ".join(f"{count} {split}" for split, count in written["splits"].items())
         screen.say(
             f"{pluralize(written['num_images'], 'image')} of {pluralize(len(dataset.class_names), 'class')} ({parts}) "
-            f"in {pluralize(len(written['shards']), 'shard')}, {written['bytes'] / 1e6:,.1f} MB: {out}"
+            f"in {pluralize(len(written['shards']), 'shard')}, {written['bytes'] / 1e6:,.1f} MB: {output}"
         )
-        train = ["effnetv2", "train", str(out), *shell.option_args(label_separator=dataset.separator)]
+        train = ["effnetv2", "train", str(output), *shell.option_args(label_separator=dataset.separator)]
         screen.say(f"Train on them with: {shell.shell_join(train)}")
 
 
@@ -69,7 +69,7 @@ def pack(
 @spread
 def write_balanced(
     data: options.Data,
-    out: Annotated[Path, argument("OUT", "New or empty folder; with --fewer a .csv file.")],
+    output: Annotated[Path, argument("OUT", "New or empty folder; with --fewer a .csv file.")],
     table: options.OneLabelOptions,
     to: Annotated[
         Literal["equal", "sqrt", "effective"],
@@ -95,7 +95,7 @@ def write_balanced(
 
     with Screen(quiet=as_json) as screen:
         made = write_balanced(
-            table.data_config(data), out,
+            table.data_config(data), output,
             to=to, fewer=fewer, recipe=recipe, settings=tuple(settings or ()), seed=seed, strict=strict
         )  # fmt: skip
         if as_json:

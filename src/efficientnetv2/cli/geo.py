@@ -45,11 +45,11 @@ def draw_map(
     - `effnetv2 geo map runs/land_cover scene.tif`
     - `effnetv2 geo map runs/land_cover sentinel2.tif --bands 4,3,2 --value-range 0,3000 --window-m 5000`
     """
-    from efficientnetv2.workflows.predict_map import MapOptions, predict_map
+    from efficientnetv2.workflows.predict_map import MapOptions, run_map
 
     chosen = MapOptions(window_m, window_px, stride_px, bands, value_range, batch_size, device)
     with Screen(quiet=as_json) as screen:
-        drawn = predict_map(model, raster, chosen, out=out)
+        drawn = run_map(model, raster, chosen, out)
         print_map(drawn, screen)
     if as_json:
         print_json(drawn.to_json())
@@ -76,8 +76,8 @@ def print_map(drawn: MapResult, screen: Screen) -> None:
     if tally.nodata:
         screen.say(f"{pluralize(tally.nodata, 'pixel')} without data.")
     speed, took = len(drawn.grid) / max(drawn.seconds, 1e-9), format_duration(drawn.seconds)
-    screen.say(f"{pluralize(len(drawn.grid), 'window')} in {took} ({speed:.0f} windows/s). Map: {drawn.out}")
-    command = shell_join(["effnetv2", "geo", "area", str(drawn.out), "SAMPLE.csv"])
+    screen.say(f"{pluralize(len(drawn.grid), 'window')} in {took} ({speed:.0f} windows/s). Map: {drawn.path}")
+    command = shell_join(["effnetv2", "geo", "area", str(drawn.path), "SAMPLE.csv"])
     screen.say(f"These areas include the model's errors. To correct them by a labeled sample: {command}")
 
 

@@ -48,8 +48,6 @@ def train(
         raise InputError(f"{' and '.join(given)} exclude each other. Give one of them.")
     if preview is not None and (out is not None or baseline is not None or machine.as_json):
         raise InputError("--preview writes a PNG alone. Leave --output, --baseline and --json out.")
-    if preview is not None and recipe.minutes is not None:
-        raise InputError("--preview does not measure the time. Leave --minutes out, or use --dry-run for its sizes.")
     if preview is None and preview_images is not None:
         raise InputError("--preview-images needs --preview PNG.")
     if preview is not None:
@@ -58,7 +56,7 @@ def train(
         with Screen(quiet=machine.as_json, verbose=machine.verbose):
             draw_sheet(
                 recipe.overrides(), table.data_config(data), preview,
-                num_images=preview_images or 8, device=machine.device, strict=machine.strict
+                num_images=preview_images or 8, device=machine.device, strict=machine.strict, argument="--preview"
             )  # fmt: skip
         return
     if not resume:

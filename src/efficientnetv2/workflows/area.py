@@ -1,4 +1,7 @@
-"""Areas of a map's classes, corrected by a sample of known labels, as counting pixels repeats its errors."""
+"""Areas of a map's classes, corrected by a sample of known labels: `efficientnetv2.estimate_areas`.
+
+Counting pixels repeats the errors of the map.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.geospatial.map_file import NODATA, count_classes, distortion_warning, to_class_values
 from efficientnetv2.metrics.confidence_intervals import Z95
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
+from efficientnetv2.workflows.arguments import PathLike, api, path_text
 
 _logger = logging.getLogger(__name__)
 
@@ -127,12 +131,30 @@ def adjusted_areas(
 
 @dataclass(frozen=True, eq=False)
 class MapAreas:
-    """Areas of a map's classes."""
+    """Areas of a map's classes, as `estimate_areas` found them.
+
+    Attributes:
+        found: Fractions of the map by class, their 95 % intervals, and the accuracy of the map.
+        pixels: Pixels of the map with data.
+        hectares: Area of the map. None if the size of its pixels is not known.
+        left_out: Sampled places that are not on the map.
+    """
 
     found: AdjustedAreas  # as shares of the map
     pixels: int  # with data
     hectares: float | None  # of the map; None if the size of its pixels is not known
     left_out: int  # sampled locations that are not on the map
+
+    @property
+    def classes(self) -> pd.DataFrame:
+        """A row per class: mapped and true fraction of the map, accuracies, and the half-width of each interval."""
+        rows = {}
+        for name, one in self.found.classes.items():
+            rows[name] = {"mapped": one.mapped, "samples": one.samples}
+            for column in ("share", "users_accuracy", "producers_accuracy"):
+                estimate: Estimate = getattr(one, column) or Estimate(np.nan, np.nan)
+                rows[name] |= {column: estimate.value, f"{column}_margin": estimate.margin}
+        return pd.DataFrame.from_dict(rows, orient="index")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; hectares and fractions if they are known."""
@@ -149,23 +171,45 @@ class MapAreas:
         }
 
 
-def estimate_areas(map_file: Path, sample: Path, *, label_column: str) -> MapAreas:
-    """Estimate the area of each class of a map from a table of locations, or from an evaluation of the model."""
-    names, pixels, hectares = count_classes(map_file)
+@api
+def estimate_areas(map_file: PathLike, sample: PathLike, *, label_column: str = "label") -> MapAreas:
+    """Estimate the area of each class from a map and a labeled sample. Needs the extra ``geo``.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        areas = ev2.estimate_areas("cover.tif", "places.csv")
+        print(areas.classes["share"] * areas.hectares)
+
+    Args:
+        map_file: A map of `predict_map`.
+        sample: CSV file with the true label and the place: x and y in the coordinates of the map, longitude and
+            latitude, or the mapped class as ``map``. Or the folder of an evaluation. The sample is drawn at random
+            within each class of the map, with 50 places or more (Olofsson et al. 2014, Remote Sensing of Environment
+            148).
+        label_column: Column of the label.
+
+    Raises:
+        InputError: An argument or a file that the caller can fix.
+    """
+    map_path = Path(path_text("map_file", map_file))
+    names, pixels, hectares = count_classes(map_path)
     if not pixels.sum():
-        raise InputError(f"{map_file} has no data anywhere, so there is no area to estimate.")
-    with open_raster(map_file) as dataset:
+        raise InputError(f"{map_path} has no data anywhere, so there is no area to estimate.")
+    with open_raster(map_path) as dataset:
         if warning := distortion_warning(dataset):
             _logger.info(warning)
-    file = sample / "report.json" if sample.is_dir() else sample
+    file = Path(path_text("sample", sample))
+    file = file / "report.json" if file.is_dir() else file
     if file.suffix == ".json":
-        counts, left_out = _from_report(file, names, map_file), 0
+        counts, left_out = _from_report(file, names, map_path), 0
         _logger.info(
             f"{file} is of images that were not drawn from this map. The areas are right if these images are a random "
             "sample of what the map calls each class."
         )
     else:
-        counts, left_out = _from_table(file, label_column, names, map_file)
+        counts, left_out = _from_table(file, label_column, names, map_path)
     found = adjusted_areas(counts, pixels if hectares is None else hectares, names)
     total = None if hectares is None else float(hectares.sum())
     return MapAreas(found, int(pixels.sum()), total, left_out)

@@ -73,7 +73,7 @@ _TO_FILE = {
 }
 
 
-class TableArguments(TypedDict, total=False):
+class LabelArguments(TypedDict, total=False):
     """How the labels of a dataset are read."""
 
     path_column: str
@@ -81,9 +81,14 @@ class TableArguments(TypedDict, total=False):
     group_column: str  # equal values stay on one side of a split, such as a patient
     labels: Literal["exact", "casefold"]  # casefold merges what differs by case, outer spaces or Unicode encoding
     label_separator: str  # text between the labels of an image that has several, such as ";"
+    layout: Literal["auto", "classes", "splits"]  # meaning of sub-folders
+
+
+class TableArguments(LabelArguments, total=False):
+    """The same for datasets that may have rasters, and of which classes may be left out."""
+
     bands: Sequence[int] | str  # of rasters, from 1, such as (4, 3, 2), or "all"
     nodata: float | Sequence[float] | str  # values of rasters that mean missing data, or "none"
-    layout: Literal["auto", "classes", "splits"]  # meaning of sub-folders
     min_images_per_class: int  # classes with fewer training images are left out
 
 
@@ -215,10 +220,16 @@ def source_of(data: PathLike, table: Mapping[str, Any]) -> DataConfig:
             fix = " Join several columns into one first." if isinstance(given[name], Sequence) else ""
             raise InputError(f"`{name}` must be text, not {given[name]!r}.{fix}")
     for name in ("bands", "nodata"):
-        if name in given and not isinstance(given[name], str):
-            values = given[name] if isinstance(given[name], Sequence) else [given[name]]
-            given[name] = ",".join(map(str, values))
+        if name in given:
+            given[name] = joined(given[name])
     return DataConfig(path_text("data", data), **given)
+
+
+def joined(values: Any) -> str:
+    """A value, or several with commas, as on the command line."""
+    return (
+        values if isinstance(values, str) else ",".join(map(str, values if isinstance(values, Sequence) else [values]))
+    )
 
 
 def refuse_unknown(function: Callable[..., Any], overrides: Mapping[str, Any], known: type) -> None:

@@ -1,13 +1,16 @@
-"""A sheet of images as training augments them, with the values of every stage."""
+"""A sheet of images as training augments them, with the values of every stage: `efficientnetv2.preview`."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from efficientnetv2.data.config import DataConfig
@@ -34,7 +37,17 @@ from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_file, write_atomically
 from efficientnetv2.utils.random_key import Key
-from efficientnetv2.workflows.arguments import note_replaced, refuse_foreign_file, refuse_inside_data
+from efficientnetv2.workflows.arguments import (
+    Overrides,
+    PathLike,
+    api,
+    note_replaced,
+    number,
+    path_of,
+    refuse_foreign_file,
+    refuse_inside_data,
+    run_arguments,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -44,18 +57,66 @@ _TITLE = "effnetv2 train --preview"  # metadata of the file, to recognize it
 _CONTRAST_NOTE = "dark images with the contrast stretched as the image above needs"
 
 
+@api
+def preview(
+    data: PathLike,
+    output: PathLike | None = None,
+    *,
+    num_images: int = 8,
+    recipe: PathLike | Recipe | None = None,
+    device: str | torch.device = "auto",
+    **overrides: Unpack[Overrides],
+) -> Image.Image:
+    """Draw what each stage of training feeds to the model: a few images as they are augmented and resized.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        ev2.preview("photos/", settings={"progressive.randaugment": 15})  # a notebook shows the image
+
+    Args:
+        data: Dataset, see `train`.
+        output: PNG file to write. None writes none.
+        num_images: Images of each stage, from 1 to 24.
+        recipe, device, overrides: See `train`; ``minutes`` is not accepted, for no time is measured.
+
+    Returns:
+        A row of images for each stage, below a row of the same images as evaluation sees them.
+
+    Raises:
+        InputError: What `train` would refuse before its first step.
+    """
+    request, source, options = run_arguments(preview, data, recipe, overrides, output=None, device=device, workers=None)
+    count, out = number("num_images", num_images, 1, 24), path_of("output", output)
+    content = draw_sheet(
+        request, source, out, num_images=count, device=options.device, strict=options.strict, argument="`output`"
+    )
+    return Image.open(BytesIO(content))
+
+
 def draw_sheet(
-    overrides: TrainOverrides, source: DataConfig, out: Path, *, num_images: int, device: str, strict: bool
-) -> None:
-    """Write a PNG of what each stage of a recipe feeds to the model."""
-    if out.suffix.lower() != ".png":
-        raise InputError(f"`preview` {out}: the sheet is a PNG. Give a name that ends in .png.")
-    check_writable_file(out, "`preview`", such_as="sheet.png")
+    overrides: TrainOverrides,
+    source: DataConfig,
+    out: Path | None,
+    *,
+    num_images: int,
+    device: str,
+    strict: bool,
+    argument: str,
+) -> bytes:
+    """A PNG of what each stage of a recipe feeds to the model, also written to ``out``, which ``argument`` gave."""
+    if overrides.minutes is not None:
+        raise InputError("`preview` does not measure the time. Leave `minutes` out.")
     source.validate()
     refuse_missing(source.data)
-    refuse_inside_data(source.data, out.parent, "`preview`")
-    refuse_foreign_file(out, "`preview`", is_sheet, "is not a sheet of effnetv2 train --preview")
-    note_replaced(out)
+    if out is not None:
+        if out.suffix.lower() != ".png":
+            raise InputError(f"{argument} {out}: the sheet is a PNG. Give a name that ends in .png.")
+        check_writable_file(out, argument, such_as="sheet.png")
+        refuse_inside_data(source.data, out.parent, argument)
+        refuse_foreign_file(out, argument, is_sheet, "is not a sheet of effnetv2 train --preview")
+        note_replaced(out)
     torch_device = pick_device(device)
     recipe, notes = requested_recipe(overrides, torch_device)
     prepared = load_run_data(recipe, source, strict=strict)
@@ -72,14 +133,16 @@ def draw_sheet(
     samples = sample_by_class(train, num_images, Key.of(recipe.seed).fold("sheet"))
     reader = preview_cache(recipe, train, samples, torch_device)
     rows = [eval_row(train, samples, preprocessing)]
-    for number, settings in enumerate(stage_settings(recipe.progressive)):
-        rows.append(train_row(train, samples, recipe, preprocessing, settings, number, reader))
+    for stage, settings in enumerate(stage_settings(recipe.progressive)):
+        rows.append(train_row(train, samples, recipe, preprocessing, settings, stage, reader))
     image = png(draw_rows(_with_contrast(rows)), title=_TITLE)
-    try:
-        write_atomically(out, lambda partial: partial.write_bytes(image))
-    except OSError as error:
-        raise InputError(f"`preview` {out}: {error.strerror or error}. Give another place.") from error
-    _logger.info(f"Sheet: {out}")
+    if out is not None:
+        try:
+            write_atomically(out, lambda partial: partial.write_bytes(image))
+        except OSError as error:
+            raise InputError(f"{argument} {out}: {error.strerror or error}. Give another place.") from error
+        _logger.info(f"Sheet: {out}")
+    return image
 
 
 def is_sheet(file: Path) -> bool:

@@ -1,13 +1,14 @@
-"""A dataset as new files: packed into shards, or balanced by augmented copies or by fewer images."""
+"""A dataset as new files: packed into shards, or balanced: `efficientnetv2.pack` and `efficientnetv2.balance`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Unpack, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,19 @@ from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.arguments import choice, is_inside_data
+from efficientnetv2.workflows.arguments import (
+    LabelArguments,
+    PathLike,
+    TableArguments,
+    api,
+    choice,
+    is_inside_data,
+    number,
+    path_text,
+    refuse_unknown,
+    settings_of,
+    source_of,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -50,7 +63,13 @@ _INSTEAD = "Use `fewer=True`, or let training draw rare classes more often: `cla
 
 @dataclass(frozen=True)
 class BalancedTable:
-    """A written table: number of augmented copies, and training images of each class before and after."""
+    """A balanced dataset, as `balance` wrote it.
+
+    Attributes:
+        table: CSV file of all images, which `train` takes as data.
+        copies: Number of augmented copies.
+        counts: Training images of each class before and after.
+    """
 
     table: Path
     copies: int
@@ -60,6 +79,58 @@ class BalancedTable:
         """Plain JSON values."""
         classes = {name: {"before": before, "after": after} for name, (before, after) in self.counts.items()}
         return {"table": str(self.table), "copies": self.copies, "train": classes}
+
+
+@api
+def balance(
+    data: PathLike,
+    output: PathLike,
+    *,
+    to: ClassSampling = "equal",
+    fewer: bool = False,
+    recipe: PathLike = "finetune",
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    **table: Unpack[TableArguments],
+) -> BalancedTable:
+    """Write a balanced training set, with augmented copies or fewer images.
+
+    Validation and test images stay as they are. Training does not need this: ``settings={"class_sampling": "equal"}``
+    of `train` draws rare classes more often.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        balanced = ev2.balance("photos/", "balanced/", settings={"augment.flip": "d4"})
+        ev2.train(balanced.table, settings={"class_sampling": None})
+
+    Args:
+        data: Dataset with one label per image, see `train`.
+        output: New or empty folder for the table and the copies; with ``fewer`` a .csv file.
+        to: Class proportions: "equal", square roots of the counts ("sqrt"), or effective numbers ("effective").
+        fewer: Leave out images of frequent classes instead of writing copies.
+        recipe: Recipe of the augmentation: a name or a file.
+        settings: Other fields of the recipe, such as {"augment.flip": "d4"}.
+        seed: Random seed of the choices.
+        strict: Stop at the first unreadable image instead of leaving it out.
+        table: How the labels are read, see `train`.
+
+    Raises:
+        InputError: An argument or a file that the caller can fix.
+    """
+    refuse_unknown(balance, table, TableArguments)
+    return write_balanced(
+        source_of(data, table),
+        Path(path_text("output", output)),
+        to=to,
+        fewer=fewer,
+        recipe=path_text("recipe", recipe),
+        settings=settings_of(settings or {}),
+        seed=number("seed", seed, -math.inf, default=0),
+        strict=strict,
+    )
 
 
 def write_balanced(
@@ -115,7 +186,7 @@ def write_balanced(
             table = _with_copies(dataset, train, after, out, requested, seed, table)
         write_table(file, table)
     except OSError as error:
-        raise InputError(f"`out` {out}: {error.strerror or error}. Give another place.") from error
+        raise InputError(f"`output` {out}: {error.strerror or error}. Give another place.") from error
     copies = 0 if fewer else int((table[AUGMENTED_FROM] != "").sum())
     pairs = zip(before.tolist(), after.tolist(), strict=True)
     return BalancedTable(file, copies, dict(zip(dataset.class_names, pairs, strict=True)))
@@ -124,12 +195,12 @@ def write_balanced(
 def _check_out(out: Path, fewer: bool) -> None:
     if fewer != (out.suffix.lower() == ".csv"):
         fix = "with `fewer=True` give a file that ends in .csv, else a folder"
-        raise InputError(f"`out` {out} is {'not a table' if fewer else 'a table'}: {fix}.")
+        raise InputError(f"`output` {out} is {'not a table' if fewer else 'a table'}: {fix}.")
     names = [file.name for file in out.iterdir()] if out.is_dir() else []
     # The copies of a stopped command are written again.
     if (fewer and out.exists()) or out.is_file() or [name for name in names if name != _COPIES]:
         content = f" and is not empty ({shorten(names, 3)})" if names else ""
-        raise InputError(f"`out` {out} exists{content}. Give another place.")
+        raise InputError(f"`output` {out} exists{content}. Give another place.")
 
 
 def _check_dataset(dataset: ImageDataset, fewer: bool) -> None:
@@ -171,9 +242,9 @@ def _with_copies(
 def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
     """How many copies each of (N,) images gets, so that each class has ``wanted``; within a class one more at most."""
     copies = np.zeros(len(labels), dtype=np.int64)
-    for label, (number, rows) in enumerate(zip(wanted, class_members(labels, len(wanted)), strict=True)):
+    for label, (count, rows) in enumerate(zip(wanted, class_members(labels, len(wanted)), strict=True)):
         if len(rows):
-            each, more = divmod(int(number) - len(rows), len(rows))
+            each, more = divmod(int(count) - len(rows), len(rows))
             copies[rows] = each
             copies[key.fold("copies", label).generator().permutation(rows)[:more]] += 1
     return copies
@@ -214,8 +285,8 @@ def write_copies(
     for row in np.flatnonzero(copies).tolist():
         image, count = np.asarray(load_image(reader.source(row))), int(copies[row])
         made = augmented_copies_of(image, row=row, count=count, setting=setting, plan=plan, key=key)
-        for number, copy in enumerate(made, start=1):
-            paths.append(f"{_COPIES}/{row:06d}_{number}.jpg")
+        for place, copy in enumerate(made, start=1):
+            paths.append(f"{_COPIES}/{row:06d}_{place}.jpg")
             save = partial(Image.fromarray(copy).save, format="JPEG", quality=_QUALITY, subsampling=0)
             save(folder / paths[-1])  # a stopped command writes all copies again, and the table last
             rows.append(row)
@@ -228,17 +299,66 @@ def write_copies(
 def _refuse_inside(source: DataConfig, out: Path) -> None:
     """Refuse images in DATA, which would be read with it, or make its folders ambiguous."""
     if is_inside_data(source.data, out):
-        raise InputError(f"`out` {out} is in DATA {source.data}. Give a folder outside it.")
+        raise InputError(f"`output` {out} is in DATA {source.data}. Give a folder outside it.")
+
+
+@api
+def pack(
+    data: PathLike,
+    output: PathLike,
+    *,
+    shard_mb: float = 1000.0,
+    shard_images: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    **table: Unpack[LabelArguments],
+) -> PackResult:
+    """Pack labeled images into WebDataset tars with an index.
+
+    The folder is then a dataset, here or on a web server or object store. Without ``image_size``, a run on it equals
+    the run on the files.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        packed = ev2.pack("images.csv", "shards/", image_size=384)
+        print(len(packed.skipped))
+        ev2.train("shards/")
+
+    Args:
+        data: Dataset, see `train`.
+        output: New or empty folder for the shards.
+        shard_mb: Largest shard, in millions of bytes.
+        shard_images: Most images of a shard. None: as many as fit.
+        image_size: Shorter side in pixels that larger images are shrunk to. None keeps the files.
+        seed: Random seed of the order of the images.
+        strict: Stop at the first unreadable image instead of leaving it out.
+        table: How the labels are read, see `train`.
+
+    Raises:
+        InputError: An argument or a file that the caller can fix.
+    """
+    refuse_unknown(pack, table, LabelArguments)
+    packing = PackOptions(
+        round(number("shard_mb", shard_mb, 0.1, 1_000_000, whole=False) * 1_000_000),
+        number("shard_images", shard_images, 1),
+        number("image_size", image_size, 2),
+        number("seed", seed, -math.inf, default=0),
+        strict,
+    )
+    return pack_shards(source_of(data, table), Path(path_text("output", output)), packing)[1]
 
 
 def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[ImageDataset, PackResult]:
     """Pack labeled images into shards in a new folder outside the dataset; returns the dataset and the result."""
     if is_url(str(out).replace(":/", "://", 1)):
-        raise InputError(f"`out` {out}: shards are written to this machine. Give a folder, then upload it.")
+        raise InputError(f"`output` {out}: shards are written to this machine. Give a folder, then upload it.")
     folder = out.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = "not empty" if folder.is_dir() else "a file"
-        raise InputError(f"`out` {out} is {problem}. Give a new or empty folder.")
+        raise InputError(f"`output` {out} is {problem}. Give a new or empty folder.")
     _refuse_inside(source, out)
     dataset = source.read(for_training=False)
     report_notes(dataset, strict=packing.strict)

@@ -1,13 +1,17 @@
-"""Predict a map from a raster: `effnetv2 geo map`."""
+"""Predict a map from a raster: `efficientnetv2.predict_map`."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+import torch
 
 from efficientnetv2.data.config import parse_bands
 from efficientnetv2.data.geotiff import RasterDataset, all_bands, band_names, open_raster, pixel_side_m, visible_bands
@@ -22,7 +26,15 @@ from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
 from efficientnetv2.utils.shell import command_line
-from efficientnetv2.workflows.arguments import note_replaced, refuse_foreign_file
+from efficientnetv2.workflows.arguments import (
+    PathLike,
+    api,
+    joined,
+    note_replaced,
+    number,
+    path_text,
+    refuse_foreign_file,
+)
 from efficientnetv2.workflows.batch_predict import device_for_rank, load_predictor
 
 _logger = logging.getLogger(__name__)
@@ -43,9 +55,19 @@ class MapOptions:
 
 @dataclass(frozen=True, eq=False)
 class MapResult:
-    """A map that was written to ``out``: its statistics, windows, bands, and the seconds that it took."""
+    """A map, as `predict_map` wrote it.
 
-    out: Path
+    Attributes:
+        path: The GeoTIFF.
+        raster: The raster that it was predicted from.
+        class_names: Class names; the first has the value 1.
+        tally: Sums over the map.
+        grid: The windows.
+        bands: The bands that were read.
+        seconds: Wall time of the prediction.
+    """
+
+    path: Path
     raster: Path
     class_names: tuple[str, ...]
     tally: MapStatistics
@@ -53,12 +75,17 @@ class MapResult:
     bands: Bands
     seconds: float
 
+    @property
+    def classes(self) -> pd.DataFrame:
+        """A row per class: value in the map, pixels, share of the map, hectares, mean probability."""
+        return pd.DataFrame.from_dict(self.to_json()["classes"], orient="index")
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         tally = self.tally
         covered = max(1, int(tally.pixels.sum()))
         return {
-            "map": str(self.out),
+            "map": str(self.path),
             "raster": str(self.raster),
             "bands": list(self.bands.numbers),
             "windows": len(self.grid),
@@ -79,7 +106,61 @@ class MapResult:
         }
 
 
-def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> MapResult:
+@api
+def predict_map(
+    model: PathLike,
+    raster: PathLike,
+    output: PathLike = "map.tif",
+    *,
+    window_m: float | None = None,
+    window_px: int | None = None,
+    stride_px: int | None = None,
+    bands: Sequence[int] | str | None = None,
+    value_range: tuple[float, float] | None = None,
+    batch_size: int = 32,
+    device: str | torch.device = "auto",
+) -> MapResult:
+    """Classify overlapping windows of a raster, and write a map as a GeoTIFF. Needs the extra ``geo``.
+
+    Band 1 has the class of each pixel, from 1; 0 means no data. Band 2 has its probability in percent.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        drawn = ev2.predict_map("runs/cover", "scene.tif", "cover.tif")
+        print(drawn.classes)
+
+    Args:
+        model: A run, a model file or the name of pretrained weights.
+        raster: A GeoTIFF, or another raster that GDAL opens.
+        output: GeoTIFF to write. An earlier map is replaced.
+        window_m: Window in meters. None takes that of the training images, if it is known.
+        window_px: Window in pixels. None takes the image size of the model, if meters are not known.
+        stride_px: Pixels between windows. None takes half of a window.
+        bands: Bands, from 1. None takes those of training.
+        value_range: Values that become 0 and 255. None takes those of training.
+        batch_size: Windows per batch.
+        device: "auto", or a device of torch.
+
+    Raises:
+        InputError: An argument or a file that the caller can fix.
+    """
+    options = MapOptions(
+        number("window_m", window_m, 0, whole=False),
+        number("window_px", window_px, 2),
+        number("stride_px", stride_px, 1),
+        None if bands is None else joined(bands),
+        None if value_range is None else joined(value_range),
+        number("batch_size", batch_size, 1),
+        str(device),
+    )
+    return run_map(
+        path_text("model", model), Path(path_text("raster", raster)), options, Path(path_text("output", output))
+    )
+
+
+def run_map(model: str, raster: Path, options: MapOptions, out: Path) -> MapResult:
     """Predict a map of a raster and write it."""
     device = device_for_rank(options.device, World())
     check_writable_file(out, "`output`", such_as="map.tif")

@@ -65,7 +65,12 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class PackResult:
-    """The written index, and path and reason of each unreadable image."""
+    """Shards, as `pack` wrote them.
+
+    Attributes:
+        index: The index: its ``table`` has a row for each image, ``shards`` has the files.
+        skipped: Path and reason of each unreadable image.
+    """
 
     index: ShardIndex
     skipped: tuple[tuple[str, str], ...]
