@@ -93,6 +93,7 @@ def train(task: Task, folder: Path, checkout: Path | None, cores: set[int]) -> d
         "wall_s": round(wall_s, 1),
         "epochs": report["epochs"],
         "image_size": last["end"] if isinstance(last, dict) else last,
+        "precision": report["recipe"].get("precision"),
         "weights": Path(report["recipe"]["weights"]).name,
         "top1": report["top1"],
         "probe_top1": report.get("linear_probe_top1" if checkout is None else "linear_probe"),

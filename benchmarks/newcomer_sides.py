@@ -204,7 +204,13 @@ def train_timm(job: Job) -> tuple[Predict, dict[str, Any]]:
     size = (3, job.image_size, job.image_size)
     return (
         lambda files: [classes[row] for row in _outputs(model, files, input_size=size).argmax(axis=1)],
-        {"epochs": epochs, "pilot_s": pilot_s, "lr": job.timm_lr, "val_top1": val_top1},
+        {
+            "epochs": epochs,
+            "pilot_s": pilot_s,
+            "lr": job.timm_lr,
+            "precision": "bf16" if bf16 else "fp32",
+            "val_top1": val_top1,
+        },
     )
 
 
