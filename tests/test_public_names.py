@@ -25,6 +25,7 @@ def test_unknown_name_is_an_attribute_error():
         ("efficientnetv2.workflows.results", "torch"),
         ("efficientnetv2.serving", "torch"),
         ("efficientnetv2.serving", "fastapi"),
+        ("efficientnetv2.serving.app", "matplotlib"),
         ("efficientnetv2.workflows.predict", "sklearn"),
         ("efficientnetv2.workflows.predict_map", "sklearn"),
     ],

@@ -70,6 +70,13 @@ def test_output_with_the_suffix_of_another_format_is_refused(tmp_path, photos):
         ev2.export(_saved(tmp_path), output=tmp_path / "x.tflite", data=photos)
 
 
+@pytest.mark.parametrize(("format", "name"), [("openvino", "model.xml"), ("web", "index.html")])
+def test_output_with_the_name_of_a_file_in_a_folder_is_refused(format, name, tmp_path, photos):
+    with pytest.raises(ev2.InputError, match=mentioning("output", name, "folder", f"format={format}")):
+        ev2.export(_saved(tmp_path), format, output=tmp_path / name, data=photos)
+    assert not (tmp_path / name).exists()
+
+
 @pytest.mark.parametrize("crop", ["squash", "center", "border"])
 @pytest.mark.parametrize("kind", ["float", "uint8"])
 def test_onnx_predicts_like_the_predictor(kind, crop, tmp_path, photos):

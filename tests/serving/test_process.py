@@ -112,6 +112,41 @@ def test_mutated_images_never_end_the_process(served):
     assert served.process.is_running()
 
 
+# Root writes wherever it wants, so that a read-only disk is imitated: home is in /proc, and no temporary folder is found.
+ON_READ_ONLY_DISK = """
+import os, sys, tempfile
+os.environ |= {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none"}
+tempfile.tempdir = "/proc/none"
+sys.argv[0] = "effnetv2"
+from efficientnetv2.cli.main import main
+main()
+"""
+
+
+def test_only_heat_maps_need_a_writable_folder(model, tmp_path):
+    port = free_port()
+    args = ("serve", model, "--port", port, "--device", "cpu", "--engine", "torch")
+    process = subprocess.Popen([sys.executable, "-c", ON_READ_ONLY_DISK, *map(str, args)], cwd=tmp_path)
+    try:
+        url = f"http://127.0.0.1:{port}/predict"
+        with httpx2.Client(timeout=60, trust_env=False) as client:
+            until = time.monotonic() + 60
+            while True:
+                assert time.monotonic() < until
+                assert process.poll() is None
+                with suppress(httpx2.TransportError):
+                    plain = client.post(url, files={"image": JPEG})
+                    break
+                time.sleep(0.1)
+            explained = client.post(f"{url}?explain=true", files={"image": JPEG})
+    finally:
+        process.kill()
+        process.wait()
+    assert plain.status_code == 200
+    assert explained.status_code == 503
+    assert mentions(explained.json()["error"], "explain", "writable folder")
+
+
 def test_stop_waits_for_accepted_requests(model, tmp_path):
     server = Served(model, tmp_path, "--max-wait-ms", "1500", "--batch-size", "64")
     with ThreadPoolExecutor(12) as clients:

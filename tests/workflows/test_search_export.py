@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -80,10 +81,13 @@ def trained_by(command: str) -> Recipe:
     parser = argparse.ArgumentParser()
     parser.add_argument("given", nargs=3)
     parser.add_argument("--model")
+    parser.add_argument("--recipe")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--set", dest="settings", action="append", default=[])
     options = parser.parse_args(shlex.split(command))
-    args = TrainOverrides(model=options.model, image_size=options.image_size, settings=tuple(options.settings))
+    args = TrainOverrides(
+        recipe=options.recipe, model=options.model, image_size=options.image_size, settings=tuple(options.settings)
+    )
     return requested_recipe(args, torch.device("cpu"))[0]
 
 
@@ -115,8 +119,13 @@ def test_network_of_the_papers_search_has_the_sizes_of_m_and_l(grown_by, tmp_pat
     study(tmp_path, 192, "proxy_paper")
     done = export(tmp_path, "--grow", grown_by, "--output", tmp_path / "larger.yaml")
     assert done.returncode == 0, done.stderr
-    recipe = trained_by(done.stdout.partition("that the search did not see: ")[2].partition("\n")[0])
+    command = done.stdout.partition("that the search did not see: ")[2].partition("\n")[0]
+    recipe = trained_by(command)
     assert (recipe.progressive.last.image_size, recipe.eval_image_size) == (380, 480)
+    # With the recipe for ImageNet, its stages are those of Table 6.
+    on_imagenet = trained_by(f"{command} {re.findall('--recipe [a-z0-9_]+', done.stdout)[0]}")
+    assert on_imagenet.progressive == paper_schedule(f"efficientnetv2_{grown_by}")
+    assert (on_imagenet.epochs, on_imagenet.eval_image_size) == (350, 480)
 
 
 def test_written_table_is_not_replaced(tmp_path):

@@ -15,17 +15,19 @@ import numpy as np
 import torch
 
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, display_channels
-from efficientnetv2.evaluation.explain import grad_cam, overlay_heatmap, supports_grad_cam
-from efficientnetv2.evaluation.thumbnails import encode_thumbnail
 from efficientnetv2.exporters.engines import engine_picker
 from efficientnetv2.inference.predict import PickEngine
 from efficientnetv2.inference.predictor import Prediction, Predictor
+from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.serving.batcher import Batcher, QueueFullError
 from efficientnetv2.serving.intake import RequestError, check_header
 from efficientnetv2.serving.options import ServerOptions
 from efficientnetv2.utils.errors import DivergedError, InputError
 
 _logger = logging.getLogger(__name__)
+
+# What heat maps need: seconds to import, and for matplotlib a writable folder, which a container may not have.
+_FOR_HEAT_MAPS = ("captum.attr", "efficientnetv2.evaluation.explain", "efficientnetv2.evaluation.thumbnails")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,7 @@ class ServedModel:
     @property
     def explains(self) -> bool:
         """Whether heat maps are available."""
-        return supports_grad_cam(self.predictor.network)
+        return isinstance(self.predictor.network, EfficientNet)
 
     @contextmanager
     def reserve(self, count: int) -> Iterator[None]:
@@ -98,9 +100,12 @@ class ServedModel:
 
     async def explain(self, prediction: Prediction, pixels: Pixels) -> str:
         """An image with the heat map of its predicted class, as a data URL of a JPEG."""
-        # Importing what heat maps need takes seconds, once. The engine thread computes meanwhile.
-        for module in ("captum.attr", "matplotlib"):
-            await asyncio.get_running_loop().run_in_executor(self._pool, import_module, module)
+        try:  # the engine thread computes meanwhile
+            for module in _FOR_HEAT_MAPS:
+                await asyncio.get_running_loop().run_in_executor(self._pool, import_module, module)
+        except OSError as error:
+            message = "heat maps need a writable folder on the server. Leave 'explain' out, or set MPLCONFIGDIR there."
+            raise RequestError(503, message) from error
         return await self.batcher.run(lambda: self._overlay(prediction, pixels))
 
     def _decode(self, image: SentImage) -> Pixels:
@@ -132,6 +137,9 @@ class ServedModel:
         return [found for image in images for found in self._predict([image])]
 
     def _overlay(self, prediction: Prediction, pixels: Pixels) -> str:
+        from efficientnetv2.evaluation.explain import grad_cam, overlay_heatmap
+        from efficientnetv2.evaluation.thumbnails import encode_thumbnail
+
         label = np.array([self.predictor.classes.index(prediction.label)])
         heat = grad_cam(self.predictor.network, pixels[None], label)[0]
         overlay = overlay_heatmap(display_channels(pixels), heat)

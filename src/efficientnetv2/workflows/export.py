@@ -171,6 +171,9 @@ def export(
     _check_target(target, format, overwrite=overwrite)
     if (suffix := Path(NAMES[format]).suffix) and target.suffix != suffix:
         raise InputError(f"`output` {target} must end with {suffix} for `format={format}`. Add it to the name.")
+    if not suffix and target.suffix in (".xml", ".bin", ".html"):
+        fix = f"Give {target.with_suffix('')}."
+        raise InputError(f"`output` {target} is the name of a file, but `format={format}` writes a folder. {fix}")
     runtime_files = read_runtime(path_of("runtime", runtime)) if format == "web" else {}
     network = load_classifier(path)
     if format == "web" and network.preprocessing.bands is not None:

@@ -26,7 +26,8 @@ MAX_EVAL_IMAGE_SIZE = 480  # Source: arXiv:2104.00298, section 3.3.
 # Largest phi of compound scaling, about a million times the multiply-adds. Ours; the largest published EfficientNet,
 # L2, is 4.3 = 1.1**15.3 times as wide as B0 (arXiv:1911.04252).
 MAX_PHI = 20
-_PAPER_RECIPE = "efficientnetv2_s_paper"  # trains what a search of the paper's preset finds
+# Recipes that train what a search of the paper's preset finds, as it is and grown to the size of M and L.
+_PAPER_RECIPE, _GROWN_RECIPES = "efficientnetv2_s_paper", {"m": "efficientnetv2_m_paper", "l": "efficientnetv2_l_paper"}
 TRAIN_FRACTION = 0.8  # "About 20 % smaller": Table 6 has 300 px for 384 (S) and 380 px for 480 (M, L).
 
 
@@ -55,7 +56,8 @@ def export_trial(
         command += [*_raster_args(read), "--set", "minival=0.1"]
         _logger.info(f"Train it fully, judged by images that the search did not see: {shell_join(command)}")
         if _is_of_paper(read):
-            _logger.info(f"On ImageNet, add `--recipe {_PAPER_RECIPE}`: 350 epochs instead of a short training.")
+            recipe = _GROWN_RECIPES.get(str(grown_by).lower(), _PAPER_RECIPE)
+            _logger.info(f"On ImageNet, add `--recipe {recipe}`: 350 epochs instead of a short training.")
 
 
 def _scaled_trial(
@@ -136,8 +138,8 @@ def parse_scaling(text: str) -> Scaling:
         phi = math.nan
     if not 0 <= phi <= MAX_PHI:
         raise InputError(
-            f"`grow` {text} must be m or l (as EfficientNetV2-M and L grew from S), or the phi of compound scaling, "
-            f"from 0 to {MAX_PHI}."
+            f"`grow` {text} must be m or l (about as EfficientNetV2-M and L grew from S), or the phi of compound "
+            f"scaling, from 0 to {MAX_PHI}."
         )
     return compound_scaling(phi)
 
