@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import random
+import shutil
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -105,6 +106,20 @@ def test_all_runs_of_a_cross_validation_share_one_cache(large, caches, tmp_path)
     assert "30 images decoded" in first
     assert mentions(first, folder, "filled")
     assert mentions(second, folder, "already")
+
+
+def test_cross_validation_resumes_with_another_place_of_the_cache(large, caches, tmp_path):
+    """Less memory may be free than at its start. Whether images are cached at all stays as it was."""
+    environment = {"EFFNETV2_CACHE": str(tmp_path / "caches")}
+    one_stage = ("--set", "progressive.stages=1", "--set", "progressive.image_size=32")
+    args = ("crossval", large, *TINY, *one_stage, "--folds", "2", "--output", tmp_path / "folds")
+    run_ok(*args, "--cache", "ram", cwd=tmp_path, environment=environment)
+    (tmp_path / "folds/report.json").unlink()
+    shutil.rmtree(tmp_path / "folds/fold2")
+    run_ok(*args, "--resume", "--cache", "disk", cwd=tmp_path, environment=environment)
+    (folder,) = caches.iterdir()
+    assert mentions(cache_note(tmp_path / "folds/fold2"), folder, "filled")
+    assert not mentions(cache_note(tmp_path / "folds/fold1"), folder)
 
 
 @pytest.mark.parametrize(

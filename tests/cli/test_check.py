@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
-from tests.command_line import effnetv2, run_ok, run_refused
+from tests.command_line import effnetv2, run_json, run_ok, run_refused
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.cli.data import check as run_command
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.config import DataConfig, default_check_dir
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.data.image_metadata import content_hashes
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
+from efficientnetv2.models import model_file
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import check
 
@@ -257,9 +261,6 @@ def test_dataset_without_readable_images_leaves_no_files(tmp_path):
 @pytest.mark.parametrize("damaged", [[], ["blue/blue_00.jpg"]])
 def test_weights_find_a_label_error(class_folders, damaged):
     """Random weights separate colors: one image of 16 in the wrong folder is found, also after an unreadable one."""
-    from efficientnetv2.models import model_file
-    from efficientnetv2.models.factory import create
-
     shutil.move(class_folders / "red/red_03.jpg", class_folders / "blue/blue_99.jpg")
     for path in damaged:
         (class_folders / path).write_bytes(b"")
@@ -271,6 +272,20 @@ def test_weights_find_a_label_error(class_folders, damaged):
     found = {one["kind"]: one["images"] for one in json.loads(done.stdout)["findings"]}
     assert found.get("unreadable", []) == [[path] for path in damaged]
     assert ["blue/blue_99.jpg"] in found["label"]
+
+
+@pytest.mark.parametrize("trained", [0, 5])
+def test_images_that_trained_the_weights_are_counted(class_folders, trained):
+    """A model has learned their wrong labels, and so agrees with them."""
+    network = create("efficientnetv2_b0", num_classes=0)
+    hashes = [1, 2, *content_hashes(load_dataset(class_folders))[1][:trained]]
+    network.trained_on = TrainingFingerprint(len(hashes), np.sort(np.array(hashes, dtype=np.int64)))
+    model_file.save(class_folders.parent / "any.safetensors", network)
+    args = ("check", class_folders, "--weights", "any.safetensors", "--device", "cpu", "--json")
+    findings = run_json(*args[:-1], cwd=class_folders.parent)["findings"]
+    found = [one["sentence"] for one in findings if one["kind"] == "trained_weights"]
+    assert len(found) == (trained > 0)
+    assert all(sentence.startswith(f"{trained} of these 48 images") for sentence in found)
 
 
 def test_image_next_to_the_class_folders_is_ignored(class_folders):

@@ -112,7 +112,7 @@ def test_mutated_images_never_end_the_process(served):
     assert served.process.is_running()
 
 
-# Root writes wherever it wants, so that a read-only disk is imitated: home is in /proc, and no temporary folder is found.
+# Root writes anywhere, so a read-only disk is imitated: home is in /proc, and there is no temporary folder.
 ON_READ_ONLY_DISK = """
 import os, sys, tempfile
 os.environ |= {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none"}

@@ -78,9 +78,12 @@ def check_dataset(
     time_column: str | None = None,
     embeddings: Embeddings | None = None,
     weights: str | None = None,
+    trained: str | None = None,
     damage: ShardDamage | None = None,
 ) -> CheckResult:
     """Run all checks; without embeddings of the readable images, labels are not checked.
+
+    ``trained`` is a sentence on images that trained the weights.
 
     Raises InputError if the time column has no times.
     """
@@ -106,6 +109,7 @@ def check_dataset(
         together: list[Sequence[int]] = [*copies, *scenes, *group_members(dataset)]
         label_errors = label_error_section(dataset, embeddings, together, key=key.fold("labels"))
         sections["network"] = CheckSection(
-            {**lookalikes.facts, **label_errors.facts}, [*lookalikes.issues, *label_errors.issues]
+            {**lookalikes.facts, **label_errors.facts},
+            [*lookalikes.issues, *label_errors.issues, *([issue("trained_weights", trained)] if trained else [])],
         )
     return CheckResult(dataset, stats, sections, weights)

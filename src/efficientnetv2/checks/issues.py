@@ -48,6 +48,10 @@ _CATALOG: Mapping[str, tuple[Severity, str]] = {
     "lookalike_other_label": ("doubtful", "Inspect them: one label may be wrong."),
     "lookalike": ("note", _GROUP),
     "label": ("doubtful", ""),
+    "trained_weights": (
+        "doubtful",
+        "Most wrong labels among them are missed, for the model has learned them. Use weights of other images.",
+    ),
     "unchecked_labels": ("note", "Add images of other objects or places: duplicates, scenes and groups count once."),
     "unreadable": ("wrong", "Repair or remove them. Training skips up to 5 %."),
     "flat": ("doubtful", "Inspect them, and remove those without content."),

@@ -27,6 +27,7 @@ from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.initial_weights import default_model, load_weights, weights_candidates
+from efficientnetv2.training.seen_images import train_overlap
 from efficientnetv2.utils.device import pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import output_dir, read_object
@@ -92,10 +93,12 @@ def run_check(
             stats = collect_image_stats(dataset, workers=threads, progress=update)
         if not len(stats.readable):
             raise none_readable_error(dataset, 0, stats.table["reason"].iloc[0])
-        embeddings = None
+        embeddings = trained = None
         if network is not None:
             runtime = Runtime(device, workers_for(options.workers, device))
             embeddings = _embed(network, dataset, stats, runtime)
+            overlap = train_overlap(Path(str(weights)), network.trained_on, dataset)
+            trained = overlap.training_note if overlap.num_trained else None
         result = check_dataset(
             dataset,
             stats,
@@ -104,6 +107,7 @@ def run_check(
             time_column=options.time_column,
             embeddings=embeddings,
             weights=weights,
+            trained=trained,
             damage=damage,
         )
         on_result(result)

@@ -175,6 +175,8 @@ def run_crossval(
     if options.resume:
         saved = SavedCrossVal.read(folder, source.data)
         tries = tuple(map(with_absolute_weights, saved.config.tries))  # an earlier version kept them relative
+        if overrides.cache and saved.overrides.cache:  # where the images are cached changes none of their pixels
+            saved = replace(saved, overrides=replace(saved.overrides, cache=overrides.cache))
         replace(saved, config=replace(saved.config, tries=tries)).check_same(folder, overrides, config, source, given)
         if all((folder / name).exists() for name in REPORT_FILES):
             on_result(folder / "report.json")
