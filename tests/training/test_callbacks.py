@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,11 @@ from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.data.loader import worker_errors
+from efficientnetv2.inference import predict
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models import safetensors_io
-from efficientnetv2.training import loop, metrics_log, run_setup, trainer
+from efficientnetv2.training import loop, metrics_log, post_training, run_setup, trainer
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.checkpoints import checkpoint_steps, save_checkpoint
 from efficientnetv2.training.loop import StepOutput
@@ -439,6 +442,33 @@ def test_worker_killed_in_the_middle_of_a_step_or_checkpoint_loses_no_step(job, 
     found = Trainer(job("run", "checkpoint_minutes=0")).fit(resume=True)
     first, last = ([row for row in figures if row[0] == "train"][-1] for figures in (expected, figures_of(found)))
     assert first == last
+
+
+@pytest.mark.parametrize("moment", [(predict, "retry_halving_batch"), (post_training, "_fit_unknown")])
+def test_worker_killed_after_the_last_step_loses_no_step(job, monkeypatch, moment):
+    """In the last evaluation, and while a detector of unknown images is fitted."""
+    ended, real = [], getattr(*moment)
+
+    class End(Callback):
+        def on_train_end(self, step):
+            ended.append(step)
+
+    def killed(*given, **named):
+        if ended:
+            with worker_errors() if moment[0] is post_training else nullcontext():
+                raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+        return real(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*moment, killed)
+        with pytest.raises(ReaderKilledError, match=mentioning("by signal: Killed", "workers")):
+            Trainer(job("run"), [End()]).fit()
+    steps = []
+    monkeypatch.setattr(loop, "optimizer_step", lambda *given, **more: steps.append(given))
+    again = job("run")
+    Trainer(again).fit(resume=True)
+    assert again.folder.model_file.exists()
+    assert not steps
 
 
 def test_every_growing_file_is_named_if_its_disk_is_full(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.log_lines import logged_lines
-from tests.messages import mentions
+from tests.messages import mentioning, mentions
 from tests.recipes import with_overrides
 from tests.training.test_loop import SMALL
 
@@ -25,6 +25,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.timing import LinearCost, measure_timings
+from efficientnetv2.utils.errors import InputError, ReaderKilledError
 
 SLEEP_S = 0.02
 
@@ -195,7 +196,7 @@ def test_extra_time_of_the_first_checkpoint_is_separate(job, tmp_path, monkeypat
         now[0] += 0.001  # no measurement takes zero time
         return now[0]
 
-    def save(folder, kept, step):
+    def save(folder, kept, step, fix):
         now[0] += next(taken)
         path = folder / f"{step}.pt"
         path.write_bytes(bytes(17))
@@ -207,6 +208,26 @@ def test_extra_time_of_the_first_checkpoint_is_separate(job, tmp_path, monkeypat
     assert found.checkpoints.begin_s == pytest.approx(300, abs=0.01)
     assert found.checkpoints.each_s == pytest.approx(100, abs=0.01)
     assert found.checkpoint_bytes == 17
+
+
+@pytest.mark.parametrize("moment", [(loop, "optimizer_step"), (torch, "save")])
+def test_worker_killed_while_measuring_is_named(job, tmp_path, monkeypatch, moment):
+    def killed(*given, **named):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    monkeypatch.setattr(*moment, killed)
+    with pytest.raises(ReaderKilledError, match=mentioning("by signal: Killed", "`workers`")):
+        measure_timings(job, tmp_path)
+
+
+def test_full_disk_while_measuring_does_not_ask_to_resume_a_run(job, tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=mentioning("Make room", "another `output`")) as error:
+        measure_timings(job, tmp_path)
+    assert "resume" not in str(error.value)
 
 
 def test_workers_of_the_run_are_used(large_job, tmp_path):

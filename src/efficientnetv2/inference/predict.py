@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.label_rules import pad_labels
-from efficientnetv2.data.loader import evaluation_batches
+from efficientnetv2.data.loader import evaluation_batches, worker_errors
 from efficientnetv2.data.records import Ints
 from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.efficientnet import Network, require_classes
@@ -337,7 +337,8 @@ def _run_batches(
     buffer = None if num_images is None else torch.empty(num_images, width)
     results: list[Tensor] = []
     done, most = 0, sys.maxsize
-    with nullcontext() if network is None else eval_mode(network):
+    # A worker may be killed while a batch is computed.
+    with worker_errors(), nullcontext() if network is None else eval_mode(network):
         for images in batches:
             rows, most = retry_halving_batch(compute_part, images, most, device)
             broken = (~rows.isfinite().all(dim=1)).nonzero().flatten()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from efficientnetv2.data.loader import worker_errors
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import hint_for_os_error, remove_partial, write_atomically
 from efficientnetv2.utils.memory import is_out_of_memory
@@ -21,19 +22,23 @@ _NAME = re.compile(r"step_(\d+)\.pt")
 _KEPT = 2
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any], step: int) -> Path:
+def save_checkpoint(
+    folder: Path, state: dict[str, Any], step: int, *, fix: str = ", then continue with `resume`"
+) -> Path:
     """Write a checkpoint after ``step`` steps atomically, and remove all but the last two.
 
-    Raises InputError if the file can't be written, as on a full disk. Earlier checkpoints stay.
+    Raises InputError if the file can't be written, as on a full disk, with ``fix`` after its hint. Earlier checkpoints
+    stay.
     """
     path = folder / f"step_{step:08d}.pt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
-        write_atomically(path, lambda file: torch.save(state, file))
+        with worker_errors():
+            write_atomically(path, lambda file: torch.save(state, file))
     except (OSError, RuntimeError) as error:
         hint = hint_for_os_error(error)
-        raise InputError(f"{path} can't be written ({error}). {hint}, then continue with `resume`.") from error
+        raise InputError(f"{path} can't be written ({error}). {hint}{fix}.") from error
     for old in checkpoint_steps(folder)[:-_KEPT]:
         (folder / f"step_{old:08d}.pt").unlink()
     return path

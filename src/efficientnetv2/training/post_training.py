@@ -31,7 +31,7 @@ from efficientnetv2.training.run_setup import RunSetup, eval_network
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.distributed import broadcast_from_main
-from efficientnetv2.utils.errors import DivergedError, InputError, pluralize
+from efficientnetv2.utils.errors import DivergedError, InputError, ReaderKilledError, pluralize
 from efficientnetv2.utils.io import hint_for_os_error
 
 _logger = logging.getLogger(__name__)
@@ -111,6 +111,8 @@ def finish_training(context: RunContext, log: MetricsLog, validator: Validator, 
     if setup.world.is_main_process:
         try:
             _fit_unknown(setup, state)
+        except ReaderKilledError:
+            raise
         except (InputError, DivergedError) as error:
             _logger.warning(f"The model has no detector of unknown images: {error}")
         save_model(setup, state, selection, predictions)

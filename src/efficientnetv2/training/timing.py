@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientnetv2.data.loader import Batch, training_batches
+from efficientnetv2.data.loader import Batch, training_batches, worker_errors
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.models import model_file
 from efficientnetv2.progressive.schedule import StepSettings
@@ -178,8 +178,9 @@ class _StepTimer:
     def measure(self, state: TrainState) -> StepTimings:
         """The timings with those of compiling and of the steps of each size."""
         context, length = step_context(self._measured), RunLength(_STEPS, _STEPS)
-        for _ in train_steps(state, self._batches(), context, length=length, microbatches=self.setup.microbatches):
-            self._after_step()
+        with worker_errors():
+            for _ in train_steps(state, self._batches(), context, length=length, microbatches=self.setup.microbatches):
+                self._after_step()
         return replace(self._timings, steps=tuple(self._steps))
 
     def _batches(self) -> Iterator[Batch]:
@@ -294,7 +295,8 @@ def _checkpoints(state: TrainState, folder: Path) -> tuple[LinearCost, Path]:
 
     def save(step: int) -> tuple[float, Path]:
         began = time.perf_counter()
-        path = save_checkpoint(folder, state.state_dict() | {"seconds": 0.0}, step)
+        fix = ", or give another `output`"  # there is no run yet
+        path = save_checkpoint(folder, state.state_dict() | {"seconds": 0.0}, step, fix=fix)
         return time.perf_counter() - began, path
 
     (first_s, _), (second_s, path) = save(state.step), save(state.step + 1)
