@@ -252,6 +252,21 @@ def test_two_members_per_fold_are_averaged(finished, with_two_members):
 
 
 @pytest.mark.slow
+def test_image_that_one_member_did_not_predict_is_left_out(finished, with_two_members, tmp_path):
+    """It was lost before the training of the second member."""
+    folder = shutil.copytree(with_two_members / "folds", tmp_path / "folds")
+    (folder / "report.json").unlink()
+    file = folder / "fold1_member2/predictions.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:1], *lines[2:]]))
+    run_ok("crossval", finished / "pictures", "--output", folder, "--resume", cwd=tmp_path)
+    before, after = (set(pd.read_csv(out / "predictions.csv")["path"]) for out in (with_two_members / "folds", folder))
+    (lost,) = before - after
+    assert lost in lines[1]
+    assert lost in (folder / "skipped.csv").read_text()
+
+
+@pytest.mark.slow
 def test_resume_trains_the_missing_member_of_a_fold(finished, with_two_members, tmp_path):
     command = ("crossval", finished / "pictures", *RUN, "--ensemble", "2", "--output", "killed")
     killed_at("efficientnetv2.workflows.crossval_runs:_mean_probabilities", *command, cwd=tmp_path)

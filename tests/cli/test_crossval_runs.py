@@ -330,14 +330,13 @@ def test_a_killed_reader_prints_the_command_of_the_cross_validation(tmp_path, mo
     assert str(error.value) == f"Fold 1 of 2: A process that reads images was killed. {resume}"
 
 
-def test_predictions_of_different_images_are_not_averaged(tmp_path):
-    probabilities, rows = np.full((3, 2), 0.5), np.arange(3)
-    runs = [
-        SimpleNamespace(path=tmp_path / "fold1", rows=rows, probabilities=probabilities),
-        SimpleNamespace(path=tmp_path / "fold1_member2", rows=rows[:2], probabilities=probabilities[:2]),
-    ]
-    with pytest.raises(InputError, match=mentioning("fold1_member2", "2", "3")):
-        crossval_runs._mean_probabilities(runs)
+def test_only_images_that_all_members_predicted_are_averaged():
+    """One may be lost between the trainings of two members."""
+    first = SimpleNamespace(rows=np.array([7, 2, 5]), probabilities=np.array([[0.7, 0.3], [0.2, 0.8], [0.5, 0.5]]))
+    second = SimpleNamespace(rows=np.array([5, 7]), probabilities=np.array([[0.9, 0.1], [0.1, 0.9]]))
+    rows, mean = crossval_runs._mean_probabilities([first, second])
+    assert rows.tolist() == [7, 5]
+    assert mean == pytest.approx(np.array([[0.4, 0.6], [0.7, 0.3]]))
 
 
 def test_as_many_members_as_candidates_need_no_selection(tmp_path, monkeypatch):

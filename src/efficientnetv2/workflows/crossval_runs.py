@@ -14,6 +14,7 @@ from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -153,16 +154,16 @@ class _Fold:
         scores = self._candidate_scores()
         candidates = best_candidates(config, scores)
         runs = [self._train_member(member, candidate) for member, candidate in enumerate(candidates)]
-        first, probabilities = runs[0], _mean_probabilities(runs)
+        first, (rows, probabilities) = runs[0], _mean_probabilities(runs)
         activation = first.recipe.activation(dataset.separator)
-        metrics = compute_metrics(dataset.targets[first.rows], probabilities, dataset.class_names, activation)
+        metrics = compute_metrics(dataset.targets[rows], probabilities, dataset.class_names, activation)
         name, value = macro_metric(metrics)
         names = [config.candidate_name(each) for each in candidates if each is not None]
         score = FoldScore(
             number=self.number,
             note=part.note,
             num_train=len(part.train_rows),
-            num_test=len(first.rows),
+            num_test=len(rows),
             top1=metrics.top1,
             mean=value,
             epochs=first.report["epochs"],
@@ -173,11 +174,11 @@ class _Fold:
         selected = f", with {'; '.join(names)}" if scores else ""
         _logger.info(
             f"{self.title}: {MACRO_METRICS[name]} {value:.3f}, top-1 {score.top1:.1%} on "
-            f"{pluralize(len(first.rows), 'image')} ({format_duration(score.seconds)}{selected})."
+            f"{pluralize(len(rows), 'image')} ({format_duration(score.seconds)}{selected})."
         )
         unreadable = ChainMap(*(run.unreadable for run in runs))
         reports = tuple(run.report for run in runs)
-        return FoldResult(score, first.rows, probabilities, activation, scores, unreadable, reports)
+        return FoldResult(score, rows, probabilities, activation, scores, unreadable, reports)
 
     def _train_member(self, member: int, candidate: int | None) -> _RunResult:
         """One of the models that predict the fold; without candidates they differ in their seed."""
@@ -325,16 +326,14 @@ def _read_run(path: Path, row_of: Mapping[str, int], val_rows: Ints, dataset: Im
     return _RunResult(path, report, recipe, rows, probabilities, unreadable)
 
 
-def _mean_probabilities(runs: Sequence[_RunResult]) -> Floats:
-    """(n, K) means over the models of a fold, which must have predicted the same images."""
-    first = runs[0]
-    for run in runs[1:]:
-        if not np.array_equal(run.rows, first.rows):
-            counts = f"{pluralize(len(run.rows), 'image')}, but {first.path} {len(first.rows):,}"
-            fix = "Repair the images, remove the folder that lacks some, and resume."
-            raise InputError(f"{run.path} has predicted {counts}. {fix}")
-    mean: Floats = np.mean([run.probabilities for run in runs], axis=0)
-    return mean
+def _mean_probabilities(runs: Sequence[_RunResult]) -> tuple[Ints, Floats]:
+    """(n,) rows that all models of a fold predicted, and (n, K) means: an image may be lost between two trainings."""
+    common = reduce(np.intersect1d, [run.rows for run in runs])
+    rows = runs[0].rows[np.isin(runs[0].rows, common)]
+    places = [{row: place for place, row in enumerate(run.rows.tolist())} for run in runs]
+    found = [run.probabilities[[of[row] for row in rows.tolist()]] for run, of in zip(runs, places, strict=True)]
+    mean: Floats = np.mean(found, axis=0)
+    return rows, mean
 
 
 def _saved_scores(folder: Path, config: CrossValConfig, number: int) -> tuple[float, ...]:
