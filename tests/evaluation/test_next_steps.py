@@ -193,14 +193,23 @@ def test_late_gain_is_interpolated_between_validations():
         ("efficientnetv2.cross_validate('x', candidates=None, by=None)", "effnetv2 crossval x --epochs 10"),
         ("efficientnetv2.evaluate('runs/a', 'x')", "effnetv2 train flowers --epochs 10"),
         ("efficientnetv2.train('x', seed=3, callbacks=...)", "effnetv2 train x --seed 3 --epochs 10"),
-        ("efficientnetv2.train('x', recipe=...)", "effnetv2 train flowers --epochs 10"),
+        (
+            "efficientnetv2.train('x', model=..., label_column='species', image_size=64)",
+            "effnetv2 train x --label-column species --image-size 64 --recipe runs/a --epochs 10",
+        ),
         ("efficientnetv2.train('x\"', recipe=<it's>)", "effnetv2 train flowers --epochs 10"),
     ],
 )
 def test_step_repeats_the_options_of_a_python_call(call, command):
-    """Objects have no text: without a callback the call is the same, without a recipe it is another."""
+    """Objects have no text: the recipe of the run has them, but for callbacks."""
     (step,) = next_steps(RIGHT, metadata(epochs=2.0, command=call))
     assert step.command == command
+
+
+def test_cross_validation_with_objects_is_not_repeated():
+    """It has no recipe of its own that would have them."""
+    (step,) = next_steps(RIGHT, metadata(epochs=2.0, command="efficientnetv2.cross_validate('x', model=...)"))
+    assert step.topic == "use"
 
 
 def test_larger_images_get_more_minutes():

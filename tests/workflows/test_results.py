@@ -16,8 +16,9 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from PIL import Image
 from tests.command_line import effnetv2
-from tests.messages import mentions
+from tests.messages import mentioning, mentions
 from tests.nas.tiny import SPACE
 from tests.processes import in_processes
 from tests.workflows.conftest import MACHINE, MACHINE_WORDS, TINY
@@ -34,7 +35,7 @@ def test_run_displays_its_metrics(run):
     assert repr(run).startswith(f"Run({str(run.path)!r}, top1=")
     html = run._repr_html_()
     assert "<td>macro_f1</td>" in html
-    assert run.report_path.as_uri() in html
+    assert f'href="{os.path.relpath(run.report_path)}"' in html
     low, high = run.intervals["top1"]
     assert low <= run.metrics["top1"] <= high
     assert run.model.class_names == ("blue", "green", "red")
@@ -82,6 +83,35 @@ def test_optimistic_evaluation_displays_the_reason():
     assert repr(shown) == f"Evaluation(top1=0.980, {why}"
     assert why in shown._repr_html_()
     assert "optimistic" not in repr(ev2.Evaluation(None, report | {"optimistic": False}, pd.DataFrame()))
+
+
+@pytest.mark.parametrize(("kind", "file"), [(ev2.Run, "recipe.yaml"), (ev2.CrossValidation, "crossval.json")])
+def test_optimistic_run_displays_the_reason(tmp_path, kind, file):
+    """Its later notes are on its splits."""
+    (tmp_path / file).touch()
+    notes = ["Weights runs/a: 12 of the 24 images of val trained them.", "Held out 24 images."]
+    report = {"top1": 0.98, "intervals": {}, "num_images": 24, "optimistic": True, "notes": notes}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    for shown in (repr(kind(tmp_path)), kind(tmp_path)._repr_html_()):
+        assert "optimistic: Weights runs/a: 12 of the 24 images of val trained them)" in shown
+        assert "Held out" not in shown
+
+
+def test_table_of_a_notebook_links_the_report_from_its_folder(tmp_path, monkeypatch):
+    """Browsers open no file: link of a page of Jupyter."""
+    run = ev2.Run(tmp_path / "my run")
+    run.path.mkdir()
+    (run.path / "recipe.yaml").touch()
+    (run.path / "report.json").write_text(json.dumps({"top1": 0.98, "intervals": {}, "num_images": 24}))
+    monkeypatch.chdir(tmp_path)
+    assert 'href="my%20run/report.html"' in run._repr_html_()
+
+
+@pytest.mark.parametrize("images", [["a.jpg", "b.jpg"], np.zeros((2, 8, 8, 3), np.uint8), Image.new("RGB", (8, 8))])
+def test_images_instead_of_a_dataset_are_refused_with_the_function_that_takes_them(images):
+    with pytest.raises(ev2.InputError, match=mentioning("data", "Predictor")) as error:
+        ev2.predict("runs/mine", images)
+    assert "to_csv" not in str(error.value)
 
 
 def test_unfinished_run_is_an_error_with_a_hint_to_resume(tmp_path):
@@ -224,7 +254,7 @@ def test_study_finds_an_architecture(photos, tmp_path, monkeypatch):
     assert len(more.trials) == 2
     assert repr(more).startswith("Study('studies/photos', trials=2 of 2, best_reward=")
     assert more.write_report() == more.report_path
-    assert more.report_path.absolute().as_uri() in more._repr_html_()
+    assert f'href="{more.report_path}"' in more._repr_html_()
     columns = more.trials.columns.tolist()
     monkeypatch.setattr(ev2.Study, "_load", lambda self: SimpleNamespace(rows=[]))
     assert more.trials.columns.tolist() == columns, "before the first trial has ended"

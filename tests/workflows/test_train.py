@@ -15,6 +15,8 @@ from tests.workflows.conftest import TINY, TINY_WORDS
 from torch import nn
 
 import efficientnetv2 as ev2
+from efficientnetv2.utils.shell import command_line
+from efficientnetv2.workflows.arguments import api
 
 
 def test_run_is_bitwise_equal_to_the_command(run, photos, tmp_path):
@@ -37,6 +39,19 @@ def test_report_has_the_python_call(run, photos):
     command = run.report["command"]
     assert command.startswith(f"efficientnetv2.train({str(photos)!r}, output=")
     assert "crop_mode='center'" in command
+
+
+def test_recorded_call_has_the_values_of_numpy_scalars(tmp_path):
+    """A loop over np.logspace gives them."""
+
+    @api
+    def train(data, **given):
+        return command_line()
+
+    found = train(tmp_path, settings={"optimizer.lr": np.float64(0.5), "sizes": (np.int64(3),)}, model=object())
+    assert (
+        found == f"efficientnetv2.train({str(tmp_path)!r}, settings={{'optimizer.lr': 0.5, 'sizes': (3,)}}, model=...)"
+    )
 
 
 @pytest.mark.parametrize("setup", ["", "import logging; logging.basicConfig(level='ERROR')\n"])

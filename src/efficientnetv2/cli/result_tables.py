@@ -43,9 +43,6 @@ def print_outcome(outcome: EvaluationResult, screen: Screen) -> None:
     for line in outcome.summary_lines:
         screen.say(line)
     facts = outcome.metadata
-    if facts.optimistic:
-        reason = "trained the model" if facts.on_training_split else "also selected the model"
-        screen.say("Optimistic: " + " ".join(facts.notes or [f"these images {reason}."]))
     if facts.wall_s is not None and facts.images_per_s is not None:
         waited = facts.data_wait_fraction
         share = "" if waited is None else f", {waited:.0%} of the training time waiting for images"

@@ -10,7 +10,6 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 from PIL import Image
@@ -32,7 +31,7 @@ from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import Metrics, compute_metrics
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import hint_for_os_error, sha256_of
+from efficientnetv2.utils.io import hint_for_os_error, link_to, sha256_of
 from efficientnetv2.utils.random_key import Key
 
 # Next steps that the command prints; the report has all. Ours.
@@ -99,12 +98,16 @@ class EvaluationResult:
 
     @property
     def summary_lines(self) -> list[str]:
-        """Accuracy, and comparisons with the baselines."""
-        facts, context = self.metadata, self.findings.context
+        """Accuracy, comparisons with the baselines, and why the metrics are optimistic."""
+        facts, context, optimistic = self.metadata, self.findings.context, list[str]()
+        if facts.optimistic:
+            reason = "trained the model" if facts.on_training_split else "also selected the model"
+            optimistic = ["Optimistic: " + " ".join(facts.notes or [f"these images {reason}."])]
         return [
             *accuracy_lines(self.metrics, self.intervals, facts.evaluated_on, context.bootstrap_unit),
             *probe_lines(self.metrics, facts, context.probe),
             *summary_lines(context),
+            *optimistic,
         ]
 
     @property
@@ -169,7 +172,7 @@ class EvaluationResult:
             shown.update(path for gallery in section.data.get("galleries", ()) for path in gallery["paths"])
         rows = {path: row for row, path in enumerate(self.dataset.paths) if path in shown}
         files = {path: Path(self.dataset.file(row)) for path, row in rows.items()}
-        return {path: _link(file, folder) for path, file in files.items() if os.path.isfile(file)}
+        return {path: link_to(file, folder) for path, file in files.items() if os.path.isfile(file)}
 
     def _errors(self, thumbnail: Callable[[int], Image.Image | None]) -> list[Misclassification]:
         labels, probabilities = self.predictions.labels, self.predictions.probabilities
@@ -189,20 +192,13 @@ class EvaluationResult:
         return errors
 
 
-def _link(file: Path, folder: Path) -> str:
-    try:
-        return quote(os.fsencode(os.path.relpath(file, folder).replace(os.sep, "/")))
-    except ValueError:  # on another drive of Windows
-        return file.absolute().as_uri()
-
-
 def _links(folder: Path, data: str) -> dict[str, str]:
     folds = sorted(folder.glob("fold*/report.html"), key=lambda file: (len(file.parent.name), file.parent.name))
     check = default_check_dir(data) / "inspection.html"
     is_checked = os.path.isfile(check)  # of a list of shards that is longer than a path, too
     return {
-        **{f"Report of {file.parent.name}": _link(file, folder) for file in folds},
-        **({"Dataset check": _link(check, folder)} if is_checked else {}),
+        **{f"Report of {file.parent.name}": link_to(file, folder) for file in folds},
+        **({"Dataset check": link_to(check, folder)} if is_checked else {}),
         "Predictions (CSV)": "predictions.csv",
         "All metrics (JSON)": "report.json",
     }

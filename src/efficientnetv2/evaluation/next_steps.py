@@ -17,7 +17,14 @@ from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
 from efficientnetv2.models import pretrained
 from efficientnetv2.preprocessing import TTA
 from efficientnetv2.utils.errors import pluralize
-from efficientnetv2.utils.shell import command_words, option_args, option_value, shell_join, split_settings
+from efficientnetv2.utils.shell import (
+    command_words,
+    lacks_objects,
+    option_args,
+    option_value,
+    shell_join,
+    split_settings,
+)
 
 Topic = Literal[
     "weights", "epochs", "learning_rate", "image_size", "label_errors", "class_imbalance", "more_labels", "use"
@@ -330,10 +337,17 @@ def _repeat(
     without: Collection[str] = (),
     without_fields: Collection[str] = (),
 ) -> str:
-    """The training command with other options; '' if a candidate or a larger ``--set`` has ``without_fields``."""
+    """The training command with other options; '' if a candidate or a larger ``--set`` has ``without_fields``.
+
+    An architecture or a recipe that was given as an object is in the recipe of the run; a cross-validation has none.
+    """
     words = command_words(metadata.command)
     if words[:2] not in (["effnetv2", "train"], ["effnetv2", "crossval"]):
         return shell_join(["effnetv2", "train", metadata.data, *options])
+    if lacks_objects(metadata.command):
+        if words[1] != "train" or "run" not in metadata.extra or "--recipe" in without:
+            return ""
+        words += ["--recipe", str(metadata.extra["run"])]
     # The command line takes each field as an option too: --eval-image-size.
     as_options = [f"--{field.rpartition('.')[2].replace('_', '-')}" for field in without_fields]
     repeated, rest = words[:2], iter(words[2:])

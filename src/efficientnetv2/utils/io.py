@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from filelock import FileLock, Timeout
@@ -257,3 +258,11 @@ def read_yaml(file: Path, option: str = "") -> Any:
         with suppress(ValueError, RecursionError):
             return json.loads(text)
     return parse_yaml(text, called)
+
+
+def link_to(file: Path, folder: Path) -> str:
+    """A link to a file in a page that lies in a folder."""
+    try:
+        return quote(os.fsencode(os.path.relpath(file, folder).replace(os.sep, "/")))
+    except ValueError:  # on another drive of Windows
+        return file.absolute().as_uri()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -91,8 +92,16 @@ def command_words(command: str | None) -> list[str]:
     return [word.strip('"') for word in shlex.split(command or "", posix=False)]
 
 
+def lacks_objects(command: str | None) -> bool:
+    """Whether ``command_words`` lacks arguments of a recorded call that are objects, such as an architecture."""
+    return re.search(r"(?<!callbacks)=\.\.\.[,)]", command or "") is not None
+
+
 def _call_words(call: str) -> list[str]:
-    """The words of the command for a recorded call of ``train``, ``cross_validate`` or ``evaluate``; else none."""
+    """The words of the command for a recorded call of ``train``, ``cross_validate`` or ``evaluate``; else none.
+
+    Objects, which have no text, are left out.
+    """
     try:
         tree = ast.parse(call, mode="eval").body
         if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Attribute):
@@ -101,11 +110,7 @@ def _call_words(call: str) -> list[str]:
         command = {"train": "train", "cross_validate": "crossval", "evaluate": "evaluate"}[tree.func.attr]
         names = ("model", "data") if command == "evaluate" else ("data",)  # all other arguments have names
         values |= dict(zip(names, map(ast.literal_eval, tree.args), strict=False))
-        values.pop("callbacks", None)
-        if command == "evaluate":  # its other options are needed even so
-            values = {name: value for name, value in values.items() if value is not ...}
-        if ... in values.values():
-            return []
+        values = {name: value for name, value in values.items() if value is not ...}
         repeated = [("--set", one) for one in _settings(values.pop("settings", None))]
         repeated += [("--candidate-set", one) for one in _settings(values.pop("candidate_settings", None))]
         repeated += [("--candidate", join_settings(_settings(one))) for one in values.pop("candidates", None) or ()]

@@ -278,6 +278,8 @@ def path_text(name: str, value: Any) -> str:
     """A path, a URL or a name as text, "~" resolved."""
     if not isinstance(value, str | os.PathLike):
         kind, fix = type(value).__name__, "" if isinstance(value, int) else _TO_FILE.get(name, "")
+        if fix and name == "data" and not hasattr(value, "to_csv"):  # not a table
+            fix = "For a list of files, and for images in memory: efficientnetv2.Predictor(MODEL)(images)"
         raise InputError(f"`{name}` must be a path or a name, not {kind}. {fix}".rstrip())
     return os.path.expanduser(os.fspath(value))
 
@@ -287,10 +289,19 @@ def path_of(name: str, value: Any) -> Path | None:
     return None if value is None else Path(path_text(name, value))
 
 
+def _plain(value: Any) -> Any:
+    """A value without types of NumPy and paths, also within lists and mappings."""
+    if isinstance(value, Mapping):
+        return {_plain(name): _plain(one) for name, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    value = value.item() if isinstance(value, np.generic) else value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def _shown(value: Any) -> str:
     """A value as Python text; "..." for objects that have none."""
-    value = value.item() if isinstance(value, np.generic) else value
-    text = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    text = repr(_plain(value))
     try:
         ast.literal_eval(text)
     except (SyntaxError, ValueError):

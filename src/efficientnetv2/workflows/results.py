@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import escape
 
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import read_object
+from efficientnetv2.utils.io import link_to, read_object
 
 if TYPE_CHECKING:  # torch, which takes seconds
     from efficientnetv2.models.efficientnet import Network
@@ -31,6 +31,7 @@ class Result:
     """Metrics, confidence intervals and predictions on labeled images; what is not given is read from ``path``."""
 
     _noun, _file = "an evaluation", ""
+    _reasons: int | None = 1  # how many of the report's notes say why metrics are optimistic; None: all
 
     def __init__(
         self,
@@ -98,7 +99,10 @@ class Result:
     @property
     def _warning(self) -> str:
         """Why the metrics are optimistic; '' if nothing is known."""
-        return ""
+        if not self.report.get("optimistic"):
+            return ""
+        notes = self.report.get("notes") or ["these images trained or selected the model"]
+        return f"optimistic: {' '.join(notes[: self._reasons]).removesuffix('.')}"
 
     @property
     def _finished(self) -> bool:
@@ -230,19 +234,15 @@ class Evaluation(Result):
         predictions: Content of ``predictions.csv``. None reads it when it is first used.
     """
 
-    @property
-    def _warning(self) -> str:
-        if not self.report.get("optimistic"):
-            return ""
-        notes = self.report.get("notes") or ["these images trained or selected the model"]
-        return f"optimistic: {' '.join(notes).removesuffix('.')}"
+    _reasons = None
 
 
 def html_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], report: Path | None = None) -> str:
     """A table for notebooks, every text escaped, with a link to a report."""
     link = ""
     if report is not None:
-        link = f'<p><a href="{escape(report.absolute().as_uri())}">{escape(report)}</a></p>'
+        # Jupyter serves files below its folder; browsers open no file: link of its pages.
+        link = f'<p><a href="{escape(link_to(report, Path.cwd()))}">{escape(report)}</a></p>'
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     return f"<p><b>{escape(title)}</b></p><table><tr>{head}</tr>{body}</table>{link}"
