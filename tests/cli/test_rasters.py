@@ -98,6 +98,8 @@ def test_resume_keeps_the_bands(trained, tmp_path):
     args = ("train", trained / "pictures", *TINY, "--weights", "none", "--output", tmp_path / "run")
     killed_at("efficientnetv2.training.post_training:save_model", *args, "--bands", "4,3,2", cwd=tmp_path)
     run_refused(*args, "--bands", "2,3,4", "--resume", cwd=tmp_path, names=("4,3,2", "raster"))
+    nodata = ("--bands", "4,3,2", "--nodata", "-9999")
+    run_refused(*args, *nodata, "--resume", cwd=tmp_path, names=("--nodata", "none"))
     run_ok(*args, "--bands", "4,3,2", "--resume", cwd=tmp_path)
     assert model_file.load(tmp_path / "run").preprocessing.bands.numbers == (4, 3, 2)
 

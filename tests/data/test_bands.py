@@ -560,6 +560,13 @@ def test_declared_nodata_and_measurements_are_not_undeclared_nodata(tmp_path):
     assert measure_bands(codes, "all", seed=0).nodata == ()
 
 
+@pytest.mark.parametrize("nodata", [(), (0.5,)])
+def test_declared_nodata_counts_besides_that_of_an_option(tmp_path, nodata):
+    files = with_fill(tmp_path, -9999, nodata=-9999)
+    with open_raster(files[0]) as dataset:
+        assert read_raster(dataset, measure_bands(files, "all", seed=0, nodata=nodata))[1].sum() == 40 * 34
+
+
 def test_nodata_is_logged_and_set_by_an_option(tmp_path):
     with_fill(tmp_path, -9999)
     listed = load_dataset(tmp_path, require_labels=False)
@@ -592,6 +599,19 @@ def test_nodata_of_rgb_images_is_rejected(tmp_path):
     source = DataConfig(str(tmp_path), nodata="0")
     with pytest.raises(InputError, match=mentioning("nodata=0", "8-bit")):
         with_bands(source.read_any(), source, seed=0)
+
+
+def test_nodata_of_8_bit_rasters_counts_with_bands(tmp_path):
+    """Without bands they are ordinary images, which Pillow reads."""
+    with_fill(tmp_path, 255, bands=3, low=0, high=200, dtype=np.uint8, nodata=255)
+    listed = load_dataset(tmp_path, require_labels=False)
+    assert with_bands(listed, DataConfig(str(tmp_path)), seed=0).bands is None
+    with pytest.raises(InputError, match=mentioning("nodata=255", "bands=1,2,3")):
+        with_bands(listed, DataConfig(str(tmp_path), nodata="255"), seed=0)
+    rule = with_bands(listed, DataConfig(str(tmp_path), bands="1,2,3"), seed=0).bands
+    pixels = load_raster(listed.file(0), rule)
+    assert (pixels[:, :6] == rule.missing).all()
+    assert max(rule.missing) < 255
 
 
 def test_nodata_of_shards_is_rejected(tmp_path):

@@ -230,7 +230,8 @@ def test_images_converted_to_rgb_are_counted_by_type(tmp_path):
         for number in range(count):
             channels = () if mode == "L" else (4,)
             pixels = rng.integers(0, 256, (20, 20, *channels), dtype=np.uint8)
-            Image.fromarray(pixels, mode).save(tmp_path / f"{mode}{number}.tif")
+            suffix = "png" if mode == "RGBA" else "tif"
+            Image.fromarray(pixels, mode).save(tmp_path / f"{mode}{number}.{suffix}")
     Image.fromarray(rng.integers(0, 2**16, (20, 20)).astype(np.uint16)).save(tmp_path / "16bit.png")
     for number in range(5):
         noise(number).save(tmp_path / f"color{number}.png")

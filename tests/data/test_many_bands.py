@@ -20,6 +20,7 @@ from efficientnetv2.data.cache_writer import CacheJob, CacheSpec, cache_in_memor
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_eval_image, load_image, load_train_image
 from efficientnetv2.data.geotiff import open_raster, read_raster, scale_to_uint8
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.image_io import DECODING, UnreadableImageError, display_channels
 from efficientnetv2.data.readers import display_reader, source_reader
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
@@ -304,6 +305,14 @@ def test_shards_reject_a_raster_before_writing(values, content, tmp_path):
     path.unlink()  # an 8-bit gray TIFF is an ordinary image
     packed = write_shards(load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", PackOptions(10**9))
     assert (gray.exists(), len(packed.index.table), packed.skipped) == (True, 2, ())
+
+
+def test_fourth_band_is_not_called_alpha_before_training(tmp_path):
+    """As near infrared; Pillow, which opens the file as RGBA, would lay it over white."""
+    for number in range(4):
+        write_raster(tmp_path / f"{number}.tif", np.full((4, 24, 24), 9 * number, np.uint8))
+    (note,) = validate_images(load_dataset(tmp_path, require_labels=False)).notes
+    assert mentions(note, "4", "rasters of 4 x uint8")
 
 
 def test_command_for_rasters_is_quoted(tmp_path):

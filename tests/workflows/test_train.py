@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -41,17 +42,15 @@ def test_report_has_the_python_call(run, photos):
     assert "crop_mode='center'" in command
 
 
-def test_recorded_call_has_the_values_of_numpy_scalars(tmp_path):
+def test_recorded_call_has_the_values_of_numpy_scalars():
     """A loop over np.logspace gives them."""
 
     @api
     def train(data, **given):
         return command_line()
 
-    found = train(tmp_path, settings={"optimizer.lr": np.float64(0.5), "sizes": (np.int64(3),)}, model=object())
-    assert (
-        found == f"efficientnetv2.train({str(tmp_path)!r}, settings={{'optimizer.lr': 0.5, 'sizes': (3,)}}, model=...)"
-    )
+    found = train("x", settings={"optimizer.lr": np.float64(0.5), "sizes": (np.int64(3),)}, model=object())
+    assert found == "efficientnetv2.train('x', settings={'optimizer.lr': 0.5, 'sizes': (3,)}, model=...)"
 
 
 @pytest.mark.parametrize("setup", ["", "import logging; logging.basicConfig(level='ERROR')\n"])

@@ -173,7 +173,11 @@ class CheckOptions(LabeledOptions):
     ] = None
     nodata: Annotated[
         str | None,
-        reading("GeoTIFF: values that mean missing data.  [default: declared or found]", "X,X|none", "--nodata"),
+        reading(
+            "GeoTIFF: values that mean missing data, besides the declared one.  [default: found]",
+            "X,X|none",
+            "--nodata",
+        ),
     ] = None
 
 

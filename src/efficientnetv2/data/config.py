@@ -16,7 +16,7 @@ from efficientnetv2.data.bands import measure_bands
 from efficientnetv2.data.csv_dialect import read_header
 from efficientnetv2.data.dataset import ImageDataset, load_dataset, validate_choices
 from efficientnetv2.data.image_checks import refuse_damage
-from efficientnetv2.data.raster_checks import dtype_group
+from efficientnetv2.data.raster_checks import dtype_group, is_raster
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.shards.reader import ShardDamage, find_damage
@@ -126,7 +126,10 @@ def with_bands(dataset: ImageDataset, source: DataConfig, *, seed: int) -> Image
     bands = measure_bands(train, selection, seed=seed, others=others, nodata=nodata)
     if bands is None:
         if nodata:
-            raise InputError(f"`nodata={source.nodata}`: the training images are 8-bit images. Leave it out.")
+            fix = "Leave it out."
+            if any(map(is_raster, train)):
+                fix = "To read them as rasters, set `bands=1,2,3` (gray: 1,1,1). Or leave it out."
+            raise InputError(f"`nodata={source.nodata}`: the training images are 8-bit images. {fix}")
         return dataset
     _logger.info(describe_bands(bands, given=selection is not None))
     if nodata is None and bands.nodata:

@@ -67,7 +67,10 @@ def probe(file: str) -> FileProbe:
         if not (size and raster_checks.is_raster(file) and (found.reason or found.colors)):
             return found
         if not found.reason and (found.brightest is None or not raster_checks.has_gdal()):
-            return replace(found, reason=raster_checks.truncation_fault(file))
+            colors = found.colors
+            if raster_checks.has_gdal() and raster_checks.raster_content(file):  # a fourth band, for Pillow alpha
+                colors = raster_checks.probe_raster(file)[1]
+            return replace(found, reason=raster_checks.truncation_fault(file), colors=colors)
         is_certain = found.reason.startswith(TOO_LARGE) or RAW_DATA in found.reason
         if is_certain or not (raster_checks.has_gdal() or raster_checks.needs_gdal(file)):
             return found

@@ -88,7 +88,7 @@ class TableArguments(LabelArguments, total=False):
     """The same for datasets that may have rasters, and of which classes may be left out."""
 
     bands: Sequence[int] | str  # of rasters, from 1, such as (4, 3, 2), or "all"
-    nodata: float | Sequence[float] | str  # values of rasters that mean missing data, or "none"
+    nodata: float | Sequence[float] | str  # of rasters: missing data besides the declared value, or "none"
     min_images_per_class: int  # classes with fewer training images are left out
 
 

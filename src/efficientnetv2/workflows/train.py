@@ -123,8 +123,9 @@ def train(
             the first unreadable image; otherwise it is skipped). How ``data`` is read: ``path_column``,
             ``label_column``, ``group_column`` (equal values stay on one side of a split), ``labels`` ("exact", or
             "casefold" to merge spellings), ``label_separator`` (text between several labels), ``bands`` (of rasters,
-            from 1, or "all"), ``nodata`` (values of missing data, or "none"), ``layout`` ("auto", "classes" or
-            "splits": meaning of the sub-folders), ``min_images_per_class`` (smaller classes are left out).
+            from 1, or "all"), ``nodata`` (values of missing data besides the declared one, or "none"), ``layout``
+            ("auto", "classes" or "splits": meaning of the sub-folders), ``min_images_per_class`` (smaller classes are
+            left out).
 
     Raises:
         InputError: An argument, a file or an image that the caller can fix.
