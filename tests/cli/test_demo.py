@@ -115,7 +115,7 @@ def test_earlier_demo_is_replaced(tmp_path, monkeypatch):
     """Also a demo that was stopped. The first time there is nothing to replace."""
     monkeypatch.chdir(tmp_path)
     demo.make_room(demo.OUT)
-    write_run(demo.OUT, "effnetv2 demo --seed 3", ".model.1234.partial")
+    write_run(demo.OUT, "effnetv2 demo --seed 3", ".model.1234.partial", ".DS_Store")
     for folder in ("inspection", "folds"):
         (demo.OUT / folder).mkdir()
     demo.make_room(demo.OUT)

@@ -171,6 +171,13 @@ def test_changed_bytes_are_found_when_read(class_folders, tmp_path):
     assert skipped["reason"].str.contains("are not what was packed").all()
 
 
+def test_folder_that_holds_a_file_of_finder_is_empty(class_folders, tmp_path):
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed/.DS_Store").touch()
+    run_ok("data", "pack", class_folders, "packed", cwd=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == ["images-000000.tar", "index.parquet"]
+
+
 def test_working_directory_can_be_the_output_folder(class_folders, tmp_path):
     (tmp_path / "empty").mkdir()
     run_ok("data", "pack", "../pictures", ".", cwd=tmp_path / "empty")

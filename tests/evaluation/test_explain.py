@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 from scipy.stats import spearmanr
 from tests.command_line import effnetv2
-from tests.messages import mentions
+from tests.messages import mentioning, mentions
 from tests.rasters import write_raster
 from torch import nn
 from torch.nn import functional
@@ -304,6 +306,26 @@ def test_thumbnails_of_errors_are_320_px_at_most(mislabeled, tmp_path, monkeypat
     monkeypatch.setattr(report.Report, "write", lambda self, folder: errors.extend(self.errors))
     EvaluationResult(predictions, dataset, dataset.class_names, ReportMetadata("two", "val")).write(tmp_path)
     assert [error.thumbnail.size for error in errors] == [(320, 160)] * 2
+
+
+def test_predictions_that_are_open_elsewhere_get_another_name(mislabeled, tmp_path, monkeypatch):
+    """Excel on Windows lets nobody remove the file. The report is written all the same."""
+    dataset, predictions = mislabeled
+    result = EvaluationResult(predictions, dataset, dataset.class_names, ReportMetadata("two", "val"))
+    result.write(tmp_path)
+    (tmp_path / "report.html").write_text("before")
+    unlink, os_replace = Path.unlink, os.replace
+
+    def refuse(path):
+        if Path(path).name == "predictions.csv":
+            raise PermissionError(13, "Access is denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", lambda path, **given: refuse(path) or unlink(path, **given))
+    monkeypatch.setattr(os, "replace", lambda source, target: refuse(target) or os_replace(source, target))
+    with pytest.raises(InputError, match=mentioning("predictions_2.csv", "Close it")):
+        result.write(tmp_path)
+    assert "before" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "predictions_2.csv").read_bytes() == (tmp_path / "predictions.csv").read_bytes()
 
 
 def test_report_of_a_long_list_of_shards_is_written(mislabeled, tmp_path):

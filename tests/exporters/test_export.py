@@ -209,7 +209,9 @@ def test_classify_needs_neither_torch_nor_this_package(kind, tmp_path, photos):
 def test_classify_skips_unreadable_images(model, photos, tmp_path):
     made = ev2.export(model, data=photos)
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    paths = [tmp_path / "broken.jpg", tmp_path / "missing.jpg", photos]
+    (tmp_path / "mac").mkdir()
+    (tmp_path / "mac/._0.jpg").write_bytes(b"of the system")  # no image, so it is not counted
+    paths = [tmp_path / "broken.jpg", tmp_path / "missing.jpg", photos, tmp_path / "mac"]
     args = [sys.executable, made.path.with_name("classify.py"), made.path, *paths]
     done = subprocess.run(args, capture_output=True, text=True, check=False)
     assert done.returncode == 1

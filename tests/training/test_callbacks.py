@@ -23,7 +23,7 @@ from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models import safetensors_io
 from efficientnetv2.training import loop, metrics_log, post_training, run_setup, trainer
 from efficientnetv2.training.callbacks import Callback
-from efficientnetv2.training.checkpoints import checkpoint_steps, save_checkpoint
+from efficientnetv2.training.checkpoints import checkpoint_steps, remove_checkpoints, save_checkpoint
 from efficientnetv2.training.loop import StepOutput
 from efficientnetv2.training.metrics_log import data_wait_fraction
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
@@ -442,6 +442,39 @@ def test_worker_killed_in_the_middle_of_a_step_or_checkpoint_loses_no_step(job, 
     found = Trainer(job("run", "checkpoint_minutes=0")).fit(resume=True)
     first, last = ([row for row in figures if row[0] == "train"][-1] for figures in (expected, figures_of(found)))
     assert first == last
+
+
+def test_reader_that_ends_with_ctrl_c_was_not_killed(job, monkeypatch):
+    """On Windows and macOS, Ctrl-C also ends processes that are just starting."""
+
+    def ended(*given):
+        signal.raise_signal(signal.SIGINT)
+        raise ReaderKilledError("DataLoader worker (pid 1) exited unexpectedly")
+
+    one = job("run")
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "retry_halving_batch", ended)
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(one).fit()
+    assert checkpoint_steps(one.folder.checkpoints)
+
+
+def test_old_checkpoint_that_is_open_elsewhere_ends_no_run(tmp_path, monkeypatch):
+    unlink, locked = Path.unlink, [True]
+
+    def refuse(path, **given):
+        if locked[0] and path.suffix == ".pt":
+            raise PermissionError(13, "Access is denied", str(path))
+        unlink(path, **given)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for step in (1, 2, 3):
+        assert save_checkpoint(tmp_path, {"step": step}, step).exists()
+    remove_checkpoints(tmp_path)
+    assert checkpoint_steps(tmp_path) == [1, 2, 3]
+    locked[0] = False
+    save_checkpoint(tmp_path, {"step": 4}, 4)
+    assert checkpoint_steps(tmp_path) == [3, 4]
 
 
 @pytest.mark.parametrize("moment", [(predict, "retry_halving_batch"), (post_training, "_fit_unknown")])

@@ -9,16 +9,44 @@ from pathlib import Path
 import pytest
 from tests.messages import mentioning
 
+from efficientnetv2.utils import io
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import (
     cache_folder,
     check_writable_dir,
     check_writable_file,
+    entry_names,
     hint_for_os_error,
     output_dir,
     write_atomically,
     write_text_atomically,
 )
+
+
+def test_file_that_is_open_elsewhere_is_replaced_when_it_is_closed(tmp_path, monkeypatch):
+    """As a virus scanner of Windows reads a new file."""
+    os_replace, refusals = os.replace, [1, 2]
+
+    def refuse_twice(source, target):
+        if refusals and refusals.pop():
+            raise PermissionError(13, "Access is denied")
+        os_replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_twice)
+    with pytest.raises(PermissionError):
+        write_text_atomically(tmp_path / "report.json", "new")
+    assert os.listdir(tmp_path) == []
+    refusals[:] = [1, 2]
+    monkeypatch.setattr(io, "_PATIENCE_S", 5.0)
+    write_text_atomically(tmp_path / "report.json", "new")
+    assert (tmp_path / "report.json").read_text() == "new"
+
+
+def test_files_of_finder_and_explorer_are_no_entries(tmp_path):
+    for name in (".DS_Store", "._a.jpg", "Thumbs.db", "desktop.ini", "a.jpg"):
+        (tmp_path / name).touch()
+    assert entry_names(tmp_path) == ["a.jpg"]
+    assert entry_names(tmp_path / "none") == []
 
 
 def test_finished_file_replaces_the_old_one_without_remains(tmp_path):

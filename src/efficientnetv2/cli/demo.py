@@ -17,6 +17,7 @@ from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.options import option
 from efficientnetv2.utils.errors import InputError, shorten
+from efficientnetv2.utils.io import entry_names
 from efficientnetv2.utils.shell import option_args, shell_join
 
 OUT = Path("runs/demo")
@@ -72,7 +73,7 @@ def make_room(out: Path) -> None:
         if is_running(out):
             raise InputError(f"{out} has a demo that another process is running. Wait until it ends.")
         known = {*RUN_FILES, "inspection", "folds"}  # earlier versions also cross-validated, in folds
-        others = sorted({file.name for file in out.iterdir() if file.suffix != ".partial"} - known)
+        others = sorted({name for name in entry_names(out) if not name.endswith(".partial")} - known)
         if others:
             raise InputError(f"{out} has other files next to an earlier demo ({shorten(others, 3)}). {fix}")
         shutil.rmtree(out)

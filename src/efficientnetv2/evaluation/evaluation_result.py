@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -139,9 +140,10 @@ class EvaluationResult:
             images=self._image_links(folder, errors),
         )
         try:
-            # An interruption must not leave files of two evaluations.
-            for name in ("report.html", "predictions.csv"):  # written after report.json
-                (folder / name).unlink(missing_ok=True)
+            # An interruption must not leave files of two evaluations. These are written after report.json.
+            (folder / "report.html").unlink(missing_ok=True)
+            with suppress(PermissionError):  # open in Excel, for example: it is then written under another name
+                (folder / "predictions.csv").unlink(missing_ok=True)
             report.write(folder)
         except OSError as error:
             fix = f"{hint_for_os_error(error)}, and repeat the command; a training run continues with `resume`"

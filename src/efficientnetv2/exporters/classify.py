@@ -119,7 +119,7 @@ def main() -> None:
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files: list[Path] = []
     for path in map(Path, paths):
-        files += sorted(file for file in path.rglob("*") if file.suffix.lower() in known) if path.is_dir() else [path]
+        files += sorted(one for one in path.rglob("[!.]*") if one.suffix.lower() in known) if path.is_dir() else [path]
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     table, classifier, skipped = csv.writer(sys.stdout, lineterminator="\n"), Classifier(model), 0
     table.writerow(["path", "predicted_label", "probability"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +26,7 @@ from efficientnetv2.exporters.onnx import write_onnx
 from efficientnetv2.exporters.openvino import openvino_core, write_openvino
 from efficientnetv2.models.efficientnet import Network, output_names
 from efficientnetv2.utils.errors import InputError, error_summary
+from efficientnetv2.utils.io import entry_names
 from efficientnetv2.utils.optional_deps import import_optional
 
 Format = Literal["onnx", "openvino", "torch", "triton", "web", "litert", "executorch", "coreml"]
@@ -289,7 +291,8 @@ def foreign_files(path: Path, format: Format) -> list[str]:
     """Files in the folder of an export that no export writes, relative to it."""
     if format not in _FILES:
         return []
-    found = [file.relative_to(path).as_posix() for file in sorted(path.rglob("*")) if not file.is_dir()]
+    files = [Path(root, name) for root, _, _ in os.walk(path) for name in entry_names(Path(root))]
+    found = sorted(file.relative_to(path).as_posix() for file in files if not file.is_dir())
     return [name for name in found if not any(fnmatchcase(name, pattern) for pattern in _FILES[format])]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def save_checkpoint(
         hint = hint_for_os_error(error)
         raise InputError(f"{path} can't be written ({error}). {hint}{fix}.") from error
     for old in checkpoint_steps(folder)[:-_KEPT]:
-        (folder / f"step_{old:08d}.pt").unlink()
+        with suppress(OSError):  # one that is open elsewhere is removed the next time
+            (folder / f"step_{old:08d}.pt").unlink()
     return path
 
 
@@ -49,7 +51,8 @@ def remove_checkpoints(folder: Path) -> None:
     remove_partial(folder)
     for path in folder.glob("step_*"):
         if _NAME.fullmatch(path.with_suffix(".pt").name):
-            path.unlink()
+            with suppress(OSError):
+                path.unlink()
 
 
 def checkpoint_steps(folder: Path) -> list[int]:

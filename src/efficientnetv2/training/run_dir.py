@@ -26,6 +26,7 @@ from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, error_summary, shorten
 from efficientnetv2.utils.io import (
+    entry_names,
     locked,
     output_dir,
     read_object,
@@ -244,8 +245,7 @@ def validate_new_run_dir(path: Path) -> None:
     ours = {"probe", "against", "inspection", LOCK}
     if {"command", "preprocessing"} <= read_object_or_empty(path / "run.json").keys():  # a run has written it
         ours |= {"run.json", "log.txt", "dataset.csv", "skipped.csv"}
-    names = [file.name for file in path.iterdir()] if path.is_dir() else []
-    others = [name for name in names if name not in ours and not name.endswith(".partial")]
+    others = [name for name in entry_names(path) if name not in ours and not name.endswith(".partial")]
     if others:
         raise InputError(f"`output` {path} holds files that are not a run ({shorten(others, 3)}). Give another folder.")
 

@@ -140,6 +140,7 @@ class Trainer:
                     if output is not None:
                         self.save_checkpoint()
                     if isinstance(error, ReaderKilledError):
+                        self._raise_if_stopped(error)
                         with worker_errors():
                             self._worker_death.raise_pending()  # it says how the process ended
                     raise
@@ -163,9 +164,16 @@ class Trainer:
                 yield
         except DivergedError:
             raise
-        except (InputError, StopRequestedError):
+        except (InputError, StopRequestedError) as error:
             self.save_checkpoint()
+            self._raise_if_stopped(error)
             raise
+
+    def _raise_if_stopped(self, error: Exception) -> None:
+        """A reader that ended by Ctrl-C, which a new process of Windows and macOS does not ignore, was not killed."""
+        stopped = self.context.stop_requested() and not self.setup.world.is_distributed
+        if isinstance(error, ReaderKilledError) and stopped:
+            raise StopRequestedError from error
 
     def _on_first_batch(self) -> None:
         """The model is compiled, and the first images are requested."""

@@ -28,6 +28,30 @@ VARIABLE = "EFFNETV2_CACHE"
 UNUSED_DAYS = 30
 
 
+# How long a file may be open elsewhere. Windows replaces no file that a virus scanner reads, and no folder with one.
+_PATIENCE_S = 5.0 if os.name == "nt" else 0.0
+# Files of Finder and Explorer, which come of themselves.
+_SYSTEM_FILES = ("._", ".DS_Store", "desktop.ini", "Thumbs.db")
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file or a folder. A file that exists is replaced; it is tried again while one is open elsewhere."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.1)
+
+
+def entry_names(folder: Path) -> list[str]:
+    """Names in a folder, but for those of Finder and Explorer; none where there is no folder."""
+    return [name for name in os.listdir(folder) if not name.startswith(_SYSTEM_FILES)] if folder.is_dir() else []
+
+
 def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None:
     """Write a file completely or not at all, even after a power cut. A file that exists is replaced.
 
@@ -45,7 +69,7 @@ def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None
         partial.chmod(mode)
         with open(partial, "rb+") as written:
             os.fsync(written.fileno())
-        os.replace(partial, path)
+        replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)

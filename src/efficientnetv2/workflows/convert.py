@@ -23,6 +23,7 @@ from efficientnetv2.models.pretrained import weight_names
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import TTA, CropMode
 from efficientnetv2.utils.errors import InputError, shorten
+from efficientnetv2.utils.io import entry_names
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import PathLike, api, choice, path_text
 from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON
@@ -204,7 +205,7 @@ def _check_paths(source: Path, out: Path, to: str | None, *, overwrite: bool) ->
         problem = f": there is no folder {out.parent}. Make it, or give another place."
     elif out.exists() and any(map(out.samefile, inputs)):
         problem = " is `source` itself. Give another place."
-    elif out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
+    elif out.exists() and not overwrite and not (out.is_dir() and not entry_names(out)):
         problem = " exists. Give another place, or `overwrite=True` to replace it."
     elif to == "timm" and out.is_dir() and is_model_file(out):
         problem = f" has a model file of this package, {model_file.NAME}. Give another folder."

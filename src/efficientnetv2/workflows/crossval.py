@@ -45,7 +45,7 @@ from efficientnetv2.training.run_dir import (
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, ReaderKilledError, pluralize, shorten
-from efficientnetv2.utils.io import check_writable_dir
+from efficientnetv2.utils.io import check_writable_dir, entry_names
 from efficientnetv2.utils.logs import progress, shown_by_default, silenced
 from efficientnetv2.utils.shell import join_settings, shell_join
 from efficientnetv2.workflows.arguments import (
@@ -277,7 +277,7 @@ def _folder(options: RunOptions) -> Path:
 
 
 def _refuse_occupied(path: Path) -> None:
-    files = [file.name for file in path.iterdir() if file.name != LOCK] if path.is_dir() else []
+    files = [name for name in entry_names(path) if name != LOCK]
     if CROSSVAL_JSON in files:
         raise InputError(f"`output={path}` has a cross-validation. Resume it with `resume=True`.")
     if files:

@@ -35,6 +35,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images, cache_sized_slices
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
+from efficientnetv2.utils.io import entry_names
 from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
@@ -196,7 +197,7 @@ def _check_out(out: Path, fewer: bool) -> None:
     if fewer != (out.suffix.lower() == ".csv"):
         fix = "with `fewer=True` give a file that ends in .csv, else a folder"
         raise InputError(f"`output` {out} is {'not a table' if fewer else 'a table'}: {fix}.")
-    names = [file.name for file in out.iterdir()] if out.is_dir() else []
+    names = entry_names(out)
     # The copies of a stopped command are written again.
     if (fewer and out.exists()) or out.is_file() or [name for name in names if name != _COPIES]:
         content = f" and is not empty ({shorten(names, 3)})" if names else ""
@@ -356,7 +357,7 @@ def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[Im
     if is_url(str(out).replace(":/", "://", 1)):
         raise InputError(f"`output` {out}: shards are written to this machine. Give a folder, then upload it.")
     folder = out.resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or entry_names(folder)):
         problem = "not empty" if folder.is_dir() else "a file"
         raise InputError(f"`output` {out} is {problem}. Give a new or empty folder.")
     _refuse_inside(source, out)

@@ -34,7 +34,7 @@ from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.initial_weights import is_bundled
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, error_summary
-from efficientnetv2.utils.io import output_dir, read_object, write_text_atomically
+from efficientnetv2.utils.io import entry_names, output_dir, read_object, write_text_atomically
 from efficientnetv2.utils.processes import call_with_timeout
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import PathLike, api, path_of, path_text
@@ -127,7 +127,7 @@ def push(
     if target is not None and target.exists():
         if not target.is_dir() or is_model_file(target / WEIGHTS):
             raise InputError(f"`output` {target} is a file or a run. Give another folder.")
-        present = {file.name for file in target.iterdir() if not file.name.startswith(".hub.")}  # of a killed process
+        present = {name for name in entry_names(target) if not name.startswith(".hub.")}  # of a killed process
         if present and not present.issuperset(_FILES):
             raise InputError(f"`output` {target} exists and is not a folder of `push`. Give another folder.")
         if present and not overwrite:

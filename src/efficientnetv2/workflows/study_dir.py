@@ -17,7 +17,7 @@ from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.nas.storage import EmptyDatabaseError, Storage, redact_password, sqlite_file, sqlite_url
 from efficientnetv2.nas.study import StudyConfig
 from efficientnetv2.utils.errors import InputError, shorten
-from efficientnetv2.utils.io import read_yaml, write_atomically, write_text_atomically
+from efficientnetv2.utils.io import entry_names, read_yaml, write_atomically, write_text_atomically
 from efficientnetv2.utils.shell import shell_join
 
 #: The files of ``search show``, the page first.
@@ -72,8 +72,7 @@ class StudyDir:
         page = self.path / REPORT_FILES[0]
         if not (page.is_file() and is_page(page)):  # Of a study that another machine works for.
             known -= set(REPORT_FILES)
-        files = [file.name for file in self.path.iterdir()]
-        others = [name for name in files if name not in known and not name.endswith(".partial")]
+        others = [name for name in entry_names(self.path) if name not in known and not name.endswith(".partial")]
         if others:
             raise InputError(
                 f"{self.path} is not the folder of a study: it holds {shorten(others, 3)}. Pass another folder."

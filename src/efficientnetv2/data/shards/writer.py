@@ -37,7 +37,7 @@ from efficientnetv2.data.shards import index as shard_index
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, Shard, ShardIndex
 from efficientnetv2.data.shards.reader import content_hash
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import locked, output_dir
+from efficientnetv2.utils.io import entry_names, locked, output_dir, replace
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import option_args, shell_join
 
@@ -117,8 +117,8 @@ def write_shards(
             if packed.skipped:
                 write_table(partial / "skipped.csv", pd.DataFrame(packed.skipped, columns=["path", "reason"]))
             if out.is_dir():
-                out.rmdir()  # empty; Windows does not rename onto it
-            os.replace(partial, out)
+                _remove_empty(out)  # Windows does not rename onto it
+            replace(partial, out)
         except OSError as error:
             raise InputError(f"{out}: {error.strerror or error}. Give another folder.") from error
         finally:
@@ -136,11 +136,18 @@ def _validate_no_rasters(dataset: ImageDataset, called: Sequence[str]) -> None:
             )
 
 
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder that is empty, but for files of Finder and Explorer. Raises OSError."""
+    if entry_names(folder):
+        folder.rmdir()  # raises
+    shutil.rmtree(folder)
+
+
 def _require_replaceable(out: Path) -> None:
     """Refuse an empty folder that cannot be replaced at the end, as a mounted one, before hours of packing."""
     if out.is_dir():
         try:
-            out.rmdir()
+            _remove_empty(out)
             out.mkdir()
         except OSError as error:
             why = error.strerror or error
