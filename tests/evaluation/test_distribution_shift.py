@@ -126,6 +126,14 @@ def test_sentence_names_the_compared_models(subject, metrics):
     assert mentions(sentence, metrics, "location")
 
 
+def test_wide_interval_is_not_called_chance_alone():
+    """A loss of 15 points is as possible as none."""
+    wide = comparison(-0.05, 0.15)
+    assert mentions(wide.sentence(), "2 points", "not excluded")
+    assert "only within chance" not in wide.sentence()
+    assert "only within chance" in comparison(-0.05, 0.01).sentence()
+
+
 def test_lower_metrics_of_random_folds_are_not_optimistic():
     better = Difference(-0.03, -0.05, -0.01)
     found = replace(comparison(0.0), difference=dict.fromkeys(METRICS, better))

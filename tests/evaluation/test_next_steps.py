@@ -58,6 +58,12 @@ def test_causes_of_low_accuracy_come_before_more_labels():
     assert "steps above first" in steps[-1].reason
 
 
+def test_twice_as_many_labels_are_those_of_a_fold_in_a_cross_validation():
+    (step,) = next_steps(RIGHT, metadata(evaluated_on="out-of-fold"), data_scaling_curve=CURVE)
+    assert step.topic == "more_labels"
+    assert mentions(step.reason, "twice those of one fold")
+
+
 def test_more_labels_is_the_step_if_nothing_else_limits():
     (step,) = next_steps(RIGHT, metadata(), data_scaling_curve=CURVE)
     assert step.topic == "more_labels"

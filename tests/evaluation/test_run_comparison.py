@@ -220,6 +220,17 @@ def test_folds_by_another_rule_give_a_warning(tmp_path, capsys):
     assert "the folds of like_one" not in output
 
 
+def test_folds_by_another_rule_give_a_warning_also_for_other_images(tmp_path, capsys):
+    """Folds by time never predict the first period."""
+    predictions = {"path": ["a", "b", "c"], "predicted_label": ["x", "y", "y"], "true_label": ["x", "y", "x"]}
+    write_run(tmp_path / "one", predictions, split_by="class")
+    write_run(tmp_path / "other", split_by="time")
+    compare([tmp_path / "one", tmp_path / "other"])
+    output = " ".join(capsys.readouterr().out.split())
+    assert mentions(output, "independent samples")
+    assert mentions(output, "warning", "other", "time", "one", "class")
+
+
 def test_images_of_other_folders_are_compared_by_name(tmp_path, capsys):
     for name, data in (("one", "photos_2023"), ("like_one", "photos_2023"), ("other", "photos_2024")):
         write_run(tmp_path / name)

@@ -79,15 +79,32 @@ def test_few_images_of_a_rare_class_give_no_certain_difference(rare, certain):
     assert found["macro_f1"].value > 0.4
 
 
+def test_f1_of_a_class_is_tested_itself():
+    """Three times as many of a rare class are found, with a few more errors.
+
+    F1 rises from 40 / 125 to 120 / 210. About the class, and in top-1, the first model is right on fewer images.
+    """
+    labels = (np.arange(10_000) < 100).astype(np.int64)
+    other, one = labels * 0, labels * 0
+    other[:20] = one[:60] = 1
+    other[200:205] = one[200:250] = 1
+    found = paired_difference(labels, one, other, np.arange(10_000), 2, key=KEY)
+    assert found["f1:1"].value == pytest.approx(120 / 210 - 40 / 125)
+    assert found["f1:1"].certain
+    assert not found["top1"].certain
+
+
 def test_equally_good_models_rarely_differ():
     """200 pairs on 300 images with a rare class, with equal accuracy."""
-    certain, draw = 0, np.random.default_rng(0)
+    certain, of_class, draw = 0, 0, np.random.default_rng(0)
     for trial in range(200):
         labels = draw.choice(3, 300, p=[0.68, 0.3, 0.02])
         one, other = (np.where(draw.random(300) < 0.8, labels, draw.integers(0, 3, 300)) for _ in range(2))
         found = paired_difference(labels, one, other, np.arange(300), 3, key=KEY.fold(trial))
         certain += found["macro_f1"].certain
+        of_class += any(found[f"f1:{k}"].certain for k in np.unique(labels))
     assert certain <= 20, certain
+    assert of_class <= 20, of_class
 
 
 def test_strong_difference_is_certain_also_if_computed_in_parts(monkeypatch):

@@ -16,6 +16,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.baseline_warnings import summary_lines
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions, save_predictions
 from efficientnetv2.evaluation.report_metadata import ReportContext
+from efficientnetv2.evaluation.report_sections import ReportInputs, _last_run
 from efficientnetv2.evaluation.run_comparison import PreviousRun, find_previous_run
 from efficientnetv2.utils.errors import InputError
 
@@ -150,6 +151,17 @@ def test_given_baseline_with_optimistic_metrics_gives_a_warning(tmp_path):
     for content in ("{", "[]", "{}"):  # from other programs, or damaged: predictions are still compared
         (tmp_path / "knew/report.json").write_text(content)
         assert PreviousRun.for_images(tmp_path / "knew", load_predictions(tmp_path / "knew"), val).optimistic == ""
+
+
+def test_optimistic_model_is_compared_only_with_a_given_baseline(tmp_path):
+    own, before = run(tmp_path / "own"), run(tmp_path / "before", age_s=10)
+    table, inputs = load_predictions(own), ReportInputs(folder=own)
+    assert _last_run(table, None, inputs, None, is_optimistic=False)[0] == "the last run, before"
+    assert _last_run(table, None, inputs, None, is_optimistic=True) is None
+    baseline = PreviousRun("before", load_predictions(before))
+    _, difference = _last_run(table, baseline, inputs, None, is_optimistic=True)
+    assert mentions(difference.optimistic, "this model", "optimistic")
+    assert "before" not in difference.optimistic
 
 
 def listed(folder, header, *rows):

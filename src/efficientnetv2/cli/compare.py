@@ -12,6 +12,7 @@ from efficientnetv2.utils.errors import format_duration
 
 if TYPE_CHECKING:
     from efficientnetv2.evaluation.predictions import PairedDifference
+    from efficientnetv2.evaluation.run_comparison import FinishedRun
     from efficientnetv2.workflows.compare import Comparison
 
 _ENDS = 10  # classes shown at either end, of more than twice as many. Ours
@@ -60,17 +61,24 @@ def _print_comparison(found: Comparison, screen: Screen) -> None:
         if paired is None:
             different = f"{run.name} and {first.name} have images of different classes, so they cannot be compared."
             screen.say(different if unpaired is None else unpaired.describe(run.name, first.name))
+            if unpaired is not None:
+                _warn_of_folds(run, first, screen)
             continue
         screen.say(f"Is {run.name} better than {first.name}? {paired.over.verdict} {paired.over.text}")
         if paired.time_ratio is not None:
             screen.say(f"Training time of {run.name} / {first.name}: {paired.time_ratio:.2f}")
-        rules = [each.report.get("split_by") for each in (run, first)]
-        if None not in rules and rules[0] != rules[1]:
-            screen.say(
-                f"Warning: the folds of {run.name} are by {rules[0]}, those of {first.name} by {rules[1]}. To compare "
-                "recipes, use the same rule for both."
-            )
+        _warn_of_folds(run, first, screen)
         _print_classes(run.name, paired.over, screen)
+
+
+def _warn_of_folds(run: FinishedRun, first: FinishedRun, screen: Screen) -> None:
+    """Name the rules of the folds, if they differ: then metrics differ for this reason."""
+    rules = [each.report.get("split_by") for each in (run, first)]
+    if None not in rules and rules[0] != rules[1]:
+        screen.say(
+            f"Warning: the folds of {run.name} are by {rules[0]}, those of {first.name} by {rules[1]}. To compare "
+            "recipes, use the same rule for both."
+        )
 
 
 def _print_classes(name: str, found: PairedDifference, screen: Screen) -> None:

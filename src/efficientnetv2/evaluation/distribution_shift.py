@@ -157,6 +157,11 @@ class SplitComparison:
             )
         if any(each.high < 0 for each in self._main):
             return f"Random folds are not optimistic: metrics of {self.model} are higher by location ({values})."
+        if not self.alike:
+            return (
+                f"Random folds and folds by location do not differ significantly for {self.model}, but a loss of "
+                f"{100 * _MATTERS:g} points by location is not excluded: {values}."
+            )
         return f"Random folds and folds by location differ only within chance for {self.model}: {values}."
 
     def to_json(self) -> dict[str, Any]:

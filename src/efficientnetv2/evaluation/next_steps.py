@@ -317,8 +317,10 @@ def _more_labels(metadata: ReportMetadata, curve: Mapping[str, Any] | None) -> N
     if curve is None or curve["gain"] <= WORTH or (curve["gain_high"] < LITTLE and curve["gain_low"] <= WORTH):
         return None
     gain, low, high = (100 * curve[name] for name in ("gain", "gain_low", "gain_high"))
+    is_fold = metadata.evaluated_on == "out-of-fold"
+    twice = "training images, twice those of one fold" if is_fold else "labels, twice as many"
     reason = (
-        f"With {curve['forecast']['num_images']:,} labels, twice as many, a linear probe is estimated to gain "
+        f"With {curve['forecast']['num_images']:,} {twice}, a linear probe is estimated to gain "
         f"{gain:+.1f} points of macro-F1 (95 % CI {low:+.1f} to {high:+.1f}). The command ranks unlabeled images."
     )
     command = f"{predict_command(metadata)} --rank IMAGES/next.csv"

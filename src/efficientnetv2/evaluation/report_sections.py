@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate, Train
 from efficientnetv2.evaluation.html import TemplateSection, format_interval, number, percent
 from efficientnetv2.evaluation.next_steps import LITTLE, WORTH
 from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
-from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
+from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions, optimistic_warning
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata, Verdict
 from efficientnetv2.evaluation.run_comparison import PreviousRun, find_previous_run
 from efficientnetv2.inference.predict import Predictions
@@ -147,7 +147,7 @@ def build_sections(
         clusters = None if inputs.clusters is None else inputs.clusters.by_path(shown.paths)
         if inputs.probe is not None:
             probe = compare_predictions(table, inputs.probe, clusters=clusters)
-        last = _last_run(table, options.baseline, inputs, clusters)
+        last = _last_run(table, options.baseline, inputs, clusters, is_optimistic=metadata.optimistic)
     context = ReportContext(
         probe=probe,
         last=last,
@@ -211,10 +211,21 @@ def _slice_columns(dataset: ImageDataset, slices: tuple[str, ...] | None) -> tup
 
 
 def _last_run(
-    table: pd.DataFrame, baseline: PreviousRun | None, inputs: ReportInputs, clusters: pd.Series[int] | None
+    table: pd.DataFrame,
+    baseline: PreviousRun | None,
+    inputs: ReportInputs,
+    clusters: pd.Series[int] | None,
+    *,
+    is_optimistic: bool,
 ) -> tuple[str, PairedDifference] | None:
-    """Name of the baseline, or else of the previous run, and this one minus that one."""
-    if baseline is None and inputs.folder is not None:
+    """Name of the baseline, or else of the previous run, and this one minus that one.
+
+    With optimistic metrics it is compared with a given baseline only, and a warning.
+    """
+    if baseline is not None and is_optimistic:
+        names = ["this model", *([baseline.name] if baseline.optimistic else [])]
+        baseline = replace(baseline, optimistic=optimistic_warning(names))
+    if baseline is None and inputs.folder is not None and not is_optimistic:
         found = find_previous_run(inputs.folder, table, split_by=inputs.split_by)
         baseline = None if found is None else PreviousRun(f"the last run, {found[0]}", found[1])
     if baseline is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -167,9 +167,9 @@ def paired_difference(
     """``paired_bootstrap`` intervals that are safe for few clusters and few differing predictions.
 
     An interval is the union of two: of single images and of whole clusters, whose (N,) ids are all different, or all
-    equal, without clusters. It reaches 0 unless an exact test finds a difference too: a sign test for top-1 and for a
-    class (at 5 % over the number of classes), and a test that swaps predictions for macro metrics. With clusters both
-    the images and the clusters must pass.
+    equal, without clusters. It reaches 0 unless an exact test finds a difference too: a sign test for top-1, and a test
+    that swaps predictions for macro metrics and the F1 of a class (at 5 % over the number of classes). With clusters
+    both the images and the clusters must pass.
     """
     images = np.arange(len(labels), dtype=np.int64)
     found = paired_bootstrap(labels, first, second, images, num_classes, key=key)
@@ -181,12 +181,15 @@ def paired_difference(
             other = clustered[name]
             found[name] = Difference(each.value, min(each.low, other.low), max(each.high, other.high))
     certain = [name for name, difference in found.items() if difference.certain]
-    passed = set(certain)
+    passed, of_class = set(certain), _LEVEL / max(1, len(np.unique(labels)))
+    # As many random swaps give no smaller p-value. With more classes, a sign test is of one class against the others.
+    swapped = _MACRO if of_class <= 1 / (DRAWS + 1) else (*_MACRO, "f1:")
     for number, units in enumerate(levels):
-        if not passed.isdisjoint(_MACRO):
-            p_values = _swap_test(labels, first, second, units, num_classes, key.fold("swaps", number))
-            passed -= {name for name in _MACRO if p_values[name] >= _LEVEL}
-        passed = {name for name in passed if name in _MACRO or _sign_test(name, labels, first, second, units)}
+        by_swaps, p_values = {name for name in passed if name.startswith(swapped)}, dict[str, float]()
+        if by_swaps:
+            p_values = _swap_test(labels, first, second, units, by_swaps, num_classes, key.fold("swaps", number))
+        p_values |= {name: _sign_test(name, labels, first, second, units) for name in passed - by_swaps}
+        passed = {name for name in passed if p_values[name] < (of_class if ":" in name else _LEVEL)}
     for name in certain:
         if name not in passed:
             each = found[name]
@@ -205,24 +208,24 @@ def unpaired_difference(first: Sequence[float], second: Sequence[float]) -> Diff
     return Difference(a - b, a - b - below, a - b + above)
 
 
-def _sign_test(name: str, labels: Ints, first: Ints, second: Ints, units: Ints) -> bool:
-    """Whether McNemar's exact test (of clusters: which model is right more often in each) finds a difference."""
+def _sign_test(name: str, labels: Ints, first: Ints, second: Ints, units: Ints) -> float:
+    """Two-sided p-value of McNemar's exact test (of clusters: which model is right more often in each)."""
     metric, _, class_id = name.partition(":")
     correct = [predictions == labels for predictions in (first, second)]
-    level = _LEVEL
     if metric == "f1":
         k = int(class_id)
         # Correct about the class: of it and predicted so, or neither.
         correct = [(predictions == k) == (labels == k) for predictions in (first, second)]
-        level /= len(np.unique(labels))
     gained = np.bincount(units, weights=correct[0] & ~correct[1])
     lost = np.bincount(units, weights=correct[1] & ~correct[0])
     better, worse = int((gained > lost).sum()), int((lost > gained).sum())
-    return better + worse > 0 and bool(binomtest(better, better + worse).pvalue < level)
+    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
-def _swap_test(labels: Ints, first: Ints, second: Ints, units: Ints, num_classes: int, key: Key) -> dict[str, float]:
-    """Two-sided p-value of each macro metric: the predictions of both models are swapped unit by unit.
+def _swap_test(
+    labels: Ints, first: Ints, second: Ints, units: Ints, names: Collection[str], num_classes: int, key: Key
+) -> dict[str, float]:
+    """Two-sided p-values of macro metrics and F1 of classes: the predictions of both are swapped unit by unit.
 
     All swaps are enumerated if there are few, else as many as bootstrap draws are random. (scipy's permutation_test
     swaps single images, without clusters, and takes 17 times as long.)
@@ -241,7 +244,7 @@ def _swap_test(labels: Ints, first: Ints, second: Ints, units: Ints, num_classes
         counts = np.ones_like(counts)
     gain, counts = gain[differing], counts[differing]
     at_once = max(1, CELLS_AT_ONCE // max(len(counts), 2 * width))
-    parts: dict[str, list[Floats]] = {name: [] for name in _MACRO}
+    parts: dict[str, list[Floats]] = {name: [] for name in names}
     for swaps in _swaps(counts, at_once, key):
         moved = swaps @ gain
         sums = np.stack([first_sum - moved, second_sum + moved], axis=1)
