@@ -27,6 +27,8 @@ def test_wheel_has_the_images_and_weights_of_the_demo(tmp_path):
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", tmp_path]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
+    licenses = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/licenses/" in name]
+    assert {name.partition("licenses/")[2] for name in licenses} == {"LICENSE", "examples/satellite/LICENSE.txt"}
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(

@@ -21,7 +21,7 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, resumed_recipe
 from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
-from efficientnetv2.training.recipes import get_recipe, load_recipe, named_recipes
+from efficientnetv2.training.recipes import custom_data, get_recipe, load_recipe, named_recipes
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.errors import InputError
 
@@ -165,7 +165,8 @@ def test_groups_of_a_run_follow_another_batch_size(batch, tmp_path):
 
 def test_only_own_recipes_use_sigmoid_for_multilabel():
     own = {name for name in named_recipes() if get_recipe(name).multilabel == "sigmoid"}
-    assert own == {"quick", "finetune", "proxy_small"}
+    assert own == {"proxy_small", *(named.recipe.name for named in custom_data.RECIPES)}
+    assert {named.data for named in custom_data.RECIPES} == {"DATA"}
     recipe = get_recipe("finetune")
     assert (recipe.activation(";"), recipe.activation(None)) == ("sigmoid", "softmax"), (
         "of one label each it is a softmax"
