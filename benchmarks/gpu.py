@@ -156,16 +156,21 @@ def main() -> int:
     device = torch.device("cpu" if options.try_out else "cuda")
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
     flags = [f"--only {name}" for name in options.only or ()] + ["--cudnn-benchmark"] * options.cudnn_benchmark
+    failed = False
     for part in options.only or [*CASES, _SHARES]:
         model, px, batch = ("efficientnetv2_b0", 32, 8) if options.try_out else CASES.get(part, CASES["s_300"])
         work = Workload(model, px, batch, rate=0.1, device=device)
-        found, raw = measure(part, work, rounds=options.rounds, tiny=options.try_out)
+        try:
+            found, raw = measure(part, work, rounds=options.rounds, tiny=options.try_out)
+        except torch.OutOfMemoryError as error:
+            print(f"{part}: skipped, for this GPU has too little memory ({str(error).splitlines()[0]})", flush=True)
+            found, raw, failed = {}, {}, True
         for name, spread in found.items():
             print(f"{name}: {spread}", flush=True)
-        if options.record and not options.try_out:
+        if options.record and found and not options.try_out:
             keep(found, raw, options.rounds, flags)
         torch.cuda.empty_cache()
-    return 0
+    return int(failed)
 
 
 def measure(part: str, work: Workload, *, rounds: int, tiny: bool) -> tuple[dict[str, TimingStats], dict[str, Any]]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+import typer
 from rich.console import Console
 from tests.command_line import effnetv2, run_ok
 from tests.messages import mentions
@@ -23,6 +24,14 @@ from efficientnetv2.models import pretrained
 from efficientnetv2.models.hub import pretrained_weights
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.utils.logs import hushed, progress
+
+
+def test_gpu_that_pytorch_has_no_kernels_for_is_a_short_error(capsys):
+    with pytest.raises(typer.Exit) as ended, console.ends():
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors")
+    assert ended.value.exit_code == 1
+    assert mentions(capsys.readouterr().err, "this GPU", "--device cpu")
+
 
 TITLE = "Things"
 COLUMNS = ["name", "number", "what for"]

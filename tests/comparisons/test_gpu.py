@@ -9,6 +9,7 @@ import pytest
 import torch
 from benchmarks import gpu, record
 from benchmarks.train_step import Workload
+from tests.messages import mentions
 from torch.utils.data import Dataset
 
 from efficientnetv2.data.loader import PREFETCH, iter_batches
@@ -80,6 +81,18 @@ def test_busy_share_excludes_prefetched_batches(class_folders, monkeypatch):
     found = gpu.shares(work, class_folders, rounds=3)
     assert found["gpu_busy_share"].median == pytest.approx(0.5, abs=0.12)
     assert len(reads) == 4, "new workers for every turn"
+
+
+def test_part_that_needs_too_much_memory_is_skipped(monkeypatch, capsys):
+    def measure(part, work, *, rounds, tiny):
+        if part == "b0_192":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return {f"gpu_step_{part}": "1.2"}, {}
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    monkeypatch.setattr(gpu.sys, "argv", ["gpu", "--try-out", "--only", "b0_192", "--only", "s_300"])
+    assert gpu.main() == 1
+    assert mentions(capsys.readouterr().out, "b0_192", "skipped", "memory")
 
 
 def test_nothing_is_read_between_two_turns():

@@ -100,6 +100,16 @@ def test_replayed_passes_train_to_the_same_bits(simulated, per_pass):
     same(found, run(graphs=False, per_pass=per_pass))
 
 
+def test_graphs_of_an_earlier_stage_are_freed(simulated, monkeypatch):
+    """Dropout begins in the second stage. The memory of a graph is for nothing else."""
+    freed = []
+    monkeypatch.setattr(cuda_graphs, "release_memory", freed.append)
+    monkeypatch.setitem(globals(), "PLAN", ProgressiveSchedule(stages=2, image_size=32, dropout=Ramp(0, 0.3)))
+    run(graphs=True)
+    assert simulated.captured == 2
+    assert len(freed) == 1
+
+
 def test_failed_capture_continues_without_graphs(simulated, monkeypatch, caplog):
     def fail(compute, inputs, drops):
         for drop in drops:

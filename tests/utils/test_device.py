@@ -56,9 +56,28 @@ def test_unused_gpu_without_cuda_build_gives_a_note(monkeypatch, tmp_path, word,
     """Otherwise the run would be slow for no visible reason."""
     monkeypatch.setattr(torch.version, "cuda", built)
     monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (tmp_path / there).touch()
     note = device_note(word, torch.device("cpu"), devices=tmp_path)
     assert (note is not None and mentions(note, "CUDA")) == said
+
+
+@pytest.mark.parametrize(("visible", "said"), [(None, True), ("", False)])
+def test_driver_that_is_too_old_gives_a_note(monkeypatch, tmp_path, visible, said):
+    """Warnings of PyTorch are not on the screen. Without a visible GPU, the CPU was chosen."""
+
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12080). Please update it.")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (tmp_path / "nvidia0").touch()
+    note = device_note("auto", torch.device("cpu"), devices=tmp_path)
+    assert (note is not None and mentions(note, "cpu", "driver", "too old")) == said
 
 
 @pytest.mark.parametrize(

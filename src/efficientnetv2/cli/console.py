@@ -262,6 +262,9 @@ def ends(options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             hint = "Reduce the batch size, the image size or --workers, or raise the process limit (ulimit -v)."
             raise typer.Exit(end(f"out of memory ({reason})", hint, code=1)) from error
+        if "no kernel image is available" in str(error):
+            hint = "Install PyTorch for an older CUDA (https://pytorch.org/get-started/locally), or use --device cpu."
+            raise typer.Exit(end("this PyTorch is not built for this GPU", hint, code=1)) from error
         if not isinstance(error, OSError):
             raise
         where = f"{error.filename}: " if error.filename else ""

@@ -29,8 +29,9 @@ Pass = Callable[[Tensor, Tensor], Tensor]  # Images and targets to the loss; add
 class CudaGraphs:
     """Runs passes, and replays those of a kind (shapes, active drops) after the first few.
 
-    Gradients then stay in the same memory, which is set to 0 at the start of a step. The graphs of one image size are
-    kept: they hold its inputs, and the memory of its passes. Where capturing fails, all further passes run as usual.
+    Gradients then stay in the same memory, which is set to 0 at the start of a step. The graphs of one image size and of
+    the same active drops are kept: they hold its inputs, and the memory of its passes. Where capturing fails, all
+    further passes run as usual.
     """
 
     def __init__(self, network: nn.Module, device: torch.device, world: World, recipe: Recipe) -> None:
@@ -53,7 +54,8 @@ class CudaGraphs:
         drops = [drop for drop in self._drops if drop.kept is not None]
         inputs = [images, targets, *(drop.kept for drop in drops if drop.kept is not None)]
         kind = (images.shape, targets.shape, tuple(map(id, drops)))
-        if any(size[-1] != images.shape[-1] for size, *_ in self._graphs):
+        # Graphs of another size, or of other drops, as after the first stage: their memory is nobody else's.
+        if any((size[-1], active) != (images.shape[-1], kind[2]) for size, _, active in self._graphs):
             self._graphs.clear()
             release_memory(self.device)
         self._seen[kind] += 1

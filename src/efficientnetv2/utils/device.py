@@ -82,11 +82,18 @@ def _has_cuda() -> bool:
 def device_note(word: str, device: torch.device, *, devices: Path = Path("/dev")) -> str | None:
     """A sentence on a device chosen by ``auto``: Apple's GPU, or the CPU though there is an NVIDIA GPU.
 
-    The latter is so where this PyTorch was built without CUDA. Where the driver is too old, PyTorch itself warns.
+    The latter is so where this PyTorch was built without CUDA, or for a newer driver.
     """
     if word == "auto" and device.type == "mps":
         return "Device: Apple's GPU, which is untested. `device=cpu` is tested, and slower."
-    if word != "auto" or device.type != "cpu" or _has_cuda() or not any(devices.glob("nvidia[0-9]*")):
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    if word != "auto" or device.type != "cpu" or is_hidden or not any(devices.glob("nvidia[0-9]*")):
+        return None
+    if _has_cuda():
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            return f"Device: cpu, as PyTorch {torch.__version__} can't use the NVIDIA GPU. {error_summary(error)}"
         return None
     return (
         f"Device: cpu, as PyTorch {torch.__version__} was built without CUDA. To use the NVIDIA GPU of this machine: "
