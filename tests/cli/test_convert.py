@@ -157,6 +157,8 @@ def test_model_option_chooses_between_equal_layouts(tmp_path):
         (["in.safetensors", "out.safetensors", "--model", "resnet50"], ("resnet50", "timm")),
         (["efficientnetv2_s.in1k", "s.safetensors"], ("effnetv2 train DATA --weights efficientnetv2_s.in1k",)),
         (["in.safetensors", "noext", "--to", "keras"], ("Keras",)),
+        (["in.safetensors", "out.pt", "--to", "timm"], ("timm", ".safetensors or .pth")),
+        (["in.safetensors", "out.pth.tar", "--to", "timm"], ("timm", ".safetensors or .pth")),
         (
             ["in.safetensors", "out.safetensors", "--model", "efficientnetv2_b0"],
             ("did you mean", "tf_efficientnetv2_b0"),

@@ -216,6 +216,7 @@ def test_cross_validation_with_objects_is_not_repeated():
     """It has no recipe of its own that would have them."""
     (step,) = next_steps(RIGHT, metadata(epochs=2.0, command="efficientnetv2.cross_validate('x', model=...)"))
     assert step.topic == "use"
+    assert "candidates" not in step.reason
 
 
 def test_larger_images_get_more_minutes():

@@ -18,6 +18,7 @@ from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv,
 from efficientnetv2.models import hub, model_file, pretrained
 from efficientnetv2.models.blocks import ConvNorm, MBConv
 from efficientnetv2.models.conversion.layouts import tensor_names
+from efficientnetv2.models.conversion.weight_writer import write_timm
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.training.initial_weights import (
@@ -70,6 +71,15 @@ def test_backbone_is_loaded_and_the_classifier_if_its_classes_are_equal(classes,
     told, statistics = begin.notes[-2:]
     assert ("its classifier too" in told) == head_too
     assert mentions(statistics, "Frozen", "freeze_bn")
+
+
+def test_classifier_whose_classes_no_file_states_is_not_kept(given, tmp_path):
+    """Its outputs are called 0 and 1 in other places, which may be the labels of another task."""
+    write_timm(tmp_path / "theirs.pth", given[0])
+    begin = begun(f"weights={tmp_path / 'theirs.pth'}", classes=("0", "1"))
+    assert any("a new classifier" in note for note in begin.notes)
+    name = next(iter(given[0].state_dict()))  # of the stem
+    assert torch.equal(begin.network.state_dict()[name], given[0].state_dict()[name])
 
 
 def test_new_classifier_predicts_all_classes_equally(given):

@@ -201,9 +201,7 @@ def export(
     study: Study,
     out: Annotated[Path | None, option("File.  [default: STUDY/found.yaml]", "YAML", "--output")] = None,
     trial: Annotated[int | None, option("Trial number.  [default: the best]", "N")] = None,
-    grow: Annotated[
-        str | None, option("Scale it up: m or l, about as S grew to M and L, or a compound phi.", "m|l|PHI")
-    ] = None,
+    grow: Annotated[str | None, option("Scale it up: m or l, as S to M or L, or phi.", "m|l|PHI")] = None,
     storage: Storage = None,
     wait: Wait = 1.0,
 ) -> None:

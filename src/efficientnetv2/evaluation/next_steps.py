@@ -118,7 +118,8 @@ def next_steps(
     if not steps:
         reason = "Nothing that was measured suggests a change."
         if found:
-            reason = "What was measured suggests a change of settings that the candidates have."
+            whose = "that the call gave as an object" if lacks_objects(metadata.command) else "that the candidates have"
+            reason = f"What was measured suggests a change of settings {whose}."
         if not metadata.is_training_report:
             reason = "An evaluation does not suggest changes of the training. See the report of the run for these."
         steps = [NextStep(1, "use", "Use the model", reason, predict_command(metadata))]

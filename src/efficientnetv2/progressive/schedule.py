@@ -16,14 +16,22 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from efficientnetv2.preprocessing import MAX_IMAGE_SIZE
 from efficientnetv2.utils.errors import InputError, pluralize
 
 # Positions are sums of fractions: closer than this they are equal. Ours.
 _EQUAL = 1e-6
+
+
+def refuse_boolean_numbers(cls: Any, value: Any, info: ValidationInfo) -> Any:
+    """A validator of fields: Pydantic would take true for 1, and YAML reads off as false."""
+    if isinstance(value, bool) and "bool" not in str(cls.__pydantic_fields__[str(info.field_name)].annotation):
+        raise PydanticCustomError("boolean", "must not be true or false")
+    return value
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -160,6 +168,8 @@ class ProgressiveSchedule:
     """Fraction of the label that is spread over all classes."""
     extra: dict[str, Quantity] = Field(default_factory=dict)
     """Further quantities by name for your own training loop; they may also fall. A recipe has none."""
+
+    _no_boolean_numbers = field_validator("*", mode="before")(refuse_boolean_numbers)
 
     @model_validator(mode="after")
     def _in_range(self) -> ProgressiveSchedule:

@@ -29,8 +29,8 @@ Pass = Callable[[Tensor, Tensor], Tensor]  # Images and targets to the loss; add
 class CudaGraphs:
     """Runs passes, and replays those of a kind (shapes, active drops) after the first few.
 
-    Gradients then stay in the same memory, which is set to 0 at the start of a step. The graphs of one image size and of
-    the same active drops are kept: they hold its inputs, and the memory of its passes. Where capturing fails, all
+    Gradients then stay in the same memory, which is set to 0 at the start of a step. The graphs of one image size and
+    of the same active drops are kept: they hold its inputs, and the memory of its passes. Where capturing fails, all
     further passes run as usual.
     """
 

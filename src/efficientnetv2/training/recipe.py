@@ -11,15 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from efficientnetv2.architectures.spec import Architecture, GlobalPool
 from efficientnetv2.data.imagenet_check import Published
 from efficientnetv2.data.sampler import DEFAULT_BETA, ClassSampling
 from efficientnetv2.data.splits import EvalSplit
 from efficientnetv2.preprocessing import TTA, CropMode
-from efficientnetv2.progressive.schedule import ProgressiveSchedule
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, refuse_boolean_numbers
 from efficientnetv2.transforms.pipeline import AugmentPlan
 from efficientnetv2.utils.device import Precision
 from efficientnetv2.utils.probability import Activation
@@ -39,13 +38,7 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_boolean_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Pydantic would take true for 1: ``checkpoint_stages=true`` would mean a single stage."""
-        if isinstance(value, bool) and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
-            raise PydanticCustomError("boolean", "must not be true or false")
-        return value
+    _no_boolean_numbers = field_validator("*", mode="before")(refuse_boolean_numbers)
 
 
 class Optimizer(StrictModel):

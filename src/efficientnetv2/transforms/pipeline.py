@@ -8,13 +8,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import StepSettings
+from efficientnetv2.progressive.schedule import StepSettings, refuse_boolean_numbers
 from efficientnetv2.transforms.auto_augment import Colors, RandAugmentPreset, autoaugment, randaugment
 from efficientnetv2.transforms.color import color_jitter
 from efficientnetv2.transforms.geometric import Fill, cutout, random_horizontal_flip, random_symmetry
@@ -51,6 +51,8 @@ class AugmentPlan:
     """Strength of the jitter of brightness, contrast and saturation. 0 is off."""
     cutout_fill: Fill = "noise"
     """Content of the cutout hole."""
+
+    _no_boolean_numbers = field_validator("*", mode="before")(refuse_boolean_numbers)
 
 
 def augment(

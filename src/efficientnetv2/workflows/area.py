@@ -133,6 +133,13 @@ def adjusted_areas(
 class MapAreas:
     """Areas of a map's classes, as `estimate_areas` found them.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        areas = ev2.estimate_areas("cover.tif", "places.csv")
+        print(areas.classes)
+
     Attributes:
         found: Fractions of the map by class, their 95 % intervals, and the accuracy of the map.
         pixels: Pixels of the map with data.

@@ -279,7 +279,7 @@ def path_text(name: str, value: Any) -> str:
     if not isinstance(value, str | os.PathLike):
         kind, fix = type(value).__name__, "" if isinstance(value, int) else _TO_FILE.get(name, "")
         if fix and name == "data" and not hasattr(value, "to_csv"):  # not a table
-            fix = "For a list of files, and for images in memory: efficientnetv2.Predictor(MODEL)(images)"
+            fix = "Write a list of files to a CSV. To predict images in memory: efficientnetv2.Predictor(MODEL)(images)"
         raise InputError(f"`{name}` must be a path or a name, not {kind}. {fix}".rstrip())
     return os.path.expanduser(os.fspath(value))
 

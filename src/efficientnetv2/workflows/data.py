@@ -66,6 +66,13 @@ _INSTEAD = "Use `fewer=True`, or let training draw rare classes more often: `cla
 class BalancedTable:
     """A balanced dataset, as `balance` wrote it.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        balanced = ev2.balance("photos/", "balanced/")
+        print(balanced.counts)
+
     Attributes:
         table: CSV file of all images, which `train` takes as data.
         copies: Number of augmented copies.

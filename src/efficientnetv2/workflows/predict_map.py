@@ -57,6 +57,13 @@ class MapOptions:
 class MapResult:
     """A map, as `predict_map` wrote it.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        drawn = ev2.predict_map("runs/cover", "scene.tif", "cover.tif")
+        print(drawn.classes)
+
     Attributes:
         path: The GeoTIFF.
         raster: The raster that it was predicted from.

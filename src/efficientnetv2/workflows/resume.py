@@ -187,7 +187,7 @@ def _validate_bands(path: Path, bands: Bands | None, now: Bands | None) -> None:
         numbers = "none" if bands is None else ",".join(map(str, bands.numbers))
         fix = "Restore the images, and give `bands` as before."
         if bands is not None and now is not None and bands.numbers == now.numbers and bands.nodata != now.nodata:
-            values = ",".join(f"{value:g}" for value in bands.nodata) or "none"
+            values = ",".join(option_args(nodata=value)[1] for value in bands.nodata) or "none"
             raise InputError(f"the run in {path} was started with missing data {values}. Set `nodata={values}`.")
         raise InputError(f"the run in {path} reads rasters by bands {numbers}, scaled by its images. {fix}")
 

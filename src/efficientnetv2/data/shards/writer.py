@@ -67,6 +67,13 @@ class PackOptions:
 class PackResult:
     """Shards, as `pack` wrote them.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        packed = ev2.pack("photos/", "shards/")
+        print(packed.index.table, packed.skipped)
+
     Attributes:
         index: The index: its ``table`` has a row for each image, ``shards`` has the files.
         skipped: Path and reason of each unreadable image.
@@ -106,7 +113,7 @@ def write_shards(
     lock = Path(f"{partial}.lock")
     if not os.access(out.absolute().parent, os.W_OK):  # the lock would lie there
         _require_replaceable(out)
-    with output_dir(partial.parent, "OUT"), locked(lock, str(out), taken=taken, fix=fix):
+    with output_dir(partial.parent, "`output`"), locked(lock, str(out), taken=taken, fix=fix):
         shutil.rmtree(partial, ignore_errors=True)  # of a killed process
         _require_replaceable(out)
         _require_room(dataset, out, packing)

@@ -87,6 +87,9 @@ def read(
     header = metadata.matching_header(file, found, notes)
     preprocessing = metadata.preprocessing(file, found, header, user, notes, used)
     class_names = metadata.class_names(file, found.num_classes, header, user, notes)
+    is_stated = file.class_names or header is not None or found.num_classes == metadata.IMAGENET_CLASSES
+    if used != metadata.FIELDS and not is_stated:  # for training, numbers must not equal the labels 0, 1, ...
+        class_names = ()
     with torch.device("meta"):
         network = EfficientNet(found.architecture, num_classes=found.num_classes, in_channels=found.in_channels)
     network.load_state_dict(weights, assign=True)

@@ -48,6 +48,7 @@ STATE_DICT_SUFFIXES = (".safetensors", ".pth")  # of a state dict
 KERAS_SUFFIXES = (".weights.h5", ".keras", ".h5")  # of files that Keras writes, the longest first
 
 _MIN_IMAGE_SIZE = 32  # of keras.applications
+_WEIGHT_SUFFIXES = (".pt", ".bin", ".ckpt", ".tar", ".h5", ".keras")  # of weights in general
 
 
 def write_timm(path: Path, network: EfficientNet | WrappedModel) -> None:
@@ -67,6 +68,8 @@ def write_timm(path: Path, network: EfficientNet | WrappedModel) -> None:
         return
     if path.exists() and not path.is_dir():
         raise InputError(f"it is a file, but timm takes a folder or a name in {' or '.join(STATE_DICT_SUFFIXES)}")
+    if not path.exists() and path.suffix in _WEIGHT_SUFFIXES:
+        raise InputError(f"a file for timm ends in {' or '.join(STATE_DICT_SUFFIXES)}; give a folder another name")
     path.mkdir(exist_ok=True)
     _write_tensors(path / timm_config.WEIGHTS, network, names, name)
     config = _timm_config(name, arguments, network)
