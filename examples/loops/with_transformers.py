@@ -32,6 +32,7 @@ class ProgressiveTrainer(Trainer):
 
     def training_step(self, model, inputs, *others):
         setting = inputs.pop("setting")
+        model.train()  # an evaluation has left it in evaluation mode
         reached = ev2.apply_regularization(model, setting)
         at = f"{setting.image_size} px, dropout {setting.dropout:.2f}"
         print(f"step {self.state.global_step}: {at}; set: {reached}")

@@ -482,6 +482,7 @@ def test_finished_lightning_run_does_not_train_again():
 @pytest.mark.parametrize("script", ["with_lightning", "with_transformers"])
 def test_validation_runs_at_the_last_size(script):
     validations = re.findall(r"^validated after (\d+): (\d+) px", _outputs(script)["validated"], re.MULTILINE)
+    assert "evaluation mode" not in _outputs(script)["validated"]
     assert set(validations) == {("2", "64"), ("4", "64")}
 
 

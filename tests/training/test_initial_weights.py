@@ -18,7 +18,6 @@ from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv,
 from efficientnetv2.models import hub, model_file, pretrained
 from efficientnetv2.models.blocks import ConvNorm, MBConv
 from efficientnetv2.models.conversion.layouts import tensor_names
-from efficientnetv2.models.conversion.weight_writer import write_timm
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.training.initial_weights import (
@@ -75,8 +74,10 @@ def test_backbone_is_loaded_and_the_classifier_if_its_classes_are_equal(classes,
 
 def test_classifier_whose_classes_no_file_states_is_not_kept(given, tmp_path):
     """Its outputs are called 0 and 1 in other places, which may be the labels of another task."""
-    write_timm(tmp_path / "theirs.pth", given[0])
-    begin = begun(f"weights={tmp_path / 'theirs.pth'}", classes=("0", "1"))
+    names = tensor_names("timm", given[0].architecture)
+    tensors = {names[ours]: tensor.contiguous() for ours, tensor in given[0].state_dict().items()}
+    save_file(tensors, tmp_path / "theirs.safetensors")
+    begin = begun(f"weights={tmp_path / 'theirs.safetensors'}", classes=("0", "1"))
     assert any("a new classifier" in note for note in begin.notes)
     name = next(iter(given[0].state_dict()))  # of the stem
     assert torch.equal(begin.network.state_dict()[name], given[0].state_dict()[name])

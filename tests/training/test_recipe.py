@@ -306,6 +306,7 @@ def test_overrides_reach_nested_fields_and_ramps():
         ("freeze_stages=yes", "freeze_stages = True: must be a whole number from 0 or all"),
         ("optimizer.clip_norm=true", "optimizer.clip_norm = True: must be a number above 0 or null"),
         ("progressive.randaugment=off", "progressive.randaugment = False: must be a number from 0 to 30"),
+        ("progressive.randaugment={start: off, end: 10}", "progressive.randaugment.start = False"),
         ("progressive.cutout=true", "progressive.cutout = True: must be a number from 0 to 1"),
         ("progressive.stages=yes", "progressive.stages = True: must be a whole number from 1"),
         ("augment.color=on", "augment.color = True: must be a number from 0 to 1"),

@@ -28,6 +28,9 @@ def said(*settings, scratch=False, processes=1):
         (["schedule={name: cosine, gamma: 0.9}"], "schedule.gamma (for staircase, and schedule.name is cosine)"),
         (["schedule={name: constant, min_lr_ratio: 0.1}"], "schedule.min_lr_ratio"),
         (["compile=true", "progressive={image_size: {start: 64, end: 128, continuous: true}}"], "compile"),
+        (["augment.randaugment_layers=3"], "augment.randaugment_layers"),
+        (["augment.randaugment_colors=possible"], "augment.randaugment_colors"),
+        (["augment.cutout_fill=mean"], "augment.cutout_fill"),
     ],
 )
 def test_field_without_effect_is_named(settings, name):
@@ -49,6 +52,8 @@ def test_unfreezing_and_linear_probe_have_no_effect_from_scratch():
         ["class_sampling=effective", "effective_beta=0.99"],
         [STAGES, "stage_time=equal", "compile=true"],
         ["schedule={name: staircase, gamma: 0.9, step_epochs: 1}"],
+        ["progressive.randaugment=5", "augment.randaugment_layers=3", "augment.randaugment_colors=possible"],
+        ["progressive.cutout=0.5", "augment.cutout_fill=mean"],
     ],
 )
 def test_field_with_an_effect_is_not_named(settings):

@@ -63,7 +63,7 @@ def test_unused_gpu_without_cuda_build_gives_a_note(monkeypatch, tmp_path, word,
     assert (note is not None and mentions(note, "CUDA")) == said
 
 
-@pytest.mark.parametrize(("visible", "said"), [(None, True), ("", False)])
+@pytest.mark.parametrize(("visible", "said"), [(None, True), ("", False), ("-1", False)])
 def test_driver_that_is_too_old_gives_a_note(monkeypatch, tmp_path, visible, said):
     """Warnings of PyTorch are not on the screen. Without a visible GPU, the CPU was chosen."""
 

@@ -88,7 +88,7 @@ def write_balanced(
     rare classes more often.
 
     Examples:
-    - `effnetv2 data balance train.csv balanced/ --set augment.flip=d4`
+    - `effnetv2 data balance train.csv balanced/ --set progressive.randaugment=5`
     - `effnetv2 data balance photos/ fewer.csv --fewer`
     """
     from efficientnetv2.workflows.data import write_balanced

@@ -118,8 +118,9 @@ def next_steps(
     if not steps:
         reason = "Nothing that was measured suggests a change."
         if found:
-            whose = "that the call gave as an object" if lacks_objects(metadata.command) else "that the candidates have"
-            reason = f"What was measured suggests a change of settings {whose}."
+            reason = "What was measured suggests a change of hyperparameters that the candidates have."
+            if lacks_objects(metadata.command):
+                reason = "What was measured suggests a change, but a call with objects cannot be repeated as a command."
         if not metadata.is_training_report:
             reason = "An evaluation does not suggest changes of the training. See the report of the run for these."
         steps = [NextStep(1, "use", "Use the model", reason, predict_command(metadata))]

@@ -52,6 +52,8 @@ class Ramp:
     end: float
     continuous: bool = False
 
+    _no_boolean_numbers = field_validator("*", mode="before")(refuse_boolean_numbers)
+
     def at(self, fraction: float) -> float:
         """The value at a fraction of the way, 0 to 1."""
         return self.start + (self.end - self.start) * fraction

@@ -139,8 +139,8 @@ class Recipe(StrictModel):
     """
     progressive: ProgressiveSchedule
     max_upscale: float | None = Field(default=None, ge=1)
-    """Largest upscaling of stored images (median of the shorter sides): all training sizes are scaled down to it, at
-    least to 64 px. An explicit size turns this off. null is off.
+    """Largest upscaling of stored images (median of the shorter sides): all training sizes are scaled down to it, the
+    last one to 64 px or more. An explicit size turns this off. null is off.
     """
     stage_time: Literal["equal"] | tuple[float, ...] | None = None
     """Fraction of the training time per stage: `equal` or one number per stage. Steps of each size are timed before the

@@ -18,6 +18,7 @@ from efficientnetv2.training.initial_weights import WeightsCandidate, better_wei
 from efficientnetv2.training.recipe import Recipe, Schedule
 from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.transforms.auto_augment import operation_names
+from efficientnetv2.transforms.pipeline import AugmentPlan
 from efficientnetv2.utils.errors import pluralize
 
 _logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def length_line(recipe: Recipe, images: int, minutes: float | None, path: Path) 
 def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[str]:
     """A note on fields of the requested recipe that have no effect. ``scratch`` is a model without weights."""
     default, continuous = Schedule(name=recipe.schedule.name), recipe.progressive.continuous
+    progressive, augment = recipe.progressive, recipe.augment
     effective = "effective" in (recipe.class_sampling, recipe.class_weights)
     unused = {
         "optimizer.gradual_unfreeze (no weights)": scratch and recipe.optimizer.gradual_unfreeze is not None,
@@ -73,6 +75,12 @@ def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[st
             and getattr(recipe.schedule, name) != getattr(default, name)
             for name, kind in (("gamma", "staircase"), ("step_epochs", "staircase"), ("min_lr_ratio", "cosine"))
         },
+        "augment.randaugment_layers (progressive.randaugment is null)": progressive.randaugment is None
+        and augment.randaugment_layers != AugmentPlan().randaugment_layers,
+        "augment.randaugment_colors (progressive.randaugment is null)": progressive.randaugment is None
+        and augment.randaugment_colors != AugmentPlan().randaugment_colors,
+        "augment.cutout_fill (progressive.cutout is 0)": not progressive.last.cutout
+        and augment.cutout_fill != AugmentPlan().cutout_fill,
         "compile for most of the run (the hyperparameters change at every step)": recipe.compile is True and continuous,
     }
     names = [name for name, is_unused in unused.items() if is_unused]

@@ -86,7 +86,7 @@ def device_note(word: str, device: torch.device, *, devices: Path = Path("/dev")
     """
     if word == "auto" and device.type == "mps":
         return "Device: Apple's GPU, which is untested. `device=cpu` is tested, and slower."
-    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1", "NoDevFiles")
     if word != "auto" or device.type != "cpu" or is_hidden or not any(devices.glob("nvidia[0-9]*")):
         return None
     if _has_cuda():

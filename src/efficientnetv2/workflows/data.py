@@ -111,7 +111,7 @@ def balance(
 
         import efficientnetv2 as ev2
 
-        balanced = ev2.balance("photos/", "balanced/", settings={"augment.flip": "d4"})
+        balanced = ev2.balance("photos/", "balanced/", settings={"progressive.randaugment": 5})
         ev2.train(balanced.table, settings={"class_sampling": None})
 
     Args:
@@ -120,7 +120,8 @@ def balance(
         to: Class proportions: "equal", square roots of the counts ("sqrt"), or effective numbers ("effective").
         fewer: Leave out images of frequent classes instead of writing copies.
         recipe: Recipe of the augmentation: a name or a file.
-        settings: Other fields of the recipe, such as {"augment.flip": "d4"}.
+        settings: Other fields of the recipe, such as {"progressive.randaugment": 5}. "augment.flip" is "d4" for
+            square images only.
         seed: Random seed of the choices.
         strict: Stop at the first unreadable image instead of leaving it out.
         table: How the labels are read, see `train`.

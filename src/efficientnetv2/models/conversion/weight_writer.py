@@ -69,7 +69,7 @@ def write_timm(path: Path, network: EfficientNet | WrappedModel) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"it is a file, but timm takes a folder or a name in {' or '.join(STATE_DICT_SUFFIXES)}")
     if not path.exists() and path.suffix in _WEIGHT_SUFFIXES:
-        raise InputError(f"a file for timm ends in {' or '.join(STATE_DICT_SUFFIXES)}; give a folder another name")
+        raise InputError(f"a file for timm ends in {' or '.join(STATE_DICT_SUFFIXES)}, and a folder has no such suffix")
     path.mkdir(exist_ok=True)
     _write_tensors(path / timm_config.WEIGHTS, network, names, name)
     config = _timm_config(name, arguments, network)
