@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -486,6 +487,18 @@ def test_auto_minival_skips_rare_classes_and_their_groups():
     assert minival_counts(split_dataset)[:2] == [50, 50]
     assert not held[[498, 499]].any()
     assert not held[1_000:].any()
+
+
+@pytest.mark.parametrize(("classes", "each"), [(10, 5), (30, 1), (100, 6), (3, 20)])
+def test_only_a_possible_minival_is_proposed_instead(classes, each):
+    """It needs one image of each class, and leaves one of each in train."""
+    few = train_dataset(np.repeat(np.arange(classes), each).tolist())
+    _, note, selects = with_auto_minival(few)
+    assert not selects
+    proposed = re.findall(r"`minival=([\d.]+)`", note)
+    assert len(proposed) == (each > 1)
+    for size in proposed:
+        with_minival(few, size=float(size) if "." in size else int(size))
 
 
 def test_auto_minival_states_that_groups_are_divided():

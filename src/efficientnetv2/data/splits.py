@@ -311,7 +311,11 @@ def with_auto_minival(dataset: ImageDataset, *, contents: Ints | None = None) ->
     why = f"there are {pluralize(len(rows), 'training image')}, fewer than {least}"
     if len(rows) >= least:
         why = f"classes have fewer than {_RARE_CLASS} training images, or groups are too large"
-    return dataset, f"{none}: {why}. Set some aside with `minival=0.1`.", False
+    present = counts[counts > 0]
+    tenth = max(round(len(rows) / 10), len(present))  # one of each class, and one of each left in train
+    fix = f"`minival={0.1 if tenth == round(len(rows) / 10) else tenth}`"
+    can_be_given = len(present) and present.min() > 1 and tenth <= len(rows) - len(present)
+    return dataset, f"{none}: {why}." + f" Set some aside with {fix}." * bool(can_be_given), False
 
 
 def _train_by_path(dataset: ImageDataset) -> Ints:
