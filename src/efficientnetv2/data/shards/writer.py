@@ -145,9 +145,10 @@ def _validate_no_rasters(dataset: ImageDataset, called: Sequence[str]) -> None:
 
 def _remove_empty(folder: Path) -> None:
     """Remove a folder that is empty, but for files of Finder and Explorer. Raises OSError."""
-    if entry_names(folder):
-        folder.rmdir()  # raises
-    shutil.rmtree(folder)
+    if not entry_names(folder):
+        for file in folder.iterdir():
+            file.unlink()
+    folder.rmdir()
 
 
 def _require_replaceable(out: Path) -> None:
