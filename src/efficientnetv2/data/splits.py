@@ -311,11 +311,11 @@ def with_auto_minival(dataset: ImageDataset, *, contents: Ints | None = None) ->
     why = f"there are {pluralize(len(rows), 'training image')}, fewer than {least}"
     if len(rows) >= least:
         why = f"classes have fewer than {_RARE_CLASS} training images, or groups are too large"
-    present = counts[counts > 0]
-    tenth = max(round(len(rows) / 10), len(present))  # one of each class, and one of each left in train
-    fix = f"`minival={0.1 if tenth == round(len(rows) / 10) else tenth}`"
-    can_be_given = len(present) and present.min() > 1 and tenth <= len(rows) - len(present)
-    return dataset, f"{none}: {why}." + f" Set some aside with {fix}." * bool(can_be_given), False
+    note, classes, tenth = f"{none}: {why}.", int(np.count_nonzero(counts)), round(len(rows) / 10)
+    # One image of each class is set aside, and one of each stays in train.
+    if counts[counts > 0].min(initial=2) > 1 and max(tenth, classes) <= len(rows) - classes:
+        note += f" Set some aside with `minival={0.1 if tenth >= classes else classes}`."
+    return dataset, note, False
 
 
 def _train_by_path(dataset: ImageDataset) -> Ints:

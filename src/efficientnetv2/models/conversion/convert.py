@@ -86,14 +86,8 @@ def read(
     weights = _weights(file, found, notes)
     header = metadata.matching_header(file, found, notes)
     preprocessing = metadata.preprocessing(file, found, header, user, notes, used)
-    class_names = metadata.class_names(file, found.num_classes, header, user, notes)
-    is_stated = file.class_names or header is not None or found.num_classes == metadata.IMAGENET_CLASSES
-    if used != metadata.FIELDS and not is_stated and class_names:
-        class_names = ()  # for training, numbers must not equal the labels 0, 1, ...
-        notes[-1] = (
-            "class names: none, since the file states none. To keep its classifier, name them: effnetv2 convert IN OUT "
-            "--class-names NAMES.txt"
-        )
+    trains = used != metadata.FIELDS
+    class_names = metadata.class_names(file, found.num_classes, header, user, notes, trains=trains)
     with torch.device("meta"):
         network = EfficientNet(found.architecture, num_classes=found.num_classes, in_channels=found.in_channels)
     network.load_state_dict(weights, assign=True)
@@ -102,7 +96,7 @@ def read(
         network.activation = file.activation
     elif (  # training has its own
         header is None
-        and used == metadata.FIELDS
+        and not trains
         and file.source != "keras"
         and found.num_classes not in (0, metadata.IMAGENET_CLASSES)
     ):

@@ -190,9 +190,12 @@ def _shell_path(file: WeightFile) -> str:
 
 
 def class_names(
-    file: WeightFile, num_classes: int, header: Header | None, user: UserMetadata, notes: list[str]
+    file: WeightFile, num_classes: int, header: Header | None, user: UserMetadata, notes: list[str], *, trains: bool
 ) -> tuple[str, ...]:
-    """As the user, the file or the embedded header states them, or as assumed. Raises InputError for another number."""
+    """As the user, the file or the embedded header states them, or as assumed. Raises InputError for another number.
+
+    To train (``trains``), numbers are not assumed: they would equal the labels 0, 1, ... of other classes.
+    """
     if user.class_names is not None:
         return user.class_names_or(num_classes, ())
     if file.class_names and len(file.class_names) != num_classes:
@@ -207,12 +210,14 @@ def class_names(
     if num_classes == IMAGENET_CLASSES:
         notes.append("class names: ImageNet's, since there are 1000 outputs and the file states no names")
         return imagenet_class_names()
+    assumed = () if trains else tuple(str(number) for number in range(num_classes))
     if num_classes:
+        names = f"'0' to '{num_classes - 1}'" if assumed else "none"
         notes.append(
-            f"class names: '0' to '{num_classes - 1}', since the file states none. To name them: effnetv2 convert "
-            f"{_shell_path(file)} OUT --class-names NAMES.txt"
+            f"class names: {names}, since the file states none. To name them: effnetv2 convert {_shell_path(file)} OUT "
+            "--class-names NAMES.txt"
         )
-    return tuple(str(number) for number in range(num_classes))
+    return assumed
 
 
 def imagenet_class_names() -> tuple[str, ...]:
