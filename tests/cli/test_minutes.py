@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import timeit
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ from efficientnetv2.training import head_init, time_budget
 from efficientnetv2.training.head_init import fit_speed, images_within, probe_s
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_request import RunOptions
+from efficientnetv2.training.run_request import RunOptions, load_run_data
 from efficientnetv2.training.run_setup import ImageCounts, RunSetup
 from efficientnetv2.training.time_budget import LengthBudget
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
@@ -77,12 +78,20 @@ def test_evaluation_counts_at_the_lowered_size():
     recipe, rates, _ = budget.lower_sizes(RATES, lambda sized: True)
     assert recipe.progressive.last.image_size == recipe.eval_image_size == 192
     assert rates.predictions.each_s == pytest.approx(0.01 * (192 / 224) ** 2)
+    _, rates, _ = replace(budget, read_s=0.004).lower_sizes(RATES, lambda sized: True)
+    assert rates.predictions.each_s == pytest.approx(0.004 + 0.006 * (192 / 224) ** 2)
 
 
 def test_step_times_scale_with_the_number_of_pixels():
     found = RATES.of_sizes([64, 160, 224, 64])
     assert [rate.image_size for rate in found.steps] == [64, 160, 224]
     assert [rate.each_s for rate in found.steps] == pytest.approx([0.25, 1.5625, 3.0625])
+
+
+@pytest.mark.parametrize(("read_s", "step_s"), [(0.6, 0.7), (5.0, 1.0)])
+def test_reading_takes_as_long_at_a_lower_size(read_s, step_s):
+    """A step of 128 px takes 1 s, also for reading."""
+    assert RATES.of_sizes([64], read_s).steps[0].each_s == pytest.approx(step_s)
 
 
 @pytest.mark.parametrize(
@@ -162,10 +171,32 @@ def test_dry_run_estimates_what_it_cannot_measure_in_time(class_folders, tmp_pat
     assert found["others_s"]["report"] > 0
 
 
-def test_dry_run_limits_start_up_to_its_part_of_the_minutes():
-    others_s = {"start-up": 60.0, "linear probe": 60.0, "report": 30.0}
-    assert estimate._within_minutes(others_s, 5.0) == {"start-up": 30.0, "linear probe": 30.0, "report": 30.0}
-    assert estimate._within_minutes(others_s, 50.0) == others_s
+@pytest.mark.parametrize(("minutes", "share"), [(5.0, 0.0), (8.0, 0.4), (50.0, 1.0)])
+def test_dry_run_limits_what_a_run_limits_before_its_first_step(minutes, share):
+    """A fifth of the minutes may pass before. No run shortens the check of the images (start-up) or the cache."""
+    fixed_s = {"start-up": 50.0, "filling the cache": 14.0, "report": 30.0}
+    found = estimate._within_minutes(fixed_s | {"linear probe": 60.0, "measuring": 20.0}, minutes)
+    assert found == pytest.approx(fixed_s | {"linear probe": 60.0 * share, "measuring": 20.0 * share})
+
+
+def test_checking_many_images_leaves_time_to_measure(class_folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate, "_WITHIN_S", 30.0)
+    begun = []
+
+    def read_slowly(*given, **options):
+        time.sleep(0.5)
+        return load_run_data(*given, **options)
+
+    def begin(request, data, hardware, budget):
+        begun.append(budget.seconds)
+        raise InputError("enough")
+
+    monkeypatch.setattr(estimate, "load_run_data", read_slowly)
+    monkeypatch.setattr(estimate, "select_weights", begin)
+    with pytest.raises(InputError, match="enough"):
+        plan(capsys, class_folders, tmp_path / "run", "epochs=2", "compile=false")
+    assert 30.5 <= begun[0] < 60
 
 
 def test_too_few_minutes_are_refused():

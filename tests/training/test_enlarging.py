@@ -123,6 +123,17 @@ def test_sizes_are_reduced_until_three_epochs_fit(images, sizes):
         assert "image_size=224" in said[0]
 
 
+@pytest.mark.parametrize(("reading", "last_px"), [(1.0, 224), (0.9, 224), (0.5, 128), (0.0, 64)])
+def test_sizes_are_not_reduced_where_reading_takes_the_time(reading, last_px):
+    """An epoch at 224 px takes four times the minutes, and reading this part of it at any size."""
+
+    def epochs_of(recipe):
+        return 0.25 / (reading + (1 - reading) * (recipe.progressive.last.image_size / 224) ** 2)
+
+    recipe, _ = lower_sizes_for_budget(get_recipe("finetune"), epochs_of, lambda sized: True)
+    assert recipe.progressive.last.image_size == last_px
+
+
 def test_sizes_that_the_model_cannot_take_are_left_out():
     """The first stage of inception_v3 would be below its minimum of 75 px. A ViT takes one size."""
     recipe = get_recipe("finetune")

@@ -20,6 +20,8 @@ _MIN_PX = 64
 _MIN_EPOCHS = 3.0
 # The same by an estimate before anything is measured. Ours: on cold caches it was low by up to 2.3 times.
 ROUGH_MIN_EPOCHS = 1.0
+# If so few fit at no size, as reading alone takes long: this fraction of the epochs of the smallest size. Ours.
+_NEARLY_ALL = 0.8
 
 
 def settings_by_size(recipe: Recipe) -> list[StepSettings]:
@@ -93,8 +95,9 @@ def lower_sizes_for_budget(
 ) -> tuple[Recipe, list[str]]:
     """The recipe with the largest image sizes at which ``min_epochs`` fit into the time, and a note if they are lower.
 
-    Where so many epochs fit at no size, the recipe gets the smallest. ``epochs_of`` gives the epochs that fit into the
-    time with the sizes of a recipe, and ``takes`` is whether the model takes these sizes.
+    Where so many epochs fit at no size, the recipe gets the largest at which nearly as many fit as at the smallest.
+    ``epochs_of`` gives the epochs that fit into the time with the sizes of a recipe, and ``takes`` is whether the model
+    takes these sizes.
     """
     plan = recipe.progressive
     last_px, fitting = plan.last.image_size, epochs_of(recipe)
@@ -102,14 +105,12 @@ def lower_sizes_for_budget(
         return recipe, []
     step = plan.size_multiple if plan.size_multiple > 1 else _STRIDE
     sizes = [px for px in range((last_px - 1) // step * step, 0, -step) if px >= _MIN_PX] or [_MIN_PX]
-    lower = recipe
-    for px in sizes:
-        if takes(smaller := _with_last_size(recipe, px)):
-            lower = smaller
-            if epochs_of(lower) >= min_epochs:
-                break
-    if lower is recipe:
+    smaller = [_with_last_size(recipe, px) for px in sizes]
+    least = next((sized for sized in reversed(smaller) if takes(sized)), recipe)
+    needed = min(min_epochs, _NEARLY_ALL * epochs_of(least)) or min_epochs
+    if least is recipe or fitting >= needed:
         return recipe, []
+    lower = next((sized for sized in smaller if epochs_of(sized) >= needed and takes(sized)), least)
     evaluated = "" if lower.eval_image_size is None else f", and evaluation at {lower.eval_image_size} px"
     trained = sorted({lower.progressive.stage(0).image_size, lower.progressive.last.image_size})
     return lower, [

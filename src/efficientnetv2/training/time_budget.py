@@ -35,7 +35,7 @@ from efficientnetv2.training.run_request import ResolvedRun
 from efficientnetv2.training.run_setup import ImageCounts, RunLength, RunSetup, eval_preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.time_limit import BEFORE_SHARE, RESERVE, StartupBudget, TimeLimit
-from efficientnetv2.training.timing import StepTimings, measure_timings
+from efficientnetv2.training.timing import StepTimings, measure_timings, scaled_s
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.distributed import SINGLE_PROCESS
 from efficientnetv2.utils.errors import InputError, pluralize
@@ -126,8 +126,12 @@ def with_lower_sizes(
     if sets_sizes(run.request.overrides):
         return run, timings
     probe = MemoryProbe(run.recipe, run.network, replace(hardware, memory_gib=None))  # only for the sizes
+    if run.cache is None:
+        length = replace(length, read_s=seconds_per_read(run.data.train, run.recipe, hardware.workers))
     recipe, timings, notes = length.lower_sizes(timings, partial(takes_sizes, probe))
-    return replace(run, recipe=recipe, notes=(*run.notes, *notes)), timings
+    if notes:  # it names all sizes
+        notes = [*(note for note in run.notes if not note.startswith(("Sizes: ", "Evaluation at "))), *notes]
+    return replace(run, recipe=recipe, notes=tuple(notes) or run.notes), timings
 
 
 def with_length(run: ResolvedRun, length: LengthBudget, timings: StepTimings) -> ResolvedRun:
@@ -147,6 +151,7 @@ class LengthBudget:
     minutes: float | None
     spent_s: float = 0.0  # Seconds of other work: a cache, all before the first step, the report
     at_once: int = 1  # Processes that share steps and predictions, each as fast as the one that was timed
+    read_s: float = 0.0  # Seconds to read one image, which a lower image size does not reduce
 
     @classmethod
     def of(cls, run: ResolvedRun, hardware: Hardware) -> LengthBudget:
@@ -198,9 +203,13 @@ class LengthBudget:
         """
 
         def of_sizes(recipe: Recipe) -> StepTimings:
-            sized = timings.of_sizes([setting.image_size for setting in settings_by_size(recipe)])
+            sizes = [setting.image_size for setting in settings_by_size(recipe)]
+            sized = timings.of_sizes(sizes, self.read_s * self.recipe.batch_size)
             share = ((recipe.eval_image_size or 1) / (self.recipe.eval_image_size or 1)) ** 2
-            curve, predictions = (replace(one, each_s=one.each_s * share) for one in (sized.curve, sized.predictions))
+            curve, predictions = (
+                replace(one, each_s=scaled_s(one.each_s, share, self.read_s))
+                for one in (sized.curve, sized.predictions)
+            )
             return replace(sized, curve=curve, predictions=predictions)
 
         def epochs_of(recipe: Recipe) -> float:

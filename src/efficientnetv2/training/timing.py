@@ -71,13 +71,16 @@ class StepTimings:
         pixels = [step.image_size**2 for step in self.steps]
         return float(np.interp(image_size**2, pixels, [step.each_s for step in self.steps]))
 
-    def of_sizes(self, sizes: Sequence[int]) -> StepTimings:
-        """The same for other sizes; below the smallest measured size in proportion to the pixels."""
+    def of_sizes(self, sizes: Sequence[int], read_s: float = 0.0) -> StepTimings:
+        """The same for other sizes; below the smallest measured size in proportion to the pixels.
+
+        ``read_s`` are the seconds of a step that reading its images takes, at any size.
+        """
 
         def timing(px: int) -> StepTiming:
             known = next((step for step in self.steps if step.image_size >= px), self.steps[-1])
             below = min(1.0, px / self.steps[0].image_size) ** 2
-            return replace(known, image_size=px, each_s=self.step_s(px) * below)
+            return replace(known, image_size=px, each_s=scaled_s(self.step_s(px), below, read_s))
 
         return replace(self, steps=tuple(timing(px) for px in sorted(set(sizes))))
 
@@ -93,6 +96,12 @@ class StepTimings:
             curve=replace(self.curve, each_s=self.curve.each_s / processes),
             predictions=replace(self.predictions, each_s=self.predictions.each_s / processes),
         )
+
+
+def scaled_s(seconds: float, factor: float, fixed_s: float) -> float:
+    """The seconds, of which all but ``fixed_s`` change by a factor."""
+    fixed_s = min(seconds, fixed_s)
+    return fixed_s + (seconds - fixed_s) * factor
 
 
 # All ours. Steps of each size that are not counted at least: the first, and those in which memory is watched.

@@ -51,8 +51,8 @@ from efficientnetv2.workflows.train import data_line, pick_hardware, valid_reque
 
 _logger = logging.getLogger(__name__)
 
-# Seconds from the command on after which nothing more is measured. Ours: on two slow cores the estimate is there after
-# 90 s.
+# Seconds from the command on, without the check of the images, after which nothing more is measured. Ours: on two slow
+# cores the estimate is there after 90 s.
 _WITHIN_S = 70.0
 # Bytes of a report, and of its training curves, which are not drawn to measure. Ours: what was seen.
 _REPORT_BYTES, _CURVES_BYTES = 1_000_000, 180_000
@@ -137,7 +137,9 @@ def _measured(
     overrides: TrainOverrides, source: DataConfig, options: RunOptions, hardware: Hardware, budget: StartupBudget
 ) -> Estimate:
     request = valid_request(overrides, source, options, hardware)
+    used_s = budget.used_s
     data = load_run_data(request.recipe, source, strict=options.strict)
+    budget = replace(budget, seconds=budget.seconds + budget.used_s - used_s)
     request = select_weights(request, data, hardware, budget)
     with scratch_dir(request.path) as folder:
         run = resolve_unmeasured(request, data, hardware, budget, 0.0)
@@ -150,15 +152,15 @@ def _measured(
         timings = _timings(run, hardware, folder, budget)
         if is_timed:
             before_s["measuring"] = time.perf_counter() - began_s
-        run, timings = _with_length(run, timings, hardware, budget)
+        if cache is not None:
+            before_s["filling the cache"] = cache.seconds
+        run, timings = _with_length(run, timings, hardware, before_s)
         notes = [f"{data_line(data.dataset)}.", data.split_note, *run.notes]
         setup = run.setup(hardware)
         others_s, report_bytes, note = _other_costs(setup, run.data, timings, folder, budget)
         notes += [note] if note else []
     others_s["start-up"] += before_s.pop("start-up")
     others_s |= before_s
-    if cache is not None:
-        others_s["filling the cache"] = cache.seconds
     if overrides.minutes is not None:
         others_s = _within_minutes(others_s, overrides.minutes)
     costs = estimate_run(run.recipe, timings, setup.image_counts, microbatches=run.microbatches)
@@ -185,7 +187,7 @@ def _timings(run: ResolvedRun, hardware: Hardware, folder: Path, budget: Startup
 
 
 def _with_length(
-    run: ResolvedRun, timings: StepTimings, hardware: Hardware, budget: StartupBudget
+    run: ResolvedRun, timings: StepTimings, hardware: Hardware, before_s: Mapping[str, float]
 ) -> tuple[ResolvedRun, StepTimings]:
     """The run with the sizes, stage lengths and epochs that the timings decide, and its timings."""
     minutes, length = run.request.overrides.minutes, LengthBudget.of(run, hardware)
@@ -193,17 +195,19 @@ def _with_length(
         note = f"Compiling: about {timings.compile_s / 60:.0f} minutes, estimated. The steps are measured without it."
         run = replace(run, notes=(*run.notes, note))
     if minutes is not None:
-        before_s = min(60 * minutes * BEFORE_SHARE, budget.used_s + length.spent_s)
-        length = replace(length, spent_s=before_s + report_s(run.setup(hardware), timings))
+        spent_s = sum(_within_minutes(before_s, minutes).values()) + report_s(run.setup(hardware), timings)
+        length = replace(length, spent_s=spent_s)
         run, timings = with_lower_sizes(run, length, timings, hardware)
     return add_final_notes(with_length(run, length, timings)), timings
 
 
 def _within_minutes(others_s: Mapping[str, float], minutes: float) -> dict[str, float]:
-    """What comes before the first step, cut to its part of the minutes."""
-    before_s = sum(seconds for what, seconds in others_s.items() if what != "report")
-    share = min(1.0, 60 * minutes * BEFORE_SHARE / before_s)
-    return {what: seconds if what == "report" else share * seconds for what, seconds in others_s.items()}
+    """The same with what a run cuts so that its first step comes after a part of the minutes."""
+    cut = {"comparing weights", "measuring", "linear probe"} & others_s.keys()
+    kept_s = sum(seconds for what, seconds in others_s.items() if what not in {*cut, "report"})
+    left_s, cut_s = max(0.0, 60 * minutes * BEFORE_SHARE - kept_s), sum(others_s[what] for what in cut)
+    share = min(1.0, left_s / cut_s) if cut_s else 1.0
+    return {what: share * seconds if what in cut else seconds for what, seconds in others_s.items()}
 
 
 def _other_costs(
