@@ -172,6 +172,23 @@ def test_embeddings_are_the_input_of_the_classifier(model):
         assert row == pytest.approx(list(prediction.probabilities.values()), rel=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_network_of_another_number_format_predicts(dtype):
+    expected, network = Predictor(tiny_network()), tiny_network().to(dtype)
+    (found,), vectors = Predictor(network)(_pixels()), Predictor(network).embed(_pixels())
+    assert found.probabilities == pytest.approx(expected(_pixels())[0].probabilities, abs=0.02)
+    assert vectors.dtype == torch.float32
+    assert torch.allclose(vectors, expected.embed(_pixels()), atol=0.05)
+
+
+def test_weights_of_a_network_in_training_keep_their_layout():
+    """A fused optimizer needs the layout that its state has."""
+    network = tiny_network()
+    before = [weight.stride() for weight in network.parameters()]
+    Predictor(network)(_pixels())
+    assert [weight.stride() for weight in network.parameters()] == before
+
+
 def test_repr_has_file_classes_size_and_device(model):
     predictor = Predictor(model, device="cpu")
     assert predictor.classes == NAMES

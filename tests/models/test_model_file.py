@@ -447,6 +447,17 @@ def test_negative_variance_is_rejected_when_loading_and_saving(tmp_path):
         _save(path, network)
 
 
+def test_softmax_of_one_output_is_not_saved(tmp_path):
+    """It is 1 for each image. A sigmoid of one label is not."""
+    network, path = EfficientNet(SMALL, num_classes=1), tmp_path / "m.safetensors"
+    with pytest.raises(InputError, match=mentioning("one output", "sigmoid")):
+        model_file.save(path, network, class_names=("defect",))
+    assert not path.exists()
+    network.activation = "sigmoid"
+    model_file.save(path, network, class_names=("defect",))
+    assert model_file.load(path).activation == "sigmoid"
+
+
 def test_invalid_model_is_not_saved_and_the_old_file_remains(tmp_path):
     path = _save(tmp_path / "m.safetensors")
     before = path.read_bytes()

@@ -119,6 +119,13 @@ def test_only_dropouts_with_a_rate_are_set_or_else_the_last():
         assert [silent[i].p for i in (0, 1)] == [0.0, rate]
 
 
+def test_each_network_of_a_module_keeps_its_dropout():
+    networks = nn.ModuleList(create("efficientnetv2_b0", num_classes=0) for _ in range(2))
+    for rate in (0.0, 0.3):
+        apply_regularization(networks, dropout=rate)
+        assert [network.dropout.p for network in networks] == [rate, rate]
+
+
 @pytest.mark.parametrize("kind", [nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout])
 def test_every_dropout_class_is_recognized(kind):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), kind(0.5), nn.Flatten(), nn.Linear(4, 2))

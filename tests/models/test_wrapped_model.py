@@ -329,6 +329,17 @@ def test_model_file_of_a_custom_module_needs_the_module(tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
 
 
+def test_optimizer_of_a_custom_module_goes_on_after_loading(tmp_path):
+    model_file.save(tmp_path / "m.safetensors", create(small()), class_names=("a", "b", "c"))
+    module = small()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    loaded = model_file.load(tmp_path / "m.safetensors", network=module)
+    before = [weight.detach().clone() for weight in module.parameters()]
+    loaded(torch.randn(2, 3, 16, 16)).square().sum().backward()
+    optimizer.step()
+    assert any(not torch.equal(was, now) for was, now in zip(before, module.parameters(), strict=True))
+
+
 def test_predictor_accepts_a_custom_module():
     network = create(small())
     picture = np.full((20, 30, 3), 128, np.uint8)

@@ -332,6 +332,17 @@ def test_model_object_must_be_saved_first(run, photos):
         ev2.predict(run.model, photos)
 
 
+def test_own_module_is_for_the_predictor_alone(photos, tmp_path):
+    own = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2)
+    )
+    network, file = ev2.create(own), tmp_path / "own.safetensors"
+    ev2.save(file, network, class_names=("a", "b"))
+    for model in (network, own, file):
+        with pytest.raises(ev2.InputError, match=r"efficientnetv2\.Predictor\("):
+            ev2.evaluate(model, photos)
+
+
 def test_functions_are_not_replaced_by_imported_subpackages():
     for module in pkgutil.iter_modules(ev2.__path__, "efficientnetv2."):
         if not module.name.endswith("__main__"):

@@ -27,7 +27,7 @@ from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import TTA, Preprocessing
 from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.transforms.pipeline import normalize
-from efficientnetv2.utils.device import place, to_device
+from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, gather_to_main
 from efficientnetv2.utils.errors import InputError, MemoryShortError, error_summary, non_finite_error
 from efficientnetv2.utils.memory import is_out_of_memory, release_memory
@@ -116,7 +116,7 @@ def predict(
     def logits(images: Tensor) -> Tensor:
         if engine is not None:
             return engine(images)[:, :width]
-        inputs = normalize(images, mean=preprocessing.mean, std=preprocessing.std)
+        inputs = _normalized(images, network, preprocessing)
         return calibrated_outputs(network, inputs, preprocessing.tta, unknown=unknown)
 
     computing, shape = network if engine is None else None, (num_images, width)
@@ -135,7 +135,7 @@ def embed(
     """What the classifier reads, (N, embed_dim) float32 on the CPU, from one view. Arguments: see ``predict``."""
 
     def vectors(images: Tensor) -> Tensor:
-        return network.embed(normalize(images, mean=preprocessing.mean, std=preprocessing.std))
+        return network.embed(_normalized(images, network, preprocessing))
 
     shape = (num_images, network.embed_dim)
     return _run_batches(network, vectors, batches, torch.device(device), shape, progress)
@@ -327,7 +327,7 @@ def _run_batches(
     memory_format = torch.preserve_format
     if network is not None:  # an engine has weights of its own
         memory_format = _memory_format(network)
-        place(network, device, memory_format)
+        network.to(device)  # in its layout, which an optimizer has for its state
 
     def compute_part(images: Tensor) -> Tensor:
         return compute(to_device(images, device, memory_format=memory_format)).float().cpu()
@@ -354,6 +354,14 @@ def _run_batches(
             if progress is not None:
                 progress(done)
     return torch.cat([torch.empty(0, width), *results]) if buffer is None else buffer[:done]
+
+
+def _normalized(images: Tensor, network: Network, preprocessing: Preprocessing) -> Tensor:
+    """Normalized images in the number format of the network's weights."""
+    values = normalize(images, mean=preprocessing.mean, std=preprocessing.std)
+    return values.to(
+        next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), values.dtype)
+    )
 
 
 def calibrated_outputs(network: Network, inputs: Tensor, tta: TTA, *, unknown: bool = False) -> Tensor:

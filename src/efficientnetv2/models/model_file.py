@@ -66,7 +66,8 @@ def save(
 
     Raises:
         InputError: A weight is NaN, infinite or too large for ``half``; names or channels do not fit the model; recipe
-            or metrics are not JSON; it is an ensemble; a layer was replaced; or the file cannot be written.
+            or metrics are not JSON; it is an ensemble; it has one output, whose softmax is always 1; a layer was
+            replaced; or the file cannot be written.
 
     Example::
 
@@ -84,6 +85,11 @@ def save(
     try:
         if path.suffix != SUFFIX:
             raise InputError(f"a model file ends in {SUFFIX}. Name it so.")
+        if network.num_classes == 1 and network.activation == "softmax":
+            raise InputError(
+                "the model has one output, as for two classes with a sigmoid, and a softmax of it is always 1. Put a "
+                "row of zeros before those of the classifier's weight and bias, and name both classes."
+            )
         tensors = safetensors_io.independent(_module_of(network).state_dict())
         safetensors_io.check_values(tensors, "the weights are damaged", fix="Train again with a lower learning rate.")
         if half:
@@ -121,7 +127,7 @@ def load(
         path: A model file, a run directory, or a directory of model files that form an ensemble.
         device: Where the weights go.
         network: The module as it was saved, if it is neither ours nor a timm or torchvision model by name. It is
-            wrapped, and its weights change only if the file is valid.
+            wrapped, and its weights change in place, only if the file is valid.
 
     Raises:
         InputError: No such file, not a model file, written by a newer version, or damaged; no such device; or
@@ -171,7 +177,12 @@ def load(
         found = hashing.result() if hashing else safetensors_io.sha256_by_name(tensors)
     if found != header.sha256:
         raise InputError(f"{path}: the weights are not those that were saved (their SHA-256 differs). {_COPY_AGAIN}")
-    module.load_state_dict(_state_dict(path, module, tensors, device), assign=True)
+    # A given module keeps its parameters, which an optimizer may hold.
+    keeps = network is not None and not any(weight.is_meta for weight in module.parameters())
+    weights = _state_dict(path, module, tensors, device)
+    if keeps:
+        result.to(device)
+    module.load_state_dict(weights, assign=not keeps)
     if torch.device(device).type != "cpu":
         result.to(device)  # tensors that a state dict does not hold
     result.preprocessing, result.class_names = header.preprocessing, header.class_names
@@ -282,8 +293,8 @@ def _empty_model(path: Path, header: Header, found: Mapping[str, Tensor], given:
     if header.foreign is None:
         if given is None:
             raise InputError(
-                f"{path} holds the weights of another module. Create it, and load with efficientnetv2.load(path, "
-                "network=module)."
+                f"{path} holds the weights of another module, which only Python can create. Predict with "
+                "efficientnetv2.Predictor(efficientnetv2.load(path, network=module))."
             )
         return given if isinstance(given, WrappedModel) else WrappedModel(given)
     # A hostile file could make us download other weights.

@@ -112,16 +112,17 @@ def _rate_attribute(module: nn.Module) -> str | None:
 def _set_dropout(modules: dict[str, nn.Module], rate: float) -> tuple[tuple[str, ...], list[str]]:
     """Names of the dropouts that were set, and notes."""
     dropouts = {name: m for name, m in modules.items() if isinstance(m, nn.modules.dropout._DropoutNd)}
+    last = list(dropouts)[-1:]
     if not all(hasattr(dropout, _FRACTION) for dropout in dropouts.values()):
         largest = max(dropout.p for dropout in dropouts.values())
-        for dropout in dropouts.values():
-            setattr(dropout, _FRACTION, dropout.p / largest if largest > 0 else 0.0)
+        for name, dropout in dropouts.items():
+            only = largest == 0 and [name] == last and _is_before_classifier(modules, name)
+            setattr(dropout, _FRACTION, dropout.p / largest if largest > 0 else float(only))
     fractions = {name: value for name, m in dropouts.items() if (value := float(getattr(m, _FRACTION)))}
-    last = list(dropouts)[-1:]
     notes: list[str] = []
     if len(set(fractions.values())) > 1:
         notes.append("dropout was built with several rates: the largest is set, the others keep their proportion")
-    if not fractions and not (last and _is_before_classifier(modules, last[0])):
+    if not fractions:
         for name, module in modules.items():
             timm = type(module).__module__.split(".")[0] == "timm" and hasattr(module, "get_classifier")
             if timm and isinstance(getattr(module, "drop_rate", None), float | int):

@@ -71,6 +71,7 @@ _TO_FILE = {
     "data": "Write a table to a file: table.to_csv('images.csv', index=False)",
     "model": "Write a model to a file: efficientnetv2.save('model.safetensors', model)",
 }
+_TO_PREDICT = "Your own module predicts with efficientnetv2.Predictor(efficientnetv2.create(module))"
 
 
 class LabelArguments(TypedDict, total=False):
@@ -169,9 +170,8 @@ def run_arguments(
     settings = with_lr(settings_of(given.get("settings", {})), None if lr is None else float(lr))
     model = given.get("model")
     if isinstance(model, nn.Module):
-        own = model.source is None if isinstance(model, WrappedModel) else not isinstance(model, Network)
         fix = "Save it (efficientnetv2.save), and give the file as `weights`."
-        if own:
+        if _is_own(model):
             fix = "Your own module trains in your own loop, see docs/how-to/own-training-loop.md."
         raise InputError(f"`model` must be a path or a name, not {type(model).__name__}. {fix}")
     changes = TrainOverrides(
@@ -274,12 +274,21 @@ def choice(name: str, value: str | None, choices: Sequence[str]) -> str | None:
     return value
 
 
+def _is_own(model: object) -> bool:
+    """Whether a module is neither ours nor of another library by name."""
+    if isinstance(model, WrappedModel):
+        return model.source is None
+    return isinstance(model, nn.Module) and not isinstance(model, Network)
+
+
 def path_text(name: str, value: Any) -> str:
     """A path, a URL or a name as text, "~" resolved."""
     if not isinstance(value, str | os.PathLike):
         kind, fix = type(value).__name__, "" if isinstance(value, int) else _TO_FILE.get(name, "")
         if fix and name == "data" and not hasattr(value, "to_csv"):  # not a table
             fix = "Write a list of files to a CSV. To predict images in memory: efficientnetv2.Predictor(MODEL)(images)"
+        if name == "model" and _is_own(value):
+            fix = _TO_PREDICT
         raise InputError(f"`{name}` must be a path or a name, not {kind}. {fix}".rstrip())
     return os.path.expanduser(os.fspath(value))
 

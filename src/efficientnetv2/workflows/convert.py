@@ -121,11 +121,6 @@ def convert(
     if "image_size" in user.preprocessing:
         infer_shapes(network, in_channels=network.in_channels, image_size=network.preprocessing.image_size)
     if to is None:
-        if network.num_classes == 1 and network.activation == "softmax":
-            raise InputError(
-                f"{source} has one output, as for two classes with a sigmoid. A model file needs an output per class: "
-                "put a row of zeros before those of the classifier's weight and bias, and name both classes."
-            )
         model_file.save(out, network, half=half)
         notes = [*notes, *([_half_note(out, network)] if half else [])]
     else:
