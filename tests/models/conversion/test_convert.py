@@ -425,6 +425,20 @@ def test_model_with_other_outputs_in_the_target_library_is_not_written(tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_torchvision_has_no_model_of_other_channels(tmp_path, channels):
+    with pytest.raises(InputError, match=mentioning("3 channels", str(channels))):
+        convert.write(tmp_path / "o.pth", our_network(SYMMETRIC, channels=channels), "torchvision")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("channels", "first"), [(1, None), (3, "conv_stem"), (5, None)])
+def test_older_timm_keeps_the_first_convolution(tmp_path, channels, first):
+    """timm 1.0.29 adapts the layer named there to in_chans from 3 channels, and on failure makes it random."""
+    convert.write(tmp_path / "o", our_network(channels=channels), "timm")
+    assert json.loads((tmp_path / "o/config.json").read_text())["pretrained_cfg"]["first_conv"] == first
+
+
 @pytest.mark.parametrize(
     ("to", "out"), [("timm", "o"), ("timm", "o.pth"), ("torchvision", "o.pth"), ("keras", "o.keras")]
 )

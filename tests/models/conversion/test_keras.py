@@ -177,6 +177,8 @@ def test_keras_formats_are_read_to_the_bit(name, formats, tmp_path):
         )  # fmt: skip
         own_name = {"efficientnetv2_b0": "efficientnetv2-b0", "efficientnet_b0": "efficientnetb0"}[name]
         assert raw.model == (None if suffix == ".weights.h5" else own_name)
+        assumed = [note for note in convert.read(path).notes if "activation" in note]
+        assert bool(assumed) == (suffix == ".weights.h5")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -97,7 +97,6 @@ def read(
     elif (  # training has its own
         header is None
         and not trains
-        and file.source != "keras"
         and found.num_classes not in (0, metadata.IMAGENET_CLASSES)
     ):
         notes.append("the file does not state its activation: softmax, one label per image")
@@ -194,8 +193,9 @@ def _unseen_metadata(path: Path, network: Network, to: Target) -> Iterator[str]:
         )
     elif rounded := rounded_crop(preprocessing):
         yield f"crop_pct {preprocessing.crop_pct:.6g} is {rounded:.6g} in timm, which resizes to whole pixels"
-    if network.activation == "sigmoid" and to != "keras":
-        yield f"each class has its own probability: {unseen}; apply the sigmoid to its outputs"
+    if network.activation == "sigmoid" and not (to == "keras" and not path.name.endswith(".weights.h5")):
+        fix = "build the model with classifier_activation='sigmoid'" if to == "keras" else "apply the sigmoid to its outputs"
+        yield f"each class has its own probability: {unseen}; {fix}"
     if preprocessing.bands is not None:
         yield f"the rule for raster bands ({preprocessing.bands.listed}): {unseen}; scale them to 0 to 255 there"
     if preprocessing.tta != "none":

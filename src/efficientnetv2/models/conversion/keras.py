@@ -71,7 +71,9 @@ def read(path: Path) -> WeightFile:
     if name is None:
         return file
     if found.config is not None:
-        refuse_other_heads(path, found.config, "softmax" if header is None else header.activation)
+        activation: Activation = "softmax" if header is None else header.activation
+        refuse_other_heads(path, found.config, activation)
+        file = replace(file, activation=activation)
     channels = tensors["stem_conv.kernel"].shape[1]
     preprocessing, stated, more = keras_preprocessing.scaling_of(path, found, name, channels)
     notes += more

@@ -38,7 +38,7 @@ from efficientnetv2.models.model_header import CARRIED
 from efficientnetv2.models.pretrained import timm_crop_pct
 from efficientnetv2.models.safetensors_io import independent
 from efficientnetv2.models.wrapped_model import WrappedModel
-from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
+from efficientnetv2.preprocessing import RGB, SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
 from efficientnetv2.utils.optional_deps import import_optional
@@ -93,6 +93,11 @@ def write_torchvision(path: Path, network: EfficientNet) -> None:
     name = torchvision_config.model_name(network.architecture)
     if not network.num_classes:
         raise InputError(f"torchvision's {name} always has a classifier, and this model has none")
+    if network.in_channels != RGB:
+        raise InputError(
+            f"torchvision's {name} takes images of {RGB} channels, and this model of {network.in_channels}. Write it for "
+            "timm"
+        )
     _write_tensors(path, network, tensor_names("torchvision", network.architecture), name)
 
 
@@ -144,7 +149,7 @@ def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet | W
         built = getattr(network.module, "pretrained_cfg", {})
         if built.get("fixed_input_size"):  # timm would take the default of its network
             arguments = arguments | {"img_size": list(built["input_size"][-2:])}
-    if network.in_channels != 3:
+    if network.in_channels != RGB:
         arguments = arguments | {"in_chans": network.in_channels}
     return {
         "architecture": name,
@@ -165,7 +170,8 @@ def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet | W
             "std": list(preprocessing.std),
             "num_classes": network.num_classes,
             "pool_size": None,
-            "first_conv": stems[0] if len(stems) == 1 else stems,
+            # timm up to 1.0.29 replaces the weights of this layer where the channels are not 3.
+            "first_conv": None if network.in_channels != RGB else stems[0] if len(stems) == 1 else stems,
             "classifier": classifiers[0] if len(classifiers) == 1 else classifiers,
         },
     }
