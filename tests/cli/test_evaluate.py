@@ -161,6 +161,15 @@ def test_costs_slices_and_baseline_together(trained, tmp_path):
     assert "year" in page
 
 
+def test_column_group_beside_the_group_column_is_a_subgroup(trained, tmp_path):
+    table = pd.read_csv(trained / "all.csv").assign(group=lambda table: np.where(table.index % 2, "treated", "control"))
+    table["patient"] = np.arange(len(table)) // 2
+    table.assign(path=[str((trained / path).resolve()) for path in table["path"]]).to_csv(tmp_path / "all.csv")
+    args = ("all.csv", "--split", "val", "--group-column", "patient", "--slices", "group")
+    report = evaluate(trained / "run", *args, "--output", "grouped", cwd=tmp_path)
+    assert {one["value"] for one in report["slices"]} == {"control", "treated"}
+
+
 def test_subgroups_may_be_those_of_the_group_column(trained, tmp_path):
     args = (trained / "all.csv", "--split", "val", "--group-column", "year", "--slices", "year")
     report = evaluate(trained / "run", *args, "--output", "grouped", cwd=tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -9,6 +11,7 @@ from tests.messages import mentions
 
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.calibration_section import calibration_section
+from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.calibration import expected_calibration_error, fit_temperature
 from efficientnetv2.metrics.classification import classification_metrics
@@ -200,6 +203,17 @@ def test_page_reports_a_calibration_error_within_chance(num_images, few, tmp_pat
     assert ("within chance: up to" in page) is few
     assert ("these images are too few to tell the error from none" in page) is few
     assert ("expected calibration error" in page) is not few
+
+
+@pytest.mark.parametrize(("least", "shown"), [(0.97441, "0.975"), (0.99962, "0.9997"), (0.9, "0.9")])
+def test_page_shows_thresholds_that_reach_their_target(least, shown):
+    """The 60 most confident of 100 are right. Rounded down, wrong predictions would count."""
+    confidence = np.concatenate([np.linspace(1 - 1e-5, least, 60), np.linspace(least - 1e-5, 0.5, 40)])
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    found = calibration_section(1 * (np.arange(100) >= 60), probabilities)
+    page = render("trust.html.j2", part=found)
+    cells = re.findall(r"<td>99.0.%</td><td>([0-9.]+)</td>", page)
+    assert cells == [shown]
 
 
 def test_abstention_at_the_requested_threshold(overconfident):

@@ -82,6 +82,13 @@ def test_dates_in_csv_and_parquet_give_equal_slices(zone):
     assert slice_values(written.where(written.index != 7, "in spring")) is None, "not all of them are dates"
 
 
+@pytest.mark.parametrize("word", ["NA", "nan", "NULL"])
+def test_word_for_a_missing_number_is_an_empty_cell(word):
+    cut = slice_values(pd.Series([*map(str, range(30, 70)), word, word]))
+    assert cut.iloc[[0, -1]].tolist() == ["30 to 39.75", "(empty)"]
+    assert cut.value_counts().tolist() == [10, 10, 10, 10, 2]
+
+
 def test_parquet_lists_give_no_slices_and_dates_give_quarters(tmp_path):
     table = pd.DataFrame(
         {

@@ -36,6 +36,27 @@ def test_new_known_images_are_flagged_at_the_stated_rate(rate):
     assert float(torch.stack(flagged).mean()) == pytest.approx(rate, abs=0.02)
 
 
+def in_groups(seed):
+    """Four images of each of 50 patients, who differ more than the images of one."""
+    generator = torch.Generator().manual_seed(seed)
+    patients = torch.randn(50, 40, generator=generator).repeat_interleave(4, dim=0)
+    return patients + torch.randn(200, 40, generator=generator) / 10
+
+
+@pytest.mark.parametrize(("known", "low", "high"), [(True, 0.02, 0.08), (False, 0.9, 1.1)])
+def test_images_of_new_groups_are_flagged_at_the_stated_rate(known, low, high):
+    ids = torch.arange(50).repeat_interleave(4) if known else None
+    flagged = []
+    for seed in range(20):
+        detector = UnknownDetector.fit(in_groups(seed), "val", groups=ids)
+        flagged.append((detector.scores(in_groups(100 + seed)) > detector.threshold).float().mean())
+    assert low < float(torch.stack(flagged).mean()) < high
+
+
+def test_no_detector_is_fitted_on_a_single_group():
+    assert UnknownDetector.fit(draw(60, 0), "val", groups=torch.zeros(60)) is None
+
+
 def test_images_like_one_outlier_of_the_fitted_images_are_flagged():
     outlier = draw(1, 0, far=True)
     detector = UnknownDetector.fit(torch.cat([draw(200, 0), outlier]), "val")

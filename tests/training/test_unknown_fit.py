@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.conftest import COLORS, paint
@@ -13,6 +15,17 @@ from efficientnetv2.models.unknown import MIN_IMAGES
 from efficientnetv2.training import post_training
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
+
+
+def test_detector_needs_images_of_several_groups(small_run, tmp_path):
+    for name, color in COLORS.items():
+        for number in range(25):
+            paint(tmp_path / "photos" / name / f"{number:02d}.png", color, number)
+    dataset = load_dataset(tmp_path / "photos")
+    dataset = replace(dataset, table=dataset.table.assign(group="one patient"))
+    setup = small_run("run", dataset.select(np.arange(0, 75, 4)), dataset.select(np.arange(1, 75)), "epochs=2")
+    Trainer(setup).fit()
+    assert model_file.load(setup.folder.model_file).unknown is None
 
 
 @pytest.mark.parametrize("enough", [True, False])

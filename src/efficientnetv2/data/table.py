@@ -33,6 +33,7 @@ from efficientnetv2.data.records import (
 from efficientnetv2.data.shards.index import SUFFIX, is_url
 from efficientnetv2.data.shards.records import locate_paths, points_into_shards
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
+from efficientnetv2.utils.io import MISSING_WORDS
 
 # Columns that are recognized in any case (Split, LATITUDE), and the largest value of those in degrees.
 _RECOGNIZED = ("split", "latitude", "longitude")
@@ -42,8 +43,6 @@ _ALIASES = {
     "path": ("path", "file", "filename", "filepath", "image", "imagepath", "imagefile", "imagename"),
     "label": ("label", "class", "classname", "target", "category", "species"),
 }
-# Missing values of pandas, R, Python and databases, in lower case. Ours.
-_MISSING_WORDS = frozenset(("nan", "na", "n/a", "<na>", "none", "null"))
 # Where a message looks for a file whose path lacks its folder or its suffix. Ours.
 _MAX_FOLDERS = 50
 _SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".tif", ".webp")
@@ -86,7 +85,7 @@ def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
             if column == "label" and options.label_separator:
                 cells = cells.dropna().astype(str).str.split(options.label_separator, regex=False).explode()
             counts = cells.value_counts().to_dict()
-        odd = [(value, count) for value, count in counts.items() if str(value).strip().casefold() in _MISSING_WORDS]
+        odd = [(value, count) for value, count in counts.items() if str(value).strip().casefold() in MISSING_WORDS]
         if odd:
             found = ", ".join(f"'{value}' ({pluralize(count, 'row')})" for value, count in odd)
             notes.append(f"Read as a {what}: {column} {found}. If the {column} is missing, empty the cell.")

@@ -47,7 +47,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "percent": percent, "interval": format_interval, "duration": format_duration, "number": number,
         "drawing": figure_uri, "breakable": breakable, "sentence": sentence, "command": command,
-        "round_percent": round_percent, "anchors": anchors, "headings": headings,
+        "round_percent": round_percent, "threshold": threshold_text, "anchors": anchors, "headings": headings,
         "pluralize": pluralize, "shorten": shorten,
     }  # fmt: skip
     environment.globals["generator"] = _GENERATOR
@@ -84,6 +84,12 @@ def format_interval(interval: tuple[float, float]) -> str:
 def round_percent(share: float) -> str:
     """``93 %``, for a cell of a table or a requested threshold."""
     return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+
+
+def threshold_text(least: float) -> str:
+    """``0.975``: rounded up to three digits, or as many as keep it below 1, which hardly any prediction reaches."""
+    rounded = (math.ceil(least * 10**digits - 1e-9) / 10**digits for digits in range(3, 10))
+    return f"{next((up for up in rounded if up < 1), least):.9g}"
 
 
 def number(value: float | str) -> str:

@@ -7,7 +7,6 @@ escaped.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from scipy.sparse import coo_array
 
 from efficientnetv2.evaluation import thumbnails, training_plots
 from efficientnetv2.evaluation.baseline_warnings import majority_warning, probe_evaluated_images, probe_warning
-from efficientnetv2.evaluation.html import TemplateSection, json_text, json_values, render
+from efficientnetv2.evaluation.html import TemplateSection, json_text, json_values, render, threshold_text
 from efficientnetv2.evaluation.next_steps import (
     NextStep,
     dataset_words,
@@ -239,11 +238,8 @@ def _usage(metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping
     if sized or ensemble or isinstance(metrics, MultilabelMetrics):
         targets = ()
     if reached := [each for each in targets if each["target"] > metrics.top1 and each["threshold"]]:
-        least = float(reached[0]["threshold"])
-        # Three digits, or as many as keep it below 1, which hardly any prediction reaches.
-        rounded = (math.ceil(least * 10**digits) / 10**digits for digits in range(3, 10))
-        threshold = next((up for up in rounded if up < 1), least)
-        abstain = {"target": reached[0]["target"], "command": f"{command} --abstain-below {threshold:.9g}"}
+        threshold = threshold_text(float(reached[0]["threshold"]))
+        abstain = {"target": reached[0]["target"], "command": f"{command} --abstain-below {threshold}"}
     model = json.dumps(model_of(metadata), ensure_ascii=False)
     options = ", ".join(f"{name}={json.dumps(value)}" for name, value in predict_options(metadata).items())
     return {"command": command, "model": model, "options": options, "abstain": abstain, "px": px}

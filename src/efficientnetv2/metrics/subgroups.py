@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.stats import fisher_exact
 
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
+from efficientnetv2.utils.io import MISSING_WORDS
 
 #: Images below which the interval of a subgroup is wider than 0.3. Ours.
 SMALL_SLICE = 30
@@ -43,7 +44,8 @@ class SliceMetrics:
 def slice_values(column: pd.Series[str]) -> pd.Series[str] | None:
     """The value of each image as text, or None for a column that gives no useful subgroups.
 
-    More than ``MOST_VALUES`` numbers or dates become quartiles, named by their ends. An empty cell is "(empty)".
+    More than ``MOST_VALUES`` numbers or dates become quartiles, named by their ends. An empty cell is "(empty)", and
+    among these also a word such as NA.
     """
     filled = column.dropna()
     try:
@@ -53,6 +55,8 @@ def slice_values(column: pd.Series[str]) -> pd.Series[str] | None:
     if distinct + (len(filled) < len(column)) < 2:
         return None
     if distinct > MOST_VALUES:
+        if not pd.api.types.is_numeric_dtype(filled):
+            filled = filled[~filled.astype(str).str.strip().str.casefold().isin(MISSING_WORDS)]
         numbers = _ordered(filled)
         if numbers is None:
             return None

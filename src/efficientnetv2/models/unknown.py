@@ -45,15 +45,24 @@ class UnknownDetector:
     fitted_on: str
 
     @staticmethod
-    def fit(embeddings: Tensor, fitted_on: str, *, false_alarm_rate: float = FALSE_ALARM_RATE) -> UnknownDetector:
-        """Fit on (n, embed_dim) embeddings of images that did not train the model."""
+    def fit(
+        embeddings: Tensor, fitted_on: str, *, groups: Tensor | None = None, false_alarm_rate: float = FALSE_ALARM_RATE
+    ) -> UnknownDetector | None:
+        """Fit on (n, embed_dim) embeddings of images that did not train the model.
+
+        Images with the same of the (n,) ``groups`` do not count as neighbors: a new image has none of its group. None
+        if too few images are of other groups.
+        """
         largest = embeddings.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         bank = (127 * embeddings / largest).round().to(torch.int8).cpu()
-        scores = _distances(_cosine(embeddings.cpu(), bank).fill_diagonal_(-math.inf)).sort().values
+        ids = torch.arange(len(bank)) if groups is None else groups
+        cosine = _cosine(embeddings.cpu(), bank).masked_fill(ids[:, None] == ids, -math.inf)
+        scores = _distances(cosine).sort().values
         # The rank at which a new image of the same distribution is above with at most this probability. Source: split
         # conformal prediction, arXiv:2107.07511, section 1.
         rank = min(len(scores), math.ceil((len(scores) + 1) * (1 - false_alarm_rate)))
-        return UnknownDetector(bank, float(scores[rank - 1]), false_alarm_rate, fitted_on)
+        threshold = float(scores[rank - 1])
+        return UnknownDetector(bank, threshold, false_alarm_rate, fitted_on) if math.isfinite(threshold) else None
 
     def scores(self, embeddings: Tensor) -> Tensor:
         """(N,) scores of (N, embed_dim) embeddings, from 0 to 2; high ones are far from all held-out images."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.groups import groupings
 from efficientnetv2.data.image_metadata import MAX_HASHED, content_hashes
 from efficientnetv2.inference.predict import Predictions, Runtime, embed_dataset
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES, fit_temperature
@@ -240,7 +241,12 @@ def _fit_unknown(setup: RunSetup, state: TrainState) -> None:
     )
     if len(embedded.vectors) < MIN_IMAGES:  # the others could not be read
         return
-    network.unknown = UnknownDetector.fit(torch.from_numpy(embedded.vectors), split)
+    levels = groupings(part.select(embedded.samples), None)
+    groups = next((torch.from_numpy(level.clusters) for level in levels if level.groups and level.block is None), None)
+    network.unknown = UnknownDetector.fit(torch.from_numpy(embedded.vectors), split, groups=groups)
+    if network.unknown is None:
+        _logger.info(f"Unknown images: not scored (nearly all images of {split} are of one group)")
+        return
     _logger.info(
         f"Unknown images: threshold {network.unknown.threshold:.3g} (flags {network.unknown.false_alarm_rate:.0%} of "
         f"known images, fitted on {len(embedded.vectors)} images of {split})"

@@ -21,6 +21,8 @@ from filelock import FileLock, Timeout
 
 from efficientnetv2.utils.errors import InputError
 
+# Missing values of pandas, R, Python and databases in a table, in lower case. Ours.
+MISSING_WORDS = frozenset(("nan", "na", "n/a", "<na>", "none", "null"))
 # Errors of file systems that cannot sync folders (some of FUSE, CIFS and vboxsf). The file is in place by then.
 _NOT_SYNCED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES}
 VARIABLE = "EFFNETV2_CACHE"

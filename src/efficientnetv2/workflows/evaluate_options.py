@@ -149,7 +149,9 @@ def _report_options(
     if options.slices is not None:
         slices = () if options.slices == "none" else tuple(dict.fromkeys(map(str.strip, options.slices.split(","))))
     if slices:
-        slices = tuple("group" if name == group_column else name for name in slices)  # as the table was read
+        # As the table was read: beside another column of groups, one of the name "group" is "group_given".
+        other = "group_given" if group_column is not None and "group_given" in dataset.table else "group"
+        slices = tuple({"group": other, group_column: "group"}.get(name, name) for name in slices)
         validate_slices(dataset, slices)
     costs = None if options.costs is None else read_cost_matrix(options.costs, class_names)
     baseline = None

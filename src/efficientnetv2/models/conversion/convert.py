@@ -95,9 +95,7 @@ def read(
     if file.activation is not None:
         network.activation = file.activation
     elif (  # training has its own
-        header is None
-        and not trains
-        and found.num_classes not in (0, metadata.IMAGENET_CLASSES)
+        header is None and not trains and found.num_classes not in (0, metadata.IMAGENET_CLASSES)
     ):
         notes.append("the file does not state its activation: softmax, one label per image")
     if header is not None:
@@ -194,7 +192,11 @@ def _unseen_metadata(path: Path, network: Network, to: Target) -> Iterator[str]:
     elif rounded := rounded_crop(preprocessing):
         yield f"crop_pct {preprocessing.crop_pct:.6g} is {rounded:.6g} in timm, which resizes to whole pixels"
     if network.activation == "sigmoid" and not (to == "keras" and not path.name.endswith(".weights.h5")):
-        fix = "build the model with classifier_activation='sigmoid'" if to == "keras" else "apply the sigmoid to its outputs"
+        fix = (
+            "build the model with classifier_activation='sigmoid'"
+            if to == "keras"
+            else "apply the sigmoid to its outputs"
+        )
         yield f"each class has its own probability: {unseen}; {fix}"
     if preprocessing.bands is not None:
         yield f"the rule for raster bands ({preprocessing.bands.listed}): {unseen}; scale them to 0 to 255 there"

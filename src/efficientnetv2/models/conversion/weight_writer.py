@@ -95,8 +95,8 @@ def write_torchvision(path: Path, network: EfficientNet) -> None:
         raise InputError(f"torchvision's {name} always has a classifier, and this model has none")
     if network.in_channels != RGB:
         raise InputError(
-            f"torchvision's {name} takes images of {RGB} channels, and this model of {network.in_channels}. Write it for "
-            "timm"
+            f"torchvision's {name} takes images of {RGB} channels, and this model of {network.in_channels}. Write it "
+            "for timm"
         )
     _write_tensors(path, network, tensor_names("torchvision", network.architecture), name)
 
