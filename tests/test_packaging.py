@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -60,6 +62,29 @@ def test_docker_image_runs_without_root_and_has_a_health_check():
     health = json.loads(dict(final)["HEALTHCHECK"].partition("CMD ")[2])
     compile(health[-1], "HEALTHCHECK", "exec")
     assert [name for name, _ in final].index("USER") > max(n for n, (name, _) in enumerate(final) if name == "RUN")
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_health_check_of_the_image_asks_no_proxy(status):
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if self.path == "/v2/health/live" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    check = json.loads(dict(instructions())["HEALTHCHECK"].partition("CMD ")[2])[-1]
+    environment = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
+    environment |= dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.serve_forever).start()
+        try:
+            code = check.replace("8000", str(server.server_port))
+            found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+        finally:
+            server.shutdown()
+    assert (found.returncode == 0) == (status == 200)
 
 
 def test_docker_build_context_has_the_files_of_the_wheel():

@@ -337,6 +337,18 @@ def test_the_openapi_document_has_the_routes_and_their_bodies(client):
     assert {"200", "413", "429"} <= set(predict["responses"])
 
 
+def test_references_of_the_openapi_document_exist(client):
+    document = client.get("/openapi.json").json()
+    references = re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))
+    assert references
+    for reference in references:
+        found = document
+        for name in reference.split("/"):
+            found = found[name]
+    body = document["paths"]["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]["application/json"]
+    assert "datatype" in body["schema"]["properties"]["inputs"]["items"]["properties"]
+
+
 def test_engine_of_the_server_computes(model):
     for name in ("onnxruntime", "onnx", "onnxscript"):
         pytest.importorskip(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import uvicorn
@@ -26,8 +27,14 @@ pytestmark = [
 def address(model, tmp_path):
     """The address of a server with two models and a key."""
     other = write_model(tmp_path / "other.safetensors", names=("a", "b"))
+    with served(app_of({"tiny": model, "other": other}, api_keys=(KEY,), timeout=120)) as address:
+        yield address
+
+
+@contextmanager
+def served(app):
+    """The address of a server."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = app_of({"tiny": model, "other": other}, api_keys=(KEY,), timeout=120)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -47,7 +54,7 @@ PASTED = """(async () => {
 })()"""
 DROP = "new DragEvent('drop', {dataTransfer: data, bubbles: true})"
 PASTE = "new ClipboardEvent('paste', {clipboardData: data, bubbles: true})"
-STATUS = "document.getElementById('status').textContent"
+STATUS = "(document.getElementById('status')?.textContent ?? '')"
 OVER_THE_EDGE = """[...document.querySelectorAll('body *')]
   .filter(one => one.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
   .map(one => one.outerHTML.slice(0, 80))"""
@@ -88,6 +95,26 @@ def test_page_predicts_images(address, model, tmp_path, width):
         assert [one for one in browser.complaints() if "401" not in one and "415" not in one] == []
         browser.run("document.getElementById('clear').click()")
         assert browser.run("document.querySelectorAll('.card').length") == 0
+
+
+@pytest.mark.parametrize(("route", "status"), [("/v2/models", 502), ("/predict", 413)])
+def test_page_names_the_status_that_a_proxy_answers(model, tmp_path, route, status):
+    app = app_of({"tiny": model}, timeout=120)
+
+    async def proxy(scope, receive, send):
+        if scope.get("path") != route:
+            await app(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/html")]})
+        await send({"type": "http.response.body", "body": b"<html>"})
+
+    (photo := tmp_path / "photo.jpg").write_bytes(encoded(1))
+    with served(proxy) as address, Browser(tmp_path / "profile", 1200) as browser:
+        browser.call("Page.navigate", url=address)
+        if route == "/predict":
+            browser.until(f"{STATUS}.startsWith('Ready')")
+            browser.choose("#files", photo)
+        browser.until(f"{STATUS}.endsWith('HTTP status {status}')")
 
 
 def test_page_can_be_used_with_the_keyboard(address, tmp_path):

@@ -305,3 +305,14 @@ def test_kserve_manifest_starts_a_server_with_working_probes(model, tmp_path):
             }  # fmt: skip
         time.sleep(0.02)
     process.kill()
+
+
+def test_idle_connections_outlast_those_of_load_balancers(model, monkeypatch):
+    """Those of AWS and nginx are idle for 60 s at most."""
+
+    def config(app, **options):
+        raise InputError(f"{options['timeout_keep_alive']} s")
+
+    monkeypatch.setattr("efficientnetv2.serving.server.uvicorn.Config", config)
+    with pytest.raises(InputError, match=r"^(6[1-9]|[7-9]\d|\d{3,}) s$"):
+        serve({"tiny": model}, port=free_port())

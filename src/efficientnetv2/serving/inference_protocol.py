@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -25,6 +26,16 @@ from efficientnetv2.serving.service import Service
 from efficientnetv2.utils.errors import InputError, shorten, truncate
 
 _OUTPUTS = ("label", "probability", "probabilities")
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema with its definitions in place: a reference to them would be from the root of the document."""
+    text = json.dumps(schema)
+    for name, definition in schema.get("$defs", {}).items():
+        text = text.replace(json.dumps({"$ref": f"#/$defs/{name}"}), json.dumps(definition))
+    inlined: dict[str, Any] = json.loads(text)
+    inlined.pop("$defs", None)
+    return inlined
 
 
 def health_router() -> APIRouter:
@@ -68,7 +79,7 @@ def protocol_router(service: Service) -> APIRouter:
         """Whether a model is loaded."""
         return {"name": service.models.get(name).name, "ready": True}
 
-    schema = {"content": {"application/json": {"schema": InferRequest.model_json_schema()}}, "required": True}
+    schema = {"content": {"application/json": {"schema": _inlined(InferRequest.model_json_schema())}}, "required": True}
 
     @router.post(
         "/models/{name}/infer",

@@ -22,6 +22,9 @@ _logger = logging.getLogger(__name__)
 
 # Connections that wait to be accepted, at most. Source: uvicorn's default.
 _BACKLOG = 2048
+# Seconds after which an idle connection is closed. Ours: more than the 60 of usual load balancers, which would send a
+# request on it meanwhile, and answer 502.
+_KEEP_ALIVE_S = 75
 # Seconds in which the last requests arrive after a signal to stop. Ours.
 _LAST_REQUESTS_S = 0.5
 
@@ -65,6 +68,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
             # A request takes as long as its time limit at most, and a moment for its response.
             timeout_graceful_shutdown=int(options.timeout) + 5,
         )
