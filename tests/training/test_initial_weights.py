@@ -21,10 +21,12 @@ from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.training.initial_weights import (
+    BUNDLED,
     build_initial_model,
     build_model,
     default_model,
     load_weights,
+    validate_weights_name,
     weights_candidates,
 )
 from efficientnetv2.training.recipe import Recipe
@@ -407,3 +409,14 @@ def test_file_or_unknown_name_as_a_model_is_rejected(given):
 def test_default_models():
     assert default_model(CPU) == "efficientnetv2_b0"
     assert default_model(torch.device("cuda")) == "efficientnetv2_s"
+
+
+@pytest.mark.parametrize("folder", ["/gone/examples/weights/", "C:\\gone\\examples\\weights\\"])
+def test_bundled_weights_of_another_installation_are_those_of_this_one(folder):
+    """A recipe that was copied from another machine names its file there."""
+    word = f"{folder}efficientnetv2_b0.safetensors"
+    validate_weights_name(word)
+    network, _ = load_weights(word)
+    assert network.class_names == load_weights(str(BUNDLED / "efficientnetv2_b0.safetensors"))[0].class_names
+    with pytest.raises(InputError, match="there is no such file"):
+        validate_weights_name("/gone/examples/weights/mine.safetensors")

@@ -24,6 +24,7 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import content_hashes
 from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
+from efficientnetv2.data.splits import MINIVAL_USE
 from efficientnetv2.evaluation.bootstrap_clusters import Clusters
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
@@ -137,17 +138,21 @@ def weights_of(pictures, tmp_path, class_names=()):
     )
 
 
+def overlap_of(place, model, prepared, **options):
+    return pretrain_overlap(place, model, prepared, classes=model.class_names, **options)
+
+
 def test_initial_weights_trained_on_val_images_are_found(class_folders, tmp_path):
     """Nine of 48 images are in val. The weights were trained on four of them, or only on other images."""
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
     assert len(prepared.val) == 9
     place, model = weights_of(prepared.val.select(np.arange(4)), tmp_path, prepared.train.class_names)
-    found = pretrain_overlap(place, model, prepared)
+    found = overlap_of(place, model, prepared)
     assert found.num_trained == 4
     (line,) = found.notes
     assert mentions(line, place, "4", "9", "val")
     for word, others in ((place, prepared.train), ("none", prepared.val), ("gone.safetensors", prepared.val)):
-        assert pretrain_overlap(word, weights_of(others, tmp_path)[1], prepared) == PretrainOverlap()
+        assert overlap_of(word, weights_of(others, tmp_path)[1], prepared) == PretrainOverlap()
 
 
 def test_initial_weights_selected_on_val_images_are_found(class_folders, tmp_path):
@@ -159,14 +164,14 @@ def test_initial_weights_selected_on_val_images_are_found(class_folders, tmp_pat
     further = alone.started_from(chain, most=100)  # a third run
     for trained_on in (replace(alone, selection=chose), chain, further):
         model.trained_on = trained_on
-        found = pretrain_overlap(place, model, prepared)
+        found = overlap_of(place, model, prepared)
         assert (found.num_trained, found.num_selected, found.optimistic) == (0, 3, True)
         (line,) = found.notes
         message = "3 of the 9 images of val selected them, as the minival of an earlier run"
         assert line.startswith(f"Weights {place}: {message}, so the metrics on them are optimistic.")
         assert found.to_json() == {"num_images": 0, "num_selected": 3, "note": line}
     model.trained_on = replace(remembered(prepared.val.select([2, 3])), selection=chose)
-    found = pretrain_overlap(place, model, prepared)
+    found = overlap_of(place, model, prepared)
     assert (found.num_trained, found.num_selected) == (2, 2)
     (line,) = found.notes
     assert mentions(line, "2", "9", "val")
@@ -200,14 +205,33 @@ def test_minival_that_trained_the_weights_is_rejected(class_folders, tmp_path):
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, minival=6, **quiet)
     place, model = weights_of(prepared.minival, tmp_path, prepared.train.class_names)
     with pytest.raises(InputError, match=mentioning("6", "minival")):
-        pretrain_overlap(place, model, prepared)
-    unasked = pretrain_overlap(place, model, prepared, refuse=False)
+        overlap_of(place, model, prepared)
+    unasked = overlap_of(place, model, prepared, refuse=False)
     assert unasked.minival_trained
     assert "select nothing" in unasked.notes[-1]
-    found = pretrain_overlap(place, weights_of(prepared.minival, tmp_path)[1], prepared)
+    found = overlap_of(place, weights_of(prepared.minival, tmp_path)[1], prepared)
     assert found.num_trained == 0
     (line,) = found.notes
     assert mentions(line, place, "6", "minival")
+
+
+@pytest.mark.parametrize(("known", "is_refused"), [(("blue", "green"), True), (("oak", "elm"), False)])
+def test_minival_that_trained_the_weights_for_one_of_the_classes_selects_nothing(
+    known, is_refused, class_folders, tmp_path
+):
+    """A class was added since."""
+    prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, minival=6, strict=False)
+    place, model = weights_of(prepared.minival, tmp_path)
+    assert pretrain_overlap(place, model, prepared, classes=known, refuse=False).minival_trained == is_refused
+
+
+def test_note_on_a_split_states_that_minival_is_not_used(class_folders):
+    prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
+    prepared = replace(prepared, split_note=f"Minival: 6 images. {MINIVAL_USE}", has_selection_set=True)
+    unused = prepared.without_selection()
+    assert unused.minival is None
+    assert "temperature" not in unused.split_note
+    assert mentions(unused.split_note, "Minival: 6 images", "not used")
 
 
 @pytest.mark.parametrize("setting", ["patience=2", "eval_image_size_candidates=[32,64]"])
@@ -310,7 +334,7 @@ def test_minival_is_checked_against_the_last_training_only(class_folders, tmp_pa
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, minival=6, **quiet)
     place, model = weights_of(prepared.train, tmp_path, prepared.train.class_names)
     model.trained_on = model.trained_on.started_from(remembered(prepared.minival), most=100)
-    assert pretrain_overlap(place, model, prepared) == PretrainOverlap()
+    assert overlap_of(place, model, prepared) == PretrainOverlap()
 
 
 def splits(run):

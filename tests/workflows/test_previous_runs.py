@@ -72,6 +72,17 @@ def test_images_of_another_folder_are_different_despite_equal_names(tmp_path):
     assert find_previous_run(own, load_predictions(own)) is None
 
 
+def test_run_from_a_table_of_a_run_is_compared_with_it(tmp_path):
+    """Its dataset.csv names the same files by other paths."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "tables").mkdir()
+    own = run(tmp_path / "own", pictures=("../photos/a", "../photos/b"), data="tables")
+    run(tmp_path / "before", age_s=10, data="photos")
+    name, theirs = find_previous_run(own, load_predictions(own))
+    assert name == "before"
+    assert list(theirs.index) == list(load_predictions(own).index)
+
+
 def test_absolute_paths_are_compared_directly(tmp_path):
     own, _ = (run(tmp_path / name, pictures=("/x/a", "/x/b")) for name in ("own", "before"))
     assert find_previous_run(own, load_predictions(own))[0] == "before"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from efficientnetv2.data.readers import eval_reader
 from efficientnetv2.data.records import Ints, excluded_copies, validate_copy_splits
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import (
+    MINIVAL_USE,
     EvalSplit,
     evaluate_on_test,
     split_groups_warning,
@@ -107,6 +108,11 @@ class PreparedData:
     def minival(self) -> ImageDataset | None:
         """The images that select the weights. None if nothing is selected."""
         return self.dataset.subset("minival") if self.has_selection_set else None
+
+    def without_selection(self) -> Self:
+        """The same with a minival that selects nothing, as it trained the initial weights."""
+        note = self.split_note.replace(MINIVAL_USE, "They are not used, since they trained the weights.")
+        return replace(self, has_selection_set=False, split_note=note)
 
     @property
     def trainable(self) -> ImageDataset:

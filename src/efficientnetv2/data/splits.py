@@ -35,6 +35,8 @@ _SIZE_RANGE = (0.5, 1.5)
 # Splits of images with several labels that are tried before a grouping counts as one that loses a label. Ours.
 _LABEL_ATTEMPTS = 16
 
+#: What an automatic minival is for. Part of the note on the split.
+MINIVAL_USE = "They fit the temperature and can select the weights."
 #: Split that a run is evaluated on: val, held out of train or given, or the given test.
 EvalSplit = Literal["val", "test"]
 
@@ -347,8 +349,7 @@ def _hold_out(dataset: ImageDataset, rows: Ints, size: int, contents: Ints | Non
     held, how = int((parts == 1).sum()), describe_split(levels, level, parts == 1)
     total = int((dataset.in_train & ~is_copy(dataset)).sum())
     return dataset.with_split(split), (
-        f"Minival: {held} of {total} training images, {how}, are not trained on. They fit the temperature and can "
-        "select the weights."
+        f"Minival: {held} of {total} training images, {how}, are not trained on. {MINIVAL_USE}"
     )
 
 

@@ -239,7 +239,7 @@ class PreviousRun:
 def find_previous_run(
     folder: Path, predictions: pd.DataFrame, *, split_by: str | None = None
 ) -> tuple[str, pd.DataFrame] | None:
-    """Name and predictions of the newest finished run next to a run, on the same images in the same place.
+    """Name and predictions of the newest finished run next to a run, on the same image files.
 
     Runs with optimistic metrics and multi-label runs are left out: without ``label_separator``, the joined labels of an
     image are one class. A cross-validation is compared with one of the same fold rule, ``split_by`` (None for a run).
@@ -248,6 +248,9 @@ def find_previous_run(
     if kind is None:
         return None
     this, root = folder.resolve(), data_root(folder, list(predictions.index))
+    if root is None:
+        return None
+    ours = located(predictions, root)
     reports = sorted(this.parent.glob("*/report.json"), key=lambda file: (file.stat().st_mtime_ns, file), reverse=True)
     others = [file for file in reports if file.parent != this and (file.parent / kind).exists()]
     for file in others[:_MAX_RUNS]:
@@ -259,9 +262,11 @@ def find_previous_run(
             theirs = load_predictions(file.parent)
         except (InputError, OSError):  # unfinished, or of another user
             continue
-        if theirs.index.symmetric_difference(predictions.index).empty:
-            labels = theirs.loc[predictions.index, "true_label"]
-            same_labels = bool((labels == predictions["true_label"]).all())
-            if same_labels and root is not None and root == data_root(file.parent, list(theirs.index)):
-                return file.parent.name, theirs
+        if (there := data_root(file.parent, list(theirs.index))) is None:
+            continue
+        moved = located(theirs, there)
+        if ours.index.symmetric_difference(moved.index).empty:
+            found = moved.loc[ours.index].set_axis(predictions.index)
+            if (found["true_label"] == predictions["true_label"]).all():
+                return file.parent.name, found
     return None

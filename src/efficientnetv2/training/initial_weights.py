@@ -136,6 +136,11 @@ def is_bundled(word: str) -> bool:
     return word != "none" and Path(word).resolve().parent == BUNDLED.resolve()
 
 
+def _here(word: str) -> str:
+    """Bundled weights of another installation, from this one; any other word unchanged."""
+    return str(BUNDLED / PureWindowsPath(word).name) if not _is_file(word) and is_bundled(word) else word
+
+
 def better_weights(model: str | Architecture, word: str) -> str | None:
     """Name of ImageNet weights that promise more than the repository's (``word``) or "none"; None if there are none."""
     if not isinstance(model, str) or model not in NAMES:
@@ -152,6 +157,7 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
     such as ``efficientnetv2_s.in1k``; or weights of another library, ``timm:resnet50.a1_in1k``. ``num_classes`` is for
     another library's weights without a classifier, or with several: None adds none, and keeps several.
     """
+    word = _here(word)
     path = Path(word)
     if _is_file(word):
         if members := ensemble_members(path):
@@ -179,6 +185,7 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
 
 def validate_weights_name(word: str) -> None:
     """Check that weights exist, without reading or downloading them."""
+    word = _here(word)
     if word in ("auto", "none") or _is_file(word) or is_library_model(word):
         return
     if word.partition(".")[0] not in NAMES or "." not in word:
@@ -241,6 +248,7 @@ class InitialModel:
     weights: str  # Value for the recipe: "none", or an argument of ``load_weights``
     network: Network  # Model for the classes, frozen as in the recipe
     notes: tuple[str, ...]  # A sentence for each choice
+    weights_classes: tuple[str, ...] = ()  # Classes that the weights were trained for, as far as known
 
 
 def build_initial_model(
@@ -310,7 +318,8 @@ def _from_weights(
     if network.in_channels != in_channels:
         notes.append(_adapt_channels(network, word, in_channels))
     _seed(recipe)
-    same_classes = network.class_names == class_names
+    known = network.class_names
+    same_classes = known == class_names
     if not same_classes and isinstance(network, WrappedModel) and len(classifier_layers(network)) > 1:
         reset_classifiers(network, classes)
     elif not same_classes:
@@ -330,7 +339,7 @@ def _from_weights(
         train = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
         fields = f"freeze_stages={recipe.freeze_stages}, freeze_bn={str(recipe.freeze_bn).lower()}"
         notes.append(f"Frozen: {fields}; {train:,} of {every:,} weights train.")
-    return InitialModel(model, word, network, tuple(notes))
+    return InitialModel(model, word, network, tuple(notes), known)
 
 
 def _adapt_channels(network: Network, word: str, in_channels: int) -> str:

@@ -100,6 +100,7 @@ class ResolvedRecipe:
     network: Network
     microbatches: MicrobatchPlan
     notes: tuple[str, ...]
+    weights_classes: tuple[str, ...] = ()  # of ``InitialModel``
 
 
 def resolve(
@@ -155,9 +156,10 @@ def resolve_unmeasured(
         resolved = resolve_recipe(recipe, train, hardware, time=constraints, repeated=request.repeated)
     recipe, network = resolved.recipe, resolved.network
     # Images that trained the weights select nothing.
-    overlap = pretrain_overlap(recipe.weights, network, data, refuse=recipe.minival != "auto")
+    known, refuse = resolved.weights_classes, recipe.minival != "auto"
+    overlap = pretrain_overlap(recipe.weights, network, data, classes=known, refuse=refuse)
     if overlap.minival_trained:
-        data = replace(data, has_selection_set=False)
+        data = data.without_selection()
         for name in ("patience", "eval_image_size_candidates"):
             if (value := getattr(recipe, name)) is not None:
                 raise InputError(
@@ -254,7 +256,7 @@ def resolve_recipe(
     group, microbatches, group_notes = fit_groups(recipe, probe.for_recipe(recipe), is_set=is_set, is_fixed=repeated)
     recipe = _changed(recipe, {"ghost_batch_size": group})
     notes += [*([choice.note] if choice.note else []), *group_notes]
-    return ResolvedRecipe(recipe, network, microbatches, tuple(notes))
+    return ResolvedRecipe(recipe, network, microbatches, tuple(notes), initial.weights_classes)
 
 
 def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,13 +145,15 @@ class PretrainOverlap:
         return {"num_images": self.num_trained, "num_selected": self.num_selected, "note": self.notes[0]}
 
 
-def pretrain_overlap(weights: str, network: Network, prepared: PreparedData, *, refuse: bool = True) -> PretrainOverlap:
+def pretrain_overlap(
+    weights: str, network: Network, prepared: PreparedData, *, classes: Sequence[str], refuse: bool = True
+) -> PretrainOverlap:
     """Find validation and minival images of a run among those that trained or selected its pretrained weights.
 
-    Minival images that trained the weights for the same classes are refused: they would select weights close to the
-    given ones, and a temperature that is far too low. Without ``refuse`` such a minival selects nothing. With other
-    classes only the features have seen them, which is logged. Images that selected the weights before are fine: their
-    labels are in no weights.
+    Minival images that trained the weights for some of the same ``classes`` are refused: they would select weights
+    close to the given ones, and a temperature that is far too low. Without ``refuse`` such a minival selects nothing.
+    With other classes only the features have seen them, which is logged. Images that selected the weights before are
+    fine: their labels are in no weights.
 
     ``weights`` are those of the recipe, and ``network`` has them, adapted to the classes of the run. Raises InputError
     also if remote storage does not respond.
@@ -166,23 +169,25 @@ def pretrain_overlap(weights: str, network: Network, prepared: PreparedData, *, 
         of = "others" if parts else f"of the {pluralize(found.num_images, 'image')} of {prepared.eval_split}"
         parts.append(f"{least}{found.num_selected:,} {of} selected them, as the minival of an earlier run")
     if parts:
+        run = find_run(path)
+        there = "" if run is None else f": {run}/dataset.csv has the splits of that training"
         notes.append(
-            f"Weights {weights}: {' and '.join(parts)}, so the metrics on them are optimistic. Hold out other images, "
-            "by a column split or the `seed` of that training."
+            f"Weights {weights}: {' and '.join(parts)}, so the metrics on them are optimistic. Hold out other images "
+            f"by a column split{there}."
         )
     if prepared.minival is not None:
         # The last training only: the classes of earlier ones are not known.
         last = None if network.trained_on is None else network.trained_on.parts[0]
         overlap = train_overlap(path, last, prepared.minival)
-        minival_trained = bool(overlap.num_trained and network.class_names)
+        minival_trained = bool(overlap.num_trained and set(classes) & set(prepared.train.class_names))
         trained = f"Weights {weights}: {_trained(overlap, 'minival')}"
         if minival_trained and refuse:
             raise InputError(
-                f"{trained}, for the same classes, so they can't select the model. Give others as minival by a column "
-                "split, or set `minival=null`."
+                f"{trained}, for classes of this run, so they can't select the model. Give others as minival by a "
+                "column split, or set `minival=null`."
             )
         if minival_trained:
-            notes.append(f"{trained}, for the same classes, so these images select nothing and fit no temperature.")
+            notes.append(f"{trained}, for classes of this run, so these images select nothing and fit no temperature.")
         elif overlap.num_trained:
             notes.append(f"{trained}, for other classes; they select all the same.")
     return PretrainOverlap(found.num_trained or 0, found.num_selected, tuple(notes), minival_trained)

@@ -84,7 +84,7 @@ def resume_run(
         for note in notes:
             _logger.info(note)
     if facts.get("minival_unused"):
-        data = replace(data, has_selection_set=False)
+        data = data.without_selection()
     limit = None
     if "time_limit" in facts:
         now = time.monotonic() if began is None else began
