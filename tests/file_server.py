@@ -25,6 +25,7 @@ class FileServer:
         lists: Show a folder as a page of links to its files.
         head_fails: Status of each response to a request without a range.
         asked: File name, first and last byte of each request with a range.
+        headers: Of the last request.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -33,6 +34,7 @@ class FileServer:
         self.fail: list[int] = []
         self.head_fails: int | None = None
         self.asked: list[tuple[str, int, int]] = []
+        self.headers: dict[str, str] = {}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -49,6 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _respond(self) -> None:
+        self.server_of_files.headers = dict(self.headers)
         server, file = self.server_of_files, self.server_of_files.folder / self.path.lstrip("/")
         if server.head_fails and (self.command == "HEAD" or "Range" not in self.headers):
             self._headers(server.head_fails, {"Content-Length": "0"})

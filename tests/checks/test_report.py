@@ -337,13 +337,16 @@ def test_majority_share_of_multilabel_counts_images(planted):
     assert mentions(imbalance.advice, "animal", "100.0")
 
 
-def test_each_label_of_multilabel_images_is_shown(planted):
+def test_each_label_of_multilabel_images_is_shown(planted, tmp_path):
     """Animal is on all images, but is the rarest label of none."""
     planted.table["label"] = np.where(planted.table.index % 4, "animal;cat", "animal;dog")
     dataset = planted.read(label_separator=";")
     found = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0))
     assert set(found.sections["image_stats"].facts["by_class"]) == {"animal", "cat", "dog"}
     assert all(report._examples(found)[name] for name in ("animal", "cat", "dog"))
+    report.write_check_report(tmp_path, found, image=lambda row: None, command="effnetv2 check x", versions={})
+    page = (tmp_path / report.PAGE_NAME).read_text()
+    assert re.findall(r'<bdi>animal</bdi>.*data-of="share">([^<]*)<', page) == ["100.0\N{NO-BREAK SPACE}%"]
 
 
 def test_multilabel_images_without_a_label_get_advice_that_training_accepts(planted):

@@ -97,8 +97,9 @@ def test_softmax_as_in_the_paper_through_all_commands(table, tmp_path):
     refused(effnetv2(*conflicting, cwd=tmp_path), "bright", "class", "'|'")
 
     refused(
-        effnetv2("evaluate", tmp_path / "run", table, cwd=tmp_path), "row 34", "bright;blue", "none of the 3 labels"
-    )
+        effnetv2("evaluate", tmp_path / "run", table, cwd=tmp_path),
+        "row 34", "bright;blue", "none of the 3 labels", "--label-separator ';'"
+    )  # fmt: skip
     compared = ("evaluate", tmp_path / "run", table, "--label-separator", ";", "--eval-sizes", "32,64")
     refused(effnetv2(*compared, cwd=tmp_path), "--eval-sizes", "label")
     (tmp_path / "run/model.safetensors").unlink()  # as in an unfinished run

@@ -455,6 +455,7 @@ def test_study_with_other_images_is_refused(finished, tmp_path):
         (("--set", "multilabel=sigmoid"), ("multilabel", "one label each")),
         (("--label-separator", ";"), ("--label-separator", "';'")),
         (("--set", "minival=null"), ("minival", "0.2")),
+        (("--set", "minival=auto"), ("minival=auto", "0.2")),
         (("--label-separator", ";", "--set", "minival=null"), ("effnetv2 train",)),
         (("--recipe", "nothing"), ("nothing",)),
         (("--threads", "0"), ("--threads", "at least 1")),

@@ -588,6 +588,19 @@ def test_folder_of_another_program_is_not_removed(tmp_path):
     assert file.exists()
 
 
+def test_unfinished_caches_of_killed_runs_are_removed_after_a_month(tmp_path):
+    files = [tmp_path / name / ".images.bin.0123abcd.partial" for name in ("old", "recent", "filling")]
+    for file, days in zip(files, (31, 29, 31), strict=True):
+        file.parent.mkdir()
+        file.touch()
+        (file.parent / "lock").touch()
+        os.utime(file, (time.time() - days * 86400,) * 2)
+    with FileLock(tmp_path / "filling/lock"):
+        remove_unused_caches(tmp_path)
+    assert [file.parent.exists() for file in files] == [False, True, True]
+    assert files[2].exists()
+
+
 def test_other_files_next_to_an_old_cache_stay(class_folders, tmp_path):
     file = cache_on_disk(tmp_path / "old", cache_job(load_dataset(class_folders), CacheSpec(20, "shorter"))).path
     (tmp_path / "old" / "notes.txt").write_text("mine")

@@ -80,6 +80,15 @@ def test_hint_if_labels_look_like_several(labels, separator):
     assert hint is None if separator is None else f"label_separator={separator}" in hint
 
 
+def test_label_unseen_in_training_may_lack_a_separator(tmp_path):
+    table = tmp_path / "all.csv"
+    table.write_text("path,label,split\n0.png,a;b,train\n1.png,b;c,train\n2.png,a;c,val\n")
+    for name in ("0.png", "1.png", "2.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=mentioning("unseen in training", "a;c", "label_separator=;")):
+        load_dataset(table)
+
+
 def test_wrong_separator_is_noted(tmp_path):
     rows = {"0.png": "road;built", "1.png": "lake;wet", "2.png": "oak"}
     notes = load_dataset(write_csv(tmp_path, rows), label_separator="|").notes

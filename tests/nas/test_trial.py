@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from tests.command_line import SERVER
+from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.recipes import with_overrides
 
@@ -515,6 +516,16 @@ def test_unreadable_images_are_an_error_not_a_result(class_folders, tmp_path):
         file.unlink()
     with pytest.raises(InputError, match=mentioning("unreadable")):
         run_trial(TINY, proxy)
+
+
+def test_unreadable_image_is_named_once(class_folders, tmp_path):
+    proxy, lines = proxy_of(class_folders, tmp_path), logged_lines()
+    lost = proxy.train.paths[0]
+    (class_folders / lost).unlink()
+    for _ in range(2):
+        assert run_trial(TINY, proxy).trained is not None
+    assert [line for line in lines if "Skipped" in line and lost in line] == [line for line in lines if lost in line]
+    assert sum(lost in line for line in lines) == 1
 
 
 def _try_for_long(folder: Path, tmp_path: Path) -> None:

@@ -146,6 +146,16 @@ def test_launch_id_without_a_run_id_has_the_parent_process(monkeypatch):
     assert f":{os.getppid()}:" in first
 
 
+@pytest.mark.parametrize(("nodes", "local", "machines"), [("2", "1", 2), ("2", "3", 2), ("1", "4", 1), (None, "2", 2)])
+def test_machines_may_have_different_numbers_of_processes(nodes, local, machines, monkeypatch):
+    environment = A_CLUSTERS | {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": local, "LOCAL_RANK": "0"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if nodes is not None:
+        monkeypatch.setenv("GROUP_WORLD_SIZE", nodes)
+    assert world_from_env().machines == machines
+
+
 def communicate_late(first_is_late_s):
     if world_from_env().is_main_process:
         time.sleep(first_is_late_s)

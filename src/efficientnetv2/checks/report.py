@@ -98,7 +98,7 @@ def _page(
         stretched=CONTRAST_NOTE if stretched else None,
         splits=column_headings(table),
         by_class=[(str(name), [int(count) for count in row]) for name, row in table.loc[largest].iterrows()],
-        total=max(1, int(table.to_numpy().sum())),
+        total=max(1, int((dataset.labels >= 0).sum())),
         examples={name: [shown(row) for row in rows] for name, rows in _examples(result).items()},
         stats={**facts["image_stats"], "by_class": colors},
         place=facts["place"],

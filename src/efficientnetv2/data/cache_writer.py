@@ -178,11 +178,11 @@ def is_cached(folder: Path, job: CacheJob) -> bool:
 
 def remove_unused_caches(caches: Path) -> None:
     """Remove the caches of a folder that no run has used for 30 days, unless one is in use now."""
-    for file in caches.glob("*/images.bin"):
+    for file in [*caches.glob("*/images.bin"), *caches.glob("*/.images.bin.*.partial")]:  # of a killed run
         if not is_unused(file):
             continue
         with suppress(Timeout, OSError):
-            if not is_cache(file):  # another program's file of this name
+            if file.suffix != ".partial" and not is_cache(file):  # another program's file of this name
                 continue
             with FileLock(file.parent / "lock", timeout=0):
                 if not is_unused(file):  # still, after waiting for the lock

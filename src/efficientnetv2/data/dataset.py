@@ -237,7 +237,8 @@ def load_dataset(
         label_rules.validate_unique_paths(records)
     if require_labels and for_training:
         label_rules.validate_places(records)
-        label_rules.validate_train_split(by_label)
+        hint = None if label_separator is not None else _separator_hint(records, by_label.table["label"])
+        label_rules.validate_train_split(by_label, hint)
         label_rules.validate_classes(by_label)
     values = {field.name: getattr(records, field.name) for field in fields(ImageRecords)}
     names = tuple(sorted(by_label.table["label"].dropna().unique()))
@@ -322,9 +323,14 @@ def _separator_notes(records: ImageRecords, labels: pd.Series[str], separator: s
     if separator is not None and any(separator in cell for cell in records.table["label"].dropna().unique()):
         return []
     notes = [] if separator is None else [f"No label contains `label_separator={separator}`: each image has one label."]
-    has_cells = records.rows is not None or records.shards is not None  # folders give one label each
-    hint = label_rules.unseparated_hint(labels.dropna().unique()) if has_cells else None
+    hint = _separator_hint(records, labels)
     return [*notes, hint] if hint else notes
+
+
+def _separator_hint(records: ImageRecords, labels: pd.Series[str]) -> str | None:
+    """``label_rules.unseparated_hint``; folders give one label each."""
+    has_cells = records.rows is not None or records.shards is not None
+    return label_rules.unseparated_hint(labels.dropna().unique()) if has_cells else None
 
 
 def _without_small_classes(

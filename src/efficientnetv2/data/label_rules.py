@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -119,7 +119,7 @@ def validate_places(records: ImageRecords) -> None:
             )
 
 
-def validate_train_split(records: ImageRecords) -> None:
+def validate_train_split(records: ImageRecords, separator_hint: str | None = None) -> None:
     """There are training images, and every label occurs among them."""
     train = records.in_train
     if not train.any():
@@ -135,9 +135,9 @@ def validate_train_split(records: ImageRecords) -> None:
         names, splits = sorted(set(labels.iloc[unseen])), sorted(set(records.split[unseen]))
         places = ", ".join(records.where(int(index)) for index in unseen[:3])
         places += f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
+        fix = separator_hint or "Correct the label, move images of it to train, or leave them out."
         raise InputError(
-            f"label unseen in training: {shorten(names)} occurs only in {' and '.join(splits)} ({places}). Correct the "
-            "label, move images of it to train, or leave them out."
+            f"label unseen in training: {shorten(names)} occurs only in {' and '.join(splits)} ({places}). {fix}"
         )
 
 
@@ -224,6 +224,15 @@ def unseparated_hint(labels: Iterable[str]) -> str | None:
                 f"{count:,} of {pluralize(len(distinct), 'class')} contain '{separator}'. If an image has several "
                 f"labels, use `label_separator={separator}`."
             )
+    return None
+
+
+def separator_between(names: Collection[str], label: str) -> str | None:
+    """The usual separator that divides a label into several of the names."""
+    for separator in _USUAL_SEPARATORS:
+        parts = _parts(label, separator)
+        if len(parts) > 1 and all(part in names for part in parts):
+            return separator
     return None
 
 

@@ -63,6 +63,14 @@ class EpochDone:
 
 
 @dataclass(frozen=True)
+class ImageSkipped:
+    """A training image that could not be read."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Trained:
     """All runs are done: the top-1 of each, and the peak memory of training (on a CPU, of the process)."""
 
@@ -79,7 +87,7 @@ class Failed:
     peak_bytes: int
 
 
-TrialMessage = StepTimed | EpochDone | Trained | Failed | InputError
+TrialMessage = StepTimed | EpochDone | ImageSkipped | Trained | Failed | InputError
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ or the disk is not, and ends the search: it is sent as an `InputError`.
 from __future__ import annotations
 
 import faulthandler
+import logging
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -31,6 +33,7 @@ from efficientnetv2.nas.trial import (
     EpochDone,
     Failed,
     FailureKind,
+    ImageSkipped,
     StepTimed,
     Trained,
     TrialMessage,
@@ -49,6 +52,8 @@ from efficientnetv2.utils.benchmark import MachineLock
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError, error_summary
 from efficientnetv2.utils.memory import is_out_of_memory, limit_memory, peak_bytes, reset_peak_memory
 from efficientnetv2.utils.processes import keep_freed_memory, without_script
+
+_logger = logging.getLogger(__name__)
 
 # Of the output of a process that ended unexpectedly, so many last lines go into the failure. Ours.
 _LAST_LINES = 12
@@ -93,6 +98,9 @@ def run_trial(
                         return replace(result, failed=message)
                     case StepTimed():
                         result = replace(result, step=message)
+                    case ImageSkipped():
+                        _log_skipped(message.path, message.reason)
+                        continue
                     case EpochDone():
                         result = replace(result, epochs=(*result.epochs, message))
                 if not on_message(message):
@@ -192,10 +200,21 @@ class _MessageRunDir(NullRunDir):
         path.mkdir(parents=True, exist_ok=True)
         self._run, self._device, self._send = run, device, send
 
+    def skip(self, path: str, reason: str) -> bool:
+        if new := super().skip(path, reason):
+            self._send(ImageSkipped(path, reason))
+        return new
+
     def record(self, row: dict[str, Any]) -> None:
         if row["kind"] == "val":
             epoch, top1 = float(row["epoch"]), float(row["top1"])
             self._send(EpochDone(self._run, epoch, top1, peak_bytes(self._device)))
+
+
+@cache
+def _log_skipped(path: str, reason: str) -> None:
+    """Log it once, not in each trial."""
+    _logger.info(f"Skipped in all trials from now on: {path}: {reason}.")
 
 
 class _PauseForTiming(Callback):

@@ -299,8 +299,9 @@ class UnreadableImages:
             if folder.skip(train.paths[sample], reason):
                 _logger.info(f"Skipped from now on: {image}.")
             if len(self._lost) > MAX_UNREADABLE * len(train):
+                listed = f" that {folder.skipped_file} lists" if folder.skipped_file.is_file() else ""
                 raise InputError(
                     f"{len(self._lost)} of {len(train)} training images have become unreadable, above the limit of "
-                    f"{MAX_UNREADABLE:.0%}; the last is {image}. Restore the images that {folder.skipped_file} lists, "
-                    "then continue with `resume`."
+                    f"{MAX_UNREADABLE:.0%}; the last is {image}. Restore the images{listed}, then continue with "
+                    "`resume`."
                 )

@@ -52,6 +52,7 @@ class World:
     local_size: int = 1
     launch: str | None = None  # Name of torchrun's launch, equal after a restart. None without torchrun.
     restarts: int = 0
+    nodes: int | None = None  # Number of machines, which may have different numbers of processes. None if unknown.
     tensors: dist.ProcessGroup | None = None  # Group of the device's backend. None is the default group, for all else.
 
     @property
@@ -66,8 +67,8 @@ class World:
 
     @property
     def machines(self) -> int:
-        """Number of machines, with equally many processes."""
-        return self.size // self.local_size
+        """Number of machines. If the launcher does not state it, each has equally many processes."""
+        return self.size // self.local_size if self.nodes is None else self.nodes
 
     def groups(self, groups: int) -> range:
         """The numbers of this process's groups of a step."""
@@ -102,6 +103,7 @@ def world_from_env() -> World:
         local_size=local_size,
         launch=launch,
         restarts=env_int("TORCHELASTIC_RESTART_COUNT"),
+        nodes=env_int("GROUP_WORLD_SIZE", least=1) if "GROUP_WORLD_SIZE" in os.environ else None,
     )
 
 

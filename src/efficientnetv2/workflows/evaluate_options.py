@@ -15,7 +15,7 @@ from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.csv_dialect import match_names, read_cells
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.imagenet_check import imagenet_ids
-from efficientnetv2.data.label_rules import normalize_label
+from efficientnetv2.data.label_rules import normalize_label, separator_between
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.data.shards.index import INDEX_NAME
 from efficientnetv2.evaluation.html import is_page
@@ -200,7 +200,10 @@ def _unknown_labels_error(
     unknown_text = f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)} is not"
     if len(unknown) == num_present > 1:
         unknown_text = f"{_first_with(dataset, unknown[0])}: none of the {num_present} labels ({shorten(unknown)}) is"
-    if {normalize_label(name) for name in unknown} <= {normalize_label(name) for name in class_names}:
+    separator = None if dataset.separator is not None else separator_between(class_names, unknown[0])
+    if separator is not None:
+        fix = f"If an image may have several labels, use `label_separator={separator}`."
+    elif {normalize_label(name) for name in unknown} <= {normalize_label(name) for name in class_names}:
         fix = "They differ only by case, space or how their letters are encoded. Merge them: `labels=casefold`."
     elif len(unknown) < num_present:
         ids = [dataset.class_names.index(name) for name in unknown]

@@ -194,9 +194,11 @@ class SearchConfig:
             value = assigned["cuda_graphs"]
             raise InputError(f"`cuda_graphs={value}`: the steps of a search are timed without them. Leave it out.")
         recipe, _ = requested_recipe(overrides, torch.device("cpu"))
-        if recipe.minival is None and "minival" in assigned:
+        if recipe.minival in (None, "auto") and "minival" in assigned:
+            value = assigned["minival"]
             raise InputError(
-                f"`minival=null`: a search selects architectures on minival. Leave it out, or use `minival={CHOOSING}`."
+                f"`minival={value}`: a search selects architectures on minival. Leave it out, or use "
+                f"`minival={CHOOSING}`."
             )
         if recipe.weights not in ("none", "auto"):
             raise InputError(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fsspec.config import conf
 from fsspec.utils import merge_offset_ranges
 from tests.command_line import TINY, effnetv2
 from tests.file_server import FileServer, serving
@@ -65,6 +66,15 @@ def test_batches_equal_those_of_the_files(workers, server, class_folders):
     for remote, local in zip(*batches, strict=True):
         assert torch.equal(remote.images, local.images)
         assert torch.equal(remote.labels, local.labels)
+
+
+def test_configuration_of_fsspec_holds_for_shards_at_a_url(server, monkeypatch):
+    monkeypatch.setitem(conf, "http", {"client_kwargs": {"headers": {"X-Token": "secret"}}})
+    store = RemoteStore(f"{server.url}/shards")
+    assert {"headers", "timeout"} <= store._files().client_kwargs.keys()
+    dataset = load_dataset(f"{server.url}/shards")
+    source_reader(dataset).ahead([0])
+    assert server.headers["X-Token"] == "secret"
 
 
 def test_adjacent_images_are_fetched_in_one_request(server):

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from typing import IO, Any, NamedTuple, TypeVar, cast
 
+from fsspec.config import conf
 from fsspec.core import url_to_fs
 from fsspec.registry import available_protocols
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
@@ -186,7 +187,9 @@ class RemoteStore(Store):
             import aiohttp  # comes with fsspec[http]
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
-            self._options = {"client_kwargs": {"timeout": timeout}}
+            # An argument would replace the whole entry of fsspec's configuration.
+            configured = {**conf.get("http", {}), **conf.get(protocol, {})}
+            self._options = {"client_kwargs": {"timeout": timeout} | configured.get("client_kwargs", {})}
         # With FTP, fsspec would connect, log in and list the folder for each image.
         if protocol == "ftp" or protocol not in available_protocols():
             near = did_you_mean(protocol, ("http", "https", *_EXTRAS))
