@@ -166,3 +166,9 @@ def test_empty_augmented_from_column_means_no_copies(imbalanced, tmp_path):
     table.drop(columns="split").to_csv(tmp_path / "all.csv", index=False)
     done = run_ok("data", "balance", "all.csv", "fewer.csv", "--fewer", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["copies"] == 0
+
+
+def test_balanced_classes_need_no_copies(class_folders, tmp_path):
+    made = efficientnetv2.balance(class_folders, tmp_path / "even")
+    assert made.copies == 0
+    assert [path.name for path in (tmp_path / "even").iterdir()] == ["dataset.csv"]

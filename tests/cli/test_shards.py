@@ -62,6 +62,7 @@ def test_pack_prints_json(tmp_path):
 def test_pack_of_python_writes_the_same_shards(class_folders, tmp_path):
     result = run_json("data", "pack", class_folders, "packed", "--shard-images", "10", "--seed", "4", cwd=tmp_path)
     packed = efficientnetv2.pack(class_folders, tmp_path / "python", shard_images=10, seed=4)
+    assert repr(packed) == "PackResult(48 images in 5 shards, 0 skipped)"
     assert packed.to_json().items() <= result.items()
     for name in result["shards"]:
         assert (tmp_path / "python" / name).read_bytes() == (tmp_path / "packed" / name).read_bytes()

@@ -288,7 +288,8 @@ def write_copies(
     Returns a row for each copy as in the dataset, with the original's path in ``augmented_from``.
     """
     reader = source_reader(dataset)
-    (folder / _COPIES).mkdir(parents=True, exist_ok=True)
+    if copies.any():
+        (folder / _COPIES).mkdir(parents=True, exist_ok=True)
     rows: list[int] = []
     paths: list[str] = []
     for row in np.flatnonzero(copies).tolist():

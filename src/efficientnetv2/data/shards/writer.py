@@ -36,7 +36,7 @@ from efficientnetv2.data.records import SPLITS
 from efficientnetv2.data.shards import index as shard_index
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, Shard, ShardIndex
 from efficientnetv2.data.shards.reader import content_hash
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import entry_names, locked, output_dir, replace
 from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import option_args, shell_join
@@ -63,7 +63,7 @@ class PackOptions:
     strict: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PackResult:
     """Shards, as `pack` wrote them.
 
@@ -81,6 +81,10 @@ class PackResult:
 
     index: ShardIndex
     skipped: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        images, shards = pluralize(len(self.index.table), "image"), pluralize(len(self.index.shards), "shard")
+        return f"PackResult({images} in {shards}, {len(self.skipped)} skipped)"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
