@@ -101,6 +101,8 @@ def test_balance_of_python_writes_the_same_files(imbalanced, tmp_path):
         (("pictures",), ("OUT", "empty")),
         (("x", "--label-separator", ";"), ("--label-separator", "';'")),
         (("x", "--to", "even"), ("--to", "even")),
+        (("x", "--set", "seed=3"), ("seed=3", "--seed")),
+        (("x", "--set", "minority_randaugment_scale=2"), ("minority_randaugment_scale", "progressive.randaugment")),
         (("x", "--set", "augment.flop=none"), ("augment.flop", "did you mean", "flip")),
     ],
 )

@@ -221,12 +221,20 @@ def test_time_limit_counts_from_the_start_of_the_command(class_folders, tmp_path
     assert seen == [(300.0, began)]
 
 
-@pytest.mark.parametrize(("class_sampling", "balanced"), [(None, False), ("sqrt", True)])
+@pytest.mark.parametrize(
+    ("changes", "balanced"),
+    [
+        ({"class_sampling": None}, False),
+        ({"class_sampling": "sqrt"}, True),
+        ({"class_sampling": None, "class_weights": "equal"}, True),
+        ({"class_sampling": None, "logit_adjustment": 1.0}, True),
+    ],
+)
 @pytest.mark.parametrize(("most", "most_val"), [(None, None), (9, 5)])
-def test_probe_has_the_sampling_and_the_time_of_the_run(class_sampling, balanced, most, most_val, monkeypatch):
+def test_probe_has_the_balance_and_the_time_of_the_run(changes, balanced, most, most_val, monkeypatch):
     seen = []
     monkeypatch.setattr(head_init, "linear_probe", lambda *given, contents: seen.append((given[-1], contents.tolist())))
-    recipe = get_recipe("finetune").model_copy(update={"class_sampling": class_sampling, "head_init": "random"})
+    recipe = get_recipe("finetune").model_copy(update={**changes, "head_init": "random"})
     split = np.array(["train", "val", "train", "train"], dtype=object)
     data = SimpleNamespace(contents=np.array([3, 1, 3, 2]), dataset=SimpleNamespace(split=split), train=None, val=None)
     head_init.fit_head(None, data, None, recipe, Hardware(torch.device("cpu")), most)

@@ -267,6 +267,16 @@ def test_rare_classes_with_low_recall_suggest_class_balance():
     assert topics(next_steps(low_recall, metadata(train_images_per_class=dict.fromkeys(NAMES, 99)))) == ["use"]
 
 
+@pytest.mark.parametrize("field", ["class_weights=equal", "logit_adjustment=1"])
+def test_proposed_class_balance_replaces_that_of_the_run(field):
+    low_recall = classification_metrics(TRUE, np.eye(3)[np.where(TRUE == 2, 0, TRUE)], NAMES)
+    support, (name, _, value) = {"daisy": 300, "rose": 150, "tulip": 30}, field.partition("=")
+    command = f"effnetv2 train f --set class_sampling=null --set {field}"
+    recipe = metadata().recipe | {name: value}
+    step = next_steps(low_recall, metadata(command=command, recipe=recipe, train_images_per_class=support))[0]
+    assert step.command == f"effnetv2 train f --set class_sampling=equal --set {name}=null"
+
+
 def test_many_label_conflicts_come_before_epochs():
     few, many = (next_steps(RIGHT, metadata(epochs=2.0, label_conflicts=count, command=None)) for count in (1, 50))
     assert topics(few) == ["epochs", "label_errors"]

@@ -15,7 +15,7 @@ from tests.messages import mentioning
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import assign_folds, time_folds
-from efficientnetv2.data.records import AUGMENTED_FROM, copy_groups, is_copy, validate_copy_splits
+from efficientnetv2.data.records import AUGMENTED_FROM, copy_groups, is_copy, validate_copies
 from efficientnetv2.data.sampler import target_counts
 from efficientnetv2.data.splits import with_holdout, with_minival
 from efficientnetv2.progressive.schedule import StepSettings
@@ -135,7 +135,7 @@ def test_copies_stay_in_the_split_of_their_source(data, seed, by):
     try:
         held, _ = with_holdout(data, seed=seed, by=by)
         assert whole(held.split)
-        validate_copy_splits(held)
+        validate_copies(held)
         assert whole(with_minival(held, size=0.3)[0].split)
     except InputError:
         pass  # a class of one image and its copies
@@ -149,8 +149,21 @@ def test_copies_stay_in_the_split_of_their_source(data, seed, by):
             assert not is_copy(data)[part.val_rows].any()
 
 
+@pytest.mark.parametrize(
+    ("labels", "origin", "facts"),
+    [
+        ([0, 1, 0, 1, 0, 1], "photos/1.jpg", ("row 7", "photos/1.jpg", "not the path")),
+        ([0, 1, 0, 1, 0, 0], "1.jpg", ("row 7", "5.jpg", "labels")),
+    ],
+)
+def test_copy_needs_an_original_with_its_label(labels, origin, facts):
+    data = dataset(labels, **{AUGMENTED_FROM: [np.nan] * 5 + [origin]})
+    with pytest.raises(InputError, match=mentioning(*facts)):
+        validate_copies(data)
+
+
 def test_given_split_that_separates_a_copy_from_its_source_is_rejected():
     split = ["train"] * 4 + ["val"] * 2
     data = dataset([0, 1, 0, 1, 0, 1], split=split, **{AUGMENTED_FROM: [np.nan] * 5 + ["1.jpg"]})
     with pytest.raises(InputError, match=mentioning("all.csv", "7", "5.jpg", "val", "1.jpg")):
-        validate_copy_splits(data)
+        validate_copies(data)

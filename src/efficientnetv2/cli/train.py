@@ -106,6 +106,6 @@ def _print_plan(plan: Estimate, screen: Screen) -> None:
     memory, on_disk = format_bytes(plan.memory_bytes), format_bytes(plan.disk_bytes)
     epochs = pluralize(float(f"{plan.epochs:.3g}"), "epoch")
     screen.say(
-        f"In total about {format_duration(plan.seconds)} for {epochs}, {memory} of memory, {on_disk} of disk in the run "
-        "folder."
+        f"In total about {format_duration(plan.seconds)} for {epochs}, {memory} of memory, {on_disk} of disk in the "
+        "run folder."
     )

@@ -19,7 +19,7 @@ from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.imagenet_check import Published, compare
 from efficientnetv2.data.readers import eval_reader
-from efficientnetv2.data.records import Ints, excluded_copies, validate_copy_splits
+from efficientnetv2.data.records import Ints, excluded_copies, validate_copies
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import (
     MINIVAL_USE,
@@ -138,7 +138,7 @@ def prepare_data(
     Raises InputError where too much is unreadable, an image is in two splits, or classes are too small or missing.
     """
     dataset = source.read()
-    validate_copy_splits(dataset)
+    validate_copies(dataset)
     others = () if expected_dataset is None else compare(dataset, expected_dataset, strict=strict)
     for note in (*dataset.notes, *others):
         _logger.info(note)

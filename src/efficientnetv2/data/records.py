@@ -206,16 +206,30 @@ def copy_groups(records: ImageRecords) -> Ints | None:
     return numbers
 
 
-def validate_copy_splits(records: ImageRecords) -> None:
-    """Raise InputError if a copy and its original are in different splits."""
+def validate_copies(records: ImageRecords) -> None:
+    """Raise InputError if a copy has another split or label than its original, or none has an original."""
     groups = copy_groups(records)
     if groups is None:
         return
+    copies = is_copy(records)
+    if not np.isin(groups[copies], groups[~copies]).any():
+        row = int(np.flatnonzero(copies)[0])
+        raise InputError(
+            f"{records.where(row)}: {AUGMENTED_FROM} '{records.table[AUGMENTED_FROM].iloc[row]}' is not the path of an "
+            "image, as of no copy. Write the paths of the originals as in the column of paths, or remove the column."
+        )
+    labels = pd.Series(records.table["label"].fillna("").to_numpy()).groupby(groups)
+    if len(differ := np.flatnonzero(copies & (labels.transform("nunique").to_numpy() > 1))):
+        row = int(differ[0])
+        raise InputError(
+            f"{records.where(row)}: the copy '{records.paths[row]}' and its original or another copy have different "
+            f"labels ({pluralize(len(differ), 'such image')}). Correct the labels of all, or balance the corrected "
+            "images again."
+        )
     split = np.where(records.in_train, "train", records.split)
     num_splits = pd.Series(split).groupby(groups).transform("nunique").to_numpy()
     divided = np.flatnonzero(num_splits > 1)
     if len(divided):
-        copies = is_copy(records)
         row = int(next((index for index in divided if copies[index]), divided[0]))
         raise InputError(
             f"{records.where(row)}: '{records.paths[row]}' is in {split[row]}, but its original "

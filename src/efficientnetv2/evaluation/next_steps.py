@@ -310,7 +310,11 @@ def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
         f"Classes have {min(counts.values()):,} to {max(counts.values()):,} training images. Mean recall is "
         f"{percent(recalls[0])} for {pluralize(len(rare), 'rare class')} and {percent(recalls[1])} for the rest."
     )
-    command = _repeat(metadata, ["--set", "class_sampling=equal"], without_fields=("class_sampling",))
+    others = ("class_weights", "logit_adjustment")  # they would balance a second time
+    options = ["--set", "class_sampling=equal"]
+    for field in others:
+        options += ["--set", f"{field}=null"] if (metadata.recipe or {}).get(field) is not None else []
+    command = _repeat(metadata, options, without_fields=("class_sampling", *others))
     return NextStep(0, "class_imbalance", "Balance the classes", reason, command)
 
 

@@ -88,7 +88,7 @@ def fit_head(
     """
     options = ProbeOptions(
         Key.of(recipe.seed).fold("probe"),
-        balanced=recipe.class_sampling is not None,
+        balanced=recipe.balances_classes,
         max_images=max_images,
         max_val_images=None if max_images is None else _val_images(max_images),
         runtime=Runtime(hardware.device, hardware.workers),

@@ -293,7 +293,7 @@ def _predict(
     """(n,) classes that linear probes on a candidate's features predict; -1 where there is no prediction."""
     network = _network(candidate.word, recipe, task.images, hardware)
     embeddings = _embed(network, recipe, task.images, hardware, progress)
-    predicted, balanced = np.full(len(task.images), -1, dtype=np.int64), recipe.class_sampling is not None
+    predicted, balanced = np.full(len(task.images), -1, dtype=np.int64), recipe.balances_classes
     predicted[embeddings.samples] = out_of_fold_predictions(
         embeddings, task.folds, key=task.key, balanced=balanced, strength=DEFAULT_STRENGTH
     )

@@ -301,6 +301,11 @@ class Recipe(StrictModel):
             )
 
     @property
+    def balances_classes(self) -> bool:
+        """Whether rare classes count more in training than their images."""
+        return not (self.class_sampling is None and self.class_weights is None and self.logit_adjustment is None)
+
+    @property
     def measures_stages(self) -> bool:
         """Whether the lengths of the stages follow from how long their steps take, which is not known yet."""
         return self.stage_time is not None and self.progressive.stage_fractions is None and self.progressive.stages > 1

@@ -17,7 +17,7 @@ from efficientnetv2.data.config import DataConfig, with_bands
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.prepared_data import decode_evaluated
-from efficientnetv2.data.records import Ints, validate_copy_splits
+from efficientnetv2.data.records import Ints, validate_copies
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import split_groups_warning
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
@@ -327,7 +327,7 @@ def load_images(
     if len(dataset.class_names) > MOST_CLASSES:
         classes = f"{len(dataset.class_names):,} classes, but crossval takes at most {MOST_CLASSES:,}"
         raise InputError(f"{dataset.source} has {classes}. Use train with a val split.")
-    validate_copy_splits(dataset)
+    validate_copies(dataset)
     if config is not None:
         config.validate_columns(dataset)
     with progress("looking", len(dataset)) as counted:

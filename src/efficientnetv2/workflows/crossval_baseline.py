@@ -71,7 +71,7 @@ def probe_baseline(folder: Path, trainer: FoldTrainer, folds: Folds, other_folds
     embedded = _embeddings(folder, trainer, recipe)
     if embedded is None:
         return None
-    key, balanced = Key.of(recipe.seed).fold("probe"), recipe.class_sampling is not None
+    key, balanced = Key.of(recipe.seed).fold("probe"), recipe.balances_classes
 
     def predict(folds: Folds) -> Predictions:
         pairs = [(part.train_rows, part.val_rows) for part in folds.parts]

@@ -163,6 +163,13 @@ def write_balanced(
             f"balance needs one label per image, not `label_separator={source.label_separator}`. Let training draw "
             f"rare labels more often: effnetv2 train {shell_join(source.words)} --set class_sampling=sqrt"
         )
+    without_effect = {
+        "seed": "Give the seed as `seed`.",
+        "minority_randaugment_scale": "All copies are of rare classes: set `progressive.randaugment`.",
+    }
+    for setting in settings:
+        if fix := without_effect.get(setting.partition("=")[0].strip()):
+            raise InputError(f"The setting {setting} has no effect in balance. {fix}")
     _check_out(out, fewer)
     if not fewer:  # a table has no images
         _refuse_inside(source, out)

@@ -52,7 +52,7 @@ _LAST_KEPT = "No images chose the model, so the weights after the last step are 
 
 def save_probe(probe: ProbeResult, data: PreparedData, recipe: Recipe, run: Path) -> dict[str, Any]:
     """Save the probe's predictions; returns its metrics and its learning curve for the run directory."""
-    names, balanced = probe.val_dataset.class_names, recipe.class_sampling is not None
+    names, balanced = probe.val_dataset.class_names, recipe.balances_classes
     predictions = pd.DataFrame(
         {
             "path": probe.val_dataset.select(probe.val.samples).paths,
