@@ -11,6 +11,7 @@ import sys
 from importlib import import_module
 from types import SimpleNamespace
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import psutil
@@ -319,6 +320,42 @@ def test_random_numbers_of_the_caller_do_not_depend_on_a_call(photos):
         call()
         drawn.append(torch.rand(3).tolist())
     assert drawn[0] == drawn[1]
+
+
+def test_state_of_torch_in_a_notebook_is_no_obstacle(run, photos):
+    torch.set_grad_enabled(False)
+    torch.set_default_device("meta")
+    try:
+        ev2.estimate(photos, **ONE_STAGE)
+        found = ev2.evaluate(run, photos, split="all", **MACHINE)
+        assert not torch.is_grad_enabled()
+        assert torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_device("cpu")
+        torch.set_grad_enabled(True)
+    assert found.metrics == ev2.evaluate(run, photos, split="all", **MACHINE).metrics
+
+
+def test_style_of_a_notebook_changes_no_page(run, photos, tmp_path):
+    pages = []
+    for name, style in (("plain", {}), ("other", {"text.usetex": True, "text.color": "white", "lines.linewidth": 9})):
+        with matplotlib.rc_context(style):
+            ev2.evaluate(run, photos, split="all", output=tmp_path / name, **MACHINE)
+            ev2.preview(photos, tmp_path / f"{name}.png", weights="none", recipe="quick")
+            assert style.items() <= matplotlib.rcParams.items()
+        pages.append([len((tmp_path / name / "report.html").read_bytes()), (tmp_path / f"{name}.png").read_bytes()])
+    assert abs(pages[0][0] - pages[1][0]) < 200, "the command and the time differ"
+    assert pages[0][1] == pages[1][1]
+
+
+def test_result_stays_the_same_after_a_change_of_directory(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    results = ev2.Run("run"), ev2.DatasetCheck("run"), ev2.Study("run")
+    (tmp_path / "elsewhere/run").mkdir(parents=True)
+    monkeypatch.chdir("elsewhere")
+    assert results[0].metrics == ev2.Run(run).metrics
+    assert {os.fspath(result.path) for result in results} == {str(tmp_path / "run")}
 
 
 @pytest.mark.parametrize("sizes", [np.int64(32), "32,64"])

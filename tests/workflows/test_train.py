@@ -53,9 +53,20 @@ def test_recorded_call_has_the_values_of_numpy_scalars():
     assert found == "efficientnetv2.train('x', settings={'optimizer.lr': 0.5, 'sizes': (3,)}, model=...)"
 
 
-@pytest.mark.parametrize("setup", ["", "import logging; logging.basicConfig(level='ERROR')\n"])
-def test_script_prints_its_own_output_and_progress_to_stderr(setup, photos, tmp_path):
-    """No progress if the script sets up logging itself."""
+LEVEL = "import logging; logging.getLogger('efficientnetv2').setLevel('{}')\n"
+
+
+@pytest.mark.parametrize(
+    ("setup", "is_shown"),
+    [
+        ("", True),
+        (LEVEL.format("INFO"), True),
+        (LEVEL.format("WARNING"), False),
+        ("import logging; logging.basicConfig(level='ERROR')\n", False),
+    ],
+)
+def test_script_prints_its_own_output_and_progress_to_stderr(setup, is_shown, photos, tmp_path):
+    """No progress if the script sets up logging itself, or asks for warnings alone."""
     (tmp_path / "script.py").write_text(
         f"{setup}import efficientnetv2 as ev2\n"
         f"run = ev2.train({str(photos)!r}, output='run', **{dict(TINY)!r})\n"
@@ -70,8 +81,8 @@ def test_script_prints_its_own_output_and_progress_to_stderr(setup, photos, tmp_
     assert count == "48"
     assert 0 <= float(again) <= 1
     printed = [line.partition(":")[0] for line in done.stderr.splitlines()]
-    assert {"Data", "Weights", "Length", "Report"} <= set(printed) if not setup else printed == []
-    assert printed.count("Data") == (0 if setup else 1), "only train() shows its progress"
+    assert {"Data", "Weights", "Length", "Report"} <= set(printed) if is_shown else printed == []
+    assert printed.count("Data") == is_shown, "only train() shows its progress"
 
 
 def test_finished_run_can_be_opened_and_resumed(run, photos):

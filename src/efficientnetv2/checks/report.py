@@ -20,7 +20,7 @@ from efficientnetv2.data.folds import times_of
 from efficientnetv2.data.splits import image_labels
 from efficientnetv2.evaluation.distribution_shift import Places
 from efficientnetv2.evaluation.html import json_text, render
-from efficientnetv2.evaluation.plot_style import COLORS, INK, label_text, single_plot, style_axes
+from efficientnetv2.evaluation.plot_style import COLORS, INK, default_style, label_text, single_plot, style_axes
 from efficientnetv2.evaluation.thumbnails import CONTRAST_NOTE, encode_thumbnail
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.io import read_object_or_empty, write_text_atomically
@@ -40,6 +40,7 @@ _MOST_BARS = 40
 _DOTS = 5_000
 
 
+@default_style()
 def write_check_report(
     folder: str | Path,
     result: CheckResult,

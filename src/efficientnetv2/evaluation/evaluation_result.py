@@ -22,6 +22,7 @@ from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.baseline_warnings import accuracy_lines, probe_lines, summary_lines
 from efficientnetv2.evaluation.html import TemplateSection
+from efficientnetv2.evaluation.plot_style import default_style
 from efficientnetv2.evaluation.predictions import predictions_table, write_predictions
 from efficientnetv2.evaluation.report import Misclassification, Report, most_confident_errors
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
@@ -78,6 +79,7 @@ class EvaluationResult:
         )
 
     @cached_property
+    @default_style()
     def findings(self) -> ReportFindings:
         """Sections of the report, and the context of its questions."""
         return build_sections(
@@ -117,6 +119,7 @@ class EvaluationResult:
         steps = self._report.next_steps[:_STEPS_SHOWN]
         return [f"Next: {step.line}" for step in steps if step.topic != "use"]
 
+    @default_style()
     def write(
         self,
         folder: Path,

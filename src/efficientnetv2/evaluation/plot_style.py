@@ -12,6 +12,7 @@ from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -34,6 +35,14 @@ _DOTS_PER_INCH = 144
 _PIECES = re.compile(r"(?<=[\s_/.-])(?![\s_/.-])")
 # Width of a Chinese, Japanese or Korean letter, in ordinary letters. Ours, from looking at pages.
 _WIDE = 1.7
+
+
+@contextmanager
+def default_style() -> Iterator[None]:
+    """Draw as matplotlib does by default, whatever style a notebook has set. Also a decorator."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
 
 
 def line_styles() -> Iterator[tuple[str, str]]:

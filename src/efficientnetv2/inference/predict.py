@@ -334,7 +334,7 @@ def _run_batches(
 
     num_images, width = shape
     # Filled in place: concatenating would need the memory twice, 10 GB for a million embeddings.
-    buffer = None if num_images is None else torch.empty(num_images, width)
+    buffer = None if num_images is None else torch.empty(num_images, width, device="cpu")
     results: list[Tensor] = []
     done, most = 0, sys.maxsize
     # A worker may be killed while a batch is computed.

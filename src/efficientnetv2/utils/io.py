@@ -286,6 +286,11 @@ def read_yaml(file: Path, option: str = "") -> Any:
     return parse_yaml(text, called)
 
 
+def absolute_path(path: str | os.PathLike[str]) -> Path:
+    """A path, "~" resolved, that stays the same when the working directory changes. Links are kept."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
 def link_to(file: Path, folder: Path) -> str:
     """A link to a file in a page that lies in a folder."""
     try:

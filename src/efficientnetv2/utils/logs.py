@@ -84,12 +84,13 @@ def attached(handler: logging.Handler) -> Iterator[None]:
 def shown_by_default() -> Iterator[None]:
     """Print the block's lines of level INFO to stderr, if the program has not set up logging for the package."""
     handlers = (*PACKAGE.handlers, *logging.root.handlers)
-    has_levels = (PACKAGE.level, logging.root.level) != (logging.NOTSET, logging.WARNING)
-    if has_levels or any(not isinstance(one, logging.NullHandler) for one in handlers):
+    is_set = (PACKAGE.level, logging.root.level) != (logging.NOTSET, logging.WARNING)
+    level = PACKAGE.getEffectiveLevel()
+    if (is_set and level > logging.INFO) or any(not isinstance(one, logging.NullHandler) for one in handlers):
         yield
         return
     handler = logging.StreamHandler()
-    handler.setLevel(logging.INFO)
+    handler.setLevel(min(level, logging.INFO))
     with attached(handler):
         yield
 

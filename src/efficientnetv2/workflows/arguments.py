@@ -12,6 +12,7 @@ import math
 import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -123,8 +124,10 @@ def api(function: Callable[P, R]) -> Callable[P, R]:
         token = CALL.set(f"efficientnetv2.{function.__name__}({', '.join(given)})")
         try:
             # Seeded by what is computed here, and the caller's again afterwards. CUDA is not started for that.
-            gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-            with torch.random.fork_rng(devices=gpus):
+            gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)  # type: ignore[no-untyped-call]
+            # A default device is left as it is where it is the CPU: a mode takes time at each operation.
+            on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+            with torch.random.fork_rng(devices=gpus), torch.enable_grad(), on_cpu:
                 return function(*args, **kwargs)
         except ValidationError as error:
             raise InputError("; ".join(map(format_rule, error.errors()))) from error

@@ -20,7 +20,7 @@ from efficientnetv2.data.image_io import Pixels, UnreadableImageError, display_c
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import BatchRequest, rank_in_class
-from efficientnetv2.evaluation.plot_style import is_titled, png
+from efficientnetv2.evaluation.plot_style import default_style, is_titled, png
 from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows, is_low_contrast, stretch_contrast
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepSettings
@@ -95,6 +95,7 @@ def preview(
     return Image.open(BytesIO(content))
 
 
+@default_style()
 def draw_sheet(
     overrides: TrainOverrides,
     source: DataConfig,

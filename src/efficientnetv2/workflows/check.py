@@ -30,7 +30,7 @@ from efficientnetv2.training.initial_weights import default_model, load_weights,
 from efficientnetv2.training.seen_images import train_overlap
 from efficientnetv2.utils.device import pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.io import output_dir, read_object
+from efficientnetv2.utils.io import absolute_path, output_dir, read_object
 from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.processes import cores
 from efficientnetv2.utils.random_key import Key
@@ -181,7 +181,7 @@ class DatasetCheck:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(os.path.expanduser(path))
+        self.path = absolute_path(path)
 
     @cached_property
     def report(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2.evaluation.plot_style import is_titled, png
+from efficientnetv2.evaluation.plot_style import default_style, is_titled, png
 from efficientnetv2.evaluation.run_comparison import (
     FinishedRun,
     RunComparison,
@@ -136,6 +136,7 @@ def _is_comparison(file: Path) -> bool:
     return read_object_or_empty(file).keys() - {"schema_version", "unpaired"} == {"runs", "gains"}
 
 
+@default_style()
 def _write(out: Path, found: Comparison) -> None:
     histories = {run.name: run.history for run in found.runs}
     costs = {name: stage_costs(history) for name, history in histories.items()}

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import escape
 
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import link_to, read_object
+from efficientnetv2.utils.io import absolute_path, link_to, read_object
 
 if TYPE_CHECKING:  # torch, which takes seconds
     from efficientnetv2.models.efficientnet import Network
@@ -39,7 +39,7 @@ class Result:
         report: dict[str, Any] | None = None,
         predictions: pd.DataFrame | None = None,
     ) -> None:
-        self.path = None if path is None else Path(os.path.expanduser(path))
+        self.path = None if path is None else absolute_path(path)
         if report is not None:
             self.report = report
         if predictions is not None:

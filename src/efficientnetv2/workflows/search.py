@@ -21,6 +21,7 @@ from efficientnetv2.nas.results import TrialRow, best
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training.recipe import MAX_COUNT
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import absolute_path
 from efficientnetv2.utils.logs import shown_by_default
 from efficientnetv2.workflows.arguments import (
     PathLike,
@@ -62,7 +63,7 @@ class Study:
     """
 
     def __init__(self, path: str | os.PathLike[str], storage: str | None = None) -> None:
-        self.path, self.storage = Path(os.path.expanduser(path)), storage
+        self.path, self.storage = absolute_path(path), storage
 
     @property
     def trials(self) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.html import render
-from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, png, style_axes
+from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, default_style, png, style_axes
 from efficientnetv2.nas import results
 from efficientnetv2.nas.results import Cost, TrialRow, best, pareto_front
 from efficientnetv2.nas.storage import redact_password
@@ -76,6 +76,7 @@ class StudyReport:
         }
 
 
+@default_style()
 def show_study(path: Path, storage: str | None, wait: float) -> StudyReport:
     """Write the page and the plots of a study into its folder; ``wait`` is in minutes. Raises InputError."""
     read = LoadedStudy.of(path, storage, wait)
