@@ -201,3 +201,9 @@ def test_other_commands_accept_or_refuse_many_bands(trained, tmp_path):
         "train", data, *FAST, trained / "small.yaml", *small, "--set", "augment.autoaugment=true", cwd=tmp_path
     )
     assert mentions(done.stderr, "AutoAugment", "5", "channel")
+
+
+def test_other_bands_than_those_of_the_weights_are_named(trained):
+    args = ("train", "pictures", *FAST, "small.yaml", "--weights", "deep", "--dry-run", "--epochs", "1")
+    assert mentions(run_ok(*args, "--bands", "1,2,3,4", cwd=trained).stdout, "3,2,1,5", "1,2,3,4", "--bands 3,2,1,5")
+    assert "were trained on bands" not in run_ok(*args, "--bands", "3,2,1,5", cwd=trained).stdout

@@ -475,6 +475,15 @@ def test_sample_in_degrees_by_class_or_from_an_evaluation(tmp_path):
     assert mentions(done.stderr, "not drawn")
 
 
+def test_places_are_located_on_the_map_despite_a_column_of_an_earlier_one(tmp_path):
+    """A stratified sample has the classes of the map that it was drawn from."""
+    write_map(tmp_path)
+    table = write_sample(tmp_path)
+    expected = run_json("geo", "area", "map.tif", "sample.csv", cwd=tmp_path)
+    table.assign(map=np.roll(np.repeat(NAMES, 20), 20)).to_csv(tmp_path / "earlier.csv", index=False)
+    assert run_json("geo", "area", "map.tif", "earlier.csv", cwd=tmp_path) == expected
+
+
 def test_truncated_map_is_refused(tmp_path):
     write_map(tmp_path), write_sample(tmp_path)
     content = (tmp_path / "map.tif").read_bytes()

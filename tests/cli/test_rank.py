@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from PIL import Image
 from tests.command_line import run_ok, run_refused
 from tests.messages import mentioning, mentions
 
+import efficientnetv2
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.inference.predict import Predictions, Runtime
@@ -119,6 +121,23 @@ def test_label_column_option_applies_to_the_ranking(class_folders, model_path):
     ranked = pd.read_csv(model_path.parent / "next.csv")["path"]
     assert sorted(ranked) == sorted(paths[row] for row in (1, 3, 4))
     assert len(pd.read_csv(model_path.parent / "predictions.csv")) == 6, "all images are predicted"
+
+
+def test_ranking_that_is_open_elsewhere_gets_another_name(class_folders, model_path, tmp_path, monkeypatch):
+    """Excel locks it while a user labels the images."""
+    file = tmp_path / "next.csv"
+    efficientnetv2.predict(model_path, class_folders, rank=file, device="cpu", workers=0)
+    real = os.replace
+
+    def replace(source, target):
+        if Path(target) == file:
+            raise PermissionError(13, "Permission denied")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(InputError, match=mentioning("next_2.csv", "Close it")):
+        efficientnetv2.predict(model_path, class_folders, rank=file, device="cpu", workers=0)
+    assert len(pd.read_csv(tmp_path / "next_2.csv")) == 48
 
 
 def test_paths_of_a_ranking_of_shards_are_found_next_to_their_table(class_folders, model_path, tmp_path):

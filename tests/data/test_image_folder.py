@@ -200,6 +200,13 @@ def test_splits_inside_class_folders_are_used(tmp_path):
     assert dataset.subset("test").paths == ["cat/test/1.jpg", "dog/test/1.jpg"]
     assert "'test', 'train'" in dataset.notes[0]
     write_images(tmp_path / "cat/2.jpg")
+    with pytest.raises(InputError, match=mentioning("'test', 'train'", "cat/2.jpg", "1 such image", "layout=classes")):
+        load_dataset(tmp_path)
+    assert set(load_dataset(tmp_path, layout="classes").split) == {""}
+
+
+def test_a_single_folder_called_test_in_a_class_is_no_split(tmp_path):
+    write_images(tmp_path / "cat/test/1.jpg", tmp_path / "cat/2.jpg", tmp_path / "dog/3.jpg")
     assert set(load_dataset(tmp_path).split) == {""}
 
 

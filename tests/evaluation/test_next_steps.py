@@ -93,6 +93,14 @@ def test_imagenet_weights_replace_none_and_bundled_weights(weights, topic):
     assert also.topic != "weights" or "weights=none" not in also.command
 
 
+@pytest.mark.parametrize(("recipe", "kept"), [("my.yaml", True), ("quick", False), ("runs/before/recipe.yaml", False)])
+def test_recipe_of_the_user_stays_with_imagenet_weights(recipe, kept):
+    command = f"effnetv2 train flowers --recipe {recipe} --epochs 10"
+    step = next_steps(RIGHT, metadata(weights=SHIPPED, command=command))[0]
+    assert (f"--recipe {recipe}" in step.command) == kept
+    assert mentions(step.command, "--epochs 10", "--weights", ranked_weights(MODEL)[0])
+
+
 def test_imagenet_weights_that_lost_a_comparison_are_not_proposed():
     starts = [{"weights": ranked_weights(MODEL)[0], "value": 0.5}, {"weights": "none", "value": 0.6}]
     facts = metadata(weights="none", extra={"weights_compared": {"candidates": starts}})
@@ -316,6 +324,7 @@ def test_evaluation_proposes_no_training():
         ("effnetv2 train flowers --output_dir=x --output-dir y", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 train flowers --set=epochs=2 --set lr=1", "effnetv2 train flowers --set lr=1 --epochs 10"),
         ("effnetv2 train flowers --set steps=100", "effnetv2 train flowers --epochs 10"),
+        ("effnetv2 train flowers --set 'epochs = 2'", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 train flowers --steps 100", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 crossval f.csv --by place", "effnetv2 crossval f.csv --by place --epochs 10"),
         ("effnetv2 demo", "effnetv2 train flowers --epochs 10"),

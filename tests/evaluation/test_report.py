@@ -14,7 +14,8 @@ from PIL import Image
 from scipy.sparse import csr_array
 from tests.messages import mentions
 
-from efficientnetv2.evaluation import report
+from efficientnetv2.data.config import default_check_dir
+from efficientnetv2.evaluation import evaluation_result, report
 from efficientnetv2.evaluation.calibration_section import calibration_section
 from efficientnetv2.evaluation.distribution_shift import TrainDistance
 from efficientnetv2.evaluation.html import TemplateSection
@@ -298,6 +299,16 @@ def test_matrix_has_percentages_and_axis_titles(tmp_path):
     assert "Predicted class" in page.text
     assert "True class" in page.text
     assert "4896\N{NO-BREAK SPACE}%" in "".join(page.texts), "48 of 50 forests"
+
+
+@pytest.mark.parametrize(("checked", "is_linked"), [("a/images.csv", True), ("b/images.csv", False)])
+def test_check_of_another_dataset_of_the_same_name_is_not_linked(checked, is_linked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = default_check_dir("a/images.csv")
+    folder.mkdir(parents=True)
+    (folder / "inspection.html").touch()
+    (folder / "inspection.json").write_text(json.dumps({"data": checked}))
+    assert ("Dataset check" in evaluation_result._links(tmp_path, "a/images.csv")) == is_linked
 
 
 def test_links_lead_to_sections_and_files(tmp_path):

@@ -345,6 +345,18 @@ def test_failed_or_interrupted_export_leaves_no_files(place, name, wrong, error,
     assert [path.name for path in model.parent.iterdir()] == ["model.safetensors"]
 
 
+def test_images_that_cannot_be_compared_are_named_with_their_reason(model, photos, tmp_path):
+    (photos / "broken.jpg").write_bytes(b"text")
+    lines = logged_lines()
+    ev2.export(model, data=photos, format="torch", output=tmp_path / "a.pt2")
+    (line,) = [line for line in lines if line.startswith("Skipped 1 of")]
+    assert "broken.jpg" in line
+    (tmp_path / "none").mkdir()
+    (photos / "broken.jpg").rename(tmp_path / "none/broken.jpg")
+    with pytest.raises(ev2.InputError, match=mentioning("none of the 1 image", "broken.jpg")):
+        ev2.export(model, data=tmp_path / "none", format="torch", output=tmp_path / "b.pt2")
+
+
 def test_files_that_pillow_alone_cannot_read_are_compared_by_their_pixels(model, tmp_path, monkeypatch):
     folder, load = tmp_path / "photos", classify.load_input
     folder.mkdir()

@@ -27,14 +27,24 @@ from efficientnetv2.utils.errors import InputError
 def test_patience_that_cannot_stop_the_run_is_reported(epochs, patience, ends):
     """In ten epochs the last of three stages has four validations. At the fourth, the run ends anyway."""
     recipe = with_overrides(get_recipe("finetune"), [f"epochs={epochs}", "minival=0.1", f"patience={patience}"])
-    told = unused_patience(recipe, RunLength.of(recipe, 3000))
+    told = unused_patience(recipe, RunLength.of(recipe, 3000), has_start=False)
     assert told == [] if ends else "the last stage has 4 validations" in told[0]
     assert ends or told[0].endswith("Take more epochs, or a patience of 3 at most.")
 
 
 def test_run_without_patience_has_no_note_on_it():
     recipe = with_overrides(get_recipe("finetune"), ["epochs=1"])
-    assert unused_patience(recipe, RunLength.of(recipe, 3000)) == []
+    assert unused_patience(recipe, RunLength.of(recipe, 3000), has_start=True) == []
+
+
+@pytest.mark.parametrize(
+    ("patience", "has_start", "most"), [(8, False, None), (9, False, 8), (9, True, None), (10, True, 9)]
+)
+def test_first_validation_of_a_single_stage_cannot_end_the_run(patience, has_start, most):
+    settings = ["epochs=10", "progressive.stages=1", "minival=0.1", f"patience={patience}"]
+    recipe = with_overrides(get_recipe("quick"), settings)
+    told = unused_patience(recipe, RunLength.of(recipe, 3000), has_start=has_start)
+    assert told == [] if most is None else told[0].endswith(f"a patience of {most} at most.")
 
 
 class StoppedError(Exception):

@@ -44,6 +44,10 @@ def test_unfreezing_and_linear_probe_have_no_effect_from_scratch():
     assert "optimizer.gradual_unfreeze" in line
     assert "head_init=linear_probe" in line
     assert said(*settings) == []
+    for stages in ("3", "all"):
+        [line] = said(f"freeze_stages={stages}", scratch=True)
+        assert "freeze_stages" in line
+        assert said(f"freeze_stages={stages}") == []
 
 
 @pytest.mark.parametrize(

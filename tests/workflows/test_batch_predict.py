@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together
 
+import efficientnetv2
 from efficientnetv2 import create
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.config import DataConfig, report_notes
@@ -368,3 +371,22 @@ def test_predict_and_evaluate_with_another_tta_or_size_ignore_the_temperature(tm
     done = effnetv2("evaluate", "warm.safetensors", *args, "--image-size", "48", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(" ".join(done.stdout.split()), "48", "one")
+
+
+def test_evaluation_is_written_although_the_skipped_list_is_open_elsewhere(model, class_folders, tmp_path, monkeypatch):
+    (broken := sorted(class_folders.rglob("*.jpg"))[3]).write_bytes(b"\xff\xd8 no more than this")
+    efficientnetv2.evaluate(tmp_path / model, class_folders, output=tmp_path / "rated", device="cpu", workers=0)
+    (tmp_path / "rated/report.html").write_text("before")
+    broken.unlink()
+    unlink = Path.unlink
+
+    def refuse(path, **given):
+        if path.name == "skipped.csv":
+            raise PermissionError(13, "Access is denied", str(path))
+        unlink(path, **given)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr("efficientnetv2.workflows.evaluate.report_folder", lambda *_: nullcontext())
+    with pytest.raises(InputError, match=mentioning("skipped.csv", "Close it")):
+        efficientnetv2.evaluate(tmp_path / model, class_folders, output=tmp_path / "rated", device="cpu", workers=0)
+    assert (tmp_path / "rated/report.html").read_text(encoding="utf-8") != "before"

@@ -153,7 +153,7 @@ class LabeledOptions:
         reading("casefold merges labels that differ by case, outer spaces or Unicode encoding."),
     ] = "exact"
     label_separator: Annotated[
-        str | None, reading("Multi-label images: text between the labels, such as ';'.", "TEXT")
+        str | None, reading('Multi-label images: text between the labels, such as ";".', "TEXT")
     ] = None
     layout: Annotated[Literal["auto", "classes", "splits"], reading("Meaning of the sub-folders of DATA.")] = "auto"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,6 +68,7 @@ def serve(
                 screen.say(f"Model: {model.name} ({model.predictor!r})")
             screen.say(f"Page: {url}/")
             key = "" if api_key_file is None else '-H "Authorization: Bearer KEY" '
-            screen.say(f"Example: curl -F image=@photo.jpg {key}{url}/predict")
+            curl = "curl.exe" if os.name == "nt" else "curl"  # PowerShell has another command of this name
+            screen.say(f"Example: {curl} -F image=@photo.jpg {key}{url}/predict")
 
         serving.serve(expanded(models), chosen, host=host, port=port, on_start=show)

@@ -283,7 +283,7 @@ def _read(data: str, options: ReadOptions) -> ImageRecords:
 
 def _missing_data(data: str, path: Path, *, needs_labels: bool) -> InputError:
     neighbors = os.listdir(path.parent) if path.parent.is_dir() else []
-    near = did_you_mean(path.name, neighbors, os.path.dirname(data.rstrip(os.sep)))
+    near = did_you_mean(path.name, neighbors, os.path.dirname(data.rstrip(f"/{os.sep}")))
     if near == ".":
         near = did_you_mean(path.name, builtin_datasets.BUILTIN_NAMES)
     image = "" if needs_labels else "an image, "

@@ -195,6 +195,17 @@ class _Listing:
         """``cat/train/1.jpg``: where every class folder holds nothing but splits, images get these splits."""
         inner = [path.split("/")[1] if path.count("/") > 1 else "" for path, _, _ in self.rows]
         splits = {name: parse_split(name) or "" for name in inner}
+        outside = [row[0] for row, name in zip(self.rows, inner, strict=True) if not splits[name]]
+        folders: dict[str, set[str]] = {}  # within each class folder
+        for (path, _, _), name in zip(self.rows, inner, strict=True):
+            folders.setdefault(path.split("/")[0], set()).add(name)
+        shared = {name for name in splits if splits[name] and all(name in names for names in folders.values())}
+        if outside and len({splits[name] for name in shared}) > 1:
+            raise InputError(
+                f"{self.source}: each class folder has the folders {shorten(sorted(shared))}, but {outside[0]} "
+                f"({pluralize(len(outside), 'such image')}) is in none of them. Move it into one, or use "
+                "`layout=classes` to ignore these folders."
+            )
         if all(splits.values()) and len(set(splits.values())) > 1:
             self.rows = [(row[0], row[1], splits[name]) for row, name in zip(self.rows, inner, strict=True)]
             self.notes.append(f"Read the folders {shorten(sorted(splits))} within each class folder as splits.")

@@ -33,7 +33,7 @@ from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import Metrics, compute_metrics
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import hint_for_os_error, link_to, sha256_of
+from efficientnetv2.utils.io import absolute_path, hint_for_os_error, link_to, read_object_or_empty, sha256_of
 from efficientnetv2.utils.random_key import Key
 
 # Next steps that the command prints; the report has all. Ours.
@@ -200,7 +200,10 @@ class EvaluationResult:
 def _links(folder: Path, data: str) -> dict[str, str]:
     folds = sorted(folder.glob("fold*/report.html"), key=lambda file: (len(file.parent.name), file.parent.name))
     check = default_check_dir(data) / "inspection.html"
-    is_checked = os.path.isfile(check)  # of a list of shards that is longer than a path, too
+    is_checked = False
+    if os.path.isfile(check):  # of a list of shards that is longer than a path, too
+        checked = str(read_object_or_empty(check.with_name("inspection.json")).get("data", ""))
+        is_checked = absolute_path(checked) == absolute_path(data)  # not of another dataset of this name
     return {
         **{f"Report of {file.parent.name}": link_to(file, folder) for file in folds},
         **({"Dataset check": link_to(check, folder)} if is_checked else {}),

@@ -16,6 +16,7 @@ from efficientnetv2.metrics.calibration import CoverageCurve
 from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
 from efficientnetv2.models import pretrained
 from efficientnetv2.preprocessing import TTA
+from efficientnetv2.training.recipes import recipe_file
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.shell import (
     command_words,
@@ -206,7 +207,10 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
         "--weights."
     )
     fields = ("weights", "init", "head_init") if start == "none" else ("weights",)
-    command = _repeat(metadata, ["--weights", best[0]], without=("--weights", "--recipe"), without_fields=fields)
+    # A built-in recipe, or that of a run, is made for other weights; a file of the user's stays.
+    file = recipe_file(option_value(metadata.command, "--recipe") or "")
+    without = ["--weights"] if file is not None and file.name != "recipe.yaml" else ["--weights", "--recipe"]
+    command = _repeat(metadata, ["--weights", best[0]], without=without, without_fields=fields)
     return NextStep(0, "weights", "Start from ImageNet weights", reason, command)
 
 
@@ -366,7 +370,8 @@ def _repeat(
             continue
         if name in ("--set", "--candidate"):
             value = value if equals else next(rest, "")
-            fields = [one.partition("=")[0] for one in (split_settings(value) if name == "--candidate" else [value])]
+            settings = split_settings(value) if name == "--candidate" else [value]
+            fields = [one.partition("=")[0].strip() for one in settings]
             parts = any(_is_part(field, of) for field in fields for of in without_fields)
             larger = any(_is_part(one, field) and one != field for field in fields for one in without_fields)
             if (larger and options[0] != "--set") or ((larger or parts) and name == "--candidate"):

@@ -241,7 +241,7 @@ def _class_column(name: str) -> str:
 
 
 def write_predictions(out: Path, table: pd.DataFrame) -> None:
-    """Write a table of ``predictions_table``; under another name if the file is locked, and then refuse."""
+    """Write a table that took long to compute; under another name if the file is locked, and then refuse."""
     try:
         write_table(out, table)
     except OSError as error:
@@ -254,7 +254,7 @@ def write_predictions(out: Path, table: pd.DataFrame) -> None:
             fix = f"{hint_for_os_error(error)}, and repeat the command; a training run continues with `resume`"
             raise InputError(f"{out}: {reason}. {fix}.") from error
         raise InputError(
-            f"{out} cannot be replaced ({reason}). Close it in other programs; the predictions are in {other}."
+            f"{out} cannot be replaced ({reason}). Close it in other programs; the table is in {other}."
         ) from error
 
 
@@ -296,7 +296,9 @@ def write_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:
         else:
             file.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror or error}. Give a writable `output`.") from error
+        raise InputError(
+            f"{file}: {error.strerror or error}. Close it in other programs, or give a writable `output`."
+        ) from error
 
 
 def skipped_csv_for(table: Path) -> Path:

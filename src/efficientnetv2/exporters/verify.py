@@ -18,7 +18,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.exporters import classify
 from efficientnetv2.exporters.formats import Session
 from efficientnetv2.exporters.graph import Floats, Precision, model_input, to_batch
-from efficientnetv2.inference.predict import predict
+from efficientnetv2.inference.predict import none_readable_error, predict
 from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import paired_difference
 from efficientnetv2.metrics.multilabel import assigned_labels
@@ -115,8 +115,6 @@ def compare(network: Network, session: Session, dataset: ImageDataset, expected:
                 seconds.append(time.perf_counter() - start)
             rows += part
             update(len(rows))
-    if not rows:
-        raise InputError(f"no image of {dataset.source} can be read. Give others with `data`.")
     if unread:
         _logger.warning(
             f"Comparison from file to label: without {pluralize(len(unread), 'image')} (Pillow alone cannot read "
@@ -128,10 +126,22 @@ def compare(network: Network, session: Session, dataset: ImageDataset, expected:
 
 
 def read_pixels(network: Network, dataset: ImageDataset) -> Iterator[tuple[list[int], Pixels]]:
-    """Batches of the readable images of a dataset: their rows, and (n, S, S, C) pixels as the model sees them."""
+    """Batches of the readable images of a dataset: their rows, and (n, S, S, C) pixels as the model sees them.
+
+    Logs how many cannot be read. Raises InputError if none can.
+    """
+    unreadable: list[tuple[int, str]] = []
     for batch in evaluation_batches(dataset, network.preprocessing, batch_size=_BATCH, workers=0):
+        unreadable += batch.unreadable
         if len(batch.samples):
             yield batch.samples.tolist(), batch.images.permute(0, 2, 3, 1).numpy()
+    if not unreadable:
+        return
+    row, reason = unreadable[0]
+    if len(unreadable) == len(dataset):
+        raise none_readable_error(dataset, row, reason)
+    images = f"{len(unreadable)} of {pluralize(len(dataset), 'image')} of {dataset.source}"
+    _logger.warning(f"Skipped {images}. The first, {dataset.where(row)}: {reason.removesuffix('.')}.")
 
 
 def check(compared: Compared, network: Network, dataset: ImageDataset, precision: Precision) -> Agreement:

@@ -29,7 +29,7 @@ from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, gather_to_main
-from efficientnetv2.utils.errors import InputError, MemoryShortError, error_summary, non_finite_error
+from efficientnetv2.utils.errors import InputError, MemoryShortError, error_summary, non_finite_error, pluralize
 from efficientnetv2.utils.memory import is_out_of_memory, release_memory
 from efficientnetv2.utils.probability import Activation, probabilities, to_logits
 
@@ -252,6 +252,14 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
                     network.train(mode)
                 for module, training in modes.items():
                     module.training = training
+
+
+def none_readable_error(dataset: ImageDataset, row: int, reason: str) -> InputError:
+    """The error for a dataset without readable images; the first has ``row`` and ``reason``."""
+    return InputError(
+        f"none of the {pluralize(len(dataset), 'image')} of {dataset.source} can be read. The first, "
+        f"{dataset.where(row)}: {reason.removesuffix('.')}. Restore or replace it."
+    )
 
 
 def retry_halving_batch(

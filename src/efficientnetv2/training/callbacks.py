@@ -130,13 +130,15 @@ class ProgressLog(Callback):
         )
 
 
-def unused_patience(recipe: Recipe, length: RunLength) -> list[str]:
-    """A note if ``patience`` is set but can't end the run early."""
+def unused_patience(recipe: Recipe, length: RunLength, *, has_start: bool) -> list[str]:
+    """A note if ``patience`` is set but can't end the run early; ``has_start``: the initial model is a candidate."""
     last_stage = [0, *recipe.progressive.stage_ends(length.steps)][-2]
     count = sum(step > last_stage for step in validation_steps(recipe, length))
-    if recipe.patience is None or recipe.patience < count:
+    # With one stage and no start, the first validation only sets what the others are compared with.
+    counted = count - (last_stage == 0 and not has_start)
+    if recipe.patience is None or recipe.patience < counted:
         return []
-    fewer = f", or a patience of {count - 1} at most" if count > 1 else ""
+    fewer = f", or a patience of {counted - 1} at most" if counted > 1 else ""
     return [
         f"`patience` is {recipe.patience}, but the last stage has {pluralize(count, 'validation')}, so it can't end "
         f"this run early. Take more epochs{fewer}."

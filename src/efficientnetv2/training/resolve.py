@@ -310,8 +310,9 @@ def _epoch_fields(recipe: Recipe, images: int) -> tuple[dict[str, Any], list[str
 def add_final_notes(run: ResolvedRun) -> ResolvedRun:
     """The run with the notes on its length, its classifier and its preprocessing, which are known last."""
     recipe = run.recipe
-    patience = unused_patience(recipe, RunLength.of(recipe, len(run.data.train)))
-    notes = [*patience]
+    has_start = recipe.weights != "none" and bool(run.network.class_names or recipe.head_init == "linear_probe")
+    patience = unused_patience(recipe, RunLength.of(recipe, len(run.data.train)), has_start=has_start)
+    notes = []
     if recipe.weights != "none":
         if recipe.head_init == "linear_probe" and not run.network.class_names:
             notes.append("Classifier: starts as the linear probe.")
@@ -322,4 +323,12 @@ def add_final_notes(run: ResolvedRun) -> ResolvedRun:
             eval_image_size=run.request.recipe.eval_image_size,
         )
         notes.append(note)
-    return replace(run, notes=(*run.notes, *notes), warnings=run.warnings | set(patience))
+    own, weights = run.preprocessing.bands, run.network.preprocessing.bands
+    shown = [*patience]
+    if recipe.weights != "none" and own is not None and weights is not None and own.numbers != weights.numbers:
+        before, now = (",".join(map(str, bands.numbers)) for bands in (weights, own))
+        shown.append(
+            f"Bands: the weights were trained on bands {before}, and these images are read by {now}. If the files have "
+            f"the same order, use `bands={before}`."
+        )
+    return replace(run, notes=(*run.notes, *notes, *shown), warnings=run.warnings | set(shown))

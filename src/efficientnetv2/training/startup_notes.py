@@ -65,6 +65,7 @@ def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[st
     unused = {
         "optimizer.gradual_unfreeze (no weights)": scratch and recipe.optimizer.gradual_unfreeze is not None,
         "head_init=linear_probe (no weights)": scratch and recipe.head_init == "linear_probe",
+        "freeze_stages (no weights)": scratch and recipe.freeze_stages != 0,
         "sync_batch_norm (there is one process)": recipe.sync_batch_norm and processes == 1,
         "sync_batch_norm (freeze_bn keeps the statistics)": recipe.sync_batch_norm and recipe.freeze_bn and not scratch,
         "stage_time (there is one stage)": recipe.stage_time is not None and recipe.progressive.stages == 1,

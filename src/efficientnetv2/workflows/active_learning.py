@@ -20,14 +20,13 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import render
-from efficientnetv2.evaluation.predictions import csv_columns
+from efficientnetv2.evaluation.predictions import csv_columns, write_predictions
 from efficientnetv2.inference.predict import Predictions, Runtime, embed_dataset
 from efficientnetv2.metrics.classification import top_classes
 from efficientnetv2.models.efficientnet import Network, require_single_label
@@ -213,11 +212,11 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
         command=command_line(),
     )
     page = file.with_suffix(".html")
+    write_predictions(file, table)
     try:
-        write_table(file, table)
         write_text_atomically(page, html)
     except OSError as error:
-        raise InputError(f"`rank` {file}: {error.strerror or error}. Give a place that can be written to.") from error
+        raise InputError(f"`rank` {page}: {error.strerror or error}. Give a place that can be written to.") from error
     left_out = ""
     if len(places) < len(labeled):
         left_out = f" Left out: {pluralize(int(labeled.sum()), 'image')} with a label."

@@ -264,7 +264,7 @@ def _from_table(file: Path, label_column: str, names: Sequence[str], map_file: P
             "the column of the true labels."
         )
     true, left_out = _class_ids(table[label_column], names, file), 0
-    if "map" in table:
+    if "map" in table and not any(set(pair) <= set(table.columns) for pair in _COORDINATES):
         mapped = _class_ids(table["map"], names, file)
     else:
         values = _sample_map(map_file, len(names), table, file)

@@ -27,7 +27,15 @@ from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
 from efficientnetv2.exporters.engines import EXACT, choose_engine, engine_on, open_engine
-from efficientnetv2.inference.predict import BATCH, Compute, Engine, Predictions, Runtime, predict_dataset
+from efficientnetv2.inference.predict import (
+    BATCH,
+    Compute,
+    Engine,
+    Predictions,
+    Runtime,
+    none_readable_error,
+    predict_dataset,
+)
 from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members, remove_calibration
@@ -380,11 +388,3 @@ def log_skipped_count(job: PredictionJob, unreadable: Sequence[tuple[int, str]],
     if unreadable:
         where = f"{file} lists them all" if file else "set `output` to list them all"
         _logger.info(f"Skipped {len(unreadable):,} of {len(job.dataset):,} images; {where}.")
-
-
-def none_readable_error(dataset: ImageDataset, row: int, reason: str) -> InputError:
-    """The error for a dataset without readable images; the first has ``row`` and ``reason``."""
-    return InputError(
-        f"none of the {pluralize(len(dataset), 'image')} of {dataset.source} can be read. The first, "
-        f"{dataset.where(row)}: {reason.removesuffix('.')}. Restore or replace it."
-    )

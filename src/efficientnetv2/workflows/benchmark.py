@@ -19,7 +19,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.exporters.formats import NAMES, Session, installed, open_session, write
 from efficientnetv2.exporters.graph import Encoding, ExportGraph, Floats, metadata, model_input, to_batch
 from efficientnetv2.exporters.verify import Compared, check, compare, read_pixels
-from efficientnetv2.inference.predict import predict_dataset
+from efficientnetv2.inference.predict import none_readable_error, predict_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.factory import load_classifier
 from efficientnetv2.utils.benchmark import interleave
@@ -27,7 +27,6 @@ from efficientnetv2.utils.device import place
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import arguments
 from efficientnetv2.workflows.arguments import PathLike, api, path_text
-from efficientnetv2.workflows.batch_predict import none_readable_error
 from efficientnetv2.workflows.export import (
     calibration_images,
     comparison_images,

@@ -23,7 +23,7 @@ from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, source_reader
 from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.evaluation.html import is_page
-from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
+from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset, none_readable_error
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.initial_weights import default_model, load_weights, weights_candidates
@@ -48,7 +48,6 @@ from efficientnetv2.workflows.arguments import (
     refuse_unknown,
     source_of,
 )
-from efficientnetv2.workflows.batch_predict import none_readable_error
 from efficientnetv2.workflows.results import html_table
 
 _logger = logging.getLogger(__name__)

@@ -186,7 +186,7 @@ def write_crossval_report(results: CrossValResults, on_result: Callable[[Evaluat
     hashed = {name: digest for name in ("dataset.csv", *files) for digest in file_hashes(folder / name).values()}
     first = results.results[0].reports[0]
     extra: dict[str, Any] = {"run": str(folder), **summary.to_json()}
-    extra |= {name: first[name] for name in ("weights_compared", "stopped_early") if name in first}
+    extra |= {name: first[name] for name in ("weights_compared", "stopped_early", "image_size") if name in first}
     if not (folder / ensemble.NAME).is_file():
         extra["model_for_new_images"] = str(folder / run_name(0))
     metadata = results.metadata(baseline, ensemble_note, hashed, extra)

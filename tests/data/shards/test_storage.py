@@ -268,6 +268,13 @@ def test_file_is_read_and_sought_with_few_requests(tmp_path, monkeypatch):
             store.open("b.tar")
 
 
+@pytest.mark.parametrize("name", ["cat.jpg", "images.csv", "photos.zip", "images.parquet"])
+def test_url_of_another_file_is_to_be_downloaded(name, server):
+    with pytest.raises(InputError, match=mentioning(name, "only shards", "Download")):
+        load_dataset(f"{server.url}/{name}")
+    assert not server.headers, "the server got no request"
+
+
 def test_url_without_shards_is_rejected(server):
     with pytest.raises(InputError, match=mentioning("shards")):
         load_dataset(f"{server.url}/nothing")

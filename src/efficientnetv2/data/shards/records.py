@@ -34,6 +34,10 @@ from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, sho
 _INDEX_COLUMNS = [*shard_index.PLACE, shard_index.CONTENT, shard_index.CHECKSUM]
 
 
+# Of a URL: files that hold or list images, but not as shards do.
+_OTHER_FILES = (".csv", ".tsv", ".parquet", ".zip")
+
+
 def is_shards(data: str) -> bool:
     """Whether data are shards. A folder is one with our index, or with tars and neither sub-folders nor images."""
     if is_url(data) or shard_index.is_pattern(data):
@@ -64,6 +68,9 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
     Labels come from the column of the index, else from that field of the samples' ``.json``, else from ``.cls``.
     """
     names: list[str] = []
+    last = data.rstrip("/").rpartition("/")[2].lower()
+    if is_url(data) and (is_image(last) or last.endswith(_OTHER_FILES)) and last != INDEX_NAME:
+        raise InputError(f"'{data}' is no folder of shards, and only shards are read from URLs. Download it first.")
     if shard_index.is_pattern(data):
         base, name = split_location(data)
         names = shard_index.expand_braces(name)
