@@ -169,7 +169,7 @@ def write_balanced(
     }
     for setting in settings:
         if fix := without_effect.get(setting.partition("=")[0].strip()):
-            raise InputError(f"The setting {setting} has no effect in balance. {fix}")
+            raise InputError(f"The hyperparameter {setting} has no effect in balance. {fix}")
     _check_out(out, fewer)
     if not fewer:  # a table has no images
         _refuse_inside(source, out)

@@ -70,7 +70,7 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
     names: list[str] = []
     last = data.rstrip("/").rpartition("/")[2].lower()
     if is_url(data) and (is_image(last) or last.endswith(_OTHER_FILES)) and last != INDEX_NAME:
-        raise InputError(f"'{data}' is no folder of shards, and only shards are read from URLs. Download it first.")
+        raise InputError(f"'{data}' names a file, and only shards are read from URLs. Download it first.")
     if shard_index.is_pattern(data):
         base, name = split_location(data)
         names = shard_index.expand_braces(name)
