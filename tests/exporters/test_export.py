@@ -345,6 +345,19 @@ def test_failed_or_interrupted_export_leaves_no_files(place, name, wrong, error,
     assert [path.name for path in model.parent.iterdir()] == ["model.safetensors"]
 
 
+def test_columns_of_a_table_may_have_other_names(model, photos, tmp_path):
+    rows = [f"{file},{NAMES[number % 3]}" for number, file in enumerate(sorted(photos.iterdir()))]
+    (tmp_path / "photos.csv").write_text("\n".join(["uri,tree", *rows]))
+    columns = {"path_column": "uri", "label_column": "tree"}
+    made = ev2.export(model, "torch", tmp_path / "a.pt2", data=tmp_path / "photos.csv", **columns)
+    assert made.agreement.num_images == len(rows)
+    found = workflow.comparison_images(ev2.load(model), model, tmp_path / "photos.csv", 20, **columns)
+    assert found.class_names == tuple(sorted(NAMES))
+    words = ["--data", str(tmp_path / "photos.csv"), "--output", str(tmp_path / "b.pt2"), "--format", "torch"]
+    done = CliRunner().invoke(app, ["export", str(model), *words, "--path-column", "uri", "--label-column", "tree"])
+    assert done.exit_code == 0, done.output
+
+
 def test_images_that_cannot_be_compared_are_named_with_their_reason(model, photos, tmp_path):
     (photos / "broken.jpg").write_bytes(b"text")
     lines = logged_lines()

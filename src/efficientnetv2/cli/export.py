@@ -60,6 +60,8 @@ def export(
     ] = None,
     benchmark: Annotated[bool, flag("--benchmark", "Compare all installed formats. Writes no file.")] = False,
     overwrite: Annotated[bool, flag("--overwrite", "Replace an earlier export.")] = False,
+    path_column: Annotated[str, advanced("Column of the image path, in a table.", "NAME")] = "path",
+    label_column: Annotated[str, advanced("Column of the label, in a table.", "NAME")] = "label",
     as_json: options.Json = False,
 ) -> None:
     """Export a model for servers, browsers or phones.
@@ -75,6 +77,7 @@ def export(
     from efficientnetv2.workflows import benchmark as benchmark_workflow
     from efficientnetv2.workflows import export as workflow
 
+    columns = {"path_column": path_column, "label_column": label_column}
     with Screen(quiet=as_json) as screen:
         if benchmark:
             if (
@@ -85,7 +88,7 @@ def export(
                     "`benchmark` compares all formats and writes no file. Leave `format`, `output`, `input`, `half`, "
                     "`int8`, `runtime` and `overwrite` out."
                 )
-            table = benchmark_workflow.benchmark(model, data, calibration=calibration, num_images=num_images)
+            table = benchmark_workflow.benchmark(model, data, calibration=calibration, num_images=num_images, **columns)
             _print_benchmark(table, screen)
             if as_json:
                 print_json(table.astype(object).where(table.notna(), None).to_dict(orient="records"))
@@ -102,6 +105,7 @@ def export(
             num_images=num_images,
             runtime=runtime,
             overwrite=overwrite,
+            **columns,
         )
         _print_export(made, screen)
     if as_json:

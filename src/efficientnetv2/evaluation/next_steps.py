@@ -314,11 +314,11 @@ def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
         f"Classes have {min(counts.values()):,} to {max(counts.values()):,} training images. Mean recall is "
         f"{percent(recalls[0])} for {pluralize(len(rare), 'rare class')} and {percent(recalls[1])} for the rest."
     )
-    others = ("class_weights", "logit_adjustment")  # they would balance a second time
+    balanced = ("class_weights", "logit_adjustment")  # they would balance a second time
     options = ["--set", "class_sampling=equal"]
-    for field in others:
+    for field in balanced:
         options += ["--set", f"{field}=null"] if (metadata.recipe or {}).get(field) is not None else []
-    command = _repeat(metadata, options, without_fields=("class_sampling", *others))
+    command = _repeat(metadata, options, without_fields=("class_sampling", *balanced))
     return NextStep(0, "class_imbalance", "Balance the classes", reason, command)
 
 

@@ -45,7 +45,13 @@ _IMAGES = 500
 
 @api
 def benchmark(
-    model: PathLike, data: PathLike | None = None, *, calibration: PathLike | None = None, num_images: int | None = None
+    model: PathLike,
+    data: PathLike | None = None,
+    *,
+    calibration: PathLike | None = None,
+    num_images: int | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
 ) -> pd.DataFrame:
     """Export a model to each format that is installed, and compare size, accuracy and speed. Writes no file.
 
@@ -61,6 +67,7 @@ def benchmark(
         data: Images to compare on. Default: the validation images of the run, see `export`.
         calibration: Images for int8, see `export`.
         num_images: Number of images to compare on, at most. Default: 500.
+        path_column, label_column: Columns of a table in ``data`` or ``calibration``, see `predict`.
 
     Returns:
         A row per format and precision; the first is the model in PyTorch. ``megabytes`` (10^6 bytes) is the size of its
@@ -77,7 +84,8 @@ def benchmark(
     path = Path(path_text("model", model))
     arguments.number("num_images", num_images, 1)
     network = load_classifier(path)
-    dataset = comparison_images(network, path, data, num_images or _IMAGES)
+    named = {"path_column": path_column, "label_column": label_column}
+    dataset = comparison_images(network, path, data, num_images or _IMAGES, **named)
     note_unknown_labels(network, dataset)
     sessions = {0: _in_pytorch(network)}
     predicted = predict_dataset(network, dataset, preprocessing=network.preprocessing)
@@ -88,7 +96,7 @@ def benchmark(
     rows: list[dict[str, Any]] = [{"format": "PyTorch", "precision": "float32", "runtime": sessions[0].name}]
     rows[0]["megabytes"] = sum(weight.nbytes for weight in network.state_dict().values()) / 1e6
     rows[0] |= {"label_agreement": 1.0, "max_difference": 0.0, **_accuracy(network, path, dataset, own)}
-    calibrate = cache(lambda: calibration_images(network, path, calibration))
+    calibrate = cache(lambda: calibration_images(network, path, calibration, **named))
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for format, precision in installed():
             target = Path(folder) / precision / NAMES[format]

@@ -112,6 +112,8 @@ def export(
     num_images: int | None = None,
     runtime: PathLike | None = None,
     overwrite: bool = False,
+    path_column: str = "path",
+    label_column: str = "label",
 ) -> Export:
     """Export a model, and check that its own runtime predicts the same from image file to label.
 
@@ -147,6 +149,7 @@ def export(
         num_images: Number of images to compare on, at most. Default: 200; with ``int8`` 2,000.
         runtime: npm package onnxruntime-web for the format "web": the file of `npm pack`, or its folder.
         overwrite: Replace the output if it is an earlier export.
+        path_column, label_column: Columns of a table in ``data`` or ``calibration``, see `predict`.
 
     Raises:
         InputError: The exported model predicts differently; or an argument that the caller can fix. Nothing is
@@ -179,9 +182,11 @@ def export(
     if format == "web" and network.preprocessing.bands is not None:
         raise InputError("`format=web` reads no bands of rasters, and this model needs them. Use another `format`.")
     most = num_images or (_INT8_IMAGES if int8 else _IMAGES)
-    dataset = None if format == "coreml" else comparison_images(network, path, data, most)
+    columns = {"path_column": path_column, "label_column": label_column}
+    dataset = None if format == "coreml" else comparison_images(network, path, data, most, **columns)
     input = "uint8" if format == "web" else input
-    encoding = Encoding(input, precision, calibration_images(network, path, calibration) if int8 else None)
+    pixels = calibration_images(network, path, calibration, **columns) if int8 else None
+    encoding = Encoding(input, precision, pixels)
     with (
         signals_as_ctrl_c(),
         output_dir(target.parent, "`output`"),
@@ -219,14 +224,15 @@ def export(
     return Export(target, format, precision, engine, size, agreement, accuracy, float_layers)
 
 
-def comparison_images(network: Network, model: Path, data: PathLike | None, most: int) -> ImageDataset:
+def comparison_images(network: Network, model: Path, data: PathLike | None, most: int, **columns: Any) -> ImageDataset:
     """Images to compare on: those given; else of the run, the validation images first."""
     if data is not None:
         text, run = path_text("data", data), find_run(model)
         if Path(text).suffix.lower() not in TABLE_SUFFIXES and not is_shards(text):
             run = None  # a folder has one label per image
         separator = None if run is None else _separator(run)
-        dataset = DataConfig(text, label_separator=separator).read(require_labels=False, for_training=False)
+        source = DataConfig(text, label_separator=separator, **columns)
+        dataset = source.read(require_labels=False, for_training=False)
         dataset = name_imagenet_classes(dataset, network.class_names)
         return _part(network, dataset, _spread(np.arange(len(dataset)), most))
     dataset = _run_dataset(model, "to compare on", "data")
@@ -240,10 +246,11 @@ def comparison_images(network: Network, model: Path, data: PathLike | None, most
     return _part(network, dataset, rows)
 
 
-def calibration_images(network: Network, model: Path, data: PathLike | None) -> Pixels:
+def calibration_images(network: Network, model: Path, data: PathLike | None, **columns: Any) -> Pixels:
     """(n, S, S, C) training images of the run, or others, as the model sees them, for int8."""
     if data is not None:
-        dataset = DataConfig(path_text("calibration", data)).read(require_labels=False, for_training=False)
+        source = DataConfig(path_text("calibration", data), **columns)
+        dataset = source.read(require_labels=False, for_training=False)
         rows = np.arange(len(dataset))
     else:
         dataset = _run_dataset(model, "to calibrate int8 with", "calibration")
