@@ -66,7 +66,7 @@ def print_added_peak(side: str, path: Path) -> None:
         tiny = Path(folder) / "tiny.safetensors"
         # A tiny model, because freed memory of a large model would be used again without notice.
         architecture = Architecture(8, (Stage(mbconv(expand=2, kernel=3), 2, 8, 1),), 8)
-        model_file.save(tiny, EfficientNet(architecture, num_classes=1), class_names=("x",))
+        model_file.save(tiny, EfficientNet(architecture, num_classes=2), class_names=("x", "y"))
         model_file.load(tiny)
         load_file(tiny)
     reset = Path("/proc/self/clear_refs")

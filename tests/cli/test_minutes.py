@@ -133,6 +133,15 @@ def test_parallel_workers_reduce_the_time_per_image(class_folders, monkeypatch):
     assert shared < alone / 4
 
 
+def test_images_are_timed_again_on_other_files(class_folders, monkeypatch):
+    """Those of the first time are in memory by then."""
+    read, dataset = [], load_dataset(class_folders)
+    monkeypatch.setattr(time_budget, "load_eval_image", lambda source, _: read.append(source))
+    for again in (False, True):
+        time_budget.seconds_per_read(dataset, get_recipe("quick"), 0, again=again)
+    assert len(set(read)) == len(read) == 32
+
+
 TINY = (
     "batch_size=8", "progressive.stages=2", "progressive.image_size={start: 32, end: 64}", "precision=fp32",
 )  # fmt: skip

@@ -203,6 +203,9 @@ def test_splits_inside_class_folders_are_used(tmp_path):
     with pytest.raises(InputError, match=mentioning("'test', 'train'", "cat/2.jpg", "1 such image", "layout=classes")):
         load_dataset(tmp_path)
     assert set(load_dataset(tmp_path, layout="classes").split) == {""}
+    write_images(tmp_path / "rare/train/1.jpg")  # a class without test images
+    with pytest.raises(InputError, match=mentioning("cat/2.jpg", "layout=classes")):
+        load_dataset(tmp_path)
 
 
 def test_a_single_folder_called_test_in_a_class_is_no_split(tmp_path):

@@ -15,6 +15,7 @@ from efficientnetv2.data import raster_checks
 from efficientnetv2.inference.predictor import Predictor, _load
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 
@@ -179,6 +180,20 @@ def test_network_of_another_number_format_predicts(dtype):
     assert found.probabilities == pytest.approx(expected(_pixels())[0].probabilities, abs=0.02)
     assert vectors.dtype == torch.float32
     assert torch.allclose(vectors, expected.embed(_pixels()), atol=0.05)
+
+
+def test_module_may_have_parameters_of_other_number_formats():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(np.log(10.0)))  # float64, of one number
+            self.stem, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2)
+
+        def forward(self, images):
+            return self.head(self.scale.exp() * self.stem(images).mean(dim=(2, 3)))
+
+    (found,) = Predictor(create(Scaled()))(_pixels(side=32))
+    assert sum(found.probabilities.values()) == pytest.approx(1)
 
 
 def test_weights_of_a_network_in_training_keep_their_layout():

@@ -328,10 +328,11 @@ def test_state_of_torch_in_a_notebook_is_no_obstacle(run, photos):
     try:
         ev2.estimate(photos, **ONE_STAGE)
         found = ev2.evaluate(run, photos, split="all", **MACHINE)
+        assert len(ev2.Predictor(ev2.Run(run).model, device="cpu").embed(photos / "red/red_00.jpg")) == 1
         assert not torch.is_grad_enabled()
         assert torch.get_default_device().type == "meta"
     finally:
-        torch.set_default_device("cpu")
+        torch.set_default_device(None)
         torch.set_grad_enabled(True)
     assert found.metrics == ev2.evaluate(run, photos, split="all", **MACHINE).metrics
 

@@ -104,7 +104,7 @@ def _print_plan(plan: Estimate, screen: Screen) -> None:
         disk.append([f"cache{' (in memory)' * (plan.cache.where == 'ram')}", format_bytes(plan.cache.bytes)])
     screen.table("Disk", ["what", "size"], disk)
     memory, on_disk = format_bytes(plan.memory_bytes), format_bytes(plan.disk_bytes)
-    epochs = pluralize(float(f"{plan.epochs:.3g}"), "epoch")
+    epochs = pluralize(round(plan.epochs, 2), "epoch")
     screen.say(
         f"In total about {format_duration(plan.seconds)} for {epochs}, {memory} of memory, {on_disk} of disk in the "
         "run folder."

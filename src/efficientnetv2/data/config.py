@@ -83,9 +83,7 @@ class DataConfig:
             _logger.warning(f"Reading shards from {self.data}.")
         folder = Path(os.path.expanduser(self.data))
         if os.path.isfile(folder / "recipe.yaml") and os.path.isfile(folder / "run.json"):
-            run = self.data.rstrip("/")
-            resume = f", or resume it with the images, `output={run}` and `resume=True`" if for_training else ""
-            raise InputError(f"{self.data} is a run, not images. Give {run}/dataset.csv{resume}")
+            raise InputError(f"{self.data} is a run, not images. Give {self.data.rstrip('/')}/dataset.csv")
         if require_labels and self.label_column == "label" and _holds_predictions(folder):
             listed = folder.parent / "dataset.csv"
             fix = f"the images of the run: {listed}" if listed.is_file() else "the table of the images"

@@ -199,10 +199,11 @@ class _Listing:
         folders: dict[str, set[str]] = {}  # within each class folder
         for (path, _, _), name in zip(self.rows, inner, strict=True):
             folders.setdefault(path.split("/")[0], set()).add(name)
-        shared = {name for name in splits if splits[name] and all(name in names for names in folders.values())}
-        if outside and len({splits[name] for name in shared}) > 1:
+        named = sorted(name for name in splits if splits[name])
+        in_each = all(any(splits[name] for name in names) for names in folders.values())
+        if outside and in_each and len({splits[name] for name in named}) > 1:
             raise InputError(
-                f"{self.source}: each class folder has the folders {shorten(sorted(shared))}, but {outside[0]} "
+                f"{self.source}: the class folders have the folders {shorten(named)}, but {outside[0]} "
                 f"({pluralize(len(outside), 'such image')}) is in none of them. Move it into one, or use "
                 "`layout=classes` to ignore these folders."
             )

@@ -135,9 +135,10 @@ def validate_train_split(records: ImageRecords, separator_hint: str | None = Non
         names, splits = sorted(set(labels.iloc[unseen])), sorted(set(records.split[unseen]))
         places = ", ".join(records.where(int(index)) for index in unseen[:3])
         places += f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
-        fix = separator_hint or "Correct the label, move images of it to train, or leave them out."
+        hint = "" if separator_hint is None else f" {separator_hint}"
         raise InputError(
-            f"label unseen in training: {shorten(names)} occurs only in {' and '.join(splits)} ({places}). {fix}"
+            f"label unseen in training: {shorten(names)} occurs only in {' and '.join(splits)} ({places}). Correct the "
+            f"label, move images of it to train, or leave them out.{hint}"
         )
 
 

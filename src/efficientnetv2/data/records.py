@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,8 @@ import pandas as pd
 
 from efficientnetv2.data.shards.index import ShardSet, is_url, shard_of
 from efficientnetv2.utils.errors import InputError, did_you_mean, escape_controls, pluralize, shorten
+
+_logger = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
 
@@ -207,16 +210,16 @@ def copy_groups(records: ImageRecords) -> Ints | None:
 
 
 def validate_copies(records: ImageRecords) -> None:
-    """Raise InputError if a copy has another split or label than its original, or none has an original."""
+    """Raise InputError if a copy has another split or label than its original. Warns if none has an original."""
     groups = copy_groups(records)
     if groups is None:
         return
     copies = is_copy(records)
     if not np.isin(groups[copies], groups[~copies]).any():
-        row = int(np.flatnonzero(copies)[0])
-        raise InputError(
-            f"{records.where(row)}: {AUGMENTED_FROM} '{records.table[AUGMENTED_FROM].iloc[row]}' is not the path of an "
-            "image, as of no copy. Write the paths of the originals as in the column of paths, or remove the column."
+        first = records.table[AUGMENTED_FROM].iloc[int(np.flatnonzero(copies)[0])]
+        _logger.warning(
+            f"No copy names an image of this table in {AUGMENTED_FROM} (the first: '{first}'), so a copy and its "
+            "original may be in different splits. Write the paths of originals as in the column of paths."
         )
     labels = pd.Series(records.table["label"].fillna("").to_numpy()).groupby(groups)
     if len(differ := np.flatnonzero(copies & (labels.transform("nunique").to_numpy() > 1))):

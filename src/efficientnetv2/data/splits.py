@@ -268,7 +268,7 @@ def with_minival(dataset: ImageDataset, *, size: int | float, contents: Ints | N
             f"minival is {size}, but the images have several labels each. Train without it: `minival=null`."
         )
     if given := int((dataset.split == "minival").sum()):
-        return dataset, f"The {given} images given as minival fit the temperature and can select the weights."
+        return dataset, f"Minival: the {given} given images are not trained on. {MINIVAL_USE}"
     rows = _train_by_path(dataset)
     return _hold_out(dataset, rows, round(size * len(rows)) if isinstance(size, float) else size, contents)
 

@@ -31,6 +31,7 @@ ON_DARK = {
     INK: "#d0d0d0", GRID: "#444444", "#0072b2": "#56b4e9", "#d55e00": "#e69f00", "#010101": "#ffffff",
 }  # fmt: skip
 _DOTS_PER_INCH = 144
+_FONTS = ("font.family", "font.sans-serif", "font.serif")
 # Where a name may break.
 _PIECES = re.compile(r"(?<=[\s_/.-])(?![\s_/.-])")
 # Width of a Chinese, Japanese or Korean letter, in ordinary letters. Ours, from looking at pages.
@@ -39,9 +40,14 @@ _WIDE = 1.7
 
 @contextmanager
 def default_style() -> Iterator[None]:
-    """Draw as matplotlib does by default, whatever style a notebook has set. Also a decorator."""
+    """Draw as matplotlib does by default, whatever style a notebook has set. Also a decorator.
+
+    Fonts stay: they may be those that have the letters of the class names.
+    """
+    fonts = {name: value for name, value in matplotlib.rcParams.items() if name in _FONTS}
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
+        matplotlib.rcParams.update(fonts)
         yield
 
 

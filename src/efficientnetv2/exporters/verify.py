@@ -97,7 +97,8 @@ def compare(network: Network, session: Session, dataset: ImageDataset, expected:
     seconds: list[float] = []
     unread: list[str] = []
     with progress("comparing", len(dataset)) as update:
-        for part, pixels in read_pixels(network, dataset):
+        # With expected results, the images were read before.
+        for part, pixels in read_pixels(network, dataset, reports=expected is None):
             batch = to_batch(pixels)
             if expected is None:
                 logits = predict(network, [batch], preprocessing=own)
@@ -125,17 +126,17 @@ def compare(network: Network, session: Session, dataset: ImageDataset, expected:
     return Compared(np.array(rows), expected, np.concatenate(found), np.concatenate(from_file), milliseconds)
 
 
-def read_pixels(network: Network, dataset: ImageDataset) -> Iterator[tuple[list[int], Pixels]]:
+def read_pixels(network: Network, dataset: ImageDataset, *, reports: bool = True) -> Iterator[tuple[list[int], Pixels]]:
     """Batches of the readable images of a dataset: their rows, and (n, S, S, C) pixels as the model sees them.
 
-    Logs how many cannot be read. Raises InputError if none can.
+    Where it ``reports``, it logs how many cannot be read, and raises InputError if none can.
     """
     unreadable: list[tuple[int, str]] = []
     for batch in evaluation_batches(dataset, network.preprocessing, batch_size=_BATCH, workers=0):
         unreadable += batch.unreadable
         if len(batch.samples):
             yield batch.samples.tolist(), batch.images.permute(0, 2, 3, 1).numpy()
-    if not unreadable:
+    if not (unreadable and reports):
         return
     row, reason = unreadable[0]
     if len(unreadable) == len(dataset):

@@ -342,7 +342,7 @@ def _run_batches(
 
     num_images, width = shape
     # Filled in place: concatenating would need the memory twice, 10 GB for a million embeddings.
-    buffer = None if num_images is None else torch.empty(num_images, width, device="cpu")
+    buffer = None if num_images is None else torch.empty(num_images, width)
     results: list[Tensor] = []
     done, most = 0, sys.maxsize
     # A worker may be killed while a batch is computed.
@@ -361,15 +361,14 @@ def _run_batches(
                 on_batch(rows)
             if progress is not None:
                 progress(done)
-    return torch.cat([torch.empty(0, width), *results]) if buffer is None else buffer[:done]
+    return torch.cat([torch.empty(0, width, device="cpu"), *results]) if buffer is None else buffer[:done]
 
 
 def _normalized(images: Tensor, network: Network, preprocessing: Preprocessing) -> Tensor:
-    """Normalized images in the number format of the network's weights."""
+    """Normalized images in the number format of the network's first convolution."""
     values = normalize(images, mean=preprocessing.mean, std=preprocessing.std)
-    return values.to(
-        next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), values.dtype)
-    )
+    layers = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.weight.is_floating_point())
+    return values.to(next((layer.weight.dtype for layer in layers), values.dtype))
 
 
 def calibrated_outputs(network: Network, inputs: Tensor, tta: TTA, *, unknown: bool = False) -> Tensor:

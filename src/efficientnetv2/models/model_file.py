@@ -87,8 +87,9 @@ def save(
             raise InputError(f"a model file ends in {SUFFIX}. Name it so.")
         if network.num_classes == 1 and network.activation == "softmax":
             raise InputError(
-                "the model has one output, as for two classes with a sigmoid, and a softmax of it is always 1. Put a "
-                "row of zeros before those of the classifier's weight and bias, and name both classes."
+                "the model has one output, and its softmax is always 1. If it was trained with a sigmoid, set "
+                "network.activation = 'sigmoid' for one label. Or put a row of zeros before those of the classifier's "
+                "weight and bias, and name both classes."
             )
         tensors = safetensors_io.independent(_module_of(network).state_dict())
         safetensors_io.check_values(tensors, "the weights are damaged", fix="Train again with a lower learning rate.")

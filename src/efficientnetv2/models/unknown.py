@@ -46,18 +46,30 @@ class UnknownDetector:
 
     @staticmethod
     def fit(
-        embeddings: Tensor, fitted_on: str, *, groups: Tensor | None = None, false_alarm_rate: float = FALSE_ALARM_RATE
+        embeddings: Tensor,
+        fitted_on: str,
+        *,
+        groups: Tensor | None = None,
+        labels: Tensor | None = None,
+        false_alarm_rate: float = FALSE_ALARM_RATE,
     ) -> UnknownDetector | None:
         """Fit on (n, embed_dim) embeddings of images that did not train the model.
 
-        Images with the same of the (n,) ``groups`` do not count as neighbors: a new image has none of its group. None
-        if too few images are of other groups.
+        Images with the same of the (n,) ``groups`` do not count as neighbors: a new image has none of its group. Images
+        whose class, of the (n,) ``labels``, has no other group here set no threshold, as a new image of their class has
+        neighbors. None if too few are left.
         """
         largest = embeddings.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         bank = (127 * embeddings / largest).round().to(torch.int8).cpu()
         ids = torch.arange(len(bank)) if groups is None else groups
-        cosine = _cosine(embeddings.cpu(), bank).masked_fill(ids[:, None] == ids, -math.inf)
-        scores = _distances(cosine).sort().values
+        same = ids[:, None] == ids
+        counts = torch.ones(len(bank), dtype=torch.bool)
+        if groups is not None and labels is not None:
+            counts = (~same & (labels[:, None] == labels)).sum(dim=1) >= _NEIGHBOR
+        if int(counts.sum()) < MIN_IMAGES:
+            return None
+        cosine = _cosine(embeddings.cpu(), bank).masked_fill(same, -math.inf)
+        scores = _distances(cosine[counts]).sort().values
         # The rank at which a new image of the same distribution is above with at most this probability. Source: split
         # conformal prediction, arXiv:2107.07511, section 1.
         rank = min(len(scores), math.ceil((len(scores) + 1) * (1 - false_alarm_rate)))

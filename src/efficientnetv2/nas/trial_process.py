@@ -99,7 +99,7 @@ def run_trial(
                     case StepTimed():
                         result = replace(result, step=message)
                     case ImageSkipped():
-                        _log_skipped(message.path, message.reason)
+                        _log_skipped(task.times, message.path, message.reason)
                         continue
                     case EpochDone():
                         result = replace(result, epochs=(*result.epochs, message))
@@ -212,9 +212,9 @@ class _MessageRunDir(NullRunDir):
 
 
 @cache
-def _log_skipped(path: str, reason: str) -> None:
-    """Log it once, not in each trial."""
-    _logger.info(f"Skipped in all trials from now on: {path}: {reason}.")
+def _log_skipped(_study: Path, path: str, reason: str) -> None:
+    """Log it once in a study, not in each trial."""
+    _logger.info(f"Skipped, as it could not be read: {path}: {reason}.")
 
 
 class _PauseForTiming(Callback):

@@ -139,9 +139,10 @@ def unused_patience(recipe: Recipe, length: RunLength, *, has_start: bool) -> li
     if recipe.patience is None or recipe.patience < counted:
         return []
     fewer = f", or a patience of {counted - 1} at most" if counted > 1 else ""
+    compared = "" if counted == count else ", of which the first sets the value to compare with"
     return [
-        f"`patience` is {recipe.patience}, but the last stage has {pluralize(count, 'validation')}, so it can't end "
-        f"this run early. Take more epochs{fewer}."
+        f"`patience` is {recipe.patience}, but the last stage has {pluralize(count, 'validation')}{compared}, so it "
+        f"can't end this run early. Take more epochs{fewer}."
     ]
 
 

@@ -138,7 +138,8 @@ def is_bundled(word: str) -> bool:
 
 def _here(word: str) -> str:
     """Bundled weights of another installation, from this one; any other word unchanged."""
-    return str(BUNDLED / PureWindowsPath(word).name) if not _is_file(word) and is_bundled(word) else word
+    here = BUNDLED / PureWindowsPath(word).name
+    return str(here) if here.is_file() and not _is_file(word) and is_bundled(word) else word
 
 
 def better_weights(model: str | Architecture, word: str) -> str | None:
@@ -260,7 +261,7 @@ def build_initial_model(
     """
     validate_model_name(recipe.model)
     notes: list[str] = []
-    word = recipe.weights
+    word = _here(recipe.weights)
     if word == "auto":
         found = weights_candidates(default_model(device) if recipe.model == "auto" else recipe.model)[0]
         word = found.word

@@ -243,9 +243,10 @@ def _fit_unknown(setup: RunSetup, state: TrainState) -> None:
         return
     levels = groupings(part.select(embedded.samples), None)
     groups = next((torch.from_numpy(level.clusters) for level in levels if level.groups and level.block is None), None)
-    network.unknown = UnknownDetector.fit(torch.from_numpy(embedded.vectors), split, groups=groups)
+    vectors, labels = torch.from_numpy(embedded.vectors), torch.from_numpy(embedded.labels)
+    network.unknown = UnknownDetector.fit(vectors, split, groups=groups, labels=labels)
     if network.unknown is None:
-        _logger.info(f"Unknown images: not scored (nearly all images of {split} are of one group)")
+        _logger.info(f"Unknown images: not scored (in {split}, too few classes have several groups)")
         return
     _logger.info(
         f"Unknown images: threshold {network.unknown.threshold:.3g} (flags {network.unknown.false_alarm_rate:.0%} of "

@@ -328,7 +328,7 @@ def add_final_notes(run: ResolvedRun) -> ResolvedRun:
     if recipe.weights != "none" and own is not None and weights is not None and own.numbers != weights.numbers:
         before, now = (",".join(map(str, bands.numbers)) for bands in (weights, own))
         shown.append(
-            f"Bands: the weights were trained on bands {before}, and these images are read by {now}. If the files have "
-            f"the same order, use `bands={before}`."
+            f"Bands: the weights were trained on bands {before}, and these images are read as bands {now}. If the "
+            f"files have the same order, use `bands={before}`."
         )
     return replace(run, notes=(*run.notes, *notes, *shown), warnings=run.warnings | set(shown))

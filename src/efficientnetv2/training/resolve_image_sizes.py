@@ -107,7 +107,8 @@ def lower_sizes_for_budget(
     sizes = [px for px in range((last_px - 1) // step * step, 0, -step) if px >= _MIN_PX] or [_MIN_PX]
     smaller = [_with_last_size(recipe, px) for px in sizes]
     least = next((sized for sized in reversed(smaller) if takes(sized)), recipe)
-    needed = min(min_epochs, _NEARLY_ALL * epochs_of(least)) or min_epochs
+    most = epochs_of(least)
+    needed = _NEARLY_ALL * most if 0 < most < min_epochs else min_epochs
     if least is recipe or fitting >= needed:
         return recipe, []
     lower = next((sized for sized in smaller if epochs_of(sized) >= needed and takes(sized)), least)

@@ -77,10 +77,14 @@ def epochs_in_time(
     return epochs_of
 
 
-def seconds_per_read(train: ImageDataset, recipe: Recipe, workers: int) -> float:
-    """Seconds to read one training image, from a few of them; each worker reads another one meanwhile."""
+def seconds_per_read(train: ImageDataset, recipe: Recipe, workers: int, *, again: bool = False) -> float:
+    """Seconds to read one training image, from a few of them; each worker reads another one meanwhile.
+
+    ``again`` takes other images than the first time, whose files are in memory by then.
+    """
     reader, preprocessing = source_reader(train), Preprocessing(image_size=recipe.progressive.last.image_size)
-    rows = np.unique(np.linspace(0, len(train) - 1, _TIMED_IMAGES).astype(np.int64)).tolist()
+    places = np.linspace(0, len(train) - 1, 2 * _TIMED_IMAGES).astype(np.int64)[int(again) :: 2]
+    rows = np.unique(places).tolist()
 
     def read(place: int) -> None:
         with suppress(UnreadableImageError):  # counted and named elsewhere
@@ -126,12 +130,12 @@ def with_lower_sizes(
     if sets_sizes(run.request.overrides):
         return run, timings
     probe = MemoryProbe(run.recipe, run.network, replace(hardware, memory_gib=None))  # only for the sizes
-    if run.cache is None:
-        length = replace(length, read_s=seconds_per_read(run.data.train, run.recipe, hardware.workers))
+    if run.cache is None:  # a cache is read in no time
+        length = replace(length, read_s=seconds_per_read(run.data.train, run.recipe, hardware.workers, again=True))
     recipe, timings, notes = length.lower_sizes(timings, partial(takes_sizes, probe))
-    if notes:  # it names all sizes
-        notes = [*(note for note in run.notes if not note.startswith(("Sizes: ", "Evaluation at "))), *notes]
-    return replace(run, recipe=recipe, notes=tuple(notes) or run.notes), timings
+    # The new note has another size at evaluation.
+    kept = [note for note in run.notes if not (notes and note.startswith("Evaluation at "))]
+    return replace(run, recipe=recipe, notes=(*kept, *notes)), timings
 
 
 def with_length(run: ResolvedRun, length: LengthBudget, timings: StepTimings) -> ResolvedRun:

@@ -192,9 +192,9 @@ def estimate_areas(map_file: PathLike, sample: PathLike, *, label_column: str = 
     Args:
         map_file: A map of `predict_map`.
         sample: CSV file with the true label and the place: x and y in the coordinates of the map, longitude and
-            latitude, or the mapped class as ``map``. Or the folder of an evaluation. The sample is drawn at random
-            within each class of the map, with 50 places or more (Olofsson et al. 2014, Remote Sensing of Environment
-            148).
+            latitude, or, without these, the mapped class as ``map``. Or the folder of an evaluation. The sample is
+            drawn at random within each class of the map, with 50 places or more (Olofsson et al. 2014, Remote Sensing
+            of Environment 148).
         label_column: Column of the label.
 
     Raises:
@@ -305,6 +305,7 @@ def _sample_map(map_file: Path, num_classes: int, table: pd.DataFrame, file: Pat
             f"{file} has no columns of a place, only {shorten(table.columns)}. Give x and y in the map's coordinates, "
             "longitude and latitude, or the mapped class as map."
         )
+    or_map = ". To use the column map instead, remove those of the place" if "map" in table else ""
     cells = table[list(columns)]
     places: npt.NDArray[np.float64] = cells.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     in_degrees = columns == _COORDINATES[1]
@@ -314,7 +315,7 @@ def _sample_map(map_file: Path, num_classes: int, table: pd.DataFrame, file: Pat
         range_text = f" from {-limits[column]:g} to {limits[column]:g}" if in_degrees else ""
         raise InputError(
             f"{file}, row {table.index[row]}: {columns[column]} is {repr(cell) if cell else 'empty'}, not a number"
-            f"{range_text}. Correct it (with a decimal point), or remove the row."
+            f"{range_text}. Correct it (with a decimal point), or remove the row{or_map}."
         )
     with open_raster(map_file) as dataset:
         if dataset.crs is None and (dataset.gcps[0] or dataset.tags(ns="RPC")):

@@ -155,7 +155,7 @@ def _measured(
         if cache is not None:
             before_s["filling the cache"] = cache.seconds
         run, timings = _with_length(run, timings, hardware, before_s)
-        notes = [f"{data_line(data.dataset)}.", data.split_note, *run.notes]
+        notes = [f"{data_line(data.dataset)}.", run.data.split_note, *run.notes]
         setup = run.setup(hardware)
         others_s, report_bytes, note = _other_costs(setup, run.data, timings, folder, budget)
         notes += [note] if note else []

@@ -116,8 +116,10 @@ def _report(
     result = _result(evaluation, predictions, single_view, overlap, clusters, metadata, curve)
     on_result(result, curve)
     if out is not None:
-        result.write(out, sizes=curve)
-        write_skipped(out / SKIPPED, [(job.dataset.paths[row], why) for row, why in predictions.unreadable])
+        try:  # either may be open elsewhere
+            result.write(out, sizes=curve)
+        finally:
+            write_skipped(out / SKIPPED, [(job.dataset.paths[row], why) for row, why in predictions.unreadable])
     if not metadata.optimistic:  # otherwise the summary has it
         for note in metadata.notes:
             _logger.info(note)

@@ -259,7 +259,7 @@ def report_finished(run: AlreadyFinished, on_result: Callable[[Path], None]) -> 
         report = read_object(file, "epochs", fix=f"Remove it. For metrics: {evaluate}")
         on_result(file)
     # It may have ended before all of the recipe's epochs.
-    epochs = pluralize(float(f"{float(report.get('epochs', run.recipe.epochs)):.3g}"), "epoch")
+    epochs = pluralize(round(float(report.get("epochs", run.recipe.epochs)), 2), "epoch")
     _logger.info(f"The run in {run.path} has finished after {epochs}: nothing is left to do.")
     _logger.info(f"Model: {folder.model_file}")
     if folder.reported:

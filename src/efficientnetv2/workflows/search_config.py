@@ -197,8 +197,8 @@ class SearchConfig:
         if recipe.minival in (None, "auto") and "minival" in assigned:
             value = assigned["minival"]
             raise InputError(
-                f"`minival={value}`: a search selects architectures on minival. Leave it out, or use "
-                f"`minival={CHOOSING}`."
+                f"`minival={value}`: a search selects architectures on minival, which needs a number or a fraction. "
+                f"Leave it out, or use `minival={CHOOSING}`."
             )
         if recipe.weights not in ("none", "auto"):
             raise InputError(

@@ -35,7 +35,7 @@ _INDEX_COLUMNS = [*shard_index.PLACE, shard_index.CONTENT, shard_index.CHECKSUM]
 
 
 # Of a URL: files that hold or list images, but not as shards do.
-_OTHER_FILES = (".csv", ".tsv", ".parquet", ".zip")
+_OTHER_FILES = (".csv", ".tsv", ".zip")
 
 
 def is_shards(data: str) -> bool:
@@ -69,7 +69,7 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
     """
     names: list[str] = []
     last = data.rstrip("/").rpartition("/")[2].lower()
-    if is_url(data) and (is_image(last) or last.endswith(_OTHER_FILES)) and last != INDEX_NAME:
+    if is_url(data) and (is_image(last) or last.endswith(_OTHER_FILES)):
         raise InputError(f"'{data}' names a file, and only shards are read from URLs. Download it first.")
     if shard_index.is_pattern(data):
         base, name = split_location(data)
@@ -77,7 +77,9 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
     elif data.lower().endswith(".parquet"):
         base, name = split_location(data)
         if name != INDEX_NAME:
-            raise InputError(f"'{data}': the index of shards must be called {INDEX_NAME}. Rename it.")
+            raise InputError(
+                f"'{data}': the index of shards must be called {INDEX_NAME}. Rename it, or download a table of images."
+            )
     else:
         base = split_location(f"{data.rstrip('/')}/")[0]
     records = _list_store(base, names, data, options)
