@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from itertools import pairwise
@@ -194,3 +197,15 @@ def test_large_coverage_curve_is_thinned_to_500_points():
     x = panel.lines[0].get_xdata()
     assert len(x) == 500
     assert (x[0], x[-1]) == (pytest.approx(0.01, rel=0.1), 100)
+
+
+def test_style_of_a_page_chooses_no_backend_for_the_program():
+    code = (
+        "import sys\n"
+        "from efficientnetv2.evaluation.plot_style import default_style, png, single_plot\n"
+        "with default_style():\n"
+        "    png(single_plot(1.0)[0])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -320,7 +320,7 @@ def _failing(*_):
     raise RuntimeError("no such operator")
 
 
-def _stopped(*_):
+def _stopped(*_, **__):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -353,6 +353,8 @@ def test_columns_of_a_table_may_have_other_names(model, photos, tmp_path):
     assert made.agreement.num_images == len(rows)
     found = workflow.comparison_images(ev2.load(model), model, tmp_path / "photos.csv", 20, **columns)
     assert found.class_names == tuple(sorted(NAMES))
+    folder = workflow.comparison_images(ev2.load(model), model, photos, 20, **columns)
+    assert len(folder) == len(rows), "a folder has no columns"
     words = ["--data", str(tmp_path / "photos.csv"), "--output", str(tmp_path / "b.pt2"), "--format", "torch"]
     done = CliRunner().invoke(app, ["export", str(model), *words, "--path-column", "uri", "--label-column", "tree"])
     assert done.exit_code == 0, done.output

@@ -242,7 +242,7 @@ def test_study_finds_an_architecture(photos, tmp_path, monkeypatch):
     optuna.logging.set_verbosity(optuna.logging.INFO)
     study = ev2.search(photos, trials=np.int64(1), seeds=np.int64(0), **options, **MACHINE)
     assert optuna.logging.get_verbosity() == optuna.logging.INFO
-    assert study.path.as_posix() == "studies/photos"
+    assert study.path == tmp_path / "studies/photos"
     assert study.trials["number"].tolist() == [0]
     assert study.trials["state"].tolist() == ["finished"]
     assert study.best_trial == 0
@@ -255,7 +255,7 @@ def test_study_finds_an_architecture(photos, tmp_path, monkeypatch):
     assert len(more.trials) == 2
     assert repr(more).startswith("Study('studies/photos', trials=2 of 2, best_reward=")
     assert more.write_report() == more.report_path
-    assert f'href="{more.report_path}"' in more._repr_html_()
+    assert 'href="studies/photos/search.html"' in more._repr_html_()
     columns = more.trials.columns.tolist()
     monkeypatch.setattr(ev2.Study, "_load", lambda self: SimpleNamespace(rows=[]))
     assert more.trials.columns.tolist() == columns, "before the first trial has ended"
@@ -292,7 +292,7 @@ def test_workers_need_no_main_guard_in_a_script(photos, tmp_path):
         "print(run.path, __file__)\n"
     )
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == ["runs", f"run {script}"], done.stderr
+    assert done.stdout.splitlines() == ["runs", f"{tmp_path / 'run'} {script}"], done.stderr
 
 
 class Stop(ev2.Callback):

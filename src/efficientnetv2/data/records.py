@@ -221,14 +221,6 @@ def validate_copies(records: ImageRecords) -> None:
             f"No copy names an image of this table in {AUGMENTED_FROM} (the first: '{first}'), so a copy and its "
             "original may be in different splits. Write the paths of originals as in the column of paths."
         )
-    labels = pd.Series(records.table["label"].fillna("").to_numpy()).groupby(groups)
-    if len(differ := np.flatnonzero(copies & (labels.transform("nunique").to_numpy() > 1))):
-        row = int(differ[0])
-        raise InputError(
-            f"{records.where(row)}: the copy '{records.paths[row]}' and its original or another copy have different "
-            f"labels ({pluralize(len(differ), 'such image')}). Correct the labels of all, or balance the corrected "
-            "images again."
-        )
     split = np.where(records.in_train, "train", records.split)
     num_splits = pd.Series(split).groupby(groups).transform("nunique").to_numpy()
     divided = np.flatnonzero(num_splits > 1)
@@ -237,6 +229,14 @@ def validate_copies(records: ImageRecords) -> None:
         raise InputError(
             f"{records.where(row)}: '{records.paths[row]}' is in {split[row]}, but its original "
             f"'{records.table[AUGMENTED_FROM].iloc[row]}' or another copy is not. Put all of them into one split."
+        )
+    labels = pd.Series(records.table["label"].fillna("").to_numpy()).groupby(groups)
+    if len(differ := np.flatnonzero(copies & (labels.transform("nunique").to_numpy() > 1))):
+        row = int(differ[0])
+        raise InputError(
+            f"{records.where(row)}: the copy '{records.paths[row]}' and its original or another copy have different "
+            f"labels ({pluralize(len(differ), 'such image')}). Correct the labels of all, or balance the corrected "
+            "images again."
         )
 
 

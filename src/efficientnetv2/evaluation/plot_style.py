@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -31,7 +31,9 @@ ON_DARK = {
     INK: "#d0d0d0", GRID: "#444444", "#0072b2": "#56b4e9", "#d55e00": "#e69f00", "#010101": "#ffffff",
 }  # fmt: skip
 _DOTS_PER_INCH = 144
-_FONTS = ("font.family", "font.sans-serif", "font.serif")
+_FONTS: tuple[Literal["font.family", "font.sans-serif", "font.serif"], ...] = (
+    "font.family", "font.sans-serif", "font.serif"
+)  # fmt: skip
 # Where a name may break.
 _PIECES = re.compile(r"(?<=[\s_/.-])(?![\s_/.-])")
 # Width of a Chinese, Japanese or Korean letter, in ordinary letters. Ours, from looking at pages.
@@ -44,10 +46,11 @@ def default_style() -> Iterator[None]:
 
     Fonts stay: they may be those that have the letters of the class names.
     """
-    fonts = {name: value for name, value in matplotlib.rcParams.items() if name in _FONTS}
+    fonts = {name: matplotlib.rcParams[name] for name in _FONTS}  # not all items: that chooses a backend
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(fonts)
+        for name, value in fonts.items():
+            matplotlib.rcParams[name] = value
         yield
 
 

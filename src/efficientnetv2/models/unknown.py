@@ -56,8 +56,8 @@ class UnknownDetector:
         """Fit on (n, embed_dim) embeddings of images that did not train the model.
 
         Images with the same of the (n,) ``groups`` do not count as neighbors: a new image has none of its group. Images
-        whose class, of the (n,) ``labels``, has no other group here set no threshold, as a new image of their class has
-        neighbors. None if too few are left.
+        whose class, of the (n,) ``labels``, has several images here, but all of one group, set no threshold: a new
+        image of the class has neighbors. None if too few are left.
         """
         largest = embeddings.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         bank = (127 * embeddings / largest).round().to(torch.int8).cpu()
@@ -65,7 +65,8 @@ class UnknownDetector:
         same = ids[:, None] == ids
         counts = torch.ones(len(bank), dtype=torch.bool)
         if groups is not None and labels is not None:
-            counts = (~same & (labels[:, None] == labels)).sum(dim=1) >= _NEIGHBOR
+            alike = labels[:, None] == labels
+            counts = (~same & alike).any(dim=1) | (alike.sum(dim=1) < _NEIGHBOR)
         if int(counts.sum()) < MIN_IMAGES:
             return None
         cosine = _cosine(embeddings.cpu(), bank).masked_fill(same, -math.inf)

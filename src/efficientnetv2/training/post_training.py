@@ -246,7 +246,7 @@ def _fit_unknown(setup: RunSetup, state: TrainState) -> None:
     vectors, labels = torch.from_numpy(embedded.vectors), torch.from_numpy(embedded.labels)
     network.unknown = UnknownDetector.fit(vectors, split, groups=groups, labels=labels)
     if network.unknown is None:
-        _logger.info(f"Unknown images: not scored (in {split}, too few classes have several groups)")
+        _logger.info(f"Unknown images: not scored (in {split}, too few images are of classes with several groups)")
         return
     _logger.info(
         f"Unknown images: threshold {network.unknown.threshold:.3g} (flags {network.unknown.false_alarm_rate:.0%} of "

@@ -172,9 +172,9 @@ def normalize(images: Tensor, *, mean: Sequence[float], std: Sequence[float], ou
         found = f"{images.shape[1]} channels, {len(mean)} means and {len(std)} deviations"
         raise InputError(f"the images and the preprocessing have {found}. Give one of each per channel.")
     # In float64, rounded once: x * scale + offset is then as exact as float32 allows.
-    deviation = torch.tensor(std, dtype=torch.float64)
+    deviation = torch.tensor(std, dtype=torch.float64, device="cpu")
     scale = to_device((1 / (255 * deviation)).float(), images.device)
-    offset = to_device((-torch.tensor(mean, dtype=torch.float64) / deviation).float(), images.device)
+    offset = to_device((-torch.tensor(mean, dtype=torch.float64, device="cpu") / deviation).float(), images.device)
     floats = images.float() if out is None else out.copy_(images)
     if floats.is_contiguous(memory_format=torch.channels_last):
         # A row of W * C numbers at a time: broadcasting over C = 3 alone would give up on vectors.

@@ -291,6 +291,12 @@ def absolute_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
+def shown_path(path: Path) -> str:
+    """A path for people: from the working directory on, if it is inside."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def link_to(file: Path, folder: Path) -> str:
     """A link to a file in a page that lies in a folder."""
     try:

@@ -216,7 +216,8 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
         write_text_atomically(page, html)
     except OSError as error:
         raise InputError(f"`rank` {page}: {error.strerror or error}. Give a place that can be written to.") from error
-    write_predictions(file, table)
+    finally:
+        write_predictions(file, table)
     left_out = ""
     if len(places) < len(labeled):
         left_out = f" Left out: {pluralize(int(labeled.sum()), 'image')} with a label."

@@ -96,7 +96,7 @@ def benchmark(
     rows: list[dict[str, Any]] = [{"format": "PyTorch", "precision": "float32", "runtime": sessions[0].name}]
     rows[0]["megabytes"] = sum(weight.nbytes for weight in network.state_dict().values()) / 1e6
     rows[0] |= {"label_agreement": 1.0, "max_difference": 0.0, **_accuracy(network, path, dataset, own)}
-    calibrate = cache(lambda: calibration_images(network, path, calibration, **named))
+    calibrate = cache(lambda: calibration_images(network, path, calibration, path_column))
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for format, precision in installed():
             target = Path(folder) / precision / NAMES[format]

@@ -30,7 +30,7 @@ from efficientnetv2.training.initial_weights import default_model, load_weights,
 from efficientnetv2.training.seen_images import train_overlap
 from efficientnetv2.utils.device import pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.io import absolute_path, output_dir, read_object
+from efficientnetv2.utils.io import absolute_path, output_dir, read_object, shown_path
 from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.processes import cores
 from efficientnetv2.utils.random_key import Key
@@ -226,7 +226,7 @@ class DatasetCheck:
             counts = [f"{name}={len(getattr(self, name))}" for name in names]
         except InputError:
             counts = ["cannot be read"]
-        return f"DatasetCheck({str(self.path)!r}, {', '.join(counts)})"
+        return f"DatasetCheck({shown_path(self.path)!r}, {', '.join(counts)})"
 
     def _repr_html_(self) -> str:
         try:

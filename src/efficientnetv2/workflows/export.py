@@ -185,7 +185,7 @@ def export(
     columns = {"path_column": path_column, "label_column": label_column}
     dataset = None if format == "coreml" else comparison_images(network, path, data, most, **columns)
     input = "uint8" if format == "web" else input
-    pixels = calibration_images(network, path, calibration, **columns) if int8 else None
+    pixels = calibration_images(network, path, calibration, path_column) if int8 else None
     encoding = Encoding(input, precision, pixels)
     with (
         signals_as_ctrl_c(),
@@ -228,10 +228,11 @@ def comparison_images(network: Network, model: Path, data: PathLike | None, most
     """Images to compare on: those given; else of the run, the validation images first."""
     if data is not None:
         text, run = path_text("data", data), find_run(model)
-        if Path(text).suffix.lower() not in TABLE_SUFFIXES and not is_shards(text):
+        has_columns = _is_table(text) or is_shards(text)
+        if not has_columns:
             run = None  # a folder has one label per image
         separator = None if run is None else _separator(run)
-        source = DataConfig(text, label_separator=separator, **columns)
+        source = DataConfig(text, label_separator=separator, **(columns if has_columns else {}))
         dataset = source.read(require_labels=False, for_training=False)
         dataset = name_imagenet_classes(dataset, network.class_names)
         return _part(network, dataset, _spread(np.arange(len(dataset)), most))
@@ -246,10 +247,15 @@ def comparison_images(network: Network, model: Path, data: PathLike | None, most
     return _part(network, dataset, rows)
 
 
-def calibration_images(network: Network, model: Path, data: PathLike | None, **columns: Any) -> Pixels:
+def _is_table(data: str) -> bool:
+    return Path(data).suffix.lower() in TABLE_SUFFIXES
+
+
+def calibration_images(network: Network, model: Path, data: PathLike | None, path_column: str = "path") -> Pixels:
     """(n, S, S, C) training images of the run, or others, as the model sees them, for int8."""
     if data is not None:
-        source = DataConfig(path_text("calibration", data), **columns)
+        text = path_text("calibration", data)
+        source = DataConfig(text, path_column=path_column if _is_table(text) else "path")
         dataset = source.read(require_labels=False, for_training=False)
         rows = np.arange(len(dataset))
     else:

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import escape
 
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import absolute_path, link_to, read_object
+from efficientnetv2.utils.io import absolute_path, link_to, read_object, shown_path
 
 if TYPE_CHECKING:  # torch, which takes seconds
     from efficientnetv2.models.efficientnet import Network
@@ -109,7 +109,7 @@ class Result:
         return "report" in vars(self) or (self.path is not None and (self.path / "report.json").is_file())
 
     def __repr__(self) -> str:
-        shown = [] if self.path is None else [repr(str(self.path))]
+        shown = [] if self.path is None else [repr(shown_path(self.path))]
         try:
             if self._finished:
                 shown += [f"{name}={value:.3f}" for name, value in list(self.metrics.items())[:_REPR_METRICS]]
@@ -131,7 +131,8 @@ class Result:
             (name, f"{value:.3f}", "–".join(f"{end:.3f}" for end in intervals.get(name, ())))
             for name, value in self.metrics.items()
         ]
-        title = f"{type(self).__name__} {self.path or ''}: {self.report['num_images']:,} images"
+        place = "" if self.path is None else shown_path(self.path)
+        title = f"{type(self).__name__} {place}: {self.report['num_images']:,} images"
         title += f" ({self._warning})" if self._warning else ""
         return html_table(title, ["metric", "value", "95 % interval"], rows, self.report_path)
 
@@ -242,7 +243,7 @@ def html_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     link = ""
     if report is not None:
         # Jupyter serves files below its folder; browsers open no file: link of its pages.
-        link = f'<p><a href="{escape(link_to(report, Path.cwd()))}">{escape(report)}</a></p>'
+        link = f'<p><a href="{escape(link_to(report, Path.cwd()))}">{escape(shown_path(report))}</a></p>'
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     return f"<p><b>{escape(title)}</b></p><table><tr>{head}</tr>{body}</table>{link}"

@@ -21,7 +21,7 @@ from efficientnetv2.nas.results import TrialRow, best
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training.recipe import MAX_COUNT
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import absolute_path
+from efficientnetv2.utils.io import absolute_path, shown_path
 from efficientnetv2.utils.logs import shown_by_default
 from efficientnetv2.workflows.arguments import (
     PathLike,
@@ -108,10 +108,10 @@ class Study:
         try:
             loaded = self._load()
         except InputError:
-            return f"Study({str(self.path)!r}, cannot be read)"
+            return f"Study({shown_path(self.path)!r}, cannot be read)"
         has_finished = any(row.end == "finished" for row in loaded.rows)
         reward = f", best_reward={best(loaded.rows)[0].reward:.4f}" if has_finished else ""
-        return f"Study({str(self.path)!r}, trials={len(loaded.rows)} of {loaded.study.target}{reward})"
+        return f"Study({shown_path(self.path)!r}, trials={len(loaded.rows)} of {loaded.study.target}{reward})"
 
     def _repr_html_(self) -> str:
         try:
