@@ -62,7 +62,7 @@ def test_report_and_model_file_have_the_selection(early_stopped):
 def test_resume_of_an_early_stopped_run_is_finished(early_stopped, painted_folders, tmp_path):
     epochs = json.loads((early_stopped / "report.json").read_text())["epochs"]
     done = run_ok("train", painted_folders, "--output", early_stopped, "--resume", "--device", "cpu", cwd=tmp_path)
-    assert mentions(" ".join(done.stdout.split()), f"{epochs:.2f} epochs", "finished")
+    assert mentions(" ".join(done.stdout.split()), f"{round(epochs, 2):g} epochs", "finished")
 
 
 def test_saved_dataset_has_the_minival_split(early_stopped, tmp_path):

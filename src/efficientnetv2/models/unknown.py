@@ -55,9 +55,9 @@ class UnknownDetector:
     ) -> UnknownDetector | None:
         """Fit on (n, embed_dim) embeddings of images that did not train the model.
 
-        Images with the same of the (n,) ``groups`` do not count as neighbors: a new image has none of its group. Images
-        whose class, of the (n,) ``labels``, has several images here, but all of one group, set no threshold: a new
-        image of the class has neighbors. None if too few are left.
+        Images with the same of the (n,) ``groups`` do not count as neighbors: a new image has none of its group. Of
+        several images of a group and a class, of the (n,) ``labels``, none sets the threshold if the class has too few
+        images of other groups: a new image of the class has neighbors. None if too few images are left.
         """
         largest = embeddings.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         bank = (127 * embeddings / largest).round().to(torch.int8).cpu()
@@ -66,7 +66,7 @@ class UnknownDetector:
         counts = torch.ones(len(bank), dtype=torch.bool)
         if groups is not None and labels is not None:
             alike = labels[:, None] == labels
-            counts = (~same & alike).any(dim=1) | (alike.sum(dim=1) < _NEIGHBOR)
+            counts = ((~same & alike).sum(dim=1) >= _NEIGHBOR) | ((same & alike).sum(dim=1) == 1)
         if int(counts.sum()) < MIN_IMAGES:
             return None
         cosine = _cosine(embeddings.cpu(), bank).masked_fill(same, -math.inf)

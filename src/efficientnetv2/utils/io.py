@@ -293,7 +293,10 @@ def absolute_path(path: str | os.PathLike[str]) -> Path:
 
 def shown_path(path: Path) -> str:
     """A path for people: from the working directory on, if it is inside."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:  # it was removed
+        return str(path)
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 

@@ -228,11 +228,12 @@ def comparison_images(network: Network, model: Path, data: PathLike | None, most
     """Images to compare on: those given; else of the run, the validation images first."""
     if data is not None:
         text, run = path_text("data", data), find_run(model)
-        has_columns = _is_table(text) or is_shards(text)
-        if not has_columns:
+        if not _is_table(text):
+            columns = {}
+        if not (_is_table(text) or is_shards(text)):
             run = None  # a folder has one label per image
         separator = None if run is None else _separator(run)
-        source = DataConfig(text, label_separator=separator, **(columns if has_columns else {}))
+        source = DataConfig(text, label_separator=separator, **columns)
         dataset = source.read(require_labels=False, for_training=False)
         dataset = name_imagenet_classes(dataset, network.class_names)
         return _part(network, dataset, _spread(np.arange(len(dataset)), most))
@@ -248,7 +249,7 @@ def comparison_images(network: Network, model: Path, data: PathLike | None, most
 
 
 def _is_table(data: str) -> bool:
-    return Path(data).suffix.lower() in TABLE_SUFFIXES
+    return Path(data).suffix.lower() in TABLE_SUFFIXES and not is_shards(data)
 
 
 def calibration_images(network: Network, model: Path, data: PathLike | None, path_column: str = "path") -> Pixels:
