@@ -97,13 +97,14 @@ def test_imagenet_weights_replace_none_and_bundled_weights(weights, topic):
     ("recipe", "kept"),
     [("my.yaml", True), ("mine/recipe.yaml", True), ("quick", False), ("runs/before/recipe.yaml", False)],
 )
-def test_recipe_of_the_user_stays_with_imagenet_weights(recipe, kept, tmp_path, monkeypatch):
+@pytest.mark.parametrize("option", ["--recipe", "--config"])
+def test_recipe_of_the_user_stays_with_imagenet_weights(recipe, kept, option, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/before").mkdir(parents=True)
     (tmp_path / "runs/before/run.json").touch()
-    command = f"effnetv2 train flowers --recipe {recipe} --epochs 10"
+    command = f"effnetv2 train flowers {option} {recipe} --epochs 10"
     step = next_steps(RIGHT, metadata(weights=SHIPPED, command=command))[0]
-    assert (f"--recipe {recipe}" in step.command) == kept
+    assert (f"{option} {recipe}" in step.command) == kept
     assert mentions(step.command, "--epochs 10", "--weights", ranked_weights(MODEL)[0])
 
 

@@ -208,9 +208,10 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
     )
     fields = ("weights", "init", "head_init") if start == "none" else ("weights",)
     # A built-in recipe, or that of a run, is made for other weights; a file of the user's stays.
-    file = recipe_file(option_value(metadata.command, "--recipe") or "")
+    names = ("--recipe", "--config", "--cfg")
+    file = recipe_file(next(filter(None, (option_value(metadata.command, name) for name in names)), ""))
     is_of_run = file is not None and file.with_name("run.json").is_file()
-    without = ["--weights", "--recipe"] if file is None or is_of_run else ["--weights"]
+    without = ["--weights", *names] if file is None or is_of_run else ["--weights"]
     command = _repeat(metadata, ["--weights", best[0]], without=without, without_fields=fields)
     return NextStep(0, "weights", "Start from ImageNet weights", reason, command)
 
