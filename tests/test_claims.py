@@ -113,7 +113,7 @@ def test_table_of_first_runs_equals_the_record():
         ends = [f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else "" for values in top1]
         cells = [f"{sum(values) / len(values):.1f}{end}" for values, end in zip(top1, ends, strict=True)]
         assert f"| {' | '.join(cells)} |" in page
-    assert len(found) == 26
+    assert len(found) == 27
 
 
 def test_pages_quote_claims():
