@@ -24,7 +24,7 @@ from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.models.factory import Backbone, create
+from efficientnetv2.models.factory import Backbone, create, load_classifier
 from efficientnetv2.preprocessing import IMAGENET_MEAN, SYMMETRIC_MEAN, SYMMETRIC_STD
 from efficientnetv2.progressive.presets import released_schedule
 from efficientnetv2.utils.errors import InputError
@@ -393,3 +393,10 @@ def test_model_is_created_from_an_architecture_file():
         assert (network.num_classes, network.in_channels) == (3, 2)
         counted = count_flops(network.architecture, image_size=32, num_classes=3, in_channels=2).total.parameters
         assert counted == sum(weight.numel() for weight in network.parameters())
+
+
+def test_model_of_a_file_has_the_layout_of_training(tmp_path):
+    """The layout decides the last bits of predictions."""
+    model_file.save(tmp_path / "m.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=("a", "b"))
+    stem = load_classifier(tmp_path / "m.safetensors").stem.conv.weight
+    assert stem.is_contiguous(memory_format=torch.channels_last)

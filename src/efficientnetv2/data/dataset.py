@@ -237,7 +237,7 @@ def load_dataset(
         label_rules.validate_unique_paths(records)
     if require_labels and for_training:
         label_rules.validate_places(records)
-        hint = None if label_separator is not None else _separator_hint(records, by_label.table["label"])
+        hint = None if label_separator is not None else label_rules.separator_hint(records, by_label.table["label"])
         label_rules.validate_train_split(by_label, hint)
         label_rules.validate_classes(by_label)
     values = {field.name: getattr(records, field.name) for field in fields(ImageRecords)}
@@ -307,7 +307,7 @@ def _clean_labels(
     by_label = records if separator is None else label_rules.split_labels(records, separator)
     labels, note = label_rules.merge_spellings(by_label, spelling, strict=options.strict)
     notes += [note] if note else []
-    notes += _separator_notes(records, labels, separator) if options.strict else []
+    notes += label_rules.separator_notes(records, labels, separator) if options.strict else []
     if separator is None:
         cells = labels
     else:
@@ -316,21 +316,6 @@ def _clean_labels(
         cells = label_rules.join_labels(records.table["label"], spelled, separator)
     by_label = replace(by_label, table=by_label.table.assign(label=labels))
     return replace(records, table=records.table.assign(label=cells), notes=tuple(notes)), by_label
-
-
-def _separator_notes(records: ImageRecords, labels: pd.Series[str], separator: str | None) -> list[str]:
-    """Notes on a separator that is missing, or in no label."""
-    if separator is not None and any(separator in cell for cell in records.table["label"].dropna().unique()):
-        return []
-    notes = [] if separator is None else [f"No label contains `label_separator={separator}`: each image has one label."]
-    hint = _separator_hint(records, labels)
-    return [*notes, hint] if hint else notes
-
-
-def _separator_hint(records: ImageRecords, labels: pd.Series[str]) -> str | None:
-    """``label_rules.unseparated_hint``; folders give one label each."""
-    has_cells = records.rows is not None or records.shards is not None
-    return label_rules.unseparated_hint(labels.dropna().unique()) if has_cells else None
 
 
 def _without_small_classes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,11 @@ from efficientnetv2.data.records import (
     ImageRecords,
     Layout,
     ReadOptions,
-    is_system_folder,
     parse_split,
     records_table,
     split_in_name,
+    visible_entries,
+    walk_files,
 )
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.shell import shell_join
@@ -116,7 +117,7 @@ class _Listing:
 
     def add_tree(self, below: str, label: str | float, split: str) -> int:
         """Add images at any depth below a sub-folder. Returns their number."""
-        paths = list(_walk(str(self.folder / below), f"{below}/" if below else ""))
+        paths = list(walk_files(str(self.folder / below), f"{below}/" if below else ""))
         images = [path for path in paths if is_image(path)]
         self.rows += [(path, label, split) for path in images]
         self._count_others(paths, below)
@@ -124,7 +125,7 @@ class _Listing:
 
     def skip_files(self, below: str) -> None:
         """Count the files of a folder that are not images."""
-        entries = _entries(str(self.folder / below))
+        entries = visible_entries(str(self.folder / below))
         self._count_others([entry.name for entry in entries if not is_folder(entry)], below)
 
     def _count_others(self, paths: list[str], below: str) -> None:
@@ -180,7 +181,7 @@ class _Listing:
     def _add_unlabeled_test(self, name: str, classes: list[str], loose: list[str]) -> None:
         images = [*loose]
         for cls in classes:
-            images += filter(is_image, _walk(str(self.folder / name / cls), f"{cls}/"))
+            images += filter(is_image, walk_files(str(self.folder / name / cls), f"{cls}/"))
         if not self.options.require_labels:
             self.rows += [(f"{name}/{path}", np.nan, "test") for path in images]
             self.skip_files(name)
@@ -315,7 +316,7 @@ def _ambiguous(source: str, names: list[str], inner: list[str]) -> InputError:
 
 def _refuse_table(folder: Path, source: str, folders: list[str]) -> None:
     """Refuse flat folders of images next to a table: the table lists the images, the folders are not classes."""
-    names = (entry.name for entry in _entries(str(folder)) if not is_folder(entry))
+    names = (entry.name for entry in visible_entries(str(folder)) if not is_folder(entry))
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
     if not tables:
         return
@@ -332,43 +333,15 @@ def _refuse_table(folder: Path, source: str, folders: list[str]) -> None:
 def _with_images(folder: Path, names: list[str]) -> list[str]:
     def holds_image(name: str) -> bool:
         try:
-            return any(map(is_image, _walk(str(folder / name), "")))
+            return any(map(is_image, walk_files(str(folder / name), "")))
         except InputError:  # no permission, such as lost+found of a disk
             return False
 
     return [name for name in names if holds_image(name)]
 
 
-def _walk(folder: str, prefix: str, links: tuple[str, ...] = ()) -> Iterator[str]:
-    """Files at any depth as ``prefix`` + path with forward slashes, sorted by name.
-
-    ``links`` holds the real folders of the symbolic links above: a link back to one of them would never end.
-    """
-    for entry in _entries(folder):
-        if is_folder(entry):
-            onward = links
-            if entry.is_symlink():
-                onward = (*links, os.path.realpath(folder))
-                target = os.path.realpath(entry.path)
-                if any(Path(inner).is_relative_to(target) for inner in onward):
-                    continue
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", onward)
-        else:
-            yield prefix + entry.name
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """Entries of a folder, sorted, without hidden ones and system folders."""
-    try:
-        with os.scandir(folder) as entries:
-            visible = [e for e in entries if not (e.name.startswith(".") or is_system_folder(e.name))]
-    except PermissionError:
-        raise InputError(f"{folder} may not be read: permission denied. Change its permissions.") from None
-    return sorted(visible, key=lambda entry: entry.name)
-
-
 def _contents(folder: Path) -> tuple[list[str], list[str]]:
-    entries = _entries(str(folder))
+    entries = visible_entries(str(folder))
     folders = [entry.name for entry in entries if is_folder(entry)]
     return folders, [entry.name for entry in entries if is_image(entry.name) and not is_folder(entry)]
 

@@ -228,6 +228,21 @@ def unseparated_hint(labels: Iterable[str]) -> str | None:
     return None
 
 
+def separator_notes(records: ImageRecords, labels: pd.Series[str], separator: str | None) -> list[str]:
+    """Notes on a separator that is missing, or in no label."""
+    if separator is not None and any(separator in cell for cell in records.table["label"].dropna().unique()):
+        return []
+    notes = [] if separator is None else [f"No label contains `label_separator={separator}`: each image has one label."]
+    hint = separator_hint(records, labels)
+    return [*notes, hint] if hint else notes
+
+
+def separator_hint(records: ImageRecords, labels: pd.Series[str]) -> str | None:
+    """``unseparated_hint``; folders give one label each."""
+    has_cells = records.rows is not None or records.shards is not None
+    return unseparated_hint(labels.dropna().unique()) if has_cells else None
+
+
 def separator_between(names: Collection[str], label: str) -> str | None:
     """The usual separator that divides a label into several of the names."""
     for separator in _USUAL_SEPARATORS:

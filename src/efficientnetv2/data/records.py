@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from efficientnetv2.data.open_image import is_folder
 from efficientnetv2.data.shards.index import ShardSet, is_url, shard_of
 from efficientnetv2.utils.errors import InputError, did_you_mean, escape_controls, pluralize, shorten
 
@@ -58,9 +59,32 @@ def split_in_name(name: str) -> str | None:
     return splits.pop() if len(splits) == 1 else None
 
 
-def is_system_folder(name: str) -> bool:
-    """Whether operating systems create folders of this name, such as bins and thumbnails."""
-    return name.casefold() in _SYSTEM_FOLDERS
+def walk_files(folder: str, prefix: str, links: tuple[str, ...] = ()) -> Iterator[str]:
+    """Files at any depth as ``prefix`` + path with forward slashes, sorted by name.
+
+    ``links`` holds the real folders of the symbolic links above: a link back to one of them would never end.
+    """
+    for entry in visible_entries(folder):
+        if is_folder(entry):
+            onward = links
+            if entry.is_symlink():
+                onward = (*links, os.path.realpath(folder))
+                target = os.path.realpath(entry.path)
+                if any(Path(inner).is_relative_to(target) for inner in onward):
+                    continue
+            yield from walk_files(entry.path, f"{prefix}{entry.name}/", onward)
+        else:
+            yield prefix + entry.name
+
+
+def visible_entries(folder: str) -> list[os.DirEntry[str]]:
+    """Entries of a folder, sorted, without hidden ones and system folders."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = [e for e in entries if not (e.name.startswith(".") or e.name.casefold() in _SYSTEM_FOLDERS)]
+    except PermissionError:
+        raise InputError(f"{folder} may not be read: permission denied. Change its permissions.") from None
+    return sorted(visible, key=lambda entry: entry.name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,11 +24,12 @@ from efficientnetv2.data.readers import BestEffortReader, eval_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.thumbnails import CONTRAST_NOTE, encode_thumbnail, is_low_contrast
-from efficientnetv2.inference.predict import Predictions, retry_halving_batch
+from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.errors import InputError, MemoryShortError
+from efficientnetv2.utils.memory import retry_halving_batch
 from efficientnetv2.utils.probability import probabilities
 
 # Batch size; less if memory runs out. Ours.

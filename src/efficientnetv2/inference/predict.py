@@ -29,8 +29,8 @@ from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, gather_to_main
-from efficientnetv2.utils.errors import InputError, MemoryShortError, error_summary, non_finite_error, pluralize
-from efficientnetv2.utils.memory import is_out_of_memory, release_memory
+from efficientnetv2.utils.errors import InputError, non_finite_error, pluralize
+from efficientnetv2.utils.memory import retry_halving_batch
 from efficientnetv2.utils.probability import Activation, probabilities, to_logits
 
 # Images at a time: enough to keep the processor busy. Ours.
@@ -260,33 +260,6 @@ def none_readable_error(dataset: ImageDataset, row: int, reason: str) -> InputEr
         f"none of the {pluralize(len(dataset), 'image')} of {dataset.source} can be read. The first, "
         f"{dataset.where(row)}: {reason.removesuffix('.')}. Restore or replace it."
     )
-
-
-def retry_halving_batch(
-    compute: Callable[[Tensor], Tensor], images: Tensor, most: int, device: torch.device
-) -> tuple[Tensor, int]:
-    """Compute a batch in parts of ``most`` images, halved while memory runs out; returns it and the size that fits."""
-    results: list[Tensor] = []
-    done = 0
-    while done < len(images):
-        part = images[done : done + most]
-        try:
-            results.append(compute(part))
-            done += len(part)
-            continue
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(part) == 1:
-                raise MemoryShortError(
-                    f"Memory ran out at a single image of {images.shape[-1]} px in evaluation mode "
-                    f"({error_summary(error)}). End other programs and run the command again (training: `resume`), "
-                    "or use smaller images."
-                ) from error
-        # Outside of the handler: the traceback of the error keeps tensors alive.
-        most = len(part) // 2
-        release_memory(device)
-    return torch.cat(results), most
 
 
 @dataclass

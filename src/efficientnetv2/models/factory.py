@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, overload
 
+import torch
 from torch import Tensor, nn
 
 from efficientnetv2.architectures.registry import (
@@ -37,6 +38,7 @@ from efficientnetv2.models.output_shapes import infer_shapes
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.models.wrapped_model import wrap_model
 from efficientnetv2.preprocessing import RGB
+from efficientnetv2.utils.device import place
 from efficientnetv2.utils.errors import InputError, did_you_mean, short_repr
 from efficientnetv2.utils.optional_deps import import_optional, import_torchvision
 
@@ -151,6 +153,7 @@ def load_classifier(model: str | os.PathLike[str]) -> Network:
     network = model_file.load(name) if is_file else create(name)
     require_classes(network, name)
     require_image_channels(network, name)
+    place(network, torch.device("cpu"))  # channels-last, as in training, so that both give the same bits
     return network
 
 

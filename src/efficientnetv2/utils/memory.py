@@ -9,13 +9,14 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, MemoryShortError, error_summary
 from efficientnetv2.utils.processes import CGROUPS, OWN_CGROUPS, control_groups
 
 GIB = 2**30
@@ -46,6 +47,33 @@ def release_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
     elif sys.platform == "linux":
         getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)  # others than glibc do it by themselves
+
+
+def retry_halving_batch(
+    compute: Callable[[Tensor], Tensor], images: Tensor, most: int, device: torch.device
+) -> tuple[Tensor, int]:
+    """Compute a batch in parts of ``most`` images, halved while memory runs out; returns it and the size that fits."""
+    results: list[Tensor] = []
+    done = 0
+    while done < len(images):
+        part = images[done : done + most]
+        try:
+            results.append(compute(part))
+            done += len(part)
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(part) == 1:
+                raise MemoryShortError(
+                    f"Memory ran out at a single image of {images.shape[-1]} px in evaluation mode "
+                    f"({error_summary(error)}). End other programs and run the command again (training: `resume`), "
+                    "or use smaller images."
+                ) from error
+        # Outside of the handler: the traceback of the error keeps tensors alive.
+        most = len(part) // 2
+        release_memory(device)
+    return torch.cat(results), most
 
 
 def limit_memory(device: torch.device, gib: float | None) -> None:

@@ -23,7 +23,7 @@ import pandas as pd
 
 from efficientnetv2.data.label_rules import join_lists
 from efficientnetv2.data.open_image import is_folder, is_image
-from efficientnetv2.data.records import ImageRecords, ReadOptions, is_system_folder, missing_column
+from efficientnetv2.data.records import ImageRecords, ReadOptions, missing_column, visible_entries
 from efficientnetv2.data.shards import index as shard_index
 from efficientnetv2.data.shards.index import INDEX_NAME, SUFFIX, ShardIndex, ShardSet, is_url, split_location
 from efficientnetv2.data.shards.scan import cached_scan
@@ -48,8 +48,7 @@ def is_shards(data: str) -> bool:
         return True
     if not place.is_dir():
         return False
-    with os.scandir(place) as entries:
-        shown = [e for e in entries if not (e.name.startswith(".") or is_system_folder(e.name))]
+    shown = visible_entries(str(place))
     if any(is_folder(entry) or is_image(entry.name) for entry in shown):
         return False
     if any(entry.name.lower().endswith(SUFFIX) for entry in shown):
