@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import signal
@@ -624,6 +625,21 @@ def test_evaluation_on_training_images_is_refused_as_a_sample(tmp_path):
     assert mentions(output, "effnetv2 evaluate MODEL OTHERS --output FOLDER")
     (tmp_path / "report.json").write_text(json.dumps(report | {"optimistic": False}))
     run_ok("geo", "area", "map.tif", "report.json", cwd=tmp_path)
+
+
+def test_evaluation_of_another_model_is_refused(model_path, tmp_path):
+    """The areas would be corrected by the errors of another map."""
+    raster = write_raster(tmp_path / "scene.tif", patches())
+    efficientnetv2.predict_map(model_path, raster, tmp_path / "map.tif", window_px=40)
+    report = {"class_names": list(NAMES), "confusion": (20 * np.eye(3, dtype=int)).tolist()}
+    other = report | {"sha256": {"model.safetensors": "0" * 64}}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(InputError, match=mentioning("other.json", "map.tif", "another model", "Evaluate")):
+        efficientnetv2.estimate_areas(tmp_path / "map.tif", tmp_path / "other.json")
+    own = report | {"sha256": {"model.safetensors": hashlib.sha256(model_path.read_bytes()).hexdigest()}}
+    for name, accepted in (("own", own), ("unknown", report), ("folds", other | {"evaluated_on": "out-of-fold"})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(accepted))
+        assert efficientnetv2.estimate_areas(tmp_path / "map.tif", tmp_path / f"{name}.json").left_out == 0
 
 
 @pytest.mark.slow

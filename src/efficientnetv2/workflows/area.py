@@ -207,10 +207,11 @@ def estimate_areas(map_file: PathLike, sample: PathLike, *, label_column: str = 
     with open_raster(map_path) as dataset:
         if warning := distortion_warning(dataset):
             _logger.info(warning)
+        model_sha256 = dataset.tags().get("model_sha256")
     file = Path(path_text("sample", sample))
     file = file / "report.json" if file.is_dir() else file
     if file.suffix == ".json":
-        counts, left_out = _from_report(file, names, map_path), 0
+        counts, left_out = _from_report(file, names, map_path, model_sha256), 0
         _logger.info(
             f"{file} is of images that were not drawn from this map. The areas are right if these images are a random "
             "sample of what the map calls each class."
@@ -222,7 +223,7 @@ def estimate_areas(map_file: PathLike, sample: PathLike, *, label_column: str = 
     return MapAreas(found, int(pixels.sum()), total, left_out)
 
 
-def _from_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
+def _from_report(file: Path, names: Sequence[str], map_file: Path, model_sha256: str | None) -> coo_array:
     """(K, K) counts by mapped and true class, from the confusion matrix of an evaluation that is not optimistic."""
     form = "effnetv2 evaluate MODEL OTHERS --output FOLDER"
     try:
@@ -242,6 +243,9 @@ def _from_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
             f"{file} is optimistic: some of its images trained or chose the model. Evaluate it on others ({form}), or "
             "give a CSV of locations with their labels."
         )
+    hashes = report.get("sha256") or {}
+    if model_sha256 and hashes and report.get("evaluated_on") != "out-of-fold" and model_sha256 not in hashes.values():
+        raise InputError(f"{file} is of another model file than {map_file}. Evaluate the model of the map ({form}).")
     if sorted(classes) != sorted(names):
         raise InputError(
             f"{file} has the classes {shorten(classes)}, but {map_file} has {shorten(names)}. Give an evaluation of "

@@ -16,10 +16,12 @@ import torch
 from efficientnetv2.data.config import parse_bands
 from efficientnetv2.data.geotiff import RasterDataset, all_bands, band_names, open_raster, pixel_side_m, visible_bands
 from efficientnetv2.data.raster_checks import band_mismatch, dtypes_of, encoding_fault, mismatch
+from efficientnetv2.evaluation.evaluation_result import file_hashes
 from efficientnetv2.geospatial import map_file
 from efficientnetv2.geospatial.map_file import distortion_warning
 from efficientnetv2.geospatial.sliding_window import Grid, MapStatistics, predict_blocks
 from efficientnetv2.models.efficientnet import require_single_label
+from efficientnetv2.models.model_file import NAME
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.distributed import World
@@ -196,6 +198,8 @@ def run_map(model: str, raster: Path, options: MapOptions, out: Path) -> MapResu
             "window_px": str(grid.window_px),
             "stride_px": str(grid.stride_px),
         }
+        for digest in file_hashes(Path(model), Path(model) / NAME).values():  # none of published weights
+            metadata["model_sha256"] = digest
         with signals_as_ctrl_c():
             map_file.write_map(out, source, network.class_names, fill, metadata=metadata)
         seconds = time.perf_counter() - started
