@@ -10,7 +10,7 @@ same torch version as here (``benchmarks/leaderboard_recipe.py``).
 - the entry: ``xse_resnext50``, trained for 5 or 20 epochs as on the leaderboard of fastai/imagenette, with its own
   package and its published learning rate. On this machine, a few training images choose the fastest of fp32,
   channels-last and, with AVX-512, bf16, with 0 to 2 workers. Fewer epochs than 5 (``--entry-lengths``) are a smaller
-  comparison.
+  comparison; without a number (``--entry-lengths``), only quick is trained.
 - quick: ``effnetv2 train --recipe quick --weights none`` with each of ``--models``, without tuning.
 
 The target is the entry's own mean top-1 on val, measured here, after these epochs. The shortest of ``--lengths`` whose
@@ -142,6 +142,10 @@ def measure(options: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
     entry = peer_side(ENTRY, program, options.entry_lengths, options.pictures, options.output, _EPOCH_S["entry"])
     models = [our_side(runs, options.image_size, options.lengths, _EPOCH_S["quick"], model) for model in options.models]
     rows = rows_of_sides([entry, *models], options.seeds, options.pace_limit)
+    for name, lengths in rows.items():
+        for epochs, of_seeds in lengths.items():
+            results = ", ".join(f"{row['top1']:.1%} in {row['train_s'] / 60:.1f} minutes" for row in of_seeds)
+            print(f"{name}, {epochs:g} epochs: {results}")
     reached = {epochs: reach(rows, epochs) for epochs in options.entry_lengths}
     found = {name: claim for epochs, sides in reached.items() for name, claim in claims(sides, epochs).items()}
     for name, claim in found.items():
@@ -180,7 +184,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("pictures", type=Path, metavar="IMAGENETTE", help="train/ and val/ with a folder per class")
     parser.add_argument("python", type=Path, metavar="FASTAI_PYTHON", help="Python of an environment with fastai")
     parser.add_argument("--models", nargs="+", default=_MODELS)
-    parser.add_argument("--entry-lengths", type=int, nargs="+", default=_ENTRY_LENGTHS, help="epochs of the entry")
+    parser.add_argument("--entry-lengths", type=int, nargs="*", default=_ENTRY_LENGTHS, help="epochs of the entry")
     parser.add_argument("--lengths", type=float, nargs="+", default=_LENGTHS, help="epochs of quick to try")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS / "leaderboard")
@@ -188,8 +192,8 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="test the program in about two minutes")
     parser.set_defaults(image_size=128, pace_limit=SAME_PACE)
     options = parser.parse_args()
-    if options.record and (options.seeds < 2 or options.smoke):
-        parser.error("--record is for 2 seeds or more, not for --smoke.")
+    if options.record and (options.seeds < 2 or options.smoke or not options.entry_lengths):
+        parser.error("--record is for 2 seeds or more and both sides, not for --smoke.")
     # Not resolved: the Python of an environment is a link.
     options.pictures, options.python = options.pictures.absolute(), options.python.absolute()
     return options
@@ -200,7 +204,7 @@ def main() -> None:
     if options.smoke:
         smoke(options)
     else:
-        measure(options, fastest(options))
+        measure(options, fastest(options) if options.entry_lengths else {"quick": ()})
 
 
 if __name__ == "__main__":
