@@ -23,13 +23,7 @@ from efficientnetv2.training.compile import compile_model
 from efficientnetv2.training.cuda_graphs import CudaGraphs
 from efficientnetv2.training.ddp import GradientSync
 from efficientnetv2.training.losses import NO_CLASS_TERMS, ClassTerms, binary_cross_entropy, class_terms, cross_entropy
-from efficientnetv2.training.microbatch import (
-    ONE_GROUP_PER_PASS,
-    MicrobatchPlan,
-    chunks,
-    out_of_memory_message,
-    out_of_memory_mid_step_message,
-)
+from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan, chunks, divisors
 from efficientnetv2.training.optim import lr_factor
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_setup import RunLength, RunSetup
@@ -37,7 +31,7 @@ from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.transforms.pipeline import augment, binary_targets
 from efficientnetv2.utils.device import Precision, autocast, to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
-from efficientnetv2.utils.errors import MemoryShortError
+from efficientnetv2.utils.errors import MemoryShortError, error_summary, pluralize
 from efficientnetv2.utils.memory import is_out_of_memory, release_memory
 from efficientnetv2.utils.probability import Activation
 from efficientnetv2.utils.random_key import Key
@@ -158,18 +152,30 @@ def _accumulate_gradients(
             if not is_out_of_memory(error):
                 raise
             if microbatches.at(image_size) == 1:
-                last, number = context.recipe.progressive.last, context.recipe.num_groups
-                least = max(1, 2 * (bool(last.mixup_alpha) + bool(last.cutmix_alpha)))  # a partner for each image
-                message = out_of_memory_message(len(groups[0].labels), number, image_size, error, least=least)
-                raise MemoryShortError(message) from error
+                raise _one_group_error(groups[0], context.recipe, error) from error
             if gradients.sending:
-                raise MemoryShortError(out_of_memory_mid_step_message(image_size, error)) from error
+                raise MemoryShortError(
+                    f"Memory ran out with images of {image_size} px ({error_summary(error)}), after other processes "
+                    "got a part of the step. Free memory, then use `resume`."
+                ) from error
         # Only here, after the error and the tensors of its traceback are gone, is the memory free again.
         microbatches = microbatches.halved(image_size)
         graphs.clear()
         state.network.zero_grad(set_to_none=True)
         batch_norm.restart_step()
         release_memory(context.device)
+
+
+def _one_group_error(group: Batch, recipe: Recipe, error: BaseException) -> MemoryShortError:
+    """The error where memory runs out with a single group."""
+    last, images = recipe.progressive.last, len(group.labels)
+    least = max(1, 2 * (bool(last.mixup_alpha) + bool(last.cutmix_alpha)))  # a partner for each image
+    smaller = [size for size in divisors(images * recipe.num_groups, most=images // 2) if size >= least]
+    fix = f"`ghost_batch_size={smaller[-1]}`" if smaller else "a smaller `image_size`"
+    return MemoryShortError(
+        f"Memory ran out with one group of {pluralize(images, 'image')} of {group.request.setting.image_size} px "
+        f"({error_summary(error)}). Free memory and use `resume`, or start a new run with {fix}."
+    )
 
 
 def forward_backward(

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from efficientnetv2.utils.errors import error_summary, pluralize
-
 Item = TypeVar("Item")
 
 
@@ -50,26 +48,6 @@ def chunks(groups: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """The groups of a step in parts of ``size``; the last may be smaller."""
     for first in range(0, len(groups), size):
         yield groups[first : first + size]
-
-
-def out_of_memory_message(
-    ghost_batch_size: int, groups: int, image_size: int, error: BaseException, *, least: int = 1
-) -> str:
-    """Message for a single group that no longer fits; ``least`` are the images that a group must have."""
-    smaller = [size for size in divisors(ghost_batch_size * groups, most=ghost_batch_size // 2) if size >= least]
-    fix = f"`ghost_batch_size={smaller[-1]}`" if smaller else "a smaller `image_size`"
-    return (
-        f"Memory ran out with one group of {pluralize(ghost_batch_size, 'image')} of {image_size} px "
-        f"({error_summary(error)}). Free memory and use `resume`, or start a new run with {fix}."
-    )
-
-
-def out_of_memory_mid_step_message(image_size: int, error: BaseException) -> str:
-    """Message for memory that runs out when other processes have a part of the step's gradients."""
-    return (
-        f"Memory ran out with images of {image_size} px ({error_summary(error)}), after other processes got a part of "
-        "the step. Free memory, then use `resume`."
-    )
 
 
 def divisors(number: int, *, most: int) -> list[int]:
