@@ -288,12 +288,13 @@ def test_auto_uses_the_best_cached_weights_if_better_ones_cannot_be_downloaded(m
     assert f"better ones are not available: {found.lacking}" in found.note
 
 
-def test_offline_auto_uses_the_weights_of_the_repository_or_else_none(tmp_path, given):
+def test_offline_auto_uses_the_weights_of_the_repository_or_else_none(monkeypatch, tmp_path, given):
     shutil.copy(given[1], tmp_path / "efficientnetv2_b0.safetensors")
-    shipped = weights_candidates("efficientnetv2_b0", shipped=tmp_path)[0]
+    monkeypatch.setattr("efficientnetv2.training.initial_weights.BUNDLED", tmp_path)
+    shipped = weights_candidates("efficientnetv2_b0")[0]
     assert shipped.word == str(tmp_path / "efficientnetv2_b0.safetensors")
     assert "cache" in shipped.lacking  # for any choice, the note describes how to get published weights
-    nothing = weights_candidates("efficientnetv2_s", shipped=tmp_path)[0]
+    nothing = weights_candidates("efficientnetv2_s")[0]
     assert nothing.word == "none"
     assert mentions(nothing.note, "from scratch")
     assert "cache" in nothing.note

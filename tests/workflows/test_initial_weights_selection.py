@@ -331,7 +331,7 @@ def test_selection_is_in_log_report_and_recipe_also_after_resume(files, class_fo
     shipped.mkdir()
     monkeypatch.setattr(initial_weights, "BUNDLED", shipped)
     shutil.copy(files / "drawn.safetensors", shipped / "efficientnetv2_b0.safetensors")
-    at_hand = initial_weights.weights_candidates("efficientnetv2_b0", shipped=shipped)
+    at_hand = initial_weights.weights_candidates("efficientnetv2_b0")
     assert [one.title for one in at_hand] == ["the shipped efficientnetv2_b0.safetensors", "random weights"]
     monkeypatch.setattr("efficientnetv2.training.overrides.weights_candidates", lambda model: at_hand)
     from efficientnetv2.workflows.train import train_and_report

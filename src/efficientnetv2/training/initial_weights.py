@@ -82,11 +82,8 @@ def stride_of(model: str | Architecture) -> int | None:
     return model.stride
 
 
-def weights_candidates(model: str | Architecture, *, shipped: Path | None = None) -> tuple[WeightsCandidate, ...]:
-    """All available weights of a model, the most promising first, "none" last. May download the best.
-
-    ``shipped`` is a folder with files ``NAME.safetensors``; None is the package's ``examples/weights``.
-    """
+def weights_candidates(model: str | Architecture) -> tuple[WeightsCandidate, ...]:
+    """All available weights of a model, the most promising first, "none" last. May download the best."""
     reason = f"None are published for {model_title(model)}."
     found = []
     if isinstance(model, str) and is_library_model(model):
@@ -94,7 +91,7 @@ def weights_candidates(model: str | Architecture, *, shipped: Path | None = None
     elif isinstance(model, str) and model in NAMES:
         published, reason = _published(model)
         found = [] if published is None else [published]
-        file = (BUNDLED if shipped is None else shipped) / f"{model}.safetensors"
+        file = BUNDLED / f"{model}.safetensors"
         if file.is_file():
             others = f"; others: {reason}" if published is None else "."
             note = f"Weights: {file}, which come with the repository{others}"
