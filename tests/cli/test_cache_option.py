@@ -321,11 +321,11 @@ def test_existing_cache_on_disk_takes_no_time(large, caches, monkeypatch):
     """Encoding takes 100 s here."""
     data, now = prepared(large), [0.0]
 
-    def slow_encoding(*args, real=image_cache._in_memory):
+    def slow_encoding(job, *, room_bytes, real=image_cache.cache_in_memory):
         now[0] += 100
-        return real(*args)
+        return real(job, room_bytes=room_bytes)
 
-    monkeypatch.setattr(image_cache, "_in_memory", slow_encoding)
+    monkeypatch.setattr(image_cache, "cache_in_memory", slow_encoding)
     monkeypatch.setattr(image_cache, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     assert estimate_cache("disk", quick_recipe(), data, CPU).seconds >= 100
     build_cache("disk", quick_recipe(), data, HARDWARE)

@@ -72,7 +72,7 @@ def build_cache(
     job = _job(images, recipe, px)
     ram = where == "ram"
     folder = _folder(images, job.spec, data, hardware.world)
-    file = _in_memory(job, hardware.device) if ram else cache_on_disk(folder, job)
+    file = cache_in_memory(job, room_bytes=_room(hardware.device)) if ram else cache_on_disk(folder, job)
     seconds = time.perf_counter() - began
     done = "there already" if file.reused else f"filled in {seconds:.0f} s"
     place = "of memory" if ram else f"in {file.path.parent} (delete that folder to free it)"
@@ -112,7 +112,8 @@ def preview_cache(recipe: Recipe, train: ImageDataset, samples: Ints, device: to
         return None
     rows = np.full(len(train), -1, dtype=np.int64)
     rows[samples] = np.arange(len(samples))
-    return _in_memory(_job(train.select(samples), recipe), device).reader(rows, source_reader(train))
+    file = cache_in_memory(_job(train.select(samples), recipe), room_bytes=_room(device))
+    return file.reader(rows, source_reader(train))
 
 
 def local_reader(cache: ImageCache | None, recipe: Recipe, data: PreparedData, hardware: Hardware) -> Reader | None:
@@ -132,7 +133,7 @@ def _as_many_as_fit(
     while True:
         some, began = train.select(np.sort(rows)), time.perf_counter()
         try:
-            return some, _in_memory(_job(some, recipe), device), began
+            return some, cache_in_memory(_job(some, recipe), room_bytes=_room(device)), began
         except InputError:
             if len(rows) == 1:
                 raise
@@ -141,8 +142,6 @@ def _as_many_as_fit(
 
 def _rows_in(images: ImageDataset, train: ImageDataset) -> Ints:
     """(N,) places of the training images among those that are cached, by path."""
-    if images is train:
-        return np.arange(len(train), dtype=np.int64)
     places = pd.Index(images.paths)
     if not places.is_unique:  # as tars of others may name them
         twice = places[places.duplicated()][0]
@@ -171,7 +170,7 @@ def _images(where: str, data: PreparedData) -> tuple[ImageDataset, Ints]:
     """
     train, common = data.train, data.common
     if where == "ram":
-        return train, _rows_in(train, train)
+        return train, np.arange(len(train), dtype=np.int64)
     if common is None:
         by_path = np.argsort(np.array(data.trainable.paths, dtype=object), kind="stable")
         images = data.trainable.select(by_path)  # a list in another order has the same cache
@@ -188,10 +187,6 @@ def _job(images: ImageDataset, recipe: Recipe, image_size: int | None = None) ->
         detail=recipe.cache_resolution,
     )
     return CacheJob(reader=source_reader(images), count=len(images), spec=spec, threads=cores())
-
-
-def _in_memory(job: CacheJob, device: torch.device) -> CacheFile:
-    return cache_in_memory(job, room_bytes=_room(device))
 
 
 def _room(device: torch.device) -> int:
