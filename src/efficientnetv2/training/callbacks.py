@@ -185,12 +185,6 @@ class ModelSelection:
         return True
 
     @property
-    def _candidates(self) -> dict[int, float]:
-        if not self.ends_only:
-            return self._validations
-        return {step: self._validations[step] for step in (0, max(self._validations)) if step in self._validations}
-
-    @property
     def _best(self) -> int:
         """Step of the best candidate; of equal ones the latest, whose weights have seen more images. Ours."""
         if self.ends_only:
@@ -276,8 +270,9 @@ class ModelSelection:
 
     def _outcome(self) -> tuple[int, float | None, float | None]:
         """Step of the best candidate, metric of the model before training, best of the trained candidates."""
-        trained = [metric for step, metric in self._candidates.items() if step]
-        return self._best, self._validations.get(0), max(trained, default=None)
+        trained = [metric for step, metric in self._validations.items() if step]
+        candidates = trained[-1:] if self.ends_only else trained
+        return self._best, self._validations.get(0), max(candidates, default=None)
 
     def why_over(self) -> str:
         """Why training ends early, in a sentence."""
