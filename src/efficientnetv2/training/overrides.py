@@ -155,7 +155,7 @@ def open_weights(overrides: TrainOverrides, device: torch.device) -> tuple[Weigh
         is_open = overrides.weights in (None, "auto")
         return weights_candidates(_model(overrides.model, device)) if is_open else ()
     with silenced():
-        recipe = _override(_named(overrides.recipe), overrides)
+        recipe = _override(overrides.recipe, overrides)
     if recipe.weights != "auto":
         return ()
     candidates = weights_candidates(_model(recipe.model, device))
@@ -183,7 +183,7 @@ def requested_recipe(
     if overrides.model is not None:
         validate_model_name(overrides.model)
     if overrides.recipe is not None:
-        recipe = _override(_named(overrides.recipe), overrides)
+        recipe = _override(overrides.recipe, overrides)
         if found is None or recipe.weights != "auto":
             return recipe, []
         return recipe.model_copy(update={"weights": found.word}), [found.note]
@@ -209,7 +209,7 @@ def validate_overrides(overrides: TrainOverrides) -> None:
     for name in ("finetune", "quick"):
         try:
             with silenced():
-                _override(get_recipe(name), overrides)
+                _override(name, overrides)
             return
         except InputError as error:
             faults.append(error)
@@ -220,12 +220,9 @@ def _model(model: str | Architecture | None, device: torch.device) -> str | Arch
     return default_model(device) if model is None or model == "auto" else model
 
 
-def _named(recipe: str | Recipe) -> Recipe:
-    return recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
-
-
-def _override(recipe: Recipe, overrides: TrainOverrides) -> Recipe:
+def _override(recipe: str | Recipe, overrides: TrainOverrides) -> Recipe:
     """The recipe with all overrides, validated once."""
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     plain = recipe.to_json() | {
         name: value.to_json() if isinstance(value, Architecture) else value
         for name in ("model", "weights", "epochs", "crop_mode", "seed")
