@@ -73,10 +73,7 @@ def _parallel(network: nn.Module, world: World) -> DistributedDataParallel:
 
 
 def _summed(group: dist.ProcessGroup | None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """The sum, as each group's loss is divided by the number of all groups already.
-
-    The mean, PyTorch's default, would be wrong where processes have unequal numbers of groups.
-    """
+    """The sum, not PyTorch's mean, as each group's loss is divided by the number of all groups already."""
     work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
     future = work.get_future()
     return cast("torch.futures.Future[Tensor]", future.then(lambda done: done.value()[0]))

@@ -164,13 +164,11 @@ def _require_place(where: str | None, recipe: Recipe, world: World) -> str:
 
 
 def _images(where: str, data: PreparedData) -> tuple[ImageDataset, Ints]:
-    """The images to cache, and (N,) places of the training images among them.
-
-    On disk, runs with another seed, whose split is another, or of the other folds use them too.
-    """
+    """The images to cache, and (N,) places of the training images among them."""
     train, common = data.train, data.common
     if where == "ram":
         return train, np.arange(len(train), dtype=np.int64)
+    # On disk, runs with another seed, whose split is another, or of the other folds use them too.
     if common is None:
         by_path = np.argsort(np.array(data.trainable.paths, dtype=object), kind="stable")
         images = data.trainable.select(by_path)  # a list in another order has the same cache
@@ -196,17 +194,13 @@ def _room(device: torch.device) -> int:
 
 
 def _folder(images: ImageDataset, spec: CacheSpec, data: PreparedData, world: World) -> Path:
-    """The folder of this data at this size and by this rule; when the images change, its content is replaced.
-
-    The rule of rasters is measured on the training images, so each seed and fold has its own. Folds train on other
-    images than other folds of the same data, and than a plain run. Several machines may share the folder of caches, but
-    the times of their image files may differ.
-    """
+    """The folder of this data at this size and by this rule; when the images change, its content is replaced."""
     name = Path(images.source).name
+    # The rule of rasters is measured on the training images, so each seed and fold has its own.
     about = f"{images.root}\0{name}\0{spec}" + ("" if images.bands is None else f"\0{images.bands!r}")
-    if data.common is not None:
+    if data.common is not None:  # a fold trains on other images than other folds of this data, and than a plain run
         about = "\0".join([about, *images.paths])
-    if world.machines > 1:
+    if world.machines > 1:  # they may share the folder of caches, but the times of their image files may differ
         about += f"\0{platform.node()}"
     digest = hashlib.blake2b(about.encode(), digest_size=6).hexdigest()
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:40]

@@ -101,10 +101,7 @@ def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
 
 
 def _class_shares(labels: Ints, firsts: Ints, sizes: Ints, recipe: Recipe) -> tuple[Floats, Floats]:
-    """(K,) images of each class, and (K,) its fraction of the drawn images.
-
-    ``firsts`` counts the first labels, ``sizes`` all labels.
-    """
+    """Images (K,) and drawn fraction (K,) of each class; ``firsts`` counts the first labels, ``sizes`` all labels."""
     if labels.shape[1] == 1:
         drawn = class_fractions(firsts, recipe.class_sampling, recipe.effective_beta)
         return firsts.astype(np.float64), drawn

@@ -101,12 +101,10 @@ def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer) -> torch.op
 
 
 def _decays(name: str, weight: nn.Parameter) -> bool:
-    """Whether a parameter has weight decay: no bias, norm, scale (ConvNeXt) or single vector (class token).
-
-    A convolution or linear layer with one output counts as a weight.
-    """
+    """Whether a parameter has weight decay: no bias, norm, scale (ConvNeXt) or single vector (class token)."""
     last = name.rpartition(".")[2]
     is_vector = weight.numel() == max(weight.shape, default=1)
+    # Of a convolution or linear layer with one output, the weight is a vector, but decays.
     return weight.ndim > 1 and "bias" not in last and (last == "weight" or not is_vector)
 
 
