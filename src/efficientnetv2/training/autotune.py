@@ -6,11 +6,11 @@ import copy
 import logging
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ghost_batch import ghost_batches
@@ -46,6 +46,8 @@ _COMPILE_SAVES = 0.05
 # Each stage is compiled for one to two minutes, and once more if its last pass has fewer groups: not for more stages.
 # Ours.
 _MOST_STAGES = 8
+
+_Step = Callable[[], float]  # Forward and backward of a copy of the model, called in one way; returns the seconds
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def seconds_per_image(recipe: Recipe, network: Network, device: torch.device) ->
         bench = _Bench(recipe.model_copy(update={"ghost_batch_size": images}), network, device, None)
         try:
             sides = (bench.side(precision) for precision in precisions)
-            return min(min(side.step(), side.step()) / len(side.images) for side in sides)
+            return min(min(step(), step()) for step in sides) / bench.images
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or images <= _LEAST_IMAGES:
                 raise
@@ -161,61 +163,54 @@ class _Bench:
     steps: int | None
     timed_steps: int = _TIMED_STEPS
 
-    def run_seconds(self, plain: _Side, at_once: int) -> float:
+    @property
+    def images(self) -> int:
+        """Images of a measured step."""
+        group = self.recipe.group_size
+        return min(group, _CPU_IMAGES) if self.device.type == "cpu" else group
+
+    def run_seconds(self, plain: _Step, at_once: int) -> float:
         """Seconds of the whole run by ``at_once`` processes; the time of a step follows its pixels."""
         assert self.steps is not None, "with minutes the time is known"
         plan = self.recipe.progressive
         pixels = sum(share * plan.stage(stage).image_size ** 2 for stage, share in enumerate(plan.weights))
         (last_s,) = self.step_seconds([plain])
         images = self.steps * self.recipe.batch_size
-        return last_s * pixels / plan.last.image_size**2 * images / len(plain.images) / at_once
+        return last_s * pixels / plan.last.image_size**2 * images / self.images / at_once
 
-    def side(self, precision: Precision, *, compiles: bool = False) -> _Side:
-        """A copy of the model, called in one way."""
+    def side(self, precision: Precision, *, compiles: bool = False) -> _Step:
+        """A measured step with a copy of the model."""
         network = copy.deepcopy(self.network).train()
         place(network, self.device)
         setting = self.recipe.progressive.last
         apply_regularization(network, setting)
-        group = self.recipe.group_size
-        count = min(group, _CPU_IMAGES) if self.device.type == "cpu" else group
         call: nn.Module = network
         if compiles:
             one_stage = replace(self.recipe.progressive, stages=1, stage_fractions=None)
-            changes = {"precision": precision, "ghost_batch_size": count, "progressive": one_stage}
+            changes = {"precision": precision, "ghost_batch_size": self.images, "progressive": one_stage}
             call = compile_model(network, self.recipe.model_copy(update=changes), self.device)
         px, classes = setting.image_size, network.num_classes
         generator = torch.Generator().manual_seed(0)  # the run's own draws stay as they are
-        images = torch.rand(count, network.in_channels, px, px, generator=generator)
+        images = torch.rand(self.images, network.in_channels, px, px, generator=generator)
         images = images.to(self.device, memory_format=torch.channels_last)
-        labels = torch.full((count, classes), 1 / classes, device=self.device)
-        return _Side(network, call, precision, images, labels)
+        labels = torch.full((self.images, classes), 1 / classes, device=self.device)
 
-    def step_seconds(self, sides: Sequence[_Side]) -> list[float]:
+        def step() -> float:
+            began = time.perf_counter()
+            # Called as it was compiled, or it compiles again.
+            with ghost_batches(network, images=len(images), seeds=[0]):
+                with autocast(self.device, precision):
+                    logits = call(images)
+                loss = cross_entropy(logits, labels)
+                loss.backward()  # type: ignore[no-untyped-call]
+            network.zero_grad(set_to_none=True)
+            synchronizer(self.device)()
+            return time.perf_counter() - began
+
+        return step
+
+    def step_seconds(self, sides: Sequence[_Step]) -> list[float]:
         """Median step of each side, measured in turn."""
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            rounds = [[side.step() for side in sides] for _ in range(1 + self.timed_steps)]
+            rounds = [[step() for step in sides] for _ in range(1 + self.timed_steps)]
         return [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
-
-
-@dataclass(frozen=True)
-class _Side:
-    """A model called in one way, and its inputs."""
-
-    network: Network
-    call: nn.Module
-    precision: Precision
-    images: Tensor
-    labels: Tensor
-
-    def step(self) -> float:
-        """Seconds of forward and backward."""
-        began = time.perf_counter()
-        # Called as it was compiled, or it compiles again.
-        with ghost_batches(self.network, images=len(self.images), seeds=[0]):
-            with autocast(self.images.device, self.precision):
-                logits = self.call(self.images)
-            loss = cross_entropy(logits, self.labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-        self.network.zero_grad(set_to_none=True)
-        synchronizer(self.images.device)()
-        return time.perf_counter() - began
