@@ -23,7 +23,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.models.wrapped_model import WrappedModel
-from efficientnetv2.training.initial_weights import same_shape
+from efficientnetv2.training.initial_weights import weights_shape
 from efficientnetv2.utils.errors import InputError
 
 timm = pytest.importorskip("timm")
@@ -485,7 +485,7 @@ def test_image_size_of_the_weights_is_saved(small_transformers, tmp_path, monkey
         again = create(loaded.source, num_classes=2)  # as a resumed run builds it
         assert again.module.load_state_dict(loaded.module.state_dict())
     assert again.preprocessing == network.preprocessing
-    assert same_shape("torchvision:vit_b_16", network.source)
+    assert weights_shape("torchvision:vit_b_16") == weights_shape(network.source)
 
 
 @pytest.mark.parametrize(

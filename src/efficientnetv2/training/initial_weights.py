@@ -226,12 +226,8 @@ def model_title(model: str | Architecture) -> str:
     return f"{near} with {model.padding} padding and batch-norm epsilon {model.batch_norm_epsilon:g}"
 
 
-def same_shape(one: str | Architecture, other: str | Architecture) -> bool:
-    """Whether weights of one model fit the other; padding, epsilon and pooling come with the weights."""
-    return _shape(one) == _shape(other)
-
-
-def _shape(model: str | Architecture) -> Architecture | str:
+def weights_shape(model: str | Architecture) -> Architecture | str:
+    """Equal for models that the same weights fit; padding, epsilon and pooling come with the weights."""
     if isinstance(model, str) and is_library_model(model):
         return model.partition(".")[0].partition("@")[0]
     table = get_architecture(model) if isinstance(model, str) else model
@@ -301,7 +297,7 @@ def _from_weights(
     model = _recipe_model(network)
     if recipe.model == "auto":
         notes.append(f"Model: {model_title(model)} (from the weights).")
-    elif not same_shape(recipe.model, model):
+    elif weights_shape(recipe.model) != weights_shape(model):
         raise InputError(
             f"`weights={word}`: the model is {model_title(model)}, not {model_title(recipe.model)}. Use `model=auto` "
             "to train the model of the weights, or other weights."
