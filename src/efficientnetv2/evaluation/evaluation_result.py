@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from efficientnetv2.evaluation.plot_style import default_style
 from efficientnetv2.evaluation.predictions import predictions_table, write_predictions
 from efficientnetv2.evaluation.report import Misclassification, Report, most_confident_errors
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.evaluation.report_sections import ReportFindings, ReportInputs, ReportOptions, build_sections
+from efficientnetv2.evaluation.report_sections import ReportInputs, ReportOptions, build_sections
 from efficientnetv2.evaluation.training_plots import SizeCurve
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval
@@ -40,25 +40,19 @@ from efficientnetv2.utils.random_key import Key
 _STEPS_SHOWN = 2
 
 
+@dataclass(frozen=True, eq=False)
 class EvaluationResult:
     """Metrics of predictions on labeled images, and the report on them.
 
     Raises InputError on first use, where an option does not fit these images.
     """
 
-    def __init__(
-        self,
-        predictions: Predictions,
-        dataset: ImageDataset,
-        class_names: Sequence[str],
-        metadata: ReportMetadata,
-        *,
-        options: ReportOptions | None = None,
-        inputs: ReportInputs | None = None,
-    ) -> None:
-        self.predictions, self.dataset, self.metadata = predictions, dataset, metadata
-        self.options, self.inputs = options or ReportOptions(), inputs or ReportInputs()
-        self.class_names = tuple(class_names)
+    predictions: Predictions
+    dataset: ImageDataset
+    class_names: Sequence[str]
+    metadata: ReportMetadata
+    options: ReportOptions = field(default_factory=ReportOptions)
+    inputs: ReportInputs = field(default_factory=ReportInputs)
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -80,9 +74,9 @@ class EvaluationResult:
 
     @cached_property
     @default_style()
-    def findings(self) -> ReportFindings:
-        """Sections of the report, and the context of its questions."""
-        return build_sections(
+    def _report(self) -> Report:
+        """The report without thumbnails, curves and links."""
+        sections, context = build_sections(
             self.predictions,
             self.dataset,
             self.class_names,
@@ -91,18 +85,13 @@ class EvaluationResult:
             self.inputs,
             self.intervals["top1"],
         )
-
-    @cached_property
-    def _report(self) -> Report:
-        """The report without thumbnails, curves and links."""
-        sections, context = self.findings.sections, self.findings.context
         errors = self._errors(thumbnail=lambda row: None)
         return Report(self.metrics, self.intervals, self.metadata, errors, sections, context)
 
     @property
     def summary_lines(self) -> list[str]:
         """Accuracy, comparisons with the baselines, and why the metrics are optimistic."""
-        facts, context, optimistic = self.metadata, self.findings.context, list[str]()
+        facts, context, optimistic = self.metadata, self._report.context, list[str]()
         if facts.optimistic:
             reason = "trained the model" if facts.on_training_split else "also selected the model"
             optimistic = ["Optimistic: " + " ".join(facts.notes or [f"these images {reason}."])]
@@ -136,7 +125,7 @@ class EvaluationResult:
         report = replace(
             self._report,
             errors=errors,
-            sections=(*sections, *self.findings.sections),
+            sections=(*sections, *self._report.sections),
             history=history,
             sizes=sizes,
             links=_links(folder, self.metadata.data),
@@ -173,7 +162,7 @@ class EvaluationResult:
     def _image_links(self, folder: Path, errors: Sequence[Misclassification]) -> dict[str, str]:
         """Path → link from ``folder`` of the images on the page that are files."""
         shown = {error.path for error in errors}
-        for section in self.findings.sections:
+        for section in self._report.sections:
             shown.update(path for gallery in section.data.get("galleries", ()) for path in gallery["paths"])
         rows = {path: row for row, path in enumerate(self.dataset.paths) if path in shown}
         files = {path: Path(self.dataset.file(row)) for path, row in rows.items()}

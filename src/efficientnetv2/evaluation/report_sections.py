@@ -79,14 +79,6 @@ class ReportInputs:
     clusters: Clusters | None = None  # of the predicted images
 
 
-@dataclass(frozen=True, eq=False)
-class ReportFindings:
-    """Sections of the page, and the context of its questions."""
-
-    sections: tuple[TemplateSection, ...]
-    context: ReportContext
-
-
 def build_sections(
     predictions: Predictions,
     dataset: ImageDataset,
@@ -95,8 +87,8 @@ def build_sections(
     options: ReportOptions,
     inputs: ReportInputs,
     top1_interval: Interval,
-) -> ReportFindings:
-    """Everything that a report states about predictions beyond the metrics.
+) -> tuple[tuple[TemplateSection, ...], ReportContext]:
+    """Sections of the page, and the context of its questions: all that a report states beyond the metrics.
 
     Raises InputError if the other run has no prediction of these images.
     """
@@ -162,7 +154,7 @@ def build_sections(
         subgroups=subgroups,
         requested=tuple(requested),
     )
-    return ReportFindings((*sections, *inputs.sections), context)
+    return (*sections, *inputs.sections), context
 
 
 def predictions_frame(predictions: Predictions, dataset: ImageDataset, class_names: Sequence[str]) -> pd.DataFrame:
