@@ -26,7 +26,6 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation import evaluation_result, explain, report
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.explain import (
-    Example,
     explain_folds,
     explain_predictions,
     gallery_section,
@@ -241,25 +240,22 @@ PROBABILITIES = np.array(
 
 def test_galleries_of_a_small_example():
     pairs, other, third, least_confident, least_probable = select_galleries(LABELS, PROBABILITIES, NAMES)
-    assert (pairs.title, pairs.places.tolist()) == ("forest, predicted as pasture", [1, 2])
-    assert {gallery.title for gallery in (other, third)} == {
-        "pasture, predicted as forest",
-        "<maize>, predicted as forest",
-    }
-    assert least_confident.places[0] == 3
-    assert least_probable.places.tolist()[:2] == [6, 1]
+    assert (pairs[0], pairs[1].tolist()) == ("forest, predicted as pasture", [1, 2])
+    assert {title for title, _ in (other, third)} == {"pasture, predicted as forest", "<maize>, predicted as forest"}
+    assert least_confident[1][0] == 3
+    assert least_probable[1].tolist()[:2] == [6, 1]
 
 
 def test_model_without_errors_has_no_confusion_galleries():
     galleries = select_galleries(np.array([0, 1]), np.eye(2), NAMES[:2])
-    assert [gallery.title.split(":")[0] for gallery in galleries] == ["Least confident", "Least probable labels"]
+    assert [title.split(":")[0] for title, _ in galleries] == ["Least confident", "Least probable labels"]
 
 
 def test_names_are_escaped_and_each_image_has_its_map():
     heat = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
     part = gallery_section(
         select_galleries(LABELS, PROBABILITIES, NAMES), LABELS, PROBABILITIES, NAMES, [f"{n}.jpg" for n in range(7)],
-        {place: Example(np.zeros((4, 4, 3), np.uint8), heat) for place in range(1, 7)},
+        {place: (np.zeros((4, 4, 3), np.uint8), heat) for place in range(1, 7)},
     )  # fmt: skip
     page = render(part.template, part=part)
     assert "<maize>" not in page
@@ -386,7 +382,7 @@ def test_each_fold_shows_rasters_in_its_own_scaling(tmp_path, monkeypatch):
     dataset = replace(load_dataset(tmp_path / "set"), bands=rules[0])
     monkeypatch.setattr(explain, "supports_grad_cam", lambda model: False)
     monkeypatch.setattr(
-        explain, "gallery_section", lambda *args, **_: [args[-1][row].image[0, 0].tolist() for row in range(2)]
+        explain, "gallery_section", lambda *args, **_: [args[-1][row][0][0, 0].tolist() for row in range(2)]
     )
     predictions = Predictions(np.arange(2), dataset.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
     (values,) = explain_folds(folds.__getitem__, np.array([0, 1]), predictions, dataset)
@@ -436,4 +432,4 @@ def test_probabilities_are_computed_for_shown_images_only(mislabeled, monkeypatc
     model = create("efficientnetv2_b0", num_classes=2)
     monkeypatch.setattr(Predictions, "probabilities", property(lambda self: pytest.fail("probabilities of all images")))
     examples = explain._examples(model, predictions, dataset, Preprocessing(image_size=32), [1])
-    assert examples[1].heat.shape == (32, 32)
+    assert examples[1][1].shape == (32, 32)

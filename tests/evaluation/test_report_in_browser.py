@@ -215,7 +215,7 @@ def cross_validated(folder, classes):
     galleries = explain.gallery_section(
         explain.select_galleries(true, probabilities, names), true, probabilities, names,
         ["a/very/long/path/" + "x" * 80 + f"{n}.jpg" for n in range(len(true))],
-        dict.fromkeys(range(len(true)), explain.Example(image, heat)),
+        dict.fromkeys(range(len(true)), (image, heat)),
     )  # fmt: skip
     metrics = classification_metrics(true, probabilities, names)
     report.Report(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -42,22 +42,8 @@ _CONFUSIONS, _IMAGES_OF_CONFUSION, _IMAGES_OF_GALLERY = 3, 4, 8
 _PX, _QUALITY = 144, 75
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Gallery:
-    """A titled group of images, by their positions in the predictions."""
-
-    title: str
-    places: Ints
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """An (H, W, 3) image as the model saw it, and its (H, W) heat map; None if unavailable."""
-
-    image: Pixels | None
-    heat: Floats | None = None
+Gallery = tuple[str, Ints]  # a title, and positions of images in the predictions
+Example = tuple[Pixels, Floats | None]  # an (H, W, 3) image as the model saw it, and its (H, W) heat map if it has one
 
 
 def explain_predictions(
@@ -111,7 +97,7 @@ def _section(
     if labels.ndim != 1 or not len(labels) or (labels < 0).any():
         return ()
     galleries = select_galleries(labels, scores, class_names)
-    found = examples(sorted({int(place) for gallery in galleries for place in gallery.places}))
+    found = examples(sorted({int(place) for _, places in galleries for place in places}))
     paths = [dataset.paths[int(row)] for row in predictions.samples]
     return (gallery_section(galleries, labels, scores, class_names, paths, found, note=note),)
 
@@ -135,9 +121,7 @@ def _examples(
         classes = probabilities(predictions.logits[list(images)], predictions.activation).argmax(dim=1).numpy()
         with suppress(MemoryShortError):  # no metric depends on the maps
             maps = list(grad_cam(model, np.stack(list(images.values())), classes))
-    return {
-        place: Example(display_channels(image), heat) for (place, image), heat in zip(images.items(), maps, strict=True)
-    }
+    return {place: (display_channels(image), heat) for (place, image), heat in zip(images.items(), maps, strict=True)}
 
 
 def supports_grad_cam(model: Network) -> bool:
@@ -221,7 +205,7 @@ def select_galleries(
 ) -> list[Gallery]:
     """Galleries of the most frequent confusions, the least confident predictions and the least probable labels."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    galleries = []
+    galleries: list[Gallery] = []
     wrong = np.flatnonzero(predicted != labels)
     pairs, counts = np.unique(np.stack([labels[wrong], predicted[wrong]], axis=1), axis=0, return_counts=True)
     for pair in np.argsort(-counts, kind="stable")[:_CONFUSIONS]:
@@ -229,10 +213,10 @@ def select_galleries(
         places = wrong[(labels[wrong] == true) & (predicted[wrong] == called)]
         shown = places[np.argsort(-confidence[places], kind="stable")][:_IMAGES_OF_CONFUSION]
         more = f": the most confident of {counts[pair]}" if counts[pair] > len(shown) else ""
-        galleries.append(Gallery(f"{class_names[true]}, predicted as {class_names[called]}{more}", shown))
+        galleries.append((f"{class_names[true]}, predicted as {class_names[called]}{more}", shown))
     of_label = probabilities[np.arange(len(labels)), labels]
     for title, scores in (("Least confident", confidence), ("Least probable labels", of_label)):
-        galleries.append(Gallery(title, np.argsort(scores, kind="stable")[:_IMAGES_OF_GALLERY]))
+        galleries.append((title, np.argsort(scores, kind="stable")[:_IMAGES_OF_GALLERY]))
     return galleries
 
 
@@ -248,11 +232,10 @@ def gallery_section(
 ) -> TemplateSection:
     """The section, with examples by their position in the predictions and a note on the maps."""
     predicted = probabilities.argmax(axis=1)
-    stretched = is_low_contrast(each.image for each in examples.values())
+    stretched = is_low_contrast(image for image, _ in examples.values())
 
     def figure(place: int) -> dict[str, object]:
-        example = examples.get(place, Example(None))
-        image, heat = example.image, example.heat
+        image, heat = examples.get(place, (None, None))
         overlaid = None if image is None or heat is None else overlay_heatmap(image, heat)
         return {
             "address": encode_thumbnail(image, stretched=stretched, px=_PX, quality=_QUALITY),
@@ -264,14 +247,14 @@ def gallery_section(
             "path": paths[place],
         }
 
-    figures = {int(place): figure(int(place)) for gallery in galleries for place in gallery.places}
+    figures = {int(place): figure(int(place)) for _, places in galleries for place in places}
     return TemplateSection(
         "galleries.html.j2",
         {
-            "galleries": [(each.title, [figures[int(place)] for place in each.places]) for each in galleries],
+            "galleries": [(title, [figures[int(place)] for place in places]) for title, places in galleries],
             "mapped": any(each["map"] for each in figures.values()),
             "stretched": CONTRAST_NOTE if stretched else None,
             "note": note,
         },
-        {"galleries": [{"title": g.title, "paths": [paths[int(p)] for p in g.places]} for g in galleries]},
+        {"galleries": [{"title": title, "paths": [paths[int(p)] for p in places]} for title, places in galleries]},
     )
