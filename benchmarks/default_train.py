@@ -33,7 +33,7 @@ from benchmarks.record import RESULTS, begun, hardware, record, refuse_foreign_f
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions, save_predictions
-from efficientnetv2.inference.linear_probe import ProbeOptions, linear_probe
+from efficientnetv2.inference.linear_probe import linear_probe
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.initial_weights import build_initial_model, weights_candidates
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
@@ -129,7 +129,8 @@ def other_probe(pictures: str, run: Path) -> tuple[str, int]:
         train,
         val,
         Preprocessing.from_json(values),
-        ProbeOptions(Key.of(recipe.seed).fold("probe"), balanced=True),
+        key=Key.of(recipe.seed).fold("probe"),
+        balanced=True,
     )
     names, evaluated = val.class_names, fit.val_dataset.select(fit.val.samples)
     save_predictions(

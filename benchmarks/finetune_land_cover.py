@@ -38,7 +38,7 @@ from benchmarks.record import RESULTS, hardware, record, refuse_foreign_file
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.inference.linear_probe import ProbeOptions, linear_probe
+from efficientnetv2.inference.linear_probe import linear_probe
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.training.initial_weights import load_weights
@@ -213,7 +213,7 @@ def probed(weights: str, train: ImageDataset, val: ImageDataset) -> dict:
     """The linear probe of the weights on a fold."""
     network, _ = load_weights(weights)
     preprocessing = replace(network.preprocessing, image_size=256, crop_mode="squash", crop_pct=1.0)
-    fit = linear_probe(network, train, val, preprocessing, ProbeOptions(Key.of(0), balanced=True))
+    fit = linear_probe(network, train, val, preprocessing, key=Key.of(0), balanced=True)
     return vars(fit.metrics)
 
 

@@ -242,21 +242,21 @@ def test_time_limit_counts_from_the_start_of_the_command(class_folders, tmp_path
 @pytest.mark.parametrize(("most", "most_val"), [(None, None), (9, 5)])
 def test_probe_has_the_balance_and_the_time_of_the_run(changes, balanced, most, most_val, monkeypatch):
     seen = []
-    monkeypatch.setattr(head_init, "linear_probe", lambda *given, contents: seen.append((given[-1], contents.tolist())))
+    monkeypatch.setattr(head_init, "linear_probe", lambda *_, **options: seen.append(options))
     recipe = get_recipe("finetune").model_copy(update={**changes, "head_init": "random"})
     split = np.array(["train", "val", "train", "train"], dtype=object)
     data = SimpleNamespace(contents=np.array([3, 1, 3, 2]), dataset=SimpleNamespace(split=split), train=None, val=None)
     head_init.fit_head(None, data, None, recipe, Hardware(torch.device("cpu")), most)
-    ((options, contents),) = seen
-    assert (options.balanced, options.max_images, options.max_val_images) == (balanced, most, most_val)
-    assert contents == [3, 3, 2]
+    (options,) = seen
+    assert (options["balanced"], options["max_images"], options["max_val_images"]) == (balanced, most, most_val)
+    assert options["contents"].tolist() == [3, 3, 2]
 
 
 @pytest.mark.parametrize("known", [(), ("a", "b")])
 def test_probe_replaces_only_a_new_classifier(known, monkeypatch):
     """Weights of the same classes keep theirs, as where a run is trained longer."""
     replaced, network = [], SimpleNamespace(class_names=known)
-    monkeypatch.setattr(head_init, "linear_probe", lambda *given, contents: SimpleNamespace(classifier=None))
+    monkeypatch.setattr(head_init, "linear_probe", lambda *_, **options: SimpleNamespace(classifier=None))
     monkeypatch.setattr(head_init, "to_linear_layer", lambda classifier, classes: ("weight", "bias"))
     monkeypatch.setattr(head_init, "set_classifier_weights", lambda *given: replaced.append(given))
     recipe = get_recipe("finetune").model_copy(update={"head_init": "linear_probe"})

@@ -31,7 +31,7 @@ from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import ReportInputs
 from efficientnetv2.inference import linear_probe as linear_probe_module
-from efficientnetv2.inference.linear_probe import ProbeOptions, linear_probe, to_linear_layer
+from efficientnetv2.inference.linear_probe import linear_probe, to_linear_layer
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
@@ -183,7 +183,7 @@ def test_unreadable_image_is_not_counted_as_sampling(tmp_path):
     torch.manual_seed(0)
     model = create(SMALL, num_classes=0)
     Path(train.file(7)).write_bytes(b"no image")
-    found = linear_probe(model, train, val, Preprocessing(image_size=32), ProbeOptions(Key.of(0)))
+    found = linear_probe(model, train, val, Preprocessing(image_size=32), key=Key.of(0))
     recipe = get_recipe("finetune").model_copy(update={"class_sampling": None, "seed": 0})
     curve = save_probe(found, SimpleNamespace(train=train), recipe, tmp_path)["data_scaling_curve"]
     assert curve["points"][-1]["num_images"] == 59

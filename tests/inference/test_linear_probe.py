@@ -17,7 +17,7 @@ from tests.messages import mentioning
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference import linear_probe as room
-from efficientnetv2.inference.linear_probe import ProbeOptions, fit_probe, linear_probe
+from efficientnetv2.inference.linear_probe import fit_probe, linear_probe
 from efficientnetv2.inference.predict import Embeddings, embed_dataset
 from efficientnetv2.inference.probe_splits import GroupedData, deduplicate, sample_training_rows
 from efficientnetv2.metrics.classification import classification_metrics
@@ -53,7 +53,7 @@ def test_embeddings_are_the_input_of_the_classifier(network, parts):
 
 def test_random_features_separate_colors(network, parts):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    found = linear_probe(network, *parts, PREPROCESSING, ProbeOptions(KEY)).metrics
+    found = linear_probe(network, *parts, PREPROCESSING, key=KEY).metrics
     assert found.top1 == found.macro_f1 == 1.0
     assert (found.num_train_images, found.num_images) == (24, 24)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
@@ -66,7 +66,7 @@ def test_unreadable_images_are_counted_without_copies(network, parts):
     train = replace(train, table=train.table.assign(augmented_from=made))
     for row in (2, 5, 9):
         Path(train.file(row)).write_bytes(b"no picture")
-    found = linear_probe(network, train, val, PREPROCESSING, ProbeOptions(KEY))
+    found = linear_probe(network, train, val, PREPROCESSING, key=KEY)
     assert [row for row, _ in found.train.unreadable] == [2, 5, 9]
     assert (found.metrics.num_train_images, found.num_unreadable) == (21, 2)
 
@@ -81,7 +81,7 @@ def test_too_few_readable_images_are_an_error(side, lost, said, network, parts):
     for row in lost:
         Path(parts[side].file(row)).write_bytes(b"no picture")
     with pytest.raises(InputError, match=mentioning(*said)):
-        linear_probe(network, *parts, PREPROCESSING, ProbeOptions(KEY))
+        linear_probe(network, *parts, PREPROCESSING, key=KEY)
 
 
 def test_random_labels_are_not_learned(network, parts):
@@ -89,7 +89,7 @@ def test_random_labels_are_not_learned(network, parts):
     shuffled = replace(
         train, table=train.table.assign(label=np.random.default_rng(0).permutation(train.table["label"]))
     )
-    found = linear_probe(network, shuffled, val, PREPROCESSING, ProbeOptions(KEY)).metrics
+    found = linear_probe(network, shuffled, val, PREPROCESSING, key=KEY).metrics
     assert found.top1 < 0.8
 
 
@@ -232,7 +232,7 @@ def test_image_limit_follows_the_cost_on_a_cpu():
 
 def test_large_datasets_are_sampled(network, parts, monkeypatch):
     monkeypatch.setattr(room, "MAX_IMAGES", 12)
-    found = linear_probe(network, *parts, PREPROCESSING, ProbeOptions(KEY)).metrics
+    found = linear_probe(network, *parts, PREPROCESSING, key=KEY).metrics
     assert (found.num_train_images, found.num_images) == (12, 12)
 
 
@@ -261,5 +261,5 @@ def test_class_missing_from_the_sample_is_added(network, parts, monkeypatch):
     assert np.bincount(rare.labels).tolist() == [1, 0, 8]
     monkeypatch.setattr(room, "max_probe_images", lambda *_: 2)
     for seed in range(3):
-        found = linear_probe(network, rare, val, PREPROCESSING, ProbeOptions(Key.of(seed)))
+        found = linear_probe(network, rare, val, PREPROCESSING, key=Key.of(seed))
         assert len(np.unique(found.train.labels)) == 2

@@ -54,17 +54,6 @@ _MIN_IMAGES = 500
 
 
 @dataclass(frozen=True)
-class ProbeOptions:
-    """How a linear probe is computed."""
-
-    key: Key
-    balanced: bool = False  # weight classes by the inverse of their number of images
-    max_images: int | None = None  # of either part; None takes ``max_probe_images``
-    max_val_images: int | None = None  # None takes ``max_images``
-    runtime: Runtime = THIS_PROCESS
-
-
-@dataclass(frozen=True)
 class ProbeMetrics:
     """Metrics of a linear probe, and the numbers of images that it was evaluated and trained on."""
 
@@ -95,20 +84,26 @@ def linear_probe(
     train: ImageDataset,
     val: ImageDataset,
     preprocessing: Preprocessing,
-    options: ProbeOptions,
     *,
+    key: Key,
+    balanced: bool = False,
+    max_images: int | None = None,
+    max_val_images: int | None = None,
+    runtime: Runtime = THIS_PROCESS,
     contents: Ints | None = None,
 ) -> ProbeResult:
-    """Fit logistic regression on embeddings of labeled images and evaluate it on others; large parts are sampled."""
+    """Fit logistic regression on embeddings of labeled images and evaluate it on others; large parts are sampled.
+
+    ``balanced`` weights classes by the inverse of their number of images. ``max_images`` None takes
+    ``max_probe_images``, and ``max_val_images`` None takes ``max_images``.
+    """
     started = time.perf_counter()
-    key, most = options.key, options.max_images
-    if most is None:
-        num_classes = len(train.class_names)
-        most = max_probe_images(network, preprocessing.image_size, num_classes, options.runtime.device)
-    train_rows = sample_training_rows(train.labels, most, key.fold("train"), deduplicate(train, contents))
-    most_val = most if options.max_val_images is None else options.max_val_images
+    if max_images is None:
+        max_images = max_probe_images(network, preprocessing.image_size, len(train.class_names), runtime.device)
+    train_rows = sample_training_rows(train.labels, max_images, key.fold("train"), deduplicate(train, contents))
+    most_val = max_images if max_val_images is None else max_val_images
     parts = (train.select(train_rows), val.select(sample_rows(len(val), most_val, key.fold("val"))))
-    embed = partial(embed_dataset, network, preprocessing=preprocessing, runtime=options.runtime)
+    embed = partial(embed_dataset, network, preprocessing=preprocessing, runtime=runtime)
     with progress("linear probe", sum(map(len, parts))) as update:
         train_embeddings = embed(parts[0], progress=update)
         val_embeddings = embed(parts[1], progress=lambda done: update(len(parts[0]) + done))
@@ -116,7 +111,7 @@ def linear_probe(
     groups = GroupedData.from_dataset(
         parts[0], None if contents is None else contents[train_rows], key=key.fold("together")
     ).select(train_embeddings.samples)
-    classifier, strength = fit_probe(train_embeddings, key=key, balanced=options.balanced, groups=groups)
+    classifier, strength = fit_probe(train_embeddings, key=key, balanced=balanced, groups=groups)
     truth, predicted = val_embeddings.labels, classifier.predict(val_embeddings.vectors)
     metrics = ProbeMetrics(
         top1=float((truth == predicted).mean()),

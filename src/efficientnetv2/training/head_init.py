@@ -13,14 +13,7 @@ from threadpoolctl import threadpool_limits
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.inference.learning_curve import MOST_WORK
-from efficientnetv2.inference.linear_probe import (
-    MAX_IMAGES,
-    ProbeOptions,
-    ProbeResult,
-    linear_probe,
-    max_fit_work,
-    to_linear_layer,
-)
+from efficientnetv2.inference.linear_probe import MAX_IMAGES, ProbeResult, linear_probe, max_fit_work, to_linear_layer
 from efficientnetv2.inference.predict import Runtime
 from efficientnetv2.models.adapt import set_classifier_weights
 from efficientnetv2.models.efficientnet import Network
@@ -86,15 +79,18 @@ def fit_head(
 
     With ``head_init: linear_probe`` a new classifier gets its weights.
     """
-    options = ProbeOptions(
-        Key.of(recipe.seed).fold("probe"),
+    fit = linear_probe(
+        network,
+        data.train,
+        data.val,
+        preprocessing,
+        key=Key.of(recipe.seed).fold("probe"),
         balanced=recipe.balances_classes,
         max_images=max_images,
         max_val_images=None if max_images is None else _val_images(max_images),
         runtime=Runtime(hardware.device, hardware.workers),
+        contents=data.contents[data.dataset.split == "train"],
     )
-    contents = data.contents[data.dataset.split == "train"]
-    fit = linear_probe(network, data.train, data.val, preprocessing, options, contents=contents)
     if recipe.head_init == "linear_probe" and not network.class_names:
         set_classifier_weights(network, *to_linear_layer(fit.classifier, len(data.train.class_names)))
     return fit
