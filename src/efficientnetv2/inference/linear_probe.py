@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -31,6 +30,7 @@ from efficientnetv2.inference.probe_splits import (
     sample_training_rows,
     tuning_splits,
 )
+from efficientnetv2.metrics.classification import macro_f1
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.output_shapes import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
@@ -226,11 +226,6 @@ def multiply_adds(network: Network, image_size: int) -> float:
     with FlopCounterMode(display=False) as counter:
         infer_shapes(network, in_channels=network.in_channels, image_size=image_size, images=2)
     return float(counter.get_total_flops()) / 2 / 2  # two images; two operations each
-
-
-def macro_f1(truth: Ints, predicted: Ints) -> float:
-    """Mean F1 over the classes in ``truth``, as in ``metrics.classification``."""
-    return float(f1_score(truth, predicted, labels=np.unique(truth), average="macro"))
 
 
 def _require_two_classes(parts: Sequence[ImageDataset], embedded: Sequence[Embeddings]) -> None:

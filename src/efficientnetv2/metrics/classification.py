@@ -113,6 +113,13 @@ def best_size(points: Sequence[SizeMetrics], by: Literal["top1", "macro_f1"] = "
     return max(points, key=lambda point: (getattr(point, by), -point.image_size))
 
 
+def macro_f1(labels: Integers, predicted: Integers) -> float:
+    """Mean F1 over the classes in ``labels``."""
+    from sklearn.metrics import f1_score  # takes a second to load
+
+    return float(f1_score(labels, predicted, labels=np.unique(labels), average="macro"))
+
+
 def row_chunks(images: int, classes: int) -> Iterator[slice]:
     """Slices of images to rank at once: sorting a row takes twice its memory."""
     rows = max(1, _SORTED_AT_ONCE // classes)

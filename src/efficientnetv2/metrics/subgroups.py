@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import fisher_exact
 
+from efficientnetv2.metrics.classification import macro_f1
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.utils.io import MISSING_WORDS
 
@@ -115,8 +116,6 @@ def slice_metrics(
 
     Source: Fisher's exact test of each subgroup against the rest, one-sided, at 5 % over the number of subgroups.
     """
-    from sklearn.metrics import f1_score  # takes a second to load
-
     true, predictions, hits = np.asarray(labels), np.asarray(predicted), np.asarray(right, dtype=bool)
     cuts = {name: cut for name in columns if (cut := slice_values(columns[name])) is not None}
     parts = [(str(name), str(value)) for name, cut in cuts.items() for value in cut.unique()]
@@ -127,9 +126,6 @@ def slice_metrics(
         low, high = wilson_interval(share, count)
         table = [[int(part.sum()), int((~part).sum())] for part in (hits[inside], hits[~inside])]
         below = bool(fisher_exact(table, alternative="less").pvalue <= 0.05 / len(parts))
-        macro = None
-        if true.ndim == 1:
-            labels_inside, options = true[inside], {"average": "macro", "zero_division": 0}
-            macro = float(f1_score(labels_inside, predictions[inside], labels=np.unique(labels_inside), **options))
+        macro = macro_f1(true[inside], predictions[inside]) if true.ndim == 1 else None
         found.append(SliceMetrics(name, value, count, share, low, high, macro, count < SMALL_SLICE, below))
     return tuple(sorted(found, key=lambda each: (not each.below, each.small, each.top1)))

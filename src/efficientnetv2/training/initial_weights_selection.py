@@ -14,9 +14,10 @@ from efficientnetv2.data.groups import groupings
 from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import rank_in_class
-from efficientnetv2.inference.linear_probe import DEFAULT_STRENGTH, macro_f1, multiply_adds, out_of_fold_predictions
+from efficientnetv2.inference.linear_probe import DEFAULT_STRENGTH, multiply_adds, out_of_fold_predictions
 from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
 from efficientnetv2.inference.probe_splits import strictest_grouping
+from efficientnetv2.metrics.classification import macro_f1
 from efficientnetv2.metrics.metric_intervals import paired_difference
 from efficientnetv2.metrics.multilabel import METRIC_NAMES
 from efficientnetv2.models.efficientnet import Network
