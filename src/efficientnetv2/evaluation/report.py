@@ -224,14 +224,10 @@ def _class_rows(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-# The option and its names in other tools, as a command may have them.
-_SIZE_OPTIONS = ("--image-size", "--imgsz", "--img-size")
-
-
 def _usage(metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How to use the model; ``abstain`` is None where no threshold holds for what the command predicts."""
     command, abstain = predict_command(metadata), None
-    sized = evaluated_with(metadata, *_SIZE_OPTIONS)
+    sized = evaluated_with(metadata, "--image-size", "--imgsz", "--img-size")  # the last two are of other tools
     px = metadata.extra.get("image_size") if sized else None
     ensemble = metadata.evaluated_on == "out-of-fold" and "model_for_new_images" not in metadata.extra
     # The command gives other probabilities, or only the most probable of several labels is counted.

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.plot_style import (
@@ -236,20 +235,16 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[MetricsRow]]) -> Figure
     ax.margins(y=0.18)  # room for the sizes, above the curve
     if len(histories) == 1:
         (history,) = histories.values()
-        _mark_stages(ax, history, scale)
+        stages, start = stage_costs(history), 0.0
+        for stage in stages if len(stages) > 1 else ():
+            mark_vertical(ax, start, f"{stage.image_size} px", top=True)
+            start += stage.seconds / scale
     if len(lines) > 1:
         ax.legend(frameon=False, labelcolor=INK, fontsize=9, loc="lower right")
     ax.set_xlim(left=0)
     ax.set_xlabel(f"{unit} of training", color=INK)
     style_axes(ax, "validation top-1, %")
     return figure
-
-
-def _mark_stages(ax: Axes, history: Sequence[MetricsRow], scale: float) -> None:
-    stages, start = stage_costs(history), 0.0
-    for stage in stages if len(stages) > 1 else ():
-        mark_vertical(ax, start, f"{stage.image_size} px", top=True)
-        start += stage.seconds / scale
 
 
 def _unit(seconds: float) -> tuple[float, str]:

@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 
 from efficientnetv2.metrics.confidence_intervals import Interval, wilson_interval
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.random_key import Key
+from efficientnetv2.utils.random_key import Floats, Key
 
 #: Minimum number of images to fit a temperature; with fewer, it is mostly noise. Ours.
 MIN_TEMPERATURE_IMAGES = 30
@@ -21,8 +21,6 @@ MIN_TEMPERATURE_IMAGES = 30
 _LOG_RANGE = math.log(20)
 # Draws for the error by chance: its 95th percentile is then accurate to a few percent. Ours.
 _DRAWS = 2_000
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

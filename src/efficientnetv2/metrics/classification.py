@@ -11,10 +11,9 @@ import numpy.typing as npt
 from scipy.sparse import coo_array, csr_array
 
 from efficientnetv2.metrics.calibration import expected_calibration_error
-from efficientnetv2.metrics.confidence_intervals import wilson_interval
+from efficientnetv2.metrics.confidence_intervals import Ints, wilson_interval
 from efficientnetv2.utils.errors import InputError, non_finite_error
 
-Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating[Any]]
 
 TOP = 5
@@ -113,7 +112,7 @@ def best_size(points: Sequence[SizeMetrics], by: Literal["top1", "macro_f1"] = "
     return max(points, key=lambda point: (getattr(point, by), -point.image_size))
 
 
-def macro_f1(labels: Integers, predicted: Integers) -> float:
+def macro_f1(labels: Ints, predicted: Ints) -> float:
     """Mean F1 over the classes in ``labels``."""
     from sklearn.metrics import f1_score  # takes a second to load
 
@@ -127,7 +126,7 @@ def row_chunks(images: int, classes: int) -> Iterator[slice]:
         yield slice(start, start + rows)
 
 
-def top_classes(probabilities: Floats, count: int) -> Integers:
+def top_classes(probabilities: Floats, count: int) -> Ints:
     """The (N, count) most probable classes, best first; of equal probabilities the first class."""
     ranked = [
         # A copy, because a view would keep the whole order in memory.
@@ -150,9 +149,7 @@ def top5_correct(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDA
     return hits
 
 
-def _checked(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]
-) -> tuple[Integers, Floats]:
+def _checked(labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]) -> tuple[Ints, Floats]:
     true, scores = np.asarray(labels), np.asarray(probabilities)
     assert scores.shape == (len(true), len(class_names)), (true.shape, scores.shape, len(class_names))
     assert len(set(class_names)) == len(class_names), class_names

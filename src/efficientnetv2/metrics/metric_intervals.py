@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array, csr_array
 from scipy.stats import binomtest
 
-from efficientnetv2.metrics.classification import ClassificationMetrics, Integers, top5_correct
+from efficientnetv2.metrics.classification import ClassificationMetrics, top5_correct
 from efficientnetv2.metrics.confidence_intervals import (
     CELLS_AT_ONCE,
     DRAWS,
@@ -40,7 +40,7 @@ _MAX_ENUMERATED = DRAWS.bit_length()
 
 
 def metric_intervals(
-    metrics: Metrics, labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, clusters: Integers | None = None, key: Key
+    metrics: Metrics, labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, clusters: Ints | None = None, key: Key
 ) -> dict[str, Interval]:
     """95 % intervals of what ``compute_metrics`` gave for the same labels and probabilities, by the metric's name.
 
@@ -108,11 +108,11 @@ def bootstrap_intervals(metrics: ClassificationMetrics, *, key: Key, draws: int 
     return intervals
 
 
-def _class_intervals(confusion: coo_array, present: Integers) -> tuple[Floats, Floats]:
+def _class_intervals(confusion: coo_array, present: Ints) -> tuple[Floats, Floats]:
     """F1 and recall of each present class: (classes, 3) value, low, high."""
     correct, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
 
-    def fractions(of: Integers) -> Floats:
+    def fractions(of: Ints) -> Floats:
         rows = [(correct[k] / of[k], *wilson_interval(correct[k] / of[k], int(of[k]))) for k in present]
         return np.array(rows)
 
@@ -131,9 +131,7 @@ def _union(first: Interval, second: Interval) -> Interval:
     return min(first[0], second[0]), max(first[1], second[1])
 
 
-def _cluster_intervals(
-    metrics: Metrics, labels: Integers, scores: Floats, clusters: Integers, key: Key
-) -> dict[str, Interval]:
+def _cluster_intervals(metrics: Metrics, labels: Ints, scores: Floats, clusters: Ints, key: Key) -> dict[str, Interval]:
     predictions = scores.argmax(axis=1).astype(np.int64)
     accuracies = {}
     if isinstance(metrics, MultilabelMetrics):
@@ -154,7 +152,7 @@ def _cluster_intervals(
 
 
 def _multilabel_intervals(
-    metrics: MultilabelMetrics, labels: Integers, scores: Floats, clusters: Integers, key: Key
+    metrics: MultilabelMetrics, labels: Ints, scores: Floats, clusters: Ints, key: Key
 ) -> dict[str, Interval]:
     correct = is_correct(labels, scores.argmax(axis=1))
     assigned = assigned_labels(scores, metrics.activation)
