@@ -181,9 +181,8 @@ def test_abstention_is_optimistic_for_training_and_selection_images(facts, numbe
     labels, logits = overconfident
     probabilities = softmax(logits, axis=1)
     metadata = ReportMetadata(**{"data": "land", "evaluated_on": "val"} | facts)
-    found = calibration_section(
-        labels, probabilities, training_images=metadata.training_images, selection_images=metadata.selection_images
-    )
+    images, optimism = metadata.training_images, metadata.optimism
+    found = calibration_section(labels, probabilities, training_images=images, optimism=optimism)
     page = write_page(tmp_path, labels, probabilities, found, metadata)
     assert not numbers or mentions(page, *numbers)
     assert found.data["abstention"]["optimistic"] is metadata.optimistic is bool(numbers)

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from efficientnetv2.evaluation.html import TemplateSection, percent
 from efficientnetv2.evaluation.next_steps import suspect_labels
 from efficientnetv2.evaluation.plot_style import COLORS, GRID, INK, WIDTH_IN, draw_band, single_plot, style_axes
-from efficientnetv2.evaluation.report_metadata import optimism_phrase
 from efficientnetv2.metrics.calibration import (
     CoverageCurve,
     ReliabilityBin,
@@ -52,7 +51,7 @@ def calibration_section(
     how_to_scale: str | None = None,
     top1_interval: Interval | None = None,
     training_images: str = "",
-    selection_images: str = "",
+    optimism: str = "",
     abstain_below: float | None = None,
     activation: Activation = "softmax",
 ) -> TemplateSection:
@@ -60,8 +59,8 @@ def calibration_section(
 
     ``scaled`` is their temperature, ``before`` (N, K) probabilities without it, ``members`` the temperatures of an
     ensemble. ``how_to_scale`` is how to fit a temperature, if not as usual. Without ``top1_interval``, of 95 %, images
-    count as independent. ``training_images`` and ``selection_images`` are the evaluated images that trained or selected
-    the model, as phrases. The threshold ``abstain_below`` gets a row of its own.
+    count as independent. ``training_images`` and ``optimism`` are those of ``ReportMetadata``. The threshold
+    ``abstain_below`` gets a row of its own.
     """
     scores = np.asarray(probabilities)
     predicted, confidence = scores.argmax(axis=1), scores.max(axis=1)
@@ -85,34 +84,26 @@ def calibration_section(
         if activation == "softmax":
             text += f" {_temperature(calibration, members, how_to_scale, training_images)}"
     curve = coverage_curve(correct, confidence)
-    points, targets = _points(curve, abstain_below), _targets(curve)
-    optimism = optimism_phrase(training_images, selection_images)
-    return TemplateSection(
-        "trust.html.j2",
-        {
-            "calibration": calibration,
-            "aurc": curve.aurc,
-            "calibrated": text,
-            "verdict": verdict,
-            "targets": targets,
-            "least": _MIN_IMAGES,
-            "highest": None if all(each["num_images"] for each in targets) else _highest_accuracy(curve),
-            "optimism": optimism,
-            "points": points,
-            "diagram": None if shared else draw_reliability(bins),
-            "curve": draw_coverage(curve),
-        },
-        {
-            "calibration": calibration,
-            "abstention": {
-                "aurc": curve.aurc,
-                "points": points,
-                "targets": targets,
-                "optimistic": bool(optimism),
-                "suspect_labels": 0 if shared else suspect_labels(curve),
-            },
-        },
-    )
+    targets = _targets(curve)
+    abstention = {
+        "aurc": curve.aurc,
+        "points": _points(curve, abstain_below),
+        "targets": targets,
+        "optimistic": bool(optimism),
+        "suspect_labels": 0 if shared else suspect_labels(curve),
+    }
+    values = {
+        **abstention,
+        "calibration": calibration,
+        "calibrated": text,
+        "verdict": verdict,
+        "least": _MIN_IMAGES,
+        "highest": None if all(each["num_images"] for each in targets) else _highest_accuracy(curve),
+        "optimism": optimism,
+        "diagram": None if shared else draw_reliability(bins),
+        "curve": draw_coverage(curve),
+    }
+    return TemplateSection("trust.html.j2", values, {"calibration": calibration, "abstention": abstention})
 
 
 def _calibration(

@@ -105,8 +105,7 @@ class EvaluationResult:
     @property
     def next_lines(self) -> list[str]:
         """The first next steps, without the use of the model, which has a line of its own."""
-        steps = self._report.next_steps[:_STEPS_SHOWN]
-        return [f"Next: {step.line}" for step in steps if step.topic != "use"]
+        return [f"Next: {step.line}" for step in self._report.next_steps[:_STEPS_SHOWN] if step.topic != "use"]
 
     @default_style()
     def write(

@@ -114,8 +114,7 @@ def next_steps(
         reason = "These metrics are optimistic, so they do not show whether a change is needed."
         separator = option_value(metadata.command, "--label-separator")
         again = ["effnetv2", "evaluate", model_of(metadata), "DATA", *option_args(label_separator=separator)]
-        command = shell_join(again)
-        steps = [NextStep(1, "use", "Evaluate the model on other images", reason, command)]
+        steps = [NextStep(1, "use", "Evaluate the model on other images", reason, shell_join(again))]
     if not steps:
         reason = "Nothing that was measured suggests a change."
         if found:

@@ -91,7 +91,9 @@ class ReportMetadata:
     @property
     def optimism(self) -> str:
         """``These images trained the model``, the start of a warning; '' for none."""
-        return optimism_phrase(self.training_images, self.selection_images)
+        uses = ((self.training_images, "trained"), (self.selection_images, "selected"))
+        text = " and ".join(f"{images} {verb} the model" for images, verb in uses if images)
+        return text[:1].upper() + text[1:]
 
     @property
     def split_phrase(self) -> str:
@@ -153,10 +155,3 @@ class ReportContext:
         if self.new_places is not None and self.new_places.known:
             return True
         return distance is not None and distance.new and distance.by == "place"
-
-
-def optimism_phrase(training_images: str, selection_images: str) -> str:
-    """``ReportMetadata.optimism`` of images as phrases."""
-    uses = ((training_images, "trained"), (selection_images, "selected"))
-    text = " and ".join(f"{images} {verb} the model" for images, verb in uses if images)
-    return text[:1].upper() + text[1:]

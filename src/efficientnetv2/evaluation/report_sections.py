@@ -106,7 +106,7 @@ def build_sections(
         how_to_scale=inputs.how_to_scale,
         top1_interval=top1_interval,
         training_images=metadata.training_images,
-        selection_images=metadata.selection_images,
+        optimism=metadata.optimism,
         abstain_below=options.abstain_below,
         activation=predictions.activation,
     )

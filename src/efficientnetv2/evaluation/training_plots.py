@@ -292,8 +292,7 @@ def draw_sizes(curve: SizeCurve) -> Figure:
     """Top-1 with its interval against the image size; the sizes of model file and training are marked."""
     figure, ax = single_plot(2.6)
     sizes = [point.image_size for point in curve.points]
-    rows = [(point.top1, point.low, point.high) for point in curve.points]
-    draw_band(ax, sizes, rows, marker="o", markersize=3)
+    draw_band(ax, sizes, [(point.top1, point.low, point.high) for point in curve.points], marker="o", markersize=3)
     marks = {curve.own_px: "model file"}
     if curve.trained_px is not None:
         same = curve.trained_px == curve.own_px

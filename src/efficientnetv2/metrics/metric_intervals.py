@@ -113,8 +113,7 @@ def _class_intervals(confusion: coo_array, present: Ints) -> tuple[Floats, Float
     correct, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
 
     def fractions(of: Ints) -> Floats:
-        rows = [(correct[k] / of[k], *wilson_interval(correct[k] / of[k], int(of[k]))) for k in present]
-        return np.array(rows)
+        return np.array([(correct[k] / of[k], *wilson_interval(correct[k] / of[k], int(of[k]))) for k in present])
 
     overlap = fractions(true + predicted - correct)
     return 2 * overlap / (1 + overlap), fractions(true)

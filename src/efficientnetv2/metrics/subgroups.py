@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -94,12 +93,11 @@ def _plain(value: object) -> str:
 
 def _distinct_texts(ends: Sequence[Any]) -> list[str]:
     """The ends of quartiles, as short as keeps them distinct."""
-    candidates: Iterator[list[str]]
     if isinstance(ends[0], pd.Timestamp):
-        days = [each.date().isoformat() for each in ends]
-        candidates = chain([days], ([each.isoformat(" ", to) for each in ends] for to in _TIMES))
+        candidates = [[each.date().isoformat() for each in ends]]
+        candidates += [[each.isoformat(" ", to) for each in ends] for to in _TIMES]
     else:
-        candidates = ([_short(each, digits) for each in ends] for digits in _DIGITS)
+        candidates = [[_short(each, digits) for each in ends] for digits in _DIGITS]
     return next(texts for texts in candidates if len(set(texts)) == len(texts))
 
 
