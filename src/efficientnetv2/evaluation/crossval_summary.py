@@ -120,6 +120,6 @@ class CrossValidationSummary:
             "folds": [asdict(fold) for fold in self.folds],
             "fold_mean": {name: asdict(spread) for name, spread in self._spreads.items()},
             "candidates": [{"settings": name, "scores": dict(scores)} for name, scores in self.candidates.items()],
-            "split_comparison": [each.to_json() for each in self.comparisons],
+            "split_comparison": [asdict(each) | {"is_optimistic": each.is_optimistic} for each in self.comparisons],
             "distance_to_train": None if distance is None else asdict(distance) | {"near_km": NEAR_KM},
         }

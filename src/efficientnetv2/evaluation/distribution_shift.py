@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -163,10 +163,6 @@ class SplitComparison:
                 f"{100 * _MATTERS:g} points by location is not excluded: {values}."
             )
         return f"Random folds and folds by location differ only within chance for {self.model}: {values}."
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self) | {"is_optimistic": self.is_optimistic}
 
     @property
     def _main(self) -> list[Difference]:

@@ -57,8 +57,7 @@ def explain_predictions(
 
     A model of another library has images without maps. ``preprocessing`` is that of the predictions.
     """
-    examples = partial(_examples, model, predictions, dataset, preprocessing)
-    return _section(predictions, dataset, class_names, examples)
+    return _section(predictions, dataset, class_names, partial(_examples, model, predictions, dataset, preprocessing))
 
 
 def explain_folds(

@@ -92,10 +92,8 @@ def threshold_text(least: float) -> str:
     return f"{next((up for up in rounded if up < 1), least):.9g}"
 
 
-def number(value: float | str) -> str:
-    """A short number: 300, 0.2, 1,234.5. Text stays as it is."""
-    if isinstance(value, str):
-        return value
+def number(value: float) -> str:
+    """A short number: 300, 0.2, 1,234.5."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
 
 

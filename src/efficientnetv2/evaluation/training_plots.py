@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
@@ -282,10 +282,6 @@ class SizeCurve:
             "A size chosen by this curve makes these metrics optimistic. Choose it on training images: dataset.csv "
             "of the run, split train."
         )
-
-    def to_json(self) -> list[Mapping[str, Any]]:
-        """Plain JSON values."""
-        return [asdict(point) for point in self.points]
 
 
 def draw_sizes(curve: SizeCurve) -> Figure:

@@ -172,7 +172,7 @@ def _result(
     others = {
         "data_root": root_of(dataset),
         "image_size": preprocessing.image_size,
-        "sizes": None if curve is None else curve.to_json(),
+        "sizes": None if curve is None else [asdict(point) for point in curve.points],
         "tta_comparison": None if view_gain is None else asdict(view_gain),
         "unseen": None if unseen is None else unseen.values,
     }
