@@ -350,14 +350,11 @@ def _repeat(
     without: Collection[str] = (),
     without_fields: Collection[str] = (),
 ) -> str:
-    """The training command with other options; '' if a candidate or a larger ``--set`` has ``without_fields``.
-
-    An architecture or a recipe that was given as an object is in the recipe of the run; a cross-validation has none.
-    """
+    """The training command with other options; '' if a candidate or a larger ``--set`` has ``without_fields``."""
     words = command_words(metadata.command)
     if words[:2] not in (["effnetv2", "train"], ["effnetv2", "crossval"]):
         return shell_join(["effnetv2", "train", metadata.data, *options])
-    if lacks_objects(metadata.command):
+    if lacks_objects(metadata.command):  # such an object is in the recipe of the run; a cross-validation has none
         if words[1] != "train" or "run" not in metadata.extra or "--recipe" in without:
             return ""
         words += ["--recipe", str(metadata.extra["run"])]

@@ -210,10 +210,8 @@ def _last_run(
     *,
     is_optimistic: bool,
 ) -> tuple[str, PairedDifference] | None:
-    """Name of the baseline, or else of the previous run, and this one minus that one.
-
-    With optimistic metrics it is compared with a given baseline only, and a warning.
-    """
+    """Name of the baseline, or else of the previous run, and this one minus that one."""
+    # Optimistic metrics are compared with a given baseline only, and with a warning.
     if baseline is not None and is_optimistic:
         names = ["this model", *([baseline.name] if baseline.optimistic else [])]
         baseline = replace(baseline, optimistic=optimistic_warning(names))

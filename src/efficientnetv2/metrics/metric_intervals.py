@@ -222,14 +222,11 @@ def _sign_test(name: str, labels: Ints, first: Ints, second: Ints, units: Ints) 
 def _swap_test(
     labels: Ints, first: Ints, second: Ints, units: Ints, names: Collection[str], num_classes: int, key: Key
 ) -> dict[str, float]:
-    """Two-sided p-values of macro metrics and F1 of classes: the predictions of both are swapped unit by unit.
-
-    All swaps are enumerated if there are few, else as many as bootstrap draws are random. (scipy's permutation_test
-    swaps single images, without clusters, and takes 17 times as long.)
-
-    Source: Fisher's randomization test of pairs, The Design of Experiments (1935), section 21; with the observed
-        difference among the draws, as Davison and Hinkley, section 4.2, have it.
-    """
+    """Two-sided p-values of macro metrics and F1 of classes: the predictions of both are swapped unit by unit."""
+    # Source: Fisher's randomization test of pairs, The Design of Experiments (1935), section 21; with the observed
+    # difference among the draws, as Davison and Hinkley, section 4.2, have it. All swaps are enumerated if there are
+    # few, else as many as bootstrap draws are random. (scipy's permutation_test swaps single images, without clusters,
+    # and takes 17 times as long.)
     cells, counts = unit_counts(labels, [first, second], units, num_classes)
     width = 3 * num_classes
     first_sum, second_sum = (counts @ cells).reshape(2, width)
