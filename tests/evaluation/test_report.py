@@ -17,7 +17,7 @@ from tests.messages import mentions
 from efficientnetv2.data.config import default_check_dir
 from efficientnetv2.evaluation import evaluation_result, report
 from efficientnetv2.evaluation.calibration_section import calibration_section
-from efficientnetv2.evaluation.distribution_shift import TrainDistance
+from efficientnetv2.evaluation.distribution_shift import TrainDistance, hold_out_estimate
 from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
@@ -338,7 +338,7 @@ def test_page_shows_how_to_use_the_model(tmp_path):
 def test_suggested_cross_validation_reads_the_same_data(tmp_path):
     command = "effnetv2 train my.csv --label-column diagnosis --group-column patient --epochs 3"
     command += " --min-images-per-class 5"
-    context = ReportContext(train_distance=TrainDistance("group", 40, 40))
+    context = ReportContext(new_places=hold_out_estimate(TrainDistance("group", 40, 40)))
     _, page = _write(tmp_path, data="my.csv", command=command, num_train_images=60, context=context)
     suggested = (
         "effnetv2 crossval my.csv --label-column diagnosis --group-column patient --min-images-per-class 5 --by group"

@@ -12,7 +12,7 @@ import pytest
 from tests.messages import mentions
 
 from efficientnetv2.evaluation.baseline_warnings import summary_lines
-from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate, TrainDistance
+from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate, TrainDistance, hold_out_estimate
 from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.next_steps import NextStep
 from efficientnetv2.evaluation.predictions import PairedDifference
@@ -133,7 +133,7 @@ def test_run_lists_unknown_comparisons_and_evaluation_does_not():
 )
 def test_distances_decide_the_verdict_on_new_locations(distance, verdict, text):
     question = "Is it as good in new locations?" if distance.by == "place" else "Is it as good for new groups?"
-    found = verdicts(ReportContext(train_distance=distance), num_train_images=5)[question]
+    found = verdicts(ReportContext(new_places=hold_out_estimate(distance)), num_train_images=5)[question]
     assert (found.verdict, found.command) == (verdict, f"effnetv2 crossval DATA --by {distance.by}")
     assert text in found.text
 
@@ -156,21 +156,19 @@ def test_distances_decide_the_verdict_on_new_locations(distance, verdict, text):
 )
 def test_new_locations_of_known_groups_are_not_new(groups, verdict, text):
     distance = TrainDistance("place", 40, 0, 43.7, groups)
-    found = verdicts(ReportContext(train_distance=distance), num_train_images=5)["Is it as good in new locations?"]
+    context = ReportContext(new_places=hold_out_estimate(distance))
+    found = verdicts(context, num_train_images=5)["Is it as good in new locations?"]
     assert (found.verdict, found.command) == (verdict, "effnetv2 crossval DATA --by place")
     assert text in found.text
-    limits = " ".join(
-        limitations(METRICS, INTERVALS, ReportMetadata("x", "val"), ReportContext(train_distance=distance))
-    )
+    limits = " ".join(limitations(METRICS, INTERVALS, ReportMetadata("x", "val"), context))
     assert ("locations, seasons" in limits) == (verdict == "Not measured.")
 
 
 def test_new_groups_are_not_new_locations():
     """Other patients may have been at the same hospital."""
     for distance, known in ((TrainDistance("group", 40, 0), False), (TrainDistance("place", 40, 0, 43.7), True)):
-        limits = " ".join(
-            limitations(METRICS, INTERVALS, ReportMetadata("x", "val"), ReportContext(train_distance=distance))
-        )
+        context = ReportContext(new_places=hold_out_estimate(distance))
+        limits = " ".join(limitations(METRICS, INTERVALS, ReportMetadata("x", "val"), context))
         assert ("locations, seasons" not in limits) is known
 
 

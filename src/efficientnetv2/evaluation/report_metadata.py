@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate, TrainDistance, hold_out_estimate
+from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.preprocessing import TTA
 from efficientnetv2.utils.errors import pluralize
@@ -132,9 +132,8 @@ class ReportContext:
 
     probe: PairedDifference | None = None  # model minus linear probe
     last: tuple[str, PairedDifference] | None = None  # name of another run, and model minus that run
-    new_places: NewPlaceEstimate | None = None  # from a cross-validation
+    new_places: NewPlaceEstimate | None = None
     bootstrap_unit: str | None = None  # what intervals draw whole: "places", "groups"; None for images
-    train_distance: TrainDistance | None = None
     tta: PairedDifference | None = None  # with test-time augmentation minus without
     is_ensemble: bool = False  # has no model file to convert
     unseen: str | None = None  # metrics without the images that trained the model, as a sentence
@@ -142,16 +141,3 @@ class ReportContext:
     calibration: Verdict | None = None
     subgroups: Verdict | None = None
     requested: tuple[str, ...] = ()  # results of costs and of the threshold of abstention, as sentences
-
-    @property
-    def hold_out(self) -> NewPlaceEstimate | None:
-        """The estimate for new locations from a single held-out split."""
-        return None if self.train_distance is None else hold_out_estimate(self.train_distance)
-
-    @property
-    def holds_for_new_places(self) -> bool:
-        """Whether the metrics are known to hold for new locations."""
-        distance = self.train_distance
-        if self.new_places is not None and self.new_places.known:
-            return True
-        return distance is not None and distance.new and distance.by == "place"

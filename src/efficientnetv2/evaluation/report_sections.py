@@ -18,7 +18,7 @@ from efficientnetv2.data.image_metadata import MAX_MEASURED, longer_sides
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
 from efficientnetv2.evaluation.bootstrap_clusters import Clusters
 from efficientnetv2.evaluation.calibration_section import calibration_section
-from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate, TrainDistance
+from efficientnetv2.evaluation.distribution_shift import NewPlaceEstimate
 from efficientnetv2.evaluation.html import TemplateSection, format_interval, number, percent
 from efficientnetv2.evaluation.next_steps import LITTLE, WORTH
 from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
@@ -69,8 +69,7 @@ class ReportInputs:
     how_to_scale: str | None = None  # how to fit a temperature, if not as usual
     probe: pd.DataFrame | None = None  # predictions of the linear probe, as of ``load_predictions``
     more_labels: Verdict | None = None
-    new_places: NewPlaceEstimate | None = None  # from a cross-validation
-    train_distance: TrainDistance | None = None
+    new_places: NewPlaceEstimate | None = None  # of a run or a cross-validation
     tta: PairedDifference | None = None  # with test-time augmentation minus without
     unseen: str | None = None  # metrics of the images that did not train the model, as a sentence
     sections: tuple[TemplateSection, ...] = ()  # further sections
@@ -143,7 +142,6 @@ def build_sections(
     context = ReportContext(
         probe=probe,
         last=last,
-        train_distance=inputs.train_distance,
         tta=inputs.tta,
         is_ensemble=bool(inputs.members),
         unseen=inputs.unseen,

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.data.records import is_copy
 from efficientnetv2.evaluation.bootstrap_clusters import split_clusters
-from efficientnetv2.evaluation.distribution_shift import train_distance
+from efficientnetv2.evaluation.distribution_shift import hold_out_estimate, train_distance
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.evaluation.explain import explain_predictions
 from efficientnetv2.evaluation.next_steps import late_gain
@@ -83,6 +83,7 @@ def write_run_report(setup: RunSetup, data: PreparedData, result: Result) -> Eva
     explanation = explain_predictions(
         model, result.predictions, setup.val, setup.train.class_names, model.preprocessing
     )
+    distance = train_distance(data.dataset, setup.eval_split)
     outcome = EvaluationResult(
         result.predictions,
         setup.val,
@@ -92,7 +93,7 @@ def write_run_report(setup: RunSetup, data: PreparedData, result: Result) -> Eva
         inputs=replace(
             known,
             sections=(*known.sections, *explanation),
-            train_distance=train_distance(data.dataset, setup.eval_split),
+            new_places=None if distance is None else hold_out_estimate(distance),
             folder=folder,
             clusters=split_clusters(folder, setup.val.select(result.predictions.samples).paths),
         ),
