@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from efficientnetv2.architectures.registry import EFFICIENTNETV2_B0, get_architecture, round_channels, scale
+from efficientnetv2.architectures.registry import EFFICIENTNETV2_B0, get_architecture, scale
 from efficientnetv2.architectures.spec import Architecture, Stage
 from efficientnetv2.nas.stage_choices import (
     SE,
@@ -221,35 +221,27 @@ def paper_space() -> Space:
     return space_around(get_architecture("efficientnet_b4"))
 
 
-def space_around(
-    backbone: Architecture, *, widths: Sequence[float] = (1.0,), choose_se: bool = False, removable: bool = True
-) -> Space:
+def space_around(backbone: Architecture) -> Space:
     """The paper's choices around the channels and strides of any architecture, which is in the space too.
 
     Each stage chooses MBConv or Fused-MBConv, kernel 3 or 5, expansion 1, 4 or 6, and from 1 to twice the backbone's
-    layers (ours: with EfficientNet-B4 this includes all of EfficientNetV2-S but its channels). ``widths`` are multiples
-    of the backbone's channels, rounded to multiples of 8; 1 is always included. ``removable`` lets the last of adjacent
-    stages of stride 1 be removed. Raises InputError for a width that is not a positive number.
+    layers (ours: with EfficientNet-B4 this includes all of EfficientNetV2-S but its channels). The last of adjacent
+    stages of stride 1 can be removed.
     """
-    for width in widths:
-        if not (math.isfinite(width) and width > 0):
-            raise InputError(f"a width is {width:g}, but must be above 0.")
     strides = [stage.stride for stage in backbone.stages]
     pairs = zip(strides, [*strides[1:], None], strict=True)
     is_last = [stride == 1 and after != 1 for stride, after in pairs]
-    removable = removable and sum(is_last) < len(strides)  # A single stage has to stay.
+    removable = sum(is_last) < len(strides)  # A single stage has to stay.
     choices = []
     for stage, last in zip(backbone.stages, is_last, strict=True):
         operator = stage.operator
-        channels = {round_channels(width * stage.channels, rounding="v2") for width in widths if width != 1}
-        needs_se = choose_se or operator.se != default_se(operator.kind)
         choices.append(
             StageChoices(
-                channels=tuple(sorted({*channels, stage.channels})),
+                channels=(stage.channels,),
                 layers=tuple(range(0 if removable and last else 1, 2 * stage.layers + 1)),
                 kernels=tuple(sorted({*KERNELS, operator.kernel})),
                 expands=tuple(sorted({*EXPANDS, operator.expand})),
-                se=(None, operator.se or SE) if needs_se else "by kind",
+                se="by kind" if operator.se == default_se(operator.kind) else (None, operator.se or SE),
             )
         )
     return Space(backbone, tuple(choices))
