@@ -108,8 +108,11 @@ def best_recorded(table: Path, count: int, common: dict[str, Any]) -> Architectu
 
 def effnetv2_search(*arguments: str) -> None:
     """Run ``effnetv2 search`` in this process: killing this process ends the study too."""
-    if code := app(["search", *arguments], standalone_mode=False):
-        raise SystemExit(code)
+    try:
+        app(["search", *arguments])
+    except SystemExit as end:
+        if end.code:
+            raise
 
 
 def together(workers: int, arguments: list[str]) -> None:

@@ -58,17 +58,17 @@ def _print_comparison(found: Comparison, screen: Screen) -> None:
     screen.table("Runs", columns, rows)
     first, *others = found.runs
     for run, paired, unpaired in zip(others, found.paired, found.unpaired, strict=True):
-        if paired is None:
-            different = f"{run.name} and {first.name} have images of different classes, so they cannot be compared."
-            screen.say(different if unpaired is None else unpaired.describe(run.name, first.name))
-            if unpaired is not None:
-                _warn_of_folds(run, first, screen)
-            continue
-        screen.say(f"Is {run.name} better than {first.name}? {paired.over.verdict} {paired.over.text}")
-        if paired.time_ratio is not None:
-            screen.say(f"Training time of {run.name} / {first.name}: {paired.time_ratio:.2f}")
-        _warn_of_folds(run, first, screen)
-        _print_classes(run.name, paired.over, screen)
+        if paired is not None:
+            screen.say(f"Is {run.name} better than {first.name}? {paired.over.verdict} {paired.over.text}")
+            if paired.time_ratio is not None:
+                screen.say(f"Training time of {run.name} / {first.name}: {paired.time_ratio:.2f}")
+            _warn_of_folds(run, first, screen)
+            _print_classes(run.name, paired.over, screen)
+        elif unpaired is not None:
+            screen.say(unpaired.describe(run.name, first.name))
+            _warn_of_folds(run, first, screen)
+        else:
+            screen.say(f"{run.name} and {first.name} have images of different classes, so they cannot be compared.")
 
 
 def _warn_of_folds(run: FinishedRun, first: FinishedRun, screen: Screen) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from efficientnetv2.cli.options import argument, between, flag, option
 from efficientnetv2.preprocessing import TTA, CropMode
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 
-_PANEL = "What IN does not state, or states wrongly"
+_of_input = partial(option, panel="What IN does not state, or states wrongly")
 
 
 def _numbers(text: str | None) -> str | None:
@@ -25,10 +26,6 @@ def _numbers(text: str | None) -> str | None:
             f"invalid value '{text}' (must be a number per channel, such as 0.485,0.456,0.406)"
         ) from None
     return text
-
-
-def _of_input(help: str, metavar: str | None = None, **more: Any) -> Any:
-    return typer.Option(help=help, metavar=metavar, rich_help_panel=_PANEL, **more)
 
 
 def convert(
@@ -46,12 +43,12 @@ def convert(
     overwrite: Annotated[bool, flag("--overwrite", "Replace OUT if it exists.")] = False,
     as_json: options.Json = False,
     class_names: Annotated[str | None, _of_input("File of names, or names with commas.", "NAME,NAME")] = None,
-    image_size: Annotated[int | None, _of_input("Image size.", "PX", callback=between(*IMAGE_SIZE))] = None,
+    image_size: Annotated[int | None, _of_input("Image size.", "PX", check=between(*IMAGE_SIZE))] = None,
     crop_mode: Annotated[CropMode | None, _of_input("Squeeze, cut the center, or add margins.")] = None,
     crop_pct: Annotated[float | None, _of_input("Kept part of the shorter side, with squash of both.", "X")] = None,
     interpolation: Annotated[Literal["bilinear", "bicubic"] | None, _of_input("Resize interpolation.")] = None,
-    mean: Annotated[str | None, _of_input("Mean per channel, in [0, 1].", "X,X,X", callback=_numbers)] = None,
-    std: Annotated[str | None, _of_input("Standard deviation per channel.", "X,X,X", callback=_numbers)] = None,
+    mean: Annotated[str | None, _of_input("Mean per channel, in [0, 1].", "X,X,X", check=_numbers)] = None,
+    std: Annotated[str | None, _of_input("Standard deviation per channel.", "X,X,X", check=_numbers)] = None,
     tta: Annotated[TTA | None, _of_input("Average over flips and turns.", "none|d4")] = None,
 ) -> None:
     """Convert weights from and to timm, torchvision and Keras.

@@ -17,7 +17,7 @@ from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.options import option
 from efficientnetv2.utils.errors import InputError, shorten
-from efficientnetv2.utils.io import entry_names
+from efficientnetv2.utils.io import entry_names, shown_path
 from efficientnetv2.utils.shell import option_args, shell_join
 
 OUT = Path("runs/demo")
@@ -93,7 +93,7 @@ def _is_demo(out: Path) -> bool:
 
 def story(images: Path, out: Path, *, seed: int, workers: int | None) -> list[tuple[str, str, list[str]]]:
     """The steps: a title, a command, and its words."""
-    weights = _from_here(images.absolute().parent / WEIGHTS)
+    weights = shown_path(images.absolute().parent / WEIGHTS)
     train = option_args(weights=weights, epochs=EPOCHS, seed=seed, output=out, workers=workers)
     return [
         ("check the images", "check", [str(images), "--output", str(out / "inspection")]),
@@ -111,18 +111,13 @@ def next_lines(out: Path) -> Iterator[str]:
     yield f"  {shell_join(['effnetv2', 'train', 'YOUR_IMAGES'])}"
 
 
-def _from_here(path: Path) -> Path:
-    """An absolute path as one types it here."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
 def bundled_images() -> Path:
     """The folder of images in the clone that this is run in, or of the package; the weights are in both."""
     from efficientnetv2.training.initial_weights import EXAMPLES
 
     for place in [*(folder / "examples" for folder in (Path.cwd(), *Path.cwd().parents[:2])), EXAMPLES]:
         if (place / "satellite").is_dir() and (place / WEIGHTS).is_file():
-            return _from_here(place / "satellite")
+            return Path(shown_path(place / "satellite"))
     raise InputError(
         f"{EXAMPLES} has no satellite/ or no {WEIGHTS}. In a clone: git checkout examples. Otherwise install again."
     )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -235,18 +235,14 @@ class Command(_WithoutTypes, TyperCommand):
 class Group(_WithoutTypes, TyperGroup):
     """Commands under one name. For an unknown command, the error names the known ones."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run the program, and exit with its code; see ``TyperGroup``."""
         try:
             # On Windows, the patterns of shards stay as they are typed.
             code = super().main(*args, **extra | {"standalone_mode": False, "windows_expand_args": False})
         except UsageError as error:
-            if not standalone_mode:
-                raise
             is_help = type(error).__name__ == "NoArgsIsHelpError"  # the help was printed
             code = 2 if is_help else end(*_usage_message(error), code=2)
-        if not standalone_mode:
-            return code
         sys.exit(code)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:

@@ -84,7 +84,6 @@ def train(
 
 
 def _print_plan(plan: Estimate, screen: Screen) -> None:
-
     for note in plan.notes:
         screen.say(note)
     rows = [
