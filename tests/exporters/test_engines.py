@@ -112,7 +112,8 @@ def test_threads_that_share_a_predictor_export_once(models, photos, monkeypatch)
 def test_decoded_images_are_predicted_by_the_engine_of_the_predictor(models, photos, monkeypatch):
     batches, compute = [], torch.zeros(1, small_model().num_classes)
     predict = ev2.Predictor(models["one"], device="cpu", engine="onnxruntime")
-    monkeypatch.setattr(engines._Picker, "__call__", lambda *_: lambda images: batches.append(images) or compute)
+    engine = ("onnxruntime", lambda images: batches.append(images) or compute)
+    monkeypatch.setattr(engines, "choose_engine", lambda *_: engine)
     predict.predict_decoded([predict.decode(next(photos.iterdir()))])
     assert len(batches) == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,7 +52,22 @@ def engine_picker(engine: Engine, device: torch.device) -> PickEngine | None:
     ``auto`` takes the fastest installed engine that agrees with PyTorch on the first batch, for many images on a CPU.
     Raises InputError for an unknown engine or the wrong device; later, if it is not installed or PyTorch disagrees.
     """
-    return None if engine_on(device, engine) == "torch" else _Picker(engine)
+    if engine_on(device, engine) == "torch":
+        return None
+    # By model and preprocessing; the graph has the weights of that moment.
+    picked: dict[tuple[Network, Preprocessing], Compute | None] = {}
+    lock = Lock()  # a service may share a predictor between threads
+
+    def pick(
+        network: Network, preprocessing: Preprocessing, first_batch: Tensor, num_images: int | None
+    ) -> Compute | None:
+        key = (network, preprocessing)
+        with lock:
+            if key not in picked:
+                _, picked[key] = choose_engine(engine, *key, lambda: first_batch, num_images)
+        return picked[key]
+
+    return pick
 
 
 def engine_on(device: torch.device, engine: Engine) -> Engine:
@@ -97,24 +112,6 @@ def open_engine(engine: Engine, network: Network, preprocessing: Preprocessing, 
         return None
     with formats.failures_as_input_errors(f"`engine` {engine}", "Use `engine=torch`."):
         return _open([engine], network, preprocessing, batch_size)[engine]
-
-
-@dataclass
-class _Picker:
-    """Picks once for each model and preprocessing; the graph has the weights of that moment."""
-
-    engine: Engine
-    _picked: dict[tuple[Network, Preprocessing], Compute | None] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)  # a service may share a predictor between threads
-
-    def __call__(
-        self, network: Network, preprocessing: Preprocessing, first_batch: Tensor, num_images: int | None
-    ) -> Compute | None:
-        key = (network, preprocessing)
-        with self._lock:
-            if key not in self._picked:
-                _, self._picked[key] = choose_engine(self.engine, *key, lambda: first_batch, num_images)
-        return self._picked[key]
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,6 +63,8 @@ _FILES: dict[Format, tuple[str, ...]] = {
     "triton": (f"{_SERVED}/config.pbtxt", f"{_SERVED}/labels.txt", f"{_SERVED}/1/model.onnx"),
     "web": ("index.html", "worker.js", "model.json", "model.onnx", "onnxruntime-web/*"),
 }  # fmt: skip
+# The one of them that a runtime opens. Other formats are a single file or package.
+_OPENED: dict[Format, str] = {"openvino": "model.xml", "triton": f"{_SERVED}/1/model.onnx", "web": "model.onnx"}
 
 
 @dataclass(frozen=True)
@@ -239,21 +241,13 @@ def installed() -> list[tuple[Format, Precision]]:
 def write(network: Network, target: Path, format: Format, encoding: Encoding) -> tuple[Path, tuple[str, ...]]:
     """Write a format; returns the file for its runtime and the layers that int8 leaves in float. Raises InputError."""
     require_supported(format, encoding.input, encoding.precision)
-    file = target
-    if format == "openvino":
-        file = target / "model.xml"
-    elif format == "triton":
-        file = target / _SERVED / "1" / "model.onnx"
-    elif format == "web":
-        file = target / "model.onnx"
+    file = target / _OPENED.get(format, "")
     file.parent.mkdir(parents=True, exist_ok=True)
     with _failures(format):
         in_float = _WRITERS[format](ExportGraph(network), file, encoding, metadata(network, encoding.input))
     if format == "triton":
         folder = file.parent.parent
-        (folder / "config.pbtxt").write_text(
-            _triton_config(_SERVED, network, encoding.input), encoding="utf-8", newline="\n"
-        )
+        (folder / "config.pbtxt").write_text(_triton_config(network, encoding.input), encoding="utf-8", newline="\n")
         (folder / "labels.txt").write_text("\n".join([*output_names(network), ""]), encoding="utf-8", newline="\n")
     return file, in_float
 
@@ -296,7 +290,7 @@ def foreign_files(path: Path, format: Format) -> list[str]:
     return [name for name in found if not any(fnmatchcase(name, pattern) for pattern in _FILES[format])]
 
 
-def _triton_config(name: str, network: Network, input_kind: InputKind) -> str:
+def _triton_config(network: Network, input_kind: InputKind) -> str:
     """``config.pbtxt``. Source: triton-inference-server/server, docs/user_guide/model_configuration.md."""
     own = network.preprocessing
     if input_kind == "uint8":
@@ -307,7 +301,7 @@ def _triton_config(name: str, network: Network, input_kind: InputKind) -> str:
         f'  {{ name: "{output}", data_type: TYPE_FP32, dims: [ {network.num_classes} ], label_filename: "labels.txt" }}'
         for output in OUTPUTS
     )
-    return f"""name: "{name}"
+    return f"""name: "{_SERVED}"
 backend: "onnxruntime"
 max_batch_size: {_MAX_BATCH}
 input [

@@ -60,8 +60,11 @@ def write_openvino(graph: ExportGraph, path: Path, encoding: Encoding, metadata:
     """
     openvino = import_optional("openvino", "openvino", "Exporting to OpenVINO")
     own = graph.preprocessing
-    if encoding.input == "uint8":
-        _require_no_crop(own)
+    if encoding.input == "uint8" and (own.crop_mode != "squash" or own.crop_pct != 1):
+        raise InputError(
+            f"`input` is uint8, which OpenVINO supports without a crop only, and this model has crop_mode "
+            f"{own.crop_mode} and crop_pct {own.crop_pct:g}. Use `input=float`, or `format=onnx`."
+        )
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         write_onnx(graph, file, Encoding(), metadata)
@@ -76,14 +79,6 @@ def write_openvino(graph: ExportGraph, path: Path, encoding: Encoding, metadata:
         model.set_rt_info(value, ["model_info", name])
     openvino.save_model(model, path, compress_to_fp16=encoding.precision == "float16")
     return in_float
-
-
-def _require_no_crop(own: Preprocessing) -> None:
-    if own.crop_mode != "squash" or own.crop_pct != 1:
-        raise InputError(
-            f"`input` is uint8, which OpenVINO supports without a crop only, and this model has crop_mode "
-            f"{own.crop_mode} and crop_pct {own.crop_pct:g}. Use `input=float`, or `format=onnx`."
-        )
 
 
 def _behind_preprocessing(openvino: Any, model: Any, own: Preprocessing) -> Any:
