@@ -15,7 +15,7 @@ import pytest
 import torch
 from tests.messages import mentioning
 
-from efficientnetv2.utils import memory
+from efficientnetv2.utils import memory, processes
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import (
     GIB,
@@ -77,14 +77,15 @@ def container(root, *, limit, usage, cache, version=2):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_container_limit_counts_without_its_file_cache(tmp_path, version):
+def test_container_limit_counts_without_its_file_cache(tmp_path, version, monkeypatch):
     """100 MB allowed, 90 MB used, of which 30 MB are reclaimable file cache: 40 MB free."""
     container(tmp_path, limit=100_000_000, usage=90_000_000, cache=30_000_000, version=version)
-    assert free_bytes(CPU, root=tmp_path) == 40_000_000
+    monkeypatch.setattr(processes, "CGROUPS", tmp_path)
+    assert free_bytes(CPU) == 40_000_000
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_job_limit_above_the_process_counts(version, tmp_path):
+def test_job_limit_above_the_process_counts(version, tmp_path, monkeypatch):
     """As Slurm and systemd set it: only the job has a limit, not the root and not the step."""
     root = tmp_path / "cgroup"
     container(root, limit="max" if version == 2 else 10**18, usage=1, cache=0, version=version)
@@ -96,24 +97,28 @@ def test_job_limit_above_the_process_counts(version, tmp_path):
         (folder / names[1]).write_text("70000000")
         (folder / "memory.stat").write_text("anon 1\n")
     own = tmp_path / "own"
+    monkeypatch.setattr(processes, "CGROUPS", root)
+    monkeypatch.setattr(processes, "OWN_CGROUPS", own)
     own.write_text("0::/slurm/job_7/step_0\n" if version == 2 else "5:cpu,memory:/slurm/job_7/step_0\n0::/\n")
-    assert free_bytes(CPU, root=root, own=own) == 30_000_000
+    assert free_bytes(CPU) == 30_000_000
     own.write_text("0::/../outside\n")  # as in a container for a group outside it
-    assert free_bytes(CPU, root=root, own=own) > 30_000_000
+    assert free_bytes(CPU) > 30_000_000
 
 
-def test_machine_memory_counts_without_a_container_limit(tmp_path):
+def test_machine_memory_counts_without_a_container_limit(tmp_path, monkeypatch):
     container(tmp_path, limit="max", usage=90_000_000, cache=0)
     available = psutil.virtual_memory().available
-    assert free_bytes(CPU, root=tmp_path) == pytest.approx(available, rel=0.1)
-    assert free_bytes(CPU, root=tmp_path / "none") == pytest.approx(available, rel=0.1)
+    for root in (tmp_path, tmp_path / "none"):
+        monkeypatch.setattr(processes, "CGROUPS", root)
+        assert free_bytes(CPU) == pytest.approx(available, rel=0.1)
 
 
-def test_given_limit_includes_memory_in_use(tmp_path):
+def test_given_limit_includes_memory_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "CGROUPS", tmp_path)
     taken = in_use_bytes(CPU)
-    left = free_bytes(CPU, taken / GIB + 0.5, root=tmp_path)
+    left = free_bytes(CPU, taken / GIB + 0.5)
     assert left == pytest.approx(0.5 * GIB, rel=0.1)
-    assert free_bytes(CPU, 0.001, root=tmp_path) < 0
+    assert free_bytes(CPU, 0.001) < 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a CPU's peak is the process's for life")

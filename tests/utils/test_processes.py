@@ -105,7 +105,9 @@ def test_quota_of_a_container_limits_the_cores(version, quota, expected, tmp_pat
     else:
         (job / "cpu.cfs_quota_us").write_text(f"{quota}\n")
         (job / "cpu.cfs_period_us").write_text("100000\n")
-    assert cores(tmp_path / "cgroup", tmp_path / "own") == expected
+    monkeypatch.setattr(processes, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(processes, "OWN_CGROUPS", tmp_path / "own")
+    assert cores() == expected
 
 
 def test_openmp_has_as_many_threads_as_the_quota_unless_the_user_set_them(monkeypatch):

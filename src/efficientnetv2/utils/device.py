@@ -187,11 +187,9 @@ def workers_for(requested: int | None, device: torch.device, *, sharing: int = 1
     return most
 
 
-def place(
-    network: nn.Module, device: torch.device, memory_format: torch.memory_format = torch.channels_last
-) -> nn.Module:
+def place(network: nn.Module, device: torch.device) -> nn.Module:
     """Move a model to a device; channels-last memory is the fastest for convolutions."""
-    return network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def synchronizer(device: torch.device) -> Callable[[], object]:

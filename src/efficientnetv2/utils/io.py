@@ -28,8 +28,6 @@ _NOT_SYNCED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES}
 VARIABLE = "EFFNETV2_CACHE"
 #: Unused cache files are removed after so many days. Ours.
 UNUSED_DAYS = 30
-
-
 # How long a file may be open elsewhere. Windows replaces no file that a virus scanner reads, and no folder with one.
 _PATIENCE_S = 5.0 if os.name == "nt" else 0.0
 # Files of Finder and Explorer, which come of themselves.

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from efficientnetv2.utils.errors import InputError, MemoryShortError, error_summary
-from efficientnetv2.utils.processes import CGROUPS, OWN_CGROUPS, control_groups
+from efficientnetv2.utils.processes import control_groups
 
 GIB = 2**30
 
@@ -137,18 +137,10 @@ def reset_peak_memory(device: torch.device) -> None:
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak is set to what is resident now
 
 
-def free_bytes(
-    device: torch.device,
-    limit_gib: float | None = None,
-    *,
-    sharing: int = 1,
-    root: Path = CGROUPS,
-    own: Path = OWN_CGROUPS,
-) -> int:
+def free_bytes(device: torch.device, limit_gib: float | None = None, *, sharing: int = 1) -> int:
     """Bytes of a device's memory that this process may still take; negative if it exceeds ``limit_gib``.
 
-    ``sharing`` processes share the free memory equally. On a CPU a container's limit counts too: ``root`` and ``own``
-    are where the system shows the limits of cgroups, and the cgroups of this process.
+    ``sharing`` processes share the free memory equally. On a CPU a container's limit counts too.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -158,17 +150,17 @@ def free_bytes(
     else:
         import psutil
 
-        free = min([psutil.virtual_memory().available, *_left_by_container(root, own)])
+        free = min([psutil.virtual_memory().available, *_left_by_container()])
     free = int(free) // sharing
     return free if limit_gib is None else int(min(free, limit_gib * GIB - in_use_bytes(device)))
 
 
-def _left_by_container(root: Path, own: Path) -> list[int]:
+def _left_by_container() -> list[int]:
     """What the cgroups (version 2 or 1) leave, with the file cache; empty without a limit."""
     new = ("memory.max", "memory.current", "inactive_file")
     old = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     left = []
-    for folder, (limit, usage, cache) in control_groups("memory", new, old, root=root, own=own):
+    for folder, (limit, usage, cache) in control_groups("memory", new, old):
         try:
             most, taken = (folder / limit).read_text().strip(), int((folder / usage).read_text())
             statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())

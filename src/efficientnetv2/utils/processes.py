@@ -56,10 +56,10 @@ def limit_openmp(environment: MutableMapping[str, str] = os.environ) -> None:
         environment["OMP_NUM_THREADS"] = str(cores())
 
 
-def cores(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+def cores() -> int:
     """CPU cores that this process may use; a container's quota of CPU time is rounded up."""
     most, old = _affinity(), ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-    for folder, names in control_groups("cpu", ("cpu.max",), old, root=root, own=own):
+    for folder, names in control_groups("cpu", ("cpu.max",), old):
         try:
             quota, period = map(int, " ".join((folder / name).read_text() for name in names).split())
         except (OSError, ValueError):  # "max": no quota
@@ -73,21 +73,20 @@ def _affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def control_groups(controller: str, new: Names, old: Names, *, root: Path, own: Path) -> Iterator[tuple[Path, Names]]:
+def control_groups(controller: str, new: Names, old: Names) -> Iterator[tuple[Path, Names]]:
     """Folders of the cgroups that limit this process, with the names of their files in version 2 and version 1.
 
     A container sees its own group as the root. A job of Slurm or systemd is in a nested one, and all above limit it.
-    ``root`` and ``own`` are where the system shows the limits, and the groups of this process.
     """
     groups = {"": ["."], controller: ["."]}  # "" is version 2
     with suppress(OSError):
-        for line in own.read_text().splitlines():
+        for line in OWN_CGROUPS.read_text().splitlines():
             controllers, _, path = line.partition(":")[2].partition(":")
             steps = [step for step in path.split("/") if step]
             nested = [] if ".." in steps else ["/".join(steps[: end + 1]) for end in range(len(steps))]
             groups |= {name: [".", *nested] for name in controllers.split(",")}
-    yield from ((root / group, new) for group in groups[""])
-    yield from ((root / controller / group, old) for group in groups[controller])
+    yield from ((CGROUPS / group, new) for group in groups[""])
+    yield from ((CGROUPS / controller / group, old) for group in groups[controller])
 
 
 def call_with_timeout(seconds: float, call: Callable[[], Result]) -> Result:
