@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from efficientnetv2.checks.dataset_statistics import class_count_section, image_stats_section
 from efficientnetv2.checks.duplicates import duplicate_section, exact_duplicates, lookalike_section
 from efficientnetv2.checks.image_stats import ImageStats
-from efficientnetv2.checks.issues import CheckSection, Issue, by_severity, issue
+from efficientnetv2.checks.issues import CheckSection, Issue, Severity, issue
 from efficientnetv2.checks.label_errors import label_error_section
 from efficientnetv2.checks.split_leakage import (
     augmentation_families,
@@ -39,7 +39,8 @@ class CheckResult:
     @property
     def issues(self) -> list[Issue]:
         """All issues, the most severe first."""
-        return by_severity(each for section in self.sections.values() for each in section.issues)
+        found = [each for section in self.sections.values() for each in section.issues]
+        return sorted(found, key=lambda each: get_args(Severity).index(each.severity))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -109,10 +109,10 @@ def near_duplicates(stats: ImageStats, *, key: Key) -> list[DuplicatePair]:
     return [DuplicatePair(first, second, round(alike, 4)) for (first, second), alike in found]
 
 
-def candidate_pairs(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int = MOST_BITS) -> Ints:
+def candidate_pairs(hashes: npt.NDArray[np.bool_], *, key: Key) -> Ints:
     """(m, 2) positions of pairs of (n, HASH_BITS) hashes that differ in few bits, ascending, each once.
 
-    At ``most_bits`` 99 % are found, closer pairs nearly always. Of long series only the nearest pairs, and those that
+    At ``MOST_BITS`` 99 % are found, closer pairs nearly always. Of long series only the nearest pairs, and those that
     connect them.
     """
     count = len(hashes)
@@ -121,7 +121,7 @@ def candidate_pairs(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int =
         return found
     bits = min(48, max(8, math.ceil(math.log2(count))))
     # Probability that all drawn bits are equal ones.
-    meet = math.comb(HASH_BITS - most_bits, bits) / math.comb(HASH_BITS, bits)
+    meet = math.comb(HASH_BITS - MOST_BITS, bits) / math.comb(HASH_BITS, bits)
     draws = math.ceil(math.log(_MISSED) / math.log(1 - meet))
     # As one sortable number each.
     packed = np.packbits(hashes, axis=1).view(">u8")[:, 0].astype(np.uint64)
@@ -129,7 +129,7 @@ def candidate_pairs(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int =
         chosen = key.fold("bits", draw).generator().choice(HASH_BITS, bits, replace=False)
         bucket = hashes[:, chosen] @ (1 << np.arange(bits, dtype=np.int64))
         # Repeated pairs would fill the memory; sorting finds them faster than numpy's hashing.
-        met = np.sort(np.concatenate([found @ [count, 1], _within_buckets(bucket, packed, most_bits)]))
+        met = np.sort(np.concatenate([found @ [count, 1], _within_buckets(bucket, packed)]))
         found = np.stack(np.divmod(met[np.diff(met, prepend=-1) > 0], count), axis=1)
         distance = np.bitwise_count(packed[found[:, 0]] ^ packed[found[:, 1]]).astype(np.float64)
         found = found[_thinned(found, distance, count, _FOLLOWING)]
@@ -151,8 +151,8 @@ def _thinned(pairs: Ints, distance: Floats, count: int, most: int) -> Ints:
     return np.flatnonzero(kept)
 
 
-def _within_buckets(bucket: Ints, packed: npt.NDArray[np.uint64], most_bits: int) -> Ints:
-    """Pairs of one bucket that differ in at most ``most_bits``, as first * n + second."""
+def _within_buckets(bucket: Ints, packed: npt.NDArray[np.uint64]) -> Ints:
+    """Pairs of one bucket that differ in at most ``MOST_BITS``, as first * n + second."""
     order = np.lexsort((packed, bucket))
     ordered, hashes = bucket[order], packed[order]
     found = [np.empty(0, dtype=np.int64)]
@@ -160,7 +160,7 @@ def _within_buckets(bucket: Ints, packed: npt.NDArray[np.uint64], most_bits: int
         together = ordered[step:] == ordered[:-step]
         if not together.any():
             break  # no bucket holds more
-        near_enough = np.bitwise_count(hashes[step:] ^ hashes[:-step]) <= most_bits
+        near_enough = np.bitwise_count(hashes[step:] ^ hashes[:-step]) <= MOST_BITS
         places = np.flatnonzero(together & near_enough)
         first, second = order[places], order[places + step]
         found.append(np.minimum(first, second) * len(order) + np.maximum(first, second))

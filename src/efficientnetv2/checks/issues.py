@@ -17,7 +17,6 @@ from efficientnetv2.utils.errors import pluralize
 
 # ``wrong`` biases a metric or a training; ``doubtful`` needs a look; ``note`` is information.
 Severity = Literal["wrong", "doubtful", "note"]
-_SEVERITIES: tuple[Severity, ...] = ("wrong", "doubtful", "note")
 
 _REMOVE_FROM_SPLIT = "Remove them from one of the splits: copies of training images make metrics too high."
 _INSPECT_LABELS = "At least one label is wrong, or the image shows several things. Inspect them."
@@ -120,11 +119,6 @@ class CheckSection:
 
     facts: Mapping[str, Any]
     issues: Sequence[Issue] = ()
-
-
-def by_severity(issues: Iterable[Issue]) -> list[Issue]:
-    """The most severe first."""
-    return sorted(issues, key=lambda each: _SEVERITIES.index(each.severity))
 
 
 def single_rows(rows: Iterable[Any]) -> list[tuple[int]]:

@@ -12,12 +12,10 @@ _Texts = Annotated[list[str], FailFast()]
 _Parameters = Annotated[dict[str, bool | int | float | str], Field(max_length=64)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class PredictRequest(_Strict):
+class PredictRequest(BaseModel):
     """Images of `POST /predict`: base64 of their files, or URLs where the server allows them."""
+
+    model_config = ConfigDict(extra="forbid")
 
     image: str | None = Field(None, description="Base64 of an image file, or a data URL.")
     images: _Texts = Field([], description="The same of several images.")
