@@ -27,7 +27,7 @@ from efficientnetv2.utils.logs import hushed, progress
 
 
 def test_gpu_that_pytorch_has_no_kernels_for_is_a_short_error(capsys):
-    with pytest.raises(typer.Exit) as ended, console.ends():
+    with pytest.raises(typer.Exit) as ended, console.ends({}):
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors")
     assert ended.value.exit_code == 1
     assert mentions(capsys.readouterr().err, "this GPU", "--device cpu")

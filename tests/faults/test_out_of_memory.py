@@ -26,7 +26,7 @@ from efficientnetv2.cli.console import ends
     ],
 )
 def test_out_of_memory_is_a_one_line_error_with_a_hint(error, capsys):
-    with pytest.raises(typer.Exit) as ended, ends():
+    with pytest.raises(typer.Exit) as ended, ends({}):
         raise error
     assert ended.value.exit_code == 1
     line, hint = capsys.readouterr().err.splitlines()
@@ -37,6 +37,6 @@ def test_out_of_memory_is_a_one_line_error_with_a_hint(error, capsys):
 
 @pytest.mark.parametrize("error", [RuntimeError("a mistake of ours"), ImportError("no such module"), typer.Exit(3)])
 def test_other_errors_are_raised_unchanged(error):
-    with pytest.raises(type(error)) as ended, ends():
+    with pytest.raises(type(error)) as ended, ends({}):
         raise error
     assert ended.value is error

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from textwrap import fill
-from types import MappingProxyType
 from typing import Any, Self, TextIO
 
 import typer
@@ -246,7 +245,7 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def ends(options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+def ends(options: Mapping[str, str]) -> Iterator[None]:
     """Turn foreseen errors into messages, which name ``options``, and exit codes."""
     try:
         with spelling_as(options):

@@ -25,24 +25,17 @@ spelling: ContextVar[Callable[[str], str]] = ContextVar("spelling", default=str)
 _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 
 
-class Recorder(logging.Handler):
-    """A handler that gets every line, also those that ``hushed`` and ``as_details`` keep from others."""
+class RunLog(logging.Handler):
+    """The log of a run with its times: in memory until there is a run directory, then in ``log.txt``.
 
-    shown = logging.DEBUG  # level from which others get lines
+    It gets every line, also those that ``hushed`` and ``as_details`` keep from other handlers. Lines are written as on
+    the screen. A line that can't be written, as on a full disk, raises InputError where it is logged.
+    """
+
+    shown = logging.DEBUG  # level from which other handlers get lines
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
-
-
-class RunLog(Recorder):
-    """The log of a run with its times: in memory until there is a run directory, then in ``log.txt``.
-
-    Lines are written as on the screen. A line that can't be written, as on a full disk, raises InputError where it is
-    logged.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
         self._file: Path | None = None
         self._waiting: list[logging.LogRecord] = []
         self._spell = spelling.get()  # a line may come from a thread, which has no context
@@ -68,7 +61,7 @@ class RunLog(Recorder):
 def attached(handler: logging.Handler) -> Iterator[None]:
     """Send the block's lines of the package to ``handler`` too. Other handlers get what they get without it."""
     level, shown = PACKAGE.level, PACKAGE.getEffectiveLevel()
-    if isinstance(handler, Recorder):
+    if isinstance(handler, RunLog):
         handler.shown = shown
     with _filtered(lambda other, record: record.levelno >= shown):
         PACKAGE.setLevel(min(shown, handler.level))
@@ -97,7 +90,7 @@ def shown_by_default() -> Iterator[None]:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Keep all lines of the block but those of progress from the handlers that were there before, but for recorders."""
+    """Send only the block's lines of progress to the handlers that were there before, but for logs of runs."""
     with _filtered(lambda handler, record: getattr(record, IS_PROGRESS, False)):
         yield
 
@@ -105,8 +98,8 @@ def hushed() -> Iterator[None]:
 @contextmanager
 def as_details() -> Iterator[None]:
     """Show the block's lines of level INFO only where those of level DEBUG are shown."""
-    recorders = (handler for handler in PACKAGE.handlers if isinstance(handler, Recorder))
-    shown = max((PACKAGE.getEffectiveLevel(), *(recorder.shown for recorder in recorders)))
+    logs = (handler for handler in PACKAGE.handlers if isinstance(handler, RunLog))
+    shown = max((PACKAGE.getEffectiveLevel(), *(log.shown for log in logs)))
     with _filtered(lambda handler, record: record.levelno > logging.INFO or max(handler.level, shown) <= logging.DEBUG):
         yield
 
@@ -128,7 +121,7 @@ def _filtered(passes: Callable[[logging.Handler, logging.LogRecord], bool]) -> I
     """Let handlers that are there now get a line of the package only if it ``passes``."""
     with ExitStack() as stack:
         for handler in (*PACKAGE.handlers, *logging.root.handlers):
-            if not isinstance(handler, Recorder):
+            if not isinstance(handler, RunLog):
 
                 def rule(record: logging.LogRecord, handler: logging.Handler = handler) -> bool:
                     return record.name.partition(".")[0] != PACKAGE.name or passes(handler, record)
