@@ -230,13 +230,10 @@ def _issues(
     what: str,
     captions: Mapping[Rows, str],
 ) -> Iterator[Issue]:
-    """Duplicates across splits, those with different labels, and harmless ones.
-
-    ``duplicates`` has for each all groups that it stands for; the first that does harm is reported.
-    """
+    """Duplicates across splits, those with different labels, and harmless ones."""
     across, unlike, harmless = [], [], []
     family = copy_groups(dataset)
-    for groups in duplicates:
+    for groups in duplicates:  # all groups that a duplicate stands for; the first that does harm is reported
         crossing = next((group for group in groups if crosses_splits(dataset, group)), None)
         differing = next((group for group in groups if labels_differ(dataset, group)), None)
         across += [crossing] if crossing else []

@@ -124,12 +124,9 @@ def _file_hash(file: str) -> int:
 
 
 def _enlarged(content: bytes) -> float:
-    """Factor by which an image was enlarged, from its empty octaves: 1, 2, 4 or 8; NaN with too little detail.
-
-    Natural images have about equal energy in each octave of spatial frequency; enlarging adds empty octaves.
-    Source: Field, "Relations between the statistics of natural images", 1987; the test by octaves is ours.
-    Raises UnreadableImageError if the pixels are damaged.
-    """
+    """Factor of enlargement: 1, 2, 4 or 8; NaN with too little detail. Raises UnreadableImageError."""
+    # Natural images have about equal energy in each octave of spatial frequency; enlarging adds empty octaves.
+    # Source: Field, "Relations between the statistics of natural images", 1987; the test by octaves is ours.
     with open_stored(content) as image:
         pixels = image.pixels(1, True, image.height)
     top, left = (max(0, (side - _DETAIL_PX) // 2) for side in pixels.shape[:2])

@@ -76,10 +76,8 @@ def main() -> None:
 
 
 def _silence_libraries() -> None:
-    """Keep warnings of libraries off the screen, unless asked for: ``python -W default``, ``TORCH_LOGS``.
-
-    Errors of libraries come through, and so do warnings of this package, each in a line.
-    """
+    """Keep warnings of libraries off the screen, unless asked for: ``python -W default``, ``TORCH_LOGS``."""
+    # Errors of libraries come through, and so do warnings of this package, each in a line.
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module="efficientnetv2")

@@ -110,11 +110,9 @@ def _sorted(model: Any) -> Any:
 
 
 def _preprocessing_text(own: Preprocessing) -> str:
-    """Crop, antialiased resize as Pillow does it, and normalization, in ONNX's textual syntax.
-
-    Within one gray level of Pillow: ``cubic_coeff_a`` and ``exclude_outside`` are those of its filter.
-    """
+    """Crop, antialiased resize as Pillow does it, and normalization, in ONNX's textual syntax."""
     channels, px = own.channels, own.image_size
+    # Within one gray level of Pillow: cubic_coeff_a and exclude_outside are those of its filter.
     kernel = 'mode = "cubic", cubic_coeff_a = -0.5' if own.interpolation == "bicubic" else 'mode = "linear"'
     # Resize and Pad get all four axes: with two, onnxruntime's optimizer breaks them in front of int8 layers.
     resize = f"Resize <{kernel}, antialias = 1, exclude_outside = 1>"

@@ -78,11 +78,9 @@ def quantize_openvino(model: Any, calibration: Pixels | None, own: Preprocessing
 
 
 def _simplify(model: Any) -> None:
-    """Compute constants, and make x * sigmoid(x) one operation, which runs with the layer before it.
-
-    NNCF would otherwise quantize between the two, and leave depthwise layers in float, whose weights are computed in
-    the graph: V2-S would take 1.6 times as long (measured).
-    """
+    """Compute constants, and make x * sigmoid(x) one operation, which runs with the layer before it."""
+    # NNCF would otherwise quantize between the two, and leave depthwise layers in float, whose weights are computed in
+    # the graph: V2-S would take 1.6 times as long (measured).
     openvino = import_optional("openvino", "openvino", "Quantizing an OpenVINO model to int8")
     for product in model.get_ordered_ops():
         if product.get_type_name() == "Multiply":

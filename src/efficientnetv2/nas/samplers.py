@@ -204,10 +204,8 @@ class SpaceSampler(BaseSampler):
 
 
 def _reseeded(kind: type[TPESampler | NSGAIISampler], seed: int) -> BaseSampler:
-    """An Optuna sampler with a new seed for every trial.
-
-    Optuna's draw from one stream: workers with one seed, and a resumed study, would propose the same architectures.
-    """
+    """An Optuna sampler with a new seed for every trial."""
+    # Optuna's draw from one stream: workers with one seed, and a resumed study, would propose the same architectures.
     key = Key.of(seed).fold("sampler")
 
     class Reseeded(kind):  # type: ignore[misc, valid-type]

@@ -188,12 +188,10 @@ def _log_waiting(world: World) -> Iterator[None]:
 
 
 def _own_store(store: Store, rank: int, size: int) -> Store:
-    """The part of a store that belongs to this start of all processes.
-
-    torchrun keeps one store over restarts, with addresses of processes that have ended, which would be waited for
-    forever. Its count of restarts differs between machines that joined at different times. So the main process
-    announces a new name; the others ask for entry under it, until it has responded.
-    """
+    """The part of a store that belongs to this start of all processes."""
+    # torchrun keeps one store over restarts, with addresses of processes that have ended, which would be waited for
+    # forever. Its count of restarts differs between machines that joined at different times. So the main process
+    # announces a new name; the others ask for entry under it, until it has responded.
     me = uuid.uuid4().hex
     if rank == 0:
         store.set(_ROOM, me)

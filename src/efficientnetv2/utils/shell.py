@@ -98,10 +98,7 @@ def lacks_objects(command: str | None) -> bool:
 
 
 def _call_words(call: str) -> list[str]:
-    """The words of the command for a recorded call of ``train``, ``cross_validate`` or ``evaluate``; else none.
-
-    Objects, which have no text, are left out.
-    """
+    """The words of the command for a recorded call of ``train``, ``cross_validate`` or ``evaluate``; else none."""
     try:
         tree = ast.parse(call, mode="eval").body
         if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Attribute):
@@ -110,6 +107,7 @@ def _call_words(call: str) -> list[str]:
         command = {"train": "train", "cross_validate": "crossval", "evaluate": "evaluate"}[tree.func.attr]
         names = ("model", "data") if command == "evaluate" else ("data",)  # all other arguments have names
         values |= dict(zip(names, map(ast.literal_eval, tree.args), strict=False))
+        # Objects, which have no text, are left out.
         values = {name: value for name, value in values.items() if value is not ...}
         repeated = [("--set", one) for one in _settings(values.pop("settings", None))]
         repeated += [("--candidate-set", one) for one in _settings(values.pop("candidate_settings", None))]
