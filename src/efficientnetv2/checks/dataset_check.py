@@ -101,11 +101,7 @@ def check_dataset(
         sections["shards"] = CheckSection({}, [issue("damaged_shard", note) for note in damage.notes])
     if embeddings is not None:
         # A copy has the label of its original: in training it would confirm a wrong one.
-        copies = [
-            *exact_duplicates(stats),
-            *((pair.first, pair.second) for pair in near),
-            *augmentation_families(dataset),
-        ]
+        copies = [*exact_duplicates(stats), *(pair for pair, _ in near), *augmentation_families(dataset)]
         lookalikes, scenes = lookalike_section(dataset, embeddings, copies)
         together: list[Sequence[int]] = [*copies, *scenes, *group_members(dataset)]
         label_errors = label_error_section(dataset, embeddings, together, key=key.fold("labels"))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -66,15 +65,6 @@ Floats = npt.NDArray[np.float64]
 Rows = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class DuplicatePair:
-    """Rows of two near duplicates, the smaller first, and the correlation of their small squares."""
-
-    first: int
-    second: int
-    correlation: float
-
-
 def exact_duplicates(stats: ImageStats) -> list[Rows]:
     """Rows of files with equal bytes, by group, in their order."""
     rows = pd.Series(stats.readable)
@@ -90,8 +80,8 @@ def is_blank(stats: ImageStats) -> npt.NDArray[np.bool_]:
     return blank & (stats.table["reason"] == "").to_numpy()
 
 
-def near_duplicates(stats: ImageStats, *, key: Key) -> list[DuplicatePair]:
-    """Pairs of different files that look the same, the most alike first.
+def near_duplicates(stats: ImageStats, *, key: Key) -> list[tuple[Rows, float]]:
+    """Pairs of different files that look the same, and the correlations of their small squares, the largest first.
 
     Of exact duplicates one is compared. Of long series of similar images only the closest pairs are reported, and those
     that connect the series.
@@ -106,7 +96,7 @@ def near_duplicates(stats: ImageStats, *, key: Key) -> list[DuplicatePair]:
     kept = kept[_thinned(pairs[kept], 1 - correlation[kept], len(stats.table), _REPORTED)]
     order = kept[np.lexsort((pairs[kept, 1], pairs[kept, 0], -correlation[kept]))]
     found = zip(pairs[order].tolist(), correlation[order].tolist(), strict=True)
-    return [DuplicatePair(first, second, round(alike, 4)) for (first, second), alike in found]
+    return [((first, second), round(alike, 4)) for (first, second), alike in found]
 
 
 def candidate_pairs(hashes: npt.NDArray[np.bool_], *, key: Key) -> Ints:
@@ -180,26 +170,24 @@ def _correlation(small: npt.NDArray[np.uint8], pairs: Ints) -> Floats:
 
 def duplicate_section(
     dataset: ImageDataset, stats: ImageStats, *, key: Key
-) -> tuple[CheckSection, list[DuplicatePair]]:
+) -> tuple[CheckSection, list[tuple[Rows, float]]]:
     """Issues of exact and near duplicates by the harm that they do, and the pairs of near duplicates."""
     exact = exact_duplicates(stats)
     pairs = near_duplicates(stats, key=key)
     file_pairs = _file_pairs(dataset, exact, pairs)
     captions = {
-        rows: f"correlation {pair.correlation:.2f}"
-        for pair, files in zip(pairs, file_pairs, strict=True)
-        for rows in files
+        rows: f"correlation {alike:.2f}" for (_, alike), files in zip(pairs, file_pairs, strict=True) for rows in files
     }
     facts = {
         "same_files": [[dataset.paths[row] for row in group] for group in exact],
         "near_duplicates": [
             {
-                "paths": [dataset.paths[pair.first], dataset.paths[pair.second]],
-                "correlation": pair.correlation,
+                "paths": [dataset.paths[row] for row in pair],
+                "correlation": alike,
                 "across_splits": any(crosses_splits(dataset, rows) for rows in files),
                 "labels_differ": any(labels_differ(dataset, rows) for rows in files),
             }
-            for pair, files in zip(pairs, file_pairs, strict=True)
+            for (pair, alike), files in zip(pairs, file_pairs, strict=True)
         ],
     }
     same = _issues(dataset, [[group] for group in exact], "same", "the same file", {})
@@ -207,7 +195,7 @@ def duplicate_section(
     return CheckSection(facts, [*same, *near]), pairs
 
 
-def _file_pairs(dataset: ImageDataset, exact: Sequence[Rows], pairs: Sequence[DuplicatePair]) -> list[list[Rows]]:
+def _file_pairs(dataset: ImageDataset, exact: Sequence[Rows], pairs: Sequence[tuple[Rows, float]]) -> list[list[Rows]]:
     """For each near pair the pairs of files that it stands for, with exact duplicates of another split or label."""
     copies = {row: group for group in exact for row in group}
 
@@ -218,8 +206,8 @@ def _file_pairs(dataset: ImageDataset, exact: Sequence[Rows], pairs: Sequence[Du
         return [row, *sorted(set(by_split_and_label.values()) - {row})]
 
     return [
-        [(min(first, second), max(first, second)) for first in distinct(pair.first) for second in distinct(pair.second)]
-        for pair in pairs
+        [(min(first, second), max(first, second)) for first in distinct(one) for second in distinct(other)]
+        for (one, other), _ in pairs
     ]
 
 

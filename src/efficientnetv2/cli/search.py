@@ -43,7 +43,7 @@ Wait = Annotated[float, advanced("How long to retry while the database does not 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is searched, and for what."""
+    """What is searched, for what, and how an architecture is tried."""
 
     preset: Annotated[
         Literal["small", "paper"], option("small: at 64 px, minutes per trial on a CPU; paper: ImageNet on GPUs.")
@@ -72,12 +72,6 @@ class SearchOptions:
         Literal["measured", "cached"],
         option("Measure each training step, or add up times of its blocks.", panel=_REWARD),
     ] = "measured"
-
-
-@dataclass(frozen=True)
-class ProxyOptions:
-    """How an architecture is tried."""
-
     epochs: Annotated[float | None, option("Epochs of a trial.  [default: the recipe's]", "N")] = None
     image_size: options.ImageSize = None
     batch_size: options.BatchSize = None
@@ -109,7 +103,6 @@ def run(
     study: Study,
     data: Annotated[str, option("Images, as for train.", "DATA", show_default=False)],
     searched: SearchOptions,
-    proxy: ProxyOptions,
     table: options.OneLabelOptions,
     worker: WorkerOptions,
     storage: Storage = None,
@@ -132,7 +125,7 @@ def run(
     config = search_config.SearchConfig(
         study,
         table.data_config(data),
-        search_config.SearchOptions(**vars(searched), **vars(proxy)),
+        search_config.SearchOptions(**vars(searched)),
         search_config.WorkerOptions(**vars(worker)),
         storage,
         trials,
