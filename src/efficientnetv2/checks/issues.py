@@ -89,7 +89,7 @@ class Issue:
     sentence: str
     advice: str = ""
     groups: tuple[tuple[int, ...], ...] = ()  # rows of the dataset: single images, pairs, or larger groups
-    captions: tuple[str, ...] = ()  # a text for each group, or empty
+    captions: tuple[str, ...] = ()  # a text for each group
 
 
 def issue(
@@ -103,13 +103,14 @@ def issue(
 ) -> Issue:
     """An issue with the severity and the advice of its kind, unless others are given."""
     usual_severity, usual_advice = _CATALOG[kind]
+    rows = tuple(tuple(group) for group in groups)
     return Issue(
         kind,
         severity or usual_severity,
         sentence,
         usual_advice if advice is None else advice,
-        tuple(tuple(group) for group in groups),
-        tuple(captions),
+        rows,
+        tuple(captions) or ("",) * len(rows),
     )
 
 

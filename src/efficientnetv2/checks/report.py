@@ -78,10 +78,9 @@ def _page(
 
     def groups(found: Issue) -> list[tuple[str, list[dict[str, str | None]], int]]:
         """The first groups of an issue: caption, first images, and how many more there are."""
-        captions = found.captions or ("",) * len(found.groups)
         return [
             (caption, [shown(row) for row in group[:_OF_A_GROUP]], max(0, len(group) - _OF_A_GROUP))
-            for caption, group in zip(captions[:_GROUPS], found.groups[:_GROUPS], strict=True)
+            for caption, group in zip(found.captions[:_GROUPS], found.groups[:_GROUPS], strict=True)
         ]
 
     facts = {name: section.facts for name, section in result.sections.items()}

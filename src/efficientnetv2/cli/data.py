@@ -165,8 +165,7 @@ def _print_check(found: CheckResult, screen: Screen) -> None:
 
 def _print_groups(finding: Issue, paths: Sequence[str], screen: Screen) -> None:
     """The first groups of a finding by their paths."""
-    captions = finding.captions or ("",) * len(finding.groups)
-    for group, caption in list(zip(finding.groups, captions, strict=True))[:_GROUPS_NAMED]:
+    for group, caption in list(zip(finding.groups, finding.captions, strict=True))[:_GROUPS_NAMED]:
         names = [escape_controls(paths[row]) for row in group[:_GROUPS_NAMED]]
         names += [f"{len(group) - len(names):,} more"] if len(group) > len(names) else []
         screen.say(f"  {' = '.join(names)}" + (f": {caption}" if caption else ""))

@@ -94,7 +94,6 @@ Tta = Annotated[TTA | None, option(_TTA, "none|d4")]
 Settings = Annotated[
     list[str] | None, option("Any field of the recipe; repeatable (recipes --fields).", "A.B=C", "--set")
 ]
-Recipe = Annotated[str | None, option("A name (effnetv2 recipes), a recipe.yaml, or a run.", "NAME")]
 Seed = Annotated[int, option("Random seed.", "N")]
 RunOut = Annotated[Path | None, option("Folder of the run.  [default: a new one in runs/]", "FOLDER", "--output")]
 Resume = Annotated[bool, flag("--resume", "Resume the run in --output, or the newest in runs/; give DATA again.")]
@@ -121,7 +120,7 @@ class RecipeOptions:
     batch_size: BatchSize = None
     lr: Annotated[float | None, option("Peak learning rate.", "X", check=between(0))] = None
     seed: Annotated[int | None, option("Random seed.", "N")] = None
-    recipe: Recipe = None
+    recipe: Annotated[str | None, option("A name (effnetv2 recipes), a recipe.yaml, or a run.", "NAME")] = None
     settings: Settings = None
     crop_mode: Annotated[
         CropMode | None, advanced("How an image becomes a square: squeeze it, cut the center, or add margins.")

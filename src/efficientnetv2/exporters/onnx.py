@@ -72,8 +72,7 @@ def _traced(graph: ExportGraph) -> Any:
                 f"PyTorch cannot export {graph.network.display_name()} to ONNX ({reason}). Use `format=torch`, or "
                 "another model."
             ) from error
-    if program is None:
-        raise InputError(f"PyTorch cannot trace {graph.network.display_name()}. Export another model.")
+    assert program is not None, "with dynamo=True, PyTorch returns a program"
     return program.model_proto
 
 
