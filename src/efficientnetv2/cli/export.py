@@ -6,8 +6,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import advanced, argument, between, flag, option
@@ -114,9 +112,7 @@ def export(
 
 def push(
     model: Annotated[str, argument("MODEL", "A model.safetensors or a run folder.")],
-    repo: Annotated[
-        str | None, typer.Argument(metavar="[REPO]", help="Repository on the hub, owner/name.", show_default=False)
-    ] = None,
+    repo: Annotated[str | None, argument("[REPO]", "Repository on the hub, owner/name.")] = None,
     output: Annotated[Path | None, option("Also write the files here; without REPO, only here.", "FOLDER")] = None,
     evaluation: Annotated[
         Path | None,
