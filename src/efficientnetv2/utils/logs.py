@@ -73,26 +73,21 @@ def attached(handler: logging.Handler) -> Iterator[None]:
             PACKAGE.setLevel(level)
 
 
-@contextmanager
-def shown_by_default() -> Iterator[None]:
+def shown_by_default() -> AbstractContextManager[None]:
     """Print the block's lines of level INFO to stderr, if the program has not set up logging for the package."""
     handlers = (*PACKAGE.handlers, *logging.root.handlers)
     is_set = (PACKAGE.level, logging.root.level) != (logging.NOTSET, logging.WARNING)
     level = PACKAGE.getEffectiveLevel()
     if (is_set and level > logging.INFO) or any(not isinstance(one, logging.NullHandler) for one in handlers):
-        yield
-        return
+        return nullcontext()
     handler = logging.StreamHandler()
     handler.setLevel(min(level, logging.INFO))
-    with attached(handler):
-        yield
+    return attached(handler)
 
 
-@contextmanager
-def hushed() -> Iterator[None]:
+def hushed() -> AbstractContextManager[None]:
     """Send only the block's lines of progress to the handlers that were there before, but for logs of runs."""
-    with _filtered(lambda handler, record: getattr(record, IS_PROGRESS, False)):
-        yield
+    return _filtered(lambda handler, record: getattr(record, IS_PROGRESS, False))
 
 
 @contextmanager
