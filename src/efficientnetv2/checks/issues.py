@@ -15,7 +15,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.utils.errors import pluralize
 
-# ``wrong`` biases a metric or a training; ``doubtful`` needs a look; ``note`` is information.
+# The most severe first: ``wrong`` biases a metric or a training; ``doubtful`` needs a look; ``note`` is information.
 Severity = Literal["wrong", "doubtful", "note"]
 
 _REMOVE_FROM_SPLIT = "Remove them from one of the splits: copies of training images make metrics too high."

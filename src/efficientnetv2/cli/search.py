@@ -251,12 +251,11 @@ def _print_end(worked: SearchResult, screen: Screen, *, as_json: bool) -> None:
                 "best": None if leader is None else leader.to_json(),
             }
         )  # fmt: skip
-    path = shell_join([str(worked.folder.path)])
     state = "All trials have ended" if worked.finished else "Time is up"
     screen.say(f"{state}: {_counted(ends)}, of {study.target}.")
     if leader is not None:
         screen.say(f"The best is trial {leader.number}: {leader.measurement}; reward {leader.reward:.4f}.")
-        screen.say(f"See all: effnetv2 search show {path}")
+        screen.say(f"See all: {shell_join(['effnetv2', 'search', 'show', str(worked.folder.path)])}")
     if not worked.finished:
         screen.say(f"Continue with: {worked.command}")
 
