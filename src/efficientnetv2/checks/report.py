@@ -34,7 +34,7 @@ _CLASSES, _OF_A_CLASS, _ROWS = 30, 4, 1000
 _PX, _QUALITY = 128, 75
 # Classes with their own color; the others share one.
 _COLORED = 4
-_REST = {"ink": INK, "gray": "#888888"}
+_PAGE_COLORS = {f"c{place}": color for place, color in enumerate(COLORS)} | {"ink": INK, "gray": "#888888"}
 _MOST_BARS = 40
 # Points drawn at most: more would be megabytes and a black patch. Ours.
 _DOTS = 5_000
@@ -173,8 +173,7 @@ def _by_class(dataset: ImageDataset, rows: npt.NDArray[np.int64]) -> list[tuple[
     shown = _largest(dataset)
     masks = {f"c{place}": labels == label for place, label in enumerate(shown)}
     masks |= {"ink": (labels >= 0) & ~np.isin(labels, shown), "gray": labels < 0}
-    colors = {**{f"c{place}": color for place, color in enumerate(COLORS)}, **_REST}
-    return [(masks[color], colors[color]) for _, color in legend(dataset)]
+    return [(masks[name], _PAGE_COLORS[name]) for _, name in legend(dataset)]
 
 
 def legend(dataset: ImageDataset) -> list[tuple[str, str]]:
