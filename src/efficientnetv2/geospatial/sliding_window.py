@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -164,43 +164,39 @@ def rows_at_a_time(width: int, columns: int, classes: int) -> int:
     return max(1, BLENDED_BYTES // (np.dtype(np.float32).itemsize * (width + columns) * classes))
 
 
+@dataclass(eq=False)
 class _WindowRows:
     """Predicts rows of windows from the top down, and keeps those that are still needed."""
 
-    def __init__(
-        self,
-        network: Network,
-        source: RasterDataset,
-        grid: Grid,
-        bands: Bands,
-        batch_size: int,
-        device: torch.device,
-        update: Callable[[int], object],
-    ) -> None:
-        self._network, self._source, self._grid, self._bands = network, source, grid, bands
-        self._batch_size, self._device, self._update = batch_size, device, update
-        self._done = 0
-        self._rows: list[tuple[int, Floats, Floats]] = []  # first row of pixels, predictions, counts
+    network: Network
+    source: RasterDataset
+    grid: Grid
+    bands: Bands
+    batch_size: int
+    device: torch.device
+    update: Callable[[int], object]
+    done: int = 0
+    rows: list[tuple[int, Floats, Floats]] = field(default_factory=list)  # first row of pixels, predictions, counts
 
     def move(self, top: int, bottom: int) -> None:
         """Go down to the pixels between two rows: (R, C, K) predictions, (R, C) and (H, R) weights of windows."""
-        px = self._grid.window_px
-        last = self._rows[-1][0] if self._rows else -1
-        new = [first for first in self._grid.tops if last < first < bottom]
-        self._rows = [row for row in self._rows if row[0] + px > top]
-        self._rows += [(first, *self._predict(first)) for first in new]
-        firsts, predicted, counts = zip(*self._rows, strict=True)
-        self._predicted, self._counts = np.stack(predicted), np.stack(counts)
-        self._down = window_weights(list(firsts), px, top, bottom)
+        px = self.grid.window_px
+        last = self.rows[-1][0] if self.rows else -1
+        new = [first for first in self.grid.tops if last < first < bottom]
+        self.rows = [row for row in self.rows if row[0] + px > top]
+        self.rows += [(first, *self._predict(first)) for first in new]
+        firsts, predicted, counts = zip(*self.rows, strict=True)
+        self.predicted, self.counts = np.stack(predicted), np.stack(counts)
+        self.down = window_weights(list(firsts), px, top, bottom)
 
     def blend(self, left: int, right: int, valid: Valid) -> tuple[Ints, Floats]:
         """(H, W) classes from 1, and their probabilities, of these rows between two columns; 0 without data."""
-        lefts, px = self._grid.lefts, self._grid.window_px
+        lefts, px = self.grid.lefts, self.grid.window_px
         columns = slice(bisect_right(lefts, left - px), bisect_left(lefts, right))
         across = window_weights(lefts[columns], px, left, right)
         best, highest = np.empty(valid.shape, np.int64), np.empty(valid.shape, np.float32)
         first = 0
-        for blended in blend_windows(self._predicted[:, columns], self._counts[:, columns], self._down, across):
+        for blended in blend_windows(self.predicted[:, columns], self.counts[:, columns], self.down, across):
             part = slice(first, first + len(blended))
             best[part] = blended.argmax(axis=2)
             # max(axis=2) takes ten times as long over so short an axis.
@@ -212,29 +208,29 @@ class _WindowRows:
     def _predict(self, top: int) -> tuple[Floats, Floats]:
         """(C, K) probabilities of a row of windows, and (C,) their fractions with data."""
         fractions: list[float] = []
-        network, images = self._network, self._images(top, fractions)
-        batches = iter(lambda: list(islice(images, self._batch_size)), [])
+        network, images = self.network, self._images(top, fractions)
+        batches = iter(lambda: list(islice(images, self.batch_size)), [])
         tensors = (torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2) for batch in batches)
-        logits = predict(network, tensors, preprocessing=network.preprocessing, device=self._device)
+        logits = predict(network, tensors, preprocessing=network.preprocessing, device=self.device)
         predicted = np.zeros((len(fractions), network.num_classes), np.float32)
         predicted[np.array(fractions) > 0] = probabilities(logits, network.activation).numpy()
-        self._update(self._done)
+        self.update(self.done)
         return predicted, np.array(fractions, np.float32)
 
     def _images(self, top: int, fractions: list[float]) -> Iterator[Pixels]:
         """Windows with data as images; appends the fraction with data of every window."""
-        px, lefts = self._grid.window_px, self._grid.lefts
+        px, lefts = self.grid.window_px, self.grid.lefts
         while len(fractions) < len(lefts):
             remaining = lefts[len(fractions) :]
             first = remaining[0]
             part = [left for left in remaining if left == first or px * (left + px - first) <= _READ_PX]
             window = ((top, top + px), (first, part[-1] + px))
-            pixels, valid = read_raster(self._source, self._bands, window)
+            pixels, valid = read_raster(self.source, self.bands, window)
             for left in part:
                 inside = slice(left - first, left - first + px)
                 fractions.append(float(valid[:, inside].mean()))
-                self._done += 1
+                self.done += 1
                 if fractions[-1]:
                     image = np.ascontiguousarray(pixels[:, inside])
-                    yield load_eval_image(image, self._network.preprocessing)
-            self._update(self._done)
+                    yield load_eval_image(image, self.network.preprocessing)
+            self.update(self.done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,32 +30,21 @@ STUDY_FILES = {
 _LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ")
 
 
-@dataclass(frozen=True)
 class StudyDir:
     """The folder of a study, which may not exist. Its last part is the name of a study started there."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path / "study.yaml"  # What this machine needs to continue the study
+        self.split_file = path / "dataset.csv"  # Every image, its label and its split
+        # The step times of parts on this machine, normalized by the backbone of the study
+        self.times_file = path / "step_times.json"
 
     @property
     def name(self) -> str:
         """The study's name, also after its folder was renamed."""
         name = self._read().get("name") if self.file.exists() else None
         return self.path.absolute().name if name is None else str(name)
-
-    @property
-    def file(self) -> Path:
-        """What this machine needs to continue the study."""
-        return self.path / "study.yaml"
-
-    @property
-    def split_file(self) -> Path:
-        """Every image, its label and its split."""
-        return self.path / "dataset.csv"
-
-    @property
-    def times_file(self) -> Path:
-        """The step times of parts on this machine, normalized by the backbone of the study."""
-        return self.path / "step_times.json"
 
     @property
     def default_storage(self) -> str:
