@@ -586,6 +586,6 @@ def test_metrics_of_unseen_images_use_cluster_intervals():
     known = TrainOverlap(20, exact=True, num_images=60, unseen=np.arange(20, 60))
     whole = Clusters(np.arange(60) // 5, "places")
     alone, together = (
-        unseen_metrics(predictions, known, ("a", "b"), one).values["intervals"]["top1"] for one in (None, whole)
+        unseen_metrics(predictions, known, ("a", "b"), one)[1]["intervals"]["top1"] for one in (None, whole)
     )
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])

@@ -213,10 +213,7 @@ def _within_minutes(others_s: Mapping[str, float], minutes: float) -> dict[str, 
 def _other_costs(
     setup: RunSetup, data: PreparedData, timings: StepTimings, scratch: Path, budget: StartupBudget
 ) -> tuple[dict[str, float], int, str]:
-    """Seconds before the first step and after the last, bytes of lists and report, and a note if one is estimated.
-
-    The model file of the measured run is in the folder.
-    """
+    """Seconds before the first step and after the last, bytes of lists and report, and a note if one is estimated."""
     folder = scratch / "run"
     began = time.perf_counter()
     run = RunDir(folder)
@@ -237,7 +234,7 @@ def _other_costs(
     noise = setup.key.fold("rehearsal").generator()
     logits = torch.from_numpy(noise.standard_normal((len(setup.val), len(class_names)), dtype=np.float32))
     predictions = Predictions(np.arange(len(setup.val)), setup.val.targets, logits, activation=setup.activation)
-    model = model_file.load(scratch / model_file.NAME, setup.device)
+    model = model_file.load(scratch / model_file.NAME, setup.device)  # of the measured run
     galleries = explain_predictions(model, predictions, setup.val, class_names, model.preprocessing)
     metadata = ReportMetadata(setup.train.source, "val")
     inputs = ReportInputs(sections=galleries, clusters=split_clusters(folder, setup.val.paths))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -147,9 +147,8 @@ def _result(
         first, second = (predictions_frame(each, dataset, names) for each in (predictions, single_view))
         by_path = None if clusters is None else clusters.by_path(list(first.index))
         view_gain = compare_predictions(first, second, clusters=by_path)
-    unseen = None
-    if metadata.selected_on is None:
-        unseen = unseen_metrics(predictions, overlap, names, clusters)
+    unseen = unseen_metrics(predictions, overlap, names, clusters) if metadata.selected_on is None else None
+    unseen_sentence, unseen_values = unseen or (None, None)
     sections: tuple[TemplateSection, ...] = ()
     if evaluation.options.out is not None:
         seen_as = replace(network.preprocessing, image_size=preprocessing.image_size)
@@ -165,7 +164,7 @@ def _result(
         member_calibrations(network),
         how_to_scale,
         tta=view_gain,
-        unseen=None if unseen is None else unseen.sentence,
+        unseen=unseen_sentence,
         clusters=clusters,
         sections=sections,
     )
@@ -174,7 +173,7 @@ def _result(
         "image_size": preprocessing.image_size,
         "sizes": None if curve is None else [asdict(point) for point in curve.points],
         "tta_comparison": None if view_gain is None else asdict(view_gain),
-        "unseen": None if unseen is None else unseen.values,
+        "unseen": unseen_values,
     }
     others = {name: value for name, value in others.items() if value is not None}
     metadata = replace(metadata, tta=preprocessing.tta, extra=others)
@@ -257,18 +256,13 @@ def _calibration_note(network: Network, split: str, overlap: TrainOverlap) -> st
     return None
 
 
-@dataclass(frozen=True)
-class UnseenMetrics:
-    """Metrics of the images that neither trained nor selected a model, as a sentence and as plain values."""
-
-    sentence: str
-    values: Mapping[str, Any]
-
-
 def unseen_metrics(
     predictions: Predictions, overlap: TrainOverlap, class_names: Sequence[str], clusters: Clusters | None = None
-) -> UnseenMetrics | None:
-    """Metrics of the images unseen by the model (every member); None if all, none, unknown, or fewer than 30."""
+) -> tuple[str, dict[str, Any]] | None:
+    """Metrics of the images that neither trained nor selected the model (every member), as a sentence and plain values.
+
+    None if these are all, none, unknown, or fewer than 30.
+    """
     rows = overlap.unseen
     if rows is None or not SMALL_SLICE <= len(rows) < overlap.num_images:
         return None
@@ -285,7 +279,7 @@ def unseen_metrics(
         return f"{values[metric]:.1%}" + ("" if ends is None else f" ({ends[0]:.1%} to {ends[1]:.1%})")
 
     which = "neither trained nor chose it" if overlap.num_selected else "did not train it"
-    return UnseenMetrics(
+    return (
         f"On the {len(rows):,} of these {overlap.num_images:,} images that {which}: top-1 {text('top1')}, "
         f"{MACRO_METRICS[name]} {text(name)}; 95 % intervals.",
         {"num_images": len(rows), **values, "intervals": intervals},

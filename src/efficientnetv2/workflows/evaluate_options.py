@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -326,18 +326,13 @@ def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
     return output_dir(out, "`output`")
 
 
-def _is_predictions(file: Path) -> bool:
-    return {"path", "predicted_label", "true_label"} <= set(csv_columns(file))
-
-
-def _is_report(file: Path) -> bool:
-    return b'"evaluated_on"' in file.read_bytes()
-
-
 # Of what is written, how an earlier one of ours is recognized, and what another file is not.
-_OURS = {
-    PREDICTIONS_CSV: (_is_predictions, "no table of an evaluation's predictions"),
+_OURS: dict[str, tuple[Callable[[Path], bool], str]] = {
+    PREDICTIONS_CSV: (
+        lambda file: {"path", "predicted_label", "true_label"} <= set(csv_columns(file)),
+        "no table of an evaluation's predictions",
+    ),
     SKIPPED: (is_skipped_csv, "no list of what could not be read"),
-    "report.json": (_is_report, "no report of effnetv2"),
+    "report.json": (lambda file: b'"evaluated_on"' in file.read_bytes(), "no report of effnetv2"),
     "report.html": (is_page, "no report of effnetv2"),
 }

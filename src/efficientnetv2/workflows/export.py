@@ -159,7 +159,9 @@ def export(
     choice("format", format, get_args(Format))
     choice("input", input, get_args(InputKind))
     number("num_images", num_images, 1)
-    precision = _precision(half=half, int8=int8)
+    if half and int8:
+        raise InputError("`half` and `int8` exclude each other. Give one of them.")
+    precision: Precision = "float16" if half else "int8" if int8 else "float32"
     require_supported(format, input, precision)
     if format == "coreml" and not (data is None and num_images is None):
         raise InputError("`format=coreml` is not compared with the original. Leave `data` and `num_images` out.")
@@ -298,12 +300,6 @@ def paired_accuracy(
 def size_of(made: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     return sum(part.stat().st_size for part in ([made] if made.is_file() else made.rglob("*")) if part.is_file())
-
-
-def _precision(*, half: bool, int8: bool) -> Precision:
-    if half and int8:
-        raise InputError("`half` and `int8` exclude each other. Give one of them.")
-    return "float16" if half else "int8" if int8 else "float32"
 
 
 def _check_target(target: Path, format: Format, *, overwrite: bool) -> None:

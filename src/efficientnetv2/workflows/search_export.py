@@ -52,8 +52,11 @@ def export_trial(
     split_file = read.folder.split_file
     if split_file.exists():
         command = ["effnetv2", "train", str(split_file), "--model", str(target), *_size_args(scaled)]
+        # The split file does not have how the search reads rasters.
+        nodata = read.folder.source().nodata if read.folder.file.exists() else None
+        command += option_args(bands=",".join(map(str, read.study.config.bands)) or None, nodata=nodata)
         # Without minival, the selection images of the search would not be trained on.
-        command += [*_raster_args(read), "--set", "minival=0.1"]
+        command += ["--set", "minival=0.1"]
         _logger.info(f"Train it fully, judged by images that the search did not see: {shell_join(command)}")
         if _is_of_paper(read):
             recipe = _GROWN_RECIPES.get(str(grown_by).lower(), _PAPER_RECIPE)
@@ -79,13 +82,6 @@ def _scaled_trial(
 
 def _is_of_paper(read: LoadedStudy) -> bool:
     return read.study.config.recipe.name == PRESETS["paper"].recipe
-
-
-def _raster_args(read: LoadedStudy) -> list[str]:
-    """How the search reads rasters, as arguments of ``train``: the split file does not have it."""
-    source = read.folder.source() if read.folder.file.exists() else None
-    bands = ",".join(map(str, read.study.config.bands))
-    return option_args(bands=bands or None, nodata=source.nodata if source else None)
 
 
 def _size_args(scaled: ScaledArchitecture | None) -> list[str]:

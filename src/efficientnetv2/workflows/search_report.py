@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import yaml
@@ -61,16 +62,12 @@ class StudyReport:
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON values: the trials, and which of them are best."""
-        rows = self.read.rows
-        costs: dict[str, Cost] = {
-            "step_seconds": lambda trial: trial.step_seconds,
-            "parameters": lambda trial: float(trial.parameters),
-        }
+        rows, costs = self.read.rows, ("step_seconds", "parameters")
         return {
             "study": self.read.study.name,
             "trials": self.read.study.target,
             "rows": [row.to_json() for row in rows],
-            "fronts": {name: [row.number for row in pareto_front(rows, cost)] for name, cost in costs.items()},
+            "fronts": {name: [row.number for row in pareto_front(rows, attrgetter(name))] for name in costs},
             "importances": self.shares,
             "reference": self.read.study.config.reference.to_json(),
         }

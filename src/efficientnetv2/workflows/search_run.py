@@ -42,7 +42,7 @@ from efficientnetv2.nas.worker import SearchCallback, Worker
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
-from efficientnetv2.training.resolve import ResolvedRecipe, TrainingSet, resolve_recipe
+from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
 from efficientnetv2.training.run_request import load_run_data
@@ -100,12 +100,6 @@ class SearchContext:
         rule = dataset.bands
         bands, nodata = ((), ()) if rule is None else (rule.numbers, rule.nodata)
         return replace(config, dataset_digest=dataset.digest(), bands=bands, nodata=nodata, hardware=hardware)
-
-    def resolve(self, recipe: Recipe, stored_size: float | None = None) -> ResolvedRecipe:
-        """A recipe with no "auto" left, its model and its groups, see ``resolve_recipe``."""
-        train = self.data.train
-        training_set = TrainingSet(len(train), train.class_names, stored_size=stored_size)
-        return resolve_recipe(recipe, training_set, Hardware(self.device, self.options.memory_gib))
 
     def task(self, recipe: Recipe, config: StudyConfig | SearchConfig) -> ProxyTask:
         """How architectures are trained here. Without a study, only the step is timed."""
@@ -289,7 +283,9 @@ def _backbone_recipe(config: SearchConfig, context: SearchContext) -> Recipe:
     """The recipe of the backbone's trial, with no "auto" left except the model."""
     changes = {"model": config.space.backbone.to_json(), **PROXY_OVERRIDES}
     recipe = validate_recipe(config.recipe.to_json() | changes, where=config.recipe.name)
-    resolved = context.resolve(recipe, None if recipe.max_upscale is None else context.data.stored_size)
+    train, stored_size = context.data.train, None if recipe.max_upscale is None else context.data.stored_size
+    training_set = TrainingSet(len(train), train.class_names, stored_size=stored_size)
+    resolved = resolve_recipe(recipe, training_set, Hardware(context.device, context.options.memory_gib))
     for note in resolved.notes:
         _logger.info(note)
     progressive = replace(resolved.recipe.progressive, seed=recipe.progressive.seed)  # or that of each run
