@@ -230,12 +230,10 @@ def comparison_images(network: Network, model: Path, data: PathLike | None, most
     """Images to compare on: those given; else of the run, the validation images first."""
     if data is not None:
         text, run = path_text("data", data), find_run(model)
-        if not _is_table(text):
-            columns = {}
-        if not (_is_table(text) or is_shards(text)):
-            run = None  # a folder has one label per image
-        separator = None if run is None else _separator(run)
-        source = DataConfig(text, label_separator=separator, **columns)
+        is_table = _is_table(text)
+        # A folder has one label per image.
+        separator = _separator(run) if run is not None and (is_table or is_shards(text)) else None
+        source = DataConfig(text, label_separator=separator, **(columns if is_table else {}))
         dataset = source.read(require_labels=False, for_training=False)
         dataset = name_imagenet_classes(dataset, network.class_names)
         return _part(network, dataset, _spread(np.arange(len(dataset)), most))

@@ -210,11 +210,10 @@ def resolve_bands(source: RasterDataset, preprocessing: Preprocessing, options: 
     """Bands and value range: from the options, else those of the model's images, else those of the raster."""
     known = preprocessing.bands
     requested = None if options.bands is None else parse_bands(options.bands)
-    by_number = isinstance(requested, tuple)
-    if not by_number and (fault := encoding_fault(source)):
-        raise InputError(f"{name} {fault}")
     if isinstance(requested, tuple):
         numbers = requested
+    elif fault := encoding_fault(source):
+        raise InputError(f"{name} {fault}")
     elif requested == "all":
         numbers = all_bands(source)
     else:
@@ -228,7 +227,7 @@ def resolve_bands(source: RasterDataset, preprocessing: Preprocessing, options: 
         )
     if known is None:
         bands = Bands(numbers, missing=tuple(round(255 * value) for value in preprocessing.mean))
-    elif by_number or numbers != known.numbers:
+    elif isinstance(requested, tuple) or numbers != known.numbers:
         bands = replace(known, numbers=numbers, names=band_names(source, numbers))  # any names are right
     else:
         bands = known
