@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from efficientnetv2.utils.errors import pluralize, short_repr
 
 CropMode = Literal["squash", "center", "border"]
+Interpolation = Literal["bilinear", "bicubic"]
 TTA = Literal["none", "d4"]
 
 # ImageNet's channel statistics on [0, 1], as the released B0-B3 and V1 networks use them
@@ -134,7 +135,7 @@ class Preprocessing:
     image_size: int
     crop_mode: CropMode = "squash"
     crop_pct: float = 1.0
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     tta: TTA = "none"

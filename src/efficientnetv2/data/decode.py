@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +17,9 @@ from PIL import Image
 from torch.nn import functional
 
 from efficientnetv2.data.image_io import Pixels, Source, StoredImage, open_stored
-from efficientnetv2.preprocessing import IMAGENET_MEAN, RGB, CropMode, Preprocessing
+from efficientnetv2.preprocessing import IMAGENET_MEAN, RGB, CropMode, Interpolation, Preprocessing
 from efficientnetv2.utils.random_key import Floats
 
-Interpolation = Literal["bilinear", "bicubic"]
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 # EXIF orientation -> how a point (x, y) of the upright unit square becomes one of the stored image: swap x and y, then

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from efficientnetv2.architectures.registry import NAMES, get_model_info
-from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, CropMode, Preprocessing
+from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, CropMode, Interpolation, Preprocessing
 from efficientnetv2.utils.errors import InputError, did_you_mean
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std
@@ -87,50 +87,64 @@ def timm_crop_pct(image_size: int, crop_pct: float) -> float:
     return image_size / math.floor(image_size / crop_pct)
 
 
-class _Timm(NamedTuple):
-    image_size: int
-    crop: float  # timm's crop_pct
-    crop_mode: CropMode
-    statistics: Statistics
-    num_classes: int
-    top1: float | None
+def _timm(
+    name: str, size: int, crop_pct: float, crop_mode: CropMode, statistics: Statistics, classes: int, top1: float | None
+) -> Pretrained:
+    return Pretrained(
+        name=name,
+        source="timm",
+        repository=f"timm/tf_{name}",
+        file="model.safetensors",
+        their_model=f"tf_{name.partition('.')[0]}",
+        num_classes=classes,
+        preprocessing=Preprocessing(size, crop_mode, timm_crop_pct(size, crop_pct), "bicubic", *statistics),
+        top1_percent=top1,
+        license="Apache-2.0",
+    )
 
 
-class _Torch(NamedTuple):
-    file: str
-    image_size: int
-    resize_px: int
-    interpolation: Literal["bilinear", "bicubic"]
-    statistics: Statistics
-    top1: float
+def _torch(
+    name: str, file: str, size: int, resize_px: int, interpolation: Interpolation, statistics: Statistics, top1: float
+) -> Pretrained:
+    return Pretrained(
+        name=name,
+        source="torchvision",
+        repository="models",
+        file=f"{file}.pth",
+        their_model=name.partition(".")[0].replace("efficientnetv2", "efficientnet_v2"),
+        num_classes=1000,
+        preprocessing=Preprocessing(size, "center", size / resize_px, interpolation, *statistics),
+        top1_percent=top1,
+        license="BSD-3-Clause (torchvision's own; none stated for its weights)",
+    )
 
 
 # Repositories, sizes, crop mode, statistics, classes, license: the default_cfgs of timm 1.0.31
 # (timm/models/efficientnet.py); the repository of tf_x with tag t is timm/tf_x.t. Top-1: its
 # results/results-imagenet.csv (huggingface/pytorch-image-models, commit 4e5207c), measured by timm's author.
 # fmt: off
-_TIMM: dict[str, _Timm] = {
-    # name                                       px   crop   crop mode  mean, std classes top-1
-    "efficientnetv2_b0.in1k":              _Timm(224, 0.875, "center",   IMAGENET,  1000, 78.386),
-    "efficientnetv2_b1.in1k":              _Timm(240, 0.882, "center",   IMAGENET,  1000, 79.518),
-    "efficientnetv2_b2.in1k":              _Timm(260, 0.89,  "center",   IMAGENET,  1000, 80.226),
-    "efficientnetv2_b3.in1k":              _Timm(300, 0.904, "center",   IMAGENET,  1000, 81.960),
-    "efficientnetv2_b3.in21k":             _Timm(300, 0.904, "center",   HALF,     21843, None),
-    "efficientnetv2_b3.in21k_ft_in1k":     _Timm(300, 0.9,   "squash",  HALF,      1000, 82.634),
-    "efficientnetv2_s.in1k":               _Timm(384, 1.0,   "center",   HALF,      1000, 83.900),
-    "efficientnetv2_s.in21k":              _Timm(384, 1.0,   "center",   HALF,     21843, None),
-    "efficientnetv2_s.in21k_ft_in1k":      _Timm(384, 1.0,   "center",   HALF,      1000, 84.332),
-    "efficientnetv2_m.in1k":               _Timm(480, 1.0,   "squash",  HALF,      1000, 85.208),
-    "efficientnetv2_m.in21k":              _Timm(480, 1.0,   "squash",  HALF,     21843, None),
-    "efficientnetv2_m.in21k_ft_in1k":      _Timm(480, 1.0,   "squash",  HALF,      1000, 86.014),
-    "efficientnetv2_l.in1k":               _Timm(480, 1.0,   "squash",  HALF,      1000, 85.660),
-    "efficientnetv2_l.in21k":              _Timm(480, 1.0,   "squash",  HALF,     21843, None),
-    "efficientnetv2_l.in21k_ft_in1k":      _Timm(480, 1.0,   "squash",  HALF,      1000, 86.802),
-    "efficientnetv2_xl.in21k":             _Timm(512, 1.0,   "squash",  HALF,     21843, None),
-    "efficientnetv2_xl.in21k_ft_in1k":     _Timm(512, 1.0,   "squash",  HALF,      1000, 86.754),
-    "efficientnet_l2.ns_jft_in1k":         _Timm(800, 0.96,  "center",   IMAGENET,  1000, 88.360),
-    "efficientnet_l2.ns_jft_in1k_475":     _Timm(475, 0.936, "center",   IMAGENET,  1000, 88.246),
-}
+_TIMM = [
+    #     name                                   px   crop   crop mode  mean, std classes top-1
+    _timm("efficientnetv2_b0.in1k",              224, 0.875, "center",   IMAGENET,  1000, 78.386),
+    _timm("efficientnetv2_b1.in1k",              240, 0.882, "center",   IMAGENET,  1000, 79.518),
+    _timm("efficientnetv2_b2.in1k",              260, 0.89,  "center",   IMAGENET,  1000, 80.226),
+    _timm("efficientnetv2_b3.in1k",              300, 0.904, "center",   IMAGENET,  1000, 81.960),
+    _timm("efficientnetv2_b3.in21k",             300, 0.904, "center",   HALF,     21843, None),
+    _timm("efficientnetv2_b3.in21k_ft_in1k",     300, 0.9,   "squash",  HALF,      1000, 82.634),
+    _timm("efficientnetv2_s.in1k",               384, 1.0,   "center",   HALF,      1000, 83.900),
+    _timm("efficientnetv2_s.in21k",              384, 1.0,   "center",   HALF,     21843, None),
+    _timm("efficientnetv2_s.in21k_ft_in1k",      384, 1.0,   "center",   HALF,      1000, 84.332),
+    _timm("efficientnetv2_m.in1k",               480, 1.0,   "squash",  HALF,      1000, 85.208),
+    _timm("efficientnetv2_m.in21k",              480, 1.0,   "squash",  HALF,     21843, None),
+    _timm("efficientnetv2_m.in21k_ft_in1k",      480, 1.0,   "squash",  HALF,      1000, 86.014),
+    _timm("efficientnetv2_l.in1k",               480, 1.0,   "squash",  HALF,      1000, 85.660),
+    _timm("efficientnetv2_l.in21k",              480, 1.0,   "squash",  HALF,     21843, None),
+    _timm("efficientnetv2_l.in21k_ft_in1k",      480, 1.0,   "squash",  HALF,      1000, 86.802),
+    _timm("efficientnetv2_xl.in21k",             512, 1.0,   "squash",  HALF,     21843, None),
+    _timm("efficientnetv2_xl.in21k_ft_in1k",     512, 1.0,   "squash",  HALF,      1000, 86.754),
+    _timm("efficientnet_l2.ns_jft_in1k",         800, 0.96,  "center",   IMAGENET,  1000, 88.360),
+    _timm("efficientnet_l2.ns_jft_in1k_475",     475, 0.936, "center",   IMAGENET,  1000, 88.246),
+]
 
 # V1 B0 to B8: size, crop_pct, and the top-1 of each tag.
 _V1_TAGS = ("in1k", "aa_in1k", "ap_in1k", "ns_jft_in1k", "ra_in1k")
@@ -145,61 +159,29 @@ _V1: dict[str, tuple[int, float, *tuple[float | None, ...]]] = {
     "efficientnet_b7": (600, 0.949,   None, 84.424, 85.132, 86.850, 84.926),
     "efficientnet_b8": (672, 0.954,   None,   None, 85.358,   None, 85.344),
 }
-_TIMM |= {
-    f"{model}.{tag}": _Timm(size, crop, "center", HALF if tag == "ap_in1k" else IMAGENET, 1000, top1)
+_TIMM += [
+    _timm(f"{model}.{tag}", size, crop, "center", HALF if tag == "ap_in1k" else IMAGENET, 1000, top1)
     for model, (size, crop, *by_tag) in _V1.items()
     for tag, top1 in zip(_V1_TAGS, by_tag, strict=True) if top1
-}
+]
 
 # torchvision 0.29: url, transforms() and acc@1 of the weights of torchvision.models.efficientnet. It publishes
 # them without a license of their own.
-_TORCHVISION: dict[str, _Torch] = {
-    # name                             file, without .pth         px  resize interpolation mean, std top-1
-    "efficientnetv2_s.tv_in1k": _Torch("efficientnet_v2_s-dd5fe13b",         384, 384, "bilinear", IMAGENET, 84.228),
-    "efficientnetv2_m.tv_in1k": _Torch("efficientnet_v2_m-dc08266a",         480, 480, "bilinear", IMAGENET, 85.112),
-    "efficientnetv2_l.tv_in1k": _Torch("efficientnet_v2_l-59c71312",         480, 480, "bicubic",  HALF,     85.808),
-    "efficientnet_b0.tv_in1k":  _Torch("efficientnet_b0_rwightman-7f5810bc", 224, 256, "bicubic",  IMAGENET, 77.692),
-    "efficientnet_b1.tv_in1k":  _Torch("efficientnet_b1_rwightman-bac287d4", 240, 256, "bicubic",  IMAGENET, 78.642),
-    "efficientnet_b1.tv2_in1k": _Torch("efficientnet_b1-c27df63c",           240, 255, "bilinear", IMAGENET, 79.838),
-    "efficientnet_b2.tv_in1k":  _Torch("efficientnet_b2_rwightman-c35c1473", 288, 288, "bicubic",  IMAGENET, 80.608),
-    "efficientnet_b3.tv_in1k":  _Torch("efficientnet_b3_rwightman-b3899882", 300, 320, "bicubic",  IMAGENET, 82.008),
-    "efficientnet_b4.tv_in1k":  _Torch("efficientnet_b4_rwightman-23ab8bcd", 380, 384, "bicubic",  IMAGENET, 83.384),
-    "efficientnet_b5.tv_in1k":  _Torch("efficientnet_b5_lukemelas-1a07897c", 456, 456, "bicubic",  IMAGENET, 83.444),
-    "efficientnet_b6.tv_in1k":  _Torch("efficientnet_b6_lukemelas-24a108a5", 528, 528, "bicubic",  IMAGENET, 84.008),
-    "efficientnet_b7.tv_in1k":  _Torch("efficientnet_b7_lukemelas-c5b4e57e", 600, 600, "bicubic",  IMAGENET, 84.122),
-}
+_TORCHVISION = [
+    #      name                       file, without .pth                    px  resize interpolation mean, std top-1
+    _torch("efficientnetv2_s.tv_in1k", "efficientnet_v2_s-dd5fe13b",         384, 384, "bilinear", IMAGENET, 84.228),
+    _torch("efficientnetv2_m.tv_in1k", "efficientnet_v2_m-dc08266a",         480, 480, "bilinear", IMAGENET, 85.112),
+    _torch("efficientnetv2_l.tv_in1k", "efficientnet_v2_l-59c71312",         480, 480, "bicubic",  HALF,     85.808),
+    _torch("efficientnet_b0.tv_in1k",  "efficientnet_b0_rwightman-7f5810bc", 224, 256, "bicubic",  IMAGENET, 77.692),
+    _torch("efficientnet_b1.tv_in1k",  "efficientnet_b1_rwightman-bac287d4", 240, 256, "bicubic",  IMAGENET, 78.642),
+    _torch("efficientnet_b1.tv2_in1k", "efficientnet_b1-c27df63c",           240, 255, "bilinear", IMAGENET, 79.838),
+    _torch("efficientnet_b2.tv_in1k",  "efficientnet_b2_rwightman-c35c1473", 288, 288, "bicubic",  IMAGENET, 80.608),
+    _torch("efficientnet_b3.tv_in1k",  "efficientnet_b3_rwightman-b3899882", 300, 320, "bicubic",  IMAGENET, 82.008),
+    _torch("efficientnet_b4.tv_in1k",  "efficientnet_b4_rwightman-23ab8bcd", 380, 384, "bicubic",  IMAGENET, 83.384),
+    _torch("efficientnet_b5.tv_in1k",  "efficientnet_b5_lukemelas-1a07897c", 456, 456, "bicubic",  IMAGENET, 83.444),
+    _torch("efficientnet_b6.tv_in1k",  "efficientnet_b6_lukemelas-24a108a5", 528, 528, "bicubic",  IMAGENET, 84.008),
+    _torch("efficientnet_b7.tv_in1k",  "efficientnet_b7_lukemelas-c5b4e57e", 600, 600, "bicubic",  IMAGENET, 84.122),
+]
 # fmt: on
 
-
-def _timm_entry(name: str, row: _Timm) -> Pretrained:
-    crop = timm_crop_pct(row.image_size, row.crop)
-    return Pretrained(
-        name=name,
-        source="timm",
-        repository=f"timm/tf_{name}",
-        file="model.safetensors",
-        their_model=f"tf_{name.partition('.')[0]}",
-        num_classes=row.num_classes,
-        preprocessing=Preprocessing(row.image_size, row.crop_mode, crop, "bicubic", *row.statistics),
-        top1_percent=row.top1,
-        license="Apache-2.0",
-    )
-
-
-def _torchvision_entry(name: str, row: _Torch) -> Pretrained:
-    crop = row.image_size / row.resize_px
-    return Pretrained(
-        name=name,
-        source="torchvision",
-        repository="models",
-        file=f"{row.file}.pth",
-        their_model=name.partition(".")[0].replace("efficientnetv2", "efficientnet_v2"),
-        num_classes=1000,
-        preprocessing=Preprocessing(row.image_size, "center", crop, row.interpolation, *row.statistics),
-        top1_percent=row.top1,
-        license="BSD-3-Clause (torchvision's own; none stated for its weights)",
-    )
-
-
-_TABLE = {name: _timm_entry(name, row) for name, row in _TIMM.items()}
-_TABLE |= {name: _torchvision_entry(name, row) for name, row in _TORCHVISION.items()}
+_TABLE = {entry.name: entry for entry in (*_TIMM, *_TORCHVISION)}
