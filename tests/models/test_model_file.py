@@ -150,7 +150,7 @@ def test_activation_is_saved(tmp_path, answer):
     network = _network()
     network.activation = answer
     path = _save(tmp_path / "m.safetensors", network)
-    assert model_file.load(path).activation == model_file.describe(path).header.activation == answer
+    assert model_file.load(path).activation == model_file.read_header(path).activation == answer
 
 
 def test_files_of_format_3_have_softmax(tmp_path):

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +104,7 @@ def save(
             )
     except InputError as error:
         raise InputError(f"{path} was not written: {error}") from error
-    metadata = header.metadata()
+    metadata = {"format": "pt", model_header.KEY: header.text()}
     if (fingerprint := trained_on or network.trained_on) is not None:
         metadata[provenance.KEY] = fingerprint.to_json()
     if network.calibration is not None:
@@ -200,19 +199,16 @@ def load(
     return result.eval()
 
 
-@dataclass(frozen=True)
-class ModelDescription:
-    """Everything in a model file besides its weights."""
-
-    header: Header
-    calibration: Calibration | None
+def read_header(path: Path) -> Header:
+    """The header of a model file or run directory, without reading weights. Raises InputError as ``load``."""
+    path = _file(path)
+    return model_header.read(path, safetensors_io.read_header(path).metadata)[0]
 
 
-def describe(path: str | Path) -> ModelDescription:
-    """Describe the model of a model file or run directory, without reading weights. Raises InputError as ``load``."""
-    path = _file(Path(path))
-    metadata = safetensors_io.read_header(path).metadata
-    return ModelDescription(model_header.read(path, metadata)[0], _calibration(path, metadata))
+def read_calibration(path: Path) -> Calibration | None:
+    """The temperature of a model file or run directory, without reading weights. Raises InputError as ``load``."""
+    path = _file(path)
+    return _calibration(path, safetensors_io.read_header(path).metadata)
 
 
 def _calibration(path: Path, metadata: Mapping[str, str]) -> Calibration | None:

@@ -25,7 +25,7 @@ from efficientnetv2.utils.shell import shell_join
 FORMAT_VERSION = 5  # raised when an older package can no longer read what we write
 
 UNKNOWN_SHA256 = "0" * 64  # holds the place of a SHA-256 until it is known
-_KEY = "efficientnetv2"  # metadata entry of a model file
+KEY = "efficientnetv2"  # metadata entry of a model file
 CARRIED = "efficientnetv2.carried"  # the same in files for other libraries, see ``conversion.weight_file``
 
 T = TypeVar("T")
@@ -96,10 +96,6 @@ class Header:
         """As JSON; ``parse`` reads it."""
         return json.dumps(TypeAdapter(Header).dump_python(self, mode="json"), allow_nan=False)
 
-    def metadata(self) -> dict[str, str]:
-        """The metadata entries of a model file."""
-        return {"format": "pt", _KEY: self.text()}
-
 
 def _not_json(value: Any, where: str) -> str | None:
     """The first part of a value that JSON cannot hold, and where it is."""
@@ -127,7 +123,7 @@ def conversion_hint(path: Path) -> str:
 
 def has_header(metadata: Mapping[str, str]) -> bool:
     """Whether a safetensors file with this metadata is a model file."""
-    return _KEY in metadata
+    return KEY in metadata
 
 
 def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
@@ -135,10 +131,10 @@ def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
     if not has_header(metadata):
         source = path.parent if (path.parent / "config.json").is_file() else path
         raise InputError(f"{path} is not a model file of efficientnetv2. {conversion_hint(source)}")
-    return parse(path, metadata[_KEY], _KEY)
+    return parse(path, metadata[KEY], KEY)
 
 
-def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
+def parse(path: Path, text: str | bytes, key: str) -> tuple[Header, int]:
     """The header in a metadata entry, and the format that it was written in. Raises InputError if newer or damaged."""
     try:
         plain = json.loads(text)

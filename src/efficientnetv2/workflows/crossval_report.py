@@ -201,7 +201,7 @@ def write_crossval_report(results: CrossValResults, on_result: Callable[[Evaluat
     )
     curve, note = (None, "") if baseline is None else (baseline.data_scaling_curve, baseline.label_curve_note)
     inputs = ReportInputs(
-        members=tuple(model_file.describe(folder / file).calibration for file in files),
+        members=tuple(model_file.read_calibration(folder / file) for file in files),
         probe=None if baseline is None else baseline.table,
         more_labels=None if curve is None else label_efficiency_verdict(curve, note=note),
         new_places=summary.new_places(),
@@ -226,7 +226,7 @@ def write_ensemble(folder: Path, runs: Sequence[str], members: int, separator: s
         return shell_join(["effnetv2", "predict", str(model), "NEW_IMAGES", *several])
 
     try:
-        ensemble.require_compatible([model_file.describe(folder / file).header for file in files], runs)
+        ensemble.require_compatible([model_file.read_header(folder / file) for file in files], runs)
     except InputError as error:
         return (
             f"The models of the folds cannot be an ensemble: {error} For new images: {predict(folder / run_name(0))}, "

@@ -18,7 +18,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.registry import get_architecture, get_model_info
 from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.models.conversion import convert, weight_writer
+from efficientnetv2.models.conversion import convert, keras_files, weight_writer
 from efficientnetv2.models.conversion import keras as interop
 from efficientnetv2.models.conversion.keras import refuse_other_heads
 from efficientnetv2.models.conversion.layouts import tensor_names, to_tensorflow
@@ -168,7 +168,7 @@ def test_keras_formats_are_read_to_the_bit(name, formats, tmp_path):
     for suffix in formats:
         path = tmp_path / f"theirs{suffix}"
         (model.save_weights if suffix == ".weights.h5" else model.save)(path)
-        assert interop.opens(path)
+        assert keras_files.opens(path)
         raw = interop.read(path)
         assert equal(raw, network)
         assert raw.source == "keras"
@@ -466,12 +466,12 @@ class TestBadFiles:
         weights = tmp_path / "cut.weights.h5"
         with zipfile.ZipFile(whole) as archive:
             weights.write_bytes(archive.read("model.weights.h5")[:100_000])
-        assert interop.opens(weights)
+        assert keras_files.opens(weights)
         with pytest.raises(InputError, match=mentioning("cut.weights.h5")):
             interop.read(weights)
         broken = tmp_path / "cut.keras"
         broken.write_bytes(whole.read_bytes()[:-200])
-        assert not interop.opens(broken)
+        assert not keras_files.opens(broken)
         with pytest.raises(InputError, match=mentioning("cut.keras")):
             interop.read(broken)
 
@@ -596,9 +596,9 @@ class TestBadFiles:
         (tmp_path / "text.h5").write_text("no HDF5")
         with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
             archive.writestr("data.pkl", "")
-        assert not interop.opens(tmp_path / "text.h5")
-        assert not interop.opens(tmp_path / "other.zip")
-        assert not interop.opens(tmp_path / "absent.keras")
+        assert not keras_files.opens(tmp_path / "text.h5")
+        assert not keras_files.opens(tmp_path / "other.zip")
+        assert not keras_files.opens(tmp_path / "absent.keras")
 
 
 @pytest.mark.parametrize(

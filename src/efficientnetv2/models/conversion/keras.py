@@ -24,8 +24,6 @@ from efficientnetv2.models.conversion.weight_file import WeightFile, parse_heade
 from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.probability import Activation
 
-opens = keras_files.opens
-
 # Published models that Keras has, its classes, and its own names of the models ("efficientnetv2-b0", "efficientnetb0").
 CLASSES = {
     **{f"efficientnetv2_{size}": f"EfficientNetV2{size.upper()}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l")},
@@ -183,9 +181,10 @@ def _same_order(by_class: Mapping[str, list[StoredLayer]], rows: Mapping[str, di
         found = by_class[kind]
         if (kind != "dense" or found) and len(found) != len(expected):
             return False
-        shapes = zip(found, expected.values(), strict=False)
-        if not all(fits(_shape(layer), row.shape) for layer, row in shapes):
-            return False
+        for layer, row in zip(found, expected.values(), strict=False):
+            kernel = to_torch(layer.arrays.get("0", np.empty(())), row.kind)
+            if not fits(kernel.shape, row.shape):
+                return False
     return True
 
 
@@ -206,14 +205,6 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 def _rank(layer: StoredLayer) -> int:
     kernel = layer.arrays.get("kernel", layer.arrays.get("0"))
     return 0 if kernel is None else kernel.ndim
-
-
-def _shape(layer: StoredLayer) -> tuple[int, ...]:
-    """Shape of a layer's first array in PyTorch's layout."""
-    kinds: dict[str, Kind] = {cls: kind for kind, cls in _LAYER_CLASSES.items()}
-    kind = kinds.get(layer.layer_class, "batch_norm")
-    order: AxisOrder = "vector" if kind == "batch_norm" else kind
-    return tuple(to_torch(layer.arrays.get("0", np.empty(())), order).shape)
 
 
 def _axis_order(layer: str, leaf: str, axes: int) -> AxisOrder:

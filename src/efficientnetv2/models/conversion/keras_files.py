@@ -57,7 +57,7 @@ class KerasFile:
     layers: tuple[StoredLayer, ...]  # in no order
     config: dict[str, Any] | None  # the model's description; None in a file of weights
     complete: bool  # whether layers without weights are listed too
-    header: Any = None  # the text of the embedded header
+    header: Any = None  # the text of the embedded header, or its bytes
 
 
 def opens(path: Path) -> bool:
@@ -82,7 +82,8 @@ def read(path: Path) -> KerasFile:
     try:
         if not zipfile.is_zipfile(path):
             with h5py.File(path, "r") as file:
-                return replace(_read_h5(path, file, h5py, None), header=_embedded(path, file, h5py))
+                header = _array(path, file, CARRIED, h5py).tobytes() if CARRIED in file else None
+                return replace(_read_h5(path, file, h5py, None), header=header)
         with zipfile.ZipFile(path) as archive:
             weights, config, metadata = (_member(path, archive, name) for name in (_WEIGHTS, _CONFIG, _METADATA))
         if weights is None:
@@ -116,15 +117,6 @@ def embed(path: Path, text: str) -> None:
             with source.open(info) as member, target.open(info, "w") as copy:
                 shutil.copyfileobj(member, copy)
     os.replace(complete, path)
-
-
-def _embedded(path: Path, file: Any, h5py: Any) -> str | None:
-    if CARRIED not in file:
-        return None
-    try:
-        return _array(path, file, CARRIED, h5py).tobytes().decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: '{CARRIED}' is not text ({error}). Save the file again.") from error
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes | None:

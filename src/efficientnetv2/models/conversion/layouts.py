@@ -202,13 +202,14 @@ _LAYER_NAMES: dict[Source, Callable[[Layer, Architecture], str]] = {
 }
 
 
-AxisOrder = Literal["convolution", "depthwise", "dense", "vector"]
+AxisOrder = Kind | Literal["vector"]
 
 # From TensorFlow's axes to PyTorch's: (k, k, in, out), (k, k, channels, 1), (in, out).
 _AXES: dict[AxisOrder, tuple[int, ...]] = {
     "convolution": (3, 2, 0, 1),
     "depthwise": (2, 3, 0, 1),
     "dense": (1, 0),
+    "batch_norm": (0,),
     "vector": (0,),
 }
 

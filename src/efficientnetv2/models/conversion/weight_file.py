@@ -48,6 +48,6 @@ def parse_header(path: Path, text: Any) -> Header | None:
     """The header in an embedded text; None for None. Raises InputError if it is damaged or from a newer version."""
     if text is None:
         return None
-    if not isinstance(text, str):
+    if not isinstance(text, str | bytes):
         raise InputError(f"{path}: the metadata '{CARRIED}' is damaged (not text). Save the file again.")
     return model_header.parse(path, text, CARRIED)[0]

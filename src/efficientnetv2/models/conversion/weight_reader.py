@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from efficientnetv2.models import model_header
-from efficientnetv2.models.conversion import keras, tensorflow_checkpoint, timm_config
+from efficientnetv2.models.conversion import keras, keras_files, tensorflow_checkpoint, timm_config
 from efficientnetv2.models.conversion.weight_file import WeightFile, parse_header
 from efficientnetv2.models.model_header import CARRIED
 from efficientnetv2.utils.errors import InputError, error_summary, shorten
@@ -67,7 +67,7 @@ def read(path: str | Path) -> WeightFile:
         raise InputError(f"{path} has neither config.json (timm) nor 'checkpoint' (TensorFlow). Give the weight file.")
     if not path.is_file():
         raise InputError(f"{path} does not exist. Give a weight file, or the folder of one.")
-    return keras.read(path) if keras.opens(path) else _read_tensors(path)
+    return keras.read(path) if keras_files.opens(path) else _read_tensors(path)
 
 
 def is_model_file(path: str | Path) -> bool:
@@ -86,8 +86,9 @@ def _read_tensors(path: Path) -> WeightFile:
     with open(path, "rb") as file:
         start = file.read(9)
     # A safetensors file begins with the length of its header, which may be any bytes, and goes on with "{".
-    pickled = start[8:] != b"{" and (start.startswith(b"PK") or start[:1] == b"\x80")
-    found = _read_pickle(path) if pickled else _read_safetensors(path)
+    zipped = start.startswith(b"PK")
+    pickled = start[8:] != b"{" and (zipped or start.startswith(b"\x80"))
+    found = _read_pickle(path, zipped=zipped) if pickled else _read_safetensors(path)
     if not any(stem in found.tensors for stem in _STEMS):
         found = _remove_prefix(found)
     torchvision = any(name.startswith("features.") for name in found.tensors)
@@ -134,10 +135,8 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     return f"it is neither safetensors, a PyTorch pickle, HDF5 nor .keras ({text}; {size}). Give a weight file."
 
 
-def _read_pickle(path: Path) -> WeightFile:
+def _read_pickle(path: Path, *, zipped: bool) -> WeightFile:
     """The tensors of a pickle, from the dictionary in it that holds the weights to use."""
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"PK"
     size = f"{path.stat().st_size:,} bytes"
     if zipped:
         try:

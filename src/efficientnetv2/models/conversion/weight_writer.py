@@ -23,14 +23,7 @@ from safetensors.torch import save_file
 from efficientnetv2.architectures.registry import get_architecture, get_model_info
 from efficientnetv2.models.conversion import keras_files, timm_config, torchvision_config
 from efficientnetv2.models.conversion.keras import CLASSES, CLASSIFIER
-from efficientnetv2.models.conversion.layouts import (
-    AxisOrder,
-    layer_name,
-    layers,
-    leaf_names,
-    tensor_names,
-    to_tensorflow,
-)
+from efficientnetv2.models.conversion.layouts import layer_name, layers, leaf_names, tensor_names, to_tensorflow
 from efficientnetv2.models.conversion.tensorflow_checkpoint import loading_tensorflow
 from efficientnetv2.models.conversion.weight_file import header_text
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -284,9 +277,8 @@ def _fill(model: Any, network: EfficientNet) -> None:
             layer.set_weights([np.array(network.preprocessing.mean), np.array(variance), np.array(0)])
         elif layer.weights and layer.name in rows:
             row = rows.pop(layer.name)
-            kernel: AxisOrder = "vector" if row.kind == "batch_norm" else row.kind
             arrays = [
-                to_tensorflow(state[f"{row.module}.{leaf}"], kernel if leaf == "weight" else "vector")
+                to_tensorflow(state[f"{row.module}.{leaf}"], row.kind if leaf == "weight" else "vector")
                 for leaf in leaf_names("keras", row)  # in Keras' order
             ]
             layer.set_weights(arrays)
