@@ -253,22 +253,17 @@ def is_architecture_file(word: str) -> bool:
     return Path(word).suffix.lower() in (".yaml", ".yml", ".json")
 
 
-def _architecture_text(architecture: Architecture, *, comment: str = "") -> str:
-    """An architecture as ``write_architecture`` writes it, with the lines of a comment at its head."""
-    head = "".join(f"# {line}\n" for line in comment.splitlines())
-    plain = architecture.to_json()
-    stages = [
-        yaml.safe_dump(stage, sort_keys=False, default_flow_style=True, width=200) for stage in plain.pop("stages")
-    ]
-    rest = yaml.safe_dump(plain, sort_keys=False)
-    return f"{head}{rest}stages:\n" + "".join(f"- {stage}" for stage in stages)
-
-
 def write_architecture(path: Path, architecture: Architecture, *, comment: str = "") -> None:
     """Write an architecture; a JSON file has no comment. Raises InputError if the file can't be written."""
-    text = _architecture_text(architecture, comment=comment)
+    plain = architecture.to_json()
     if path.suffix.lower() == ".json":
-        text = json.dumps(architecture.to_json(), indent=1) + "\n"
+        text = json.dumps(plain, indent=1) + "\n"
+    else:
+        text = "".join(f"# {line}\n" for line in comment.splitlines())
+        stages = plain.pop("stages")
+        text += yaml.safe_dump(plain, sort_keys=False) + "stages:\n"
+        for stage in stages:
+            text += f"- {yaml.safe_dump(stage, sort_keys=False, default_flow_style=True, width=200)}"
     try:
         write_text_atomically(path, text)
     except OSError as error:

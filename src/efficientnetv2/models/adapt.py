@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from efficientnetv2.architectures.spec import GlobalPool
+from efficientnetv2.models.blocks import init_weights
 from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels, how_to_get_network
 from efficientnetv2.models.ensemble import require_single_model
 from efficientnetv2.models.wrapped_model import WrappedModel
@@ -93,9 +94,7 @@ def reset_classifiers(network: Network, num_classes: int) -> None:
             width = old.in_features if isinstance(old, nn.Linear) else network.embed_dim
             head = nn.Linear(width, num_classes, device=like.device, dtype=like.dtype)
             if not like.is_meta:
-                bound = num_classes**-0.5
-                nn.init.uniform_(head.weight, -bound, bound)
-                nn.init.zeros_(head.bias)
+                init_weights(head)
         module.set_submodule(name, head.train(network.training))
     network.num_classes, network.class_names, network.activation = num_classes, (), "softmax"
     network.metrics, network.calibration, network.unknown = {}, None, None

@@ -72,7 +72,14 @@ class DownloadError(InputError):
     """Weights are not on this machine and cannot be downloaded. ``state`` says why, the message also what to do."""
 
     def __init__(self, entry: Remote, hub: Hub, state: str) -> None:
-        super().__init__(_advice(entry, hub, state))
+        again = "Unset it" if hub.offline else "Try again with a network: the download resumes"
+        command = f" (or run effnetv2 models --fetch {entry.name})" if isinstance(entry, Pretrained) else ""
+        cache, variable = _cache(entry, hub)
+        super().__init__(
+            f"{state}. {again}. Or fill the cache by hand: on a machine with a network, download {url(entry, hub)}"
+            f"{command} and put the file at {_manual_path(entry, hub)} (the cache folder is {cache}; {variable} names "
+            "another)."
+        )
         self.state = state
 
 
@@ -264,17 +271,6 @@ def _is_intact(path: Path, entry: Remote) -> bool:
         return sha256_of(path).startswith(_hash_in_name(entry))
     known = path.resolve().name
     return not _SHA256.fullmatch(known) or sha256_of(path) == known
-
-
-def _advice(entry: Remote, hub: Hub, state: str) -> str:
-    again = "Unset it" if hub.offline else "Try again with a network: the download resumes"
-    command = f" (or run effnetv2 models --fetch {entry.name})" if isinstance(entry, Pretrained) else ""
-    cache, variable = _cache(entry, hub)
-    return (
-        f"{state}. {again}. Or fill the cache by hand: on a machine with a network, download {url(entry, hub)}"
-        f"{command} and put the file at {_manual_path(entry, hub)} (the cache folder is {cache}; {variable} names "
-        "another)."
-    )
 
 
 @dataclass(frozen=True)

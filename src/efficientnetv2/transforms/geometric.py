@@ -44,7 +44,7 @@ def symmetry(images: Tensor, index: int) -> Tensor:
     return turned.flip(flipped) if flipped else turned
 
 
-def warp(images: Tensor, matrices: Tensor, *, fill: int = FILL) -> Tensor:
+def warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Pull every output pixel from its affine place in the input, nearest neighbor, as in the released operations.
 
     (N, 2, 3) matrices map output (x, y, 1) to input (x, y), in the coordinates of ``PIL.Image.transform``: pixel
@@ -58,7 +58,7 @@ def warp(images: Tensor, matrices: Tensor, *, fill: int = FILL) -> Tensor:
     # to whole numbers rounds down.
     column = (a * xs + (b * ys + (c + 1))).clamp_(0, width + 1)  # (N, H, W)
     row = (d * xs + (e * ys + (f + 1))).clamp_(0, height + 1)
-    bordered = images.new_full((count, height + 2, width + 2, channels), fill)
+    bordered = images.new_full((count, height + 2, width + 2, channels), FILL)
     bordered[:, 1:-1, 1:-1] = images.permute(0, 2, 3, 1)
     # 32 bits where they suffice: the gather is bound by memory.
     integer = torch.int32 if bordered.numel() < 2**31 else torch.int64
