@@ -127,15 +127,20 @@ def test_memory_layout_does_not_change_the_result():
     )
 
 
-def slopes(count, px=64, dtype=torch.uint8):
+def slopes(count, px=64):
     """Images with values 0 to 199 whose mean differs from the values at the edges."""
     values = torch.arange(count * 3 * px * px).view(count, 3, px, px) % 200
-    return values.to(dtype)
+    return values.to(torch.uint8)
+
+
+def holes_in_stripes(count, px, fraction):
+    """Where black and white columns get a hole: (N, H, W), True where they are gray, their mean."""
+    images = (255 * (torch.arange(px) % 2)).to(torch.uint8).repeat(count, 1, px, 1)
+    return cutout(images, fraction=fraction, key=KEY, ids=range(count), fill="mean")[:, 0] == 128
 
 
 def test_hole_is_half_of_the_side_clipped_at_the_edge():
-    images = torch.full((800, 1, 64, 64), 7.0)
-    holes = cutout(images, fraction=0.5, key=KEY, ids=range(800), fill="noise")[:, 0] != 7.0
+    holes = holes_in_stripes(800, 64, 0.5)
     heights, widths = holes.any(2).sum(1), holes.any(1).sum(1)
     assert torch.equal(holes.sum((1, 2)), heights * widths)
     assert int(heights.max()) == int(widths.max()) == 32
@@ -146,37 +151,31 @@ def test_hole_is_half_of_the_side_clipped_at_the_edge():
 
 def test_centers_are_uniformly_distributed():
     """A hole of 2 px ends at its center."""
-    images = torch.zeros(3200, 1, 16, 16)
-    holes = cutout(images, fraction=2 / 16, key=KEY, ids=range(3200))[:, 0] != 0
+    holes = holes_in_stripes(3200, 16, 2 / 16)
     for edges in (holes.any(2), holes.any(1)):
         last = 15 - edges.flip(1).float().argmax(1)
         assert stats.chisquare(np.bincount(last.numpy(), minlength=16)).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_mean_fill_is_the_mean_of_the_image(dtype):
-    images = slopes(4, dtype=dtype)
+def test_mean_fill_is_the_mean_of_the_image():
+    images = slopes(4)
     out = cutout(images, fraction=0.5, key=KEY, ids=range(4), fill="mean")
     changed = out != images
     assert bool(changed.any())
     for i, c in np.ndindex(4, 3):
         new = out[i, c][changed[i, c]].double()
-        assert float((new - images[i, c].double().mean()).abs().max()) <= (0.5 if dtype == torch.uint8 else 1e-4)
+        assert float((new - images[i, c].double().mean()).abs().max()) <= 0.5
 
 
-def test_noise_fill_is_uniform_for_bytes_and_normal_for_floats():
-    bytes_out = cutout(torch.zeros(8, 3, 64, 64, dtype=torch.uint8), fraction=1, key=KEY, ids=range(8))
-    filled = bytes_out[:, 0][(bytes_out != 0).any(1)]
+def test_noise_fill_is_uniform():
+    out = cutout(torch.zeros(8, 3, 64, 64, dtype=torch.uint8), fraction=1, key=KEY, ids=range(8))
+    filled = out[:, 0][(out != 0).any(1)]
     assert filled.float().mean() == pytest.approx(127.5, abs=3)
     assert len(filled.unique()) == 256
     for first, second in ((0, 1), (2, 5)):
-        filled = (bytes_out[first] != 0) & (bytes_out[second] != 0)
-        alike = (bytes_out[first] == bytes_out[second])[filled].float().mean()
+        filled = (out[first] != 0) & (out[second] != 0)
+        alike = (out[first] == out[second])[filled].float().mean()
         assert float(alike) < 0.02  # 1 in 255 by chance
-    floats = cutout(torch.full((8, 3, 64, 64), 9.0), fraction=1, key=KEY, ids=range(8))
-    noise = floats[floats != 9.0].double()
-    assert float(noise.mean()) == pytest.approx(0, abs=0.03)
-    assert float(noise.std()) == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.parametrize("fill", ["mean", "noise"])

@@ -130,23 +130,22 @@ def _matrices(*entries: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor, *, fraction: float, key: Key, ids: npt.ArrayLike, fill: Fill = "noise") -> Tensor:
-    """Cut a square hole around a random pixel of uint8 or float images; it may run over the edge.
+    """Cut a square hole around a random pixel; it may run over the edge.
 
-    ``fraction`` is the side of the hole / the image's shorter side. ``noise`` is uniform in uint8 images and standard
-    normal in float ones. Source: arXiv:1708.04552; the released code draws the brighter half of the values.
+    ``fraction`` is the side of the hole / the image's shorter side. ``noise`` is uniform. Source: arXiv:1708.04552; the
+    released code draws the brighter half of the values.
     """
     if not 0 <= fraction <= 1:
         raise InputError(f"cutout is {fraction:g}, but must be in 0 to 1 (the hole's side over the image's).")
     draws = on_device(key.uniform_rows(as_ids(ids), 3), images)
     reach = int(fraction * min(images.shape[2:])) // 2
     mask = hole_mask(images, torch.full_like(draws[:, 0], reach), draws[:, 0], draws[:, 1])
-    values, channels = to_rows(images), images.shape[1]
     if fill == "noise":
-        return from_rows(where(mask, to_rows(_noise(images, key, draws[:, 2])), values), channels)
-    mean = images.float().mean((2, 3))
-    mean = mean if images.is_floating_point() else mean.round()
-    filled = mean.to(images.dtype).repeat(1, images.shape[3])[:, None]  # (N, 1, W * C)
-    return from_rows(where(mask, filled, values), channels)
+        filled = to_rows(_noise(images, key, draws[:, 2]))
+    else:
+        mean = images.float().mean((2, 3)).round().to(images.dtype)
+        filled = mean.repeat(1, images.shape[3])[:, None]  # (N, 1, W * C)
+    return from_rows(where(mask, filled, to_rows(images)), images.shape[1])
 
 
 def hole_mask(images: Tensor, reach_px: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -166,10 +165,6 @@ def _hole_span(where: Tensor, reach: Tensor, length: int) -> Tensor:
 
 def _noise(images: Tensor, key: Key, start: Tensor) -> Tensor:
     values = images[0].numel()
-    generator = key.fold("noise").generator()
-    if images.is_floating_point():
-        strip = torch.from_numpy(generator.standard_normal(values + _WINDOWS, dtype=np.float32))
-    else:
-        strip = torch.from_numpy(generator.integers(0, 256, values + _WINDOWS, dtype=np.uint8))
-    windows = to_device(strip, images.device, dtype=images.dtype).unfold(0, values, 1)  # a view
+    strip = torch.from_numpy(key.fold("noise").generator().integers(0, 256, values + _WINDOWS, dtype=np.uint8))
+    windows = to_device(strip, images.device).unfold(0, values, 1)  # a view
     return windows.index_select(0, (start * _WINDOWS).long()).view(images.shape)

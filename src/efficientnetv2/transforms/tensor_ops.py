@@ -63,7 +63,5 @@ def apply_by_group(
 
 
 def where(bits: Tensor, where_true: Tensor, where_false: Tensor) -> Tensor:
-    """``torch.where`` for images; bitwise for uint8 (bits are 255 or 0), an order of magnitude faster on a CPU."""
-    if where_false.dtype != torch.uint8:
-        return torch.where(bits.bool(), where_true, where_false)
+    """``torch.where`` for uint8 images and bits of 255 or 0; an order of magnitude faster on a CPU."""
     return where_false ^ ((where_true ^ where_false) & bits)
