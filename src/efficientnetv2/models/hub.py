@@ -293,19 +293,17 @@ class _Transfer:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             partial = self.path.with_name(f"{self.path.name}.incomplete")
             resumed = partial.exists() and partial.stat().st_size > 0
-            self._fill(partial)
-            found = sha256_of(partial)
-            if resumed and not found.startswith(self.sha256):  # the old part may be wrong: once more from the start
-                partial.unlink()
+            for _ in range(2 if resumed else 1):  # the old part may be wrong: once more from the start
                 self._fill(partial)
                 found = sha256_of(partial)
-            if not found.startswith(self.sha256):
+                if found.startswith(self.sha256):
+                    os.replace(partial, self.path)
+                    return
                 partial.unlink()
-                raise InputError(
-                    f"{self.url} sent another file than it announced: its SHA-256 is {found[:16]}..., not "
-                    f"{self.sha256[:16]}.... Try again; if it stays so, a proxy or a mirror in between changes files."
-                )
-            os.replace(partial, self.path)
+            raise InputError(
+                f"{self.url} sent another file than it announced: its SHA-256 is {found[:16]}..., not "
+                f"{self.sha256[:16]}.... Try again; if it stays so, a proxy or a mirror in between changes files."
+            )
 
     def _fill(self, partial: Path) -> None:
         """Append what is missing; raise after ``TRIES`` tries or ``STALL_S`` without progress."""
