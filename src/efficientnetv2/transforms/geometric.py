@@ -44,16 +44,16 @@ def symmetry(images: Tensor, index: int) -> Tensor:
     return turned.flip(flipped) if flipped else turned
 
 
-def warp(images: Tensor, matrices: Tensor) -> Tensor:
+def warp(images: Tensor, *matrix: Tensor) -> Tensor:
     """Pull every output pixel from its affine place in the input, nearest neighbor, as in the released operations.
 
-    (N, 2, 3) matrices map output (x, y, 1) to input (x, y), in the coordinates of ``PIL.Image.transform``: pixel
-    centers are at halves, the origin is the upper left corner.
+    The matrices (a, b, c; d, e, f), as six tensors (N,), map output (x, y, 1) to input (x, y), in the coordinates of
+    ``PIL.Image.transform``: pixel centers are at halves, the origin is the upper left corner.
     """
     count, channels, height, width = images.shape
     xs = torch.arange(width, device=images.device) + 0.5
     ys = (torch.arange(height, device=images.device) + 0.5)[:, None]
-    a, b, c, d, e, f = matrices.reshape(count, 6, 1, 1).unbind(1)
+    a, b, c, d, e, f = (entry[:, None, None] for entry in matrix)
     # Into images with a border of fill: what lies outside falls on it, and no place is negative, so that a conversion
     # to whole numbers rounds down.
     column = (a * xs + (b * ys + (c + 1))).clamp_(0, width + 1)  # (N, H, W)
@@ -75,7 +75,7 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     radians = degrees * (math.pi / 180)
     cos, sin = radians.cos(), radians.sin()
     x, y = width / 2, height / 2
-    return warp(images, _matrices(cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y))
+    return warp(images, cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
 
 
 def shear_x(images: Tensor, slope: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def shear_x(images: Tensor, slope: Tensor) -> Tensor:
 def shear_y(images: Tensor, slope: Tensor) -> Tensor:
     """Slide each column up or down by (N,) slopes times its place; see ``shear_x``."""
     one, zero = torch.ones_like(slope), torch.zeros_like(slope)
-    return warp(images, _matrices(one, zero, zero, slope, one, zero))
+    return warp(images, one, zero, zero, slope, one, zero)
 
 
 def translate_x(images: Tensor, offset_px: Tensor) -> Tensor:
@@ -123,10 +123,6 @@ def _slide(rows: Tensor, steps: Tensor, *, unit: int) -> Tensor:
 def _steps(offset: Tensor) -> Tensor:
     """The pixel whose center is nearest, relative to its own."""
     return torch.floor(offset + 0.5).to(torch.int64)
-
-
-def _matrices(*entries: Tensor) -> Tensor:
-    return torch.stack(entries, dim=1).view(-1, 2, 3)
 
 
 def cutout(images: Tensor, *, fraction: float, key: Key, ids: npt.ArrayLike, fill: Fill = "noise") -> Tensor:

@@ -182,8 +182,8 @@ def _same_order(by_class: Mapping[str, list[StoredLayer]], rows: Mapping[str, di
         if (kind != "dense" or found) and len(found) != len(expected):
             return False
         for layer, row in zip(found, expected.values(), strict=False):
-            kernel = to_torch(layer.arrays.get("0", np.empty(())), row.kind)
-            if not fits(kernel.shape, row.shape):
+            first = to_torch(layer.arrays.get("0", np.empty(())), row.kind)
+            if not fits(first.shape, row.shape):
                 return False
     return True
 

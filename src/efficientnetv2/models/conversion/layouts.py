@@ -140,8 +140,7 @@ def _timm(layer: Layer, _: Architecture) -> str:
     elif layer.part in ("reduce", "excite"):
         name = "se.conv_reduce" if layer.part == "reduce" else "se.conv_expand"
     elif block.kind == "fused":
-        expanded = {"spatial": "conv_exp", "project": "conv_pwl"}
-        name = expanded[layer.part] if block.expands else "conv"
+        name = {"spatial": "conv_exp", "project": "conv_pwl"}[layer.part] if block.expands else "conv"
     else:
         project = "conv_pwl" if block.expands else "conv_pw"
         name = {"expand": "conv_pw", "spatial": "conv_dw", "project": project}[layer.part]
