@@ -199,10 +199,8 @@ def _imagenet(eval_image_size: int) -> Preprocessing:
 
 
 def _symmetric(eval_image_size: int) -> Preprocessing:
-    """S to XL: (x - 128) / 128, bilinear; from 320 px on the whole image is squeezed.
-
-    The release resizes there without antialiasing, which ours has: enlarged images are the same.
-    """
+    """S to XL: (x - 128) / 128, bilinear; from 320 px on the whole image is squeezed."""
+    # The release resizes there without antialiasing, which ours has: enlarged images are the same.
     squash = eval_image_size >= 320
     return Preprocessing(
         image_size=eval_image_size,

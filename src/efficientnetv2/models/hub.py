@@ -209,11 +209,9 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
 
 
 def _download(entry: Remote, source: str, hub: Hub) -> Path:
-    """The file in its library's cache.
-
-    hf_hub_download (2.4.0) checks no SHA-256 and never gives up on a server that sends a byte at a time; ``torch.hub``
-    does not resume. So the content is downloaded here, and huggingface_hub then links to it.
-    """
+    """The file in its library's cache."""
+    # hf_hub_download (2.4.0) checks no SHA-256 and never gives up on a server that sends a byte at a time; torch.hub
+    # does not resume. So the content is downloaded here, and huggingface_hub then links to it.
     in_hub = entry.source == "timm"
     stated = call_with_timeout(
         hub.patience_s,

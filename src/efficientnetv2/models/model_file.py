@@ -272,10 +272,7 @@ def _state_dict(
 
 
 def _empty_model(path: Path, header: Header, found: Mapping[str, Tensor], given: nn.Module | None) -> Network:
-    """The model of a file, on the meta device if possible, otherwise with random weights.
-
-    ``found`` are the file's tensors without values; ``given`` is the module that the header cannot build.
-    """
+    """The model of a file with the tensors ``found``, on the meta device if possible, otherwise with random weights."""
     if given is not None and header.can_be_built:
         raise InputError(f"{path} names its model, so the given module would not change. Leave network out.")
     if header.architecture is not None:

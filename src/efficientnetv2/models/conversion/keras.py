@@ -136,16 +136,14 @@ def _named_layers(path: Path, stored: tuple[StoredLayer, ...]) -> tuple[dict[str
 
 
 def _names(path: Path, stored: list[StoredLayer]) -> Iterator[tuple[StoredLayer, str]]:
-    """Each layer and its name; if the file only numbers them, by the order of the model that fits.
-
-    Keras numbers the layers of a class in the order of computation, which is the order of ``layouts.layers``.
-    """
+    """Each layer and its name; if the file only numbers them, by the order of the model that fits."""
     unnamed = [layer for layer in stored if not layer.name]
     if not unnamed:
         yield from ((layer, layer.name) for layer in stored)
         return
     containers = [layer.container for layer in unnamed]
     trunk = max(set(containers), key=containers.count)
+    # Keras numbers the layers of a class in the order of computation, which is the order of ``layouts.layers``.
     ordered = sorted(unnamed, key=lambda layer: layer.number)
     by_class = {
         kind: [layer for layer in ordered if layer.layer_class == kind and layer.container == trunk]
