@@ -93,11 +93,6 @@ def fault_of_source(source: object, content: bytes) -> str:
     return (reason and isinstance(source, str) and probe(source).reason) or reason
 
 
-def max_levels(probes: Sequence[FileProbe]) -> list[int]:
-    """Maximum levels of the usable images of more than 8 bits."""
-    return [found.brightest for found in probes if found.brightest is not None and not found.reason]
-
-
 def _probe(stream: IO[bytes], size: int) -> FileProbe:
     if size == 0:
         return FileProbe("is empty (0 bytes)")

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks, max_levels, probe
+from efficientnetv2.data.file_probe import AHEAD, MAX_UNREADABLE, FileProbe, map_chunks, probe, probe_bytes
 from efficientnetv2.data.image_io import UnreadableImageError, max_level
 from efficientnetv2.data.imagenet_check import recognized
 from efficientnetv2.data.open_image import regular_file
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints
-from efficientnetv2.data.shards.reader import ShardDamage, find_damage, probe_images
+from efficientnetv2.data.shards.index import CONTENT, ShardSet
+from efficientnetv2.data.shards.reader import ShardDamage, ShardReader, content_hash, find_damage
 from efficientnetv2.utils.errors import InputError, escape_controls, pluralize
 
 # Maximum level of images of more than 8 bits that use a small part of their range: at most 14 of 16 bits. Ours.
@@ -54,26 +54,25 @@ def validate_images(
     Raises InputError where more than 5 % of the files are unreadable (``strict``: any file or shard), a shard was
     replaced, or identical files are in two splits. In a published dataset they stay, so that metrics compare.
     """
-    contents = np.arange(len(dataset), dtype=np.int64)
-    damage = ShardDamage({}, ())
+    damage = shard_damage(dataset, strict=strict)
     if dataset.shards is None:
-        reasons, colors, brightest = _check_files(dataset, contents, progress)
+        probes, digests = _check_files(dataset, progress)
     else:
-        damage = find_damage(dataset.table, dataset.shards)
-        refuse_damage(dataset, damage, strict)
-        hashes, reasons, colors, brightest = probe_images(dataset.table, dataset.shards, damage.reasons, progress)
-        known = np.flatnonzero(hashes >= 0)
-        _share_ids(contents, known, hashes[known])
+        probes, digests = _check_packed(dataset, dataset.shards, damage, progress)
+    reasons = {row: found.reason for row, found in probes.items() if found.reason}
     _refuse_unreadable(dataset, reasons, strict)
     reasons |= damage.reasons
     unreadable = np.array(sorted(reasons), dtype=np.int64)
+    contents = np.arange(len(dataset), dtype=np.int64)
+    rows = digests.index.to_numpy()
+    contents[rows] = pd.Series(rows).groupby(digests.to_numpy(), sort=False).transform("first").to_numpy()
     labels = pd.Series(pd.factorize(dataset.table["label"])[0])
     conflicts = _differing_pairs(contents, labels[labels >= 0])
     notes = (
         *damage.notes,
         *_check_splits(dataset, contents),
         *_notes(dataset, contents, conflicts),
-        *_conversion_notes(colors, brightest),
+        *_conversion_notes(probes.values()),
     )
     return ImageValidation(
         unreadable, tuple(reasons[row] for row in unreadable.tolist()), contents, notes, len(conflicts)
@@ -105,24 +104,24 @@ def find_undecodable(
     return reasons
 
 
-def refuse_damage(dataset: ImageDataset, damage: ShardDamage, strict: bool) -> None:
-    """With ``strict``, raise InputError for the first damaged shard."""
+def shard_damage(dataset: ImageDataset, *, strict: bool) -> ShardDamage:
+    """Damage of a dataset's shards. Raises InputError for a replaced shard; with ``strict`` for a damaged one, too."""
+    if dataset.shards is None:
+        return ShardDamage({}, ())
+    damage = find_damage(dataset.table, dataset.shards)
     if strict and damage.notes:
         raise InputError(f"{dataset.source}: {damage.notes[0]} Repair it, or leave `strict` out.")
+    return damage
 
 
 def _check_files(
-    dataset: ImageDataset, contents: Ints, progress: Callable[[int], object] | None
-) -> tuple[dict[int, str], Counter[str], list[int]]:
-    """Reasons of unusable files, by row; counts of conversions to RGB; maximum levels of images of more than 8 bits.
-
-    Identical files get one id in ``contents``. Only files of equal size and end are read whole.
-    """
+    dataset: ImageDataset, progress: Callable[[int], object] | None
+) -> tuple[dict[int, FileProbe], pd.Series[Any]]:
+    """Checks by row, and digests by row of usable files that may be identical: only those are read whole."""
     files = [dataset.file(row) for row in range(len(dataset))]
-    probes = map_chunks(lambda chunk: [probe(file) for file in chunk], files, progress)
-    reasons = {row: found.reason for row, found in enumerate(probes) if found.reason}
-    marks = pd.DataFrame([(found.size, found.tail) for found in probes])
-    marks = marks.drop(index=list(reasons))
+    probes = dict(enumerate(map_chunks(lambda chunk: [probe(file) for file in chunk], files, progress)))
+    marks = pd.DataFrame([(found.size, found.tail) for found in probes.values()])
+    marks = marks.drop(index=[row for row, found in probes.items() if found.reason])
 
     def digest(file: str) -> bytes:
         try:
@@ -131,18 +130,35 @@ def _check_files(
         except OSError:  # removed since the check; reading it reports that
             return file.encode(errors="surrogateescape")
 
-    alike = marks.index[marks.duplicated(keep=False)].tolist()
-    digests = map_chunks(lambda chunk: [digest(files[row]) for row in chunk], alike)
-    _share_ids(contents, np.array(alike, dtype=np.intp), np.array(digests, dtype=object))
-    return reasons, Counter(found.colors for found in probes if found.colors), max_levels(probes)
+    alike = marks.index[marks.duplicated(keep=False)]
+    digests = map_chunks(lambda chunk: [digest(files[row]) for row in chunk], alike.tolist())
+    return probes, pd.Series(digests, index=alike, dtype=object)
 
 
-def _share_ids(contents: Ints, indices: npt.NDArray[np.intp], digests: npt.NDArray[Any]) -> None:
-    """Give rows of equal digests the id of the first, in place."""
-    codes, _ = pd.factorize(digests)
-    first = np.full(codes.max(initial=-1) + 1, -1, dtype=np.int64)
-    first[codes[::-1]] = indices[::-1]  # the first row is written last
-    contents[indices] = first[codes]
+def _check_packed(
+    dataset: ImageDataset, shards: ShardSet, damage: ShardDamage, progress: Callable[[int], object] | None
+) -> tuple[dict[int, FileProbe], pd.Series[Any]]:
+    """As ``_check_files``, of images that are not lost. They are read whole, unless packing has checked them."""
+    if CONTENT in dataset.table:
+        packed = dataset.table[CONTENT].astype(np.int64)
+        return {}, packed[packed >= 0]
+    rows = np.setdiff1d(np.arange(len(dataset)), list(damage.reasons)).tolist()
+    hashes = np.zeros(len(dataset), dtype=np.int64)
+    reader = ShardReader(dataset.table, shards)
+
+    def probe_chunk(chunk: Sequence[int]) -> list[FileProbe]:
+        ahead, found = reader.ahead(chunk), []
+        for row in chunk:
+            try:
+                data = ahead.source(row)
+                found.append(probe_bytes(data))
+                hashes[row] = content_hash(data)
+            except UnreadableImageError as error:
+                found.append(FileProbe(error.reason))
+        return found
+
+    probes = dict(zip(rows, map_chunks(probe_chunk, rows, progress, size=AHEAD), strict=True))
+    return probes, pd.Series(hashes).iloc[[row for row, found in probes.items() if not found.reason]]
 
 
 def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: bool) -> None:
@@ -182,11 +198,12 @@ def _notes(dataset: ImageDataset, contents: Ints, conflicts: list[tuple[int, int
         yield f"Identical images have different labels: {shown}{more}. One label of each is wrong."
 
 
-def _conversion_notes(colors: Counter[str], brightest: list[int]) -> Iterator[str]:
+def _conversion_notes(probes: Collection[FileProbe]) -> Iterator[str]:
     """Notes on images that are converted to RGB, and on those that use few levels, such as 12 bits stored as 16."""
-    if colors:
+    if colors := Counter(found.colors for found in probes if found.colors):
         each = ", ".join(f"{count:,} {kind}" for kind, count in colors.most_common())
         yield f"Not stored as 8-bit RGB: {each}."
+    brightest = [found.brightest for found in probes if found.brightest is not None and not found.reason]
     if brightest and max(brightest) <= _DARK_LEVEL:
         yield (
             f"The {pluralize(len(brightest), 'image')} of more than 8 bits use {max(brightest) + 1} of 256 levels. "

@@ -1,21 +1,18 @@
-"""Read images from shards, and find damaged shards and damaged images in them."""
+"""Read images from shards, and find damaged shards."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import zlib
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.file_probe import AHEAD, FileProbe, map_chunks, max_levels, probe_bytes
 from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.records import Ints
-from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, ShardSet
+from efficientnetv2.data.shards.index import CHECKSUM, PLACE, ShardSet
 from efficientnetv2.data.shards.storage import LocalStore, Range, store_at
 from efficientnetv2.utils.errors import InputError, pluralize
 
@@ -112,34 +109,3 @@ def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
             left = f"{len(rows) - len(gone)} of its {pluralize(len(rows), 'image')} found"
             notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} are used.")
     return ShardDamage(reasons, tuple(notes))
-
-
-def probe_images(
-    table: pd.DataFrame, shards: ShardSet, lost: Collection[int], progress: Callable[[int], object] | None = None
-) -> tuple[Ints, dict[int, str], Counter[str], list[int]]:
-    """Check the images of shards, but the ``lost`` rows, unless packing has checked them; they are read whole.
-
-    Returns (N,) hashes, equal for identical files, -1 if unknown; reasons of unusable images by row; counts of
-    conversions to RGB; and the maximum level of each image of more than 8 bits.
-    """
-    if CONTENT in table:
-        return table[CONTENT].to_numpy(dtype=np.int64, copy=True), {}, Counter(), []
-    contents = np.full(len(table), -1, dtype=np.int64)
-    rows = np.setdiff1d(np.arange(len(table)), list(lost)).tolist()
-    reader = ShardReader(table, shards)
-
-    def probe_chunk(chunk: Sequence[int]) -> list[FileProbe]:
-        fetched, probes = reader.ahead(chunk), []
-        for row in chunk:
-            try:
-                data = fetched.source(row)
-                probes.append(probe_bytes(data))
-                contents[row] = content_hash(data)
-            except UnreadableImageError as error:
-                probes.append(FileProbe(error.reason))
-        return probes
-
-    probes = map_chunks(probe_chunk, rows, progress, size=AHEAD)
-    reasons = {row: found.reason for row, found in zip(rows, probes, strict=True) if found.reason}
-    contents[list(reasons)] = -1
-    return contents, reasons, Counter(found.colors for found in probes if found.colors), max_levels(probes)
