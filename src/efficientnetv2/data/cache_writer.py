@@ -10,8 +10,8 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -270,16 +270,11 @@ def _is_valid(file: Path, digest: str, job: CacheJob) -> bool:
     return not fault
 
 
-@contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    """One process at a time. The system releases the lock of a killed one."""
-    file_lock = FileLock(lock)
+def _locked(file: Path) -> AbstractContextManager[object]:
+    """A held lock, for a ``with`` block: one process at a time. The system releases the lock of a killed one."""
+    lock = FileLock(file)
     try:
-        file_lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
-        _logger.info(f"Another run is filling the cache {lock.parent}: waiting for it.")
-        file_lock.acquire()
-    try:
-        yield
-    finally:
-        file_lock.release()
+        _logger.info(f"Another run is filling the cache {file.parent}: waiting for it.")
+        return lock.acquire()

@@ -107,12 +107,13 @@ def with_bands(dataset: ImageDataset, source: DataConfig, *, seed: int) -> Image
     Raises InputError as ``bands.measure_bands``, and if bands or missing data are given for ordinary images.
     """
     selection = None if source.bands is None else parse_bands(source.bands)
+    nodata = None if source.nodata is None else parse_nodata(source.nodata)
     if dataset.shards is not None:
         if selection is not None:
             raise InputError(
                 f"`bands={source.bands}`: {dataset.source} holds shards, which have no bands. Give raster files."
             )
-        if source.nodata is not None and parse_nodata(source.nodata):
+        if nodata:
             raise InputError(
                 f"`nodata={source.nodata}`: {dataset.source} holds shards, whose images have 8 bits. Leave it out."
             )
@@ -122,7 +123,6 @@ def with_bands(dataset: ImageDataset, source: DataConfig, *, seed: int) -> Image
     train, others = (
         [dataset.file(row) for row in np.flatnonzero(in_train == is_train).tolist()] for is_train in (True, False)
     )
-    nodata = None if source.nodata is None else parse_nodata(source.nodata)
     bands = measure_bands(train, selection, seed=seed, others=others, nodata=nodata)
     if bands is None:
         if nodata:

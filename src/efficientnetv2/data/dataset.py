@@ -29,6 +29,7 @@ from efficientnetv2.data.records import (
     Layout,
     ReadOptions,
     is_copy,
+    records_table,
     validate_path_text,
 )
 from efficientnetv2.data.shards.index import is_url
@@ -278,7 +279,7 @@ def _read(data: str, options: ReadOptions) -> ImageRecords:
     if options.require_labels:
         raise InputError(f"'{data}' is an image without a label. Give a folder or a table of labeled images.")
     _refuse_columns(data, options)
-    return image_folder.read_single_image(path, data)
+    return ImageRecords(root=path.parent, source=data, table=records_table([path.name], [np.nan], [""]))
 
 
 def _missing_data(data: str, path: Path, *, needs_labels: bool) -> InputError:

@@ -100,11 +100,7 @@ def _probe(stream: IO[bytes], size: int) -> FileProbe:
     tail = stream.read()
     stream.seek(0)
     mark = int.from_bytes(hashlib.blake2b(tail, digest_size=8).digest(), "little")
-    return replace(_check(stream, tail), size=size, tail=mark)
-
-
-def _check(stream: IO[bytes], tail: bytes) -> FileProbe:
-    """The check without size and hash."""
+    found = FileProbe("", size=size, tail=mark)
     level = None
     try:
         image = image_in(stream)
@@ -114,13 +110,13 @@ def _check(stream: IO[bytes], tail: bytes) -> FileProbe:
             image.verify()  # checksums of all chunks
         elif image.format != "JPEG" or _END_MARKER not in tail[-_END_BYTES:]:
             if stream.seek(0, os.SEEK_END) > MAX_BYTES:
-                return FileProbe(f"has more than {MAX_BYTES // 2**30} GiB")
+                return replace(found, reason=f"has more than {MAX_BYTES // 2**30} GiB")
             stream.seek(0)
             level = max_level(stream.read())
     except Exception as error:  # decoders raise nearly everything on damaged files
         unknown = isinstance(error, UnidentifiedImageError) and not isinstance(error, ForeignFormatError)
-        return FileProbe("holds text, not an image" if unknown and _is_text(tail) else fault_of(error))
-    return FileProbe("", colors, brightest=level if is_deep else None)
+        return replace(found, reason="holds text, not an image" if unknown and _is_text(tail) else fault_of(error))
+    return replace(found, colors=colors, brightest=level if is_deep else None)
 
 
 def _is_text(data: bytes) -> bool:

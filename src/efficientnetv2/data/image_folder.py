@@ -90,11 +90,6 @@ def read_folder(folder: Path, source: str, options: ReadOptions) -> ImageRecords
     return listing.records()
 
 
-def read_single_image(file: Path, source: str) -> ImageRecords:
-    """One image without a label."""
-    return ImageRecords(root=file.parent, source=source, table=records_table([file.name], [np.nan], [""]))
-
-
 def lists_images(folder: Path, place: Path) -> bool:
     """Whether images written to ``place`` would be read with those of ``folder``."""
     outer, inner = folder.resolve(), place.resolve()

@@ -14,7 +14,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.file_probe import AHEAD, map_chunks
 from efficientnetv2.data.image_io import Source, UnreadableImageError, image_size
-from efficientnetv2.data.open_image import open_image, read_file
+from efficientnetv2.data.open_image import read_file
 from efficientnetv2.data.readers import BestEffortReader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import CONTENT
@@ -76,9 +76,8 @@ def longer_sides(dataset: ImageDataset) -> Floats | None:
 
     def longer_side(file: str) -> float:
         try:
-            with open_image(file) as image:
-                return float(max(image.size))
-        except Exception:  # decoders raise nearly everything on damaged files
+            return float(max(image_size(file)))
+        except UnreadableImageError:
             return math.nan
 
     return np.array(map_chunks(lambda chunk: list(map(longer_side, chunk)), files), dtype=np.float64)

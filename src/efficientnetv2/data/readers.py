@@ -40,9 +40,7 @@ class Reader(Protocol):
 def source_reader(dataset: ImageDataset) -> Reader:
     """Reader of the images as stored, of rasters by ``dataset.bands``."""
     reader = _FileReader(dataset) if dataset.shards is None else ShardReader(dataset.table, dataset.shards)
-    if dataset.bands is None:
-        return reader
-    return _RasterReader(reader, dataset.bands, packed=dataset.shards is not None)
+    return reader if dataset.bands is None else _RasterReader(reader, dataset.bands)
 
 
 def eval_reader(dataset: ImageDataset) -> Reader:
@@ -90,14 +88,13 @@ class _RasterReader:
 
     files: Reader
     bands: Bands | None
-    packed: bool = False
 
     def source(self, sample: int) -> Source:
         path = self.files.name(sample)
         bands = default_bands(path) if self.bands is None else self.bands
         if bands is None:
             return self.files.source(sample)
-        if is_raster(path) and not self.packed:
+        if is_raster(path) and isinstance(self.files, _FileReader):
             return load_raster(path, bands)
         if bands.channels != RGB:
             raise UnreadableImageError(path, raster_checks.channels_fault(bands))

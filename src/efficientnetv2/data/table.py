@@ -134,7 +134,8 @@ def _parquet_names(file: Path) -> list[str]:
 
 def _read_parquet(file: Path, roles: Mapping[str, str]) -> pd.DataFrame:
     column = next(name for name, role in roles.items() if role == "path")
-    dtype = pq.read_schema(file).field(column).type
+    schema = pq.read_schema(file)
+    dtype = schema.field(column).type
     if isinstance(dtype, pa.DictionaryType):
         dtype = dtype.value_type
     if not any(is_text(dtype) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
@@ -142,8 +143,11 @@ def _read_parquet(file: Path, roles: Mapping[str, str]) -> pd.DataFrame:
             f"{file.name}: the column '{column}' holds {dtype}, not paths. Write each image to a file, and its path "
             "into the table."
         )
+    # Without bytes, such as thumbnails, which no table of a run can hold.
+    kept = [one.name for one in schema if one.name in roles or not _holds_bytes(one.type)]
+    columns = None if len(kept) == len(schema) else kept
     try:
-        table = pd.read_parquet(file, columns=_columns_to_read(file, roles), dtype_backend="numpy_nullable")
+        table = pd.read_parquet(file, columns=columns, dtype_backend="numpy_nullable")
     except (OSError, ValueError) as error:
         raise InputError(f"{file.name} cannot be read as Parquet: {error}") from None
     # A pandas index, such as the paths, is a column like the others.
@@ -154,13 +158,6 @@ def _read_parquet(file: Path, roles: Mapping[str, str]) -> pd.DataFrame:
     ]
     index = [level for level in table.index.names if level is not None and level not in table.columns]
     return table.reset_index(level=index) if index else table
-
-
-def _columns_to_read(file: Path, roles: Mapping[str, str]) -> list[str] | None:
-    """The columns without bytes, such as thumbnails, which no table of a run can hold. None: all."""
-    schema = pq.read_schema(file)
-    kept = [one.name for one in schema if one.name in roles or not _holds_bytes(one.type)]
-    return None if len(kept) == len(schema) else kept
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

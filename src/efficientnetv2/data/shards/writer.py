@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tarfile
-import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from efficientnetv2.data.decode import load_resized_image
 from efficientnetv2.data.file_probe import MAX_UNREADABLE, fault_of_source, map_chunks
 from efficientnetv2.data.image_io import UnreadableImageError, fault_of, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
-from efficientnetv2.data.open_image import image_extensions, is_image, open_image
+from efficientnetv2.data.open_image import IGNORED_WARNINGS, image_extensions, is_image, open_image
 from efficientnetv2.data.raster_checks import is_raster, raster_content
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import SPLITS
@@ -253,8 +252,7 @@ class _Packer:
     def run(self) -> PackResult:
         image_extensions()  # loads Pillow's plugins once, before the threads would
         done = 0
-        # Around the threads, since filters belong to the process.
-        with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(_THREADS) as pool:
+        with IGNORED_WARNINGS, ThreadPoolExecutor(_THREADS) as pool:
             try:
                 for split in (*SPLITS, ""):
                     rows = np.flatnonzero(self.dataset.split == split)
