@@ -27,15 +27,12 @@ class DatasetNotFoundError(InputError):
 
 @dataclass(frozen=True)
 class _TorchvisionDataset:
-    """A dataset class of torchvision: its name, and torchvision's name of a split -> ours.
-
-    ``choices`` are further arguments, the first choice on disk counts. ``available``: torchvision can download it.
-    """
+    """A dataset class of torchvision: its name, and torchvision's name of a split -> ours."""
 
     name: str
     splits: Mapping[str, str] = field(default_factory=dict)
-    choices: tuple[Mapping[str, str], ...] = (MappingProxyType({}),)
-    available: bool = True
+    choices: tuple[Mapping[str, str], ...] = (MappingProxyType({}),)  # further arguments: the first on disk counts
+    available: bool = True  # torchvision can download it
 
 
 _TRAIN_TEST = {"train": "train", "test": "test"}

@@ -82,9 +82,10 @@ class CacheIndex:
             return cls(str(arrays["content"]), arrays["offsets"], arrays["sizes"], reasons, channels)
 
 
-class CachedImageReader:
+class CachedImageReader(Reader):
     """Reads the images of a cache file, whose ``rows`` are the samples; ``originals`` names them.
 
+    The system reads pages when they are used, so none is read ahead.
     ``digest`` is the expected one, so that a replaced file is noticed. ``holder`` keeps the file's memory alive.
     """
 
@@ -113,10 +114,6 @@ class CachedImageReader:
     def stamps(self, samples: Sequence[int]) -> list[str]:
         """Stamps of the originals."""
         return self.originals.stamps(samples)
-
-    def ahead(self, samples: Sequence[int]) -> CachedImageReader:
-        """The same reader: the system reads pages when they are used."""
-        return self
 
     @cached_property
     def _file(self) -> tuple[CacheIndex, Pixels]:

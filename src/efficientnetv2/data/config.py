@@ -52,9 +52,8 @@ class DataConfig:
     @property
     def words(self) -> list[str]:
         """Data and options as typed on the command line."""
-        options = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        defaults = {field.name: field.default for field in fields(self)}
-        given = {name: value for name, value in options.items() if value != defaults[name]}
+        options = {field: getattr(self, field.name) for field in fields(self)[1:]}
+        given = {field.name: value for field, value in options.items() if value != field.default}
         return [self.data, *option_args(**given)]
 
     def validate(self) -> None:

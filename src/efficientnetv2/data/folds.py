@@ -234,10 +234,7 @@ def time_holdout(dataset: ImageDataset, *, share: float, column: str, contents: 
 def _fold_by_time(
     dataset: ImageDataset, past: Ints, now: Ints, contents: Ints | None, column: str, note: str, images: str
 ) -> Fold:
-    """A fold without copies among the predicted images, and without copies of these in the past.
-
-    Raises InputError unless the past has two classes and all of the predicted ``images``.
-    """
+    """A fold without copies among the predicted images, or of them in the past. The past must have their classes."""
     val = now[~is_copy(dataset)[now]]
     # Joined: also a copy of an image that is identical to a predicted one.
     same = groupings(dataset, contents, blocks=())[-1].clusters

@@ -32,6 +32,7 @@ class Reader(Protocol):
 
     def ahead(self, samples: Sequence[int]) -> Reader:
         """A reader for these samples, whose remote content is fetched together. Raises as ``source``."""
+        return self  # nothing is remote
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
         """A short text for each sample that changes with its content, found without reading the content."""
@@ -55,7 +56,7 @@ def display_reader(dataset: ImageDataset) -> Reader:
 
 
 @dataclass(frozen=True)
-class _FileReader:
+class _FileReader(Reader):
     """Reads files."""
 
     dataset: ImageDataset
@@ -65,9 +66,6 @@ class _FileReader:
 
     def name(self, sample: int) -> str:
         return self.dataset.file(sample)
-
-    def ahead(self, samples: Sequence[int]) -> Reader:
-        return self
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
         return map_chunks(lambda some: [_stamp(self.dataset.file(sample)) for sample in some], samples)

@@ -169,10 +169,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def _roles(names: list[str], table: str, root: Path, options: ReadOptions) -> tuple[dict[str, str], list[str]]:
-    """Column -> role (path, label, group, split, latitude, longitude), and a note on columns with other names.
-
-    Of two columns that differ by case or space (Split, split) the exact name counts.
-    """
+    """Column -> role (path, label, group, split, latitude, longitude), and a note on columns with other names."""
     wanted = {"path": options.path_column, "label": options.label_column}
     if options.group_column is not None:
         wanted["group"] = options.group_column
@@ -199,7 +196,7 @@ def _roles(names: list[str], table: str, root: Path, options: ReadOptions) -> tu
         alike = [name for name in names if name not in roles and name.strip().casefold() == role]
         if len(set(alike)) > 1 and role not in alike:
             raise InputError(f"{table}: the columns {shorten(alike)} may all be the {role}. Rename all but one.")
-        if alike:
+        if alike:  # of Split and split, the exact name counts
             roles[role if role in alike else alike[0]] = role
     for column in [*roles, "group"]:
         places = [str(number) for number, name in enumerate(names, start=1) if name == column]

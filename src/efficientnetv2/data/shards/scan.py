@@ -305,10 +305,7 @@ def _is_given(value: Any) -> bool:
 
 
 def _validate_facts(known: dict[str, Any], name: str, key: str, *, strict: bool) -> None:
-    """Normalize the split, latitude and longitude in place. Raises InputError for invalid values.
-
-    Other values are an error only if ``strict``; they are left out otherwise.
-    """
+    """Normalize split and degrees in place. Invalid ones raise InputError if ``strict``, and are left out otherwise."""
     where = f"{name}: the sample '{key}' has the"
     if "split" in known:
         split = parse_split(str(known["split"]))
