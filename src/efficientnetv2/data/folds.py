@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, grouping_names, groupings, select_groupings
+from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, groupings, select_groupings
 from efficientnetv2.data.records import Ints, is_copy, missing_column
 from efficientnetv2.data.splits import (
     class_targets,
@@ -43,7 +43,7 @@ class Folds:
     """The folds of a cross-validation. No image is predicted twice.
 
     ``clusters`` are (N,) numbers from 0, equal for images that were kept together: units of the bootstrap. ``block`` is
-    the side of the spatial blocks in degrees. ``groups``: whether groups were kept together.
+    the side of the spatial blocks in degrees. ``names`` are those of the ``Grouping``.
     """
 
     parts: tuple[Fold, ...]
@@ -51,17 +51,12 @@ class Folds:
     clusters: Ints
     by: SplitBy | Literal["time"]
     block: float | None = None
-    groups: bool = False
+    names: tuple[str, ...] = ()
 
     @property
     def rule(self) -> str:
         """``place`` where spatial blocks were kept together, also by ``auto``. Otherwise ``by``."""
         return self.by if self.block is None else "place"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """See ``grouping_names``."""
-        return grouping_names(block=self.block, groups=self.groups)
 
     def fold_of_image(self, count: int) -> Ints:
         """(N,) fold that predicts each of ``count`` images, or -1."""
@@ -122,7 +117,7 @@ def assign_folds(
     absent = [part.class_names[int(label)] for label in present.index[present.sum(axis=1) < k]]
     if absent:
         note += f" Not every fold has an image of class {shorten(absent)}: there are too few, or they are too close."
-    return Folds(parts, note + _test_note(dataset), clusters, by, level.block, level.groups)
+    return Folds(parts, note + _test_note(dataset), clusters, by, level.block, level.names)
 
 
 def _refuse_too_few(part: ImageDataset, levels: list[Grouping], k: int) -> None:

@@ -48,13 +48,8 @@ class Grouping:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """See ``grouping_names``."""
-        return grouping_names(block=self.block, groups=self.groups)
-
-
-def grouping_names(*, block: float | None, groups: bool) -> tuple[str, ...]:
-    """Nouns for what stays together: ``places`` (where there is a block size), ``groups``, both or neither."""
-    return tuple(name for name, holds in (("places", block is not None), ("groups", groups)) if holds)
+        """Nouns for what stays together: ``places`` (where there is a block size), ``groups``, both or neither."""
+        return tuple(name for name, holds in (("places", self.block is not None), ("groups", self.groups)) if holds)
 
 
 def has_groups(part: ImageDataset) -> bool:
