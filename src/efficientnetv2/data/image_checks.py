@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,23 +56,23 @@ def validate_images(
     """
     damage = shard_damage(dataset, strict=strict)
     if dataset.shards is None:
-        probes, digests = _check_files(dataset, progress)
+        rows, probes, digests = _check_files(dataset, progress)
     else:
-        probes, digests = _check_packed(dataset, dataset.shards, damage, progress)
-    reasons = {row: found.reason for row, found in probes.items() if found.reason}
+        rows, probes, digests = _check_packed(dataset, dataset.shards, damage, progress)
+    reasons = {row: found.reason for row, found in zip(rows, probes, strict=True) if found.reason}
     _refuse_unreadable(dataset, reasons, strict)
     reasons |= damage.reasons
     unreadable = np.array(sorted(reasons), dtype=np.int64)
     contents = np.arange(len(dataset), dtype=np.int64)
-    rows = digests.index.to_numpy()
-    contents[rows] = pd.Series(rows).groupby(digests.to_numpy(), sort=False).transform("first").to_numpy()
+    alike = digests.index.to_numpy()
+    contents[alike] = pd.Series(alike).groupby(digests.to_numpy(), sort=False).transform("first").to_numpy()
     labels = pd.Series(pd.factorize(dataset.table["label"])[0])
     conflicts = _differing_pairs(contents, labels[labels >= 0])
     notes = (
         *damage.notes,
         *_check_splits(dataset, contents),
         *_notes(dataset, contents, conflicts),
-        *_conversion_notes(probes.values()),
+        *_conversion_notes(probes),
     )
     return ImageValidation(
         unreadable, tuple(reasons[row] for row in unreadable.tolist()), contents, notes, len(conflicts)
@@ -116,12 +116,12 @@ def shard_damage(dataset: ImageDataset, *, strict: bool) -> ShardDamage:
 
 def _check_files(
     dataset: ImageDataset, progress: Callable[[int], object] | None
-) -> tuple[dict[int, FileProbe], pd.Series[Any]]:
-    """Checks by row, and digests by row of usable files that may be identical: only those are read whole."""
+) -> tuple[Sequence[int], list[FileProbe], pd.Series[Any]]:
+    """Rows, their checks, and by row the digests of usable files that may be identical: only those are read whole."""
     files = [dataset.file(row) for row in range(len(dataset))]
-    probes = dict(enumerate(map_chunks(lambda chunk: [probe(file) for file in chunk], files, progress)))
-    marks = pd.DataFrame([(found.size, found.tail) for found in probes.values()])
-    marks = marks.drop(index=[row for row, found in probes.items() if found.reason])
+    probes = map_chunks(lambda chunk: [probe(file) for file in chunk], files, progress)
+    marks = pd.DataFrame([(found.size, found.tail) for found in probes])
+    marks = marks.drop(index=[row for row, found in enumerate(probes) if found.reason])
 
     def digest(file: str) -> bytes:
         try:
@@ -132,16 +132,16 @@ def _check_files(
 
     alike = marks.index[marks.duplicated(keep=False)]
     digests = map_chunks(lambda chunk: [digest(files[row]) for row in chunk], alike.tolist())
-    return probes, pd.Series(digests, index=alike, dtype=object)
+    return range(len(files)), probes, pd.Series(digests, index=alike, dtype=object)
 
 
 def _check_packed(
     dataset: ImageDataset, shards: ShardSet, damage: ShardDamage, progress: Callable[[int], object] | None
-) -> tuple[dict[int, FileProbe], pd.Series[Any]]:
+) -> tuple[Sequence[int], list[FileProbe], pd.Series[Any]]:
     """As ``_check_files``, of images that are not lost. They are read whole, unless packing has checked them."""
     if CONTENT in dataset.table:
         packed = dataset.table[CONTENT].astype(np.int64)
-        return {}, packed[packed >= 0]
+        return [], [], packed[packed >= 0]
     rows = np.setdiff1d(np.arange(len(dataset)), list(damage.reasons)).tolist()
     hashes = np.zeros(len(dataset), dtype=np.int64)
     reader = ShardReader(dataset.table, shards)
@@ -157,8 +157,9 @@ def _check_packed(
                 found.append(FileProbe(error.reason))
         return found
 
-    probes = dict(zip(rows, map_chunks(probe_chunk, rows, progress, size=AHEAD), strict=True))
-    return probes, pd.Series(hashes).iloc[[row for row, found in probes.items() if not found.reason]]
+    probes = map_chunks(probe_chunk, rows, progress, size=AHEAD)
+    usable = [row for row, found in zip(rows, probes, strict=True) if not found.reason]
+    return rows, probes, pd.Series(hashes).iloc[usable]
 
 
 def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: bool) -> None:
@@ -198,7 +199,7 @@ def _notes(dataset: ImageDataset, contents: Ints, conflicts: list[tuple[int, int
         yield f"Identical images have different labels: {shown}{more}. One label of each is wrong."
 
 
-def _conversion_notes(probes: Collection[FileProbe]) -> Iterator[str]:
+def _conversion_notes(probes: Sequence[FileProbe]) -> Iterator[str]:
     """Notes on images that are converted to RGB, and on those that use few levels, such as 12 bits stored as 16."""
     if colors := Counter(found.colors for found in probes if found.colors):
         each = ", ".join(f"{count:,} {kind}" for kind, count in colors.most_common())
