@@ -28,13 +28,12 @@ _DARK_LEVEL = 63
 
 @dataclass(frozen=True, eq=False)
 class ImageValidation:
-    """Ascending rows of unusable images, their reasons, and (N,) ``contents``: ids that are equal for identical files.
+    """Reasons of unusable images by ascending row, and (N,) ``contents``: ids that are equal for identical files.
 
     ``label_conflicts`` is the number of pairs of identical files with different labels.
     """
 
-    unreadable: Ints
-    reasons: tuple[str, ...]
+    unreadable: dict[int, str]
     contents: Ints
     notes: tuple[str, ...]
     label_conflicts: int = 0
@@ -42,7 +41,7 @@ class ImageValidation:
     @property
     def readable(self) -> Ints:
         """Ascending rows of usable images."""
-        return np.setdiff1d(np.arange(len(self.contents)), self.unreadable, assume_unique=True)
+        return np.setdiff1d(np.arange(len(self.contents)), list(self.unreadable), assume_unique=True)
 
 
 def validate_images(
@@ -62,7 +61,6 @@ def validate_images(
     reasons = {row: found.reason for row, found in zip(rows, probes, strict=True) if found.reason}
     _refuse_unreadable(dataset, reasons, strict)
     reasons |= damage.reasons
-    unreadable = np.array(sorted(reasons), dtype=np.int64)
     contents = np.arange(len(dataset), dtype=np.int64)
     alike = digests.index.to_numpy()
     contents[alike] = pd.Series(alike).groupby(digests.to_numpy(), sort=False).transform("first").to_numpy()
@@ -74,9 +72,7 @@ def validate_images(
         *_notes(dataset, contents, conflicts),
         *_conversion_notes(probes),
     )
-    return ImageValidation(
-        unreadable, tuple(reasons[row] for row in unreadable.tolist()), contents, notes, len(conflicts)
-    )
+    return ImageValidation(dict(sorted(reasons.items())), contents, notes, len(conflicts))
 
 
 def find_undecodable(

@@ -148,7 +148,7 @@ def prepare_data(
     for note in found.notes:
         _logger.info(note)
     evaluated: EvalSplit = "test" if eval_split == "test" and (dataset.split == "test").any() else "val"
-    skipped = [(dataset.paths[row], reason) for row, reason in zip(found.unreadable, found.reasons, strict=True)]
+    skipped = [(dataset.paths[row], reason) for row, reason in found.unreadable.items()]
     if skipped:
         dataset = _readable(dataset, found.readable, evaluated)
         _logger.info(

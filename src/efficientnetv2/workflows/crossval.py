@@ -334,7 +334,7 @@ def load_images(
         found = validate_images(dataset, strict=options.strict, progress=counted)
     for note in (*dataset.notes, *found.notes):
         _logger.info(note)
-    skipped = [(dataset.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
+    skipped = [(dataset.paths[row], why) for row, why in found.unreadable.items()]
     rows = found.readable
     if folder is not None:
         rows, skipped = readable_at_start(folder, dataset, rows)

@@ -418,7 +418,7 @@ def test_unreadable_images_and_duplicates_are_found_without_an_index(jpegs, tmp_
     members = webdataset_members(twice)
     members["0007.jpg"] = jpegs[7][:200]
     report = validate_images(load_dataset(str(write(tmp_path / "x.tar", members))))
-    assert report.unreadable.tolist() == [7]
+    assert list(report.unreadable) == [7]
     assert report.contents[0] == report.contents[1] == report.contents[12]
     assert mentions(report.notes[0], "22", "34")
 
