@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 import numpy as np
@@ -114,9 +114,7 @@ class TrainSampler:
     def __iter__(self) -> Iterator[BatchRequest]:
         count = len(self.labels)
         order = lru_cache(maxsize=2)(
-            lambda epoch: epoch_order(
-                self.labels, self.class_sampling, self.key, epoch, beta=self.beta, sizes=self.sizes
-            )
+            partial(epoch_order, self.labels, self.class_sampling, self.key, beta=self.beta, sizes=self.sizes)
         )
         plan, step = self.plan or StepPlan(self.steps), self.first_step
         while step < plan.steps:

@@ -14,6 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -252,20 +253,17 @@ class _Packer:
     def run(self) -> PackResult:
         image_extensions()  # loads Pillow's plugins once, before the threads would
         done = 0
-        with IGNORED_WARNINGS, ThreadPoolExecutor(_THREADS) as pool:
-            try:
-                for split in (*SPLITS, ""):
-                    rows = np.flatnonzero(self.dataset.split == split)
-                    key = Key.of(self.packing.seed).fold("shards", split)
-                    rows = rows[key.generator().permutation(len(rows))]
-                    before = len(self.shards)
-                    for chunk in (rows[first : first + _CHUNK] for first in range(0, len(rows), _CHUNK)):
-                        self._add_chunk(chunk.tolist(), pool, split or "images", before)
-                        done += len(chunk)
-                        self.progress(done)
-                    self._close()
-            finally:
-                self._close()
+        with IGNORED_WARNINGS, ThreadPoolExecutor(_THREADS) as pool, closing(self):
+            for split in (*SPLITS, ""):
+                rows = np.flatnonzero(self.dataset.split == split)
+                key = Key.of(self.packing.seed).fold("shards", split)
+                rows = rows[key.generator().permutation(len(rows))]
+                before = len(self.shards)
+                for chunk in (rows[first : first + _CHUNK] for first in range(0, len(rows), _CHUNK)):
+                    self._add_chunk(chunk.tolist(), pool, split or "images", before)
+                    done += len(chunk)
+                    self.progress(done)
+                self.close()
         kept = np.setdiff1d(np.arange(len(self.dataset)), list(self.skipped))
         written = self.places | {CHECKSUM: self.checksums}
         table = self.dataset.table.assign(path=self.paths, **written).iloc[kept].reset_index(drop=True)
@@ -313,13 +311,13 @@ class _Packer:
             # With the end mark and padding.
             size = -(-(self.tar.offset + needed + 2 * _BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
             if size > self.packing.shard_bytes or self.images == self.packing.shard_images:
-                self._close()
+                self.close()
         if self.tar is None:
             file = self.folder / pattern.format(len(self.shards) - before)
-            self.tar = tarfile.open(file, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by _close
+            self.tar = tarfile.open(file, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by close
         return self.tar
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self.tar is None:
             return
         file = Path(str(self.tar.name))
