@@ -45,15 +45,9 @@ class _ReferenceRaster:
     every: int
     seen: int | None
 
-    @classmethod
-    def of(cls, file: str, dataset: RasterDataset, *, every_seen: bool) -> _ReferenceRaster:
-        seen = None if every_seen else len(set(geotiff.visible_bands(dataset)))
-        return cls(file, len(geotiff.all_bands(dataset)), seen)
-
     def mismatch(self, dataset: RasterDataset, bands: Bands) -> str:
         """Why a raster has another number of bands. As many visible bands match too."""
-        other = _ReferenceRaster.of("", dataset, every_seen=self.seen is None)
-        if other.every == self.every or (self.seen is not None and other.seen == self.seen):
+        if len(geotiff.all_bands(dataset)) == self.every or len(set(geotiff.visible_bands(dataset))) == self.seen:
             return ""
         fix = f"{self.file} has {self.every}. Give rasters with equal bands, or select `bands` that all have."
         return checks.missing_bands_fault(checks.band_count(dataset), bands, fix)
@@ -158,7 +152,8 @@ def _select_bands(rasters: Sequence[str], selection: BandSelection) -> tuple[Ban
                     # Without colors: given bands may be in any order.
                     return Bands(selection, names=geotiff.band_names(dataset, selection)), None
                 numbers = (geotiff.visible_bands if selection is None else geotiff.all_bands)(dataset)
-                first = _ReferenceRaster.of(file, dataset, every_seen=selection == "all")
+                seen = None if selection == "all" else len(set(geotiff.visible_bands(dataset)))
+                first = _ReferenceRaster(file, len(geotiff.all_bands(dataset)), seen)
                 return Bands(numbers, names=geotiff.band_names_or_colors(dataset, numbers)), first
         except InputError:
             if not checks.has_gdal():
