@@ -72,7 +72,7 @@ def test_too_many_undecodable_images_stop_the_run(photos):
 def test_large_datasets_are_decoded_in_part(photos, monkeypatch):
     decoded = []
     monkeypatch.setattr(module, "_MOST_DECODED", 7)
-    monkeypatch.setattr(module, "find_undecodable", lambda dataset, rows, **options: decoded.extend(rows) or {})
+    monkeypatch.setattr(module, "decode_all", lambda dataset, rows, **options: decoded.extend(rows) or {})
     prepare(photos)
     assert len(decoded) == 7
 

@@ -15,11 +15,10 @@ import numpy as np
 from efficientnetv2.data.bands import measure_bands
 from efficientnetv2.data.csv_dialect import read_header
 from efficientnetv2.data.dataset import ImageDataset, load_dataset, validate_choices
-from efficientnetv2.data.image_checks import shard_damage
 from efficientnetv2.data.raster_checks import dtype_group, is_raster
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.data.shards.reader import ShardDamage
+from efficientnetv2.data.shards.reader import ShardDamage, find_damage
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.shell import option_args
@@ -202,7 +201,7 @@ def report_notes(dataset: ImageDataset, *, strict: bool) -> ShardDamage:
     """
     for note in dataset.notes:
         _logger.info(note)
-    damage = shard_damage(dataset, strict=strict)
+    damage = find_damage(dataset, strict=strict)
     for note in damage.notes[:_MAX_SHARDS]:
         _logger.info(note)
     if len(damage.notes) > _MAX_SHARDS:

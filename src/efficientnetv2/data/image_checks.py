@@ -13,10 +13,9 @@ import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import AHEAD, MAX_UNREADABLE, FileProbe, map_chunks, probe, probe_bytes
-from efficientnetv2.data.image_io import UnreadableImageError, max_level
+from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.imagenet_check import recognized
 from efficientnetv2.data.open_image import regular_file
-from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import CONTENT, ShardSet
 from efficientnetv2.data.shards.reader import ShardDamage, ShardReader, content_hash, find_damage
@@ -53,13 +52,13 @@ def validate_images(
     Raises InputError where more than 5 % of the files are unreadable (``strict``: any file or shard), a shard was
     replaced, or identical files are in two splits. In a published dataset they stay, so that metrics compare.
     """
-    damage = shard_damage(dataset, strict=strict)
+    damage = find_damage(dataset, strict=strict)
     if dataset.shards is None:
         rows, probes, digests = _check_files(dataset, progress)
     else:
         rows, probes, digests = _check_packed(dataset, dataset.shards, damage, progress)
     reasons = {row: found.reason for row, found in zip(rows, probes, strict=True) if found.reason}
-    _refuse_unreadable(dataset, reasons, strict)
+    refuse_unreadable(dataset, reasons, strict)
     reasons |= damage.reasons
     contents = np.arange(len(dataset), dtype=np.int64)
     alike = digests.index.to_numpy()
@@ -73,41 +72,6 @@ def validate_images(
         *_conversion_notes(probes),
     )
     return ImageValidation(dict(sorted(reasons.items())), contents, notes, len(conflicts))
-
-
-def find_undecodable(
-    dataset: ImageDataset, rows: Sequence[int], *, strict: bool = False, progress: Callable[[int], object] | None = None
-) -> dict[int, str]:
-    """Decode images once, at their smallest scale, since ``validate_images`` decodes few JPEGs.
-
-    Returns the reason of each image that cannot be decoded, by its row. Raises InputError as ``validate_images``.
-    """
-    reader = source_reader(dataset)
-
-    def decode_chunk(chunk: Sequence[int]) -> list[str]:
-        ahead, faults = reader.ahead(chunk), []
-        for row in chunk:
-            try:
-                max_level(ahead.source(row))
-                faults.append("")
-            except UnreadableImageError as error:
-                faults.append(error.reason)
-        return faults
-
-    found = zip(rows, map_chunks(decode_chunk, rows, progress), strict=True)
-    reasons = {row: reason for row, reason in found if reason}
-    _refuse_unreadable(dataset, reasons, strict)
-    return reasons
-
-
-def shard_damage(dataset: ImageDataset, *, strict: bool) -> ShardDamage:
-    """Damage of a dataset's shards. Raises InputError for a replaced shard; with ``strict`` for a damaged one, too."""
-    if dataset.shards is None:
-        return ShardDamage({}, ())
-    damage = find_damage(dataset.table, dataset.shards)
-    if strict and damage.notes:
-        raise InputError(f"{dataset.source}: {damage.notes[0]} Repair it, or leave `strict` out.")
-    return damage
 
 
 def _check_files(
@@ -158,7 +122,8 @@ def _check_packed(
     return rows, probes, pd.Series(hashes).iloc[usable]
 
 
-def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: bool) -> None:
+def refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: bool) -> None:
+    """Raise InputError if more than 5 % of the images cannot be read, or with ``strict`` any."""
     count, total = len(reasons), len(dataset)
     shown = "; ".join(f"{_location(dataset, row)} {reasons[row]}" for row in sorted(reasons)[:5])
     if (strict and reasons) or count > MAX_UNREADABLE * total:

@@ -14,11 +14,12 @@ import numpy as np
 from efficientnetv2.data.config import DataConfig, with_bands
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.data.image_checks import find_undecodable, validate_images
-from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.file_probe import map_chunks
+from efficientnetv2.data.image_checks import refuse_unreadable, validate_images
+from efficientnetv2.data.image_io import UnreadableImageError, max_level
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.imagenet_check import Published, compare
-from efficientnetv2.data.readers import eval_reader
+from efficientnetv2.data.readers import eval_reader, source_reader
 from efficientnetv2.data.records import Ints, excluded_copies, validate_copies
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import (
@@ -232,9 +233,26 @@ def decode_evaluated(
 
 
 def decode_all(dataset: ImageDataset, rows: Ints, *, strict: bool) -> dict[int, str]:
-    """Decode images. Returns the reason of each damaged one, by its row; raises InputError as ``decode_evaluated``."""
+    """Decode images at their smallest scale, since ``validate_images`` decodes few JPEGs.
+
+    Returns the reason of each damaged one, by its row. Raises InputError as ``decode_evaluated``.
+    """
+    reader = source_reader(dataset)
+
+    def decode_chunk(chunk: Sequence[int]) -> list[str]:
+        ahead, faults = reader.ahead(chunk), []
+        for row in chunk:
+            try:
+                max_level(ahead.source(row))
+                faults.append("")
+            except UnreadableImageError as error:
+                faults.append(error.reason)
+        return faults
+
     with progress("decoding", len(rows)) as counted:
-        bad = find_undecodable(dataset, rows.tolist(), strict=strict, progress=counted)
+        faults = map_chunks(decode_chunk, rows.tolist(), counted)
+        bad = {row: reason for row, reason in zip(rows.tolist(), faults, strict=True) if reason}
+        refuse_unreadable(dataset, bad, strict)
     if bad:
         row, reason = next(iter(bad.items()))
         _logger.info(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.records import ImageRecords
 from efficientnetv2.data.shards.index import CHECKSUM, PLACE, ShardSet
 from efficientnetv2.data.shards.storage import LocalStore, Range, store_at
 from efficientnetv2.utils.errors import InputError, pluralize
@@ -80,9 +81,15 @@ class ShardDamage:
     notes: tuple[str, ...]
 
 
-def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
-    """Compare the sizes of shards with their index, without reading images. Raises InputError for a replaced shard."""
-    number, offset, size = (table[name].to_numpy(dtype=np.int64) for name in PLACE)
+def find_damage(records: ImageRecords, *, strict: bool) -> ShardDamage:
+    """Compare the sizes of shards, if there are any, with their index, without reading images.
+
+    Raises InputError for a replaced shard, and with ``strict`` for a damaged one.
+    """
+    shards = records.shards
+    if shards is None:
+        return ShardDamage({}, ())
+    number, offset, size = (records.table[name].to_numpy(dtype=np.int64) for name in PLACE)
     used = np.flatnonzero(np.bincount(number, minlength=len(shards.shards)))
     stats = store_at(shards.base).stats([shards.shards[shard].name for shard in used])
     reasons: dict[int, str] = {}
@@ -108,4 +115,6 @@ def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
             reasons |= dict.fromkeys(gone.tolist(), f"is lost: the shard {damage}")
             left = f"{len(rows) - len(gone)} of its {pluralize(len(rows), 'image')} found"
             notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} are used.")
+    if strict and notes:
+        raise InputError(f"{records.source}: {notes[0]} Repair it, or leave `strict` out.")
     return ShardDamage(reasons, tuple(notes))
