@@ -20,7 +20,7 @@ from efficientnetv2.data.image_io import UnreadableImageError, max_level
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.imagenet_check import Published, compare
 from efficientnetv2.data.readers import eval_reader, source_reader
-from efficientnetv2.data.records import Ints, excluded_copies, validate_copies
+from efficientnetv2.data.records import Ints, is_copy, validate_copies
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import (
     MINIVAL_USE,
@@ -167,8 +167,9 @@ def prepare_data(
     if evaluated != eval_split:
         note = f"No images are given as test, which the recipe would evaluate. {note}"
     dataset, minival_note, has_selection_set = _with_minival(dataset, minival, contents)
-    copies, copies_note = excluded_copies(dataset, ~dataset.in_train)
-    if copies.any():
+    copies, copies_note = is_copy(dataset) & ~dataset.in_train, ""
+    if copies.any():  # metrics are of originals only
+        copies_note = f" Left out: {pluralize(int(copies.sum()), 'image')} made from those held out."
         dataset, contents = dataset.select(np.flatnonzero(~copies)), contents[~copies]
     dataset = with_bands(dataset, source, seed=seed)
     parts = ("minival", evaluated) if has_selection_set else (evaluated,)

@@ -262,10 +262,3 @@ def validate_copies(records: ImageRecords) -> None:
             f"labels ({pluralize(len(differ), 'such image')}). Correct the labels of all, or balance the corrected "
             "images again."
         )
-
-
-def excluded_copies(records: ImageRecords, rows: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], str]:
-    """Copies among these (N,) images, to exclude from metrics, and a sentence on them. Empty for none."""
-    copies = is_copy(records) & rows
-    images = pluralize(int(copies.sum()), "image")
-    return copies, f" Left out: {images} made from those held out." if copies.any() else ""
