@@ -9,14 +9,7 @@ import pytest
 from tests.messages import mentioning, mentions
 from tests.recipes import with_overrides
 
-from efficientnetv2.training.recipe_fields import (
-    all_fields,
-    field_values,
-    fields_of,
-    find_fields,
-    format_value,
-    recipe_parts,
-)
+from efficientnetv2.training.recipe_fields import all_fields, field_values, find_fields, format_value, recipe_parts
 from efficientnetv2.training.recipe_io import field_names_at, validate_recipe
 from efficientnetv2.training.recipes import get_recipe, named_recipes
 from efficientnetv2.utils.errors import InputError
@@ -116,7 +109,7 @@ def test_displayed_values_are_accepted_as_overrides(name):
         ("crop", ["crop_mode", "crop_pct", "crop_scale_min"]),
         ("lr", ["optimizer.lr"]),
         ("optimizer.n", ["optimizer.name"]),
-        ("schedule", [field.name for field in fields_of("schedule")]),
+        ("schedule", [name for name in FIELDS if name.startswith("schedule.")]),
         ("", list(FIELDS)),
     ],
 )

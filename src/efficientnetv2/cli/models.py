@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from efficientnetv2.cli import options
@@ -138,7 +139,7 @@ def _print_fields(name: str | None, word: str, as_json: bool) -> None:
     found = find_fields(word)
     values = None if name is None else field_values(load_recipe(name, "NAME"))
     if as_json:
-        print_json([one.to_json() | ({} if values is None else {"value": values[one.name]}) for one in found])
+        print_json([asdict(one) | ({} if values is None else {"value": values[one.name]}) for one in found])
         return
     columns = ["field", "values", "default", *([] if name is None else [f"in {name}"]), "meaning"]
     rows = []

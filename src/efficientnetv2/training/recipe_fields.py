@@ -5,7 +5,7 @@ All of it comes from the classes: values and defaults from pydantic, description
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -54,10 +54,6 @@ class RecipeField:
     default: Any  # Plain JSON value
     meaning: str  # In Markdown
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
 
 def recipe_parts() -> dict[str, Any]:
     """The classes of a recipe by field name: "" is the recipe itself, then its parts."""
@@ -68,34 +64,28 @@ def recipe_parts() -> dict[str, Any]:
     return parts
 
 
-def fields_of(part: str) -> list[RecipeField]:
-    """The fields of one of ``recipe_parts``."""
-    parts = recipe_parts()
-    owner = parts[part]
-    schema = TypeAdapter(owner).json_schema()
-    fields = []
-    for name, field in owner.__pydantic_fields__.items():
-        if not part and name in parts:
-            continue
-        bounds = RANGES.get(name) if owner is ProgressiveSchedule else None
-        default = None if field.is_required() else field.get_default(call_default_factory=True)
-        if owner is ProgressiveSchedule:
-            default = DEFAULT_RATES.get(name, default)
-        fields.append(
-            RecipeField(
-                name=f"{part}.{name}" if part else name,
-                values=_join_or(_values(schema["properties"][name], schema.get("$defs", {}), bounds)),
-                required=field.is_required(),
-                default=TypeAdapter(Any).dump_python(default, mode="json"),
-                meaning=_markdown(field.description or ""),
-            )
-        )
-    return fields
-
-
 def all_fields() -> list[RecipeField]:
     """The fields of all parts, the recipe's own first."""
-    return [field for part in recipe_parts() for field in fields_of(part)]
+    parts, fields = recipe_parts(), []
+    for part, owner in parts.items():
+        schema = TypeAdapter(owner).json_schema()
+        for name, field in owner.__pydantic_fields__.items():
+            if not part and name in parts:
+                continue
+            bounds = RANGES.get(name) if owner is ProgressiveSchedule else None
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            if owner is ProgressiveSchedule:
+                default = DEFAULT_RATES.get(name, default)
+            fields.append(
+                RecipeField(
+                    name=f"{part}.{name}" if part else name,
+                    values=_join_or(_values(schema["properties"][name], schema.get("$defs", {}), bounds)),
+                    required=field.is_required(),
+                    default=TypeAdapter(Any).dump_python(default, mode="json"),
+                    meaning=" ".join((field.description or "").replace("``", "`").split()),
+                )
+            )
+    return fields
 
 
 def find_fields(word: str) -> list[RecipeField]:
@@ -126,11 +116,11 @@ def canonical_field(word: str) -> str | None:
 def field_values(recipe: Recipe) -> dict[str, Any]:
     """Plain JSON value of each field of a recipe, by full name."""
     plain = recipe.to_json()
-    return {
-        field.name: (plain[part] if part else plain)[_last(field.name)]
-        for part in recipe_parts()
-        for field in fields_of(part)
-    }
+    values = {}
+    for field in all_fields():
+        part, _, name = field.name.rpartition(".")
+        values[field.name] = (plain[part] if part else plain)[name]
+    return values
 
 
 def format_value(value: Any) -> str:
@@ -191,7 +181,3 @@ def _number(schema: dict[str, Any]) -> str:
 
 def _join_or(words: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _markdown(text: str) -> str:
-    return " ".join(text.replace("``", "`").split())
