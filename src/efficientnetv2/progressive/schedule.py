@@ -249,16 +249,11 @@ class ProgressiveSchedule:
 
     def with_image_size(self, end_px: int) -> ProgressiveSchedule:
         """The same schedule, its sizes scaled so that the last stage trains at ``end_px``."""
-        start, end = _ends(self.image_size)
-        multiple = self.size_multiple if end_px % self.size_multiple == 0 else 1
-        if start == end:
+        size, multiple = self.image_size, self.size_multiple if end_px % self.size_multiple == 0 else 1
+        if not isinstance(size, Ramp) or size.start == size.end:
             return replace(self, image_size=float(end_px), size_multiple=multiple)
-        ramp = Ramp(
-            max(IMAGE_SIZE[0], multiple, start * end_px / end),
-            end_px,
-            isinstance(self.image_size, Ramp) and self.image_size.continuous,
-        )
-        return replace(self, image_size=ramp, size_multiple=multiple)
+        start = max(multiple, size.start * end_px / size.end)
+        return replace(self, image_size=Ramp(start, end_px, size.continuous), size_multiple=multiple)
 
     def with_stage_times(
         self, step_s: Sequence[float], stage_time: Sequence[float] | None = None

@@ -152,7 +152,12 @@ class Pacer:
             self._slowdown = self._took_s / self._expected_s
             self._took_s, self._expected_s = _SPEED_MEMORY * self._took_s, _SPEED_MEMORY * self._expected_s
         begin = self._plan.position(first)
-        left_s = self._limit.seconds * (1 - RESERVE) - self.used_s - self._end_s(begin)
+        stages = sum(end > begin for end in self._ends)
+        # Of all that remains after that position, but steps and validations.
+        end_s = stages * self._limit.rates.checkpoints.each_s
+        end_s += self._final_s * self._validation_each_s / self._validation_s
+        end_s += self._slowdown * self._limit.report_s
+        left_s = self._limit.seconds * (1 - RESERVE) - self.used_s - end_s
         left_s -= (first - step) * self._slowdown * self._mean_step_s(self._plan.position(step), begin)
         each_s = self._slowdown * self._mean_step_s(begin, self._setup.length.steps)
         validations = sum(step > begin for step in self._validations)
@@ -162,7 +167,6 @@ class Pacer:
         steps = (left_s - validating_s) / each_s
         if steps < validations and not self._thins:  # some steps pass several of them, and validate once
             steps = left_s / (each_s + self._validation_each_s)
-        stages = sum(end > begin for end in self._ends)
         return Revision(step, first, first + max(stages, math.floor(steps)))
 
     @property
@@ -177,9 +181,3 @@ class Pacer:
         positions = np.linspace(begin, max(begin, min(end, steps) - 1), _SAMPLES).astype(int).clip(max=steps - 1)
         sizes = [progressive.at(position, total_steps=steps).image_size for position in positions.tolist()]
         return float(np.mean([self._limit.rates.step_s(px) for px in sizes]))
-
-    def _end_s(self, begin: float) -> float:
-        """Seconds of all that remains after a position, but steps and validations."""
-        saved_s = sum(end > begin for end in self._ends) * self._limit.rates.checkpoints.each_s
-        final_s = self._final_s * self._validation_each_s / self._validation_s
-        return saved_s + final_s + self._slowdown * self._limit.report_s
