@@ -17,20 +17,20 @@ from efficientnetv2.architectures.spec import Architecture, GlobalPool
 from efficientnetv2.data.imagenet_check import Published
 from efficientnetv2.data.sampler import DEFAULT_BETA, ClassSampling
 from efficientnetv2.data.splits import EvalSplit
-from efficientnetv2.preprocessing import TTA, CropMode
+from efficientnetv2.preprocessing import MAX_IMAGE_SIZE, TTA, CropMode
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, refuse_boolean_numbers
 from efficientnetv2.transforms.pipeline import AugmentPlan
 from efficientnetv2.utils.device import Precision
 from efficientnetv2.utils.probability import Activation
 
-# Upper limits, of epochs and of the batch size, and of the image size at evaluation. More is a typing error. Ours.
-MAX_COUNT, _MAX_IMAGE_SIZE = 1_000_000, 4096
+# Upper limit of epochs and of the batch size. More is a typing error. Ours.
+MAX_COUNT = 1_000_000
 # What a recipe's schedule has where it names no rate. Outside a recipe, the model keeps the rate it was built with.
 DEFAULT_RATES = {"dropout": 0.0, "drop_path": 0.0}
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-ImageSize = Annotated[int, Field(ge=1, le=_MAX_IMAGE_SIZE)]
+ImageSize = Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]
 
 
 class StrictModel(BaseModel):

@@ -142,9 +142,8 @@ def resolve_unmeasured(
         recipe = _changed(recipe, {"minival": None})
     # Image sizes, model, epochs, batch and precision.
     constraints = TimeConstraints(minutes, compile_within_s=compile_within_s)
-    lowers = budget is not None and minutes is not None and not sets_sizes(request.overrides)
     with progress("choosing precision and memory", None), as_details():
-        if lowers and minutes is not None:
+        if budget is not None and minutes is not None and not sets_sizes(request.overrides):
             read_s = seconds_per_read(data.train, recipe, hardware.workers)
             constraints = replace(constraints, training_s=60 * minutes * _STEPS_FRACTION, read_s=read_s)
         train = TrainingSet(
@@ -311,7 +310,7 @@ def add_final_notes(run: ResolvedRun) -> ResolvedRun:
     """The run with the notes on its length, its classifier and its preprocessing, which are known last."""
     recipe = run.recipe
     has_start = recipe.weights != "none" and bool(run.network.class_names or recipe.head_init == "linear_probe")
-    patience = unused_patience(recipe, RunLength.of(recipe, len(run.data.train)), has_start=has_start)
+    shown = unused_patience(recipe, RunLength.of(recipe, len(run.data.train)), has_start=has_start)
     notes = []
     if recipe.weights != "none":
         if recipe.head_init == "linear_probe" and not run.network.class_names:
@@ -324,7 +323,6 @@ def add_final_notes(run: ResolvedRun) -> ResolvedRun:
         )
         notes.append(note)
     own, weights = run.preprocessing.bands, run.network.preprocessing.bands
-    shown = [*patience]
     if recipe.weights != "none" and own is not None and weights is not None and own.numbers != weights.numbers:
         before, now = (",".join(map(str, bands.numbers)) for bands in (weights, own))
         shown.append(

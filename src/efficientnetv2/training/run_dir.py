@@ -209,12 +209,10 @@ class NullRunDir(RunDir):
 
 def read_skipped(file: Path) -> list[tuple[str, str]]:
     """Path and reason of each image in ``skipped.csv``; none if the file is missing or damaged."""
-    if not file.exists():
-        return []
     try:
         with file.open(encoding="utf-8", newline="") as lines:
             rows = list(csv.DictReader(lines))
-    except (UnicodeDecodeError, csv.Error):
+    except (FileNotFoundError, UnicodeDecodeError, csv.Error):
         return []
     return [(path, row.get("reason") or "") for row in rows if (path := row.get("path"))]
 

@@ -131,8 +131,7 @@ def repeat_recipe(request: RunRequest) -> RunRequest:
 
 
 def _resumed(path: Path, overrides: TrainOverrides, options: RunOptions) -> RunRequest:
-    recipe = resumed_recipe(overrides, RunDir(path))
-    return RunRequest(path, recipe, overrides, options, resumed=True)
+    return RunRequest(path, resumed_recipe(overrides, RunDir(path)), overrides, options, resumed=True)
 
 
 def _how_to_resume(path: Path | None) -> str:
@@ -147,11 +146,7 @@ def _how_to_resume(path: Path | None) -> str:
 
 
 def _run_of_launch(world: World, out: Path | None) -> Path | None:
-    """The run that an earlier start of this launch began; None if there is none.
-
-    A replaced machine does not know of restarts, so an unfinished run is always resumed. A finished one is only at a
-    restart: else it is of an earlier launch of the same name.
-    """
+    """The run that an earlier start of this launch began; None if there is none."""
     for recipe_file in runs_newest_first(RUNS) if out is None else [out / "recipe.yaml"]:
         if not recipe_file.exists():
             continue
@@ -159,6 +154,8 @@ def _run_of_launch(world: World, out: Path | None) -> Path | None:
         if not folder.beginning_file.exists():  # a copy of a part of a run
             continue
         with suppress(InputError):  # a damaged one is not resumed, and bars no other
+            # A replaced machine does not know of restarts, so an unfinished run is always resumed. A finished one is
+            # only at a restart: else it is of an earlier launch of the same name.
             is_open = world.restarts > 0 or not folder.finished
             if is_open and folder.beginning().get("launch") == world.launch:
                 return folder.path

@@ -92,9 +92,8 @@ def channel_notes(recipe: Recipe, in_channels: int) -> list[str]:
     """A note on augmentation that is reduced for images that are not RGB."""
     if in_channels == RGB:
         return []
-    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
     parts = []
-    if any(stage.randaugment is not None for stage in stages):
+    if recipe.progressive.randaugment is not None:
         parts.append(f"RandAugment draws from {', '.join(operation_names(in_channels))}")
     if recipe.augment.color:
         parts.append("the jitter changes brightness alone")

@@ -178,11 +178,8 @@ class LengthBudget:
 
     def epochs(self, timings: StepTimings) -> float:
         """The epochs that fit into the minutes, with one step per stage at least."""
-
-        def needed(steps: int) -> float:
-            return self.minutes_for(steps, timings)
-
         assert self.minutes is not None
+        needed = partial(self.minutes_for, timings=timings)
         fewest = self.recipe.progressive.stages
         if (shortest := needed(fewest)) > self.minutes:
             digit = 10 ** (math.floor(math.log10(shortest)) - 1)  # rounded up to two digits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -96,8 +95,7 @@ class Validator:
         )
         name, mean = macro_metric(score)
         metrics = {"top1": score.top1, name: mean, "num_images": score.num_images}
-        row: dict[str, Any] = {"kind": kind, "step": step, "epoch": self._context.epoch, **metrics}
-        setup.folder.record(row)
+        setup.folder.record({"kind": kind, "step": step, "epoch": self._context.epoch, **metrics})
         return metrics
 
     def _log(self, metrics: dict[str, float], split: str, note: str = "") -> None:

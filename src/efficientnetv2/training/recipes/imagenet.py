@@ -11,8 +11,6 @@ from efficientnetv2.progressive.schedule import Ramp
 from efficientnetv2.training.recipe import NamedRecipe, Optimizer, Recipe, Schedule
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
-Form = Literal["paper", "released"]
-
 # Batch-norm momentum as in Keras. Source: arXiv:2104.00298, section 5.1, and google/automl, efficientnetv2.
 _BATCH_NORM_MOMENTUM = {"paper": 0.99, "released": 0.9}
 # Training images held out for selection, from the same places. The released code takes other files.
@@ -29,7 +27,7 @@ _VALIDATION_IMAGES_21K = 100_000
 _RMSPROP = Optimizer(name="rmsprop", lr=0.256, weight_decay=1e-5, epsilon=1e-3)
 
 
-def _from_scratch(size: str, form: Form) -> Recipe:
+def _from_scratch(size: str, form: Literal["paper", "released"]) -> Recipe:
     """ImageNet-1k from scratch.
 
     arXiv:2104.00298, section 5.1, and the released code agree on: RMSprop with decay and momentum 0.9, weight decay
@@ -102,7 +100,7 @@ _IMAGENET21K_RELEASED = Recipe(
     crop_mode="center",
     crop_pct=224 / (224 + 32),
     eval_image_size=224,
-    crop_scale_min=0.05,
+    crop_scale_min=_CROP_SCALE_MIN,
     augment=AugmentPlan(flip="horizontal"),
     val_fraction=_VALIDATION_IMAGES_21K,
 )
