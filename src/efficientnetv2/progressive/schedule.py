@@ -186,8 +186,9 @@ class ProgressiveSchedule:
             raise ValueError(f"random_draws is {self.random_draws}, but only order 'random' draws stages")
         for name, (low, high) in RANGES.items():
             quantity = getattr(self, name)
-            for value in _ends(quantity):
-                if not low <= value <= high:
+            ends = (quantity.start, quantity.end) if isinstance(quantity, Ramp) else (quantity,)
+            for value in ends:
+                if value is not None and not low <= value <= high:
                     raise ValueError(f"{name} is {value:g}, but must be between {low:g} and {high:g}")
             if isinstance(quantity, Ramp) and quantity.start > quantity.end:
                 start, end = f"{quantity.start:g}", f"{quantity.end:g}"
@@ -317,12 +318,6 @@ class ProgressiveSchedule:
 def _one_each(values: Sequence[float], stages: int) -> bool:
     """Whether there is a finite number above 0 for each stage."""
     return len(values) == stages and all(0 < value < math.inf for value in values)
-
-
-def _ends(quantity: Quantity | None) -> tuple[float, ...]:
-    if quantity is None:
-        return ()
-    return (quantity.start, quantity.end) if isinstance(quantity, Ramp) else (quantity, quantity)
 
 
 class Revision(NamedTuple):

@@ -350,14 +350,11 @@ class NamedRecipe:
         """Title, command, cost and result, source, and what is ours."""
         command = f"{self.data} --recipe {self.recipe.name}"
         estimate = "" if self.has_cost else f" Estimate for this machine: effnetv2 train --dry-run {command}"
-        sections = {
-            "Run": f"effnetv2 train {command}{self.run}",
-            "Cost and result": self.result + estimate,
-            "Source": self.source,
-            "Ours": self.ours,
-        }
-        lines = (
-            textwrap.fill(f"{name}: {text}", 118, subsequent_indent="    ", break_on_hyphens=False)
-            for name, text in sections.items()
+        sections = (
+            f"Run: effnetv2 train {command}{self.run}",
+            f"Cost and result: {self.result}{estimate}",
+            f"Source: {self.source}",
+            f"Ours: {self.ours}",
         )
+        lines = [textwrap.fill(text, 118, subsequent_indent="    ", break_on_hyphens=False) for text in sections]
         return "\n".join([self.title, "", *lines])

@@ -8,7 +8,7 @@ import tempfile
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -117,8 +117,7 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
         free_s = 60 * (minutes - length.minutes_for(run.recipe.progressive.stages, timings))
         run, probing_s = _probe_in_time(run, timings, hardware, max(0.0, min(budget.left_s, free_s)))
         shared = timings.shared(length.at_once, run.recipe.num_groups)
-        limit = TimeLimit(60 * minutes, after_s, shared, began=budget.began)
-        run = replace(run, limit=limit)
+        run = replace(run, limit=TimeLimit(60 * minutes, after_s, shared, began=budget.began))
         length = replace(length, spent_s=length.spent_s + probing_s)
     return with_length(run, length, timings)
 
@@ -173,8 +172,7 @@ class LengthBudget:
 
     def is_exceeded(self, timings: StepTimings) -> bool:
         """Whether not even one step per stage fits, by timings of this run or better ones."""
-        fewest = self.recipe.progressive.stages
-        return self.minutes is not None and self.minutes_for(fewest, timings) > self.minutes
+        return self.minutes is not None and self.minutes_for(self.recipe.progressive.stages, timings) > self.minutes
 
     def epochs(self, timings: StepTimings) -> float:
         """The epochs that fit into the minutes, with one step per stage at least."""
@@ -265,15 +263,15 @@ def scratch_dir(run: Path) -> Iterator[Path]:
     is that of a partial file, so that a run may start although a killed run has left one.
     """
     parent = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.is_dir())
-    with ExitStack() as stack:
-        stack.enter_context(signals_as_ctrl_c())
+    with signals_as_ctrl_c():
         try:
             folder = tempfile.TemporaryDirectory(
                 prefix=".measured.", suffix=".partial", dir=parent, ignore_cleanup_errors=True
             )
         except OSError as error:
             raise InputError(f"{parent}: {error.strerror or error}. Give another `output`.") from error
-        yield Path(stack.enter_context(folder))
+        with folder as name:
+            yield Path(name)
 
 
 def report_s(setup: RunSetup, timings: StepTimings) -> float:

@@ -219,11 +219,8 @@ class _StepTimer:
                 return
 
     def _after_step(self) -> None:
-        """Note the time of a step. The device is waited for only where timing starts and ends.
-
-        Steps whose images workers had read ahead are trained on, but not counted.
-        """
-        if self._enough:
+        """Note the time of a step. The device is waited for only where timing starts and ends."""
+        if self._enough:  # workers had read ahead for this one
             return
         self._marks.append(time.perf_counter())
         if len(self._marks) <= 1 + self._warm_up or self._enough:
