@@ -13,6 +13,7 @@ import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -460,9 +461,12 @@ def test_default_learning_rate_follows_the_batch_size(trained, tmp_path):
 
 
 def test_preprocessing_note_has_both_image_sizes():
-    preprocessing = Preprocessing(image_size=96, crop_mode="squash")
-    note = preprocessing_note(preprocessing, preprocessing, trained_px=128, eval_image_size=96)
-    assert mentions(note, "96", "128")
+    recipe = with_overrides(get_recipe("quick"), ["eval_image_size=96"])
+    weights = SimpleNamespace(preprocessing=Preprocessing(image_size=96, crop_mode="squash"))
+    run = SimpleNamespace(
+        recipe=recipe, request=SimpleNamespace(recipe=recipe), network=weights, preprocessing=weights.preprocessing
+    )
+    assert mentions(preprocessing_note(run), "96", "128")
 
 
 def test_preprocessing_of_the_weights_is_reported(trained, tmp_path):

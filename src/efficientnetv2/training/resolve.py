@@ -315,13 +315,7 @@ def add_final_notes(run: ResolvedRun) -> ResolvedRun:
     if recipe.weights != "none":
         if recipe.head_init == "linear_probe" and not run.network.class_names:
             notes.append("Classifier: starts as the linear probe.")
-        note = preprocessing_note(
-            run.preprocessing,
-            run.network.preprocessing,
-            trained_px=recipe.progressive.last.image_size,
-            eval_image_size=run.request.recipe.eval_image_size,
-        )
-        notes.append(note)
+        notes.append(preprocessing_note(run))
     own, weights = run.preprocessing.bands, run.network.preprocessing.bands
     if recipe.weights != "none" and own is not None and weights is not None and own.numbers != weights.numbers:
         before, now = (",".join(map(str, bands.numbers)) for bands in (weights, own))

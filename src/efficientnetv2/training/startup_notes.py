@@ -16,6 +16,7 @@ from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import RGB, Preprocessing
 from efficientnetv2.training.initial_weights import WeightsCandidate, better_weights, model_title
 from efficientnetv2.training.recipe import Recipe, Schedule
+from efficientnetv2.training.run_request import ResolvedRun
 from efficientnetv2.training.run_setup import RunLength
 from efficientnetv2.transforms.auto_augment import operation_names
 from efficientnetv2.transforms.pipeline import AugmentPlan
@@ -134,13 +135,9 @@ def better_weights_note(recipe: Recipe, candidates: Sequence[WeightsCandidate]) 
     ]
 
 
-def preprocessing_note(
-    own: Preprocessing, weights: Preprocessing, *, trained_px: int, eval_image_size: int | None
-) -> str:
-    """Which part of the preprocessing comes from the weights, and which from the recipe.
-
-    ``trained_px`` is the last training size, ``eval_image_size`` the size that the recipe names for evaluation.
-    """
+def preprocessing_note(run: ResolvedRun) -> str:
+    """Which part of the preprocessing comes from the weights, and which from the recipe."""
+    own, weights, trained_px = run.preprocessing, run.network.preprocessing, run.recipe.progressive.last.image_size
     own_bands = own.channels != RGB
     source = "mean and std of the rasters' bands, interpolation" if own_bands else "interpolation, mean and std"
     trained = "as in training" if own.image_size == trained_px else f"though training ends at {trained_px} px"
@@ -151,7 +148,7 @@ def preprocessing_note(
     if weights.crop_pct < 1:
         settings["crop_pct"] = f"{weights.crop_pct:.4g}"
     settings["image_size"] = weights.image_size
-    if eval_image_size is not None:
+    if run.request.recipe.eval_image_size is not None:
         settings["eval_image_size"] = weights.image_size
     fix = " ".join(f"`{name}={value}`" for name, value in settings.items())
     return f"{note} The weights had crop mode {_crop_mode(weights)} at {weights.image_size} px, which is {fix}."
