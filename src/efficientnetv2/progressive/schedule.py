@@ -1,10 +1,6 @@
 """Progressive learning with adaptive regularization (Algorithm 1 of arXiv:2104.00298), and the steps of a run in it.
 
-Image size and regularization grow together over a run, as pure functions of the step::
-
-    schedule = ProgressiveSchedule(stages=4, image_size=Ramp(128, 300), randaugment=Ramp(5, 15))
-    schedule.at(step=0, total_steps=350_000).image_size  # 128
-    schedule.stage(3).randaugment                      # 15.0
+Image size and regularization grow together over a run, as pure functions of the step.
 """
 
 from __future__ import annotations
@@ -250,7 +246,8 @@ class ProgressiveSchedule:
 
     def with_image_size(self, end_px: int) -> ProgressiveSchedule:
         """The same schedule, its sizes scaled so that the last stage trains at ``end_px``."""
-        size, multiple = self.image_size, self.size_multiple if end_px % self.size_multiple == 0 else 1
+        multiple = self.size_multiple if end_px % self.size_multiple == 0 else 1
+        size = self.image_size
         if not isinstance(size, Ramp) or size.start == size.end:
             return replace(self, image_size=float(end_px), size_multiple=multiple)
         start = max(multiple, size.start * end_px / size.end)

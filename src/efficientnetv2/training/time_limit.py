@@ -153,7 +153,7 @@ class Pacer:
             self._took_s, self._expected_s = _SPEED_MEMORY * self._took_s, _SPEED_MEMORY * self._expected_s
         begin = self._plan.position(first)
         stages = sum(end > begin for end in self._ends)
-        # Of all that remains after that position, but steps and validations.
+        # Seconds of all that remains after that position, but steps and validations.
         end_s = stages * self._limit.rates.checkpoints.each_s
         end_s += self._final_s * self._validation_each_s / self._validation_s
         end_s += self._slowdown * self._limit.report_s

@@ -220,7 +220,7 @@ class _StepTimer:
 
     def _after_step(self) -> None:
         """Note the time of a step. The device is waited for only where timing starts and ends."""
-        if self._enough:  # workers had read ahead for this one
+        if self._enough:  # a step whose images workers had read ahead does not count
             return
         self._marks.append(time.perf_counter())
         if len(self._marks) <= 1 + self._warm_up or self._enough:
