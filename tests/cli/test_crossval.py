@@ -335,27 +335,6 @@ def test_candidates_name_their_weights_by_absolute_paths(tmp_path, monkeypatch):
     assert seen == [(f"weights={tmp_path / 'a.safetensors'} seed=1", "flip=none")]
 
 
-def test_relative_weights_of_an_earlier_version_resume(tmp_path, monkeypatch):
-    """The scores of its folds are by the text of the candidates."""
-    file, seen = six_images(tmp_path), []
-
-    def stop(self, folds, folder, title):
-        seen.append(self.config.tries)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(FoldTrainer, "predict", stop)
-    monkeypatch.setattr(crossval, "check_recipes", lambda *_: get_recipe("quick"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.safetensors").touch()
-    config = CrossValConfig(folds=2, tries=("weights=a.safetensors", "flip=none"), members=2)
-    options, saved = RunOptions(tmp_path / "folds", device="cpu"), tmp_path / "folds/crossval.json"
-    for resume in (False, True):
-        with pytest.raises(KeyboardInterrupt):
-            crossval.run_crossval(SHORT, DataConfig(str(file)), replace(options, resume=resume), config)
-        saved.write_text(saved.read_text().replace(f"weights={tmp_path}/", "weights="))
-    assert seen == [(f"weights={tmp_path / 'a.safetensors'}", "flip=none"), config.tries]
-
-
 def saved_in(folder, overrides, config=CrossValConfig(folds=3), source=DataConfig("a.csv")):  # noqa: B008
     SavedCrossVal(overrides, config, source, "d").save(folder)
     return SavedCrossVal.read(folder, source.data)

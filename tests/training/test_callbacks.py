@@ -659,18 +659,6 @@ def test_row_continues_after_an_interruption(job, clock):
     assert second.log.seconds == 2 * 100 + 24 + 7 * 50, "of the run, compiling and validation among it, but the last"
 
 
-def test_checkpoint_of_an_earlier_version_has_no_row_and_no_pending_validation(job, clock):
-    one = job("run")
-    state = init_state(one.network, one.recipe)
-    state.step = 12
-    save_checkpoint(one.folder.checkpoints, state.state_dict() | {"seconds": 7.0}, 12)
-    again, steps = started(one, clock, resume=True)
-    assert not again.validator.is_due
-    assert again.log.seconds == 107
-    steps(13, 24)
-    assert [row["train_s"] for row in one.folder.history()] == [12.0]
-
-
 def test_steps_before_early_stopping_are_in_a_row(job, clock):
     """A validation after step 15 stops the run. Rows are due after 12 and 24."""
     selection, one = SimpleNamespace(over=False, state_dict=dict), job("run")

@@ -83,10 +83,11 @@ def test_settings_of_model_and_weights_are_those_of_the_options(field):
 
 
 def test_run_is_resumed_only_with_the_options_that_it_was_started_with(tmp_path):
-    """Or with fewer of them, or from another cache. An earlier version did not save them."""
+    """Or with fewer of them, or from another cache."""
     own, run = with_overrides(get_recipe("finetune"), ["epochs=2"]), RunDir(tmp_path)
     options = TrainOverrides(model=NETWORK, recipe=own, minutes=0.5, cache="ram", settings=("patience=5",))
     facts = {"command": "", "auto_choices": [], "microbatches": {}, "schema_version": 2}
+    facts |= {"recipe": own.to_json()}
     facts |= {"preprocessing": Preprocessing(image_size=32).to_json()}
     run.recipe_file.write_text(own.to_yaml())
     run.beginning_file.write_text(json.dumps(facts | {"options": options.to_json()}))
@@ -105,8 +106,6 @@ def test_run_is_resumed_only_with_the_options_that_it_was_started_with(tmp_path)
     run.beginning_file.write_text(json.dumps(facts | {"options": {"epochs": 1}}))
     with pytest.raises(InputError, match="Leave out the options"):
         resumed_recipe(options, run)
-    run.beginning_file.write_text(json.dumps(facts))
-    assert resumed_recipe(options, run) == own
 
 
 def of_run(folder, *settings):

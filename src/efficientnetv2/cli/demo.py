@@ -72,8 +72,8 @@ def make_room(out: Path) -> None:
     if out == OUT and _is_demo(out):
         if is_running(out):
             raise InputError(f"{out} has a demo that another process is running. Wait until it ends.")
-        known = {*RUN_FILES, "inspection", "folds"}  # earlier versions also cross-validated, in folds
-        others = sorted({name for name in entry_names(out) if not name.endswith(".partial")} - known)
+        names = {name for name in entry_names(out) if not name.endswith(".partial")}
+        others = sorted(names - {*RUN_FILES, "inspection"})
         if others:
             raise InputError(f"{out} has other files next to an earlier demo ({shorten(others, 3)}). {fix}")
         shutil.rmtree(out)

@@ -54,7 +54,7 @@ ARGUMENTS = {
     **dict.fromkeys(("--data", "--data-dir", "--train-dir", "--source", "--input"), "DATA"),
     **dict.fromkeys(("--model", "-m", "--checkpoint", "--weights"), "MODEL"),
 }
-# What other tools, and earlier versions, call a command.
+# What other tools call a command.
 COMMANDS = {
     **dict.fromkeys(("val", "validate", "eval", "test"), "evaluate"),
     **dict.fromkeys(("infer", "inference"), "predict"),

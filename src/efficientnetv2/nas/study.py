@@ -26,7 +26,7 @@ CONFIG, TARGET = "plan", "trials"
 
 
 class StudyConfig(BaseModel):
-    """All that determines what a study finds. Studies of earlier versions lack the fields with a default.
+    """All that determines what a study finds.
 
     ``recipe`` is resolved except for what depends on the architecture; ``requested_recipe`` is as requested.
     ``seeds`` are of the runs of a trial, ``seed`` of the sampler. ``dataset_digest`` is of paths, labels and splits;
@@ -53,21 +53,20 @@ class StudyConfig(BaseModel):
     class_names: tuple[str, ...]
     hardware: str
     reference: Measurement
-    reference_group: int | None = None
-    reference_at_a_time: int | None = None
-    version: str | None = None
+    reference_group: int | None
+    reference_at_a_time: int
+    version: str
 
     @property
     def reference_timing(self) -> ReferenceTiming:
         """What all workers normalize their times by."""
         assert self.reference.step_seconds is not None, "it was measured when the study began"
-        group = self.reference_group or self.recipe.ghost_batch_size
         return ReferenceTiming(
             self.space.backbone,
-            self.recipe.model_copy(update={"ghost_batch_size": group}),
+            self.recipe.model_copy(update={"ghost_batch_size": self.reference_group}),
             self.reference.step_seconds,
             self.reference.inference_seconds,
-            self.reference_at_a_time or 1,
+            self.reference_at_a_time,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -141,12 +140,12 @@ def require_same_config(
         )
 
 
-def version_warning(began: str | None, here: str) -> str | None:
+def version_warning(began: str, here: str) -> str | None:
     """A warning where a study continues with another version of the package; None if it is the same."""
     if began == here:
         return None
     return (
-        f"The study was started with efficientnetv2 {began or 'of an earlier version'} and continues with {here}: if "
+        f"The study was started with efficientnetv2 {began} and continues with {here}: if "
         "some blocks became faster or slower since, rewards do not compare."
     )
 

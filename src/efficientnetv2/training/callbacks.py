@@ -230,10 +230,9 @@ class ModelSelection:
         """Restore what ``state_dict`` gave."""
         self._validations = dict(state["points"])
         self._weights = state["weights"]
-        # Missing in checkpoints of earlier versions.
-        self._start_name = state.get("start", "")
-        self._start_classes = np.array(state.get("start_classes", _NO_CLASSES), dtype=np.int64)
-        self._start_is_better = state.get("start_is_better", False)
+        self._start_name = state["start"]
+        self._start_classes = np.array(state["start_classes"], dtype=np.int64)
+        self._start_is_better = state["start_is_better"]
 
     def to_json(self) -> dict[str, Any]:
         """The selection, for the report and the model file."""

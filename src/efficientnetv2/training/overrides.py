@@ -323,8 +323,8 @@ def resumed_recipe(overrides: TrainOverrides, run: RunDir) -> Recipe:
     if isinstance(overrides.recipe, str):
         get_recipe(overrides.recipe)  # raises for an unknown name
     has_none = overrides == TrainOverrides() or (run.finished and not run.beginning_file.exists())
-    saved = None if has_none else _saved_options(run)
-    if saved is not None:
+    if not has_none:
+        saved = _saved_options(run)
         if overrides.cache and saved.cache:  # where the images are cached changes none of their pixels
             overrides = replace(overrides, cache=saved.cache)
         if differing := option_differences(saved, overrides):
@@ -335,20 +335,18 @@ def resumed_recipe(overrides: TrainOverrides, run: RunDir) -> Recipe:
                 f"`resume`: the run in {run.path} was started with other options: {'; '.join(differing)}. {fix}"
             )
     recipe = read_recipe(run.recipe_file)
-    started = run.beginning().get("recipe") if run.beginning_file.exists() and not run.finished else None
-    if started is not None:  # an earlier version did not save it
-        before = validate_recipe(started, where=str(run.beginning_file))
+    if run.beginning_file.exists() and not run.finished:
+        before = validate_recipe(run.beginning().get("recipe"), where=str(run.beginning_file))
         if changed := diff_recipes(before, recipe):
             fix = f"Undo that, or start a new run with `recipe={run.recipe_file}` and another `output`."
             raise InputError(f"`resume`: {run.recipe_file} was changed since the start: {'; '.join(changed)}. {fix}")
     return recipe
 
 
-def _saved_options(run: RunDir) -> TrainOverrides | None:
-    """The options that a run was started with; None if an earlier version started it, which did not save them."""
-    plain = run.beginning().get("options")
+def _saved_options(run: RunDir) -> TrainOverrides:
+    """The options that a run was started with."""
     try:
-        return None if plain is None else TrainOverrides.from_json(plain)
+        return TrainOverrides.from_json(run.beginning()["options"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"the options in {run.beginning_file} cannot be read: {error_summary(error)}"
         raise InputError(f"{problem.rstrip('.')}. Leave out the options of the recipe to resume the run.") from error

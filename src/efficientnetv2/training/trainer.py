@@ -93,7 +93,7 @@ class Trainer:
         self._apart_s = self._checkpoint_s = 0.0
 
     def _load_checkpoint(self, resume: bool) -> dict[str, Any]:
-        """Load the newest whole checkpoint; returns its values, or none. Those of earlier versions have fewer."""
+        """Load the newest whole checkpoint; returns its values, or none."""
         setup, state, selection = self.setup, self.context.state, self.context.selection
 
         def matches(saved: dict[str, Any]) -> bool:

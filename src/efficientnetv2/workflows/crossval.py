@@ -174,10 +174,9 @@ def run_crossval(
     config = replace(config, tries=tuple(map(with_absolute_weights, config.tries)))
     if options.resume:
         saved = SavedCrossVal.read(folder, source.data)
-        tries = tuple(map(with_absolute_weights, saved.config.tries))  # an earlier version kept them relative
         if overrides.cache and saved.overrides.cache:  # where the images are cached changes none of their pixels
             saved = replace(saved, overrides=replace(saved.overrides, cache=overrides.cache))
-        replace(saved, config=replace(saved.config, tries=tries)).check_same(folder, overrides, config, source, given)
+        saved.check_same(folder, overrides, config, source, given)
         if all((folder / name).exists() for name in REPORT_FILES):
             on_result(folder / "report.json")
             _logger.info(f"The cross-validation in {folder} has finished: nothing is left to do.")

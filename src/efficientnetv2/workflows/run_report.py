@@ -112,7 +112,7 @@ def _metadata(
     setup: RunSetup, data: PreparedData, result: Result, beginning: Mapping[str, Any], known: ReportInputs
 ) -> ReportMetadata:
     recipe, probe = setup.recipe, beginning.get("linear_probe")
-    before = beginning.get("seen_before", {"num_images": 0})
+    before = beginning.get("seen_before", {"num_images": 0, "num_selected": 0})
     selected = result.selection.to_json() if result.selection else {}
     # Of images that became unreadable nobody knows how often they were seen.
     readable = np.flatnonzero([path not in setup.folder.skipped for path in setup.train.paths])
@@ -122,7 +122,7 @@ def _metadata(
         data=data.dataset.source,
         evaluated_on=setup.eval_split,
         num_eval_images_seen_in_training=before["num_images"],
-        num_eval_images_used_for_selection=before.get("num_selected", 0),  # unknown in a run of an earlier version
+        num_eval_images_used_for_selection=before["num_selected"],
         selected_on=selected.pop("selected_on", None),
         kept_model=selected.pop("kept_model", None),
         kept_reason=_LAST_KEPT if result.selection is None else str(result.selection),
